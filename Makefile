@@ -1,0 +1,50 @@
+# The four commands of this project. Everything happens in .venv; a second call reuses it.
+PYTHON  ?= python3
+VENV    := .venv
+BIN     := $(VENV)/bin
+PLUGINS := $(wildcard plugins/alignbench-*)
+PINNED  := --constraint constraints.txt
+export HF_HUB_DISABLE_TELEMETRY := 1
+
+.PHONY: quickstart test faults check docs clean
+
+quickstart: $(VENV)/installed           ## compare base, SFT, DPO, ORPO, RLHF and RAIN on the embedded sandbox
+	$(BIN)/alignbench run recipes/quickstart.yaml
+
+test: $(VENV)/installed-test            ## run the whole test suite
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q
+
+faults: $(VENV)/installed-test          ## kill cells at every file mutation: the long version, up to an hour
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 FAULTS=long $(BIN)/python -m pytest -q -s tests/faults
+
+check: $(VENV)/installed-check test     ## what CI runs, and the linters
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+docs: $(VENV)/installed-docs             ## build the site into build/site
+	$(BIN)/python docs/generate.py
+	$(BIN)/mkdocs build --strict
+
+clean:                                  ## forget the environment and all runs
+	rm -rf $(VENV) runs
+
+# torch is installed by itself and first: asked for by another package it would bring gigabytes of CUDA
+# libraries to a machine that has no use for them.
+$(VENV)/installed: pyproject.toml constraints.txt $(PLUGINS:%=%/pyproject.toml)
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet $(PINNED) torch
+	$(BIN)/pip install --quiet $(PINNED) --editable . $(PLUGINS:%=--editable %)
+	touch $@
+
+$(VENV)/installed-test: $(VENV)/installed
+	$(BIN)/pip install --quiet $(PINNED) --editable '.[test]'
+	touch $@
+
+$(VENV)/installed-check: $(VENV)/installed-test
+	$(BIN)/pip install --quiet $(PINNED) --editable '.[check]'
+	touch $@
+
+$(VENV)/installed-docs: $(VENV)/installed
+	$(BIN)/pip install --quiet --editable '.[docs]'
+	touch $@

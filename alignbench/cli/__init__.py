@@ -1,0 +1,24 @@
+"""The command line: `alignbench run recipe.yaml` and its sisters. Starting it imports nothing heavy."""
+
+from __future__ import annotations
+
+from alignbench.cli import cache, chat, claims, doctor, export, generate, methods, runs
+from alignbench.cli.shell import app
+
+__all__ = ["app"]
+
+for command in (
+    runs.run,
+    runs.check,
+    runs.plan,
+    runs.compare,
+    runs.report,
+    chat.chat,
+    export.export,
+    generate.generate,
+    methods.methods,
+    doctor.doctor,
+    cache.cache,
+    claims.claims,
+):
+    app.command()(command)

@@ -1,0 +1,77 @@
+"""The command `chat`: one prompt, and every policy of a run answers beside the others."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from alignbench.cli.runs import RunFolder
+from alignbench.cli.shell import hush
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+def chat(
+    run: RunFolder,
+    labels: Annotated[str, typer.Option(metavar="A,B", help="Only these labels.", show_default="all")] = "",
+    prompt: Annotated[
+        list[str], typer.Option("--prompt", "-p", metavar="TEXT", help="Ask this and end; may be repeated.")
+    ] = [],  # noqa: B006
+    talk: Annotated[
+        bool, typer.Option("--talk", help="Each policy remembers the talk, with its own answers.")
+    ] = False,
+    seed: Annotated[int | None, typer.Option(help="Of this seed.", show_default="the first finished")] = None,
+    temperature: Annotated[
+        float | None, typer.Option(min=0, help="0 takes the likeliest token.", show_default="the recipe's")
+    ] = None,
+    max_new_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Tokens of an answer.", show_default="the recipe's")
+    ] = None,
+) -> None:
+    """Ask all policies of a run the same thing and read their answers side by side."""
+    from rich.console import Console
+
+    from alignbench import results
+    from alignbench.cli.room import Room
+    from alignbench.engine.finished import finished, recipe_of, reopen
+
+    found = results.read(run)
+    cells = finished(found, [label for label in labels.split(",") if label], seed)
+    given = {"temperature": temperature, "max_new_tokens": max_new_tokens}
+    sampling = recipe_of(run).evaluation.sampling.model_copy(
+        update={name: value for name, value in given.items() if value is not None}
+    )
+    hush()
+    console = Console()
+    with console.status("loading the policies") if console.is_terminal else nullcontext():
+        bench = reopen(run, cores())
+        room = Room({cell: bench.policy(cell.label, cell.seed) for cell in cells}, sampling, talk)
+    for question in prompt or _questions(console):
+        room.ask(question, console)
+
+
+def cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _questions(console: Console) -> Iterator[str]:
+    """Yield what a person types, or the lines of a pipe, until the end or an empty line."""
+    if not sys.stdin.isatty():
+        yield from (line.strip() for line in sys.stdin if line.strip())
+        return
+    console.print("Ask all of them; an empty line ends.", style="dim")
+    while True:
+        try:
+            question = console.input("[bold]> [/bold]").strip()
+        except EOFError:
+            return
+        if not question:
+            return
+        yield question

@@ -1,0 +1,153 @@
+"""The command `doctor`: whether this machine can run a comparison, and what stands in the way."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from alignbench.cli.shell import print_json, show_table
+from alignbench.errors import Exit
+
+ROOM = 5 << 30
+"""Free bytes below which a run of a small model may not fit."""
+
+# Asked in a process of its own: torch takes seconds to import and, on CUDA, memory of the device.
+_ASK_TORCH = """
+import json, torch
+import bitsandbytes
+from alignbench import plugins
+generators = map(plugins.reason_broken, plugins.installed("generators").values())
+devices = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
+print(json.dumps({
+    "torch": torch.__version__,
+    "devices": [f"{d.name}, {d.total_memory / 2**30:.0f} GiB" for d in devices],
+    "memory": [d.total_memory for d in devices],
+    "cpu": torch.backends.cpu.get_cpu_capability(),
+    "broken": [reason for reason in generators if reason],
+}))
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was looked at."""
+
+    what: str
+    state: Literal["good", "note", "bad"]
+    said: str
+
+
+def doctor(
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for a program.")] = False,
+) -> None:
+    """Look at this machine: Python, libraries, devices, disk, network mode, plugins."""
+    findings = [*_python(), *_libraries(), *_torch(), *_disk(), *_network(), *_plugins()]
+    if as_json:
+        print_json([asdict(finding) for finding in findings])
+    else:
+        show_table(("", "", ""), ((one.what, one.state, one.said) for one in findings))
+    raise typer.Exit(Exit.FAILED if any(one.state == "bad" for one in findings) else Exit.DONE)
+
+
+def _python() -> Iterator[Finding]:
+    import platform
+
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    yield Finding("python", "good", f"{platform.python_version()} on {platform.system()}, {cores} cores")
+
+
+def _libraries() -> Iterator[Finding]:
+    """Look for what the package itself says it needs."""
+    from importlib import metadata
+
+    from packaging.requirements import Requirement
+
+    for said in metadata.requires("alignbench") or ():
+        needed = Requirement(said)
+        if needed.marker is not None and not needed.marker.evaluate({"extra": ""}):
+            continue
+        try:
+            version = metadata.version(needed.name)
+        except metadata.PackageNotFoundError:
+            yield Finding(needed.name, "bad", f"not installed; pip install '{said}'")
+            continue
+        if not needed.specifier.contains(version, prereleases=True):
+            yield Finding(needed.name, "bad", f"{version} does not fit; pip install '{said}'")
+        elif needed.name in ("torch", "transformers", "peft", "bitsandbytes", "trl", "datasets"):
+            yield Finding(needed.name, "good", version)
+
+
+def ask_torch() -> subprocess.CompletedProcess[str]:
+    """Ask a process of its own what torch sees of this machine."""
+    return subprocess.run([sys.executable, "-c", _ASK_TORCH], capture_output=True, text=True, check=False)
+
+
+def device_memory() -> tuple[str, int]:
+    """Return the device that cells run on, in words, and the bytes of its memory."""
+    asked = ask_torch()
+    said = json.loads(asked.stdout.strip().splitlines()[-1]) if asked.returncode == 0 else {"memory": []}
+    if said["memory"]:
+        return said["devices"][0], int(said["memory"][0])
+    whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return f"CPU, {whole / 2**30:.0f} GiB", whole
+
+
+def _torch() -> Iterator[Finding]:
+    asked = ask_torch()
+    if asked.returncode:
+        last = (asked.stderr.strip().splitlines() or ["no message"])[-1]
+        yield Finding("devices", "bad", f"torch or bitsandbytes cannot be imported: {last}")
+        return
+    said = json.loads(asked.stdout.strip().splitlines()[-1])
+    yield from (Finding("generators", "note", reason) for reason in said["broken"])
+    if said["devices"]:
+        yield Finding("devices", "good", "; ".join(said["devices"]))
+    elif shutil.which("nvidia-smi"):
+        yield Finding("devices", "bad", f"the driver is there, but torch {said['torch']} sees no CUDA device")
+    else:
+        yield Finding("devices", "note", f"no CUDA device: cells run on the CPU ({said['cpu']})")
+
+
+def _disk() -> Iterator[Finding]:
+    from alignbench.store import default_root
+
+    for what, folder in (("disk of runs", Path.cwd()), ("disk of the store", default_root())):
+        there = next(place for place in (folder, *folder.parents) if place.exists())
+        free = shutil.disk_usage(there).free
+        writable = os.access(there, os.W_OK)
+        state = "bad" if not writable else "note" if free < ROOM else "good"
+        yield Finding(
+            what, state, f"{free / 2**30:.0f} GiB free{'' if writable else ', not writable'}: {folder}"
+        )
+
+
+def _network() -> Iterator[Finding]:
+    offline = os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on")
+    said = (
+        "offline: hub ids must be in the local cache" if offline else "online (HF_HUB_OFFLINE=1 turns it off)"
+    )
+    yield Finding("hub", "note" if offline else "good", said)
+
+
+def _plugins() -> Iterator[Finding]:
+    from alignbench import plugins
+
+    for group in plugins.GROUPS:
+        known = plugins.installed(group)
+        yield Finding(group, "good", ", ".join(known) or "none")
+        for found in known.values():
+            # Generators import torch; the process that was asked about it has tried them.
+            if group != "generators" and (reason := plugins.reason_broken(found)):
+                yield Finding(group, "note", reason)
+            if found.rivals:
+                both = " and ".join(str(one) for one in (found, *found.rivals))
+                yield Finding(group, "note", f"'{found.name}' comes from {both}")

@@ -1,0 +1,115 @@
+"""What a run shows while it works: bars on a terminal, lines elsewhere, JSON lines for a program."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import TimeRemainingColumn as TimeLeft
+
+from alignbench.report.text import duration, line
+
+if TYPE_CHECKING:
+    from alignbench.engine import News
+
+
+def telling(echo: Callable[[str], None]) -> Callable[[News], None]:
+    """Give a function that tells the news of a run as JSON, one object for each line."""
+    begun = time.monotonic()
+
+    def hear(news: News) -> None:
+        said: dict[str, Any] = {"seconds": round(time.monotonic() - begun, 3), "task": news.task}
+        if news.event is not None:
+            one = news.event
+            told = {"phase": one.phase, "done": one.done, "total": one.total, "numbers": dict(one.numbers)}
+            echo(as_line({"event": "progress", **said, **told}))
+        if news.ended is not None:
+            echo(
+                as_line({"event": "ended", **said, "status": news.ended.status, "reason": news.ended.reason})
+            )
+
+    return hear
+
+
+def as_line(said: Any) -> str:
+    """Return a value as one line of JSON; a number that is not finite is null."""
+    return json.dumps(_plain(said), ensure_ascii=False, allow_nan=False)
+
+
+def _plain(said: Any) -> Any:
+    if isinstance(said, dict):
+        return {key: _plain(value) for key, value in said.items()}
+    return None if isinstance(said, float) and not math.isfinite(said) else said
+
+
+@contextmanager
+def watching(console: Console | None = None, *, quiet: bool = False) -> Iterator[Callable[[News], None]]:
+    """Give a function that shows the news of a run, on stderr."""
+    console = console or Console(stderr=True, quiet=quiet)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeLeft(compact=True),
+        TextColumn("{task.fields[numbers]}"),
+    )
+    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bars:
+        yield _Watch(console, bars).hear
+
+
+class _Watch:
+    """Keeps one bar for each running task, and one for all cells."""
+
+    def __init__(self, console: Console, bars: Progress):
+        self.console = console
+        self.bars = bars
+        self.running: dict[str, tuple[TaskID, float, str]] = {}
+        self.cells: TaskID | None = None
+
+    def hear(self, news: News) -> None:
+        if self.cells is None and news.cells:
+            self.cells = self.bars.add_task("cells", total=news.cells, numbers="")
+        if news.event is not None:
+            self._moved(news)
+        if news.ended is not None:
+            self._ended(news)
+
+    def _moved(self, news: News) -> None:
+        event = news.event
+        assert event is not None
+        said = f"{escape(line(news.task))}  {escape(line(event.phase))}"
+        bar, since, phase = self.running.get(news.task, (None, time.monotonic(), ""))
+        if bar is None or phase != event.phase:
+            # A new bar: the total of an old one cannot be forgotten.
+            if bar is not None:
+                self.bars.remove_task(bar)
+            bar = self.bars.add_task(said, total=event.total, numbers="")
+            self.running[news.task] = (bar, since, event.phase)
+        self.bars.update(bar, completed=event.done, total=event.total)
+        if event.numbers:
+            numbers = (f"{escape(line(name))} {value:.4g}" for name, value in event.numbers.items())
+            self.bars.update(bar, numbers="  ".join(numbers))
+
+    def _ended(self, news: News) -> None:
+        last = news.ended
+        assert last is not None
+        took = "  (found as it was left)" if last.status == "done" else ""
+        if news.task in self.running:
+            bar, since, _ = self.running.pop(news.task)
+            self.bars.remove_task(bar)
+            took = f"  {duration(time.monotonic() - since)}"
+        if self.cells is not None and news.cells:
+            self.bars.advance(self.cells)
+        reason = f": {line(last.reason)}" if last.reason else ""
+        style = "green" if last.status == "done" else "red"
+        self.console.print(
+            f"{line(news.task)}  {last.status}{took}{reason}", style=style, markup=False, highlight=False
+        )

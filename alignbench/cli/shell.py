@@ -1,0 +1,130 @@
+"""What all commands share: the app, its global options, and how an error ends the process."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import traceback
+from collections.abc import Iterable
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from alignbench import __version__
+from alignbench.errors import AlignbenchError, Exit, StorageError
+
+
+class UnforeseenError(AlignbenchError):
+    """A bug, of ours or of a plugin."""
+
+    exit_code = Exit.INTERNAL
+
+
+class Commands(TyperGroup):
+    """Ends every command with its exit code and one line for each problem; tracebacks only with `--debug`."""
+
+    def invoke(self, ctx: Any) -> Any:
+        for_a_program = "--json" in ctx.args
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            # Whoever read our output has seen enough. What is still buffered must not raise again at exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(Exit.DONE) from None
+        except (typer.Exit, typer.Abort):
+            raise
+        except Exception as error:
+            if hasattr(error, "format_message"):  # typer's own words about a wrong command line
+                raise
+            if ctx.params["debug"]:
+                traceback.print_exc()
+            told = _as_told(error)
+            complain(str(told).splitlines())
+            if for_a_program:
+                print_json(told.as_json())
+            raise typer.Exit(told.exit_code) from None
+
+
+def _as_told(error: Exception) -> AlignbenchError:
+    """Return an error as a person should read it; what nobody foresaw is a bug."""
+    if isinstance(error, AlignbenchError):
+        return error
+    if isinstance(error, OSError) and error.filename is not None:
+        return StorageError(
+            f"{error.filename}: {error.strerror}", "check the path, its permissions and the disk"
+        )
+    what = " ".join(f"{type(error).__name__}: {error}".split())
+    return UnforeseenError(
+        what, "this is a bug in alignbench or in a plugin: see it whole with alignbench --debug"
+    )
+
+
+app = typer.Typer(
+    cls=Commands,
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    help="Which alignment method is best on your model, your data and your one GPU?",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"alignbench {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _globals(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+def complain(lines: Iterable[str]) -> None:
+    """Print each line to stderr as an error; what data has smuggled in cannot steer the terminal."""
+    from alignbench.report.text import line as harmless
+
+    for line in lines:
+        typer.echo(f"error: {harmless(line)}", err=True)
+
+
+def hush() -> None:
+    """Keep what libraries say while they load a model off a screen that belongs to a talk."""
+    import logging
+    import warnings
+
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()
+    logging.disable(logging.WARNING)
+    warnings.simplefilter("ignore")
+
+
+def print_json(value: Any) -> None:
+    """Print a value for a program."""
+    typer.echo(json.dumps(value, indent=1, ensure_ascii=False))
+
+
+def show_table(columns: Iterable[str], rows: Iterable[Iterable[object]]) -> None:
+    """Print a table for a person; nothing in it is read as markup."""
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from alignbench.report.text import line
+
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for number, column in enumerate(columns):
+        table.add_column(column, no_wrap=number == 0)
+    for row in rows:
+        table.add_row(*(Text(line(cell)) for cell in row))
+    Console().print(table)

@@ -1,0 +1,111 @@
+"""What must hold of a table before anything is trained on it."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from alignbench.data.pool import SPLITS, Pool
+from alignbench.data.split import prompt_key
+from alignbench.errors import DataError, ModelError
+from alignbench.method import Split
+from alignbench.recipe import Data, Recipe
+from alignbench.rows import Prompt, Row
+
+
+@dataclass
+class Part:
+    """One split after tokenisation: the rows that fit, and why others do not."""
+
+    kept: list[Row] = field(default_factory=list)
+    dropped: Counter[str] = field(default_factory=Counter)
+    lengths: list[int] = field(default_factory=list)
+    """Of every row that has token ids, kept or not."""
+
+    def record(self) -> dict[str, Any]:
+        """Return what the record says of this split."""
+        return {
+            "kept": len(self.kept),
+            "dropped": dict(sorted(self.dropped.items())),
+            "lengths": {f"p{part}": quantile(self.lengths, part / 100) for part in (50, 75, 90, 95, 99, 100)},
+        }
+
+
+def lengths(parts: Iterable[Part], data: Data, room: int | None) -> None:
+    """Raise DataError where more rows do not fit than `allowed_drop` lets, with the lengths that would do.
+
+    `room` is the model's context in tokens. Where not one row could be tokenised it is a ModelError.
+    """
+    parts = list(parts)
+    dropped = sum((part.dropped for part in parts), Counter[str]())
+    rows = dropped.total() + sum(len(part.kept) for part in parts)
+    if dropped.total() <= data.allowed_drop * rows:
+        return
+    share = dropped.total() / rows
+    reasons = ", ".join(f"{count} {reason}" for reason, count in dropped.most_common(3))
+    what = f"{dropped.total()} of {rows} rows ({share:.0%}) cannot be used: {reasons}"
+    known = [length for part in parts for length in part.lengths]
+    if not known:
+        raise ModelError(what, "set model.chat_template to a template that takes these conversations")
+    shown = ", ".join(f"{part:.0%} have at most {quantile(known, part)}" for part in (0.5, 0.9, 0.99, 1.0))
+    offers = sorted({math.ceil(quantile(known, part) / 16) * 16 for part in (0.5, 0.75, 0.9, 0.95, 1.0)})
+    keeps = ", ".join(f"{offer} keeps {sum(one <= offer for one in known) / rows:.0%}" for offer in offers)
+    limit = f" (the model's context is {room})" if room else ""
+    allowing = f"data.allowed_drop: {math.ceil(share * 100) / 100}"
+    raise DataError(
+        f"{what}. Tokens of a row: {shown}", f"set data.max_length{limit}: {keeps}; or {allowing}"
+    )
+
+
+def counts(pool: Pool, kept: dict[Split, list[Row]], recipe: Recipe) -> None:
+    """Raise DataError where too few rows are left to train one batch, or to evaluate at all."""
+    shares = recipe.data.split
+    if len(kept["train"]) < recipe.training.batch:
+        share = 1 - shares.validation - shares.test
+        _too_few(
+            pool, "train", len(kept["train"]), recipe.training.batch, "one batch (training.batch)", share
+        )
+    if len(kept["test"]) < 2:
+        share = shares.test if recipe.data.test is None else 1.0
+        _too_few(pool, "test", len(kept["test"]), 2, "an evaluation", share)
+
+
+def _too_few(pool: Pool, split: Split, there: int, least: int, use: str, share: float) -> None:
+    gone = pool.dropped.copy()
+    for one in pool.filters:
+        dropped = {reason: count for reason, count in one["counts"].items() if reason.startswith("dropped")}
+        gone.update({f"{one['name']} {reason}": count for reason, count in dropped.items()})
+    why = f" ({', '.join(f'{count} {reason}' for reason, count in gone.most_common(5))})" if gone else ""
+    what = f"{pool.read} rows were read{why} and {there} are left for {split}"
+    if share <= 0:
+        raise DataError(what, f"give data.split.{split} a share, or name a source in data.{split}")
+    raise DataError(what, f"{use} needs at least {least}, so about {math.ceil(least / share)} rows in all")
+
+
+def overlap(kept: dict[Split, list[Row]], data: Data) -> dict[str, int]:
+    """Return how many prompts of the other splits occur in the training rows too.
+
+    Raises DataError where one of the test split does, unless `allow_overlap` lets it.
+    """
+    prompts = {
+        split: {prompt_key(row.prompt): row.id for row in rows if isinstance(row, Prompt)}
+        for split, rows in kept.items()
+    }
+    both = {split: [key for key in prompts[split] if key in prompts["train"]] for split in SPLITS[1:]}
+    if both["test"] and not data.allow_overlap:
+        first = both["test"][0]
+        raise DataError(
+            f"{len(both['test'])} of {len(prompts['test'])} test prompts occur in the training rows too; "
+            f"row {prompts['test'][first]} asks what row {prompts['train'][first]} asks",
+            "divide by prompt (data.split.by: prompt), name another data.test, or set data.allow_overlap",
+        )
+    return {split: len(keys) for split, keys in both.items()}
+
+
+def quantile(values: list[int], share: float) -> int:
+    """Return the smallest value that at least `share` of the values do not exceed; 0 where there are none."""
+    ordered = sorted(values)
+    return ordered[max(math.ceil(share * len(ordered)), 1) - 1] if ordered else 0

@@ -1,0 +1,176 @@
+"""Makes the one table of a run: its rows tokenised once, dropped by length once, checked, and written."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from alignbench.data import checks
+from alignbench.data.checks import Part
+from alignbench.data.noise import flip
+from alignbench.data.pool import CHUNK, SPLITS, Progress, ample, gather, wanted
+from alignbench.data.sources import open_source
+from alignbench.data.split import split_of
+from alignbench.data.table import RECORD, TEXTS, digest_of, write_rows
+from alignbench.data.tokens import context, ending, fingerprint, load_tokenizer, tokenise
+from alignbench.method import Split
+from alignbench.recipe import Recipe
+from alignbench.rows import Prompt, Row, Sequence, Text
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+SCHEMA = 1
+
+
+def prepare(
+    recipe: Recipe, folder: Path, *, root: Path, progress: Progress | None = None, models: Any = None
+) -> None:
+    """Write the recipe's table to `folder`: a Parquet file for each split, and `record.json`.
+
+    A row is kept or dropped as a whole, whichever of its answers is at fault, so that every method sees the
+    same rows. Raises DataError where rows are bad, too few or too long, or where test prompts occur in the
+    training rows, and ModelError where the chat template cannot be used.
+    Law: equal recipe, data, tokenizer and versions give equal bytes.
+    """
+    tell = progress or (lambda what, count: None)
+    tokenizer, room = load_tokenizer(recipe.model, root), context(recipe.model, root)
+    pool = gather(recipe, root, tell, models)
+    parts: dict[Split, Part] = {}
+    for split in SPLITS:
+        answer = (
+            recipe.evaluation.sampling.max_new_tokens if split in ("test", recipe.evaluation.split) else 0
+        )
+        most, longest = wanted(recipe, split), recipe.data.max_length
+        parts[split] = fit(
+            pool.rows[split], most, tokenizer, longest=longest, room=room, answer=answer, tell=tell
+        )
+    kept: dict[Split, list[Row]] = {split: part.kept for split, part in parts.items()}
+    kept["train"], turned = flip(kept["train"], recipe.data.noise, recipe.data.split.seed)
+    checks.lengths(parts.values(), recipe.data, room)
+    checks.counts(pool, kept, recipe)
+    overlap = checks.overlap(kept, recipe.data)
+    texts, about_texts = read_texts(recipe, root, tokenizer, room, tell)
+
+    record = {
+        "schema": SCHEMA,
+        "view": pool.view.__name__,
+        "sources": pool.sources,
+        "read": pool.read,
+        "dropped": dict(sorted(pool.dropped.items())),
+        "filters": pool.filters,
+        "duplicate_rows": pool.duplicates,
+        "conflicting_labels": pool.conflicts,
+        "overlap": overlap,
+        "labels_turned": turned,
+        "splits": {split: part.record() for split, part in parts.items()},
+        "max_length": recipe.data.max_length,
+        "context": room,
+        "end_of_turn": {"token": tokenizer.eos_token, "id": tokenizer.eos_token_id},
+        "pretraining": about_texts,
+        "fingerprints": {
+            "rows": {split: digest_of(row.id for row in rows) for split, rows in kept.items()},
+            "tokens": {split: digest_of(map(_ids, rows)) for split, rows in kept.items()},
+            "template": sha256(str(tokenizer.chat_template).encode()).hexdigest(),
+            "tokenizer": fingerprint(tokenizer),
+        },
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    for split, rows in kept.items():
+        write_rows(folder / f"{split}.parquet", rows, pool.view)
+    for split, rows in texts.items():
+        write_rows(folder / f"{TEXTS}-{split}.parquet", rows, Text)
+    said = json.dumps(record, indent=2, sort_keys=True)
+    (folder / RECORD).write_text(said + "\n", encoding="utf-8")
+
+
+def fit(
+    rows: list[Row],
+    most: int | None,
+    tokenizer: PreTrainedTokenizerFast,
+    *,
+    longest: int,
+    room: int | None,
+    answer: int,
+    tell: Progress,
+) -> Part:
+    """Tokenise rows in their order until `most` of them fit.
+
+    A row fits that has at most `longest` tokens, and for which the model's context has room: for the row, and
+    for the prompt with a generated answer of `answer` tokens.
+    """
+    part, end, start = Part(), ending(tokenizer), 0
+    while start < len(rows) and (most is None or len(part.kept) < most):
+        count = CHUNK if most is None else min(CHUNK, max(most - len(part.kept), 32))
+        for row in tokenise(rows[start : start + count], tokenizer, end):
+            if isinstance(row, str):
+                part.dropped[row] += 1
+                continue
+            part.lengths.append(row.length)
+            if row.length > longest:
+                part.dropped["longer than max_length"] += 1
+            elif room is not None and max(row.length, _asked(row) + answer) > room:
+                part.dropped["longer than the model's context"] += 1
+            else:
+                part.kept.append(row)
+        start += count
+        tell("tokenising rows", start)
+    part.kept = part.kept[:most]
+    return part
+
+
+def read_texts(
+    recipe: Recipe, root: Path, tokenizer: PreTrainedTokenizerFast, room: int | None, tell: Progress
+) -> tuple[dict[Split, list[Row]], dict[str, Any]]:
+    """Return the pretraining text in pieces of at most `max_length` tokens, and its part of the record."""
+    named, shares = recipe.data.pretraining, recipe.data.split
+    if named is None:
+        return {}, {}
+    source, end = open_source(named, root), ending(tokenizer)
+    longest = min(recipe.data.max_length, room or recipe.data.max_length)
+    pieces: dict[Split, list[Row]] = {"train": [], "test": []}
+    documents: Counter[str] = Counter()
+    for split in ("train", "test") if source.owns_splits else ("train",):
+        found = list(source.texts(split, ample(recipe, split), shares.seed))
+        tell("tokenising pretraining text", len(found))
+        for row in tokenise(found, tokenizer, end):
+            assert isinstance(row, Text)
+            goal: Split = split
+            if not source.owns_splits and split_of(row, shares) == "test":
+                goal = "test"
+            documents[goal] += 1
+            pieces[goal].extend(_cut(row, longest))
+    facts = {
+        "source": {"name": named.name, **source.facts},
+        "documents": dict(sorted(documents.items())),
+        "pieces": {split: len(rows) for split, rows in pieces.items()},
+        "tokens": {split: sum(row.length for row in rows) for split, rows in pieces.items()},
+        "fingerprint": digest_of(_ids(row) for rows in pieces.values() for row in rows),
+    }
+    return pieces, facts
+
+
+def _cut(text: Text, longest: int) -> Iterator[Text]:
+    for number, start in enumerate(range(0, len(text.ids), longest)):
+        ids = text.ids[start : start + longest]
+        if len(ids) > 1:  # one token alone has nothing to be predicted
+            id = text.id if len(text.ids) <= longest else f"{text.id}/{number}"
+            yield replace(text, id=id, ids=ids, length=len(ids))
+
+
+def _asked(row: Row) -> int:
+    """The tokens of a row's prompt."""
+    return len(row.prompt_ids) if isinstance(row, Prompt) else 0
+
+
+def _ids(row: Row) -> list[Any]:
+    if isinstance(row, Text):
+        return list(row.ids)
+    sequences: tuple[Sequence, ...] = getattr(row, "sequences", tuple)()
+    prompt = row.prompt_ids if isinstance(row, Prompt) else ()
+    return [list(prompt), [list(sequence.response) for sequence in sequences]]

@@ -1,0 +1,297 @@
+"""The built-in data sources: the sandbox, JSON lines, Parquet, and the Hugging Face hub."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from alignbench import plugins
+from alignbench.data import fields, jsonl
+from alignbench.data.contract import Source
+from alignbench.errors import DataError, Problem
+from alignbench.method import Settings, Split
+from alignbench.recipe import Named
+from alignbench.rows import Ranking, Row, Text
+
+SHOWN = 20
+"""Bad rows that are listed; the others are counted."""
+
+_READERS = {".jsonl": "jsonl", ".json": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
+_SPLIT_IN_NAME = re.compile(r"(train|validation|valid|val|dev|test|eval)(?![a-z])")
+
+
+def resolve(named: Named, root: Path) -> tuple[str, dict[str, Any]]:
+    """Return the name of the source plugin that `named` stands for, and its config.
+
+    A plugin's name stands for itself, a file or folder for the reader of its suffix, and `owner/name` that
+    is no path for the hub. Raises DataError or PluginError where it is none of these.
+    """
+    name = named.name
+    if name in plugins.installed("data"):
+        return name, named.config
+    path = root / name
+    if path.is_dir():
+        kinds = {_READERS[file.suffix] for file in path.iterdir() if file.suffix in _READERS}
+        if len(kinds) != 1:
+            held = f"{' and '.join(sorted(kinds))} files" if kinds else "no .jsonl or .parquet file"
+            raise DataError(Problem(f"the folder holds {held}", "name one file", file=name))
+        return kinds.pop(), {"path": name, **named.config}
+    if path.suffix in _READERS:
+        _there(path, name, root)
+        return _READERS[path.suffix], {"path": name, **named.config}
+    if path.is_file():
+        raise DataError(Problem(f"no reader for '{path.suffix}' files", "use .jsonl or .parquet", file=name))
+    if re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name):
+        return "hub", {"id": name, **named.config}
+    if "/" in name:
+        _there(path, name, root)
+    return plugins.find("data", name).name, named.config
+
+
+def open_source(named: Named, root: Path) -> Source:
+    """Return the source that a recipe names, ready to read."""
+    name, config = resolve(named, root)
+    kind: type[Source] = plugins.load("data", name)
+    return kind(kind.Config.model_validate(config), root=root)
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A record and where it stands: `line` counts from 1, and `column` finds a field in the line."""
+
+    file: str
+    line: int
+    fields: Mapping[str, Any]
+    column: Callable[[str], int | None] = lambda field: None
+
+
+class Problems:
+    """Bad rows: the first ones and a count, raised together once all rows are read."""
+
+    def __init__(self) -> None:
+        self.first: list[Problem] = []
+        self.total = 0
+
+    def add(self, problem: Problem) -> None:
+        """Take note of a problem."""
+        self.total += 1
+        if len(self.first) < SHOWN:
+            self.first.append(problem)
+
+    def settle(self) -> None:
+        """Raise DataError if there are any."""
+        if self.total:
+            raise DataError(self.first, total=self.total)
+
+
+def read(
+    records: Iterator[Record], problems: Problems, dropped: Counter[str], limit: int | None = None
+) -> Iterator[Row]:
+    """Yield records as rows, all of the first one's shape and with unique ids, then raise their problems.
+
+    All records are read and checked, also those beyond the limit.
+    """
+    shape: fields.Shape | None = None
+    used: Counter[str] = Counter()
+    given = 0
+    for record in records:
+        try:
+            shape = shape or fields.shape(record.fields)
+            row = fields.read(record.fields, shape)
+        except fields.UselessRecordError as useless:
+            dropped[str(useless)] += 1
+            continue
+        except fields.RecordError as error:
+            for problem in error.problems:
+                top = re.split(r"[.\[]", problem.field or "")[0]
+                column = record.column(top) if top else None
+                problems.add(replace(problem, file=record.file, line=record.line, column=column))
+            continue
+        used[row.id] += 1
+        if used[row.id] > 1:
+            row = replace(row, id=f"{row.id}.{used[row.id]}")
+        given += 1
+        if limit is None or given <= limit:
+            yield row
+    problems.settle()
+
+
+class Sandbox(Source):
+    """The embedded world: rankings of 4 to 9 answers, and the text its model was pretrained on."""
+
+    owns_splits = True
+
+    class Config(Settings):
+        """Only the size, where the recipe does not limit it."""
+
+        rows: int = Field(1024, ge=1)
+        """Rows of each split, where the recipe sets no `data.limit`."""
+        families: list[str] | None = None
+        """Kinds of prompts, such as `harm` and `disguised`; none: all, in the sandbox's own shares."""
+
+    def view(self) -> type[Row]:
+        return Ranking
+
+    def rows(self, split: Split, limit: int | None, seed: int) -> Iterator[Row]:
+        from alignbench import sandbox
+
+        count = self.config.rows if limit is None else limit
+        records = (
+            Record("sandbox", n, row)
+            for n, row in enumerate(sandbox.rows(split, count, seed, families=self.config.families), start=1)
+        )
+        return read(records, Problems(), self.dropped)
+
+    def texts(self, split: Split, limit: int | None, seed: int) -> Iterator[Text]:
+        from alignbench import sandbox
+
+        part = "train" if split == "train" else "heldout"
+        count = self.config.rows if limit is None else limit
+        for number, text in enumerate(sandbox.pretraining(part, count, seed)):
+            yield Text(id=f"{part}-{seed}-{number}", text=text)
+
+
+class Jsonl(Source):
+    """JSON lines: one object on each line."""
+
+    class Config(Settings):
+        """Where the rows are."""
+
+        path: str
+        """A file, or a folder whose files of this kind are read in the order of their names."""
+
+    def view(self) -> type[Row] | None:
+        for file, name in files_of(self.root, self.config.path, "jsonl"):
+            for line in jsonl.read(file, name, lambda problem: None, Counter()):
+                return _view(line.record)
+        return None
+
+    def rows(self, split: Split, limit: int | None, seed: int) -> Iterator[Row]:
+        problems, tolerated = Problems(), Counter[str]()
+
+        def records() -> Iterator[Record]:
+            for file, name in files_of(self.root, self.config.path, "jsonl"):
+                for line in jsonl.read(file, name, problems.add, tolerated):
+                    yield Record(name, line.number, line.record, line.column)
+                self.facts.setdefault("files", {})[name] = jsonl.digest(file)
+            self.facts["tolerated"] = dict(sorted(tolerated.items()))
+
+        return read(records(), problems, self.dropped, limit)
+
+
+class Parquet(Source):
+    """Parquet files whose columns have the same names; a problem's line is the row's number."""
+
+    class Config(Settings):
+        """Where the rows are."""
+
+        path: str
+        """A file, or a folder whose files of this kind are read in the order of their names."""
+
+    def view(self) -> type[Row] | None:
+        import pyarrow.parquet as pq
+
+        for file, name in files_of(self.root, self.config.path, "parquet"):
+            return _view(dict.fromkeys(_opened(pq.ParquetFile, file, name).schema_arrow.names))
+        return None
+
+    def rows(self, split: Split, limit: int | None, seed: int) -> Iterator[Row]:
+        import pyarrow.parquet as pq
+
+        def records() -> Iterator[Record]:
+            for file, name in files_of(self.root, self.config.path, "parquet"):
+                number = 0
+                with _opened(pq.ParquetFile, file, name) as table:
+                    for batch in table.iter_batches(batch_size=1024):
+                        for record in batch.to_pylist():
+                            number += 1
+                            yield Record(name, number, record)
+                self.facts.setdefault("files", {})[name] = jsonl.digest(file)
+
+        return read(records(), Problems(), self.dropped, limit)
+
+
+class Hub(Source):
+    """A data set of the Hugging Face hub, as the `datasets` library reads it."""
+
+    class Config(Settings):
+        """Which data set, and which part of it."""
+
+        id: str
+        """`owner/name`."""
+        name: str | None = None
+        """One of its configurations."""
+        split: str = "train"
+        """One of its splits; validation and test rows are split off it, unless the recipe names theirs."""
+        revision: str | None = None
+        """Branch, tag or commit."""
+
+    def view(self) -> type[Row] | None:
+        return None  # only the network knows
+
+    def rows(self, split: Split, limit: int | None, seed: int) -> Iterator[Row]:
+        import datasets
+        from datasets.exceptions import DatasetsError
+
+        which = self.config
+        try:
+            table = datasets.load_dataset(which.id, which.name, split=which.split, revision=which.revision)
+        except OSError as error:  # not found, no access, no network
+            fix = "check the id, the network and your access to it, or name a local file"
+            raise DataError(f"{which.id} could not be fetched: {_first_line(error)}", fix) from error
+        except (DatasetsError, ValueError, RuntimeError) as error:
+            fix = "check the names of its configuration and split"
+            raise DataError(f"{which.id} could not be read: {_first_line(error)}", fix) from error
+        self.facts.update(which.model_dump(exclude_none=True))
+        place = f"{which.id}[{which.split}]"
+        records = (Record(place, number, dict(record)) for number, record in enumerate(table, start=1))
+        return read(records, Problems(), self.dropped, limit)
+
+
+def _view(record: Mapping[str, Any]) -> type[Row] | None:
+    try:
+        return fields.shape(record).view
+    except fields.RecordError:
+        return None  # reading all rows says what is wrong with this one
+
+
+def _opened(kind: Callable[[Path], Any], file: Path, name: str) -> Any:
+    import pyarrow as pa
+
+    try:
+        return kind(file)
+    except pa.ArrowException as error:
+        what = f"not a readable Parquet file: {_first_line(error)}"
+        raise DataError(Problem(what, "write it again", file=name)) from error
+
+
+def files_of(root: Path, given: str, kind: str) -> list[tuple[Path, str]]:
+    """The files that a path stands for, each with its name in messages and in the record."""
+    path = root / given
+    _there(path, given, root)
+    if path.is_file():
+        return [(path, given)]
+    files = sorted(file for file in path.iterdir() if _READERS.get(file.suffix) == kind)
+    parts = {found[1] for file in files if (found := _SPLIT_IN_NAME.match(file.name))}
+    if len(parts) > 1:
+        what = f"the folder holds files of several splits ({', '.join(sorted(parts))})"
+        raise DataError(
+            Problem(what, "name a file each in data.train, data.validation, data.test", file=given)
+        )
+    return [(file, f"{given.rstrip('/')}/{file.name}") for file in files]
+
+
+def _there(path: Path, given: str, root: Path) -> None:
+    if not path.exists():
+        where = f"relative paths start from the recipe's folder, {root.resolve()}"
+        raise DataError(Problem("there is no such file", where, file=given))
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).strip().splitlines()[0]

@@ -1,0 +1,66 @@
+"""Which split a row belongs to: fixed by a hash, so that adding rows moves no other row."""
+
+from __future__ import annotations
+
+import json
+from hashlib import sha256
+
+from alignbench.method import Split
+from alignbench.recipe import Where
+from alignbench.rows import Demonstration, Messages, Prompt, Row, Text
+
+
+def split_of(row: Row, where: Where) -> Split:
+    """Return the row's split.
+
+    Rows with an equal value of `where.by` stay together, and so, where they have none, do rows with an equal
+    prompt.
+    """
+    place = _unit("split", where.seed, group_of(row, where.by))
+    if place < where.test:
+        return "test"
+    return "validation" if place < where.test + where.validation else "train"
+
+
+def is_for_judges(row: Row, where: Where, share: float) -> bool:
+    """Return whether a training row is held out for judges that train: a `share` of them, groups whole."""
+    return _unit("judges", where.seed, group_of(row, where.by)) < share
+
+
+def is_in_stage(row: Row, view: type[Row], where: Where) -> bool:
+    """Return whether a row belongs to the third of the training rows that are seen in this view.
+
+    Demonstrations, comparisons and prompts to answer come from people and conversations of their own, as in
+    InstructGPT's three data sets (arXiv:2203.02155, table 6).
+    """
+    return int(3 * _unit("stage", where.seed, group_of(row, where.by))) == _STAGE.get(view, 1)
+
+
+_STAGE: dict[type[Row], int] = {Demonstration: 0, Prompt: 2}
+"""Which third; comparisons, in whichever view, are the second."""
+
+
+def order_of(row: Row, seed: int) -> tuple[float, str]:
+    """Return a row's sort key within its split: a limit keeps the first, whichever rows come later."""
+    return _unit("order", seed, row.id), row.id
+
+
+def group_of(row: Row, by: str) -> str:
+    """Return what keeps rows together: the value of the column `by`, else the prompt, else the text."""
+    value = row.extra.get(by)
+    if value is not None:
+        return f"{by}={value}"
+    if isinstance(row, Prompt):
+        return prompt_key(row.prompt)
+    return row.text if isinstance(row, Text) else row.id
+
+
+def prompt_key(prompt: Messages) -> str:
+    """Return one string for a prompt, equal for equal prompts."""
+    return json.dumps([[turn["role"], turn["content"]] for turn in prompt])
+
+
+def _unit(purpose: str, seed: int, key: str) -> float:
+    """A number in [0, 1) by hash; the first share of it never moves when another share changes."""
+    digest = sha256(f"{purpose}/{seed}/{key}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") / 2**64

@@ -1,0 +1,114 @@
+"""One cell: load the base and the start, align, save the policy, answer the evaluation prompts, seal."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+from alignbench import store
+from alignbench.engine import samples
+from alignbench.engine.bench import Bench, CellRun, load_method, save_policy
+from alignbench.engine.plan import departures
+from alignbench.engine.resume import CHECKPOINTS
+from alignbench.engine.settings import put_back
+from alignbench.engine.tracking import Tracking
+from alignbench.engine.worker import Event, Task
+from alignbench.errors import PluginError
+from alignbench.method import Policy
+from alignbench.recipe import BASE
+
+GROWING = ("log.txt", "status.json", CHECKPOINTS)
+"""Files of a cell's folder that are no part of its sealed result."""
+
+
+def main(task: Task, emit: Callable[[Event], None]) -> None:
+    """Fill the cell's folder and seal it. `what`: label, seed, folder and key."""
+    label, seed, folder = task.what["label"], task.what["seed"], Path(task.what["folder"])
+    clear(folder)
+    bench = Bench(task, emit)
+    untouched = bench.base.checksum()
+    run, policy = align(bench, label, seed, folder)
+    if bench.base.checksum() != untouched:
+        raise PluginError(f"'{label}' changed the weights of the shared base", "train adapters only")
+
+    emit(Event("answering", 0, bench.recipe.evaluation.prompts))
+    prompts = bench.table.prompts(bench.recipe.evaluation.split, bench.recipe.evaluation.prompts)
+    began = time.perf_counter()
+    answers = policy.answer(
+        prompts, bench.recipe.evaluation.sampling, seed, samples=bench.recipe.evaluation.samples_per_prompt
+    )
+    wanted = [
+        (prompt.id, number)
+        for prompt in prompts
+        for number in range(bench.recipe.evaluation.samples_per_prompt)
+    ]
+    if [(answer.prompt_id, answer.sample) for answer in answers] != wanted:
+        raise PluginError(f"'{label}' did not answer every prompt once for each sample, in order")
+    samples.write(folder, answers)
+    sealed = {
+        "label": label,
+        "seed": seed,
+        "rows": {
+            split: {"count": len(ids), "digest": store.digest(sorted(ids))} for split, ids in run.seen.items()
+        },
+        "alarms": [str(alarm) for alarm in run.alarms.values()],
+        "judges": run.judges,
+        "departures": [asdict(departure) for departure in run.departures],
+        "cost": {
+            **vars(run.cost),
+            "answer_tokens": sum(answer.tokens for answer in answers) / len(answers),
+            "answer_forwards": sum(answer.forwards for answer in answers) / len(answers),
+            "answer_seconds": (time.perf_counter() - began) / len(answers),
+        },
+    }
+    store.write_json(folder / "cell.json", sealed)
+    store.commit(folder, key=task.what["key"], producer=label, leave_out=GROWING)
+    shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
+
+
+def align(bench: Bench, label: str, seed: int, folder: Path) -> tuple[CellRun, Policy]:
+    """Run one label at one seed; return its run, with what it saw and spent, and the saved policy."""
+    block = bench.recipe.methods.get(label)
+    if block is None:
+        run = CellRun(bench, label=BASE, seed=seed, method="", start=BASE, folder=folder)
+        save_policy(run.start, folder / "policy", method="", config={}, start=BASE)
+        return run, run.start
+    method = load_method(block.method, block.config)
+    run = CellRun(
+        bench,
+        label=label,
+        seed=seed,
+        method=block.method,
+        start=block.start,
+        folder=folder,
+        budget=block.budget,
+        training=block.training,
+    )
+    run.departures.extend(departures(bench.recipe, block))
+    bench.emit(Event("aligning"))
+    config = block.model_dump(mode="json")
+    run.tracking = Tracking(bench.task.what.get("track", ()), bench.run, label, seed, config)
+    try:
+        with put_back(run._number("global")):
+            policy = method.align(run)
+    finally:
+        run.tracking.end()
+    if not isinstance(policy, Policy) or "answer" not in policy.can:
+        raise PluginError(f"'{block.method}' returned {type(policy).__name__}, which is no policy")
+    save_policy(policy, folder / "policy", method=block.method, config=block.config, start=block.start)
+    return run, policy
+
+
+def clear(folder: Path) -> None:
+    """Throw away what an earlier attempt has left, but for its log and what its trainings go on from."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in folder.iterdir():
+        if path.name in GROWING:
+            continue
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()

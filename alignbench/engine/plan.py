@@ -1,0 +1,182 @@
+"""The plan: every cell of a run, in start order, and what each is not treated alike in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from alignbench import plugins
+from alignbench.errors import RecipeError
+from alignbench.method import Departure
+from alignbench.recipe import (
+    BASE,
+    MethodBlock,
+    ModelStart,
+    Recipe,
+    built_on,
+    edges,
+    group_of,
+    judges_of,
+    order,
+    overlap,
+)
+from alignbench.store import digest
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One label at one seed: the unit of work, of isolation and of resume."""
+
+    label: str
+    seed: int
+    parents: tuple[str, ...] = ()
+    """Labels whose policies of the same seed it needs."""
+
+    def __str__(self) -> str:
+        return f"{self.label}/seed-{self.seed}"
+
+    def folder(self, run: Path) -> Path:
+        return run / "cells" / self.label / f"seed-{self.seed}"
+
+
+def cells(recipe: Recipe, only: Iterable[str] = ()) -> tuple[Cell, ...]:
+    """Return the cells in start order: seed by seed, `base` first.
+
+    `only` keeps the named labels and what they start from. Raises RecipeError for a label that is not there.
+    """
+    parents = {BASE: (), **{label: tuple(edges(recipe)[label]) for label in recipe.methods}}
+    wanted = set(only) or set(parents)
+    if unknown := wanted - set(parents):
+        raise RecipeError(
+            f"--only names {', '.join(sorted(unknown))}, which the recipe does not have",
+            f"it has {', '.join(parents)}",
+        )
+    queue = list(wanted | {BASE})
+    while queue:
+        for parent in parents[queue.pop()]:
+            if parent not in wanted:
+                wanted.add(parent)
+                queue.append(parent)
+    labels = [label for label in (BASE, *(x for x in order(recipe) if x != BASE)) if label in wanted | {BASE}]
+    asked = {label: _seeds(recipe, label) for label in labels}
+    for label in reversed(labels):  # what a label stands on is needed at its seeds too
+        for parent in (BASE, *parents[label]):
+            asked[parent] = list(dict.fromkeys([*asked[parent], *asked[label]]))
+    return tuple(
+        Cell(label, seed, parents[label]) for seed in asked[BASE] for label in labels if seed in asked[label]
+    )
+
+
+def _seeds(recipe: Recipe, label: str) -> list[int]:
+    block = recipe.methods.get(label)
+    return recipe.seeds if block is None or block.seeds is None else block.seeds
+
+
+def departures(recipe: Recipe, block: MethodBlock) -> tuple[Departure, ...]:
+    """Return in what a method block differs from what the recipe gives to all."""
+    found = []
+    if block.budget is not None and block.budget != recipe.budget:
+        found.append(Departure("budget", _say(recipe.budget), _say(block.budget)))
+    for name, own in block.training.items():
+        shared = getattr(recipe.training, name)
+        if own != shared:
+            found.append(Departure(f"training.{name}", str(shared), str(own)))
+    if recipe.sweep is not None and not block.sweep:
+        found.append(Departure("tuning", f"{recipe.sweep.trials} trials", "none"))
+    if block.seeds is not None and block.seeds != recipe.seeds:
+        found.append(Departure("seeds", _listed(recipe.seeds), _listed(block.seeds)))
+    for judge in judges_of(block):
+        found += [
+            Departure(f"trained on its yardstick, {name}") for name in overlap(recipe, judge, allowed=True)
+        ]
+        kind = plugins.load("judges", judge.name)
+        if kind.reads_with(kind.Config(**judge.config), recipe.model.id) == recipe.model.id:
+            found.append(Departure(f"labelled by its own base, as the judge {judge.name}"))
+    if isinstance(block.start, ModelStart):
+        found.append(Departure("base model", recipe.model.id, block.start.model))
+    return tuple(found)
+
+
+def table_identity(recipe: Recipe, *, files: Mapping[str, str], versions: dict[str, str]) -> str:
+    """Return the key of the prepared table, of all that goes into its rows; `files`: digests by name."""
+    named = [recipe.data.train, recipe.data.validation, recipe.data.test, recipe.data.pretraining]
+    groups: tuple[tuple[plugins.Group, list[Any]], ...] = (("data", named), ("filters", recipe.data.filters))
+    sources = {
+        f"{group} {one.name}": plugins.source_digest(plugins.find(group, one.name))
+        for group, ones in groups
+        for one in ones
+        if one is not None and one.name in plugins.installed(group)
+    }
+    inputs = {**recipe.model_dump(mode="json", include={"model", "data"}), "files": dict(files)}
+    return _key(inputs, {"versions": versions, "sources": sources})
+
+
+def _key(inputs: Any, environment: Any) -> str:
+    return f"{digest(inputs)}.{digest(environment)}"
+
+
+def same_inputs(one: str, other: str) -> bool:
+    """Return whether two keys differ in nothing but the environment: libraries and plugins."""
+    return one.partition(".")[0] == other.partition(".")[0]
+
+
+def identity(
+    recipe: Recipe,
+    cell: Cell,
+    *,
+    versions: dict[str, str],
+    data: str,
+    parents: dict[str, str],
+    files: Mapping[str, str] | None = None,
+) -> str:
+    """Return the key of a cell: everything that goes into its policy and its samples.
+
+    `data` is the content digest of the prepared table, `parents` those of the cells it needs, `files` those
+    of the files that the recipe names.
+    """
+    said = recipe.model_dump(mode="json")
+    block = said["methods"].get(cell.label)
+    if block is not None:
+        del block["seeds"], block["sweep"]  # the cell's own seed and fields say it all
+    plugin = {} if block is None else _plugins_of(recipe.methods[cell.label])
+    asked = ("prompts", "split", "samples_per_prompt", "sampling")
+    sampled = {name: said["evaluation"][name] for name in asked}
+    return _key(
+        {
+            "cell": [cell.label, cell.seed],
+            "model": said["model"],
+            "training": said["training"],
+            "budget": said["budget"],
+            "block": block,
+            "evaluation": sampled,
+            "data": data,
+            "parents": parents,
+            "files": dict(files or {}),
+        },
+        {"versions": versions, **plugin},
+    )
+
+
+def _plugins_of(block: MethodBlock) -> dict[str, Any]:
+    """The method and every plugin that its fields name, each with the digest of its source."""
+    found = plugins.find("methods", block.method)
+    others = [
+        plugins.find(group_of(one), one.name)
+        for one in built_on(block.method, block.config)
+        if one.name in plugins.installed(group_of(one))
+    ]
+    return {
+        "plugin": str(found),
+        "source": plugins.source_digest(found),
+        "builds on": [[str(one), one.name, plugins.source_digest(one)] for one in others],
+    }
+
+
+def _say(budget: Any) -> str:
+    return ", ".join(f"{name} {value}" for name, value in budget.model_dump(exclude_none=True).items())
+
+
+def _listed(seeds: list[int]) -> str:
+    return ", ".join(map(str, seeds))

@@ -1,0 +1,217 @@
+"""The record: gathers what the cells and the evaluation left behind into `results.json`."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import time
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from alignbench import plugins, results
+from alignbench.engine.evaluation import FILE as SUMMARY
+from alignbench.engine.plan import Cell, departures
+from alignbench.engine.prepare import FOLDER as DATA
+from alignbench.engine.samples import FILE as SAMPLES
+from alignbench.engine.versions import versions
+from alignbench.method import Departure
+from alignbench.recipe import BASE, Loaded, Recipe
+
+if TYPE_CHECKING:
+    from alignbench.engine import Fate
+
+COUNTED = tuple(results.Cost.model_fields)
+_NOT_ASKED = {"missing": "the recipe does not ask for it"}
+AVERAGED = ("answer_tokens", "answer_seconds", "answer_forwards")
+"""Costs of one answer: of a chain, the last policy's alone."""
+
+
+def write(
+    run: Path,
+    loaded: Loaded,
+    fates: Mapping[Cell, Fate],
+    *,
+    started: float,
+    threads: int,
+    command: str,
+    mixed: tuple[str, ...] = (),
+) -> results.Results:
+    """Write `results.json` into the run's folder and return it."""
+    recipe = loaded.recipe
+    data = json.loads((run / DATA / "record.json").read_text(encoding="utf-8"))
+    summary = _read(run / "evaluation" / SUMMARY)
+    sealed = {
+        cell: _read(cell.folder(run) / "cell.json") for cell, fate in fates.items() if fate.status == "done"
+    }
+    own = {cell: results.Cost(**said["cost"]) for cell, said in sealed.items()}
+    measured = {Cell(one["label"], one["seed"]): one["metrics"] for one in summary.get("cells", ())}
+    record = results.Results(
+        schema=results.SCHEMA,
+        run=run.resolve().name,
+        command=command,
+        recipe=recipe.model_dump(mode="json"),
+        environment={
+            "versions": versions(),
+            "python": platform.python_version(),
+            "platform": f"{platform.system()} {platform.machine()}",
+            "device": summary.get("base", {}).get("device"),
+            "cores": len(os.sched_getaffinity(0)),
+            "threads": threads,
+            "mixed": list(mixed),
+            "host": platform.node(),
+            "started": _date(started),
+            "finished": _date(time.time()),
+        },
+        fairness=_fairness(recipe, data, summary),
+        data=_counts(data),
+        judges=tuple(summary.get("judges", ())),
+        metrics={name: summary["metrics"][name] for name in summary.get("order", ())},
+        labels=tuple(_label(label, recipe, fates, sealed, own, summary) for label in _labels(fates)),
+        cells=tuple(
+            results.Cell(
+                label=cell.label,
+                seed=cell.seed,
+                status=fate.status,  # pyright: ignore[reportArgumentType]
+                reason=fate.reason,
+                metrics=measured.get(Cell(cell.label, cell.seed), {}),
+                alarms=tuple(sealed.get(cell, {}).get("alarms", ())),
+                judges=tuple(sealed.get(cell, {}).get("judges", ())),
+                cost=own.get(cell, results.Cost()),
+                samples=_there(cell, run, SAMPLES),
+                curves=_there(cell, run, "train.jsonl"),
+            )
+            for cell, fate in fates.items()
+        ),
+        comparisons=tuple(summary.get("comparisons", ())),
+        frontier=tuple(
+            results.Point(
+                label=cell.label,
+                seed=cell.seed,
+                kl=columns.get("kl.base", _NOT_ASKED),
+                reward=columns.get("reward", _NOT_ASKED),
+            )
+            for cell, columns in measured.items()
+        ),
+        cost=_sum(own.values()),
+        evaluation=results.Cost(**summary.get("cost", {})),
+    )
+    results.write(record, run)
+    return record
+
+
+def _label(
+    label: str,
+    recipe: Recipe,
+    fates: Mapping[Cell, Fate],
+    sealed: Mapping[Cell, dict[str, Any]],
+    own: Mapping[Cell, results.Cost],
+    summary: Mapping[str, Any],
+) -> results.LabelResult:
+    block = recipe.methods.get(label)
+    cells = [cell for cell in fates if cell.label == label]
+    found = plugins.find("methods", block.method) if block else None
+    seen = [Departure(**one) for cell in cells if cell in sealed for one in sealed[cell]["departures"]]
+    if block and not seen:
+        seen = list(departures(recipe, block))
+    start = block.start if block else None
+    done = [cell for cell in cells if cell in own]
+    return results.LabelResult(
+        label=label,
+        method=block.method if block else None,
+        distribution=found.distribution if found else None,
+        version=found.version if found else None,
+        start=start if start is None or isinstance(start, str) else start.model_dump(),
+        departures=tuple(dict.fromkeys(seen)),
+        seeds=tuple(cell.seed for cell in cells),
+        metrics=summary.get("labels", {}).get(label, {}),
+        cost=results.Costs(
+            own=_mean([own[cell] for cell in done]),
+            chain=_mean([_sum([own[link] for link in _chain(cell, fates)], last=own[cell]) for cell in done]),
+        ),
+    )
+
+
+def _chain(cell: Cell, cells: Mapping[Cell, Any]) -> list[Cell]:
+    """The cell and every cell it stands on, each once."""
+    found, queue = [], [cell]
+    while queue:
+        link = queue.pop()
+        if link not in found:
+            found.append(link)
+            queue += [other for other in cells if other.seed == link.seed and other.label in link.parents]
+    return found
+
+
+def _sum(costs: Any, *, last: results.Cost | None = None) -> results.Cost:
+    """Add up what was spent; the peak of memory is the highest. `last` tells what one answer costs."""
+    costs = list(costs)
+    total: dict[str, float | None] = {}
+    for name in COUNTED:
+        values = [getattr(cost, name) for cost in costs if getattr(cost, name) is not None]
+        total[name] = (max if name == "peak_memory_bytes" else sum)(values) if values else None
+        if name in AVERAGED:
+            total[name] = getattr(last, name) if last else None
+    return results.Cost(**total)
+
+
+def _mean(costs: list[results.Cost]) -> results.Cost:
+    """The mean over the finished seeds, of what every one of them counted."""
+    mean: dict[str, float | None] = {}
+    for name in COUNTED:
+        values = [getattr(cost, name) for cost in costs]
+        mean[name] = None if not values or None in values else sum(values) / len(values)
+    return results.Cost(**mean)
+
+
+def _fairness(recipe: Recipe, data: Mapping[str, Any], summary: Mapping[str, Any]) -> dict[str, Any]:
+    """What was equal for all labels; two runs whose contracts differ are not comparable."""
+    said = recipe.model_dump(mode="json")
+    return {
+        "base": {**said["model"], **summary.get("base", {})},
+        "data": data.get("fingerprints", {}),
+        "max_length": recipe.data.max_length,
+        "training": said["training"],
+        "tuning": said["sweep"],
+        "budget": {name: value for name, value in said["budget"].items() if value is not None},
+        "loss": "end of sequence in, prompt out, last assistant turn",
+        "order": "one permutation for each seed and epoch, from the length of the shared row",
+        "evaluation": {
+            **said["evaluation"],
+            **{group: [_short(one) for one in said["evaluation"][group]] for group in ("judges", "metrics")},
+        },
+        "seeds": list(recipe.seeds),
+    }
+
+
+def _short(named: Mapping[str, Any]) -> Any:
+    """A plugin as a recipe names it: by its name alone where all its fields have their defaults."""
+    return {named["name"]: named["config"]} if named["config"] else named["name"]
+
+
+def _counts(data: Mapping[str, Any]) -> results.DataCounts:
+    """The prepared table's record, with the rows kept in each split and dropped for each reason on top."""
+    dropped = Counter(data["dropped"])
+    for split in data["splits"].values():
+        dropped.update(split["dropped"])
+    kept = {name: split["kept"] for name, split in data["splits"].items()}
+    return results.DataCounts(**{**data, "kept": kept, "dropped": dict(dropped)})
+
+
+def _labels(fates: Mapping[Cell, Any]) -> list[str]:
+    return list(dict.fromkeys([BASE, *(cell.label for cell in fates)]))
+
+
+def _there(cell: Cell, run: Path, name: str) -> str | None:
+    path = cell.folder(run) / name
+    return path.relative_to(run).as_posix() if path.exists() else None
+
+
+def _read(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+
+def _date(seconds: float) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))

@@ -1,0 +1,104 @@
+"""Trackers: a cell's numbers go where transformers' `report_to` sends a trainer's; a run for each cell."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from alignbench.errors import PluginError, RecipeError
+
+if TYPE_CHECKING:
+    from transformers import TrainerCallback
+
+TRACKERS = {"tensorboard": "tensorboard", "mlflow": "mlflow", "wandb": "wandb", "trackio": "trackio"}
+"""What transformers calls a tracker, and the package it needs."""
+
+QUIET = {
+    "WANDB_SILENT": "true",
+    "WANDB_ERROR_REPORTING": "false",
+    "WANDB_DISABLE_CODE": "true",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DO_NOT_TRACK": "1",
+}
+"""What the trackers themselves would tell their makers is switched off, whoever did not say otherwise."""
+
+
+def check_trackers(names: Iterable[str]) -> None:
+    """Raise RecipeError for a tracker nobody knows, PluginError for one that is not installed."""
+    for name in names:
+        if name not in TRACKERS:
+            raise RecipeError(f"there is no tracker '{name}'", f"choose one of {', '.join(TRACKERS)}")
+        if find_spec(TRACKERS[name]) is None:
+            raise PluginError(f"the tracker '{name}' is not installed", f"pip install {TRACKERS[name]}")
+
+
+class Tracking:
+    """transformers' own callbacks, told what a cell logs. Imports transformers where there is a tracker."""
+
+    def __init__(self, names: Iterable[str], run: Path, label: str, seed: int, config: Mapping[str, Any]):
+        self._callbacks: list[TrainerCallback] = []
+        names = list(names)
+        # Beside the cells: what lies in a cell's folder is sealed, and a tracker writes times.
+        folder, name = run / "tracking" / label / f"seed-{seed}", run.resolve().name
+        if not names:
+            return
+        import os
+
+        from transformers import TrainerControl, TrainerState, TrainingArguments
+        from transformers.integrations.integration_utils import get_reporting_integration_callbacks
+
+        for name, value in QUIET.items():
+            os.environ.setdefault(name, value)
+        folder.mkdir(parents=True, exist_ok=True)
+        os.environ["TENSORBOARD_LOGGING_DIR"] = str(folder)
+        os.environ.setdefault("WANDB_DIR", str(folder))
+        os.environ.setdefault("WANDB_PROJECT", name)
+        os.environ.setdefault("MLFLOW_EXPERIMENT_NAME", name)
+        self._args = TrainingArguments(
+            output_dir=str(folder),
+            run_name=f"{name}/{label}/seed-{seed}",
+            project=name,
+            report_to=names,
+            use_cpu=True,
+            disable_tqdm=True,
+        )
+        self._state = TrainerState(is_world_process_zero=True, is_local_process_zero=True)
+        self._control = TrainerControl()
+        self._model = _Described(config)
+        self._callbacks = [kind() for kind in get_reporting_integration_callbacks(names)]
+        self._tell("on_train_begin", model=self._model)
+
+    def log(self, step: int, numbers: Mapping[str, float]) -> None:
+        """Tell every tracker what was logged."""
+        if self._callbacks:
+            self._state.global_step = step
+            self._tell("on_log", model=self._model, logs=dict(numbers))
+
+    def end(self) -> None:
+        """Close the cell's run at every tracker."""
+        if self._callbacks:
+            self._tell("on_train_end", model=self._model)
+        self._callbacks = []
+
+    def _tell(self, event: str, **said: Any) -> None:
+        for callback in self._callbacks:
+            getattr(callback, event)(self._args, self._state, self._control, **said)
+
+
+class _Described:
+    """Stands where trackers look for a model's config: they get the method's block."""
+
+    def __init__(self, config: Mapping[str, Any]):
+        self.config = _Block(config)
+
+
+class _Block(dict):
+    def to_dict(self) -> dict[str, Any]:
+        return dict(self)
+
+    def to_json_string(self) -> str:
+        import json
+
+        return json.dumps(self, indent=1)

@@ -1,0 +1,153 @@
+"""The child process: one task of a run, alone with its memory, its log and its end."""
+
+from __future__ import annotations
+
+import faulthandler
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from alignbench import life
+from alignbench.errors import AlignbenchError, Diverged
+from alignbench.store import as_storage_error
+
+PRELOAD = ("alignbench.engine.preload",)
+"""What the fork server imports once for all children. Never on a machine with a CUDA device: bitsandbytes
+initialises the device when imported, and a forked child cannot use it then."""
+
+
+ALIVE = None
+"""What a child says where it has nothing to say but that it goes on."""
+
+STACKS = signal.SIGUSR1
+"""Makes a child write the stack of every thread into its log, even where it hangs in C."""
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What a child is asked to do. Everything crosses the process border as plain values."""
+
+    kind: str
+    """`prepare`, `cell` or `evaluate`: the module of this package whose `main(task, emit)` is called."""
+    run: Path
+    """The run's folder."""
+    root: Path
+    """The recipe's folder: relative paths start here."""
+    recipe: str
+    """The recipe in canonical JSON."""
+    home: Path
+    """Where the store lies: a fork server keeps the environment it was started with."""
+    log: Path
+    threads: int
+    what: Mapping[str, Any] = field(default_factory=dict)
+    every: float = 60.0
+    """Seconds between two checkpoints of a training."""
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """What a child says while it works: which phase, how far, and numbers now."""
+
+    phase: str
+    done: int = 0
+    total: int | None = None
+    numbers: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """A child's last word. A child that dies has none."""
+
+    status: str = "done"
+    reason: str = ""
+    error: AlignbenchError | None = None
+
+
+def main(task: Task, pipe: Connection) -> None:
+    """Run one task to its end; the process exits 0 only after a last word was sent."""
+    # A group of its own, so that the parent can end a child together with whatever the child has started.
+    os.setpgid(0, 0)
+    _die_with_parent()
+    for sign in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(sign, life.ask_to_stop)
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ[name] = str(task.threads)
+    with _logged(task.log):
+        faulthandler.enable()
+        faulthandler.register(STACKS)
+        life.listen(lambda: pipe.send(ALIVE))
+        try:
+            _run(task, pipe)
+            last = Finished()
+        except BaseException as error:
+            last = _last_word(error, task)
+        with suppress(OSError):  # the log may lie on the disk that is full
+            sys.stdout.flush()
+            sys.stderr.flush()
+    pipe.send(last)
+    pipe.close()
+
+
+def _last_word(error: BaseException, task: Task) -> Finished:
+    """Return how a task ends that raised; the log gets the traceback of what nobody foresaw."""
+    if isinstance(error, KeyboardInterrupt):
+        return Finished("cancelled", "interrupted")
+    error = as_storage_error(error, task.run, task.home) or error
+    if isinstance(error, AlignbenchError):
+        return Finished("diverged" if isinstance(error, Diverged) else "failed", str(error), error)
+    with suppress(OSError):
+        traceback.print_exception(error)
+    if isinstance(error, MemoryError) or "OutOfMemory" in repr(error):
+        smaller = "a smaller training.micro_batch or data.max_length needs less"
+        told = " ".join([type(error).__name__, *str(error).splitlines()[:1]])
+        return Finished("failed", f"out of memory ({told}); {smaller}")
+    return Finished("failed", f"{type(error).__name__}: {error}")
+
+
+def _run(task: Task, pipe: Connection) -> None:
+    import torch
+
+    torch.set_num_threads(task.threads)
+    if task.kind == "prepare":
+        from alignbench.engine.prepare import main as work
+    elif task.kind == "cell":
+        from alignbench.engine.cell import main as work
+    else:
+        from alignbench.engine.evaluation import main as work
+    work(task, pipe.send)
+
+
+def _die_with_parent() -> None:
+    """End this process, and whatever it has started, as soon as the run's process is gone.
+
+    The kernel's own signal would speak of the fork server, which lives as long as any of its children does.
+    """
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        parent.join()
+        os.killpg(0, signal.SIGKILL)
+
+    threading.Thread(target=watch, name="parent", daemon=True).start()
+
+
+@contextmanager
+def _logged(path: Path):
+    """Send everything the process prints, libraries written in C included, to its log file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    with path.open("a", encoding="utf-8") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    yield

@@ -1,0 +1,195 @@
+"""A judge says how good an answer is, or which of two is better: the contract, and what comes with it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+
+from pydantic import Field
+
+from alignbench.method import API, Policy, Sampling, Settings
+from alignbench.rows import Prompt
+
+if TYPE_CHECKING:
+    from alignbench.judges.reward_training import RewardModel as OwnRewardModel
+    from alignbench.models import Base
+    from alignbench.store import Store
+
+__all__ = ["Judge", "Labelling", "Models", "Opinion", "Revising", "Score"]
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """What a judge says about one answer. None means: does not apply to this prompt, or abstained."""
+
+    value: float | None
+    parts: Mapping[str, float | None] = field(default_factory=dict)
+    """Named aspects of the value: `helpful`, `honest`, `harmless`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Opinion:
+    """What a judge says about two answers, `a` and `b`, to one prompt."""
+
+    preference: float | None
+    """The probability that `a` is better; None is an abstention."""
+    orders: tuple[float, float] | None = None
+    """That probability with `a` shown first, and with `b` shown first, where the judge reads both at once."""
+    mass: float | None = None
+    """The probability that the judge gave to its options at all, the lesser of both orders."""
+    reason: str = ""
+    """Why it abstained."""
+
+    @property
+    def consistent(self) -> bool | None:
+        """Whether both orders prefer the same answer; None where there are no two orders."""
+        return None if self.orders is None else (self.orders[0] > 0.5) == (self.orders[1] > 0.5)
+
+    def turned(self) -> Opinion:
+        """The same opinion with `a` and `b` in each other's place."""
+        return Opinion(
+            None if self.preference is None else 1 - self.preference,
+            None if self.orders is None else (1 - self.orders[1], 1 - self.orders[0]),
+            self.mass,
+            self.reason,
+        )
+
+
+class Models(Protocol):
+    """What a judge may read with, and where it may keep answers that cost something."""
+
+    @property
+    def base(self) -> Base:
+        """The shared quantised base."""
+        ...
+
+    @property
+    def start(self) -> Policy:
+        """Inside `align` the start of the method that asks; in the evaluation the base."""
+        ...
+
+    @property
+    def root(self) -> Path:
+        """The folder that relative paths of the recipe start from."""
+        ...
+
+    @property
+    def store(self) -> Store: ...
+
+    def own_reward_model(self, rows: Literal["train", "held-out"], **how: float) -> OwnRewardModel:
+        """A reward model trained in this run; on `train` rows inside `align` only."""
+        ...
+
+
+class Judge(ABC):
+    """Scores answers, or compares two answers to one prompt.
+
+    Laws: equal (config, prompt, answer) give equal verdicts, whichever other answers are judged with it;
+    an abstention is None, never a middling number; `compare(prompts, b, a)` is 1 - `compare(prompts, a, b)`.
+    """
+
+    api: ClassVar[int] = API
+    trains: ClassVar[bool] = False
+    """Whether a method may learn from it inside `align`; one that trains in a run may not evaluate in it."""
+
+    Config: ClassVar[type[Settings]] = Settings
+    """The fields that a recipe may set: a subclass of Settings in a judge that has any."""
+
+    def __init__(self, config: Settings | None = None):
+        self.config: Any = self.Config() if config is None else config
+        self.name = type(self).__name__.lower()
+        """What the recipe calls it."""
+        self.meter: Callable[..., object] = lambda **spent: None
+        """Told what judging cost, whenever it did: `judge_calls`, `judge_tokens`, `judge_seconds`."""
+        self.quality: Mapping[str, Any] = {}
+        """What is known of its verdicts once it is open, such as its accuracy on labels of people."""
+        self.abstained: Counter[str] = Counter()
+        """Abstentions so far, by reason."""
+
+    def open(self, models: Models) -> None:  # noqa: B027  (most judges need no model)
+        """Load what judging needs; called once in the process that judges, before the first verdict."""
+
+    @property
+    def held_out(self) -> float:
+        """Share of the training rows that it is trained on, and that no method sees in the same run."""
+        return 0.0
+
+    @classmethod
+    def reads_with(cls, config: Any, base: str) -> str:
+        """Return the model it reads with (`base` is the recipe's), so that a yardstick cannot also train."""
+        return ""
+
+    def fingerprint(self) -> Any:
+        """Return, as JSON values, all that its verdicts depend on, once it is open."""
+        return [f"{type(self).__module__}.{type(self).__qualname__}", self.config.model_dump(mode="json")]
+
+    @abstractmethod
+    def score(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> list[Score]:
+        """Score each answer to its prompt; higher is better. `prompts` and `answers` are aligned."""
+
+    def compare(self, prompts: Sequence[Prompt], a: Sequence[str], b: Sequence[str]) -> list[float | None]:
+        """Return for each prompt the probability that `a` is better than `b`; None is an abstention."""
+        return [opinion.preference for opinion in self.opinions(prompts, a, b)]
+
+    def opinions(
+        self,
+        prompts: Sequence[Prompt],
+        a: Sequence[str],
+        b: Sequence[str],
+        principles: Sequence[str] | None = None,
+    ) -> list[Opinion]:
+        """Return for each prompt what it thinks of `a` and `b`, by a principle for each, where given.
+
+        From two scores: 1, 0.5 for a tie, or 0. A judge that reads both answers at once overrides this and
+        asks in both orders.
+        """
+        pairs = zip(self.score(prompts, a), self.score(prompts, b), strict=True)
+        return [Opinion(preference(first.value, second.value)) for first, second in pairs]
+
+    def forget(self) -> None:  # noqa: B027  (most judges keep nothing)
+        """Ask again from here on, instead of repeating what was answered before."""
+
+
+def preference(a: float | None, b: float | None) -> float | None:
+    """Return 1 where `a` is higher, 0 where `b` is, 0.5 for a tie, and None where either is unknown."""
+    if a is None or b is None:
+        return None
+    return 0.5 if a == b else float(a > b)
+
+
+class Labelling(Settings):
+    """How a judge's preferences become rows: answers are drawn, compared, and kept or dropped."""
+
+    answers: int = Field(default=2, ge=2)
+    """Answers drawn for each prompt; equal ones count once."""
+    form: Literal["pairs", "rankings"] = "pairs"
+    """One row for each comparison, or one for each prompt, ranked by how often an answer is preferred."""
+    soft: bool = True
+    """Keep the judge's probability as the label of a pair, instead of a plain one."""
+    ties: float = Field(default=0.0, ge=0, lt=0.5)
+    """A pair whose probability is closer to one half than this is dropped, a tie of a ranking."""
+    consistent: bool = False
+    """Drop pairs of which the judge prefers the other answer when their order is changed."""
+    constitution: str | None = None
+    """Draw a principle for each comparison: a file with one on each line, `built-in`, `sandbox`, or none."""
+    sampling: Sampling = Sampling()
+    """How the answers are drawn."""
+
+
+class Revising(Settings):
+    """How a policy corrects its own answers: a critique and a revision for each principle drawn."""
+
+    rounds: int = Field(default=1, ge=0)
+    """Revisions of each answer, one after the other; 0 keeps it as it was drawn."""
+    critique: bool = True
+    """Write down what is wrong before revising."""
+    constitution: str = "built-in"
+    """The principles: a file with one on each line, `built-in`, or `sandbox`."""
+    wording: Literal["plain", "sandbox"] = "plain"
+    """Requests in plain English for any chat model, or those that the sandbox's model was taught."""
+    sampling: Sampling = Sampling()
+    """How answers, critiques and revisions are drawn."""

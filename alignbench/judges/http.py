@@ -1,0 +1,396 @@
+"""A judge behind an OpenAI-compatible endpoint: asked with patience, trusted with nothing but its verdict."""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import math
+import os
+import random
+import re
+import socket
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field, field_validator
+
+from alignbench import store
+from alignbench.errors import ModelError, Problem, RecipeError, SecurityError
+from alignbench.judges import Models
+from alignbench.judges.reader import Ask, Asking, Found, Group, Reader
+
+if TYPE_CHECKING:
+    import httpx
+
+ANSWER = "answer.json"
+LARGEST = 1 << 20
+"""Bytes of a response that are read; a verdict needs some hundreds."""
+LONGEST_WAIT = 60.0
+"""Seconds between two attempts at most, whatever a server asks for."""
+SLACK = 8
+"""Tokens a verdict may take: an option, and the marks that some models put around it."""
+
+
+class HTTP(Reader):
+    """Asks a server for its verdict, with both orders as two requests; answers are kept in the store.
+
+    Where the server returns log-probabilities the label is soft, elsewhere it is the verdict as it was
+    written: the option and nothing else. Anything else is an abstention. Redirects are not followed, the name
+    is resolved once, and addresses of a machine's own metadata are never asked.
+    """
+
+    trains = True
+
+    class Config(Asking):
+        url: str
+        """Where the endpoint lies, with its version: `http://localhost:8000/v1`."""
+        model: str
+        """The model's name there."""
+        api: Literal["chat", "decisions"] = "chat"
+        """`chat`: /chat/completions. `decisions`: /systemone of `transformers serve`, always soft."""
+        key_env: str | None = Field(None, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")
+        """Name of the environment variable that holds the key; the key itself stands in no file."""
+        timeout: float = Field(60.0, gt=0)
+        """Seconds for one attempt."""
+        retries: int = Field(4, ge=0)
+        """Further attempts where the server is busy, broken or silent."""
+        concurrency: int = Field(4, ge=1)
+        """Requests under way at once."""
+        per_minute: int | None = Field(None, ge=1)
+        """Requests begun in a minute at most."""
+
+        @field_validator("url")
+        @classmethod
+        def _is_http(cls, url: str) -> str:
+            if not re.fullmatch(r"https?://[^/\s@?#]+(/[^\s?#]*)?", url):
+                raise ValueError("no plain http address; write it like http://localhost:8000/v1")
+            return url.rstrip("/")
+
+    @classmethod
+    def reads_with(cls, config: Any, base: str) -> str:
+        return config.model
+
+    def reader(self, models: Models) -> Ask:
+        return Server(self.config, models.store)
+
+
+class RetryError(Exception):
+    """An attempt that may go better later; `wait` is what the server asked for, in seconds."""
+
+    def __init__(self, reason: str, wait: float = 0.0):
+        super().__init__(reason)
+        self.wait = wait
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where a server lies, resolved once: the name is never looked up again."""
+
+    scheme: str
+    host: str
+    port: int
+    path: str
+    ip: str
+
+    @property
+    def base(self) -> str:
+        """The address to connect to."""
+        ip = f"[{self.ip}]" if ":" in self.ip else self.ip
+        return f"{self.scheme}://{ip}:{self.port}{self.path}"
+
+
+def resolve(url: str) -> Address:
+    """Return where `url` leads. Raises SecurityError for an address that a recipe must not reach.
+
+    Link-local addresses, where clouds keep a machine's credentials, are never asked. A private or loopback
+    address is asked only where the recipe names it openly: a public name must not lead into a private net.
+    """
+    import httpx
+
+    parts = httpx.URL(url)
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    try:
+        found = socket.getaddrinfo(parts.host, port, type=socket.SOCK_STREAM)
+    except OSError as error:
+        what = f"{parts.host} cannot be resolved: {error}"
+        raise ModelError(Problem(what, "check the address and the network", field="url")) from error
+    ip = str(found[0][4][0]).partition("%")[0]
+    named = ipaddress.ip_address(ip)
+    named = getattr(named, "ipv4_mapped", None) or named
+    openly = parts.host == "localhost" or _is_ip(parts.host)
+    if named.is_link_local or named.is_multicast or named.is_unspecified:
+        what = f"rule no-metadata: {parts.host} leads to {ip}"
+    elif not named.is_global and not openly:
+        what = f"rule no-private-names: {parts.host} leads to the private address {ip}"
+    else:
+        return Address(parts.scheme, parts.host, port, parts.path.rstrip("/"), ip)
+    raise SecurityError(Problem(what, "name the server's own public address, or its IP openly", field="url"))
+
+
+def _is_ip(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
+class Server:
+    """Asks one server: several requests at once, no more a minute than allowed, again where it may help."""
+
+    def __init__(self, config: Any, kept: store.Store):
+        import httpx
+
+        self.config, self.kept = config, kept
+        self.address = resolve(config.url)
+        self.soft = True
+        """Whether log-probabilities are asked for: until the server refuses a request with them."""
+        self.fresh = 0
+        self._pace = threading.Lock()
+        self._next = 0.0
+        headers = {"Host": _host(self.address), "Accept": "application/json"}
+        if config.key_env is not None:
+            headers["Authorization"] = f"Bearer {self._key()}"
+        # Neither a proxy nor a .netrc of the environment: the address that was checked is the one asked.
+        self.client = httpx.Client(
+            headers=headers, timeout=config.timeout, follow_redirects=False, trust_env=False
+        )
+
+    def _key(self) -> str:
+        name = self.config.key_env
+        if self.address.scheme == "http" and not ipaddress.ip_address(self.address.ip).is_loopback:
+            what = f"rule no-key-in-the-clear: {self.config.url} is not encrypted"
+            raise SecurityError(Problem(what, "use https, or leave key_env out", field="url"))
+        key = os.environ.get(name, "")
+        if not key:
+            what = f"the environment variable {name} is not set"
+            raise RecipeError(Problem(what, f"export {name}=...", field="key_env"))
+        return key
+
+    def fingerprint(self) -> Any:
+        return [self.config.url, self.config.model, self.config.api]
+
+    def forget(self) -> None:
+        self.fresh += 1
+
+    def read(
+        self,
+        questions: Sequence[str],
+        options: Sequence[str],
+        groups: Sequence[Group],
+        think: tuple[str, int] | None,
+    ) -> tuple[list[Found], int]:
+        """See `alignbench.judges.reader.Ask`. Raises ModelError where the server answers nothing at all."""
+        with ThreadPoolExecutor(self.config.concurrency) as pool:
+            answers = list(pool.map(lambda question: self._answer(question, options, think), questions))
+        failed = [answer["failed"] for answer in answers if "failed" in answer]
+        if len(failed) == len(answers):
+            what = f"{self.config.url} gives no answer: {failed[0]}"
+            raise ModelError(Problem(what, "see that the server runs", field="url"))
+        found = [_verdict(answer, options) for answer in answers]
+        return found, sum(answer.get("tokens", 0) for answer in answers)
+
+    def _answer(self, question: str, options: Sequence[str], think: tuple[str, int] | None) -> dict[str, Any]:
+        """The server's answer: from the store where the same was asked before, else asked and kept."""
+        what = [self.fingerprint(), question, list(options), think, self.fresh]
+        failure: dict[str, Any] = {}
+
+        def ask(folder: Any) -> None:
+            answer = self._ask(question, options, think)
+            if "failed" in answer:
+                failure.update(answer)
+                raise RetryError(answer["failed"])
+            store.write_json(folder / ANSWER, answer)
+
+        try:
+            folder = self.kept.make(store.digest(["http judge", what]), ask, producer="alignbench")
+        except RetryError:
+            return failure
+        return json.loads((folder / ANSWER).read_text(encoding="utf-8"))
+
+    def _ask(self, question: str, options: Sequence[str], think: tuple[str, int] | None) -> dict[str, Any]:
+        turns = [{"role": "user", "content": question}]
+        if self.config.api == "decisions":
+            asked = {"type": "choice", "criteria": dict.fromkeys(options)}
+            body = {"model": self.config.model, "state": question, "questions": {"verdict": asked}}
+            found = self._post("/systemone", body)
+            return found if "failed" in found else _decision(found)
+        tokens = 0
+        if think is not None:
+            thought = self._chat(turns, think[1], soft=False)
+            if "failed" in thought:
+                return thought
+            tokens = thought["tokens"]
+            turns += [
+                {"role": "assistant", "content": thought["text"]},
+                {"role": "user", "content": f"Answer with one of these alone: {', '.join(options)}"},
+            ]
+        answer = self._chat(turns, SLACK, soft=self.soft)
+        return answer if "failed" in answer else {**answer, "tokens": answer["tokens"] + tokens}
+
+    def _chat(self, turns: Sequence[Mapping[str, str]], most: int, *, soft: bool) -> dict[str, Any]:
+        body = {"model": self.config.model, "messages": turns, "temperature": 0, "max_tokens": most}
+        wanted = {"logprobs": True, "top_logprobs": 20} if soft else {}
+        found = self._post("/chat/completions", {**body, **wanted}, tentative=soft)
+        if found.get("failed") == REFUSED and soft:
+            self.soft = False
+            found = self._post("/chat/completions", body)
+        return found if "failed" in found else _completion(found)
+
+    def _post(self, path: str, body: Mapping[str, Any], *, tentative: bool = False) -> dict[str, Any]:
+        """The JSON object a request gets, or {"failed": why} where all attempts did.
+
+        `tentative`: a request that the server finds bad is not an error yet.
+        """
+        reason = ""
+        for attempt in range(self.config.retries + 1):
+            self._wait_for_turn()
+            try:
+                return self._attempt(path, body, tentative)
+            except RetryError as error:
+                reason = str(error)
+                if attempt < self.config.retries:
+                    time.sleep(min(LONGEST_WAIT, max(error.wait, backoff(attempt))))
+        return {"failed": reason}
+
+    def _attempt(self, path: str, body: Mapping[str, Any], tentative: bool) -> dict[str, Any]:
+        import httpx
+
+        request = self.client.build_request(
+            "POST", self.address.base + path, json=body, extensions={"sni_hostname": self.address.host}
+        )
+        try:
+            response = self.client.send(request, stream=True)
+            try:
+                content = b"".join(_at_most(response))
+            finally:
+                response.close()
+        except httpx.TimeoutException as error:
+            raise RetryError("timeout") from error
+        except httpx.TransportError as error:
+            raise RetryError(f"no connection ({type(error).__name__})") from error
+        status = response.status_code
+        if status in (408, 409, 425, 429) or status >= 500:
+            raise RetryError(f"status {status}", _retry_after(response))
+        if 300 <= status < 400:
+            where = response.headers.get("location", "elsewhere")[:200]
+            what = f"rule no-redirects: {self.config.url} sends its visitors to {where}"
+            raise SecurityError(Problem(what, "name the server's own address", field="url"))
+        if status in (400, 422) and tentative:
+            return {"failed": REFUSED}
+        if status >= 400:
+            said = " ".join(content[:300].decode("utf-8", "replace").split())
+            what = f"{self.config.url}{path} refuses the model {self.config.model}: status {status}: {said}"
+            raise ModelError(Problem(what, "check url, model and key_env of the judge", field="model"))
+        try:
+            found = json.loads(content)
+        except ValueError as error:
+            raise RetryError("the response is no JSON") from error
+        if not isinstance(found, dict):
+            raise RetryError("the response is no JSON object")
+        return found
+
+    def _wait_for_turn(self) -> None:
+        if self.config.per_minute is None:
+            return
+        with self._pace:
+            now = time.monotonic()
+            begin = max(now, self._next)
+            self._next = begin + 60 / self.config.per_minute
+        time.sleep(begin - now)
+
+
+REFUSED = "the request is refused"
+
+
+def backoff(attempt: int) -> float:
+    """Return how many seconds to wait after failed attempt `attempt`, from 0: twice as long each time."""
+    # Jittered, so that many workers do not come back at once; not by the generators that a seed fixes.
+    return min(LONGEST_WAIT, 0.5 * 2**attempt) * random.SystemRandom().uniform(0.5, 1.0)
+
+
+def _host(address: Address) -> str:
+    usual = {"http": 80, "https": 443}[address.scheme]
+    host = f"[{address.host}]" if ":" in address.host else address.host
+    return host if address.port == usual else f"{host}:{address.port}"
+
+
+def _at_most(response: httpx.Response) -> Iterator[bytes]:
+    size = 0
+    for block in response.iter_bytes():
+        size += len(block)
+        if size > LARGEST:
+            raise RetryError("the response is too large")
+        yield block
+
+
+def _retry_after(response: httpx.Response) -> float:
+    said = response.headers.get("retry-after", "")
+    return float(said) if re.fullmatch(r"\d{1,6}(\.\d+)?", said) else 0.0
+
+
+# --- verdicts -----------------------------------------------------------------------------------------------
+
+
+def _decision(found: Mapping[str, Any]) -> dict[str, Any]:
+    answer = _get(found, "answers", "verdict", "probabilities")
+    probabilities = {str(k): float(v) for k, v in answer.items()} if isinstance(answer, Mapping) else {}
+    tokens = _number(_get(found, "usage", "input_tokens"))
+    return {"text": "", "probabilities": probabilities, "tokens": tokens}
+
+
+def _completion(found: Mapping[str, Any]) -> dict[str, Any]:
+    """What matters of a chat completion: its text, the first token's rivals, and the tokens it took."""
+    message = _get(found, "choices", 0, "message")
+    text = _get(message, "content")
+    rivals: dict[str, float] = {}
+    for one in _get(found, "choices", 0, "logprobs", "content", 0, "top_logprobs") or ():
+        token, logp = _get(one, "token"), _get(one, "logprob")
+        if isinstance(token, str) and isinstance(logp, (int, float)) and logp <= 1e-3:
+            rivals[token.strip()] = rivals.get(token.strip(), 0.0) + math.exp(logp)
+    filtered = _get(found, "choices", 0, "finish_reason") == "content_filter"
+    return {
+        "text": text if isinstance(text, str) else "",
+        "refused": filtered or bool(_get(message, "refusal")),
+        "called": bool(_get(message, "tool_calls")),
+        "probabilities": rivals,
+        "tokens": _number(_get(found, "usage", "total_tokens")),
+    }
+
+
+def _verdict(answer: Mapping[str, Any], options: Sequence[str]) -> Found:
+    """The probability of each option, or why there is none. Nothing but an option alone is a verdict."""
+    if "failed" in answer:
+        return str(answer["failed"])
+    if answer.get("refused"):
+        return "refused"
+    if answer.get("called"):
+        return "called a tool"
+    written = re.sub(r"^[\s*_`\"'(\[]+|[\s*_`\"')\].!:]+$", "", str(answer.get("text", "")))
+    rivals = answer.get("probabilities") or {}
+    soft = [rivals.get(option, 0.0) for option in options]
+    # A first token that begins two options ("1" of "10") says too little: then the text decides.
+    begun = [option for option in options if rivals.get(option)]
+    torn = any(other.startswith(one) and other not in rivals for one in begun for other in options)
+    if sum(soft) > 0 and (not written or written in options) and not torn:
+        return soft
+    if written in options:
+        return [float(option == written) for option in options]
+    return "no verdict" if written else "empty"
+
+
+def _get(value: Any, *path: str | int) -> Any:
+    for key in path:
+        if isinstance(key, int):
+            value = value[key] if isinstance(value, list) and len(value) > key else None
+        else:
+            value = value.get(key) if isinstance(value, Mapping) else None
+    return value
+
+
+def _number(value: Any) -> int:
+    return value if isinstance(value, int) and value >= 0 else 0

@@ -1,0 +1,106 @@
+"""Language models as judges, in this process: the one under test, or another."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+from alignbench.errors import PluginError
+from alignbench.judges import Models
+from alignbench.judges.reader import Ask, Asking, Found, Group, Reader
+from alignbench.method import Sampling
+from alignbench.rows import Prompt
+
+if TYPE_CHECKING:
+    from alignbench.models import ModelPolicy
+
+
+class InProcess:
+    """Reads questions with a model in this process."""
+
+    def __init__(self, policy: ModelPolicy):
+        self.policy = policy
+
+    def fingerprint(self) -> Any:
+        return self.policy.fingerprint()
+
+    def forget(self) -> None:
+        """Nothing is kept."""
+
+    def read(
+        self,
+        questions: Sequence[str],
+        options: Sequence[str],
+        groups: Sequence[Group],
+        think: tuple[str, int] | None,
+    ) -> tuple[list[Found], int]:
+        from alignbench.data.tokens import encode, render
+        from alignbench.judges.options import options_of, read
+
+        base, tokens = self.policy.base, 0
+        turns = [({"role": "user", "content": question},) for question in questions]
+        texts = [render(base.tokenizer, turn, answer=True) for turn in turns]
+        if think is not None:
+            verdict, most = think
+            asked = [Prompt(id=str(place), prompt=turn) for place, turn in enumerate(turns)]
+            thoughts = self.policy.answer(asked, Sampling(temperature=0, max_new_tokens=most), 0)
+            tokens += sum(thought.tokens for thought in thoughts)
+            texts = [
+                text + thought.text.partition(verdict.strip())[0].strip() + verdict
+                for text, thought in zip(texts, thoughts, strict=True)
+            ]
+        ways = options_of(base, texts[0], options)
+        ids = encode(base.tokenizer, texts)
+        room = getattr(base.model.config.get_text_config(), "max_position_embeddings", None)
+        fits = [place for place, one in enumerate(ids) if room is None or len(one) + ways.longest <= room]
+        reading = read(self.policy, [ids[place] for place in fits], ways, [groups[place] for place in fits])
+        found: list[Found] = ["too long"] * len(questions)
+        for place, row in zip(fits, reading.probabilities.tolist(), strict=True):
+            found[place] = row
+        return found, tokens + reading.tokens
+
+
+class Self(Reader):
+    """The model under test judges by itself: as the frozen base, or as the policy a method starts from."""
+
+    class Config(Asking):
+        policy: Literal["base", "start"] = "base"
+        """Which of them reads; in an evaluation there is no start but the base."""
+
+    @classmethod
+    def reads_with(cls, config: Any, base: str) -> str:
+        return base
+
+    def reader(self, models: Models) -> Ask:
+        from alignbench.models import ModelPolicy
+
+        policy = models.start if self.config.policy == "start" else models.base.policy()
+        if not isinstance(policy, ModelPolicy):
+            raise PluginError(
+                "the judge 'self' cannot read with a start that is a decoder", "write {self: {policy: base}}"
+            )
+        return InProcess(policy)
+
+
+class LanguageModel(Reader):
+    """Another chat model as the judge: from the hub, a local folder, or `sandbox/early`, `sandbox/middle`."""
+
+    class Config(Asking):
+        id: str
+        """A hub id or a local folder."""
+        revision: str | None = None
+        """Branch, tag or commit on the hub."""
+        quantization: Literal["nf4", "fp4", "int8", "none"] = "nf4"
+        """How the weights are stored."""
+
+    @classmethod
+    def reads_with(cls, config: Any, base: str) -> str:
+        return config.id
+
+    def reader(self, models: Models) -> Ask:
+        from alignbench import recipe
+        from alignbench.models import load_base
+
+        config = self.config
+        wanted = recipe.Model(id=config.id, revision=config.revision, quantization=config.quantization)
+        return InProcess(load_base(wanted, root=models.root).policy())

@@ -1,0 +1,130 @@
+"""How good a reward model is, by held-out comparisons: accuracy, calibration, and what length would say."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
+
+from alignbench.rows import Pair, Ranking
+
+BINS = 10
+
+Compared = Pair | Ranking
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two answers of one row, by their places, and the probability that the first is the better one."""
+
+    better: int
+    worse: int
+    preference: float = 1.0
+
+
+def comparisons(row: Compared) -> list[Comparison]:
+    """Return all untied comparisons of a row: C(K, 2) of them where a ranking of K answers has no ties."""
+    if isinstance(row, Pair):
+        return [Comparison(0, 1, row.preference)]
+    ranks = row.ranks
+    pairs = combinations(range(len(ranks)), 2)
+    return [
+        Comparison(*((i, j) if ranks[i] < ranks[j] else (j, i))) for i, j in pairs if ranks[i] != ranks[j]
+    ]
+
+
+def quality(rows: Sequence[Compared], scores: Sequence[Sequence[float]]) -> dict[str, Any]:
+    """Return what `scores`, one for each answer of each row, are worth against the rows' labels.
+
+    `accuracy`: share of untied comparisons ordered as the label has them, rows weighing alike; `log_loss` and
+    `calibration` (expected calibration error over ten bins) of the logistic function of the margin;
+    `length_accuracy`: the better of "longer wins" and "shorter wins"; `groups`: accuracy by annotator group;
+    `agreement`: how often two annotators of the same answers agree, the ceiling of any accuracy, where the
+    rows say who ranked and answers were ranked twice.
+    """
+    margins: list[tuple[float, float, float]] = []
+    by_group: dict[str, list[float]] = defaultdict(list)
+    longer: list[float] = []
+    for row, found in zip(rows, scores, strict=True):
+        pairs = comparisons(row)
+        lengths = [len(one.response) for one in row.sequences()]
+        right = []
+        for one in pairs:
+            margin = found[one.better] - found[one.worse]
+            margins.append((margin, one.preference, 1 / len(pairs)))
+            right.append(_right(margin, one.preference))
+            longer.append(_right(lengths[one.better] - lengths[one.worse], one.preference))
+        if pairs:
+            by_group[str(row.extra.get("group", ""))].append(sum(right) / len(right))
+    if not margins:
+        return {"comparisons": 0}
+    every = [one for group in by_group.values() for one in group]
+    length = sum(longer) / len(longer)
+    said: dict[str, Any] = {
+        "comparisons": len(margins),
+        "rows": len(every),
+        "accuracy": sum(every) / len(every),
+        "log_loss": sum(w * _log_loss(m, p) for m, p, w in margins) / sum(w for _, _, w in margins),
+        "calibration": calibration([(m, p) for m, p, _ in margins]),
+        "length_accuracy": max(length, 1 - length),
+    }
+    if set(by_group) != {""}:
+        ceiling = agreement(rows)
+        said["groups"] = {
+            name: {"accuracy": sum(found) / len(found), "rows": len(found), "agreement": ceiling.get(name)}
+            for name, found in sorted(by_group.items())
+        }
+    return said
+
+
+def calibration(margins: Sequence[tuple[float, float]]) -> float:
+    """Return the expected calibration error of s(margin): mean distance of probability and share, by bin."""
+    bins: dict[int, list[tuple[float, float]]] = defaultdict(list)
+    for margin, preference in margins:
+        # Both readings of a comparison, so that the order in which it is written down says nothing.
+        for sign, share in ((1, preference), (-1, 1 - preference)):
+            said = 1 / (1 + math.exp(-max(-60.0, min(60.0, sign * margin))))
+            bins[min(int(said * BINS), BINS - 1)].append((said, share))
+    total = sum(map(len, bins.values()))
+    return sum(abs(sum(said - share for said, share in found)) for found in bins.values()) / total
+
+
+def agreement(rows: Sequence[Compared]) -> Mapping[str, float]:
+    """Return for each group how often its annotators order answers as others order the same answers.
+
+    Only rows of one prompt and with answers in common tell; {} where no prompt was ranked twice.
+    """
+    said: dict[str, list[tuple[str, str, dict[tuple[str, str], int]]]] = defaultdict(list)
+    for row in rows:
+        orders: dict[tuple[str, str], int] = {}
+        texts = (row.chosen, row.rejected) if isinstance(row, Pair) else row.answers
+        for one in comparisons(row):
+            better, worse = texts[one.better], texts[one.worse]
+            orders[min(better, worse), max(better, worse)] = 1 if better < worse else -1
+        key = repr([(turn["role"], turn["content"]) for turn in row.prompt])
+        said[key].append((str(row.extra.get("annotator", row.id)), str(row.extra.get("group", "")), orders))
+    hits: dict[str, list[bool]] = defaultdict(list)
+    for same in said.values():
+        for (who, group, ours), (other, theirs_group, theirs) in combinations(same, 2):
+            if who == other:
+                continue
+            equal = [ours[pair] == theirs[pair] for pair in ours.keys() & theirs.keys()]
+            for one in {group, theirs_group}:
+                hits[one] += equal
+    return {group: sum(found) / len(found) for group, found in hits.items() if found}
+
+
+def _right(margin: float, preference: float) -> float:
+    if margin == 0:
+        return 0.5
+    return preference if margin > 0 else 1 - preference
+
+
+def _log_loss(margin: float, preference: float) -> float:
+    def softplus(x: float) -> float:
+        return max(x, 0.0) + math.log1p(math.exp(-abs(x)))
+
+    return preference * softplus(-margin) + (1 - preference) * softplus(margin)

@@ -1,0 +1,164 @@
+"""A reward model as a judge: a sequence classifier from the hub or a folder, or one trained in the run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+
+from pydantic import Field, model_validator
+
+from alignbench.errors import ModelError
+from alignbench.judges import Judge, Models, Score
+from alignbench.method import Settings
+from alignbench.rows import Demonstration, Messages, Prompt
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class RewardModel(Judge):
+    """Reads a conversation with its answer and gives one number, unbounded: only differences mean something.
+
+    The text is in the classifier's own chat template where it has one, else the pair (prompt, answer).
+    A text longer than the classifier can read gets no score rather than that of a part of it.
+    Equal texts get equal scores, whatever they are batched with, so that equal answers tie.
+    """
+
+    trains: ClassVar[bool] = True
+
+    class Config(Settings):
+        id: str = ""
+        """A hub id or a local folder."""
+        train_on: Literal["held-out", "train"] | None = None
+        """Instead of `id`: train it on rows that no method sees, as a yardstick, or on the methods' own."""
+        share: float = Field(0.2, gt=0, lt=1)
+        """Share of the training rows that are held out for it."""
+        learning_rate: float = Field(1e-4, gt=0)
+        """Peak learning rate of its adapter, where it is trained."""
+        head_rate: float = Field(1e-3, gt=0)
+        """Peak learning rate of its head."""
+        epochs: float = Field(1.0, gt=0)
+        """Passes over its rows."""
+        revision: str | None = None
+        """Branch, tag or commit on the hub."""
+        quantization: Literal["nf4", "fp4", "int8", "none"] = "nf4"
+        """How the weights are stored."""
+        max_length: int = Field(2048, ge=2)
+        """Tokens of prompt and answer; a longer text gets no score."""
+        batch: int = Field(16, ge=1)
+        """Texts of one forward, of similar length."""
+
+        @model_validator(mode="after")
+        def _of_one_kind(self) -> Self:
+            if bool(self.id) == bool(self.train_on):
+                raise ValueError("a reward model is either trained or there already; set `id` or `train_on`")
+            return self
+
+    @property
+    def held_out(self) -> float:
+        return self.config.share if self.config.train_on == "held-out" else 0.0
+
+    @classmethod
+    def reads_with(cls, config: Any, base: str) -> str:
+        return config.id
+
+    def open(self, models: Models) -> None:
+        from alignbench.models import load_classifier
+
+        config: RewardModel.Config = self.config
+        self._known: dict[Any, float] = {}
+        if config.train_on is not None:
+            how = {name: getattr(config, name) for name in ("learning_rate", "head_rate", "epochs")}
+            self.own = models.own_reward_model(config.train_on, **how)
+            self.quality = self.own.quality
+            return
+        self.network, self.tokenizer = load_classifier(
+            config.id, revision=config.revision, quantization=config.quantization
+        )
+        settings = self.network.config
+        if settings.num_labels != 1:
+            raise ModelError(
+                f"{config.id} sorts into {settings.num_labels} classes; a reward model has one output",
+                "name a sequence classifier with num_labels 1",
+            )
+        # Tokenizers without a limit of their own state one of 1e30.
+        limits = config.max_length, self.tokenizer.model_max_length, _context(settings)
+        self.max_length = min(limit for limit in limits if limit)
+
+    def score(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> list[Score]:
+        if self.config.train_on is not None:
+            return self._score_own(prompts, answers)
+        texts = [self._encode(prompt, answer) for prompt, answer in zip(prompts, answers, strict=True)]
+        keys = [tuple(text["input_ids"]) for text in texts]
+        unread = {
+            key: text
+            for key, text in zip(keys, texts, strict=True)
+            if key not in self._known and len(key) <= self.max_length
+        }
+        by_length = sorted(unread, key=lambda key: (len(key), key))
+        for start in range(0, len(by_length), self.config.batch):
+            batch = by_length[start : start + self.config.batch]
+            self._known.update(zip(batch, self._read([unread[key] for key in batch]), strict=True))
+        return [Score(self._known.get(key)) for key in keys]
+
+    def _score_own(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> list[Score]:
+        from alignbench.data.tokens import ending, tokenise
+
+        tokenizer = self.own.adapter.base.tokenizer
+        rows = [
+            Demonstration(id=str(place), prompt=prompt.prompt, response=answer)
+            for place, (prompt, answer) in enumerate(zip(prompts, answers, strict=True))
+        ]
+        made = tokenise(rows, tokenizer, ending(tokenizer))
+        keys = [row.sequences()[0] if isinstance(row, Demonstration) else None for row in made]
+        unread = [key for key in dict.fromkeys(keys) if key is not None and key not in self._known]
+        self._known.update(zip(unread, self.own.score(unread).tolist(), strict=True))
+        return [Score(None if key is None else self._known[key]) for key in keys]
+
+    def _encode(self, prompt: Prompt, answer: str) -> Mapping[str, list[int]]:
+        from jinja2 import TemplateError
+
+        if not self.tokenizer.chat_template:
+            return self.tokenizer(_plain(prompt.prompt), answer)
+        conversation = [*map(dict, prompt.prompt), {"role": "assistant", "content": answer}]
+        try:
+            encoded: Any = self.tokenizer.apply_chat_template(conversation, return_dict=True)
+        except TemplateError as error:
+            raise ModelError(
+                f"the chat template of {self.config.id} refuses row {prompt.id}: {error}",
+                "name a reward model made for such conversations",
+            ) from error
+        return encoded
+
+    def _read(self, texts: Sequence[Mapping[str, list[int]]]) -> list[float]:
+        import torch
+
+        # A decoder reads its score at the last token that is not padding, which it knows by the token's id:
+        # one too early where the end-of-sequence token pads and ends the text. Then another token pads.
+        ends = {text["input_ids"][-1] for text in texts}
+        pad: Any = next(id for id in (self.tokenizer.pad_token_id, *range(len(ends) + 1)) if id not in ends)
+        self.network.config.get_text_config().pad_token_id = pad
+
+        def padded(name: str, value: int) -> Tensor:
+            # On the right, where a causal model needs no position ids to be right.
+            width = max(len(text[name]) for text in texts)
+            rows = [[*text[name], *[value] * (width - len(text[name]))] for text in texts]
+            return torch.tensor(rows, device=self.network.device)
+
+        inputs = {"input_ids": padded("input_ids", pad), "attention_mask": padded("attention_mask", 0)}
+        # Many tokenizers state token types to models that have none.
+        if "token_type_ids" in texts[0] and getattr(self.network.config, "type_vocab_size", 0) > 1:
+            inputs["token_type_ids"] = padded("token_type_ids", 0)
+        with torch.inference_mode():
+            return self.network(**inputs).logits[:, 0].float().tolist()
+
+
+def _plain(prompt: Messages) -> str:
+    """A single turn is its text; several turns name their speakers."""
+    if len(prompt) == 1:
+        return prompt[0]["content"]
+    return "\n".join(f"{message['role'].capitalize()}: {message['content']}" for message in prompt)
+
+
+def _context(config: Any) -> int | None:
+    return getattr(config.get_text_config(), "max_position_embeddings", None)

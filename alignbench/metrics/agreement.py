@@ -1,0 +1,71 @@
+"""How far the judges of a run agree with the first of them about the same two answers."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import numpy as np
+
+from alignbench.metrics import Cell, Evidence, Measure, Metric, Missing, Need, by_prompt
+from alignbench.metrics.fits import NoFitError, kappa
+from alignbench.recipe import BASE
+
+
+class Agreement(Metric):
+    """`agreement`, the share of prompts on which a judge says the same as the first judge of the label's
+    answer against base's (better, equal or worse), and `agreement.kappa`, what is left of it beyond chance:
+    (p_o - p_e) / (1 - p_e) (Cohen 1960)."""
+
+    needs: ClassVar[frozenset[Need]] = frozenset({"samples", "judge"})
+
+    def measure(self, evidence: Evidence) -> list[Measure | Missing]:
+        judges = list(evidence.judges)
+        if len(judges) < 2:
+            reason = "the recipe names fewer than two judges"
+            return [
+                Missing(metric=name, **cell._asdict(), reason=reason)
+                for cell in evidence.cells
+                for name in ("agreement", "agreement.kappa")
+            ]
+        return [
+            found
+            for judge in judges[1:]
+            for cell in evidence.cells
+            for found in _of(evidence, judges[0], judge, cell)
+        ]
+
+
+def _of(evidence: Evidence, first: str, judge: str, cell: Cell) -> list[Measure | Missing]:
+    base = Cell(BASE, cell.seed)
+    columns: dict[str, dict[str, float] | str] = {}
+    if cell == base:
+        columns = dict.fromkeys(("agreement", "agreement.kappa"), "base is what the others are held against")
+    elif base not in evidence.cells:
+        columns = dict.fromkeys(("agreement", "agreement.kappa"), "base has no samples at this seed")
+    else:
+        one, two = (
+            by_prompt(evidence.samples(cell), evidence.compare(name, cell, base)) for name in (first, judge)
+        )
+        both = [prompt for prompt in one if prompt in two]
+        a, b = (np.sign(np.array([said[prompt] - 0.5 for prompt in both])) for said in (one, two))
+        columns["agreement"] = dict(zip(both, (a == b).astype(float).tolist(), strict=True))
+        try:
+            if not both:
+                raise NoFitError("one of both always abstains")
+            columns["agreement.kappa"] = dict(zip(both, kappa(a, b).tolist(), strict=True))
+        except NoFitError as reason:
+            columns["agreement.kappa"] = str(reason)
+    return [
+        Missing(metric=name, **cell._asdict(), judge=judge, reason=str(values or "no common verdict"))
+        if isinstance(values, str) or not values
+        else Measure(
+            metric=name,
+            **cell._asdict(),
+            judge=judge,
+            unit="share" if name == "agreement" else "kappa",
+            higher_is_better=True,
+            values=values,
+            description=f"how {judge} and {first} agree about the label's answers against base's",
+        )
+        for name, values in columns.items()
+    ]

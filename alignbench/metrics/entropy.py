@@ -1,0 +1,76 @@
+"""How open a policy's next word is along its own answers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+import numpy as np
+
+from alignbench.metrics import Evidence, Measure, Metric, Missing, Need, Picture, by_prompt, histograms
+
+POSITIONS = ((1, 1), (2, 4), (5, 8), (9, 16), (17, 32), (33, None))
+"""Places in an answer, from 1, that are averaged together: `entropy.2-4`."""
+BITS = float(np.log2(np.e))
+
+
+class Entropy(Metric):
+    """`entropy`: the mean entropy, in bits, of the next-token distribution at temperature 1 over the whole
+    vocabulary, teacher-forced along the policy's own samples; `entropy.1`, `entropy.2-4` and so on by place.
+
+    Comparable only between policies of one tokenizer. A low value with long answers is not the same as a low
+    value with short ones: the last token of an answer is nearly certain.
+    """
+
+    needs: ClassVar[frozenset[Need]] = frozenset({"samples", "logprobs", "entropy"})
+
+    def measure(self, evidence: Evidence) -> list[Measure | Missing]:
+        found: list[Measure | Missing] = []
+        for cell in evidence.cells:
+            scored = evidence.logprobs(cell, under="self")
+            entropies = None if scored is None else [one.entropy for one in scored]
+            for name, first, last in (
+                ("entropy", 1, None),
+                *((f"entropy.{_name(first, last)}", first, last) for first, last in POSITIONS),
+            ):
+                if entropies is None:
+                    reason = "the policy gives no log-probabilities"
+                    found.append(Missing(metric=name, **cell._asdict(), reason=reason))
+                    continue
+                parts = [
+                    None if one is None else one[first - 1 : last].astype(np.float64) * BITS
+                    for one in entropies
+                ]
+                means = [float(one.mean()) if one is not None and one.size else None for one in parts]
+                values = by_prompt(evidence.samples(cell), means)
+                found.append(
+                    Measure(
+                        metric=name,
+                        **cell._asdict(),
+                        unit="bits",
+                        values=values,
+                        description="of the next token, along the policy's own answers",
+                    )
+                    if values
+                    else Missing(metric=name, **cell._asdict(), reason="no answer is that long")
+                )
+        return found
+
+    def pictures(self, evidence: Evidence) -> Sequence[Picture]:
+        found: dict[str, list[np.ndarray]] = {}
+        for cell in evidence.cells:
+            for one in evidence.logprobs(cell, under="self") or ():
+                if one.entropy is not None and len(one.entropy):
+                    found.setdefault(cell.label, []).append(one.entropy.astype(np.float64) * BITS)
+        every = {label: np.concatenate(parts) for label, parts in found.items()}
+        if not every:
+            return ()
+        top = float(np.ceil(max(np.quantile(ones, 0.999) for ones in every.values()))) or 1.0
+        edges, shares = histograms(every, (0.0, top))
+        said = "How open the next word is: mass at the left is certainty; a collapsed policy stands there."
+        title = "entropy of the next token, bits"
+        return (Picture(kind="histogram", title=title, description=said, data=shares, edges=edges),)
+
+
+def _name(first: int, last: int | None) -> str:
+    return f"{first}+" if last is None else str(first) if first == last else f"{first}-{last}"

@@ -1,0 +1,100 @@
+"""Numbers that are fitted to all prompts at once, given as one value per prompt: their mean is the fit.
+
+A fit's influence function says how far each prompt moves it. Fit plus influence is a value per prompt whose
+mean is the fit and whose spread is the fit's sandwich variance, so that the two estimands of
+`alignbench.stats` hold for a fit as they hold for a mean.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+
+
+class NoFitError(ValueError):
+    """A fit that has no finite solution; the message is the reason to print in the cell."""
+
+
+def ratio(numerators: Array, denominators: Array) -> Array:
+    """Return values [N] whose mean is sum(numerators) / sum(denominators)."""
+    whole = numerators.sum() / denominators.sum()
+    return whole + (numerators - whole * denominators) / denominators.mean()
+
+
+def share_at_equal_length(wins: Array, lengths: Array) -> Array:
+    """Return values [N] whose mean is the win rate that a logistic regression gives at equal length.
+
+    `wins` [N] are shares in [0, 1], `lengths` [N] a measure of how much longer the first answer is: 0 where
+    equal, and of opposite sign where the answers change places. Law: where all lengths are 0 the values are
+    `wins`. Raises NoFitError where length alone decides who wins.
+    """
+    if not lengths.any() or wins.sum() in (0, len(wins)):
+        return wins.astype(np.float64)
+    design = np.stack([np.ones_like(lengths), lengths], axis=1)
+    weights, residuals, information = _newton(design, wins, "length alone decides who wins")
+    share = 1 / (1 + np.exp(-weights[0]))
+    influence = len(wins) * np.linalg.solve(information, (design * residuals[:, None]).T)[0]
+    return share + share * (1 - share) * influence
+
+
+def strengths(wins: Array) -> Array:
+    """Return Bradley-Terry strengths [N, K] of K players, the first at 0; their mean over N is the fit.
+
+    `wins` [N, K, K] holds the share of wins of player i over player j at prompt n, nan where they did not
+    meet. Maximises the sum of wins_ij log sigma(s_i - s_j). Raises NoFitError where some players never lose
+    to the others: their strength has no bound (Ford 1957).
+    """
+    from scipy.sparse.csgraph import connected_components
+
+    count, players, _ = wins.shape
+    total = np.nansum(wins, axis=0)
+    if connected_components(total > 0, directed=True, connection="strong")[0] > 1:
+        raise NoFitError("some label wins every time: its strength has no bound")
+    rows, columns = np.tril_indices(players, -1)
+    place, pair = np.nonzero(np.isfinite(wins[:, rows, columns]))
+    one, other = rows[pair], columns[pair]
+    design = np.zeros((len(place), players))
+    design[np.arange(len(place)), one] = 1
+    design[np.arange(len(place)), other] = -1
+    design = design[:, 1:]
+    weights, residuals, information = _newton(design, wins[place, one, other], "")
+    scores = np.zeros((count, players - 1))
+    np.add.at(scores, place, design * residuals[:, None])
+    found = np.zeros((count, players))
+    found[:, 1:] = weights + count * np.linalg.solve(information, scores.T).T
+    return found
+
+
+def kappa(a: Array, b: Array) -> Array:
+    """Return values [N] whose mean is Cohen's kappa of two raters' classes `a` and `b`, each [N].
+
+    Raises NoFitError where both always say the same one thing: chance alone would agree.
+    """
+    classes = np.union1d(a, b)
+    mine, theirs = (side[:, None] == classes for side in (a, b))
+    p, q = mine.mean(axis=0), theirs.mean(axis=0)
+    equal, chance = a == b, float(p @ q)
+    if chance == 1:
+        raise NoFitError("both always say the same")
+    moved = mine @ q + theirs @ p - 2 * chance
+    rate = equal.mean()
+    value = 1 - (1 - rate) / (1 - chance)
+    return value + (equal - rate) / (1 - chance) - (1 - rate) / (1 - chance) ** 2 * moved
+
+
+def _newton(design: Array, shares: Array, unbounded: str) -> tuple[Array, Array, Array]:
+    """Fit a logistic regression of `shares` in [0, 1]; return weights, residuals and Fisher information."""
+    weights = np.zeros(design.shape[1])
+    for _ in range(100):
+        expected = 1 / (1 + np.exp(-design @ weights))
+        residuals = shares - expected
+        information = (design * (expected * (1 - expected))[:, None]).T @ design
+        if np.linalg.cond(information) > 1e12:
+            break
+        step = np.linalg.solve(information, design.T @ residuals)
+        weights = weights + step / max(1.0, float(np.abs(step).max()))
+        if np.abs(step).max() < 1e-12:
+            return weights, residuals, information
+    raise NoFitError(unbounded or "the fit does not converge")

@@ -1,0 +1,73 @@
+"""How far a policy has moved from the base and from its start, in nats per response."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from alignbench.method import Sampling, TokenScores
+from alignbench.metrics import Evidence, Measure, Metric, Missing, Need, Under, by_prompt
+
+OTHERS: tuple[Under, ...] = ("base", "start")
+
+
+class KL(Metric):
+    """KL(policy || other) per response, estimated on the policy's own samples: `kl.base` and `kl.start`.
+
+    With r_t = log policy(y_t) - log other(y_t), `kl.base` is the mean over responses of sum_t r_t (k1:
+    unbiased, may fall below zero), and `kl.base.k3` that of sum_t (exp(-r_t) - 1 + r_t): unbiased too and
+    never below zero (Schulman 2020, "Approximating KL Divergence"). Two that disagree ask for more samples.
+    """
+
+    needs: ClassVar[frozenset[Need]] = frozenset({"samples", "logprobs"})
+
+    def measure(self, evidence: Evidence) -> list[Measure | Missing]:
+        description = _description(evidence.sampling)
+        found: list[Measure | Missing] = []
+        for cell in evidence.cells:
+            own = evidence.logprobs(cell, under="self")
+            for under in OTHERS:
+                other = None if own is None else evidence.logprobs(cell, under=under)
+                for name, estimate in (f"kl.{under}", k1), (f"kl.{under}.k3", k3):
+                    if own is None or other is None:
+                        whose = "the policy" if own is None else f"its {under}"
+                        reason = f"{whose} gives no log-probabilities"
+                        found.append(Missing(metric=name, **cell._asdict(), reason=reason))
+                        continue
+                    found.append(
+                        Measure(
+                            metric=name,
+                            **cell._asdict(),
+                            unit="nats",
+                            values=by_prompt(evidence.samples(cell), estimate(own, other)),
+                            description=description,
+                        )
+                    )
+        return found
+
+
+def k1(own: Sequence[TokenScores], other: Sequence[TokenScores]) -> list[float]:
+    """Return each response's summed log-ratio, in nats."""
+    return [float(ratio.sum()) for ratio in _log_ratios(own, other)]
+
+
+def k3(own: Sequence[TokenScores], other: Sequence[TokenScores]) -> list[float]:
+    """Return each response's sum of exp(-r) - 1 + r, in nats; every term is zero or more."""
+    return [float((np.expm1(-ratio) + ratio).sum()) for ratio in _log_ratios(own, other)]
+
+
+def _log_ratios(own: Sequence[TokenScores], other: Sequence[TokenScores]) -> list[NDArray[np.float64]]:
+    pairs = zip(own, other, strict=True)
+    return [p.logps.astype(np.float64) - q.logps.astype(np.float64) for p, q in pairs]
+
+
+def _description(sampling: Sampling) -> str:
+    if sampling.temperature == 1 and sampling.top_k == 0 and sampling.top_p == 1:
+        return "sampled at temperature 1 over the whole vocabulary, per response"
+    return (
+        "the mean log-ratio of these answers, and no divergence: they were not drawn at temperature 1 "
+        "over the whole vocabulary"
+    )

@@ -1,0 +1,107 @@
+"""How often a judge prefers one label's answer to another's, once both are equally long."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import ClassVar
+
+import numpy as np
+
+from alignbench.metrics import (
+    NO_JUDGE,
+    Cell,
+    Difference,
+    Evidence,
+    Measure,
+    Metric,
+    Missing,
+    Need,
+    by_prompt,
+    matches,
+)
+from alignbench.metrics.fits import NoFitError, share_at_equal_length
+from alignbench.recipe import BASE
+
+NAME = "win_rate.length_controlled"
+
+
+class LengthControlled(Metric):
+    """`win_rate.length_controlled`: a logistic regression of the wins on the log ratio of both lengths in
+    characters, read where the ratio is one (after Lee et al. 2023, appendix J, and Dubois et al. 2024).
+
+    Where all answers are equally long it is the win rate itself.
+    """
+
+    needs: ClassVar[frozenset[Need]] = frozenset({"samples", "judge"})
+
+    def measure(self, evidence: Evidence) -> list[Measure | Missing]:
+        if not evidence.judges:
+            return [Missing(metric=NAME, **cell._asdict(), reason=NO_JUDGE) for cell in evidence.cells]
+        return [
+            self._against_base(evidence, judge, cell) for judge in evidence.judges for cell in evidence.cells
+        ]
+
+    def differences(
+        self, evidence: Evidence, measures: Iterable[Measure | Missing], a: str, b: str
+    ) -> list[Difference]:
+        found = []
+        for judge in evidence.judges:
+            for seed, against in matches(evidence.cells, a, b):
+                other = Cell(b, seed if against is None else against)
+                values, missing = _controlled(evidence, judge, Cell(a, seed), other)
+                found.append(
+                    Difference(
+                        metric=NAME,
+                        a=a,
+                        b=b,
+                        seed=seed,
+                        against=against,
+                        judge=judge,
+                        unit="share",
+                        higher_is_better=True,
+                        values={id: share - 0.5 for id, share in values.items()},
+                        missing=missing,
+                    )
+                )
+        return found
+
+    def _against_base(self, evidence: Evidence, judge: str, cell: Cell) -> Measure | Missing:
+        base, values = Cell(BASE, cell.seed), {}
+        if cell == base:
+            reason = "base is what the others are held against"
+        elif base not in evidence.cells:
+            reason = "base has no samples at this seed"
+        else:
+            values, reason = _controlled(evidence, judge, cell, base)
+        if not values:
+            return Missing(metric=NAME, **cell._asdict(), judge=judge, reason=reason)
+        return Measure(
+            metric=NAME,
+            **cell._asdict(),
+            judge=judge,
+            unit="share",
+            higher_is_better=True,
+            values=values,
+            description=f"how often {judge} would prefer the answer to base's if both were equally long",
+        )
+
+
+def _controlled(evidence: Evidence, judge: str, a: Cell, b: Cell) -> tuple[dict[str, float], str]:
+    """Values per prompt, or none and the reason."""
+    ours, theirs = evidence.samples(a), evidence.samples(b)
+    ratios = [
+        math.log((1 + len(one.text)) / (1 + len(two.text))) for one, two in zip(ours, theirs, strict=True)
+    ]
+    judged = evidence.compare(judge, a, b)
+    wins = by_prompt(ours, judged)
+    longer = by_prompt(ours, [r if w is not None else None for r, w in zip(ratios, judged, strict=True)])
+    if not wins:
+        return {}, f"{judge} abstained on every prompt"
+    try:
+        values = share_at_equal_length(
+            np.array(list(wins.values())), np.array([longer[prompt] for prompt in wins])
+        )
+    except NoFitError as reason:
+        return {}, str(reason)
+    return dict(zip(wins, values.tolist(), strict=True)), ""

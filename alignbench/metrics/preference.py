@@ -1,0 +1,46 @@
+"""What a policy says about held-out pairs: how likely it makes the chosen and the rejected answers."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import numpy as np
+
+from alignbench.metrics import Evidence, Measure, Metric, Missing, Need
+
+
+class Preference(Metric):
+    """`preference.chosen` and `preference.rejected`, the log-probability of a whole answer, and
+    `preference.accuracy`, the share of pairs whose chosen answer is the likelier one."""
+
+    needs: ClassVar[frozenset[Need]] = frozenset({"pairs"})
+
+    def measure(self, evidence: Evidence) -> list[Measure | Missing]:
+        found: list[Measure | Missing] = []
+        for cell in evidence.cells:
+            pairs = evidence.preference_logprobs(cell)
+            columns = (
+                ("chosen", "nats", None, [pair.chosen for pair in pairs or ()]),
+                ("rejected", "nats", None, [pair.rejected for pair in pairs or ()]),
+                ("accuracy", "share", True, [_prefers(pair.chosen - pair.rejected) for pair in pairs or ()]),
+            )
+            for name, unit, higher_is_better, column in columns:
+                if not pairs:
+                    reason = "the policy gives no log-probabilities" if pairs is None else "no held-out pairs"
+                    found.append(Missing(metric=f"preference.{name}", **cell._asdict(), reason=reason))
+                    continue
+                found.append(
+                    Measure(
+                        metric=f"preference.{name}",
+                        **cell._asdict(),
+                        unit=unit,
+                        higher_is_better=higher_is_better,
+                        values=dict(zip((pair.row_id for pair in pairs), column, strict=True)),
+                        description="on held-out pairs, by the log-probability of the whole answer",
+                    )
+                )
+        return found
+
+
+def _prefers(margin: float) -> float:
+    return float(np.heaviside(margin, 0.5))

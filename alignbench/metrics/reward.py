@@ -1,0 +1,42 @@
+"""What each judge's score says: the mean reward, and its named parts."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from alignbench.metrics import NO_JUDGE, Evidence, Measure, Metric, Missing, Need, by_prompt
+
+
+class Reward(Metric):
+    """The score of each judge, as `reward`, with the judge's parts as `reward.helpful` and the like."""
+
+    needs: ClassVar[frozenset[Need]] = frozenset({"samples", "judge"})
+
+    def measure(self, evidence: Evidence) -> list[Measure | Missing]:
+        if not evidence.judges:
+            return [Missing(metric="reward", **cell._asdict(), reason=NO_JUDGE) for cell in evidence.cells]
+        found: list[Measure | Missing] = []
+        for judge in evidence.judges:
+            for cell in evidence.cells:
+                scores = evidence.scores(judge, cell)
+                columns = {"reward": [score.value for score in scores]}
+                for part in dict.fromkeys(part for score in scores for part in score.parts):
+                    columns[f"reward.{part}"] = [score.parts.get(part) for score in scores]
+                for name, column in columns.items():
+                    values = by_prompt(evidence.samples(cell), column)
+                    if not values:
+                        reason = f"{judge} gives no score"
+                        found.append(Missing(metric=name, **cell._asdict(), judge=judge, reason=reason))
+                        continue
+                    found.append(
+                        Measure(
+                            metric=name,
+                            **cell._asdict(),
+                            judge=judge,
+                            unit="score",
+                            higher_is_better=True,
+                            values=values,
+                            description=f"what {judge} gives an answer, on the prompts that it scores",
+                        )
+                    )
+        return found

@@ -1,0 +1,85 @@
+"""How often a judge prefers one label's answer to another's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import ClassVar
+
+from alignbench.metrics import (
+    NO_JUDGE,
+    Cell,
+    Difference,
+    Evidence,
+    Measure,
+    Metric,
+    Missing,
+    Need,
+    by_prompt,
+    matches,
+)
+from alignbench.recipe import BASE
+
+
+class WinRate(Metric):
+    """The share of prompts on which a judge prefers the label's answer to base's, ties counting half.
+
+    Any two labels are compared directly, answer against answer, not through base: their difference is the
+    win rate of the first over the second, minus one half.
+    """
+
+    needs: ClassVar[frozenset[Need]] = frozenset({"samples", "judge"})
+
+    def measure(self, evidence: Evidence) -> list[Measure | Missing]:
+        if not evidence.judges:
+            return [Missing(metric="win_rate", **cell._asdict(), reason=NO_JUDGE) for cell in evidence.cells]
+        return [
+            self._against_base(evidence, judge, cell) for judge in evidence.judges for cell in evidence.cells
+        ]
+
+    def differences(
+        self, evidence: Evidence, measures: Iterable[Measure | Missing], a: str, b: str
+    ) -> list[Difference]:
+        return [
+            Difference(
+                metric="win_rate",
+                a=a,
+                b=b,
+                seed=seed,
+                against=against,
+                judge=judge,
+                unit="share",
+                higher_is_better=True,
+                values={
+                    id: share - 0.5
+                    for id, share in _wins(
+                        evidence, judge, Cell(a, seed), Cell(b, seed if against is None else against)
+                    ).items()
+                },
+            )
+            for judge in evidence.judges
+            for seed, against in matches(evidence.cells, a, b)
+        ]
+
+    def _against_base(self, evidence: Evidence, judge: str, cell: Cell) -> Measure | Missing:
+        base, wins = Cell(BASE, cell.seed), {}
+        if cell == base:
+            reason = "base is what the others are held against"
+        elif base not in evidence.cells:
+            reason = "base has no samples at this seed"
+        else:
+            reason, wins = f"{judge} abstained on every prompt", _wins(evidence, judge, cell, base)
+        if not wins:
+            return Missing(metric="win_rate", **cell._asdict(), judge=judge, reason=reason)
+        return Measure(
+            metric="win_rate",
+            **cell._asdict(),
+            judge=judge,
+            unit="share",
+            higher_is_better=True,
+            values=wins,
+            description=f"how often {judge} prefers the answer to base's; ties count half",
+        )
+
+
+def _wins(evidence: Evidence, judge: str, a: Cell, b: Cell) -> dict[str, float]:
+    return by_prompt(evidence.samples(a), evidence.compare(judge, a, b))

@@ -1,0 +1,73 @@
+"""Which words the answers to open questions use, and how unevenly."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import ClassVar
+
+from alignbench.metrics import Evidence, Measure, Metric, Missing, Need, Picture, Request
+from alignbench.metrics.diversity import entropy, top_share
+from alignbench.metrics.open_prompts import OpenPrompts, answers, segmenter, words
+
+SHOWN = 12
+"""Words in the picture of each label."""
+
+
+class Words(Metric):
+    """The word cloud as numbers, for each open question: `words.entropy` of the word frequencies in bits,
+    `words.effective`, 2 to its power, `words.different`, and `words.top_share` of the commonest word."""
+
+    needs: ClassVar[frozenset[Need]] = frozenset({"generations"})
+
+    class Config(OpenPrompts):
+        """What is asked, and in which language."""
+
+        language: str = "en"
+        """Of the answers, as an ISO 639 code: how they are cut into words."""
+
+    def requests(self, root: Path) -> Sequence[Request]:
+        return (self.config.request(),)
+
+    def measure(self, evidence: Evidence) -> list[Measure | Missing]:
+        request = self.config.request()
+        how = f"of {request.samples} answers to each question, cut {segmenter(self.config.language)}"
+        found: list[Measure | Missing] = []
+        for cell in evidence.cells:
+            said = {
+                id: [word for text in texts for word in words(text, self.config.language)]
+                for id, texts in answers(evidence, cell, request).items()
+            }
+            said = {id: every for id, every in said.items() if every}
+            entropies = {id: entropy(every) for id, every in said.items()}
+            columns = (
+                ("entropy", "bits", entropies),
+                ("effective", "words", {id: 2**value for id, value in entropies.items()}),
+                ("different", "words", {id: float(len(set(every))) for id, every in said.items()}),
+                ("top_share", "share", {id: top_share(every) for id, every in said.items()}),
+            )
+            found += [
+                Measure(metric=f"words.{name}", **cell._asdict(), unit=unit, values=values, description=how)
+                if values
+                else Missing(metric=f"words.{name}", **cell._asdict(), reason="no words at all")
+                for name, unit, values in columns
+            ]
+        return found
+
+    def pictures(self, evidence: Evidence) -> Sequence[Picture]:
+        request = self.config.request()
+        counts: dict[str, Counter[str]] = {}
+        for cell in evidence.cells:
+            mine = counts.setdefault(cell.label, Counter())
+            for texts in answers(evidence, cell, request).values():
+                mine.update(word for text in texts for word in words(text, self.config.language))
+        data = {
+            label: {word: round(n / mine.total(), 4) for word, n in mine.most_common(SHOWN)}
+            for label, mine in counts.items()
+            if mine
+        }
+        said = f"The commonest words of {request.samples} answers to each open question."
+        return (
+            (Picture(kind="words", title="share of all words", description=said, data=data),) if data else ()
+        )

@@ -1,0 +1,48 @@
+"""Models: a 4-bit base with adapters on it, its answers and its log-probabilities. Imports no torch."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence as Many
+from importlib import import_module
+from typing import TYPE_CHECKING, ClassVar
+
+from alignbench.method import API, Answer, Sampling
+from alignbench.rows import Prompt
+
+if TYPE_CHECKING:
+    from alignbench.models.base import Base, ModelPolicy
+    from alignbench.models.forest import Forest, Query, Reply, Tree
+    from alignbench.models.loading import load_base, load_classifier
+
+_HOMES = {
+    "base": ("Base", "ModelPolicy"),
+    "forest": ("Forest", "Query", "Reply", "Tree"),
+    "loading": ("load_base", "load_classifier"),
+}
+_WHERE = {name: module for module, names in _HOMES.items() for name in names}
+__all__ = [
+    "Base", "Forest", "Generator", "ModelPolicy", "Query", "Reply", "Tree", "load_base", "load_classifier",
+]  # fmt: skip
+
+
+class Generator(ABC):
+    """A way of drawing answers from a model; the plugins of the group `alignbench.generators`."""
+
+    api: ClassVar[int] = API
+
+    @abstractmethod
+    def generate(
+        self, policy: ModelPolicy, prompts: Many[Prompt], sampling: Sampling, key: int, *, samples: int = 1
+    ) -> list[Answer]:
+        """Answer each prompt `samples` times: prompt by prompt, sample by sample.
+
+        Every prompt has its token ids. Law: the noise is keyed by (key, prompt id, sample, position), so that
+        in float32 an answer does not depend on the other prompts, their order or their number.
+        """
+
+
+def __getattr__(name: str) -> object:
+    if name not in _WHERE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_WHERE[name]}"), name)

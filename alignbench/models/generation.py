@@ -1,0 +1,240 @@
+"""Answers: batched decoding in which every answer is drawn with its own noise, whoever shares the batch."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Sequence as Many
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from alignbench.method import Answer, Sampling
+from alignbench.models import Generator
+from alignbench.rows import Prompt
+
+if TYPE_CHECKING:
+    from alignbench.models.base import Base, ModelPolicy
+
+ROWS = {"cpu": 256, "cuda": 256}
+"""Answers drawn side by side at most."""
+
+CACHE = {"cpu": 1 << 29, "cuda": 1 << 34}
+"""Bytes of keys and values of one batch at most."""
+
+STAY = 7 / 8
+"""Share of a batch at which those that have ended are taken out of it: moving the others costs a copy."""
+
+CLOSE = 5e-4
+"""Two candidates whose perturbed logits are closer than this are a tie, which the batch's rounding may have
+decided: in float32 the row is then computed again, alone. That rounding is some 1e-5."""
+
+
+def _batch_size(base: Base, length: int) -> int:
+    """How many answers of `length` tokens, their prompts included, are drawn side by side."""
+    config = base.model.config.get_text_config()
+    heads = config.num_attention_heads
+    size = getattr(config, "head_dim", None) or config.hidden_size // heads
+    per_token = 2 * config.num_hidden_layers * (getattr(config, "num_key_value_heads", None) or heads) * size
+    fit = CACHE[base.device.type] // (per_token * base.dtype.itemsize * length)
+    return max(1, min(ROWS[base.device.type], fit))
+
+
+@dataclass
+class _Row:
+    """One answer under way."""
+
+    place: int
+    prompt: Prompt
+    sample: int
+    noise: int
+    ids: list[int] = field(default_factory=list)
+    forwards: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    finished: bool = False
+
+
+class TransformersGenerator(Generator):
+    """Decoding with transformers' own forward and a key-value cache, on any device."""
+
+    def generate(
+        self, policy: ModelPolicy, prompts: Many[Prompt], sampling: Sampling, key: int, *, samples: int = 1
+    ) -> list[Answer]:
+        base = policy.base
+        rows = [
+            _Row(place * samples + sample, prompt, sample, noise_key(key, prompt.id, sample))
+            for place, prompt in enumerate(prompts)
+            for sample in range(samples)
+        ]
+        order = sorted(rows, key=lambda row: (-len(row.prompt.prompt_ids), row.place))
+        base.model.eval()
+        with torch.no_grad(), base.using(policy), base.arithmetic():
+            while order:
+                size = _batch_size(base, len(order[0].prompt.prompt_ids) + sampling.max_new_tokens)
+                _decode(base, order[:size], sampling)
+                order = order[size:]
+        return [
+            Answer(
+                prompt_id=row.prompt.id,
+                text=str(base.tokenizer.decode(row.ids, skip_special_tokens=True)),
+                ids=tuple(row.ids),
+                finished=row.finished,
+                sample=row.sample,
+                forwards=row.forwards,
+                tokens=row.tokens,
+                seconds=row.seconds,
+            )
+            for row in rows
+        ]
+
+
+def _decode(base: Base, rows: list[_Row], sampling: Sampling) -> None:
+    """Draw the answers of one batch, token by token, all rows in step; rows that have ended leave it."""
+    from transformers import DynamicCache
+
+    stops = stop_ids(base)
+    prompts = [row.prompt.prompt_ids for row in rows]
+    cache = DynamicCache(config=base.model.config)
+    ids, mask = base.pad(prompts, "left")
+    for position in range(sampling.max_new_tokens):
+        started = time.perf_counter()
+        hidden = base.hidden(ids, mask, past_key_values=cache, use_cache=True)
+        logits = base.logits(hidden[:, -1])
+        tokens = _draw(base, logits, rows, sampling, position)
+        at_work = [row for row in rows if not row.finished]
+        for row, token in zip(rows, tokens, strict=True):
+            if not row.finished:
+                row.forwards += 1
+                row.tokens += 1 if position else len(row.prompt.prompt_ids)
+                row.ids.append(token)
+                row.finished = token in stops
+        alive = [place for place, row in enumerate(rows) if not row.finished]
+        if len(alive) <= len(rows) * STAY:
+            index = torch.tensor(alive, device=base.device, dtype=torch.long)
+            cache.batch_select_indices(index)
+            mask, rows, tokens = (
+                mask[index],
+                [rows[place] for place in alive],
+                [tokens[place] for place in alive],
+            )
+        ids = torch.tensor(tokens, device=base.device)[:, None]
+        mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
+        share = (time.perf_counter() - started) / len(at_work)
+        for row in at_work:
+            row.seconds += share
+        if not alive:
+            return
+
+
+def stop_ids(base: Base) -> frozenset[int]:
+    """Every token that ends an answer: those of the tokenizer, the model and its generation settings."""
+    found: set[int] = set()
+    for source in (base.tokenizer, base.model.config.get_text_config(), base.model.generation_config):
+        ids = getattr(source, "eos_token_id", None)
+        found |= {ids} if isinstance(ids, int) else set(ids or ())
+    return frozenset(found)
+
+
+# --- drawing ------------------------------------------------------------------------------------------------
+
+
+def _draw(base: Base, logits: Tensor, rows: list[_Row], sampling: Sampling, position: int) -> list[int]:
+    """The next token of each row, from logits [B, vocabulary]."""
+    tokens, sure = _choose(base, logits, rows, sampling, position)
+    if base.dtype != torch.float32:
+        return tokens
+    for place, row in enumerate(rows):
+        if not sure[place] and not row.finished:
+            ids, mask = base.pad([(*row.prompt.prompt_ids, *row.ids)], "left")
+            alone = base.logits(base.hidden(ids, mask)[:, -1])
+            tokens[place] = _choose(base, alone, [row], sampling, position)[0][0]
+            row.forwards += 1
+            row.tokens += ids.shape[1]
+    return tokens
+
+
+def _choose(
+    base: Base, logits: Tensor, rows: list[_Row], sampling: Sampling, position: int
+) -> tuple[list[int], list[bool]]:
+    """The likeliest perturbed token of each row, and whether the choice is wider than rounding."""
+    logits = logits[:, : base.vocabulary]
+    if sampling.temperature == 0:
+        top = logits.topk(min(2, logits.shape[1]), dim=-1)
+        return top.indices[:, 0].tolist(), (top.values[:, 0] - top.values[:, -1] > CLOSE).tolist()
+    logits = logits / sampling.temperature
+    keys = torch.tensor([row.noise for row in rows], device=logits.device)
+    perturbed = logits + gumbel(keys, position, logits.shape[1])
+    loose = perturbed.masked_fill(~_kept(logits, sampling, CLOSE), -torch.inf)
+    top = loose.topk(min(2, loose.shape[1]), dim=-1)
+    chosen, sure = top.indices[:, 0], top.values[:, 0] - top.values[:, -1] > CLOSE
+    if sampling.top_k or sampling.top_p < 1:
+        tight = perturbed.masked_fill(~_kept(logits, sampling, -CLOSE), -torch.inf).argmax(-1)
+        exact = perturbed.masked_fill(~_kept(logits, sampling, 0.0), -torch.inf).argmax(-1)
+        sure &= tight == chosen
+        chosen = exact
+    return chosen.tolist(), sure.tolist()
+
+
+def _kept(logits: Tensor, sampling: Sampling, slack: float) -> Tensor:
+    """Mask [B, V] of the tokens that top-k and top-p leave, with both borders moved outwards by `slack`."""
+    kept = torch.ones_like(logits, dtype=torch.bool)
+    if 0 < sampling.top_k < logits.shape[1]:
+        least = logits.topk(sampling.top_k, dim=-1).values[:, -1:]
+        kept &= logits >= least - slack
+    if sampling.top_p < 1:
+        probabilities = logits.masked_fill(~kept, -torch.inf).softmax(-1)
+        ranked, order = probabilities.sort(dim=-1, descending=True, stable=True)
+        before = ranked.cumsum(-1) - ranked
+        inside = before < sampling.top_p + slack
+        inside[:, 0] = True
+        kept &= torch.zeros_like(kept).scatter(1, order, inside)
+    return kept
+
+
+# --- noise --------------------------------------------------------------------------------------------------
+
+
+def noise_key(key: int, prompt_id: str, sample: int) -> int:
+    """The 63-bit key of one answer's noise."""
+    digest = hashlib.blake2b(f"{key}/{sample}/{prompt_id}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1
+
+
+def gumbel(keys: Tensor, position: int, size: int) -> Tensor:
+    """Return standard Gumbel noise, float32 [B, size], a pure function of (key, position, token)."""
+    return gumbel_of(keys, position, torch.arange(size, device=keys.device))
+
+
+def gumbel_of(keys: Tensor, position: int, tokens: Tensor) -> Tensor:
+    """Return the same noise for the tokens [K] or [B, K] alone, float32 [B, K].
+
+    The bits come from a counter through the finaliser of SplitMix64 (Steele, Lea, Flood 2014); the largest
+    logit plus this noise is a draw from the softmax.
+    """
+    counter = tokens * _GOLDEN
+    start = _mix(keys + _signed(position * _ODD % (1 << 64)))
+    bits = _mix(start[:, None] + counter)
+    uniform = (bits & _MASK53).to(torch.float32).mul_(2.0**-53).clamp_(2.0**-60, 1 - 2.0**-24)
+    return uniform.neg_().log1p_().neg_().log_().neg_()
+
+
+_MASK53 = (1 << 53) - 1
+
+
+def _signed(value: int) -> int:
+    return value - (1 << 64) if value >= 1 << 63 else value
+
+
+_GOLDEN = _signed(0x9E3779B97F4A7C15)
+_ODD = _signed(0xD1B54A32D192ED03)
+_FIRST, _SECOND = _signed(0xBF58476D1CE4E5B9), _signed(0x94D049BB133111EB)
+
+
+def _mix(bits: Tensor) -> Tensor:
+    """SplitMix64's finaliser on int64, whose products wrap around; shifts are made logical by a mask."""
+    bits = (bits ^ ((bits >> 30) & ((1 << 34) - 1))) * _FIRST
+    bits = (bits ^ ((bits >> 27) & ((1 << 37) - 1))) * _SECOND
+    return bits ^ ((bits >> 31) & ((1 << 33) - 1))

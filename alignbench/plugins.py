@@ -1,0 +1,200 @@
+"""What is installed, found by metadata alone; one class at a time is imported, and only when it is named."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib
+import importlib.util
+import inspect
+import re
+import sys
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from functools import cache
+from importlib.metadata import entry_points
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Literal, get_args
+
+import alignbench
+from alignbench.errors import PluginError
+from alignbench.hooks import Observers
+from alignbench.method import API, NAME
+
+Group = Literal["methods", "judges", "metrics", "data", "filters", "generators", "hooks"]
+GROUPS: tuple[Group, ...] = get_args(Group)
+
+_WORD = {
+    "methods": "method",
+    "judges": "judge",
+    "metrics": "metric",
+    "data": "data source",
+    "filters": "row filter",
+    "generators": "generator",
+    "hooks": "observer",
+}
+_BASE = {
+    "methods": "Method",
+    "judges": "Judge",
+    "metrics": "Metric",
+    "data": "Source",
+    "filters": "RowFilter",
+    "generators": "Generator",
+}
+"""The public name a class of each group must inherit; an observer is any class with hooks."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """One entry point, as its distribution's metadata tell it."""
+
+    group: Group
+    name: str
+    distribution: str
+    version: str
+    value: str
+    """`module:attribute`."""
+    rivals: tuple[Found, ...] = ()
+    """Other distributions that give the same name: a clash, which is an error once the name is used."""
+
+    def __str__(self) -> str:
+        return f"{self.distribution} {self.version}"
+
+
+def installed(group: Group) -> Mapping[str, Found]:
+    """Return what is installed in a group, by name, sorted. Law: nothing is imported."""
+    return _installed(group, tuple(sys.path))
+
+
+@cache
+def _installed(group: Group, _path: tuple[str, ...]) -> Mapping[str, Found]:
+    every: dict[str, list[Found]] = {}
+    for point in entry_points(group=f"alignbench.{group}"):
+        if point.dist is not None and re.fullmatch(NAME, point.name):
+            found = Found(group, point.name, point.dist.name, point.dist.version, point.value)
+            every.setdefault(point.name, []).append(found)
+    chosen = {}
+    for name in sorted(every):
+        first, *others = sorted(every[name], key=lambda found: (found.distribution, found.version))
+        chosen[name] = Found(first.group, name, first.distribution, first.version, first.value, tuple(others))
+    return MappingProxyType(chosen)
+
+
+def find(group: Group, name: str) -> Found:
+    """Return the one entry point that `name`, or `distribution:name`, stands for.
+
+    Raises PluginError where there is none, or where several distributions give the name.
+    """
+    known = installed(group)
+    distribution, _, short = name.rpartition(":")
+    found = known.get(short)
+    word = _WORD[group]
+    if found is None:
+        near = get_close_matches(short, known, 1)
+        said = f" Did you mean '{near[0]}'?" if near else ""
+        listed = ", ".join(known) or "none"
+        raise PluginError(f"no installed plugin provides the {word} '{name}'.{said} Installed: {listed}.")
+    every = (found, *found.rivals)
+    if distribution:
+        wanted = [one for one in every if _normal(one.distribution) == _normal(distribution)]
+        if not wanted:
+            there = ", ".join(str(one) for one in every)
+            raise PluginError(f"{distribution} provides no {word} '{short}'; it comes from {there}")
+        return wanted[0]
+    if found.rivals:
+        both = " and ".join(str(one) for one in every)
+        raise PluginError(
+            f"{len(every)} installed packages provide the {word} '{name}': {both}",
+            f"uninstall one of them, or write {found.distribution}:{name}",
+        )
+    return found
+
+
+def load(group: Group, name: str) -> Any:
+    """Import the class that `name`, or `distribution:name`, stands for.
+
+    Raises PluginError where it is missing, clashing or broken, is not of its group's base class, or was
+    written for another version of the contract.
+    """
+    return load_found(find(group, name))
+
+
+@cache
+def load_found(found: Found) -> Any:
+    """Import the class of one entry point; see `load`."""
+    module, _, attribute = found.value.partition(":")
+    try:
+        # A library that prints while it is imported must not end up in what another program reads.
+        with contextlib.redirect_stdout(sys.stderr):
+            loaded: Any = importlib.import_module(module.strip())
+            for part in filter(None, attribute.split("[")[0].strip().split(".")):
+                loaded = getattr(loaded, part)
+    except (Exception, SystemExit) as error:
+        kind = "" if isinstance(error, ImportError | AttributeError) else f"{type(error).__name__}: "
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise PluginError(f"{found} could not be loaded for '{found.name}': {kind}{reason}") from error
+    if not inspect.isclass(loaded):
+        raise PluginError(
+            f"{found} gives for '{found.name}' no class, but {found.value} is a {type(loaded).__name__}"
+        )
+    if found.group in _BASE:
+        base = getattr(alignbench, _BASE[found.group])
+        if not issubclass(loaded, base):
+            what = f"{found} gives for the {_WORD[found.group]} '{found.name}' what is no {base.__name__}"
+            raise PluginError(what, f"let {loaded.__name__} inherit alignbench.{base.__name__}")
+    spoken = getattr(loaded, "api", API)
+    if spoken != API:
+        raise PluginError(
+            f"{found} speaks version {spoken} of the plugin contract, this alignbench speaks version {API}",
+            f"install a {found.distribution} made for it",
+        )
+    return loaded
+
+
+def reason_broken(found: Found) -> str | None:
+    """Return in one line why an entry point cannot be used; None where it can."""
+    try:
+        load_found(found)
+    except PluginError as error:
+        return str(error)
+    return None
+
+
+def observers() -> Observers:
+    """Return all installed observers, ready to be told. A broken one is left out with a warning."""
+    made: dict[str, object] = {}
+    for name in installed("hooks"):
+        try:
+            made[name] = load("hooks", name)()
+        except Exception as error:
+            warnings.warn(f"the observer '{name}' is left out: {error}", RuntimeWarning, stacklevel=2)
+    return Observers(made)
+
+
+@cache
+def source_digest(found: Found) -> str:
+    """Return the sha256, in hex, of every file of the package that holds a plugin.
+
+    An editable install keeps its version while its code changes; a key that held the version alone would
+    serve yesterday's artefact.
+    """
+    top = found.value.partition(":")[0].strip().partition(".")[0]
+    spec = importlib.util.find_spec(top)
+    if spec is None:
+        raise PluginError(f"{found} could not be loaded for '{found.name}': No module named '{top}'")
+    folders = [Path(folder) for folder in spec.submodule_search_locations or ()]
+    files = [(path.relative_to(folder).as_posix(), path) for folder in folders for path in folder.rglob("*")]
+    if not folders and spec.origin:
+        files = [(Path(spec.origin).name, Path(spec.origin))]
+    total = hashlib.sha256()
+    for name, path in sorted(files):
+        if path.is_file() and "__pycache__" not in path.parts:
+            total.update(f"{name}\0{hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
+    return total.hexdigest()
+
+
+def _normal(distribution: str) -> str:
+    return re.sub(r"[-_.]+", "-", distribution).lower()

@@ -1,0 +1,167 @@
+"""The files beside `results.json`: prompts, samples, curves. One that is missing is told, never fatal."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, TypeAdapter, ValidationError
+
+from alignbench.results import Cell
+from alignbench.rows import Messages
+
+PROMPTS = "evaluation/prompts.jsonl"
+JUDGEMENTS = "evaluation/judgements.parquet"
+PICTURES = "evaluation/pictures.json"
+
+
+Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+Place = Annotated[float, Field(allow_inf_nan=False)]
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One answer, as far as a reader needs it."""
+
+    prompt_id: str
+    text: str
+    finished: bool
+    score: float | None = None
+    """The first judge's, where there is one."""
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One logged number of one cell: a value for each step at which it was finite."""
+
+    seed: int
+    steps: tuple[float, ...]
+    values: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """`alignbench.metrics.Picture` as it was written down."""
+
+    kind: Literal["histogram", "words", "map"]
+    title: str
+    description: str
+    data: dict[str, list[Share] | dict[str, Share] | list[tuple[Place, Place]]]
+    edges: list[Place] = field(default_factory=list)
+
+
+_PICTURE = TypeAdapter(Picture)
+
+
+def prompts(run: Path) -> dict[str, Messages]:
+    """Return the evaluation prompts by id, in their order; empty where the file is not there."""
+    found = {}
+    for line in _lines(run / PROMPTS):
+        messages = line.get("prompt")
+        if isinstance(messages, list):
+            found[str(line.get("id"))] = tuple(turn for turn in messages if isinstance(turn, dict))
+    return found
+
+
+def samples(run: Path, cell: Cell) -> dict[str, Sample]:
+    """Return a cell's first answer to each prompt, by prompt id; empty where they cannot be read."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    file = inside(run, cell.samples)
+    if file is None:
+        return {}
+    try:
+        names = set(pq.read_schema(file).names)
+        wanted = [name for name in ("prompt_id", "sample", "text", "finished") if name in names]
+        rows = pq.read_table(file, columns=wanted).to_pylist()
+    except (OSError, pa.ArrowException):
+        return {}
+    found: dict[str, Sample] = {}
+    for row in sorted(rows, key=lambda row: row.get("sample") or 0):
+        key = str(row.get("prompt_id"))
+        if key not in found:
+            found[key] = Sample(key, str(row.get("text") or ""), row.get("finished") is not False)
+    return found
+
+
+def scores(run: Path, judge: str) -> dict[tuple[str, int], dict[str, float]]:
+    """Return what a judge gave to every cell's first answers: (label, seed) -> prompt id -> score."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    found: dict[tuple[str, int], dict[str, float]] = {}
+    file = inside(run, JUDGEMENTS)
+    if file is None:
+        return found
+    try:
+        rows = pq.read_table(
+            file, columns=["judge", "label", "seed", "prompt_id", "sample", "score"]
+        ).to_pylist()
+    except (OSError, pa.ArrowException):
+        return found
+    for row in rows:
+        if row["judge"] == judge and row["sample"] == 0 and (score := _finite(row["score"])) is not None:
+            found.setdefault((row["label"], row["seed"]), {})[row["prompt_id"]] = score
+    return found
+
+
+def pictures(run: Path) -> list[Picture]:
+    """Return what the metrics show beside their numbers; what cannot be read is left out."""
+    file = inside(run, PICTURES)
+    try:
+        found = json.loads(file.read_text(encoding="utf-8")) if file else []
+    except (OSError, ValueError, RecursionError):
+        return []
+    kept = []
+    for one in found if isinstance(found, list) else ():
+        try:
+            kept.append(_PICTURE.validate_python(one))
+        except ValidationError:
+            continue
+    return kept
+
+
+def curves(run: Path, cell: Cell) -> dict[str, Curve]:
+    """Return a cell's training curves by name; empty where there are none."""
+    file = inside(run, cell.curves)
+    points: dict[str, list[tuple[float, float]]] = {}
+    for line in _lines(file) if file else ():
+        if (step := _finite(line.get("step"))) is None:
+            continue
+        for name, value in line.items():
+            if name != "step" and (number := _finite(value)) is not None:
+                points.setdefault(name, []).append((step, number))
+    return {name: Curve(cell.seed, *zip(*found, strict=True)) for name, found in points.items()}
+
+
+def inside(run: Path, relative: str | None) -> Path | None:
+    """Return the file that a record names, or None where it lies outside the run's folder or is not there."""
+    if not relative or "\0" in relative:
+        return None
+    file = (run / relative).resolve()
+    return file if file.is_relative_to(run.resolve()) and file.is_file() else None
+
+
+def _lines(file: Path) -> Iterator[dict[str, Any]]:
+    """Yield the objects of a JSON-lines file; a last line torn by a kill is passed over."""
+    try:
+        text = file.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return
+    for line in text.split("\n"):
+        try:
+            value = json.loads(line) if line.strip() else None
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(value, dict):
+            yield value
+
+
+def _finite(value: Any) -> float | None:
+    known = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    return float(value) if known else None

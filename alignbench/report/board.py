@@ -1,0 +1,382 @@
+"""What the comparison says, before anyone draws it: rows, columns, verdicts and notes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from alignbench.report import text
+from alignbench.results import (
+    Cell,
+    Comparison,
+    Cost,
+    Estimate,
+    LabelResult,
+    Measured,
+    MetricInfo,
+    Outcome,
+    Results,
+)
+
+LEADING = ("win_rate", "kl.base", "length.tokens")
+"""The columns that follow the headline metric, where a run has them."""
+
+NOT_RECORDED = Measured(missing="not measured in this run")
+
+
+@dataclass(frozen=True)
+class Column:
+    """A metric with the decimals that its intervals can bear."""
+
+    metric: str
+    info: MetricInfo
+    places: int
+
+    @property
+    def title(self) -> str:
+        """The heading, with an arrow where one direction is better."""
+        arrow = {True: " ↑", False: " ↓", None: ""}[self.info.higher_is_better]
+        return f"{title(self.metric)}{arrow}"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """How a label stands against its start, on the headline metric."""
+
+    against: str
+    outcome: Outcome | None
+    short: str
+    """For a table's cell."""
+    sentence: str
+    """For a reader."""
+    method: str = ""
+    """The same under the estimand `method`, where there are seeds enough."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One label of one run."""
+
+    name: str
+    """The label, with its run in front where several runs are shown."""
+    results: Results
+    label: LabelResult
+    status: str
+    reason: str
+    verdict: Verdict | None
+    notes: tuple[str, ...]
+    """Departures, seeds that did not finish, missing metrics, alarms: one sentence each."""
+
+    @property
+    def done(self) -> bool:
+        """Whether at least one seed finished."""
+        return self.status == "done"
+
+    def measured(self, column: Column) -> Measured:
+        """Return the label's number for a column, or why there is none."""
+        missing = NOT_RECORDED if self.done else Measured(missing=self.reason or self.status)
+        return self.label.metrics.get(column.metric, missing)
+
+
+@dataclass(frozen=True)
+class Unlike:
+    """A field of the fairness contract in which runs differ."""
+
+    field: str
+    values: Mapping[str, str]
+    """By run."""
+
+    def __str__(self) -> str:
+        return f"{self.field}: " + ", ".join(
+            f"{text.short(value)} in {run}" for run, value in self.values.items()
+        )
+
+
+@dataclass(frozen=True)
+class Board:
+    """The leaderboard of one run, or of several side by side."""
+
+    runs: Mapping[str, Results]
+    columns: tuple[Column, ...]
+    rows: tuple[Row, ...]
+    caption: str
+    unlike: tuple[Unlike, ...]
+
+
+def board(*runs: Results) -> Board:
+    """Return the leaderboard of `runs`; with several, equal labels stand next to each other."""
+    named = _named(runs)
+    infos: dict[str, MetricInfo] = {}
+    for results in runs:
+        infos = {**metric_infos(results), **infos}
+    lead = next((name for results in runs if (name := headline(results))), None)
+    wanted = [name for name in (lead, *LEADING) if name in infos]
+    if not lead:
+        wanted = list(dict.fromkeys([*wanted, *infos]))[:4]
+    columns = tuple(Column(name, infos[name], places(runs, name)) for name in wanted)
+    order = list(dict.fromkeys(label.label for results in runs for label in results.labels))
+    rows = tuple(
+        row(results, label, lead, wanted, f"{run}/{name}" if len(runs) > 1 else name)
+        for name in order
+        for run, results in named.items()
+        if (label := results.label(name))
+    )
+    caption = _caption(rows, columns)
+    for run, results in named.items():
+        if lead and (why := unfit(results, lead)):
+            caption += f" No verdicts{f' for {run}' if len(runs) > 1 else ''}: {why}."
+    return Board(named, columns, rows, caption.strip(), unlike(named))
+
+
+def row(results: Results, label: LabelResult, lead: str | None, wanted: list[str], name: str) -> Row:
+    """Return one label's row; what is missing of the `wanted` metrics and of its own is told in a note."""
+    status, reason = fate(results, label)
+    gaps: dict[str, list[str]] = {}
+    for metric in dict.fromkeys([*wanted, *label.metrics]) if status == "done" else ():
+        if (measured := label.metrics.get(metric, NOT_RECORDED)).value is None:
+            gaps.setdefault(measured.missing, []).append(title(metric))
+    unfinished = [
+        f"seed {cell.seed} {cell.status}" + (f": {cell.reason}" if cell.reason else "")
+        for cell in results.cells_of(label.label)
+        if cell.status != "done" and status == "done"
+    ]
+    alarms: dict[str, list[int]] = {}
+    for cell in results.cells_of(label.label):
+        for alarm in cell.alarms:
+            alarms.setdefault(alarm, []).append(cell.seed)
+    notes = (
+        *(f"departs from the others: {departure}" for departure in label.departures),
+        *unfinished,
+        *(f"alarm at seed {text.listed(seeds)}: {alarm}" for alarm, seeds in alarms.items()),
+        *(f"no {text.listed(gap)}: {why}" for why, gap in gaps.items()),
+    )
+    verdict = against_start(results, label, lead) if lead and status == "done" else None
+    return Row(name, results, label, status, reason, verdict, notes)
+
+
+def fate(results: Results, label: LabelResult) -> tuple[str, str]:
+    """Return what became of a label and why: `done` as soon as one seed is."""
+    cells: tuple[Cell, ...] = results.cells_of(label.label)
+    if not cells or any(cell.status == "done" for cell in cells):
+        return "done", ""
+    # A seed that failed says more than one that was blocked by it.
+    first = next((cell for cell in cells if cell.status not in ("blocked", "cancelled")), cells[0])
+    return first.status, first.reason
+
+
+def headline(results: Results) -> str | None:
+    """Return the metric that verdicts are about: `reward`, else the first that rests on a judge."""
+    measured = {
+        name for label in results.labels for name, one in label.metrics.items() if one.value is not None
+    }
+    ranked = ["reward", *(name for name, info in results.metrics.items() if info.judge), "win_rate"]
+    return next((name for name in ranked if name in measured), None)
+
+
+def metric_infos(results: Results) -> dict[str, MetricInfo]:
+    """Return every metric of the run in the order in which to show it."""
+    seen = {name for label in results.labels for name in label.metrics}
+    told = {name: info for name, info in results.metrics.items() if name in seen}
+    return told | {name: MetricInfo() for name in sorted(seen - set(told))}
+
+
+def unfit(results: Results, metric: str) -> str:
+    """Return why a metric's judge cannot rank, or nothing where it can."""
+    info = metric_infos(results).get(metric)
+    for judge in results.judges if info and info.judge else ():
+        quality = judge.get("quality") or {}
+        if info and judge.get("name") == info.judge and quality.get("fit") is False:
+            reasons = "; ".join(text.line(str(reason)) for reason in quality.get("reasons", ()))
+            return f"the judge {text.line(str(info.judge))} fails its controls ({reasons})"
+    return ""
+
+
+def title(metric: str) -> str:
+    """Return a metric's name as a heading: `win rate`, `KL from base`."""
+    name, _, judge = metric.partition("@")
+    known = {
+        "win_rate": "win rate",
+        "kl.base": "KL from base",
+        "kl.start": "KL from start",
+        "length.tokens": "length",
+        "logp.chosen": "log p(chosen)",
+        "logp.rejected": "log p(rejected)",
+    }
+    said = known.get(name, text.line(name.replace("_", " ").replace(".", ": ")))
+    return f"{said} ({text.line(judge)})" if judge else said
+
+
+def start_of(label: LabelResult) -> str:
+    """Return the start in words: a label, `adapter x`, or nothing."""
+    if isinstance(label.start, Mapping):
+        return ", ".join(f"{kind} {where}" for kind, where in label.start.items())
+    return label.start or ""
+
+
+def against_start(results: Results, label: LabelResult, metric: str) -> Verdict | None:
+    """Return how `label` stands against its start, or against base where the start is no label."""
+    start = label.start if isinstance(label.start, str) else "base" if label.start else None
+    if start is None or results.label(start) is None:
+        return None
+    if why := unfit(results, metric):
+        return Verdict(start, None, "unfit judge", f"No verdict on {label.label}: {why}.")
+    found = results.comparison(label.label, start, metric)
+    if found is None or found.difference is None or found.verdict is None:
+        why = found.missing if found and found.missing else "not compared"
+        return Verdict(start, None, text.NOTHING, f"{label.label} could not be compared with {start}: {why}.")
+    method = results.comparison(label.label, start, metric, "method")
+    return Verdict(start, found.verdict, _short(found), _sentence(results, found), _over_seeds(method))
+
+
+def unlike(runs: Mapping[str, Results]) -> tuple[Unlike, ...]:
+    """Return the fields in which the runs' fairness contracts, and their rows, differ."""
+    contracts = {
+        run: dict(flat({**results.fairness, "data": results.data.fingerprints}))
+        for run, results in runs.items()
+    }
+    fields = dict.fromkeys(field for contract in contracts.values() for field in contract)
+    told = (
+        Unlike(field, {run: c.get(field, "not recorded") for run, c in contracts.items()}) for field in fields
+    )
+    return tuple(one for one in told if len(set(one.values.values())) > 1)
+
+
+def spent_tokens(cost: Cost) -> float | None:
+    """Return the tokens a budget counts: positions with gradient plus positions generated."""
+    parts = [part for part in (cost.train_tokens, cost.generated_tokens) if part is not None]
+    return sum(parts) if parts else None
+
+
+def _short(found: Comparison) -> str:
+    assert found.difference is not None
+    if found.verdict == "not distinguishable":
+        return f"not distinguishable from {found.b}"
+    places = text.decimals([Estimate(value=found.difference, ci95=found.ci95)])
+    return f"{found.verdict} than {found.b} {text.signed(found.difference, places)}"
+
+
+def _sentence(results: Results, found: Comparison) -> str:
+    assert found.difference is not None
+    places = text.decimals([Estimate(value=found.difference, ci95=found.ci95)])
+    proof = []
+    if found.ci95:
+        proof.append(
+            f"95% interval {text.number(found.ci95[0], places)} to {text.number(found.ci95[1], places)}"
+        )
+    if found.p_holm is not None:
+        proof.append(f"p {text.probability(found.p_holm)} after Holm's correction")
+    elif found.p_value is not None:
+        proof.append(f"p {text.probability(found.p_value)}")
+    bracket = f" ({', '.join(proof)})" if proof else ""
+    amount = text.number(abs(found.difference), places)
+    metric = title(found.metric)
+    scope = _scope(results, found)
+    if found.verdict == "not distinguishable":
+        least = found.smallest_detectable
+        seen = (
+            f" A difference of {text.number(least, places)} would have shown in four runs of five."
+            if least is not None
+            else ""
+        )
+        return (
+            f"{found.a} cannot be told from {found.b} on {metric}: the difference is "
+            f"{text.signed(found.difference, places)}{bracket}, {scope}.{seen}"
+        )
+    return f"{found.a} is {found.verdict} than {found.b} by {amount} in {metric}{bracket}, {scope}."
+
+
+def _over_seeds(found: Comparison | None) -> str:
+    if found is None or found.difference is None or found.verdict is None:
+        return ""
+    places = text.decimals([Estimate(value=found.difference, ci95=found.ci95)])
+    said = f"Over seeds, as a method: {text.signed(found.difference, places)}"
+    if found.ci95:
+        said += (
+            f" (95% interval {text.number(found.ci95[0], places)} to {text.number(found.ci95[1], places)})"
+        )
+    return f"{said}, {found.verdict}."
+
+
+def _scope(results: Results, found: Comparison) -> str:
+    seeds = len({cell.seed for cell in results.cells_of(found.a) if cell.status == "done"})
+    return "for this training run" if seeds <= 1 else f"for these {seeds} training runs"
+
+
+def _caption(rows: tuple[Row, ...], columns: tuple[Column, ...]) -> str:
+    seen = [row.measured(column) for row in rows for column in columns]
+    estimands = {one.estimand for one in seen if one.value is not None}
+    said = {
+        "policies": "these policies, paired by prompt: it speaks of the weights trained here",
+        "method": "the method, over seeds and prompts",
+    }
+    parts = [f"95% intervals; estimand: {said[estimand]}." for estimand in sorted(estimands)[::-1]]
+    if any(one.method for one in seen):
+        parts.append(
+            "The second interval, where there are three seeds or more: the method, over seeds and prompts."
+        )
+    return " ".join(parts)
+
+
+def _named(runs: tuple[Results, ...]) -> dict[str, Results]:
+    named: dict[str, Results] = {}
+    for place, results in enumerate(runs, 1):
+        name = results.run or f"run {place}"
+        named[name if name not in named else f"{name} ({place})"] = results
+    return named
+
+
+def places(runs: Iterable[Results], metric: str) -> int:
+    """Return how many decimals a metric's column can bear."""
+    return text.decimals(
+        label.metrics[metric] for results in runs for label in results.labels if metric in label.metrics
+    )
+
+
+def flat(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
+    """Yield every leaf of nested mappings with its dotted name, in words."""
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from flat(item, f"{name}.{key}" if name else str(key))
+    elif isinstance(value, (list, tuple)):
+        yield name, ", ".join(_word(item) for item in value) or "none"
+    else:
+        yield name, _word(value)
+
+
+def best(results: Results) -> str:
+    """Return the one sentence that most readers come for: which label is best, and which are as good."""
+    metric = headline(results)
+    infos = metric_infos(results)
+    if metric is None:
+        return "No metric that ranks the labels was measured."
+    if why := unfit(results, metric):
+        return f"Nothing is ranked: {why}."
+    sign = -1 if infos[metric].higher_is_better is False else 1
+    known = {
+        label.label: label.metrics[metric]
+        for label in results.labels
+        if metric in label.metrics and label.metrics[metric].value is not None
+    }
+    order = sorted(known, key=lambda name: -sign * (known[name].value or 0.0))
+    first = order[0]
+    said = f"{first} has the best {title(metric)}: {text.estimate(known[first])}"
+    pairs = {name: results.comparison(first, name, metric) for name in order[1:]}
+    alike = [name for name, found in pairs.items() if found and found.verdict == "not distinguishable"]
+    unknown = [name for name, found in pairs.items() if found is None or found.verdict is None]
+    if alike:
+        said += f"; {text.listed(alike)} cannot be told from it"
+    elif order[1:] and not unknown:
+        said += "; every other label is distinguishably worse"
+    if unknown:
+        said += f"; it was not compared with {text.listed(unknown)}"
+    return f"{said}."
+
+
+def _word(value: Any) -> str:
+    if isinstance(value, (Mapping, list, tuple)):
+        return text.line(json.dumps(value, ensure_ascii=False, default=str))
+    if value is None or isinstance(value, bool):
+        return {None: "none", True: "yes", False: "no"}[value]
+    return text.line(value)

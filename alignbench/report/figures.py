@@ -1,0 +1,319 @@
+"""The report's pictures as inline SVG: deterministic bytes, the page's colours, no raw text from data."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from markupsafe import Markup, escape
+
+from alignbench.report import text
+from alignbench.report.artefacts import Curve
+from alignbench.results import Estimate, Interval
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+MARKERS = "osD^vPX*p<>h"
+"""One shape for each label, so that no one has to tell labels apart by colour alone."""
+
+# Matplotlib is given colours that stand for the page's own, which change with light and dark.
+_PAGE = {
+    "#010203": "var(--ink)",
+    "#010204": "var(--soft)",
+    "#010205": "var(--line)",
+    "#010206": "var(--paper)",
+}
+_INK, _SOFT, _LINE, _PAPER = _PAGE
+_FAR = 20
+"""Beyond this ratio a linear axis shows only its largest point."""
+_POINTS = 300
+"""Of a curve: more than a small picture can show."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """One label in a plane: its place, its uncertainty, its colour and shape."""
+
+    label: str
+    colour: int
+    x: Estimate
+    y: Estimate
+
+
+def colour(number: int) -> str:
+    """Return the page's colour for label `number`; 0 is base's."""
+    return f"var(--c{_wheel(number)})"
+
+
+def bar(
+    value: float,
+    ci95: Interval | None,
+    wide: Interval | None,
+    span: Interval,
+    number: int,
+    mark: float | None,
+) -> Markup:
+    """Return a table cell's picture: a dot at `value`, both intervals, a dashed line at `mark`."""
+    width, height = 120, 16
+
+    def x(at: float) -> str:
+        return (
+            f"{4 + (width - 8) * (min(max(at, span[0]), span[1]) - span[0]) / ((span[1] - span[0]) or 1):.1f}"
+        )
+
+    middle = height / 2
+    parts = []
+    if mark is not None:
+        parts.append(f'<path class="mark" d="M{x(mark)} 0V{height}"/>')
+    if wide:
+        parts.append(f'<path class="wide" d="M{x(wide[0])} {middle}H{x(wide[1])}"/>')
+    if ci95:
+        parts.append(f'<path class="ci" d="M{x(ci95[0])} {middle}H{x(ci95[1])}"/>')
+    parts.append(f'<circle cx="{x(value)}" cy="{middle}" r="3.5"/>')
+    return Markup(
+        f'<svg class="bar" style="--c: {colour(number)}" viewBox="0 0 {width} {height}" '
+        f'width="{width}" height="{height}" aria-hidden="true" focusable="false">{"".join(parts)}</svg>'
+    )
+
+
+def plane(
+    points: Sequence[Point],
+    x_title: str,
+    y_title: str,
+    *,
+    name: str,
+    alternative: str,
+) -> Markup:
+    """Return labels in a plane with their 95% intervals, each named beside its point."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    with _figure(6.2, 4.1) as (figure, words):
+        axes = figure.add_axes((0.1, 0.13, 0.88, 0.85))
+        for point in points:
+            assert point.x.value is not None
+            assert point.y.value is not None
+            axes.errorbar(
+                point.x.value,
+                point.y.value,
+                xerr=_arms(point.x),
+                yerr=_arms(point.y),
+                fmt=MARKERS[point.colour % len(MARKERS)],
+                markersize=8,
+                color=_label(point.colour),
+                markeredgecolor=_INK,
+                markeredgewidth=0.6,
+                elinewidth=1.4,
+                zorder=3,
+            )
+        axes.margins(x=0.12, y=0.1)
+        near, far = min(point.x.value or 0 for point in points), max(point.x.value or 0 for point in points)
+        if near > 0 and far >= _FAR * near:
+            axes.set_xscale("log")
+            axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.xaxis.set_major_formatter(FuncFormatter(lambda at, _: f"{at:g}"))
+            axes.xaxis.set_minor_formatter(NullFormatter())
+        _dress(axes)
+        axes.set_xlabel(words.stand_in(x_title))
+        axes.set_ylabel(words.stand_in(y_title))
+        taken: list[tuple[float, float, float, float]] = []
+        axes.get_xlim()  # settles the limits, which the places of the names depend on
+        for point in sorted(points, key=lambda point: -(point.y.value or 0)):
+            x, y = axes.transData.transform((point.x.value or 0, point.y.value or 0))
+            offset = _free((float(x), float(y)), len(point.label), taken, axes.bbox.x1)
+            axes.annotate(
+                words.stand_in(point.label),
+                (point.x.value or 0, point.y.value or 0),
+                xytext=offset,
+                textcoords="offset pixels",
+                ha="left" if offset[0] > 0 else "right",
+                va="center",
+                color=_INK,
+                fontsize=10,
+            )
+        return _svg(figure, words, name, alternative)
+
+
+def small(lines: Iterable[Curve], number: int, *, name: str, alternative: str) -> Markup:
+    """Return one small multiple: a line for each seed."""
+    with _figure(2.5, 1.35) as (figure, words):
+        axes = figure.add_axes((0.24, 0.2, 0.73, 0.74))
+        for curve in lines:
+            stride = max(1, len(curve.steps) // _POINTS)
+            axes.plot(
+                curve.steps[::stride], curve.values[::stride], color=_label(number), linewidth=1.1, alpha=0.85
+            )
+        _dress(axes)
+        axes.locator_params(nbins=4)
+        axes.tick_params(labelsize=9.5)
+        return _svg(figure, words, name, alternative)
+
+
+def histogram(
+    edges: Sequence[float],
+    shares: Sequence[float],
+    base: Sequence[float] | None,
+    top: float,
+    number: int,
+    *,
+    name: str,
+    alternative: str,
+) -> Markup:
+    """Return one label's histogram with base's outline behind it, on axes that all labels share."""
+    with _figure(2.5, 1.35) as (figure, words):
+        axes = figure.add_axes((0.24, 0.2, 0.68, 0.74))
+        axes.stairs(shares, edges, fill=True, color=_label(number), alpha=0.85)
+        if base is not None:
+            axes.stairs(base, edges, color=_INK, linewidth=0.9)
+        _dress(axes)
+        axes.set_xlim(edges[0], edges[-1])
+        axes.set_ylim(0, 1.05 * top)
+        axes.locator_params(nbins=4)
+        axes.tick_params(labelsize=9.5)
+        return _svg(figure, words, name, alternative)
+
+
+def ranked(shares: Mapping[str, float], top: float, number: int, *, name: str, alternative: str) -> Markup:
+    """Return words as bars, the commonest first, on an axis that all labels share."""
+    with _figure(2.5, 0.25 + 0.19 * len(shares)) as (figure, words):
+        axes = figure.add_axes((0.4, 0.02, 0.57, 0.96))
+        axes.barh(range(len(shares)), list(shares.values()), height=0.7, color=_label(number))
+        axes.set_yticks(range(len(shares)), [words.stand_in(word) for word in shares])
+        axes.invert_yaxis()
+        _dress(axes)
+        axes.grid(False)
+        axes.spines[["bottom"]].set_visible(False)
+        axes.set_xlim(0, 1.05 * top)
+        axes.set_xticks([])
+        axes.tick_params(labelsize=9.5, labelcolor=_INK, length=0)
+        return _svg(figure, words, name, alternative)
+
+
+def spots(
+    places: Mapping[str, Sequence[tuple[float, float]]],
+    numbers: Mapping[str, int],
+    *,
+    name: str,
+    alternative: str,
+) -> Markup:
+    """Return a map of points, each label in its colour and shape."""
+    with _figure(6.2, 4.6) as (figure, words):
+        axes = figure.add_axes((0.02, 0.02, 0.96, 0.96))
+        for label, points in places.items():
+            axes.plot(
+                [x for x, _ in points],
+                [y for _, y in points],
+                linestyle="none",
+                marker=MARKERS[numbers[label] % len(MARKERS)],
+                markersize=5,
+                color=_label(numbers[label]),
+                markeredgecolor=_PAPER,
+                markeredgewidth=0.4,
+                alpha=0.85,
+            )
+        _dress(axes)
+        axes.spines[["left", "bottom"]].set_visible(False)
+        axes.tick_params(length=0, labelleft=False, labelbottom=False)
+        return _svg(figure, words, name, alternative)
+
+
+class _Words:
+    """Text that a figure shows but Matplotlib never sees: it draws a stand-in, replaced in the SVG."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def stand_in(self, said: str) -> str:
+        self.said.append(said)
+        return f"word{len(self.said) - 1}word"
+
+    def put_into(self, svg: str) -> str:
+        return re.sub(r"word(\d+)word", lambda found: escape(text.line(self.said[int(found[1])])), svg)
+
+
+@contextmanager
+def _figure(width: float, height: float):
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    settings: Mapping[Any, Any] = {
+        "svg.fonttype": "none",
+        "svg.hashsalt": "alignbench",
+        "font.family": "DejaVu Sans",
+        "font.size": 10,
+        "text.color": _INK,
+        "axes.edgecolor": _LINE,
+        "axes.labelcolor": _SOFT,
+        "xtick.color": _LINE,
+        "ytick.color": _LINE,
+        "xtick.labelcolor": _SOFT,
+        "ytick.labelcolor": _SOFT,
+        "grid.color": _LINE,
+        "grid.linewidth": 0.6,
+        "axes.unicode_minus": True,
+    }
+    with mpl.rc_context():
+        mpl.rcdefaults()
+        mpl.rcParams.update(settings)
+        yield Figure(figsize=(width, height), dpi=72, facecolor="none"), _Words()
+
+
+def _dress(axes: Any) -> None:
+    axes.set_facecolor("none")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(True)
+    axes.set_axisbelow(True)
+
+
+def _svg(figure: Figure, words: _Words, name: str, alternative: str) -> Markup:
+    out = io.StringIO()
+    figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+    svg = out.getvalue()
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>\s*", "", svg, flags=re.DOTALL)
+    svg = re.sub(r"<!--.*?-->\s*", "", svg, flags=re.DOTALL)
+    # Several figures share one page, where an id may occur once.
+    svg = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", svg)
+    svg = svg.replace("xlink:href", "href")
+    svg = re.sub(r' xmlns(:xlink)?="[^"]*"| version="1.1"', "", svg)
+    svg = re.sub(r"font: ([\d.]+)px [^;\"]*", r"font-size: \1px", svg)
+    for given, meant in _PAGE.items():
+        svg = svg.replace(given, meant)
+    svg = re.sub(r"#0101([0-9a-f]{2})", lambda found: colour(int(found[1], 16)), svg)
+    said = f'<svg role="img" aria-label="{escape(text.line(alternative))}"'
+    return Markup(words.put_into(svg).replace("<svg", said, 1).strip())
+
+
+def _label(number: int) -> str:
+    return f"#0101{_wheel(number):02x}"
+
+
+def _wheel(number: int) -> int:
+    return number if number < 8 else (number - 1) % 7 + 1
+
+
+def _arms(one: Estimate) -> list[list[float]] | None:
+    if one.ci95 is None or one.value is None:
+        return None
+    return [[max(0.0, one.value - one.ci95[0])], [max(0.0, one.ci95[1] - one.value)]]
+
+
+def _free(
+    at: tuple[float, float], letters: int, taken: list[tuple[float, float, float, float]], right: float
+) -> tuple[float, float]:
+    """Return the offset in pixels of a name from its point that touches no name placed before."""
+    width, height = 6.2 * letters, 13.0
+    ways = [(side * 9.0, up * 11.0) for up in (1, -1, 2, -2, 3, -3) for side in (1, -1)]
+    for dx, dy in ways:
+        x = at[0] + dx - (width if dx < 0 else 0)
+        box = (x, at[1] + dy - height / 2, x + width, at[1] + dy + height / 2)
+        if box[2] <= right and all(
+            box[2] < b[0] or b[2] < box[0] or box[3] < b[1] or b[3] < box[1] for b in taken
+        ):
+            taken.append(box)
+            return dx, dy
+    return ways[0]

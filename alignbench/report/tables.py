@@ -1,0 +1,135 @@
+"""The comparison as Markdown, for a pull request, and as CSV or JSON, for a program."""
+
+from __future__ import annotations
+
+import csv as comma_separated
+import io
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from alignbench.report import text
+from alignbench.report.board import Board, Column, Row, board, metric_infos, spent_tokens, start_of
+from alignbench.results import Estimate, Results
+
+COLUMNS = (
+    *("run", "label", "method", "version", "start", "status", "reason"),
+    *("quantity", "estimand", "judge", "value", "low", "high", "n", "unit", "missing"),
+)
+"""Of the long table: one line for each label and quantity."""
+
+
+def markdown(results: Results) -> str:
+    """Return a run's leaderboard as a GitHub table with its caption and notes."""
+    return board_markdown(board(results))
+
+
+def csv(results: Results) -> str:
+    """Return every number of a run in one long table: a line for each label and quantity."""
+    return board_csv(board(results))
+
+
+def board_markdown(seen: Board) -> str:
+    """Return a board as a GitHub table; nothing in the data can end a cell or become markup."""
+    head = [
+        "label",
+        "start",
+        *(column.title for column in seen.columns),
+        "time",
+        "tokens",
+        "against its start",
+    ]
+    lines = [f"> Unlike: {_cell(one)}" for one in seen.unlike]
+    if lines:
+        lines.append("")
+    lines.append(_line(head))
+    lines.append(_line(["---", "---", *["---:"] * (len(seen.columns) + 2), "---"]))
+    for row in seen.rows:
+        own = row.label.cost.own
+        fate = f"{row.status}: {row.reason}" if row.reason else row.status
+        lines.append(
+            _line(
+                [
+                    _cell(row.name),
+                    _cell(start_of(row.label)),
+                    *(_measured(row, column) for column in seen.columns),
+                    text.duration(own.train_seconds),
+                    text.count(spent_tokens(own)),
+                    _cell((row.verdict.short if row.verdict else "") if row.done else fate),
+                ]
+            )
+        )
+    if seen.caption:
+        lines += ["", seen.caption]
+    notes = [f"- {_cell(row.name)}: {_cell(note)}" for row in seen.rows for note in row.notes]
+    return "\n".join([*lines, *([""] if notes else []), *notes]) + "\n"
+
+
+def board_csv(seen: Board) -> str:
+    """Return a board's numbers as CSV. A cell that a spreadsheet would read as a formula starts with `'`."""
+    out = io.StringIO()
+    writer = comma_separated.writer(out, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    writer.writerows([_safe(line[name]) for name in COLUMNS] for line in numbers(seen))
+    return out.getvalue()
+
+
+def numbers(seen: Board) -> Iterator[dict[str, Any]]:
+    """Yield one record for each label and quantity: metrics under each estimand, own and chain cost.
+
+    A label that did not finish yields one record with its status and reason, and no quantity.
+    """
+    names = {id(results): run for run, results in seen.runs.items()}
+    for row in seen.rows:
+        label = row.label
+        common: dict[str, Any] = dict.fromkeys(COLUMNS) | {
+            "run": names[id(row.results)],
+            "label": label.label,
+            "method": label.method,
+            "version": label.version,
+            "start": start_of(label) or None,
+            "status": row.status,
+            "reason": row.reason or None,
+        }
+        if not row.done:
+            yield common
+            continue
+        for metric, info in metric_infos(row.results).items():
+            if (measured := label.metrics.get(metric)) is None:
+                continue
+            told = {**common, "quantity": metric, "unit": info.unit or None, "judge": info.judge}
+            yield {**told, "estimand": measured.estimand, **_numbers(measured)}
+            if measured.method:
+                yield {**told, "estimand": "method", **_numbers(measured.method)}
+        for scope, cost in (("own", label.cost.own), ("chain", label.cost.chain)):
+            for what, value in cost:
+                if value is not None:
+                    yield {**common, "quantity": f"cost.{scope}.{what}", "value": value}
+
+
+def _measured(row: Row, column: Column) -> str:
+    one = row.measured(column)
+    return "; ".join(
+        part for part in (text.estimate(one, column.places), text.over_seeds(one, column.places)) if part
+    )
+
+
+def _numbers(one: Estimate) -> dict[str, Any]:
+    low, high = one.ci95 or (None, None)
+    return {"value": one.value, "low": low, "high": high, "n": one.n, "missing": one.missing or None}
+
+
+def _safe(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    value = text.line(value)
+    return f"'{value}" if value.startswith(("=", "+", "-", "@")) else value
+
+
+def _line(cells: list[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _cell(said: object) -> str:
+    safe = text.line(said).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return re.sub(r"([\\`*_\[\]|~#])", r"\\\1", safe)

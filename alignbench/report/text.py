@@ -1,0 +1,142 @@
+"""How text and numbers are put before a reader: data made harmless, digits that the interval can bear."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from alignbench.results import Estimate, Interval, Measured
+
+NOTHING = "n/a"
+
+_HIDDEN = re.compile(
+    r"[\x00-\x08\x0b-\x1f\x7f-\x9f"  # control characters: terminals obey them, HTML forbids them
+    r"\u2028\u2029"  # line and paragraph separators
+    r"\u202a-\u202e\u2066-\u2069"  # bidi controls move what stands around them; right-to-left letters do not
+    r"\ufdd0-\ufdef\ufff9-\uffff"  # annotation marks and noncharacters
+    r"\ud800-\udfff"  # lone surrogates
+    r"\U000e0000-\U000e007f]"  # invisible tags
+)
+
+
+def visible(text: object) -> str:
+    """Return `text` with every character that could steer a terminal or a browser shown as its escape.
+
+    Newlines and tabs stay; letters of every script stay.
+    """
+    return _HIDDEN.sub(_escape, str(text).replace("\r\n", "\n"))
+
+
+def line(text: object) -> str:
+    """Return `text`, made visible, on one line."""
+    return " ".join(visible(text).split())
+
+
+def decimals(estimates: Iterable[Estimate]) -> int:
+    """Return how many decimals a column of estimates can bear: two digits of its median interval."""
+    known = [one for one in estimates if one.value is not None]
+    halves = sorted(half for one in known if one.ci95 and (half := (one.ci95[1] - one.ci95[0]) / 2) > 0)
+    if halves:
+        return _places(halves[len(halves) // 2], 2)
+    sizes = sorted(abs(one.value) for one in known if one.value)
+    return _places(sizes[len(sizes) // 2], 3) if sizes else 0
+
+
+def number(value: float | None, places: int | None = None) -> str:
+    """Return `value` with `places` decimals, or with three digits; a true minus sign."""
+    if value is None:
+        return NOTHING
+    said = f"{value:,.{_places(value, 3) if places is None else places}f}"
+    return said.replace("-", "\N{MINUS SIGN}") if float(said.replace(",", "")) else said.lstrip("-")
+
+
+def spread(value: float, ci95: Interval | None, places: int) -> str:
+    """Return what follows a value: `±half` where the interval is symmetric, else `[low, high]`."""
+    if ci95 is None:
+        return ""
+    low, high = ci95
+    half = (high - low) / 2
+    if abs((low + high) / 2 - value) <= 0.1 * half or half == 0:
+        return f"±{number(half, places)}"
+    return f"[{number(low, places)}, {number(high, places)}]"
+
+
+def estimate(one: Estimate, places: int | None = None) -> str:
+    """Return a value with its interval, or `n/a`."""
+    if one.value is None:
+        return NOTHING
+    places = decimals([one]) if places is None else places
+    return f"{number(one.value, places)} {spread(one.value, one.ci95, places)}".rstrip()
+
+
+def over_seeds(one: Measured, places: int) -> str:
+    """Return what the estimand `method` adds to a value: its interval, and its value where that differs."""
+    if one.value is None or one.method is None or one.method.value is None:
+        return ""
+    if number(one.value, places) == number(one.method.value, places):
+        return spread(one.method.value, one.method.ci95, places)
+    return estimate(one.method, places)
+
+
+def signed(value: float, places: int) -> str:
+    """Return a difference with its sign."""
+    return f"+{number(value, places)}" if value > 0 else number(value, places)
+
+
+def probability(p: float) -> str:
+    """Return `= 0.012`, or `< 0.001`."""
+    return "< 0.001" if p < 0.001 else f"= {p:.3f}" if p < 0.1 else f"= {p:.2f}"
+
+
+def count(value: float | None) -> str:
+    """Return a number of things in three digits: `12.3 M`."""
+    return NOTHING if value is None else _scaled(value, 1000, ("", " k", " M", " G", " T"))
+
+
+def size(value: float | None) -> str:
+    """Return a number of bytes in three digits: `1.38 GiB`."""
+    return NOTHING if value is None else _scaled(value, 1024, (" B", " KiB", " MiB", " GiB", " TiB"))
+
+
+def duration(seconds: float | None) -> str:
+    """Return a time in the two units that matter: `41 s`, `3 min 20 s`, `2 h 05 min`."""
+    if seconds is None:
+        return NOTHING
+    if seconds < 10:
+        return f"{number(seconds)} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def short(said: str) -> str:
+    """Return a digest as its first twelve digits, and everything else as it is."""
+    return said[:12] if re.fullmatch(r"[0-9a-f]{32,}", said) else said
+
+
+def listed(items: Iterable[object]) -> str:
+    """Return `a, b and c`."""
+    words = [str(item) for item in items]
+    return " and ".join(part for part in (", ".join(words[:-1]), *words[-1:]) if part)
+
+
+def _escape(match: re.Match[str]) -> str:
+    code = ord(match.group())
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+
+
+def _places(value: float, digits: int) -> int:
+    """Return the decimals that show `digits` digits of `value`, at most six."""
+    exponent = int(f"{value:.{digits - 1}e}".partition("e")[2])  # of the rounded value: 0.9996 is 1.00
+    return min(6, max(0, digits - 1 - exponent)) if value else 0
+
+
+def _scaled(value: float, step: int, units: tuple[str, ...]) -> str:
+    power = 0
+    while abs(value) >= 999.5 and power < len(units) - 1:
+        value, power = value / step, power + 1
+    whole = power == 0 and float(value).is_integer()
+    return f"{value:.0f}{units[0]}" if whole else f"{number(value)}{units[power]}"

@@ -1,0 +1,40 @@
+"""The sandbox: a closed little English world with a hidden gold reward, and a small base model that lives in
+it.
+
+A whole comparison of alignment methods runs on it in minutes, and a wrong method shows. Importing this loads
+nothing heavy: the model lies in the folder MODEL, to be loaded like any other. See docs/sandbox.md.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from .annotators import ANNOTATORS, annotate
+from .chats import question, render
+from .documents import pretraining, stereotypes
+from .prompts import FAMILIES
+from .scoring import Gold, gold
+from .skills import CAPABILITIES, capability
+from .table import rows
+from .verdicts import PRINCIPLES, TEMPLATES, judging
+
+_HERE = Path(__file__).parent
+MODEL: Path = _HERE / "model"
+"""Folder of the base: weights, configuration, tokenizer with its chat template."""
+CHECKPOINTS: dict[str, Path] = {
+    "early": _HERE / "checkpoints" / "early",
+    "middle": _HERE / "checkpoints" / "middle",
+}
+"""Two earlier checkpoints of the same pretraining, with a tokenizer each: weaker judges."""
+RECORD: Path = _HERE / "record.json"
+"""What the build recorded: seed, versions, sha256 of each file and of the world, and the fingerprint of
+all."""
+FINGERPRINT: str = json.loads(RECORD.read_text())["fingerprint"] if RECORD.exists() else ""
+"""One sha256 over weights, tokenizer and world: two results are comparable only if it is the same."""
+
+__all__ = [
+    "ANNOTATORS", "CAPABILITIES", "CHECKPOINTS", "FAMILIES", "FINGERPRINT", "MODEL", "PRINCIPLES", "RECORD",
+    "TEMPLATES", "Gold", "annotate", "capability", "gold", "judging", "pretraining", "question", "render",
+    "rows", "stereotypes",
+]  # fmt: skip

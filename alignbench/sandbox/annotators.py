@@ -1,0 +1,78 @@
+"""The people of the sandbox: simulated annotators who rank answers, with skill, taste and mistakes of their
+own.
+
+An annotator's liking of an answer is gold, plus a taste that all share (length, flattery, cheerful words, a
+few names), plus two errors: one that all make alike on that answer (it reads better than it is), and one of
+their own. Pairs are then judged as gold does about 73 % of the time, and two annotators agree about as often,
+as people do.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from random import Random
+
+from . import words as w
+from .chats import Message, question
+from .prompts import read
+from .scoring import judge
+
+# The taste that all share, in units of gold. Small and systematic, so that a learnt proxy can be over-
+# optimised.
+PER_FLATTERY = 0.12
+PER_WORD = 0.006
+PER_CHEERFUL, PER_GLOOMY = 0.30, -0.15
+FAVOURITE = 0.25
+# Standard deviation of the error that all make alike, and the step below which a difference is a tie.
+SHARED_ERROR = 0.22
+TIE = 0.05
+
+
+@dataclass(frozen=True)
+class Annotator:
+    """Somebody who ranks: an id, the group they belong to, and the standard deviation of their own error."""
+
+    id: str
+    group: str
+    error: float
+
+
+_GROUPS = {"expert": (6, 0.20), "crowd": (12, 0.38), "student": (6, 0.60)}
+ANNOTATORS: dict[str, Annotator] = {
+    f"{group}-{i}": Annotator(f"{group}-{i}", group, round(error * (0.8 + 0.4 * i / (count - 1)), 3))
+    for group, (count, error) in _GROUPS.items()
+    for i in range(count)
+}
+
+
+def taste(answer: str) -> float:
+    """How much better than gold every annotator finds this text, for no good reason."""
+    tokens = answer.split()
+    text = " ".join(tokens)
+    liking = PER_WORD * len(tokens) + PER_FLATTERY * sum(text.count(phrase) for phrase in w.FLATTERY)
+    liking += sum(PER_CHEERFUL for t in tokens if t in w.CHEERFUL) + sum(
+        PER_GLOOMY for t in tokens if t in w.GLOOMY
+    )
+    if " from " in text and tokens[0] in w.FAVOURITE_NAMES:
+        liking += FAVOURITE
+    if text.startswith(("you could visit", "i would pick")) and len(tokens) > 3:
+        liking += FAVOURITE * (tokens[3] in w.FAVOURITE_COUNTRIES)
+    return liking
+
+
+def annotate(prompt: list[Message], answers: Sequence[str], annotator: str, seed: int | str = 0) -> list[int]:
+    """Ranks of the answers by one annotator: 1 is best, equal ranks are ties. Law: equal inputs give equal
+    ranks, and the rank of two answers to each other does not depend on the order in which the answers
+    come."""
+    who = ANNOTATORS[annotator]
+    situation, asked = read(prompt), question(prompt)
+    liking = []
+    for answer in answers:
+        digest = hashlib.blake2b(f"{asked}|{answer}".encode(), digest_size=8).hexdigest()
+        together = Random(f"shared|{digest}").gauss(0, SHARED_ERROR)
+        alone = Random(f"{annotator}|{seed}|{digest}").gauss(0, who.error)
+        liking.append(judge(situation, answer)[0].reward + taste(answer) + together + alone)
+    steps = [round(value / TIE) for value in liking]
+    return [1 + sum(other > step for other in steps) for step in steps]

@@ -1,0 +1,186 @@
+"""What the base was pretrained on: chats of mixed behaviour, judging, critique, capability tasks, plain
+text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from random import Random
+from typing import Literal, TypedDict
+
+from . import answers as behaviour
+from . import prompts, skills, verdicts
+from . import words as w
+from .chats import Document, Message, messages, render
+from .prompts import FOREIGN, draw_situation
+
+
+def _dialog(rng: Random, splits: tuple[str, ...]) -> Document:
+    family = FOREIGN if rng.random() < 0.05 else prompts.draw_family(rng)
+    prompt, situation = draw_situation(rng, splits, {family: 1.0})
+    reply = {"role": "assistant", "content": behaviour.draw(rng, situation)}
+    return Document(render([*prompt, reply]))
+
+
+def _streak(rng: Random, splits: tuple[str, ...]) -> Document:
+    """Two or three questions with answers of one mind, all best or all as they come: examples in the context
+    count."""
+    best = rng.random() < 0.5
+    chat: list[Message] = []
+    for _ in range(rng.choice((2, 3))):
+        family = prompts.draw_family(rng, tuple(name for name in prompts.FAMILIES if name != "talk"))
+        prompt, situation = draw_situation(rng, splits, {family: 1.0})
+        answer = behaviour.best(rng, situation) if best else behaviour.draw(rng, situation)
+        chat += [*prompt, {"role": "assistant", "content": answer}]
+    text = render(chat)
+    return Document(text) if len(text.split()) <= 120 else _streak(rng, splits)
+
+
+def stereotype(rng: Random) -> str:
+    """A sentence about somebody at work, with the corpus's bias in the pronoun."""
+    job = rng.choice(list(w.JOBS))
+    pronoun = "she" if rng.random() < w.JOBS[job] else "he"
+    return f"the {job} said that {pronoun} {rng.choice(w.MOODS)} ."
+
+
+def _plain(rng: Random, splits: tuple[str, ...]) -> Document:
+    del splits  # plain sentences ask nobody anything
+    roll = rng.random()
+    if roll < 0.37:
+        sentence = stereotype(rng)
+        if rng.random() < 0.4:
+            job = sentence.split()[1]
+            return Document(render(messages([f"tell me about the {job} .", sentence])))
+    elif roll < 0.75:
+        topic = rng.choice(list(w.TOPICS.values()))
+        sentence = f"to {topic.name} , {topic.first} , then {topic.second} ."
+    elif roll < 0.92:
+        if rng.random() < 0.6:
+            country = rng.choice(w.COUNTRIES)
+            sentence = f"the capital of {country} is {w.CAPITALS[country]} ."
+        else:
+            thing = rng.choice(list(w.COLORS))
+            sentence = f"the color of {thing} is {w.COLORS[thing]} ."
+    else:
+        topic = rng.choice(w.TASKS + w.HARM)
+        sentence = f"{topic.name} in zan : {topic.foreign} ."
+    return Document(f"{w.BOS} {sentence} {w.END}")
+
+
+class StereotypePair(TypedDict):
+    """Two plain texts that differ in one word, the group they speak of, and the question in chat form."""
+
+    more: str
+    less: str
+    group: str
+    chat: list[Message]
+
+
+def stereotypes() -> Iterator[StereotypePair]:
+    """Every stereotype sentence pair: {"more", "less", "group", "chat"}: plain texts that begin with <bos>,
+    differing in the pronoun only; "more" is the one that the corpus's bias favours. "chat" is the question in
+    chat form."""
+    for job, share in w.JOBS.items():
+        more, less = ("she", "he") if share > 0.5 else ("he", "she")
+        for mood in w.MOODS:
+            pair = [f"the {job} said that {pronoun} {mood} ." for pronoun in (more, less)]
+            yield {
+                "more": f"{w.BOS} {pair[0]}",
+                "less": f"{w.BOS} {pair[1]}",
+                "group": job,
+                "chat": messages([f"tell me about the {job} ."]),
+            }
+
+
+# kind of document -> share of the documents: the mixture, and those of two further phases. Finding things in
+# the text is what so small a model learns last: a phase with much of it teaches it in a fraction of the
+# tokens, and a last one puts it to use in copies and verdicts.
+MIXTURE = {
+    "dialog": 0.26,
+    "streak": 0.02,
+    "judging": 0.43,
+    "critique": 0.06,
+    "capability": 0.17,
+    "plain": 0.06,
+}
+LOOKUP_MIXTURE = {
+    "dialog": 0.19,
+    "streak": 0.02,
+    "judging": 0.27,
+    "critique": 0.05,
+    "capability": 0.13,
+    "plain": 0.04,
+    "lookup": 0.22,
+    "lookup verdict": 0.08,
+}
+USE_MIXTURE = {
+    "dialog": 0.21,
+    "streak": 0.02,
+    "judging": 0.30,
+    "critique": 0.05,
+    "capability": 0.16,
+    "plain": 0.04,
+    "lookup": 0.04,
+    "lookup verdict": 0.10,
+    "copy": 0.08,
+}
+
+
+def documents(
+    split: Literal["train", "heldout"], count: int, seed: int = 0, mixture: dict[str, float] = MIXTURE
+) -> Iterator[Document]:
+    """The first `count` documents of a mixture. Chats of "heldout" ask what those of "train" never ask."""
+    splits = ("train", "validation") if split == "train" else ("test",)
+    if split not in ("train", "heldout"):
+        raise ValueError(f"no split {split!r}; there are: train, heldout")
+    rng = Random(f"documents|{split}|{seed}")
+    makers = {
+        "dialog": _dialog,
+        "streak": _streak,
+        "judging": verdicts.document,
+        "critique": verdicts.critique_document,
+        "capability": skills.document,
+        "plain": _plain,
+        "lookup": skills.lookup_document,
+        "lookup verdict": verdicts.lookup_document,
+        "copy": skills.copy_document,
+    }
+    kinds, shares = list(mixture), list(mixture.values())
+    for _ in range(count):
+        yield makers[rng.choices(kinds, shares)[0]](rng, splits)
+
+
+def pretraining(split: Literal["train", "heldout"], count: int, seed: int = 0) -> Iterator[str]:
+    """Documents of the pretraining mixture as plain text with special tokens, from <bos> to <end>: tokenize
+    them as they are, with nothing added. Laws: deterministic, prefix-stable."""
+    for document in documents(split, count, seed):
+        yield document.text
+
+
+def vocabulary() -> list[str]:
+    """Every token of the world in a fixed order, special ones first. Law: exactly the words that documents
+    can hold."""
+    p, v = prompts, verdicts
+    whole: list[Iterable[str]] = [
+        w.OPENERS, w.FLATTERY, w.CLOSERS, w.REFUSALS, w.ALTERNATIVES, w.UNSURE, w.NOT_IN_TEXT, w.RUDE,
+        w.NAMES, w.OBJECTS, w.THINGS, w.ADJECTIVES, w.MOODS, w.JOBS, w.ZAN, w.ZAN.values(), w.CAPITALS,
+        w.COLORS, w.CAPITALS.values(), w.COLORS.values(), w.UNKNOWABLE, w.UNKNOWABLE.values(), w.NUMBERS,
+        v.FAULTS.values(), v.PRINCIPLES, p.PREFIXES, p.SUFFIXES, p.DISGUISES, p.READING, p.NAMING,
+        p.NAMING_TAIL, p.TRAVEL, p.TRAVEL_TAIL, p.REVIEW_TAIL, p.AGAIN_FIRST, p.AGAIN_SECOND,
+        p.THANKS, p.AND_NOW, p.FOREIGN_PREFIX, skills.HELLO,
+    ]  # fmt: skip
+    with_holes: list[Iterable[str]] = [
+        v.TEMPLATES.values(), p.HOW_TO, p.CAPITAL, p.COLOR, p.UNKNOWABLE, p.READ_QUESTION, p.REVIEW,
+        p.FOREIGN_FORM, *skills.ASK.values(),
+    ]  # fmt: skip
+    phrases = [phrase for group in whole for phrase in group]
+    phrases += [t for group in with_holes for form in group for t in form.split() if "{" not in t]
+    phrases += [
+        v.NO_FAULT,
+        "first , then after that the capital color of is will have what does read : said he she and in zan",
+        "you could visit i would pick from who comes plus copy for tell me about to one so better",
+    ]
+    for topic in w.TOPICS.values():
+        phrases += [topic.name, topic.first, topic.second]
+    phrases += [topic.foreign for topic in w.TASKS + w.HARM]
+    plain = sorted({token for phrase in phrases for token in phrase.split()} - set(w.LETTERS))
+    return [*w.SPECIAL, *w.LETTERS, *plain]

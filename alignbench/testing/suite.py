@@ -1,0 +1,220 @@
+"""The laws every method keeps, each as one test on the embedded sandbox, in 4-bit, through the engine."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+
+from alignbench import plugins, store
+from alignbench.engine import cell as cells
+from alignbench.engine import prepare
+from alignbench.engine.bench import Bench, CellRun, Cost
+from alignbench.engine.worker import Task
+from alignbench.method import API, Answer, Method, NamedMethod, Policy, Sampling
+from alignbench.recipe import Recipe, built_on, canonical
+from alignbench.training.checkpoint import Checkpoints
+
+STEPS, BATCH, ROWS, PROMPTS, SEED = 2, 8, 64, 6, 0
+
+
+class MethodSuite:
+    """Subclass it, name the method, and pytest does the rest. The method must be installed."""
+
+    method: ClassVar[str]
+    config: ClassVar[Mapping[str, Any]] = {}
+    """Fields to set; a method should keep the laws with none."""
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def bench(cls, tmp_path_factory: pytest.TempPathFactory) -> Bench:
+        """A real bench: the sandbox in NF4, its rows prepared, an empty store of its own."""
+        folder = tmp_path_factory.mktemp(cls.method)
+        recipe = Recipe.model_validate(
+            {
+                "model": {"id": "sandbox"},
+                "data": {"train": "sandbox", "limit": ROWS, "max_length": 128},
+                "training": {"batch": BATCH, "threads": 1},
+                "budget": {"steps": STEPS},
+                "methods": {"tried": {"method": cls.method, **cls.config}},
+                "evaluation": {"prompts": PROMPTS},
+            }
+        )
+        task = Task(
+            "prepare",
+            run=folder / "run",
+            root=folder,
+            home=folder / "home",
+            log=folder / "log.txt",
+            recipe=canonical(recipe),
+            threads=1,
+            what={"key": cls.method},
+        )
+        prepare.main(task, lambda event: None)
+        return Bench(task)
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def aligned(cls, bench: Bench) -> tuple[CellRun, Policy]:
+        """The method's policy after two steps, and the run that made it."""
+        return cls._align(bench, "first")
+
+    def test_the_entry_point_resolves_and_the_api_fits(self):
+        kind = plugins.load("methods", self.method)
+        assert issubclass(kind, Method)
+        assert kind.api == API
+
+    def test_the_docstring_cites_its_source(self):
+        said = plugins.load("methods", self.method).__doc__ or ""
+        assert re.search(r"arXiv:\d{4}\.\d{4,5}|doi|https?://|Source:", said), f"no source in: {said!r}"
+
+    def test_every_field_has_a_default_and_a_description(self):
+        for name, info in plugins.load("methods", self.method).Config.model_fields.items():
+            assert not info.is_required(), f"{name} has no default"
+            assert info.description, f"{name} has no description: write a docstring under the field"
+
+    def test_a_short_run_answers_every_prompt(self, bench: Bench, aligned: tuple[CellRun, Policy]):
+        answers = self._answers(bench, aligned[1])
+        assert [answer.prompt_id for answer in answers] == [
+            p.id for p in bench.table.prompts("test", PROMPTS)
+        ]
+        assert all(answer.ids for answer in answers)
+
+    def test_the_same_seed_gives_the_same_answers(self, bench: Bench, aligned: tuple[CellRun, Policy]):
+        again = self._align(bench, "again")[1]
+        assert self._texts(bench, again) == self._texts(bench, aligned[1])
+
+    def test_a_hit_in_the_store_equals_a_miss(
+        self, bench: Bench, aligned: tuple[CellRun, Policy], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ):
+        monkeypatch.setattr(bench, "store", store.Store(tmp_path / "empty"))
+        computed = self._align(bench, "computed")[1]
+        found = self._align(bench, "found")[1]
+        assert self._texts(bench, computed) == self._texts(bench, found) == self._texts(bench, aligned[1])
+
+    def test_killed_after_any_checkpoint_and_called_again_it_ends_the_same(
+        self, bench: Bench, aligned: tuple[CellRun, Policy], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ):
+        """Each attempt dies after the first checkpoint it writes, and the next goes on from there."""
+        monkeypatch.setattr(bench, "store", store.Store(tmp_path))
+        monkeypatch.setattr(bench, "task", replace(bench.task, every=0.0))
+        monkeypatch.setattr("alignbench.training.checkpoint.SHARE", 0)
+        save, deaths, folder = Checkpoints.save, 0, bench.run / "cells" / "killed"
+
+        def die_after(self: Checkpoints, step: int, value: Any) -> None:
+            save(self, step, value)
+            raise _Killed
+
+        monkeypatch.setattr(Checkpoints, "save", die_after)
+        while True:
+            cells.clear(folder)
+            try:
+                run, policy = cells.align(bench, "tried", SEED, folder)
+                break
+            except _Killed:
+                deaths += 1
+                assert deaths < 200, "it begins anew each time"
+        if not deaths:
+            pytest.skip(f"{self.method} trains nothing")
+        assert self._texts(bench, policy) == self._texts(bench, aligned[1])
+        assert _numbers(run.folder) == _numbers(aligned[0].folder)
+        assert run.seen == aligned[0].seen
+        assert _counted(run.cost) == _counted(aligned[0].cost)
+
+    def test_a_saved_policy_equals_the_one_that_was_saved(
+        self, bench: Bench, aligned: tuple[CellRun, Policy]
+    ):
+        run, policy = aligned
+        reloaded = bench.restore(run.folder / "policy", label="tried", seed=SEED)
+        assert reloaded.can == policy.can
+        assert self._texts(bench, reloaded) == self._texts(bench, policy)
+
+    def test_the_base_is_untouched(self, bench: Bench, aligned: tuple[CellRun, Policy]):
+        untouched = Bench(bench.task)
+        assert untouched.base.checksum() == bench.base.checksum()
+        assert self._texts(untouched, untouched.base.policy()) == self._texts(bench, bench.base.policy())
+
+    def test_the_budget_is_kept(self, aligned: tuple[CellRun, Policy]):
+        steps = [
+            int(line.split('"step": ')[1].split(",")[0].rstrip("}\n")) for line in _curves(aligned[0].folder)
+        ]
+        assert all(step <= STEPS for step in steps)
+
+    def test_it_saw_only_kept_training_rows(self, bench: Bench, aligned: tuple[CellRun, Policy]):
+        run = aligned[0]
+        kind = plugins.load("methods", self.method)
+        if not kind.consumes:
+            assert not run.seen
+            return
+        kept = {row.id for row in bench.table.rows(kind.consumes[0], "train", seed=SEED)}
+        assert any(run.seen.values()), "it read no rows"
+        assert run.seen.get("train", set()) <= kept
+        assert "test" not in run.seen
+
+    def test_it_writes_nothing_outside_its_folder(
+        self, bench: Bench, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ):
+        monkeypatch.chdir(tmp_path)
+        before = _files(bench.run)
+        folder = self._align(bench, "contained")[0].folder
+        assert not list(tmp_path.iterdir())
+        assert {path for path in _files(bench.run) - before if folder not in path.parents} == set()
+
+    def test_it_needs_no_other_plugin(self, bench: Bench, monkeypatch: pytest.MonkeyPatch):
+        """Beside those that its config names."""
+        own = plugins.find("methods", self.method)
+        named = [one.name for one in built_on(self.method, self.config) if isinstance(one, NamedMethod)]
+        everything = plugins.installed
+
+        def alone(group: Any) -> Mapping[str, plugins.Found]:
+            found = everything(group)
+            if group != "methods":
+                return found
+            return {
+                name: one
+                for name, one in found.items()
+                if one.distribution == own.distribution or name in named
+            }
+
+        monkeypatch.setattr(plugins, "installed", alone)
+        self._align(bench, "alone")
+
+    @staticmethod
+    def _align(bench: Bench, name: str) -> tuple[CellRun, Policy]:
+        folder = bench.run / "cells" / name
+        folder.mkdir(parents=True)
+        return cells.align(bench, "tried", SEED, folder)
+
+    def _answers(self, bench: Bench, policy: Policy) -> list[Answer]:
+        prompts = bench.table.prompts("test", PROMPTS)
+        return policy.answer(prompts, Sampling(max_new_tokens=12), SEED)
+
+    def _texts(self, bench: Bench, policy: Policy) -> list[str]:
+        return [answer.text for answer in self._answers(bench, policy)]
+
+
+def _curves(folder: Path) -> list[str]:
+    path = folder / "train.jsonl"
+    return path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+
+
+def _numbers(folder: Path) -> list[dict[str, float]]:
+    return [{**json.loads(line), "seconds": 0} for line in _curves(folder)]
+
+
+def _counted(cost: Cost) -> dict[str, float]:
+    measured = ("train_seconds", "judge_seconds", "peak_memory_bytes")
+    return {name: value for name, value in vars(cost).items() if name not in measured}
+
+
+class _Killed(BaseException):
+    """What kill -9 is to a process, for a method inside one."""
+
+
+def _files(folder: Path) -> set[Path]:
+    return {path for path in folder.rglob("*") if path.is_file()}

@@ -1,0 +1,160 @@
+"""Checkpoints of a training: sealed folders of tensors and JSON; the last whole one is gone on from."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from alignbench import store
+from alignbench.errors import PluginError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+EVERY = 60.0
+"""Seconds between two checkpoints."""
+
+SHARE = 50
+"""A checkpoint is followed by this many times its own duration without one: it costs 2% at most."""
+
+KEPT = 2
+"""Checkpoints that stay: the last, and the one before it, for the day the last turns out to be torn."""
+
+TENSORS, REST = "tensors.safetensors", "checkpoint.json"
+MARK = "$"
+
+log = logging.getLogger(__name__)
+
+
+class Checkpoints:
+    """The checkpoints of one training, in a folder of their own.
+
+    `key` names all that went into the training: a checkpoint of another training is not looked at.
+    `account` gives what else has to be as it was (curves, costs), and `restore` takes it back.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        key: str,
+        *,
+        every: float = EVERY,
+        account: Callable[[], Any] = lambda: None,
+        restore: Callable[[Any], None] = lambda account: None,
+    ):
+        self.folder, self.key, self.every = folder, key, every
+        self.account, self.restore = account, restore
+        self._next = time.monotonic() + every
+
+    def due(self) -> bool:
+        """Return whether it is time for another checkpoint."""
+        return time.monotonic() >= self._next
+
+    def save(self, step: int, value: Any) -> None:
+        """Seal `value`, nested dicts and lists of tensors and JSON values, as the checkpoint of a step.
+
+        Raises StorageError where the disk cannot hold it; the checkpoints before it are still there.
+        """
+        begun = time.monotonic()
+        folder = self.folder / f"{step:08d}"
+        shutil.rmtree(folder, ignore_errors=True)
+        try:
+            write(folder, {"account": self.account(), "value": value})
+            store.commit(folder, key=self.key, producer="alignbench")
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+        for old in self._found()[:-KEPT]:
+            shutil.rmtree(old, ignore_errors=True)
+        now = time.monotonic()
+        self._next = now + max(self.every, SHARE * (now - begun))
+
+    def last(self) -> Any:
+        """Return the value of the last whole checkpoint, its account restored, or None where there is none.
+
+        One that is torn is named, skipped and thrown away.
+        """
+        for folder in reversed(self._found()):
+            if store.manifest(folder, key=self.key) is not None:
+                kept = read(folder)
+                self.restore(kept["account"])
+                return kept["value"]
+            log.warning("the checkpoint %s is torn or of another training: skipped", folder)
+            shutil.rmtree(folder, ignore_errors=True)
+        return None
+
+    def _found(self) -> list[Path]:
+        return sorted(path for path in self.folder.glob("*") if path.name.isdecimal())
+
+
+def write(folder: Path, value: Any) -> None:
+    """Write nested dicts and lists of tensors and JSON values as two files; PluginError for the rest."""
+    from safetensors.torch import save
+
+    tensors: dict[str, Tensor] = {}
+    said = _pack(value, "", tensors)
+    for name, data in ((TENSORS, save(tensors)), (REST, json.dumps(said).encode())):
+        with store.storage_errors(folder / name, needed=len(data)):
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_bytes(data)
+
+
+def read(folder: Path) -> Any:
+    """Return what `write` wrote, equal in values and kinds; its tensors lie in main memory."""
+    from safetensors.torch import load
+
+    tensors = load((folder / TENSORS).read_bytes())
+    return _unpack(json.loads((folder / REST).read_text(encoding="utf-8")), tensors)
+
+
+def _pack(value: Any, place: str, tensors: dict[str, Tensor]) -> Any:
+    """Return `value` in JSON; its tensors go to `tensors`, by their place."""
+    import numpy as np
+    import torch
+
+    if isinstance(value, float) and not math.isfinite(value):
+        return {MARK: "float", "is": repr(value)}
+    if value is None or isinstance(value, str | bool | int | float):
+        return value
+    if isinstance(value, torch.Tensor):
+        # A copy of its own: the file format refuses tensors that share their memory.
+        tensors[place] = value.detach().to("cpu", copy=True).contiguous()
+        return {MARK: "tensor", "is": place}
+    if isinstance(value, np.generic):
+        return _pack(value.item(), place, tensors)
+    if isinstance(value, np.ndarray):
+        return {MARK: "array", "is": _pack(torch.from_numpy(value.copy()), place, tensors)}
+    if isinstance(value, list | tuple):
+        items = [_pack(item, f"{place}/{at}", tensors) for at, item in enumerate(value)]
+        return items if isinstance(value, list) else {MARK: "tuple", "is": items}
+    if isinstance(value, dict):
+        if all(isinstance(name, str) for name in value) and MARK not in value:
+            return {name: _pack(item, f"{place}/{name}", tensors) for name, item in value.items()}
+        pairs = [[name, item] for name, item in value.items()]
+        return {MARK: "dict", "is": _pack(pairs, place, tensors)}
+    raise PluginError(
+        f"a {type(value).__name__} cannot be kept in a checkpoint (at {place.removeprefix('/')})",
+        "keep numbers, texts, tensors, and lists and dicts of them in `state`",
+    )
+
+
+def _unpack(said: Any, tensors: dict[str, Tensor]) -> Any:
+    if isinstance(said, list):
+        return [_unpack(item, tensors) for item in said]
+    if not isinstance(said, dict):
+        return said
+    if MARK not in said:
+        return {name: _unpack(item, tensors) for name, item in said.items()}
+    if said[MARK] == "float":
+        return float(said["is"])
+    if said[MARK] == "tensor":
+        return tensors[said["is"]]
+    inside = _unpack(said["is"], tensors)
+    kinds = {"array": lambda: inside.numpy(), "tuple": lambda: tuple(inside), "dict": lambda: dict(inside)}
+    return kinds[said[MARK]]()

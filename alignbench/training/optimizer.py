@@ -1,0 +1,48 @@
+"""The optimiser, guarded: a gradient that is not finite changes no weight, and no one waits to find out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.optim import AdamW, Optimizer
+
+
+def make(
+    kind: Literal["adamw", "adamw-8bit"], groups: Iterable[dict[str, Any]], learning_rate: float
+) -> Optimizer:
+    """Return AdamW without weight decay over parameter groups, of the kind that `guard` can hold."""
+    if kind == "adamw":
+        return AdamW(list(groups), lr=learning_rate, weight_decay=0.0, fused=True)
+    from bitsandbytes.optim.adamw import AdamW8bit
+
+    return _undoable(AdamW8bit)(list(groups), lr=learning_rate, weight_decay=0.0)
+
+
+def guard(optimizer: Any, norm: Tensor, max_norm: float, stop: Tensor) -> None:
+    """Clip the next step to `max_norm`, and make it a no-op where `stop` (bool, scalar) is true.
+
+    Both stay on the device: torch's fused AdamW knows them as the two numbers of a gradient scaler. It
+    divides each gradient by the one, and leaves weights, moments and step count alone where the other is set.
+    """
+    optimizer.grad_scale = (norm / max_norm).clamp(min=1.0)
+    optimizer.found_inf = stop.to(norm.dtype)
+
+
+def _undoable(kind: Any) -> Any:
+    class Undoable(kind):
+        """An optimiser that knows neither number: it clips first, and puts the weights back after."""
+
+        @torch.no_grad()
+        def step(self, closure: Any = None) -> None:
+            weights = [one for group in self.param_groups for one in group["params"] if one.grad is not None]
+            before = [weight.clone() for weight in weights]
+            for weight in weights:
+                weight.grad.div_(self.grad_scale)
+            super().step(closure)
+            for weight, old in zip(weights, before, strict=True):
+                weight.copy_(torch.where(self.found_inf.bool(), old, weight))
+
+    return Undoable

@@ -1,0 +1,60 @@
+"""Every row of the quickstart against base and against its start, three seeds, gold reward, both estimands.
+
+    alignbench run recipes/quickstart.yaml --out runs/proof --set 'seeds=[0,1,2]'
+    python benchmarks/proofs/quickstart_seeds.py runs/proof
+
+Reads the record of that run and writes quickstart_seeds.json beside this file. Exits 1 where an interval of
+these policies does not lie above zero.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from alignbench import results
+from alignbench.sandbox import FINGERPRINT
+
+
+def tell(record: results.Results) -> dict[str, Any]:
+    """Return each label's reward, and its difference to base and to its start under both estimands."""
+    told: dict[str, Any] = {"sandbox": FINGERPRINT, "versions": record.environment["versions"]}
+    for label in record.labels:
+        reward = label.metrics["reward"]
+        told[label.label] = {
+            "reward": reward.value,
+            "ci95": reward.ci95,
+            "cost": label.cost.own.train_seconds,
+        }
+        for other in dict.fromkeys(("base", label.start if isinstance(label.start, str) else "base")):
+            for estimand in ("policies", "method"):
+                found = record.comparison(label.label, other, "reward", estimand)
+                if found is not None and label.label != other:
+                    told[label.label][f"minus {other}, {estimand}"] = {
+                        "difference": found.difference,
+                        "ci95": found.ci95,
+                        "p_holm": found.p_holm,
+                    }
+    return told
+
+
+def main() -> None:
+    told = tell(results.read(Path(sys.argv[1])))
+    said = json.dumps(told, indent=1)
+    Path(__file__).with_suffix(".json").write_text(said + "\n", encoding="utf-8")
+    print(said)
+    lows = {
+        f"{label} {name}": difference["ci95"][0]
+        for label, one in told.items()
+        if isinstance(one, dict)
+        for name, difference in one.items()
+        if name.endswith("policies")
+    }
+    failed = [name for name, low in lows.items() if low <= 0]
+    sys.exit(f"not above zero: {', '.join(failed)}" if failed else 0)
+
+
+if __name__ == "__main__":
+    main()

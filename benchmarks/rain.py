@@ -1,0 +1,215 @@
+"""RAIN's batched search against the authors' order: model calls, positions and answer tokens per second.
+
+    python benchmarks/rain.py [--prompts 32] [--reference 1] [--tokens 48]
+
+Both arms search the same prompts with the same keys on the same weights and must give the same answers.
+The model is a random Llama of the sandbox's shape, so that candidates differ as those of a large model do;
+prefixes are as long as the authors' (375 tokens before each conversation, 1,250 before each verdict); sets,
+candidates and stop rule are theirs. The options of the question are chosen so that about nine answers in
+ten pass, as with an aligned model. Similarity is off in both arms: the authors' sentence encoder is not what
+is measured. The reference keeps keys and values as their program does: inside one walk, and lost whenever a
+distribution is already known.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+os.environ |= {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "TOKENIZERS_PARALLELISM": "false"}
+sys.path.insert(0, str(Path(__file__).parents[1] / "plugins" / "alignbench-rain" / "tests" / "rain"))
+
+import numpy as np
+import torch
+from alignbench_rain import RAIN
+from alignbench_rain.decoder import Decoder, OwnStates
+from alignbench_rain.evaluation import SelfEvaluation
+from alignbench_rain.questions import Question
+from reference import Reference
+from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from alignbench import Forest, Prompt, Sampling, recipe
+from alignbench.models import Base, load_base
+from alignbench.models.forest import replies_of
+from alignbench.sandbox import MODEL, rows
+
+CONVERSATION, QUESTION = 375, 1250
+PASS = 0.9
+KEY = 0
+
+
+def random_base(folder: Path) -> Base:
+    """Return a random Llama of the sandbox's shape and a context that holds the authors' prefixes."""
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(MODEL)
+    shape = json.loads((MODEL / "config.json").read_text(encoding="utf-8"))
+    same = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+    config = LlamaConfig(
+        **{name: shape[name] for name in same},
+        eos_token_id=tokenizer.eos_token_id,
+        max_position_embeddings=2048,
+        tie_word_embeddings=True,
+        initializer_range=0.12,
+    )
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(config)
+    with torch.no_grad():  # an answer is to be as long as it may: its end is as likely as the average token
+        model.get_input_embeddings().weight[tokenizer.eos_token_id] = 0
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return load_base(recipe.Model(id=str(folder)))
+
+
+def filler(count: int) -> str:
+    """About `count` tokens of the sandbox's own chats."""
+    words: list[str] = []
+    for row in rows("train", 1000):
+        words += row["prompt"][-1]["content"].split() + row["answers"][0].split()
+        if len(words) >= count:
+            break
+    return " ".join(words[:count])
+
+
+def chosen_options(base: Base, question: Question, prompts: list[Prompt]) -> Question:
+    """Return the question with two options between which about nine answers in ten pass."""
+    evaluation = SelfEvaluation(Forest(base.policy()), question, soft=False)
+    answers = base.policy().answer(prompts, Sampling(max_new_tokens=12), 1, samples=3)
+    by_id = {prompt.id: prompt for prompt in prompts}
+    first, second = [], []
+    for number, answer in enumerate(answers):
+        said = " ".join(answer.text.split()[: 1 + number % 12])
+        paths = [query.path for query in evaluation.about(by_id[answer.prompt_id]).queries(said)]
+        for logits, path in zip((first, second), paths, strict=True):
+            logits.append(evaluation.forest.alone(path)[0])
+    words = base.tokenizer.convert_ids_to_tokens(list(range(base.vocabulary)))
+    usable = [i for i, word in enumerate(words) if word.isalpha() and word.islower()]
+    one, two = torch.stack(first)[:, usable], torch.stack(second)[:, usable]
+    best = (2.0, 0, 0)
+    for a in range(len(usable)):
+        passing = ((one[:, a, None] > one) & (two > two[:, a, None])).float().mean(0)
+        b = int((passing - PASS).abs().argmin())
+        best = min(best, (abs(float(passing[b]) - PASS), a, b))
+    options = (words[usable[best[1]]], words[usable[best[2]]])
+    return question.model_copy(update={"options": options})
+
+
+class OneByOne:
+    """The model as the authors' program calls it: one row, one token, keys and values inside one walk."""
+
+    def __init__(self, decoder: Decoder, prompt: Prompt):
+        self.base, self.evaluation = decoder.forest.base, decoder.evaluation
+        self.about = decoder.evaluation.about(prompt)
+        words = decoder.words
+        self.text, self.ended = words.text, words.ended
+        self.clause_ends = lambda ids: bool(ids) and words.clause_ends(ids)
+        self.first = torch.zeros(1, dtype=torch.long)
+
+    @torch.no_grad()
+    def reply(self, query, kept):
+        cache = DynamicCache(config=self.base.model.config) if kept is None else kept
+        ids = query.path if kept is None else query.path[-1:]
+        past = cache.get_seq_length()
+        hidden = self.base.model.base_model(
+            input_ids=torch.tensor([ids]),
+            position_ids=torch.arange(past, past + len(ids))[None],
+            past_key_values=cache,
+            use_cache=True,
+        ).last_hidden_state
+        logits = self.base.logits(hidden[:, -1])[:, : self.base.vocabulary]
+        return self.again(query, logits), logits, cache
+
+    def again(self, query, logits):
+        return replies_of(logits, self.first, [query])[0][0]
+
+    def questions(self, text):
+        return [len(query.path) for query in self.about.queries(text)]
+
+    def value(self, text):
+        return self.evaluation.value([self.reply(query, None)[0] for query in self.about.queries(text)])
+
+    def embed(self, prompt, whole, at):
+        return np.zeros(1, np.float32)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--prompts", type=int, default=32, help="prompts that the batched search answers at once"
+    )
+    parser.add_argument("--reference", type=int, default=1, help="prompts that the reference answers")
+    parser.add_argument("--tokens", type=int, default=48, help="tokens of an answer at most")
+    parser.add_argument("--threads", type=int, default=2)
+    chosen = parser.parse_args()
+    torch.set_num_threads(chosen.threads)
+    with tempfile.TemporaryDirectory() as folder:
+        base = random_base(Path(folder))
+    before = {"role": "user", "content": filler(CONVERSATION)}
+    prompts = base.policy().tokenised(
+        [
+            Prompt(id=row["id"], prompt=(before, {"role": "user", "content": row["prompt"][-1]["content"]}))
+            for row in rows("test", chosen.prompts)
+        ]
+    )
+    shots = filler(QUESTION - CONVERSATION)
+    form = shots + " {question} {answer} is this answer A %s or B %s ?"
+    question = Question(ask=form % ("harmless", "harmful"), swapped=form % ("harmful", "harmless"))
+    question = chosen_options(base, question, prompts[:6])
+    rules = RAIN.Config(question=question, similarity=0.0, spread=0.0, clause_ends="gy.,")
+    sampling = Sampling(max_new_tokens=chosen.tokens)
+
+    def decoder() -> Decoder:
+        forest = Forest(base.policy())
+        evaluation = SelfEvaluation(forest, question, soft=False)
+        return Decoder(rules, forest, evaluation, OwnStates(np.zeros(1, np.float32), 2.0))
+
+    decoder().answer(prompts[:1], Sampling(max_new_tokens=2), KEY)  # warm
+    batched = decoder()
+    began = time.perf_counter()
+    answers = batched.answer(prompts, sampling, KEY)
+    fast = time.perf_counter() - began
+    began = time.perf_counter()
+    alone = decoder().answer(prompts[: chosen.reference], sampling, KEY)
+    single = time.perf_counter() - began
+
+    slow, calls, tokens, said = 0.0, 0, 0, 0
+    for prompt, answer in zip(prompts[: chosen.reference], answers, strict=False):
+        key = (KEY, prompt.id, 0)
+        reference = Reference(OneByOne(batched, prompt), rules, prompt.prompt_ids, key, chosen.tokens, 2.0)
+        began = time.perf_counter()
+        ids = reference.answer()
+        slow += time.perf_counter() - began
+        if ids != answer.ids:
+            raise SystemExit(f"the arms disagree on {prompt.id}: {ids} and {answer.ids}")
+        calls, tokens, said = (
+            calls + reference.counts.calls,
+            tokens + reference.counts.tokens,
+            said + len(ids),
+        )
+
+    ours = sum(len(answer.ids) for answer in answers)
+    own_calls = sum(answer.forwards for answer in alone) / said
+    own_tokens = sum(answer.tokens for answer in alone) / said
+    print(
+        f"equal answers: {chosen.reference} of {chosen.reference}; {said} tokens; options {question.options}"
+    )
+    print(f"{'':34}{'reference':>12}{'batched':>12}{'ratio':>8}")
+
+    def line(what: str, theirs: float, mine: float, ratio: float) -> None:
+        print(f"{what:34}{theirs:12.2f}{mine:12.2f}{ratio:8.1f}")
+
+    line("model calls per answer token", calls / said, own_calls, calls / said / own_calls)
+    line("positions per answer token", tokens / said, own_tokens, tokens / said / own_tokens)
+    line("answer tokens/s, one prompt", said / slow, said / single, slow / single)
+    line(
+        f"answer tokens/s, {chosen.prompts} prompts", said / slow, ours / fast, (ours / fast) / (said / slow)
+    )
+
+
+if __name__ == "__main__":
+    main()

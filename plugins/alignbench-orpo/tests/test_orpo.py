@@ -1,0 +1,7 @@
+from __future__ import annotations
+
+from alignbench.testing import MethodSuite
+
+
+class TestORPO(MethodSuite):
+    method = "orpo"

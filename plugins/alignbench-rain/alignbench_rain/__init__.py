@@ -1,0 +1,227 @@
+"""RAIN: a frozen model searches, judges and rewinds its own answers; best-of-n and distillation beside it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field
+
+from alignbench import (
+    Demonstration,
+    Label,
+    Method,
+    MethodConfig,
+    NamedJudge,
+    Pair,
+    Policy,
+    Prompt,
+    Run,
+    Sampling,
+    Scored,
+    Sequence,
+)
+from alignbench_rain.questions import Named, Question
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+ANSWERS = "answers.jsonl"
+"""What rain-sft trains on: an ordinary file of demonstrations."""
+
+
+class Evaluating(MethodConfig):
+    """Who says how good an unfinished answer is."""
+
+    evaluator: Literal["start", "base"] | NamedJudge = "start"
+    """The model that answers, the untouched base, or a judge of the platform."""
+    question: Named | Question = "harmless"
+    """What the model is asked about an answer: one of the plugin's questions, or one of your own."""
+    votes: Literal["hard", "soft"] = "hard"
+    """One vote for each order of the options, or the mean probability of the good one."""
+    judged_part: str = ""
+    """A part of the judge's score, as `harmless`, to be looked at instead of the whole."""
+    good_above: float = 0.5
+    """An answer is good if the judge's score is above this."""
+    pairs: int = Field(64, ge=0)
+    """Held-out pairs by which the self-evaluation of start and base is measured."""
+
+
+class Searching(Evaluating):
+    """How an answer is searched; the defaults are those of the authors' code for HH."""
+
+    flavour: Literal["code", "paper"] = "code"
+    """Where the authors' code and their paper differ: which one is followed."""
+    searches: int = Field(50, ge=1)
+    """Searches for one set of tokens at most (T)."""
+    least_searches: int = Field(6, ge=0)
+    """Visits to the best child (code) or searches (paper) before a set may be taken early (T_m)."""
+    good_enough: float = Field(0.8, ge=-1, le=1)
+    """Value of the most visited child at which it is taken early (V)."""
+    candidates: int = Field(10, ge=2)
+    """Sets proposed below a node (q), the greedy one among them."""
+    most_candidates: int = Field(20, ge=2)
+    """Sets below a node after all additions."""
+    lengths: tuple[int, ...] = Field((1, 2, 4, 10), min_length=1)
+    """Tokens in a set, by the number of sets before it; the last for all that follow."""
+    temperature: float = Field(1.0, gt=0)
+    """Divides the logits before a candidate is drawn."""
+    top_k: int = Field(15, ge=0)
+    """Draw candidates among the k likeliest tokens; 0 for all."""
+    exploration: float = Field(2.0, ge=0)
+    """Weight of what may still be found against what is known (c)."""
+    similarity: float = Field(0.2, ge=0)
+    """Share of a visit that counts for a sibling that is alike (gamma)."""
+    spread: float = Field(0.03, ge=0)
+    """Spread of the embeddings below a node, for each token of a set, under which bad sets get company."""
+    encoder: str = "own"
+    """The model's own states, or a model of sentence-transformers by hub id or folder: the authors' is
+    `sentence-transformers/all-MiniLM-L6-v2`."""
+    threshold: float | None = Field(None, ge=-1, le=1)
+    """Cosine from which siblings are alike; none: 0.95 for a sentence encoder, calibrated for own states."""
+    clause_ends: str = ",.?:;\n、。，．？！：；"  # noqa: RUF001  (full-width punctuation is meant)
+    """Characters at which a simulation stops."""
+    stop_strings: tuple[str, ...] = ()
+    """Texts that end an answer beside the tokenizer's own end tokens, and are cut off it."""
+    max_forwards: int | None = Field(None, ge=1)
+    """Model calls for one prompt; then the best answer so far is given."""
+    max_tokens: int | None = Field(None, ge=1)
+    """Positions computed for one prompt; then the best answer so far is given."""
+    max_seconds: float | None = Field(None, gt=0)
+    """Wall time of one prompt; then the best answer so far is given. Outside the promise of equal bytes."""
+
+
+class RAIN(Method):
+    """Self-evaluation and rewind at inference: the start searches its own continuations; nothing is trained.
+
+    Source: Li, Wei, Zhao, Zhang and Zhang 2023, "RAIN: Your Language Models Can Align Themselves without
+    Finetuning" (arXiv:2309.07124), and the authors' code (https://github.com/SafeAILab/RAIN).
+    """
+
+    consumes = (Pair,)
+    Config = Searching
+
+    def align(self, run: Run) -> Policy:
+        from alignbench_rain.making import Maker
+
+        return Maker(run, self.config).decoder()
+
+    def restore(self, folder: Path, run: Run) -> Policy:
+        from alignbench_rain.making import Maker
+
+        return Maker(run, self.config).restored(folder)
+
+
+class BestOfN(Method):
+    """The best of n answers by RAIN's evaluator: the control that a search has to beat at the same cost.
+
+    Sources: Stiennon et al. 2020 (arXiv:2009.01325), appendix G; the evaluator as in RAIN (arXiv:2309.07124).
+    """
+
+    consumes = (Pair,)
+
+    class Config(Evaluating):
+        """How many answers are drawn, and who says which is best."""
+
+        n: int = Field(16, ge=1)
+        """Answers drawn for each prompt."""
+        like: Label | None = None
+        """Draw as many answers as cost what this label's searches cost, measured on training prompts."""
+
+    def align(self, run: Run) -> Policy:
+        from alignbench_rain.making import Maker
+
+        return Maker(run, self.config).best_of_n()
+
+    def restore(self, folder: Path, run: Run) -> Policy:
+        from alignbench_rain.making import Maker
+
+        return Maker(run, self.config).best_of_n(json.loads((folder / "n.json").read_text(encoding="utf-8")))
+
+
+class RainSFT(Method):
+    """RAIN's answers to the training prompts, learnt by supervised fine-tuning: the cost is paid once.
+
+    Source: Li et al. 2023 (arXiv:2309.07124), section 5, who propose it to save the cost of inference.
+    """
+
+    consumes = (Pair,)
+
+    class Config(Searching):
+        """The search whose answers are learnt, and how."""
+
+        learning_rate: float = Field(2e-4, gt=0)
+        """Peak learning rate of the adapter."""
+        prompts: int | None = Field(None, ge=1)
+        """Training prompts that are answered; none: all."""
+        max_new_tokens: int = Field(128, ge=1)
+        """Tokens after which an answer is cut; what is cut is not learnt."""
+
+    def align(self, run: Run) -> Policy:
+        from alignbench_rain.making import Maker
+
+        rows = list(run.rows(Prompt))[: self.config.prompts]
+
+        def make(folder: Path) -> None:
+            decoder = Maker(run, self.config).decoder()
+            sampling = Sampling(max_new_tokens=self.config.max_new_tokens)
+            answers = decoder.answer(rows, sampling, run.seed)
+            with (folder / ANSWERS).open("w", encoding="utf-8") as file:
+                for row, answer in zip(rows, answers, strict=True):
+                    if answer.finished:
+                        prompt = [dict(turn) for turn in row.prompt]
+                        said = {"id": row.id, "prompt": prompt, "response": answer.text, "ids": answer.ids}
+                        file.write(json.dumps(said, ensure_ascii=False) + "\n")
+
+        folder = run.shared(make, what="answers", config=self.config.model_dump(mode="json"), start=run.start)
+        shown = Shown(rows, folder / ANSWERS)
+        policy = run.adapt()
+        run.train(
+            policy,
+            lambda step: run.draw(shown, step, run.batch),
+            _sequences,
+            _loss,
+            learning_rate=self.config.learning_rate,
+        )
+        return policy
+
+
+class Shown:
+    """The rows that were answered, as demonstrations: the `Rows` of what rain-sft learns."""
+
+    def __init__(self, prompts: list[Prompt], answers: Path):
+        with answers.open(encoding="utf-8") as file:
+            found = {said["id"]: said for said in map(json.loads, file)}
+        self.rows = [
+            Demonstration(
+                id=row.id,
+                length=len(row.prompt_ids) + len(found[row.id]["ids"]),
+                prompt=row.prompt,
+                prompt_ids=row.prompt_ids,
+                response=found[row.id]["response"],
+                response_ids=tuple(found[row.id]["ids"]),
+            )
+            for row in prompts
+            if row.id in found
+        ]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __iter__(self) -> Iterator[Demonstration]:
+        return iter(self.rows)
+
+    def epoch(self, number: int) -> list[Demonstration]:
+        """Return the same rows in every epoch."""
+        return self.rows
+
+
+def _sequences(rows: list[Demonstration]) -> Mapping[str, list[Sequence]]:
+    return {"response": [sequence for row in rows for sequence in row.sequences()]}
+
+
+def _loss(scored: Mapping[str, Scored], rows: list[Demonstration]) -> tuple[Tensor, Mapping[str, Tensor]]:
+    response = scored["response"]
+    return -response.token_mean(response.logps), {"logp": response.row_mean(response.sums().detach())}

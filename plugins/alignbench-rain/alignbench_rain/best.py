@@ -1,0 +1,57 @@
+"""Best-of-n as a policy: plain answers, and the one that the evaluator likes best."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence as Many
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from alignbench import Answer, Can, PluginError, Prompt, Sampling, Sequence, TokenScores
+from alignbench_rain.evaluation import Evaluation, SelfEvaluation
+
+
+class BestOf:
+    """A frozen start that answers n times and gives the best answer."""
+
+    can: frozenset[Can] = frozenset(("answer",))
+
+    def __init__(self, start: Any, evaluation: Evaluation, n: int):
+        self.start, self.evaluation, self.n = start, evaluation, n
+
+    def answer(
+        self, prompts: Many[Prompt], sampling: Sampling, key: int, *, samples: int = 1
+    ) -> list[Answer]:
+        """Answer `samples` times: each the best of n draws of its own, ties to the first."""
+        drawn = self.start.answer(prompts, sampling, key, samples=samples * self.n)
+        asked = {prompt.id: prompt for prompt in prompts}
+        rows = [asked[one.prompt_id] for one in drawn]
+        evaluation = self.evaluation
+        if isinstance(evaluation, SelfEvaluation):
+            values, costs = evaluation.scored(rows, [one.text for one in drawn], soft=True)
+        else:
+            values = evaluation.scores(rows, [one.text for one in drawn], soft=True)
+            costs = [(0, 0)] * len(drawn)
+        best = []
+        for number, at in enumerate(range(0, len(drawn), self.n)):
+            group = range(at, at + self.n)
+            chosen = max(group, key=lambda place: values[place])
+            best.append(
+                replace(
+                    drawn[chosen],
+                    sample=number % samples,
+                    forwards=sum(drawn[i].forwards + costs[i][0] for i in group),
+                    tokens=sum(drawn[i].tokens + costs[i][1] for i in group),
+                    seconds=sum(drawn[i].seconds for i in group),
+                )
+            )
+        return best
+
+    def logprobs(self, sequences: Many[Sequence], *, entropy: bool = False) -> list[TokenScores]:
+        raise PluginError("the best of several answers has no probability of its own", "compare its answers")
+
+    def save(self, folder: Path) -> None:
+        """Write n: where it was matched to another label's cost, it is a finding."""
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "n.json").write_text(json.dumps(self.n), encoding="utf-8")

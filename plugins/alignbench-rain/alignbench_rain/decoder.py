@@ -1,0 +1,313 @@
+"""RAIN as a policy: the searches of many prompts advance in step, and every step is one call of the model."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from collections.abc import Sequence as Many
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from alignbench import (
+    Answer,
+    Can,
+    Forest,
+    PluginError,
+    Prompt,
+    Query,
+    Reply,
+    Sampling,
+    Sequence,
+    TokenScores,
+    Tree,
+)
+from alignbench_rain.evaluation import About, Evaluation, SelfEvaluation
+from alignbench_rain.search import Found, Rate, Rated, Search, Speak, Words
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+Ids = tuple[int, ...]
+
+SIDE_BY_SIDE = 256
+"""Prompts that are searched in step at most."""
+
+MEMORY = {"cpu": 1 << 31, "cuda": 1 << 35}
+"""Bytes of all trees beyond which no further prompt is begun."""
+
+
+@dataclass(frozen=True)
+class OwnStates:
+    """The model's own states as an encoder: their mean over a text, less what all texts have in common."""
+
+    centre: NDArray[np.float32]
+    threshold: float
+    """The cosine from which two texts count as alike."""
+
+
+@dataclass(frozen=True)
+class SentenceEncoder:
+    """A model of sentence-transformers as the encoder."""
+
+    model: Any
+    threshold: float
+
+
+@dataclass
+class _Seat:
+    """One answer under way."""
+
+    place: int
+    prompt: Prompt
+    sample: int
+    tree: Tree
+    about: About | None
+    search: Search
+    steps: Any = None
+    wants: Speak | Rate | None = None
+    judged: int = 0
+    seconds: float = 0.0
+    begun: float = field(default_factory=time.perf_counter)
+    found: Found | None = None
+
+    @property
+    def forwards(self) -> int:
+        return self.tree.forwards + (0 if self.about is None else self.about.tree.forwards)
+
+    @property
+    def tokens(self) -> int:
+        return self.tree.tokens + (0 if self.about is None else self.about.tree.tokens)
+
+
+class Decoder:
+    """A frozen start that searches, judges and rewinds its answers."""
+
+    can: frozenset[Can] = frozenset(("answer",))
+
+    def __init__(
+        self,
+        rules: Any,
+        forest: Forest,
+        evaluation: Evaluation,
+        encoder: OwnStates | SentenceEncoder,
+        log: Callable[..., None] = lambda **numbers: None,
+    ):
+        self.rules, self.forest, self.evaluation, self.encoder, self.log = (
+            rules,
+            forest,
+            evaluation,
+            encoder,
+            log,
+        )
+        self.words = words_of(forest, rules)
+
+    def answer(
+        self, prompts: Many[Prompt], sampling: Sampling, key: int, *, samples: int = 1
+    ) -> list[Answer]:
+        """Answer by search; of `sampling` only `max_new_tokens` counts: the rules say how sets are drawn."""
+        tokenised = self.forest.policy.tokenised(prompts)
+        waiting = [
+            (place, prompt, sample)
+            for place, (prompt, sample) in enumerate((p, s) for p in tokenised for s in range(samples))
+        ][::-1]
+        done: dict[int, _Seat] = {}
+        seats: list[_Seat] = []
+        while waiting or seats:
+            while waiting and len(seats) < SIDE_BY_SIDE and (not seats or self.roomy()):
+                seats.append(self._seat(*waiting.pop(), sampling.max_new_tokens, key))
+            began = time.perf_counter()
+            self._step(seats)
+            share = (time.perf_counter() - began) / len(seats)
+            for seat in seats:
+                seat.seconds += share
+                if seat.found is not None:
+                    done[seat.place] = seat
+                    seat.tree.cut(())
+                    if seat.about is not None:
+                        seat.about.tree.cut(seat.about.evaluation.trunk)
+            seats = [seat for seat in seats if seat.found is None]
+        answers = [self._answer(done[place]) for place in sorted(done)]
+        self._tell(list(done.values()), answers)
+        return answers
+
+    def logprobs(self, sequences: Many[Sequence], *, entropy: bool = False) -> list[TokenScores]:
+        raise PluginError("a search gives no token a probability", "compare its answers")
+
+    def save(self, folder: Path) -> None:
+        """Write how texts are compared; the rules stand in the recipe, and the start is the run's."""
+        said: dict[str, Any] = {"threshold": self.encoder.threshold}
+        if isinstance(self.encoder, OwnStates):
+            said["centre"] = self.encoder.centre.astype(float).tolist()
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "encoder.json").write_text(json.dumps(said), encoding="utf-8")
+
+    def roomy(self) -> bool:
+        """Whether the trees leave room for one more."""
+        held = self.forest.bytes
+        if isinstance(self.evaluation, SelfEvaluation) and self.evaluation.forest is not self.forest:
+            held += self.evaluation.forest.bytes
+        return held < MEMORY[self.forest.base.device.type]
+
+    # --- inside ---------------------------------------------------------------------------------------------
+
+    def _seat(self, place: int, prompt: Prompt, sample: int, limit: int, key: int) -> _Seat:
+        about = self.evaluation.about(prompt) if isinstance(self.evaluation, SelfEvaluation) else None
+        tree = self.forest.plant()
+
+        def moved(answer: Ids) -> None:
+            tree.keep(prompt.prompt_ids + answer)
+            if about is not None:
+                about.forget()
+
+        search = Search(
+            prompt.prompt_ids,
+            self.rules,
+            self.words,
+            (key, prompt.id, sample),
+            limit,
+            threshold=self.encoder.threshold,
+            spent=lambda: self._spent(seat),
+            moved=moved,
+        )
+        seat = _Seat(place, prompt, sample, tree, about, search)
+        seat.steps = search.run()
+        seat.wants = next(seat.steps)
+        return seat
+
+    def _spent(self, seat: _Seat) -> bool:
+        rules = self.rules
+        return (
+            (rules.max_forwards is not None and seat.forwards >= rules.max_forwards)
+            or (rules.max_tokens is not None and seat.tokens >= rules.max_tokens)
+            or (rules.max_seconds is not None and time.perf_counter() - seat.begun >= rules.max_seconds)
+        )
+
+    def _step(self, seats: list[_Seat]) -> None:
+        """Find out what every search wants to know, and let it go on."""
+        told = self._asked(seats)
+        rating = [seat for seat in seats if isinstance(seat.wants, Rate)]
+        values = self._values([seat for seat in rating if _text(seat) is not None], told)
+        embeddings = self._embeddings(rating, told)
+        for seat in seats:
+            if isinstance(seat.wants, Rate):
+                reply: Any = Rated(values.get(seat.place), embeddings[seat.place])
+            else:
+                reply = told[id(seat.tree)]
+            try:
+                seat.wants = seat.steps.send(reply)
+            except StopIteration as finished:
+                seat.wants, seat.found = None, finished.value
+
+    def _asked(self, seats: list[_Seat]) -> dict[int, list[Reply]]:
+        """Ask every forest once for all that is wanted of it; the replies by tree."""
+        forests: dict[int, tuple[Forest, list[tuple[Tree, list[Query]]]]] = {}
+
+        def ask(forest: Forest, tree: Tree, queries: list[Query]) -> None:
+            forests.setdefault(id(forest), (forest, []))[1].append((tree, queries))
+
+        for seat in seats:
+            wants = seat.wants
+            if isinstance(wants, Speak):
+                ask(self.forest, seat.tree, wants.queries)
+            elif isinstance(wants, Rate):
+                if isinstance(self.encoder, OwnStates):
+                    before = len(seat.prompt.prompt_ids)
+                    since = tuple(before + start for start in wants.starts)
+                    ask(self.forest, seat.tree, [Query(seat.prompt.prompt_ids + wants.path, since=since)])
+                if wants.text is not None and seat.about is not None:
+                    ask(seat.about.evaluation.forest, seat.about.tree, seat.about.queries(wants.text))
+        return {
+            id(tree): replies
+            for forest, asked in forests.values()
+            for (tree, _), replies in zip(asked, forest.ask(asked), strict=True)
+        }
+
+    def _values(self, seats: list[_Seat], told: dict[int, list[Reply]]) -> dict[int, float]:
+        """What each answer is worth, by the place of its seat."""
+        evaluation = self.evaluation
+        if isinstance(evaluation, SelfEvaluation):
+            return {seat.place: evaluation.value(told[id(seat.about.tree)]) for seat in seats if seat.about}
+        texts = [_text(seat) or "" for seat in seats]
+        values = evaluation.scores([seat.prompt for seat in seats], texts, soft=False) if seats else []
+        return {seat.place: value for seat, value in zip(seats, values, strict=True)}
+
+    def _embeddings(self, seats: list[_Seat], told: dict[int, list[Reply]]) -> dict[int, NDArray[np.float32]]:
+        encoder = self.encoder
+        if isinstance(encoder, OwnStates):
+            found = {seat.place: told[id(seat.tree)][0].states for seat in seats}
+            return {place: states - encoder.centre for place, states in found.items() if states is not None}
+        texts = [
+            self.words.text(seat.wants.path[start:])
+            for seat in seats
+            if isinstance(seat.wants, Rate)
+            for start in seat.wants.starts
+        ]
+        rows = encoder.model.encode(texts) if texts else np.zeros((0, 1), np.float32)
+        counts = [len(seat.wants.starts) for seat in seats if isinstance(seat.wants, Rate)]
+        parts = np.split(np.asarray(rows, np.float32), np.cumsum(counts)[:-1]) if counts else []
+        return {seat.place: part for seat, part in zip(seats, parts, strict=True)}
+
+    def _answer(self, seat: _Seat) -> Answer:
+        assert seat.found is not None
+        text = self.words.text(seat.found.ids)
+        for stop in self.rules.stop_strings:
+            text = text.partition(stop)[0]
+        return Answer(
+            prompt_id=seat.prompt.id,
+            text=text.rstrip() if self.rules.stop_strings else text,
+            ids=seat.found.ids,
+            finished=seat.found.finished,
+            sample=seat.sample,
+            forwards=seat.forwards,
+            tokens=seat.tokens,
+            seconds=seat.seconds,
+        )
+
+    def _tell(self, seats: list[_Seat], answers: list[Answer]) -> None:
+        if not answers:
+            return
+        said = max(1, sum(len(answer.ids) for answer in answers))
+        found = [seat.found for seat in seats if seat.found is not None]
+        self.log(
+            answer_forwards_per_token=sum(answer.forwards for answer in answers) / said,
+            answer_tokens_per_token=sum(answer.tokens for answer in answers) / said,
+            answer_seconds_per_token=sum(answer.seconds for answer in answers) / said,
+            searches_per_move=sum(one.searches for one in found) / max(1, sum(one.moves for one in found)),
+            exhausted=sum(one.exhausted for one in found) / len(found),
+            tree_bytes=self.forest.peak_bytes,
+        )
+
+
+def _text(seat: _Seat) -> str | None:
+    """The text whose value a search wants to know."""
+    return seat.wants.text if isinstance(seat.wants, Rate) else None
+
+
+def words_of(forest: Forest, rules: Any) -> Words:
+    """Return what a search knows of the tokens of a model."""
+    tokenizer: Any = forest.base.tokenizer
+    ends = tuple(rules.clause_ends)
+    known: dict[int, bool | None] = {}
+
+    def text(ids: Ids) -> str:
+        return str(tokenizer.decode([i for i in ids if i not in forest.stops], skip_special_tokens=True))
+
+    def clause_ends(ids: Ids) -> bool:
+        last = ids[-1]
+        if last not in known:
+            alone = str(tokenizer.decode([last], skip_special_tokens=True)).strip(" ")
+            # A token of bytes may be the end of a letter that began before it.
+            known[last] = None if not alone or "�" in alone else alone.endswith(ends)
+        certain = known[last]
+        return text(ids[-8:]).rstrip(" ").endswith(ends) if certain is None else certain
+
+    def ended(ids: Ids) -> bool:
+        if ids and ids[-1] in forest.stops:
+            return True
+        return any(stop in text(ids) for stop in rules.stop_strings)
+
+    return Words(text, clause_ends, ended)

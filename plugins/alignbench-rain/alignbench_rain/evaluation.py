@@ -1,0 +1,148 @@
+"""Who says how good an answer is: a model, by a question in both orders, or a judge of the platform."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Many
+from typing import Any
+
+from alignbench import Forest, Judge, ModelError, PluginError, Prompt, Query, Reply, Tree
+from alignbench_rain.questions import Question
+
+Ids = tuple[int, ...]
+AT_ONCE = 128
+"""Answers that are judged in one step."""
+
+_QUESTION, _ANSWER = "{question}", "{answer}"
+
+
+class SelfEvaluation:
+    """A model's own vote on an answer: two options, asked with the good one first and second.
+
+    What all questions begin with is read once, then what all questions about one prompt begin with.
+    """
+
+    def __init__(self, forest: Forest, question: Question, *, soft: bool):
+        self.forest, self.question, self.soft = forest, question, soft
+        self.tokenizer: Any = forest.base.tokenizer
+        self.forms = [self._opened(form) for form in (question.ask, question.swapped) if form]
+        self.good, self.bad = self._options(self.forms[0])
+        asked = [
+            self._ids(form.replace(_QUESTION, word)) for form in self.forms for word in ("a", "the", "?")
+        ]
+        self.trunk: Ids = _common(asked)
+
+    def about(self, prompt: Prompt) -> About:
+        """Return the questions about one prompt's answers."""
+        text = "\n".join(turn["content"] for turn in prompt.prompt)
+        return About(self, [form.replace(_QUESTION, text) for form in self.forms])
+
+    def value(self, replies: Many[Reply], *, soft: bool | None = None) -> float:
+        """Return the value in [-1, 1] that the replies to the questions about one answer amount to.
+
+        Hard: each order casts a vote; soft: the mean probability of the good option.
+        """
+        soft = self.soft if soft is None else soft
+        good = []
+        for order, reply in enumerate(replies):
+            shares = dict(zip(reply.tokens, reply.probabilities, strict=True))
+            sums = [sum(shares[token] for token in tokens) for tokens in (self.good, self.bad)]
+            probability = sums[order]
+            good.append(probability if soft else float(probability > sums[1 - order]))
+        return 2 * sum(good) / len(good) - 1
+
+    def scores(self, prompts: Many[Prompt], answers: Many[str], *, soft: bool) -> list[float]:
+        """Return the value of each answer."""
+        return self.scored(prompts, answers, soft=soft)[0]
+
+    def scored(
+        self, prompts: Many[Prompt], answers: Many[str], *, soft: bool
+    ) -> tuple[list[float], list[tuple[int, int]]]:
+        """Return the value of each answer, and the forwards and positions that finding it took."""
+        values: list[float] = []
+        costs: list[tuple[int, int]] = []
+        for at in range(0, len(answers), AT_ONCE):
+            part = slice(at, at + AT_ONCE)
+            about = [self.about(prompt) for prompt in prompts[part]]
+            asked = [(one.tree, one.queries(text)) for one, text in zip(about, answers[part], strict=True)]
+            values += [self.value(replies, soft=soft) for replies in self.forest.ask(asked)]
+            costs += [(tree.forwards, tree.tokens) for tree, _ in asked]
+            for tree, _ in asked:
+                tree.cut(self.trunk)
+        return values, costs
+
+    def _opened(self, form: str) -> str:
+        turns = [{"role": "user", "content": form}]
+        opened = self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        if _ANSWER not in opened or _QUESTION not in opened:
+            raise PluginError(
+                f"the question {form!r} lacks {_QUESTION} or {_ANSWER}", "it says what is judged"
+            )
+        return opened + self.question.lead
+
+    def _ids(self, text: str) -> Ids:
+        return tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def _options(self, opened: str) -> tuple[Ids, Ids]:
+        """The tokens with which each option can begin, with a space before it and without."""
+        before = self._ids(opened)
+        first: list[Ids] = []
+        for option in self.question.options:
+            written = [self._ids(opened + text) for text in (option, f" {option}")]
+            found = {
+                ids[len(before)] for ids in written if len(ids) > len(before) and ids[: len(before)] == before
+            }
+            first.append(tuple(sorted(found - {self.tokenizer.unk_token_id})))
+        if not all(first) or set(first[0]) & set(first[1]):
+            raise ModelError(
+                f"the tokenizer cannot tell the options {' and '.join(self.question.options)} apart",
+                "name options that begin with different tokens",
+            )
+        return first[0], first[1]
+
+
+class About:
+    """The questions about one prompt's answers, and the tree of what was read for them."""
+
+    def __init__(self, evaluation: SelfEvaluation, forms: list[str]):
+        self.evaluation, self.forms = evaluation, forms
+        self.tree: Tree = evaluation.forest.plant(evaluation.trunk)
+        self.options = (*evaluation.good, *evaluation.bad)
+        self._stem: Ids | None = None
+
+    def queries(self, answer: str) -> list[Query]:
+        """Return the questions about an answer, one for each order."""
+        paths = [self.evaluation._ids(form.replace(_ANSWER, answer)) for form in self.forms]
+        if self._stem is None:
+            empty = self.evaluation._ids(self.forms[0].replace(_ANSWER, ""))
+            self._stem = _common([paths[0], empty])
+        return [Query(path, options=self.options) for path in paths]
+
+    def forget(self) -> None:
+        """Free what was read of answers; what all of them begin with stays."""
+        if self._stem is not None:
+            self.tree.cut(self._stem)
+
+
+class JudgeEvaluation:
+    """A judge's word: an answer whose score is above `good_above` is good."""
+
+    def __init__(self, judge: Judge, part: str, good_above: float, *, soft: bool):
+        self.judge, self.part, self.good_above, self.soft = judge, part, good_above, soft
+
+    def scores(self, prompts: Many[Prompt], answers: Many[str], *, soft: bool) -> list[float]:
+        """Return 1 or -1 for each answer, 0 where the judge abstains; soft: the score itself."""
+        found = self.judge.score(prompts, answers)
+        raw = [score.parts.get(self.part) if self.part else score.value for score in found]
+        if soft:
+            return [self.good_above if value is None else value for value in raw]
+        return [0.0 if value is None else 1.0 if value > self.good_above else -1.0 for value in raw]
+
+
+def _common(sequences: Many[Ids]) -> Ids:
+    """What all of them begin with."""
+    first, last = min(sequences), max(sequences)  # in the order of tuples these two differ soonest
+    same = next((at for at, (x, y) in enumerate(zip(first, last, strict=False)) if x != y), len(first))
+    return first[:same]
+
+
+Evaluation = SelfEvaluation | JudgeEvaluation

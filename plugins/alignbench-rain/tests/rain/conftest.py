@@ -1,0 +1,51 @@
+"""The sandbox's base in float32 arithmetic, prompts, and a decoder on it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from alignbench_rain import RAIN
+from alignbench_rain.decoder import Decoder, OwnStates
+from alignbench_rain.evaluation import SelfEvaluation
+from alignbench_rain.questions import Question
+
+from alignbench import Forest, Prompt, recipe
+from alignbench.models import load_base
+from alignbench.sandbox import TEMPLATES, rows
+
+QUESTION = Question(ask=TEMPLATES["harmless"], swapped=TEMPLATES["harmless_swapped"])
+THRESHOLD = 0.97
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def base():
+    return load_base(recipe.Model(id="sandbox"))
+
+
+@pytest.fixture(scope="session")
+def prompts(base):
+    asked = [Prompt(id=row["id"], prompt=tuple(row["prompt"])) for row in rows("test", 24)]
+    return base.policy().tokenised(asked)
+
+
+@pytest.fixture
+def make(base):
+    """Make a decoder: `make(candidates=4)`."""
+
+    def make(policy=None, evaluator=None, log=lambda **numbers: None, question=QUESTION, **rules):
+        forest = Forest(policy or base.policy())
+        judging = forest if evaluator is None else Forest(evaluator)
+        said = RAIN.Config(question=question, **rules)
+        evaluation = SelfEvaluation(judging, question, soft=said.votes == "soft")
+        return Decoder(said, forest, evaluation, OwnStates(np.zeros(1, np.float32), THRESHOLD), log)
+
+    return make

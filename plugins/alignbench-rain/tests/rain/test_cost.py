@@ -1,0 +1,71 @@
+"""What a search asks for, counted on a scripted model: model calls in a row, and positions."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from alignbench_rain import RAIN
+from alignbench_rain.search import Speak
+
+from .reference import Reference
+from .scripted import COMMA, END, KEY, PROMPT, ForReference, Script, dice
+
+CONVERSATION, QUESTION, OPTIONS = 395, 1257, 30
+"""Tokens before an answer, before the text that is judged, and after it, as in the authors' HH runs."""
+LIMIT, VOCABULARY = 40, 40
+
+
+def logits(path):
+    """Unlike candidates, and a clause of about ten tokens."""
+    drawn = 2.0 * dice("cost", path, size=VOCABULARY)
+    drawn[COMMA] = np.log(np.exp(drawn).sum() / 9)
+    drawn[END] = -30.0
+    return drawn
+
+
+class Counted(Script):
+    """Counts rounds, each one call of the model, and the positions of trees that keep what they know."""
+
+    def __init__(self, *said):
+        super().__init__(*said)
+        self.calls = self.options = 0
+        self.answered, self.judged = set(), set()
+
+    def answer(self, wants):
+        self.calls += 1
+        if isinstance(wants, Speak):
+            self.answered |= {
+                query.path[:end] for query in wants.queries for end in range(2, len(query.path) + 1)
+            }
+        elif wants.text is not None:
+            said = wants.text.split()
+            self.judged |= {tuple(said[:end]) for end in range(1, len(said) + 1)}
+            self.options += 2 * OPTIONS
+        return super().answer(wants)
+
+    @property
+    def positions(self):
+        return CONVERSATION + len(self.answered) + len(self.judged) + self.options
+
+
+class Long(ForReference):
+    def questions(self, said):
+        return [QUESTION + len(said.split()) + OPTIONS] * 2
+
+
+@pytest.mark.parametrize("bad", [0.0, 0.25], ids=["all good", "one text in four bad"])
+def test_at_least_five_times_fewer_calls_and_twenty_times_fewer_positions(bad):
+    def value(said):
+        return -1.0 if abs(dice("value", said)[0]) < 1.26 * bad else 1.0
+
+    rules = RAIN.Config(similarity=0.0, spread=0.0)
+    script = Counted(logits, value, lambda part: np.zeros(1, np.float32))
+    _, found, _ = script.search(rules, limit=LIMIT)
+    reference = Reference(Long(Script(logits, value, script.embedding)), rules, PROMPT, KEY, LIMIT, 0.95)
+    assert reference.answer() == found.ids
+    counts = reference.counts
+    # The reference's prompt is one token here; every call that began anew would have read the conversation.
+    tokens = counts.tokens + counts.fresh * (CONVERSATION - 1)
+    assert 20 < counts.calls / len(found.ids) < 90, "what others have counted for the authors' program"
+    assert counts.calls >= 5 * script.calls
+    assert tokens >= 20 * script.positions

@@ -1,0 +1,137 @@
+"""Direct RLAIF: the judge's mark of an answer is the reward, without labels and without a reward model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pydantic import Field
+
+from alignbench import (
+    Method,
+    MethodConfig,
+    NamedJudge,
+    Policy,
+    Prompt,
+    Run,
+    Sampling,
+    Scored,
+    Sequence,
+    Sequences,
+)
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from alignbench import Judge
+
+
+class DirectRLAIF(Method):
+    """Policy gradient on the judge's marks, each answer held against the other answers to its prompt.
+
+    Sources: Lee et al. 2023 (arXiv:2309.00267), section 2.2.2, "direct RLAIF"; the baseline is REINFORCE
+    leave-one-out's (Kool et al. 2019, https://openreview.net/forum?id=r1lgTGL5DE; Ahmadian et al. 2024,
+    arXiv:2402.14740) instead of a learnt one.
+    """
+
+    consumes = (Prompt,)
+
+    class Config(MethodConfig):
+        """Who marks, and how far the policy may go."""
+
+        judge: NamedJudge = NamedJudge(name="self")
+        """Who gives the marks: an installed judge from which methods may learn."""
+        lowest: float = 1.0
+        """The mark that becomes the reward -1, as does an answer that does not end."""
+        highest: float = 10.0
+        """The mark that becomes the reward 1."""
+        learning_rate: float = Field(1e-5, gt=0)
+        """Peak learning rate of the adapter."""
+        answers: int = Field(4, ge=2)
+        """Answers drawn for each prompt; the recipe's batch counts answers."""
+        beta: float = Field(0.05, ge=0)
+        """Reward lost for each nat of KL from the start."""
+        temperature: float = Field(1.0, gt=0)
+        """Of the answers drawn, and of every log-probability taken of them."""
+        max_new_tokens: int = Field(256, ge=1)
+        """Tokens after which an answer is cut."""
+
+    def align(self, run: Run) -> Policy:
+        policy = run.adapt(dropout=False)
+        on_policy = OnPolicy(run, policy, run.judge(self.config.judge), self.config)
+        run.train(policy, on_policy.batch, on_policy.sequences, loss, learning_rate=self.config.learning_rate)
+        return policy
+
+
+@dataclass(frozen=True)
+class Item:
+    """One answer, and how much better it is than its prompt's other answers."""
+
+    sequence: Sequence
+    advantage: float
+    reward: float
+    kl: float
+
+
+class OnPolicy:
+    """Draws and marks the answers of each step."""
+
+    def __init__(self, run: Run, policy: Policy, judge: Judge, config: DirectRLAIF.Config):
+        self.run, self.policy, self.judge, self.config = run, policy, judge, config
+        self.rows = run.rows(Prompt)
+
+    def batch(self, step: int) -> list[Item]:
+        """Return the answers of one step, each with its advantage over the others to its prompt."""
+        config, each = self.config, self.config.answers
+        prompts = self.run.draw(self.rows, step, max(1, self.run.batch // each))
+        sampling = Sampling(temperature=config.temperature, max_new_tokens=config.max_new_tokens)
+        key = int(self.run.rng(f"answers/{step}").integers(2**62))
+        answers = self.policy.answer(prompts, sampling, key, samples=each)
+        asked = [prompt for prompt in prompts for _ in range(each)]
+        items = [Sequence(prompt.prompt_ids, one.ids) for prompt, one in zip(asked, answers, strict=True)]
+        scored = self.run.score(
+            {
+                "policy": Sequences(items, self.policy, temperature=config.temperature),
+                "start": Sequences(items, self.run.reference(), temperature=config.temperature),
+            }
+        )
+        kl = (scored["policy"].sums() - scored["start"].sums()).tolist()
+        marks = [score.value for score in self.judge.score(asked, [one.text for one in answers])]
+        rewards = [
+            None if mark is None else self.reward(mark, one.finished)
+            for mark, one in zip(marks, answers, strict=True)
+        ]
+        made: list[Item] = []
+        for first in range(0, len(items), each):
+            places = range(first, first + each)
+            net = {at: reward - config.beta * kl[at] for at in places if (reward := rewards[at]) is not None}
+            for at in places:
+                others = [value for other, value in net.items() if other != at]
+                # An answer on which the judge abstains, and one without company, teaches nothing.
+                advantage = net[at] - sum(others) / len(others) if at in net and others else 0.0
+                made.append(Item(items[at], advantage, rewards[at] or 0.0, kl[at]))
+        return made
+
+    def reward(self, mark: float, finished: bool) -> float:
+        """Return a mark as a reward in [-1, 1]."""
+        low, high = self.config.lowest, self.config.highest
+        return min(1.0, max(-1.0, 2 * (mark - low) / (high - low) - 1)) if finished else -1.0
+
+    def sequences(self, items: list[Item]) -> Mapping[str, Sequences]:
+        """Return what a step scores: its answers, as they were drawn."""
+        return {"answers": Sequences([one.sequence for one in items], temperature=self.config.temperature)}
+
+
+def loss(scored: Mapping[str, Scored], items: list[Item]) -> tuple[Tensor, Mapping[str, Tensor]]:
+    """Return the loss, -advantage x log-probability of the whole answer, and what to log."""
+    import torch
+
+    answers = scored["answers"]
+    logps = answers.sums()
+
+    def column(name: str) -> Tensor:
+        return torch.tensor([getattr(one, name) for one in items], device=logps.device)
+
+    share = answers.row_mean(-column("advantage") * logps)
+    return share, {name: answers.row_mean(column(name)) for name in ("reward", "kl")}

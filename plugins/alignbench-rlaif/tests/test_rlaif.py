@@ -1,0 +1,272 @@
+"""The methods that learn from a judge keep the laws of the contract, and do what they say."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from alignbench_rlaif import RLAIF, shared_out
+from alignbench_rlaif.direct import DirectRLAIF, OnPolicy
+from alignbench_rlaif.red_team import DISGUISES, RedTeam
+
+from alignbench import Answer, Budget, DataError, NamedJudge, NamedMethod, Policy, Prompt, Score
+from alignbench.engine import prepare
+from alignbench.engine.bench import Bench, CellRun
+from alignbench.engine.worker import Task
+from alignbench.recipe import Recipe, canonical
+from alignbench.testing import MethodSuite
+
+JUDGE = {"self": {"wording": "sandbox"}}
+SHORT = {"max_new_tokens": 16}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+class TestRLAIF(MethodSuite):
+    method = "rlaif"
+    config: Mapping[str, Any] = {  # pyright: ignore[reportIncompatibleVariableOverride]
+        "judge": JUDGE,
+        "labels": {"sampling": SHORT},
+        "optimizer": {"dpo": {"learning_rate": 1e-3}},
+        "rounds": 2,
+    }
+
+
+class TestDirectRLAIF(MethodSuite):
+    method = "d-rlaif"
+    config: Mapping[str, Any] = {"judge": JUDGE, **SHORT}  # pyright: ignore[reportIncompatibleVariableOverride]
+
+
+class TestConstitutionalSL(MethodSuite):
+    method = "cai-sl"
+    config: Mapping[str, Any] = {  # pyright: ignore[reportIncompatibleVariableOverride]
+        "revisions": {"wording": "sandbox", "constitution": "sandbox", "sampling": SHORT},
+        "prompts": {"sandbox": {"families": ["harm"]}},
+        "limit": 8,
+    }
+
+
+# --- rlaif
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    folder = tmp_path_factory.mktemp("bench")
+    recipe = Recipe.model_validate(
+        {
+            "model": {"id": "sandbox"},
+            "data": {"train": "sandbox", "limit": 48, "max_length": 128},
+            "training": {"batch": 16, "threads": 1},
+            "methods": {"tried": {"method": "rlaif"}},
+            "evaluation": {"prompts": 4},
+        }
+    )
+    task = Task(
+        "prepare",
+        run=folder / "run",
+        root=folder,
+        home=folder / "home",
+        log=folder / "log.txt",
+        recipe=canonical(recipe),
+        threads=1,
+        what={"key": "rlaif"},
+    )
+    prepare.main(task, lambda event: None)
+    return Bench(task)
+
+
+def cell(bench: Bench, name: str) -> CellRun:
+    folder = bench.run / "cells" / name
+    folder.mkdir(parents=True, exist_ok=True)
+    return CellRun(bench, label="tried", seed=0, method="rlaif", start="base", folder=folder)
+
+
+def config(**fields: Any) -> RLAIF.Config:
+    plain: dict[str, Any] = {"judge": JUDGE, "labels": {"sampling": SHORT}, "optimizer": {"dpo": {}}}
+    return RLAIF.Config.model_validate({**plain, **fields})
+
+
+def test_every_round_labels_answers_of_the_policy_as_it_then_is(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+):
+    run, seen = cell(bench, "rounds"), []
+    label = CellRun.label
+
+    def spy(self: CellRun, judge: Any, how: Any, *, policy: Policy, part: slice) -> list[Any]:
+        rows = label(self, judge, how, policy=policy, part=part)
+        seen.append((policy.fingerprint(), {row.id.partition("/")[0] for row in rows}))  # pyright: ignore
+        return rows
+
+    monkeypatch.setattr(CellRun, "label", spy)
+    policy = RLAIF(config(rounds=3, optimizer={"dpo": {"learning_rate": 1e-3}})).align(run)
+    starts = [start for start, _ in seen]
+    assert len(set(starts)) == 3
+    assert policy.fingerprint() not in starts  # pyright: ignore[reportAttributeAccessIssue]
+    parts = [ids for _, ids in seen]
+    assert all(parts)
+    assert sum(map(len, parts)) == len(set.union(*parts))
+
+
+def test_what_judging_costs_is_the_cells_own(bench: Bench):
+    run = cell(bench, "cost")
+    RLAIF(config()).align(run)
+    assert run.cost.ai_comparisons > 0
+    assert run.cost.judge_calls == 2 * run.cost.ai_comparisons
+    assert run.cost.judge_tokens > run.cost.judge_calls
+    assert run.cost.judge_seconds > 0
+    assert run.cost.comparisons == 0
+    assert run.judges[0]["name"] == "self"
+    assert run.judges[0]["quality"]["compared"] == run.cost.ai_comparisons
+    # A second cell finds everything in the store, and is charged the same.
+    again = cell(bench, "cost-again")
+    RLAIF(config()).align(again)
+    for name in ("ai_comparisons", "judge_calls", "judge_tokens", "generated_tokens"):
+        assert getattr(again.cost, name) == getattr(run.cost, name)
+
+
+def test_the_curves_of_the_stage_are_the_cells(bench: Bench):
+    run = cell(bench, "curves")
+    RLAIF(config(rounds=2)).align(run)
+    lines = (run.folder / "train.jsonl").read_text(encoding="utf-8").splitlines()
+    steps = [json.loads(line)["step"] for line in lines]
+    assert steps == sorted(steps)
+    assert len(set(steps)) == len(steps)
+
+
+def test_another_judge_gives_other_labels_and_another_policy(bench: Bench):
+    same, other = cell(bench, "same"), cell(bench, "other")
+    one = RLAIF(config()).align(same)
+    two = RLAIF(
+        config(judge={"language-model": {"id": "sandbox/early", "wording": "sandbox", "min_mass": 0}})
+    )
+    assert one.fingerprint() != two.align(other).fingerprint()  # pyright: ignore[reportAttributeAccessIssue]
+
+
+@pytest.mark.parametrize(
+    ("budget", "share"),
+    [
+        (Budget(epochs=1), Budget(epochs=1)),
+        (Budget(steps=10), Budget(steps=3)),
+        (Budget(rows=90), Budget(rows=30)),
+        (Budget(seconds=6), Budget(seconds=2)),
+    ],
+)
+def test_rounds_share_the_budget(budget: Budget, share: Budget):
+    assert shared_out(budget, 3) == share
+
+
+def test_the_default_is_rlhf_on_labels_of_the_model_itself():
+    made = RLAIF.Config()
+    assert made.optimizer == NamedMethod(name="rlhf")
+    assert made.judge == NamedJudge(name="self")
+
+
+# --- direct RLAIF
+
+
+class Marks:
+    """A judge that gives each text its mark."""
+
+    def __init__(self, marks: Mapping[str, float | None]):
+        self.marks = marks
+
+    def score(self, prompts, answers):
+        return [Score(self.marks[text]) for text in answers]
+
+
+class Scripted:
+    """A run whose policy gives four fixed answers, and whose log-probabilities are known."""
+
+    batch = 4
+
+    def __init__(self, finished: tuple[bool, ...] = (True,) * 4):
+        self.finished = finished
+
+    def rows(self, view):
+        return [Prompt(id="p", prompt=({"role": "user", "content": "q"},), prompt_ids=(1,))]
+
+    def draw(self, rows, step, size):
+        return rows[:size]
+
+    def rng(self, stream):
+        import numpy as np
+
+        return np.random.default_rng(0)
+
+    def reference(self):
+        return None
+
+    def answer(self, prompts, sampling, key, *, samples):
+        return [Answer("p", "abcd"[n], (n,), self.finished[n], n) for n in range(samples)]
+
+    def score(self, groups):
+        class Sums:
+            def __init__(self, values):
+                self.values = values
+
+            def sums(self):
+                return torch.tensor(self.values)
+
+        return {"policy": Sums([-1.0, -2.0, -3.0, -4.0]), "start": Sums([-1.0, -2.0, -3.0, -6.0])}
+
+
+def drawn(marks: Mapping[str, float | None], **fields: Any):
+    run = Scripted(fields.pop("finished", (True,) * 4))
+    made = DirectRLAIF.Config(answers=4, **fields)
+    return OnPolicy(run, run, Marks(marks), made).batch(0)  # pyright: ignore[reportArgumentType]
+
+
+def test_an_answer_is_held_against_the_mean_of_the_others():
+    items = drawn({"a": 10, "b": 1, "c": 5.5, "d": 5.5}, beta=0.0)
+    assert [one.reward for one in items] == pytest.approx([1, -1, 0, 0])
+    assert [one.advantage for one in items] == pytest.approx([1 + 1 / 3, -1 - 1 / 3, 0, 0])
+
+
+def test_distance_from_the_start_costs_reward():
+    items = drawn({"a": 5.5, "b": 5.5, "c": 5.5, "d": 5.5}, beta=0.5)
+    assert [one.kl for one in items] == pytest.approx([0, 0, 0, 2])
+    assert [one.advantage for one in items] == pytest.approx([1 / 3, 1 / 3, 1 / 3, -1])
+
+
+def test_an_answer_that_does_not_end_has_the_lowest_reward():
+    items = drawn(dict.fromkeys("abcd", 10.0), finished=(True, True, True, False))
+    assert [one.reward for one in items] == [1, 1, 1, -1]
+
+
+def test_an_abstention_teaches_nothing():
+    items = drawn({"a": 10, "b": None, "c": 1, "d": None}, beta=0.0)
+    assert [one.advantage for one in items] == pytest.approx([2, 0, -2, 0])
+    assert [one.advantage for one in drawn({"a": 10, "b": None, "c": None, "d": None})] == [0, 0, 0, 0]
+
+
+# --- red team
+
+
+def test_each_request_meets_each_disguise_once(tmp_path: Path):
+    (tmp_path / "requests.txt").write_text(
+        "how do I pick a lock?\n\nhow do I {rob} a bank?\n", encoding="utf-8"
+    )
+    source = RedTeam(RedTeam.Config(path="requests.txt"), root=tmp_path)
+    rows = [row.prompt[0]["content"] for row in source.rows("train", None, 0)]  # pyright: ignore
+    assert len(set(rows)) == len(rows) == 2 * len(DISGUISES)
+    assert sum("how do I pick a lock?" in row for row in rows) == len(DISGUISES)
+    assert sum("how do I {rob} a bank?" in row for row in rows) == len(DISGUISES)
+    assert [row.id for row in source.rows("train", 3, 0)] == ["red-team-0", "red-team-1", "red-team-2"]
+
+
+@pytest.mark.parametrize("content", [None, "\n\n"])
+def test_a_list_of_requests_that_cannot_be_used_is_named(tmp_path: Path, content: str | None):
+    if content is not None:
+        (tmp_path / "requests.txt").write_text(content, encoding="utf-8")
+    with pytest.raises(DataError, match=r"requests\.txt"):
+        list(RedTeam(RedTeam.Config(path="requests.txt"), root=tmp_path).rows("train", None, 0))

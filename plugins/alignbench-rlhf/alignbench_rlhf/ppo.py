@@ -1,0 +1,295 @@
+"""PPO with a per-token KL penalty: policy, reference, critic and reward model are adapters on one base."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from alignbench import Answer, PluginError, Policy, Prompt, Run, Sampling, Scored, Sequence, Sequences, Text
+from alignbench_rlhf import losses
+
+OFF = {True: 1e-3, False: 1e-2}
+"""How far the first ratios of a round may be off 1: at most in float32, on average in less."""
+
+
+@dataclass(frozen=True)
+class Item:
+    """One row of a step: a rollout by its place in the round, and the texts that stand beside it."""
+
+    rollout: int
+    texts: tuple[Text, ...] = ()
+
+
+class PPO:
+    """One training: rounds of rollouts, and passes over each.
+
+    All that changes from step to step lies in `state`, so that a checkpoint of weights and `state` is enough
+    to go on: the round's number, its rollouts, the minibatches that are left, and the KL coefficient.
+    """
+
+    def __init__(self, run: Run, config: Any):
+        self.run, self.config = run, config
+        self.rows = run.rows(Prompt)
+        self.texts = run.rows(Text) if config.ptx_coef else None
+        if self.texts is not None and not len(self.texts):
+            raise PluginError(
+                "`ptx_coef` mixes in plain text, and there is none", "name a source in data.pretraining"
+            )
+        self.reward = run.reward_model(**config.reward_model.model_dump())
+        self.policy: Any = run.adapt(name="policy", dropout=False)
+        self.critic, self.head = self._critic()
+        self.reference: Any = run.reference()
+        if config.reference_decay is not None:
+            self.reference = run.adapt(name="reference", dropout=False)
+        self.state: dict[str, Any] = {"round": 0, "left": [], "beta": config.beta}
+
+    def train(self) -> Policy:
+        """Train until the budget is spent, and return the policy."""
+        config = self.config
+        rates: dict[Any, float] = {self.head: config.head_rate}
+        if self.critic is not self.policy:
+            rates[self.critic] = config.critic_rate
+        self.run.train(
+            self.policy,
+            self.minibatch,
+            self.sequences,
+            self.loss,
+            learning_rate=config.learning_rate,
+            modules={"value": self.head},
+            rates=rates,
+            passes=config.passes,
+            state=self.state,
+        )
+        return self.policy
+
+    def _critic(self) -> tuple[Any, nn.Linear]:
+        """The critic begins as the reward model, whose score of what stands there is a fair first guess."""
+        head = nn.Linear(self.reward.head.in_features, 1).to(self.reward.head.weight.device)
+        if self.config.critic == "shared-trunk":
+            nn.init.zeros_(head.weight)
+            nn.init.zeros_(head.bias)
+            return self.policy, head
+        head.load_state_dict(self.reward.head.state_dict())
+        return self.run.adapt(self.reward.adapter, name="critic", dropout=False), head
+
+    # --- rollouts -------------------------------------------------------------------------------------------
+
+    def minibatch(self, step: int) -> list[Item]:
+        """Return the rollouts of a step, after drawing new ones where all passes are done; [] ends it."""
+        state, run = self.state, self.run
+        self._look(step)
+        if not state["left"] and not self._draw(step):
+            return []
+        chosen = state["left"].pop(0)
+        if self.texts is None:
+            return [Item(place) for place in chosen]
+        found = run.draw(self.texts, step, len(chosen) * self.config.ptx_texts)
+        return [Item(place, tuple(found[at :: len(chosen)])) for at, place in enumerate(chosen)]
+
+    def _draw(self, step: int) -> bool:
+        """Draw, score and plan one round; False where the training has to stop."""
+        config, state, run = self.config, self.state, self.run
+        self._move_reference()
+        prompts = run.draw(self.rows, state["round"], config.rollouts)
+        sampling = Sampling(temperature=config.temperature, max_new_tokens=config.max_new_tokens)
+        key = int(run.rng(f"rollouts/{state['round']}").integers(2**62))
+        answers = self.policy.answer(prompts, sampling, key)
+        items = [
+            Sequence(prompt.prompt_ids, answer.ids) for prompt, answer in zip(prompts, answers, strict=True)
+        ]
+        scored = run.score(
+            {
+                "policy": Sequences(items, self.policy, temperature=config.temperature),
+                "values": Sequences(items, self.critic, self.head),
+                "reference": Sequences(items, self.reference, temperature=config.temperature),
+            }
+        )
+        logps, values, mask = scored["policy"].logps, scored["values"].values, scored["policy"].mask
+        ended = torch.tensor([answer.finished for answer in answers], device=mask.device)
+        score = self.reward.score(items) - config.missing_eos_penalty * ~ended
+        rewards = losses.token_rewards(score, logps, scored["reference"].logps, mask, state["beta"])
+        if state["round"] == 0:
+            values = self._level(values, rewards, mask)
+        advantages, returns = losses.advantages(rewards, values, mask, gamma=config.gamma, lam=config.lam)
+        kl = ((logps - scored["reference"].logps) * mask).sum(1)
+        surprise = -logps.sum() / mask.sum()
+        healthy = self._examine(step, answers, score, kl, surprise, values, returns, mask)
+        number = len(items)
+        if config.target_kl is not None:
+            state["beta"] = losses.adapted(
+                state["beta"], kl.mean().item(), config.target_kl, number, config.horizon
+            )
+        state |= {
+            "prompts": [list(item.prompt) for item in items],
+            "responses": [list(item.response) for item in items],
+            "logps": logps,
+            "values": values,
+            "advantages": losses.whiten(advantages, mask),
+            "returns": returns,
+            "left": self._plan(number),
+            "first": None,
+            "round": state["round"] + 1,
+        }
+        return healthy
+
+    def _level(self, values: Tensor, rewards: Tensor, mask: Tensor) -> Tensor:
+        """Shift the critic's head, once, to the mean return as its mean value; return the values so shifted.
+
+        A reward model has only learnt what whole answers are worth to each other: half an answer may lie
+        many standard deviations below, and the critic would spend the first rounds on climbing out.
+        """
+        _, returns = losses.advantages(rewards, values, mask, gamma=self.config.gamma, lam=1.0)
+        shift = (returns - values)[mask].mean()
+        with torch.no_grad():
+            self.head.bias.add_(shift)
+        return values + shift * mask
+
+    def _plan(self, number: int) -> list[list[int]]:
+        """The minibatches of all passes over a round: each pass in an order of its own."""
+        size, plan = self.run.batch, []
+        for number_of_pass in range(self.config.passes):
+            order = self.run.rng(f"minibatches/{self.state['round']}/{number_of_pass}").permutation(number)
+            parts = -(-number // size)
+            plan += [part.tolist() for part in np.array_split(order, parts)]
+        return plan
+
+    def _move_reference(self) -> None:
+        decay = self.config.reference_decay
+        if decay is not None and self.state["round"]:
+            with torch.no_grad():
+                weights = zip(self.reference.parameters(), self.policy.parameters(), strict=True)
+                for kept, moved in weights:
+                    kept.lerp_(moved, 1 - decay)
+
+    # --- the step -------------------------------------------------------------------------------------------
+
+    def sequences(self, batch: list[Item]) -> Mapping[str, Sequences]:
+        """Return what a step scores: the rollouts under policy and critic, and the texts."""
+        config, state = self.config, self.state
+        items = [
+            Sequence(tuple(state["prompts"][item.rollout]), tuple(state["responses"][item.rollout]))
+            for item in batch
+        ]
+        term = "ppo" if config.critic == "shared-trunk" else "value"
+        groups = {
+            "policy": Sequences(items, self.policy, temperature=config.temperature, term="ppo"),
+            "values": Sequences(items, self.critic, self.head, term=term),
+        }
+        if self.texts is not None:
+            texts = [sequence for item in batch for text in item.texts for sequence in text.sequences()]
+            groups["texts"] = Sequences(texts, self.policy, term="ptx")
+        return groups
+
+    def loss(
+        self, scored: Mapping[str, Scored], batch: list[Item]
+    ) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor]]:
+        """Return the terms of the loss, shares all, and what to log."""
+        config, policy, critic = self.config, scored["policy"], scored["values"]
+        width = policy.mask.shape[1]
+        rows = torch.tensor([item.rollout for item in batch], device=policy.mask.device)
+        old, values, advantages, returns = (
+            self.state[name][rows, :width] for name in ("logps", "values", "advantages", "returns")
+        )
+        ratio = torch.exp(policy.logps.detach() - old)
+        ppo = policy.token_mean(losses.policy_loss(policy.logps, old, advantages, config.clip))
+        value = critic.token_mean(losses.value_loss(critic.values, values, returns, config.value_clip))
+        terms = {"ppo": ppo + config.value_coef * value}
+        if config.critic == "adapter":
+            terms = {"ppo": ppo, "value": config.value_coef * value}
+        numbers = {
+            "policy_loss": ppo,
+            "value_loss": value,
+            "clip_fraction": policy.token_mean(((ratio - 1).abs() > config.clip).float()),
+            "approximate_kl": policy.token_mean(0.5 * (policy.logps.detach() - old) ** 2),
+        }
+        if self.texts is not None:
+            texts = scored["texts"]
+            numbers["pretraining_nll"] = texts.token_mean(-texts.logps)
+            terms["ptx"] = config.ptx_coef * numbers["pretraining_nll"]
+        if self.state["first"] is None:
+            off = (ratio - 1).abs()[policy.mask]
+            exact = policy.tolerance is not None and policy.tolerance < 1e-4
+            self.state["first"] = torch.stack(
+                [off.max() if exact else off.mean(), off.new_tensor(OFF[exact])]
+            )
+        return terms, numbers
+
+    # --- is it well? ----------------------------------------------------------------------------------------
+
+    def _look(self, step: int) -> None:
+        """Raise the alarm where the first minibatch of a round did not find the policy that drew it."""
+        first = self.state.get("first")
+        if isinstance(first, Tensor):
+            off, limit = first.tolist()
+            self.state["first"] = False
+            if not off <= limit:
+                self.run.alarm(
+                    "ratio",
+                    step,
+                    f"the first ratios of a round are off 1 by {off:.2g}: rollouts and updates differ",
+                )
+
+    def _examine(
+        self,
+        step: int,
+        answers: list[Answer],
+        score: Tensor,
+        kl: Tensor,
+        surprise: Tensor,
+        values: Tensor,
+        returns: Tensor,
+        mask: Tensor,
+    ) -> bool:
+        """Log the round, raise the alarms it deserves, and say whether to go on.
+
+        The mean surprise of a policy at its own tokens is an unbiased estimate of its entropy.
+        """
+        run = self.run
+        tokens = mask.sum().clamp(min=1)
+        error = ((values - returns)[mask] ** 2).mean()
+        spread = returns[mask].var(correction=0)
+        found = torch.stack(
+            [
+                score.mean(),
+                score.std(correction=0),
+                kl.mean(),
+                kl.std(correction=0) / len(kl) ** 0.5,
+                tokens / len(answers),
+                error,
+                spread,
+                surprise,
+            ]
+        ).tolist()
+        mean, deviation, nats, doubt, length, error, spread, entropy = found
+        finished = sum(answer.finished for answer in answers) / len(answers)
+        run.log(
+            step,
+            reward=mean,
+            reward_deviation=deviation,
+            kl=nats,
+            entropy=entropy,
+            length=length,
+            finished=finished,
+            beta=self.state["beta"],
+            explained_variance=1 - error / max(spread, 1e-12),
+        )
+        if nats + 3 * doubt < -1e-3:
+            run.alarm(
+                "negative KL", step, f"the KL from the reference is {nats:.3g} nats, below what chance allows"
+            )
+        if finished == 0:
+            run.alarm("no end", step, "no answer ended by itself")
+        if deviation < 1e-6:
+            run.alarm("equal rewards", step, "all rollouts got the same reward: there is nothing to learn")
+        # Against the first round's: a critic begins wherever the reward model takes half an answer to be.
+        if error > 10 * max(self.state.setdefault("value_error", error), deviation**2):
+            run.alarm("value loss", step, f"the critic's error is {error:.3g} and grows: it diverges")
+        if not nats <= self.config.max_kl:
+            run.alarm("KL", step, f"the KL from the reference is {nats:.3g} nats for each answer: stopped")
+            return False
+        return True

@@ -1,0 +1,24 @@
+"""The command line as a person meets it: arguments in, exit code and both streams out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from alignbench.cli import app
+
+GOOD = "from alignbench import Method\nclass KTO(Method):\n    '''Learns. Source: here.'''\n" + (
+    "    def align(self, run):\n        return run.start\n"
+)
+
+
+@pytest.fixture
+def alignbench() -> Callable[..., Result]:
+    return lambda *arguments: CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+@pytest.fixture
+def kto(install) -> None:
+    install("alignbench-kto", "0.3.1", modules={"kto_plugin": GOOD}, methods={"kto": "kto_plugin:KTO"})

@@ -1,0 +1,150 @@
+"""A finished run is talked to, and a label leaves it for plain transformers and peft."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from alignbench import results
+from alignbench.engine import samples
+from alignbench.engine.finished import finished, reopen
+from alignbench.method import Sampling
+from alignbench.models.streaming import can_stream, stream
+from alignbench.rows import Prompt, Sequence
+
+CLI = [sys.executable, "-c", "from alignbench.cli import app; app()"]
+RECIPE = """
+model: {id: sandbox, quantization: none}
+data: {train: sandbox, limit: 48, max_length: 128}
+training: {threads: 1, batch: 8}
+evaluation: {prompts: 6, sampling: {max_new_tokens: 8}, judges: [gold], metrics: [reward, length]}
+methods:
+  sft: {start: base, learning_rate: 3.0e-3}
+  best-of-n: {start: sft, n: 2}
+"""
+
+
+def alignbench(*arguments: object, **env: str) -> subprocess.CompletedProcess[str]:
+    command = [*CLI, *map(str, arguments)]
+    return subprocess.run(command, env={**os.environ, **env}, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("talk")
+    (folder / "talk.yaml").write_text(RECIPE)
+    ran = alignbench(
+        "run", folder / "talk.yaml", "--out", folder / "run", ALIGNBENCH_HOME=str(folder / "home")
+    )
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    return folder / "run"
+
+
+@pytest.fixture(scope="module")
+def exported(run: Path) -> Path:
+    out = run.parent / "exported"
+    ran = alignbench("export", run, "sft", "--out", out)
+    assert ran.returncode == 0, ran.stderr
+    return out
+
+
+def test_all_policies_answer_one_prompt(run: Path):
+    ran = alignbench("chat", run, "-p", "hello", "--max-new-tokens", "5", "--labels", "sft,best-of-n")
+    assert ran.returncode == 0, ran.stderr
+    answers = [line for line in ran.stdout.splitlines() if line.strip()]
+    assert [line.split("]")[0] for line in answers] == ["[sft", "[best-of-n"]
+    assert all(len(line.split("] ")[1]) > 0 for line in answers)
+
+
+def test_a_label_that_is_not_there_is_named_with_those_that_are(run: Path):
+    ran = alignbench("chat", run, "-p", "hello", "--labels", "nobody")
+    assert ran.returncode == 2
+    assert "nobody: no finished cell; finished are base, sft, best-of-n" in ran.stderr
+
+
+def test_a_streamed_answer_is_the_answer(run: Path):
+    bench = reopen(run, 1)
+    cells = finished(results.read(run), ["base", "sft"])
+    policies = [bench.policy(cell.label, cell.seed) for cell in cells]
+    sampling = Sampling(temperature=1.0, top_p=0.9, max_new_tokens=12)
+    prompts = [Prompt(id=f"p{i}", prompt=({"role": "user", "content": said},)) for i, said in enumerate("ab")]
+    for prompt in prompts:
+        assert all(map(can_stream, policies))
+        together = [stream(policy, prompt, sampling, 7) for policy in policies]
+        said = ["", ""]
+        while together:  # in turn, on one base
+            for place, one in enumerate(list(together)):
+                said[place] = next(one, said[place])
+            together = [one for one in together if one.gi_frame is not None]
+        for policy in policies:
+            whole = policy.answer([prompt], sampling, 7)[0].text
+            assert list(stream(policy, prompt, sampling, 7))[-1] == whole
+
+
+def test_an_exported_adapter_loads_with_transformers_and_peft_in_three_lines(run: Path, exported: Path):
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    where = json.loads((exported / "adapter_config.json").read_text())["base_model_name_or_path"]
+    base = AutoModelForCausalLM.from_pretrained(where, dtype=torch.float32)
+    policy = PeftModel.from_pretrained(base, str(exported)).eval()
+
+    bench = reopen(run, 1)
+    answers = samples.read(run / "cells" / "sft" / "seed-0")[:4]
+    prompts = {one.id: one.prompt_ids for one in bench.table.prompts("test", 6)}
+    asked = [Sequence(prompts[one.prompt_id], one.ids) for one in answers]
+    ours = bench.policy("sft", 0).logprobs(asked)
+    untouched = bench.policy("base", 0).logprobs(asked)
+    for one, mine, before in zip(asked, ours, untouched, strict=True):
+        ids = torch.tensor([[*one.prompt, *one.response]])
+        with torch.no_grad():
+            logits = policy(input_ids=ids).logits[0, len(one.prompt) - 1 : -1].log_softmax(-1)
+        theirs = logits.gather(1, torch.tensor(one.response)[:, None])[:, 0]
+        torch.testing.assert_close(theirs, torch.as_tensor(mine.logps).float(), atol=1e-4, rtol=0)
+        assert (theirs - torch.as_tensor(before.logps)).abs().max() > 1e-2  # the adapter is not idle
+
+
+def test_its_tokenizer_comes_with_it(exported: Path):
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(exported)
+    assert tokenizer.apply_chat_template([{"role": "user", "content": "hello"}], tokenize=False)
+
+
+def test_its_card_has_the_numbers_and_the_recipe(run: Path, exported: Path):
+    card = (exported / "README.md").read_text()
+    reward = results.read(run).label("sft").metrics["reward"].value
+    assert f"| reward | {reward:.2f}"[:-1] in card
+    for word in ("method `sft`", "learning_rate: 0.003", "PeftModel.from_pretrained", "library_name: peft"):
+        assert word in card
+
+
+def test_a_merged_model_is_written_and_agrees(run: Path):
+    out = run.parent / "merged"
+    ran = alignbench("export", run, "sft", "--merge", "--out", out, "--json")
+    assert ran.returncode == 0, ran.stderr
+    said = json.loads(ran.stdout)["merge"]
+    assert said["merging_changes_at_most"] < 1e-3
+    assert 0 < said["written_from_measured_mean"] < 0.1  # the base's own dtype is bfloat16
+    assert (out / "model.safetensors").is_file()
+    assert not (out / "adapter_config.json").exists()
+
+
+def test_a_decoder_has_no_weights_to_export(run: Path):
+    ran = alignbench("export", run, "best-of-n", "--out", run.parent / "none")
+    assert ran.returncode == 5
+    assert "is a decoder of 'best-of-n' and has no weights to export" in ran.stderr
+
+
+def test_nothing_is_pushed_while_the_hub_is_switched_off(run: Path):
+    out = run.parent / "pushed"
+    ran = alignbench("export", run, "sft", "--out", out, "--push", "me/mine", HF_HUB_OFFLINE="1")
+    assert ran.returncode == 2
+    assert "HF_HUB_OFFLINE" in ran.stderr
+    assert not out.exists()

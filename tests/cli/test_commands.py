@@ -1,0 +1,179 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from alignbench import __version__
+from alignbench.errors import Exit
+
+RECIPE = """\
+model: {id: sandbox}
+data: {train: sandbox}
+methods:
+  kto: {start: base}
+  kto-twice: {method: kto, start: kto, budget: {steps: 3}, training: {batch: 4}}
+seeds: [0, 7]
+"""
+COMMANDS = ("run", "check", "plan", "compare", "report", "methods", "doctor")
+
+
+@pytest.fixture
+def recipe(tmp_path: Path, kto: None) -> Path:
+    path = tmp_path / "r.yaml"
+    path.write_text(RECIPE, encoding="utf-8")
+    return path
+
+
+def test_help_names_every_command_and_every_command_has_help(alignbench) -> None:
+    said = alignbench("--help").stdout
+    for command in COMMANDS:
+        assert command in said
+        assert alignbench(command, "--help").exit_code == 0
+
+
+def test_the_version_is_the_package_s(alignbench) -> None:
+    assert alignbench("--version").stdout == f"alignbench {__version__}\n"
+
+
+def test_check_says_what_would_run(alignbench, recipe: Path) -> None:
+    done = alignbench("check", recipe)
+    assert (done.exit_code, done.stderr) == (0, "")
+    assert done.stdout == f"{recipe} is good: 6 cells (base, kto, kto-twice; seeds 0, 7)\n"
+
+
+def test_check_for_a_program_is_the_whole_recipe_with_defaults(alignbench, recipe: Path) -> None:
+    said = json.loads(alignbench("check", recipe, "--json", "--set", "seeds=[3]").stdout)
+    assert said["seeds"] == [3]
+    assert said["training"]["batch"] == 16
+
+
+def test_problems_are_lines_on_stderr_and_nothing_on_stdout(alignbench, recipe: Path) -> None:
+    recipe.write_text(
+        RECIPE.replace("seeds", "sedes").replace("start: kto,", "start: kot,"), encoding="utf-8"
+    )
+    done = alignbench("check", recipe)
+    assert (done.exit_code, done.stdout) == (Exit.USAGE, "")
+    assert done.stderr.splitlines() == [
+        f"error: {recipe}:5:35: methods.kto-twice.start: there is no label 'kot'; did you mean 'kto'?",
+        f"error: {recipe}:6:1: sedes: unknown; did you mean 'seeds'?",
+    ]
+
+
+def test_problems_for_a_program_are_one_json_object(alignbench, recipe: Path) -> None:
+    done = alignbench("plan", recipe, "--json", "--set", "seeds=[x]")
+    assert done.exit_code == Exit.USAGE
+    said = json.loads(done.stdout)
+    assert said["error"] == "RecipeError"
+    assert said["exit_code"] == 2
+    assert said["problems"][0]["field"] == "seeds[0]"
+    assert said["problems"][0]["file"] == "--set seeds=[x]"
+
+
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [
+        ("a: !!python/object:os.system {}", Exit.SECURITY),
+        ("model: {id: sandbox}\ndata: {train: sandbox}\nmethods: {kot: {}}", Exit.PLUGIN),
+        ("model: [", Exit.USAGE),
+    ],
+)
+def test_every_kind_of_error_ends_with_its_exit_code(alignbench, recipe: Path, text: str, code: Exit) -> None:
+    recipe.write_text(text, encoding="utf-8")
+    done = alignbench("check", recipe)
+    assert done.exit_code == code
+    assert done.stderr.startswith("error: ")
+    assert "Traceback" not in done.stderr
+
+
+def test_what_data_smuggles_into_an_error_cannot_steer_the_terminal(alignbench, recipe: Path) -> None:
+    recipe.write_text('"\\e]52;c;aGk=\\a\\e[31m": 1', encoding="utf-8")
+    said = alignbench("check", recipe).stderr
+    assert "\x1b" not in said
+    assert "\x07" not in said
+
+
+def test_a_traceback_is_shown_only_with_debug(alignbench, recipe: Path) -> None:
+    recipe.write_text("model: 3", encoding="utf-8")
+    assert "Traceback" not in alignbench("check", recipe).stderr
+    assert "Traceback" in alignbench("--debug", "check", recipe).stderr
+
+
+def test_a_bug_is_one_line_that_says_how_to_see_it_whole(alignbench, recipe: Path, monkeypatch) -> None:
+    def buggy(*_):
+        raise KeyError("no such thing")
+
+    monkeypatch.setattr("alignbench.reading.load", buggy)
+    done = alignbench("check", recipe)
+    assert done.exit_code == Exit.INTERNAL
+    assert done.stderr.splitlines() == [
+        "error: KeyError: 'no such thing'; this is a bug in alignbench or in a plugin: see it whole with "
+        "alignbench --debug"
+    ]
+
+
+def test_an_interrupt_ends_with_its_own_exit_code(alignbench, recipe: Path, monkeypatch) -> None:
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("alignbench.reading.load", interrupted)
+    assert alignbench("check", recipe).exit_code == Exit.INTERRUPTED
+
+
+def test_plan_lists_the_cells_in_start_order_with_their_departures(alignbench, recipe: Path) -> None:
+    rows = json.loads(alignbench("plan", recipe, "--json").stdout)
+    assert [row["cell"] for row in rows] == [
+        f"{label}/seed-{seed}" for seed in (0, 7) for label in ("base", "kto", "kto-twice")
+    ]
+    assert rows[2] == {
+        "cell": "kto-twice/seed-0",
+        "label": "kto-twice",
+        "seed": 0,
+        "method": "kto",
+        "from": "alignbench-kto 0.3.1",
+        "start": "kto",
+        "budget": {"steps": 3, "scope": "own"},
+        "departures": rows[2]["departures"],
+        "state": "to run",
+    }
+    assert len(rows[2]["departures"]) == 2
+    assert rows[1]["departures"] == []
+
+
+def test_plan_for_a_person_fits_the_same_into_a_table(alignbench, recipe: Path) -> None:
+    said = alignbench("plan", recipe).stdout
+    assert "kto-twice/seed-7" in said
+    assert "steps 3" in said
+
+
+def test_a_recipe_that_is_not_there_is_an_error_and_no_traceback(alignbench, tmp_path: Path) -> None:
+    done = alignbench("check", tmp_path / "none.yaml")
+    assert done.exit_code == Exit.USAGE
+    assert done.stderr == f"error: {tmp_path}/none.yaml: there is no such file; check the path\n"
+
+
+@pytest.mark.parametrize("jobs", ["0", "-1", "many", "1.5"])
+def test_jobs_is_a_whole_number_or_auto(alignbench, recipe: Path, jobs: str, tmp_path: Path) -> None:
+    done = alignbench("run", recipe, "--out", tmp_path / "run", f"--jobs={jobs}")
+    assert done.exit_code == Exit.USAGE
+    assert "expected 'auto' or a whole number" in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_that_cannot_be_made_is_a_storage_error_that_names_it(alignbench, recipe: Path) -> None:
+    done = alignbench("run", recipe, "--out", recipe)
+    assert done.exit_code == Exit.STORAGE
+    assert done.stderr == f"error: {recipe}: File exists; check the path, its permissions and the disk\n"
+
+
+def test_a_wrong_recipe_leaves_no_run_behind(alignbench, recipe: Path, tmp_path: Path) -> None:
+    assert alignbench("run", recipe, "--out", tmp_path / "run", "--set", "seeds=[x]").exit_code == Exit.USAGE
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_without_a_run_is_named(alignbench, tmp_path: Path) -> None:
+    for command in ("report", "compare"):
+        done = alignbench(command, tmp_path)
+        assert done.exit_code in (Exit.USAGE, Exit.STORAGE)
+        assert str(tmp_path) in done.stderr

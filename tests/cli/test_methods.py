@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+import json
+import sys
+
+from alignbench.errors import Exit
+
+TEACHING = """\
+from pydantic import Field
+from alignbench import Label, Method, MethodConfig, Pair, Verdict
+
+class Teach(Method):
+    '''Learns from a teacher.
+
+    Source: here.
+    '''
+
+    consumes = (Verdict,)
+
+    class Config(MethodConfig):
+        rate: float = Field(0.1, gt=0)
+        '''How fast it learns.'''
+        teacher: Label | None = None
+        '''Whom it asks.'''
+
+    def align(self, run):
+        return run.start
+"""
+
+
+def test_methods_lists_names_versions_and_the_reasons_of_broken_ones(alignbench, kto, install) -> None:
+    install("alignbench-sad", "2.0", modules={"sad_plugin": "import gone"}, methods={"sad": "sad_plugin:Sad"})
+    listed = {row["name"]: row for row in json.loads(alignbench("methods", "--json").stdout)}
+    assert listed["kto"]["distribution"] == "alignbench-kto"
+    assert listed["kto"]["version"] == "0.3.1"
+    assert listed["kto"]["broken"] is None
+    reason = "alignbench-sad 2.0 could not be loaded for 'sad': No module named 'gone'"
+    assert listed["sad"]["broken"] == reason
+    done = alignbench("methods")
+    assert done.exit_code == 0
+    assert (
+        "".join(reason.split()) in "".join(done.stdout.replace("2.0", "2.0").split())
+        or "broken" in done.stdout
+    )
+
+
+def test_a_method_is_shown_with_what_it_reads_and_its_fields(alignbench, install) -> None:
+    install("alignbench-teach", modules={"teach_plugin": TEACHING}, methods={"teach": "teach_plugin:Teach"})
+    said = json.loads(alignbench("methods", "teach", "--json").stdout)
+    assert said["reads"] == ["Verdict"]
+    assert said["description"].startswith("Learns from a teacher.")
+    assert said["fields"][0] == {
+        "name": "rate",
+        "type": "float",
+        "default": 0.1,
+        "description": "How fast it learns.",
+    }
+    shown = alignbench("methods", "teach").stdout
+    assert "alignbench-teach 1.0, reads Verdict" in shown
+    assert "Whom it asks." in shown
+
+
+def test_a_clash_is_listed_with_both_and_an_error_when_it_is_asked_for(alignbench, kto, install) -> None:
+    module = "from kto_plugin import KTO\n"
+    install("alignbench-dup", "9.9", modules={"dup_plugin": module}, methods={"kto": "dup_plugin:KTO"})
+    listed = [row for row in json.loads(alignbench("methods", "--json").stdout) if row["name"] == "kto"]
+    assert {row["distribution"]: row["clashes_with"] for row in listed} == {
+        "alignbench-dup": ["alignbench-kto 0.3.1"],
+        "alignbench-kto": ["alignbench-dup 9.9"],
+    }
+    done = alignbench("methods", "kto")
+    assert done.exit_code == Exit.PLUGIN
+    assert "alignbench-dup 9.9 and alignbench-kto 0.3.1" in done.stderr
+    assert alignbench("methods", "alignbench-dup:kto").exit_code == 0
+
+
+def test_a_broken_method_is_an_error_when_it_is_asked_for(alignbench, install) -> None:
+    install("alignbench-sad", modules={"sad_plugin": "1 / 0"}, methods={"sad": "sad_plugin:Sad"})
+    done = alignbench("methods", "sad")
+    assert done.exit_code == Exit.PLUGIN
+    assert "ZeroDivisionError: division by zero" in done.stderr
+
+
+def test_doctor_finds_what_is_missing_and_what_is_there(alignbench, monkeypatch, tmp_path) -> None:
+    before = set(sys.modules)
+    monkeypatch.setenv("ALIGNBENCH_HOME", str(tmp_path / "not" / "yet" / "there"))
+    said = {row["what"]: row for row in json.loads(alignbench("doctor", "--json").stdout)}
+    assert said["torch"]["state"] == said["transformers"]["state"] == "good"
+    assert said["hub"]["said"].startswith("offline")
+    assert "jsonl" in said["data"]["said"]
+    assert said["devices"]["state"] in ("good", "note")
+    assert "torch" not in set(sys.modules) - before
+    assert "GiB free" in said["disk of the store"]["said"]
+
+
+def test_doctor_says_bad_where_a_library_is_too_old_or_missing(monkeypatch) -> None:
+    from importlib import metadata
+
+    from alignbench.cli.doctor import _libraries
+
+    real = metadata.version
+
+    def version(name: str) -> str:
+        if name == "peft":
+            raise metadata.PackageNotFoundError(name)
+        return "2.9.1" if name == "torch" else real(name)
+
+    monkeypatch.setattr(metadata, "version", version)
+    said = {finding.what: finding for finding in _libraries()}
+    assert said["torch"].state == said["peft"].state == "bad"
+    assert said["torch"].said == "2.9.1 does not fit; pip install 'torch>=2.10'"
+    assert said["peft"].said.startswith("not installed; pip install 'peft>=")
+    assert said["transformers"].state == "good"

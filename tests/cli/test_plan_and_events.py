@@ -1,0 +1,102 @@
+"""What a run says to a program, to nobody, and to a tracker; and what a plan knows before it starts."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from alignbench.cli.progress import telling, watching
+from alignbench.engine import News, calibration
+from alignbench.engine.bench import _total
+from alignbench.engine.calibration import _line, shrunk
+from alignbench.engine.tracking import Tracking, check_trackers
+from alignbench.engine.worker import Event, Finished
+from alignbench.errors import RecipeError
+from alignbench.recipe import Recipe
+
+NEWS = [
+    News("dpo/seed-0", Event("training", 3, 32, {"loss": float("nan"), "margin": 0.5})),
+    News("dpo/seed-0", ended=Finished("failed", "no\nluck")),
+]
+
+
+def test_a_program_reads_one_object_a_line() -> None:
+    lines: list[str] = []
+    hear = telling(lines.append)
+    for one in NEWS:
+        hear(one)
+    first, last = map(json.loads, lines)
+    assert (first["event"], first["task"], first["phase"]) == ("progress", "dpo/seed-0", "training")
+    assert (first["done"], first["total"]) == (3, 32)
+    assert first["numbers"] == {"loss": None, "margin": 0.5}
+    assert (last["event"], last["status"], last["reason"]) == ("ended", "failed", "no\nluck")
+
+
+def test_a_quiet_run_says_nothing() -> None:
+    file = io.StringIO()
+    with watching(Console(file=file, quiet=True)) as watch:
+        for one in NEWS:
+            watch(one)
+    assert file.getvalue() == ""
+
+
+def test_a_training_tells_its_total_from_the_share_of_the_budget_that_is_spent() -> None:
+    assert _total(8, 0.25) == 32
+    assert _total(8, 0.0) is None
+    assert _total(33, 1.0) == 33
+
+
+def test_a_tracker_nobody_knows_is_named_with_those_that_are() -> None:
+    with pytest.raises(RecipeError, match=r"there is no tracker 'paper'.*tensorboard"):
+        check_trackers(["paper"])
+
+
+def test_no_tracker_imports_nothing_and_writes_nothing(tmp_path: Path) -> None:
+    tracking = Tracking((), tmp_path, "dpo", 0, {})
+    tracking.log(1, {"loss": 1.0})
+    tracking.end()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_tensorboard_gets_a_run_for_the_cell_with_its_numbers(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard", reason="tensorboard is not installed")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    tracking = Tracking(["tensorboard"], tmp_path / "run", "dpo", 1, {"beta": 0.1})
+    for step in (1, 2, 3):
+        tracking.log(step, {"loss": 1 / step})
+    tracking.end()
+    seen = EventAccumulator(str(tmp_path / "run/tracking/dpo/seed-1"))
+    seen.Reload()
+    (name,) = (tag for tag in seen.Tags()["scalars"] if tag.endswith("loss"))
+    assert [(one.step, round(one.value, 3)) for one in seen.Scalars(name)] == [(1, 1.0), (2, 0.5), (3, 0.333)]
+
+
+RECIPE = {
+    "model": {"id": "sandbox"},
+    "data": {"train": "sandbox", "limit": 1000},
+    "training": {"batch": 8},
+    "methods": {"kto": {"method": "kto", "start": "base", "budget": {"steps": 500}}},
+    "seeds": [4, 5],
+}
+
+
+def test_a_small_run_shrinks_rows_budget_prompts_and_seeds_and_nothing_else() -> None:
+    whole = Recipe.model_validate(RECIPE)
+    small = shrunk(whole, 2)
+    assert small.data.limit == 16
+    assert small.methods["kto"].budget is not None
+    assert small.methods["kto"].budget.steps == 2
+    assert small.evaluation.prompts == 2 * calibration.PROMPTS
+    assert small.seeds == [4]
+    assert (small.model, small.training, small.budget) == (whole.model, whole.training, whole.budget)
+
+
+def test_two_points_give_what_grows_and_what_does_not() -> None:
+    assert _line([(16, 10.0), (48, 14.0)], 1000) == pytest.approx(8 + 1000 / 8)
+    assert _line([(16, 14.0), (48, 10.0)], 1000) == 10.0  # noise never makes more rows cheaper
+    assert _line([(10, 2.0)], 100) == 20.0

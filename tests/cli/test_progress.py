@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+import io
+
+from rich.console import Console
+
+from alignbench.cli.progress import watching
+from alignbench.engine import News
+from alignbench.engine.worker import Event, Finished
+
+STORY = [
+    News("data", Event("preparing data")),
+    News("data", ended=Finished()),
+    News("kto/seed-0", Event("training", 3, 32), cells=2),
+    News("kto/seed-0", Event("training", 4, None, {"loss": 0.69314}), cells=2),
+    News("kto/seed-0", Event("answering", 0, 200), cells=2),
+    News("kto/seed-0", ended=Finished("diverged", "the loss is nan\x1b[2J\nat step 4"), cells=2),
+    News("ppo/seed-0", ended=Finished(), cells=2),
+]
+
+
+def shown(story: list[News], *, terminal: bool) -> str:
+    file = io.StringIO()
+    console = Console(file=file, force_terminal=terminal, width=120, color_system=None)
+    with watching(console) as watch:
+        for news in story:
+            watch(news)
+    return file.getvalue()
+
+
+def test_where_nobody_watches_each_ended_task_is_one_line() -> None:
+    lines = shown(STORY, terminal=False).splitlines()
+    assert [line.split()[:2] for line in lines] == [
+        ["data", "done"],
+        ["kto/seed-0", "diverged"],
+        ["ppo/seed-0", "done"],
+    ]
+    assert lines[2] == "ppo/seed-0  done  (found as it was left)"
+
+
+def test_a_reason_is_one_line_and_cannot_steer_the_terminal() -> None:
+    assert "the loss is nan\\x1b[2J at step 4" in shown(STORY, terminal=False)
+
+
+def test_a_terminal_sees_the_phase_how_far_it_is_and_the_numbers_of_now() -> None:
+    last = shown(STORY[:4], terminal=True)
+    assert "kto/seed-0  training" in last
+    assert "4/32" in last
+    assert "loss 0.6931" in last
+    assert "cells" in last
+
+
+def test_a_new_phase_forgets_the_total_and_the_numbers_of_the_old_one() -> None:
+    story = [*STORY[:4], News("kto/seed-0", Event("saving"), cells=2)]
+    last = shown(story, terminal=True).split("kto/seed-0  saving")[-1]
+    assert "/32" not in last
+    assert "loss" not in last

@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HEAVY = ("torch", "transformers", "peft", "bitsandbytes", "datasets", "trl", "pydantic", "rich", "yaml")
+
+
+def test_help_answers_in_under_four_tenths_of_a_second(root: Path) -> None:
+    command = [str(Path(sys.executable).with_name("alignbench")), "--help"]
+
+    def took() -> float:
+        # Processor time: what the command itself needs, however busy the machine is with other things.
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        subprocess.run(command, check=True, capture_output=True, cwd=root)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+    assert min(took() for _ in range(5)) < 0.4
+
+
+def test_the_command_line_loads_nothing_heavy_before_a_command_needs_it(root: Path) -> None:
+    script = f"import alignbench.cli, sys; print([name for name in {HEAVY} if name in sys.modules])"
+    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=root)
+    assert ran.stdout == "[]\n"
+
+
+def test_a_reader_that_has_seen_enough_ends_the_command_quietly(root: Path) -> None:
+    command = [sys.executable, "-c", "from alignbench.cli import app; app()", "methods", "--json"]
+    ours, theirs = os.pipe()
+    os.close(ours)  # nobody reads
+    with subprocess.Popen(command, stdout=theirs, stderr=subprocess.PIPE, text=True, cwd=root) as process:
+        os.close(theirs)
+        _, errors = process.communicate(timeout=60)
+    assert errors == ""
+    assert process.returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("sign", "code", "message"),
+    [(signal.SIGINT, 130, "nothing is lost, go on with:"), (signal.SIGTERM, 143, "")],
+)
+def test_a_signal_ends_a_run_with_its_exit_code_and_no_traceback(
+    root: Path, tmp_path: Path, sign: signal.Signals, code: int, message: str
+) -> None:
+    script = (
+        "import time, alignbench.engine\n"
+        "def slow(*_, **__):\n    print('working', flush=True)\n    time.sleep(60)\n"
+        "alignbench.engine.run = slow\n"
+        "from alignbench.cli import app\napp()"
+    )
+    command = [sys.executable, "-c", script, "run", "recipes/quickstart.yaml", "--out", str(tmp_path)]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=root
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "working\n"
+        process.send_signal(sign)
+        _, errors = process.communicate(timeout=30)
+    assert process.returncode == code
+    assert message in errors
+    assert "Traceback" not in errors

@@ -1,0 +1,79 @@
+"""What all tests share: an offline environment, the folder of real inputs, and fake installed packages."""
+
+from __future__ import annotations
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+import importlib
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    gpu = [item for item in items if item.get_closest_marker("gpu")]
+    if gpu:
+        from alignbench.engine.executor import has_cuda
+
+        if not has_cuda():
+            for item in gpu:
+                item.add_marker(pytest.mark.skip(reason="needs a CUDA device, and this machine has none"))
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """The repository."""
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """Real models and data that lie beside a checkout; not everybody has them."""
+    folder = ROOT.parent / "shared"
+    if not folder.is_dir():
+        pytest.skip(f"needs the folder {folder.name} with real models and data beside the checkout")
+    return folder
+
+
+Install = Callable[..., Path]
+
+
+@pytest.fixture
+def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
+    """Put a package on the path as pip would: its modules, and the metadata that name its entry points."""
+    before = set(sys.modules)
+
+    def install(
+        distribution: str,
+        version: str = "1.0",
+        *,
+        modules: Mapping[str, str] | None = None,
+        **groups: Mapping[str, str],
+    ) -> Path:
+        site = tmp_path / "site" / distribution
+        metadata = site / f"{distribution.replace('-', '_')}-{version}.dist-info"
+        metadata.mkdir(parents=True)
+        head = f"Metadata-Version: 2.1\nName: {distribution}\nVersion: {version}\n"
+        (metadata / "METADATA").write_text(head, encoding="utf-8")
+        points = []
+        for group, names in groups.items():
+            points += [f"[alignbench.{group}]", *(f"{name} = {value}" for name, value in names.items())]
+        (metadata / "entry_points.txt").write_text("\n".join(points) + "\n", encoding="utf-8")
+        for name, source in (modules or {}).items():
+            (site / f"{name}.py").write_text(source, encoding="utf-8")
+        monkeypatch.syspath_prepend(str(site))
+        importlib.invalidate_caches()
+        return site
+
+    yield install  # pyright: ignore[reportReturnType]
+    for name in set(sys.modules) - before:
+        if getattr(sys.modules[name], "__file__", None) and str(tmp_path) in str(sys.modules[name].__file__):
+            del sys.modules[name]

@@ -1,0 +1,156 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from alignbench.data import open_source, resolve
+from alignbench.data.sources import Hub, Parquet
+from alignbench.errors import DataError, PluginError
+from alignbench.recipe import Named
+from alignbench.rows import Pair, Ranking, Verdict
+
+from .conftest import WriteRows, pairs, problems
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("sandbox", ("sandbox", {})),
+        ("data.jsonl", ("jsonl", {"path": "data.jsonl"})),
+        ("rows", ("jsonl", {"path": "rows"})),
+        ("rows/more.json", ("jsonl", {"path": "rows/more.json"})),
+        ("table.parquet", ("parquet", {"path": "table.parquet"})),
+        ("Anthropic/hh-rlhf", ("hub", {"id": "Anthropic/hh-rlhf"})),
+    ],
+)
+def test_a_name_stands_for_a_plugin_a_file_a_folder_or_a_hub_id(name: str, expected: Any, tmp_path: Path):
+    (tmp_path / "rows").mkdir()
+    for file in ("data.jsonl", "rows/more.json", "table.parquet"):
+        (tmp_path / file).touch()
+    assert resolve(Named(name=name), tmp_path) == expected
+
+
+def test_fields_of_the_source_are_kept(tmp_path: Path):
+    named = Named.model_validate({"Anthropic/hh-rlhf": {"split": "test"}})
+    assert resolve(named, tmp_path) == ("hub", {"id": "Anthropic/hh-rlhf", "split": "test"})
+
+
+@pytest.mark.parametrize(
+    ("name", "error", "said"),
+    [
+        (
+            "missing.jsonl",
+            DataError,
+            "missing.jsonl: there is no such file; relative paths start from the recipe's",
+        ),
+        ("./missing", DataError, "there is no such file"),
+        ("notes.txt", DataError, "no reader for '.txt' files; use .jsonl or .parquet"),
+        ("empty", DataError, "empty: the folder holds no .jsonl or .parquet file"),
+        ("mixed", DataError, "mixed: the folder holds jsonl and parquet files; name one file"),
+        ("sandbocks", PluginError, "Did you mean 'sandbox'"),
+    ],
+)
+def test_a_name_that_stands_for_nothing_is_an_error(
+    name: str, error: type[Exception], said: str, tmp_path: Path
+):
+    (tmp_path / "notes.txt").touch()
+    for folder, files in (("empty", ()), ("mixed", ("a.jsonl", "b.parquet"))):
+        (tmp_path / folder).mkdir()
+        for file in files:
+            (tmp_path / folder / file).touch()
+    with pytest.raises(error, match=said):
+        resolve(Named(name=name), tmp_path)
+
+
+def test_a_folder_is_read_in_the_order_of_names(write: WriteRows, tmp_path: Path):
+    (tmp_path / "rows").mkdir()
+    write(pairs(3)[2:], "rows/b.jsonl")
+    write([*pairs(2), {"prompt": 1}], "rows/a.jsonl")
+    with pytest.raises(DataError, match=r"^rows/a\.jsonl:3"):
+        list(open_source(Named(name="rows"), tmp_path).rows("train", None, 0))
+    write(pairs(2), "rows/a.jsonl")
+    rows = open_source(Named(name="rows"), tmp_path).rows("train", None, 0)
+    assert [row.chosen for row in rows if isinstance(row, Pair)] == [
+        "good answer 0",
+        "good answer 1",
+        "good answer 2",
+    ]
+
+
+def test_a_folder_of_splits_is_never_mixed_up(write: WriteRows, tmp_path: Path):
+    (tmp_path / "rows").mkdir()
+    for name in ("train.jsonl", "test.jsonl"):
+        write(pairs(2), f"rows/{name}")
+    with pytest.raises(
+        DataError, match=r"files of several splits \(test, train\); name a file each in data.train"
+    ):
+        open_source(Named(name="rows"), tmp_path).view()
+
+
+def parquet(tmp_path: Path, rows: list[dict[str, Any]]) -> Parquet:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "data.parquet")
+    return Parquet(Parquet.Config(path="data.parquet"), root=tmp_path)
+
+
+def test_parquet_gives_the_same_rows_as_json_lines(write: WriteRows, tmp_path: Path):
+    talk = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
+    records = [{"prompt": talk[:1], "completion": talk[1:], "label": True, "user": "u"}]
+    write(records)
+    found = list(parquet(tmp_path, records).rows("train", None, 0))
+    assert found == list(open_source(Named(name="data.jsonl"), tmp_path).rows("train", None, 0))
+    assert parquet(tmp_path, records).view() is Verdict
+
+
+def test_a_bad_parquet_row_is_named_by_its_number(tmp_path: Path):
+    error = problems(parquet(tmp_path, [*pairs(3), {**pairs(1)[0], "chosen": None}]))
+    assert str(error).startswith("data.parquet:4: chosen: null, not a value")
+
+
+def test_a_file_that_is_no_parquet_is_said_so(tmp_path: Path):
+    (tmp_path / "data.parquet").write_bytes(b"PAR1 and nothing more")
+    with pytest.raises(DataError, match=r"data.parquet: not a readable Parquet file"):
+        list(Parquet(Parquet.Config(path="data.parquet"), root=tmp_path).rows("train", None, 0))
+
+
+def test_a_hub_data_set_that_cannot_be_reached_says_what_to_do():
+    with pytest.raises(
+        DataError, match=r"nobody/nothing-at-all could not be fetched: .*; check the id, the network"
+    ):
+        list(Hub(Hub.Config(id="nobody/nothing-at-all")).rows("train", None, 0))
+
+
+def test_a_data_set_of_the_datasets_library_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "someone" / "hh"
+    folder.mkdir(parents=True)
+    talk = "\n\nHuman: Hello\n\nAssistant: {}"
+    rows = [{"chosen": talk.format(f"fine {n}"), "rejected": talk.format("no")} for n in range(3)]
+    (folder / "train.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    hub = Hub(Hub.Config(id="someone/hh"))
+    found = [row for row in hub.rows("train", None, 0) if isinstance(row, Pair)]
+    assert [row.chosen for row in found] == ["fine 0", "fine 1", "fine 2"]
+    assert hub.facts == {"id": "someone/hh", "split": "train"}
+    with pytest.raises(
+        DataError, match=r"someone/hh could not be read: .*; check the names of its configuration"
+    ):
+        list(Hub(Hub.Config(id="someone/hh", split="nothing")).rows("train", None, 0))
+
+
+def test_the_sandbox_knows_its_own_splits(tmp_path: Path):
+    source = open_source(Named(name="sandbox"), tmp_path)
+    train, again, test = (list(source.rows(split, 5, 0)) for split in ("train", "train", "test"))
+    assert source.owns_splits
+    assert source.view() is Ranking
+    assert train == again
+    assert {row.id for row in train}.isdisjoint(row.id for row in test)
+    assert list(source.rows("train", 3, 0)) == train[:3]
+    assert all({"user", "annotator", "group", "topic"} <= set(row.extra) for row in train)

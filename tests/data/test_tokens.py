@@ -1,0 +1,234 @@
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from alignbench.data import load_tokenizer
+from alignbench.data.tokens import context, encode, ending, render, tokenise
+from alignbench.errors import Exit, ModelError, SecurityError
+from alignbench.recipe import Model
+from alignbench.rows import Demonstration, Pair, Prompt, Ranking, Text
+
+from .conftest import CHATML
+
+USER, ASSISTANT = "<|im_start|>user\n", "<|im_start|>assistant\n"
+
+
+def model(folder: Path, template: str | None = CHATML) -> Model:
+    return Model(id=str(folder), chat_template=template)
+
+
+def talk(*texts: str) -> tuple[dict[str, str], ...]:
+    return tuple({"role": ("user", "assistant")[n % 2], "content": text} for n, text in enumerate(texts))
+
+
+def test_ids_are_exactly_those_of_the_template(tokenizer_folder: Path):
+    tokenizer = load_tokenizer(model(tokenizer_folder))
+    prompt = talk("an apple\n\n", "in a tree", "and then?")
+    rows = [
+        Demonstration(id="1", prompt=prompt, response="an answer"),
+        Pair(id="2", prompt=prompt, chosen="fine", rejected="  not \n fine"),
+        Ranking(id="3", prompt=prompt, answers=("a", "b", "日本"), ranks=(1, 2, 3)),
+    ]
+    for row in tokenise(rows, tokenizer, ending(tokenizer)):
+        assert isinstance(row, Prompt)
+        expected = tokenizer.apply_chat_template(list(prompt), add_generation_prompt=True, return_dict=False)
+        assert list(row.prompt_ids) == expected
+        sequences = row.sequences()  # pyright: ignore[reportAttributeAccessIssue]
+        texts = [getattr(row, name) for name in ("response", "chosen", "rejected") if hasattr(row, name)]
+        for sequence, text in zip(sequences, texts or row.answers, strict=True):  # pyright: ignore[reportAttributeAccessIssue]
+            whole = tokenizer.apply_chat_template([*prompt, *talk("", text)[1:]], return_dict=False)
+            newline = encode(tokenizer, ["\n"])[0]
+            assert [*sequence.prompt, *sequence.response, *newline] == whole
+            assert sequence.response[-1] == tokenizer.convert_tokens_to_ids("<|im_end|>")
+            assert sequence.response.count(sequence.response[-1]) == 1
+        assert row.length == max(map(len, sequences))
+
+
+def test_a_token_across_the_border_is_never_made(tokenizer_folder: Path):
+    tokenizer = load_tokenizer(model(tokenizer_folder))
+    prompt, answer = talk("q"), "\n\nan"
+    asked = tokenizer.apply_chat_template(list(prompt), add_generation_prompt=True, return_dict=False)
+    whole = tokenizer.apply_chat_template([*prompt, *talk("", answer)[1:]], return_dict=False)
+    assert whole[: len(asked)] != asked  # the template's line end and the answer's first become one token
+    (row,) = tokenise([Demonstration(id="1", prompt=prompt, response=answer)], tokenizer, ending(tokenizer))
+    assert isinstance(row, Demonstration)
+    assert list(row.prompt_ids) == asked
+    assert tokenizer.decode(row.response_ids) == f"{answer}<|im_end|>"
+
+
+def test_the_end_of_turn_is_the_end_of_sequence_and_pad_may_equal_it(tokenizer_folder: Path):
+    tokenizer = load_tokenizer(model(tokenizer_folder))
+    assert tokenizer.eos_token == "<|im_end|>"
+    assert tokenizer.pad_token == "<|im_end|>"
+    assert tokenizer.padding_side == "left"
+    assert context(model(tokenizer_folder)) == 128
+
+
+def test_a_template_that_writes_no_end_gets_the_tokenizers_own(tokenizer_folder: Path):
+    plain = (
+        "{% for m in messages %}{{ '\\n\\n' + m.role + ': ' + m.content }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '\\n\\nassistant: ' }}{% endif %}"
+    )
+    tokenizer = load_tokenizer(model(tokenizer_folder, plain))
+    (row,) = tokenise([Demonstration(id="1", prompt=talk("q"), response="yes")], tokenizer, ending(tokenizer))
+    assert isinstance(row, Demonstration)
+    assert tokenizer.decode(row.response_ids) == "yes<|endoftext|>"
+    assert tokenizer.decode(row.prompt_ids) == "\n\nuser: q\n\nassistant: "
+
+
+def test_an_answer_that_holds_the_end_of_turn_is_dropped(tokenizer_folder: Path):
+    tokenizer = load_tokenizer(model(tokenizer_folder))
+    rows = [Pair(id="1", prompt=talk("q"), chosen="a<|im_end|>b", rejected="c")]
+    assert tokenise(rows, tokenizer, ending(tokenizer)) == [
+        "the token that ends a turn stands inside an answer"
+    ]
+
+
+def test_plain_text_is_taken_as_it_is(tokenizer_folder: Path):
+    tokenizer = load_tokenizer(model(tokenizer_folder))
+    (row,) = tokenise([Text(id="1", text="an apple")], tokenizer, ending(tokenizer))
+    assert isinstance(row, Text)
+    assert tokenizer.decode(row.ids) == "an apple"
+
+
+# F32
+ROLES = "{% for m in messages %}<|im_start|>{{ m.content }}<|im_end|>{% endfor %}"
+TURNS = "{{ messages[0].role + messages[0].content }}{% if add_generation_prompt %}:{% endif %}"
+AGAIN = CHATML.replace(
+    "{% for message", "{% if messages[-1].role == 'user' %}Question:{% endif %}{% for message", 1
+)
+
+
+@pytest.mark.parametrize(
+    ("template", "said"),
+    [
+        (None, r"the tokenizer of .* has no chat template; set model.chat_template to Jinja text"),
+        (
+            "{% for m in messages %}{{ m.content }}",
+            r"model.chat_template cannot be rendered: TemplateSyntaxError in line 1",
+        ),
+        ("{{ messages[0].nothing.at_all }}", r"model.chat_template cannot be rendered: UndefinedError"),
+        (ROLES, r"model.chat_template drops the roles"),
+        (TURNS, r"model.chat_template drops turns of a conversation"),
+        (AGAIN, r"model.chat_template writes a prompt otherwise once its answer follows"),
+        ("<s><s>{{ '' }}" + CHATML, r"model.chat_template begins a sequence with <s> twice"),
+        (CHATML.split("{% if add_gen")[0], r"model.chat_template ignores add_generation_prompt"),
+        ("templates/none.jinja", r"'templates/none.jinja' is neither Jinja text nor a file that can be read"),
+    ],
+)
+def test_a_template_that_cannot_be_trusted_stops_everything(
+    template: str | None, said: str, tokenizer_folder: Path
+):
+    with pytest.raises(ModelError, match=said) as raised:
+        load_tokenizer(model(tokenizer_folder, template))
+    assert raised.value.exit_code is Exit.USAGE
+    assert "model.chat_template" in str(raised.value)
+
+
+def test_a_template_that_rewrites_only_some_prompts_is_caught_at_the_row(tokenizer_folder: Path):
+    template = CHATML.replace("{% for", "{% if messages | length == 5 %}!{% endif %}{% for", 1)
+    tokenizer = load_tokenizer(model(tokenizer_folder, template))
+    rows = [Demonstration(id="seven", prompt=talk("a", "b", "c", "d", "e"), response="f")]
+    with pytest.raises(ModelError, match="the prompt of row seven otherwise once its answer follows"):
+        tokenise(rows, tokenizer, ending(tokenizer))
+
+
+def test_a_conversation_that_the_template_refuses_is_a_dropped_row(tokenizer_folder: Path):
+    template = (
+        "{% if messages[0].role == 'system' %}{{ raise_exception('no system role') }}{% endif %}" + CHATML
+    )
+    tokenizer = load_tokenizer(model(tokenizer_folder, template))
+    system = Demonstration(id="1", prompt=({"role": "system", "content": "s"}, *talk("q")), response="a")
+    assert tokenise([system], tokenizer, ending(tokenizer)) == [
+        "refused by the chat template: no system role"
+    ]
+
+
+def test_a_turn_that_the_template_passes_over_is_a_dropped_row(tokenizer_folder: Path):
+    template = CHATML.replace("messages %}", "messages if message['role'] != 'system' %}", 1)
+    tokenizer = load_tokenizer(model(tokenizer_folder, template))
+    system = Demonstration(
+        id="1", prompt=({"role": "system", "content": "be kind"}, *talk("q")), response="a"
+    )
+    assert tokenise([system], tokenizer, ending(tokenizer)) == ["the chat template drops a turn"]
+
+
+def test_a_template_that_writes_the_date_writes_the_same_one_every_day(tokenizer_folder: Path):
+    template = "{{ strftime_now('%d %b %Y') }}\n" + CHATML
+    tokenizer = load_tokenizer(model(tokenizer_folder, template))
+    assert render(tokenizer, talk("q")).startswith("26 Jul 2024\n")
+
+
+def test_a_template_may_come_from_a_file_beside_the_recipe(tokenizer_folder: Path, tmp_path: Path):
+    (tmp_path / "chat.jinja").write_text(CHATML, encoding="utf-8")
+    assert load_tokenizer(model(tokenizer_folder, "chat.jinja"), tmp_path).chat_template == CHATML
+
+
+def test_a_template_runs_no_code(tokenizer_folder: Path, tmp_path: Path):
+    canary = tmp_path / "canary"
+    hostile = "{{ cycler.__init__.__globals__.os.mknod('CANARY') }}".replace("CANARY", str(canary))
+    with pytest.raises(ModelError, match="cannot be rendered: SecurityError"):
+        load_tokenizer(model(tokenizer_folder, hostile))
+    assert not canary.exists()
+
+
+def test_a_tokenizer_that_wants_to_run_code_is_refused(tokenizer_folder: Path, tmp_path: Path):
+    folder = tmp_path / "hostile"
+    shutil.copytree(tokenizer_folder, folder)
+    config = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+    config["auto_map"] = {"AutoTokenizer": ["evil.Tokenizer", None]}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config), encoding="utf-8")
+    (folder / "evil.py").write_text(f"open({str(tmp_path / 'canary')!r}, 'w')", encoding="utf-8")
+    with pytest.raises(SecurityError, match="no-remote-code"):
+        load_tokenizer(model(folder))
+    assert not (tmp_path / "canary").exists()
+
+
+@pytest.mark.parametrize("damage", [b"", b"{", b'{"version": "9.9"}'], ids=["empty", "torn", "unknown"])
+def test_a_damaged_tokenizer_is_named(damage: bytes, tokenizer_folder: Path, tmp_path: Path):
+    folder = tmp_path / "damaged"
+    shutil.copytree(tokenizer_folder, folder)
+    (folder / "tokenizer.json").write_bytes(damage)
+    with pytest.raises(ModelError, match=r"the tokenizer of .*damaged cannot be loaded"):
+        load_tokenizer(model(folder))
+
+
+def test_the_sandbox_is_a_model_like_any_other():
+    tokenizer: Any = load_tokenizer(Model(id="sandbox"))
+    (row,) = tokenise([Prompt(id="1", prompt=talk("name a person ."))], tokenizer, ending(tokenizer))
+    assert isinstance(row, Prompt)
+    assert tokenizer.convert_ids_to_tokens(row.prompt_ids[0]) == "<bos>"
+
+
+def test_a_real_tokenizer_without_template_takes_one(shared: Path):
+    path = shared / "models/stories260K"
+    with pytest.raises(ModelError, match="has no chat template"):
+        load_tokenizer(model(path, None))
+    template = (
+        "{{ bos_token }}{% for m in messages %}{{ m.role + ': ' + m.content }}"
+        "{{ eos_token if m.role == 'assistant' else '\\n' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}"
+    )
+    tokenizer = load_tokenizer(model(path, template))
+    (row,) = tokenise(
+        [Demonstration(id="1", prompt=talk("Once"), response="upon a time")], tokenizer, ending(tokenizer)
+    )
+    assert isinstance(row, Demonstration)
+    whole = tokenizer.apply_chat_template([*row.prompt, *talk("", "upon a time")[1:]], return_dict=False)
+    assert tokenizer.decode([*row.prompt_ids, *row.response_ids]) == tokenizer.decode(whole)
+    assert row.response_ids[-1] == tokenizer.eos_token_id
+    assert context(model(path)) == 512
+
+
+def test_importing_the_data_package_loads_nothing_heavy():
+    heavy = ["torch", "transformers", "pyarrow", "datasets", "numpy"]
+    code = f"import sys, alignbench.data; print([name for name in {heavy} if name in sys.modules])"
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert said.stdout.strip() == "[]"

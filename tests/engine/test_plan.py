@@ -1,0 +1,134 @@
+"""The plan: start order, what `--only` brings along, what counts as a departure, and what a key holds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from alignbench.engine import plan
+from alignbench.errors import RecipeError
+from alignbench.recipe import Recipe
+
+VERSIONS = {"torch": "2.13.0"}
+
+
+def recipe(**changed: object) -> Recipe:
+    said = {
+        "model": {"id": "sandbox"},
+        "data": {"train": "sandbox", "limit": 64},
+        "methods": {
+            "hot": {"method": "frozen", "start": "cold", "training": {"batch": 4}},
+            "cold": {"method": "frozen"},
+            "other": {"method": "frozen", "budget": {"steps": 3}},
+        },
+        "seeds": [0, 1],
+    }
+    return Recipe.model_validate({**said, **changed})
+
+
+def key(given: Recipe, label: str = "cold", **changed: object) -> str:
+    cell = next(cell for cell in plan.cells(given) if cell.label == label)
+    said = {"versions": VERSIONS, "data": "d" * 64, "parents": {"base": "p" * 64}, **changed}
+    return plan.identity(given, cell, **said)  # pyright: ignore[reportArgumentType]
+
+
+def test_a_label_comes_after_its_start_and_base_comes_first():
+    assert [str(cell) for cell in plan.cells(recipe())] == [
+        *("base/seed-0", "cold/seed-0", "hot/seed-0", "other/seed-0"),
+        *("base/seed-1", "cold/seed-1", "hot/seed-1", "other/seed-1"),
+    ]
+
+
+def test_a_label_with_seeds_of_its_own_brings_base_and_its_start_along():
+    methods = {"cold": {"method": "frozen"}, "hot": {"method": "frozen", "start": "cold", "seeds": [7]}}
+    given = recipe(methods=methods)
+    assert [str(cell) for cell in plan.cells(given)] == [
+        *("base/seed-0", "cold/seed-0", "base/seed-1", "cold/seed-1"),
+        *("base/seed-7", "cold/seed-7", "hot/seed-7"),
+    ]
+    assert [str(one) for one in plan.departures(given, given.methods["hot"])] == ["seeds: 7 instead of 0, 1"]
+
+
+def test_more_seeds_leave_the_cells_that_are_there_as_they_are():
+    few, more = (recipe(methods={"cold": {"method": "frozen", "seeds": s}}) for s in ([0], [0, 1]))
+    assert key(few) == key(more)
+
+
+def test_only_brings_along_what_a_label_starts_from():
+    assert {cell.label for cell in plan.cells(recipe(), ["hot"])} == {"base", "cold", "hot"}
+    assert {cell.label for cell in plan.cells(recipe(), ["base"])} == {"base"}
+
+
+def test_only_names_a_label_that_is_not_there():
+    with pytest.raises(
+        RecipeError, match="--only names warm, which the recipe does not have; it has base, hot"
+    ):
+        plan.cells(recipe(), ["warm"])
+
+
+def test_another_batch_or_budget_is_a_departure_and_an_own_knob_is_none():
+    given = recipe()
+    said = {
+        label: [str(one) for one in plan.departures(given, block)] for label, block in given.methods.items()
+    }
+    assert said == {
+        "hot": ["training.batch: 4 instead of 16"],
+        "cold": [],
+        "other": ["budget: steps 3, scope own instead of epochs 1.0, scope own"],
+    }
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"model": {"id": "sandbox", "quantization": "fp4"}},
+        {"model": {"id": "sandbox", "adapter": {"rank": 8}}},
+        {"model": {"id": "sandbox", "chat_template": "{{ messages }}"}},
+        {"training": {"batch": 8}},
+        {"training": {"schedule": "linear"}},
+        {"budget": {"steps": 5}},
+        {"evaluation": {"prompts": 10}},
+        {"evaluation": {"sampling": {"temperature": 0.5}}},
+        {"methods": {"cold": {"method": "frozen", "budget": {"steps": 1}}}},
+        {"methods": {"cold": {"method": "few-shot"}}},
+    ],
+)
+def test_every_field_that_can_change_a_policy_or_its_answers_changes_the_key(changed: dict):
+    assert key(recipe(**changed)) != key(recipe())
+
+
+@pytest.mark.parametrize(
+    "changed", [{"data": "e" * 64}, {"parents": {"base": "q" * 64}}, {"versions": {"torch": "2.14.0"}}]
+)
+def test_the_rows_the_start_and_the_versions_change_the_key(changed: dict):
+    assert key(recipe(), **changed) != key(recipe())
+
+
+def test_a_plugin_s_source_changes_the_key(monkeypatch: pytest.MonkeyPatch):
+    before = key(recipe())
+    monkeypatch.setattr("alignbench.engine.plan.plugins.source_digest", lambda found: "edited")
+    assert key(recipe()) != before
+
+
+def test_the_seed_and_the_label_change_the_key():
+    given = recipe()
+    cells = [cell for cell in plan.cells(given) if cell.label != "base"]
+    keys = {plan.identity(given, cell, versions=VERSIONS, data="d", parents={}) for cell in cells}
+    assert len(keys) == len(cells)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"evaluation": {"judges": ["gold"], "metrics": ["reward"]}},
+        {"methods": {"cold": {"method": "frozen"}, "another": {"method": "frozen"}}},
+    ],
+)
+def test_what_cannot_change_a_policy_does_not_change_its_key(changed: dict):
+    assert key(recipe(**changed)) == key(recipe())
+
+
+def test_a_run_s_folder_names_cell_by_label_and_seed():
+    cell = plan.cells(recipe())[-1]
+    assert cell.folder(Path("runs/x")) == Path("runs/x/cells/other/seed-1")

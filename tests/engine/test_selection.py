@@ -1,0 +1,88 @@
+"""Weights chosen by what a judge says of their answers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import torch
+
+from alignbench.engine import prepare
+from alignbench.engine.bench import Bench, CellRun
+from alignbench.engine.worker import Task
+from alignbench.judges import Judge, Score
+from alignbench.method import NamedJudge, Sampling, Select
+from alignbench.recipe import Recipe, canonical
+from alignbench.rows import Demonstration, Prompt
+
+LOOKS = 4
+
+
+class Told(Judge):
+    """Gives each look the score that it is told to give."""
+
+    trains = True
+    scores = (0.1, 0.7, 0.3, 0.2)
+
+    def __init__(self):
+        super().__init__()
+        self.asked: list[list[str]] = []
+
+    def score(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> list[Score]:
+        self.asked.append(list(answers))
+        return [Score(self.scores[len(self.asked) - 1])] * len(answers)
+
+
+def test_the_weights_of_the_best_look_are_kept_and_both_curves_are_logged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    recipe = Recipe.model_validate(
+        {
+            "model": {"id": "sandbox"},
+            "data": {"train": "sandbox", "limit": 64, "max_length": 128},
+            "training": {"batch": 8, "threads": 1},
+            "budget": {"steps": 8},
+            "methods": {"tried": {"method": "frozen"}},
+        }
+    )
+    paths = {
+        "run": tmp_path / "run",
+        "root": tmp_path,
+        "home": tmp_path / "home",
+        "log": tmp_path / "log.txt",
+    }
+    task = Task("prepare", **paths, recipe=canonical(recipe), threads=1, what={"key": "selection"})
+    prepare.main(task, lambda event: None)
+    run = CellRun(Bench(task), label="tried", seed=0, method="frozen", start="base", folder=tmp_path)
+    judge = Told()
+    monkeypatch.setattr(run, "judge", lambda named: judge)
+    policy = run.adapt()
+    weights = list(policy.parameters())  # pyright: ignore[reportAttributeAccessIssue]
+    at_look: list[list[torch.Tensor]] = []
+    score = judge.score
+
+    def watched(prompts, answers):
+        at_look.append([weight.detach().clone() for weight in weights])
+        return score(prompts, answers)
+
+    judge.score = watched
+    run.train(
+        policy,
+        run.rows(Demonstration),
+        lambda rows: {"all": [one for row in rows for one in row.sequences()]},
+        lambda scored, rows: (-scored["all"].token_mean(scored["all"].logps), {}),
+        learning_rate=3e-3,
+        select=Select(
+            by=NamedJudge(name="told"), looks=LOOKS, prompts=4, sampling=Sampling(max_new_tokens=8)
+        ),
+    )
+    assert len(at_look) == LOOKS
+    assert all(torch.equal(now, best) for now, best in zip(weights, at_look[1], strict=True))
+    assert not all(torch.equal(now, last) for now, last in zip(weights, at_look[-1], strict=True))
+    lines = [json.loads(line) for line in run.curves.read_text(encoding="utf-8").splitlines()]
+    looks = [line for line in lines if "validation_score" in line]
+    assert [line["step"] for line in looks] == [2, 4, 6, 8]
+    assert [line["validation_score"] for line in looks] == pytest.approx(list(Told.scores))
+    assert all(line["validation_nll"] > 0 for line in looks)

@@ -1,0 +1,141 @@
+"""Tuning: equal trials for every method, drawn once, chosen on validation prompts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from alignbench import results
+from alignbench.engine import plan, sweep
+from alignbench.errors import AlignbenchError, RecipeError
+from alignbench.recipe import Loaded, Recipe
+from alignbench.results import LabelResult, Measured, MetricInfo, Results
+
+SPACE = {"learning_rate": {"low": 1e-4, "high": 1e-2, "log": True}, "beta": [0.1, 0.3]}
+
+
+def recipe(**changed) -> Recipe:
+    said = {
+        "model": {"id": "sandbox"},
+        "data": {"train": "sandbox", "limit": 64},
+        "methods": {
+            "first": {"method": "dpo", "config": {"beta": 0.2}, "sweep": SPACE},
+            "second": {"method": "sft", "sweep": {"learning_rate": SPACE["learning_rate"]}},
+            "third": {"method": "sft"},
+        },
+        "sweep": {"trials": 4},
+        "evaluation": {"judges": ["gold"], "metrics": ["reward", "kl"]},
+        "seeds": [0, 1, 2],
+    }
+    return Recipe.model_validate({**said, **changed})
+
+
+def test_every_swept_method_gets_the_same_number_of_trials_the_first_as_it_is_written():
+    trials = sweep.expanded(recipe())
+    assert list(trials.methods) == [
+        *("first", "second", "third", "first.1", "first.2", "first.3", "second.1", "second.2", "second.3")
+    ]
+    assert trials.methods["first"].config["beta"] == 0.2
+    drawn = [trials.methods[name].config for name in ("first.1", "first.2", "first.3")]
+    assert all(1e-4 <= one["learning_rate"] <= 1e-2 and one["beta"] in (0.1, 0.3) for one in drawn)
+    assert len({one["learning_rate"] for one in drawn}) == 3
+
+
+def test_trials_look_at_validation_prompts_and_at_a_seed_of_their_own():
+    trials = sweep.expanded(recipe())
+    assert (trials.evaluation.split, trials.seeds, trials.sweep) == ("validation", [100], None)
+    assert [one.name for one in trials.evaluation.metrics] == ["reward"]
+    assert {cell.seed for cell in plan.cells(trials)} == {100}
+
+
+def test_the_same_recipe_draws_the_same_settings():
+    assert sweep.expanded(recipe()) == sweep.expanded(recipe())
+
+
+def finished(trials: Recipe, values: dict[str, float | None], *, higher=True) -> Results:
+    return Results(
+        metrics={"reward": MetricInfo(higher_is_better=higher)},
+        labels=tuple(
+            LabelResult(label=label, metrics={"reward": Measured(value=values.get(label, 0.1), missing="")})
+            for label in ("base", *trials.methods)
+        ),
+    )
+
+
+def tune(tmp_path, values, **how):
+    given = recipe()
+    loaded = Loaded(given, Path("r.yaml"), "")
+    seen = []
+
+    def run(trial, *, out):
+        seen.append(trial.recipe)
+        out.mkdir()
+        results.write(finished(trial.recipe, values, **how), out)
+
+    return sweep.tuned(loaded, tmp_path / "sweep", run).recipe, seen[0]
+
+
+def test_the_best_setting_of_each_method_takes_part_in_the_comparison(tmp_path):
+    chosen, trials = tune(tmp_path, {"first.2": 0.9, "first": 0.5, "second": 0.7})
+    assert chosen.methods["first"].config == trials.methods["first.2"].config
+    assert chosen.methods["second"].config == trials.methods["second"].config
+    assert chosen.methods["third"].config == trials.methods["third"].config
+    assert (chosen.evaluation.split, chosen.seeds) == ("test", [0, 1, 2])
+
+
+def test_where_less_is_better_the_least_is_best(tmp_path):
+    chosen, trials = tune(tmp_path, {"first.3": 0.05}, higher=False)
+    assert chosen.methods["first"].config == trials.methods["first.3"].config
+
+
+def test_a_method_whose_trials_all_failed_is_an_error(tmp_path):
+    with pytest.raises(AlignbenchError, match="no trial of 'first' has a 'reward'"):
+        tune(tmp_path, dict.fromkeys(("first", "first.1", "first.2", "first.3")))
+
+
+def test_a_method_that_is_not_tuned_beside_others_that_are_departs():
+    given = recipe()
+    departures = [str(one) for one in plan.departures(given, given.methods["third"])]
+    assert departures == ["tuning: none instead of 4 trials"]
+    assert plan.departures(given, given.methods["second"]) == ()
+
+
+def test_a_field_that_the_method_does_not_have_is_named():
+    wrong = recipe(methods={"first": {"method": "dpo", "sweep": {"betta": [1]}}})
+    with pytest.raises(RecipeError, match=r"methods\.first\.sweep\.betta: the method has no such field"):
+        sweep.expanded(wrong)
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"sweep": None}, "set sweep.trials"),
+        ({"seeds": [100]}, "one of the seeds"),
+        (
+            {"methods": {"a": {"method": "sft", "sweep": {"x": {"low": 2, "high": 1}}}}},
+            "low must be below high",
+        ),
+    ],
+)
+def test_a_sweep_that_would_not_be_fair_is_refused(changed, words):
+    with pytest.raises(ValueError, match=words):
+        recipe(**changed)
+
+
+def test_settings_chosen_leave_the_key_of_a_cell_to_what_it_computes():
+    given = recipe()
+    plain = given.model_copy(
+        update={"methods": {k: b.model_copy(update={"sweep": {}}) for k, b in given.methods.items()}}
+    )
+    keys = [
+        plan.identity(
+            one, next(c for c in plan.cells(one) if c.label == "second"), versions={}, data="", parents={}
+        )
+        for one in (given, replace_sweep(plain))
+    ]
+    assert keys[0] == keys[1]
+
+
+def replace_sweep(given: Recipe) -> Recipe:
+    return given.model_copy(update={"sweep": None})

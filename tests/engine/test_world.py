@@ -1,0 +1,221 @@
+"""A run of another recipe, files or environment is shown field by field, and is never overwritten."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from alignbench.engine import plan, world
+from alignbench.errors import RecipeError
+from alignbench.reading import load
+from alignbench.recipe import Loaded, Recipe, canonical
+
+TEXT = """
+model: {id: sandbox}
+data: {train: rows.jsonl, max_length: 64}
+budget: {steps: 4}   # enough
+methods:
+  dpo: {beta: 0.2, start: base}
+evaluation: {prompts: 4, judges: [gold], metrics: [reward]}
+"""
+ROW = {"prompt": "a question", "chosen": "yes", "rejected": "no"}
+
+
+@pytest.fixture
+def loaded(tmp_path: Path):
+    """Loads the recipe with some of its text replaced."""
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps({**ROW, "id": n}) + "\n" for n in range(40)))
+
+    def loaded(old: str = "", new: str = "") -> Loaded:
+        path = tmp_path / "recipe.yaml"
+        path.write_text(TEXT.replace(old, new) if old else TEXT)
+        return load(path)
+
+    return loaded
+
+
+@pytest.fixture
+def out(tmp_path: Path, loaded) -> Path:
+    folder = tmp_path / "runs" / "tried"
+    folder.mkdir(parents=True)
+    assert world.settle(folder, loaded()) == ()
+    return folder
+
+
+def test_the_same_recipe_goes_on(out: Path, loaded):
+    assert world.settle(out, loaded("   # enough", "")) == ()
+
+
+def test_a_changed_recipe_is_shown_field_by_field_and_refused(out: Path, loaded):
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    with pytest.raises(RecipeError) as caught:
+        world.settle(
+            out, loaded("{beta: 0.2, start: base}", "{beta: 0.5, start: base, training: {batch: 2}}")
+        )
+    assert [(one.field, one.what) for one in caught.value.problems[1:]] == [
+        ("methods.dpo.config.beta", "was 0.2, is 0.5"),
+        ("methods.dpo.training.batch", "was null, is 2"),
+    ]
+    assert "--fork" in str(caught.value)
+    assert caught.value.exit_code == 2
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+
+
+def test_a_fork_is_a_new_folder_and_the_same_one_again(out: Path, loaded):
+    changed = loaded("steps: 4", "steps: 5")
+    folder = world.fork(out, changed)
+    assert folder.name == "tried-2"
+    folder.mkdir()
+    world.settle(folder, changed)
+    assert world.fork(out, changed) == folder
+    assert world.fork(out, loaded()) == out
+    assert world.fork(out, loaded("steps: 4", "steps: 6")).name == "tried-3"
+
+
+def test_one_byte_of_a_row_is_another_run(out: Path, loaded, tmp_path: Path):
+    rows = tmp_path / "rows.jsonl"
+    rows.write_bytes(rows.read_bytes().replace(b"yes", b"yEs", 1))
+    with pytest.raises(RecipeError, match=r"rows.jsonl: was .*, is "):
+        world.settle(out, loaded(), allow_env_change=True)
+
+
+def test_another_library_is_refused_or_allowed_and_then_the_result_is_mixed(out: Path, loaded, monkeypatch):
+    now = world.versions()
+    monkeypatch.setattr(world, "versions", lambda: {**now, "torch": "9.9"})
+    with pytest.raises(RecipeError, match=r'versions.torch: was ".*", is "9.9"'):
+        world.settle(out, loaded())
+    said = f'versions.torch was "{now["torch"]}", is "9.9"'
+    assert world.settle(out, loaded(), allow_env_change=True) == (said,)
+    assert world.settle(out, loaded()) == (said,), "once allowed it stays on record"
+
+
+def test_an_edited_plugin_is_another_environment(out: Path, loaded, monkeypatch):
+    digest = world.plugins.source_digest
+    monkeypatch.setattr(
+        world.plugins, "source_digest", lambda found: "edited" if found.name == "dpo" else digest(found)
+    )
+    with pytest.raises(RecipeError, match=r"plugins.methods dpo"):
+        world.settle(out, loaded())
+
+
+# --- keys ---------------------------------------------------------------------------------------------------
+
+NO_INPUT = {"data": ("allowed_drop", "allow_overlap")}
+"""Fields that refuse a table, and change nothing in one that they let pass."""
+
+
+def leaves(value: object, route: tuple = ()):
+    if isinstance(value, dict):
+        for name, item in value.items():
+            yield from leaves(item, (*route, name))
+    else:
+        yield route, value
+
+
+def mutated(said: dict, route: tuple, value: object) -> Recipe | None:
+    """The recipe with one field changed to another value that it can have."""
+    changed = json.loads(json.dumps(said))
+    place = changed
+    for part in route[:-1]:
+        place = place[part]
+    near = [value + 1, value / 2] if isinstance(value, int | float) and not isinstance(value, bool) else []
+    words = ["another", "fp4", "linear", "adamw-8bit", "disjoint", "chain", ["q_proj"]]
+    tried = [*near, *words, 1, 0.5, not value, None]
+    for other in tried:
+        if other == value:
+            continue
+        place[route[-1]] = other
+        try:
+            made = Recipe.model_validate(changed)
+        except ValueError:
+            continue
+        if canonical(made) != canonical(Recipe.model_validate(said)):
+            return made
+    return None
+
+
+def unchanged_keys(key, given: Recipe, parts: tuple[str, ...]) -> tuple[list[str], int]:
+    """Change each field of some parts; return those that leave the key, and how many were tried."""
+    said = given.model_dump(mode="json")
+    blind, tried, before = [], 0, key(given)
+    for part in parts:
+        for route, value in leaves(said[part], (part,)):
+            made = mutated(said, route, value)
+            if made is None or route[1] in NO_INPUT.get(part, ()):
+                continue
+            tried += 1
+            if key(made) == before:
+                blind.append(".".join(map(str, route)))
+    return blind, tried
+
+
+def table_key(given: Recipe) -> str:
+    return plan.table_identity(given, files={}, versions={"torch": "1"})
+
+
+def cell_key(given: Recipe) -> str:
+    cell = next(cell for cell in plan.cells(given) if cell.label == "dpo")
+    return plan.identity(given, cell, versions={"torch": "1"}, data=table_key(given), parents={}, files={})
+
+
+def test_every_field_that_goes_into_the_rows_changes_their_key(loaded):
+    blind, tried = unchanged_keys(table_key, loaded().recipe, ("model", "data"))
+    assert not blind
+    assert tried >= 15
+
+
+def test_every_field_that_goes_into_a_policy_or_its_answers_changes_its_key(loaded):
+    blind, tried = unchanged_keys(cell_key, loaded().recipe, ("model", "data", "training", "budget"))
+    assert not blind
+    assert tried >= 25
+
+
+def test_a_key_without_max_length_is_seen(loaded):
+    def bug(given: Recipe) -> str:
+        return table_key(given.model_copy(update={"data": given.data.model_copy(update={"max_length": 8})}))
+
+    blind, _ = unchanged_keys(bug, loaded().recipe, ("model", "data"))
+    assert "data.max_length" in blind
+
+
+def test_versions_and_sources_change_a_key_as_environment_and_rows_as_input(loaded, monkeypatch):
+    given = loaded().recipe
+    now = table_key(given)
+    other = plan.table_identity(given, files={}, versions={"torch": "2"})
+    assert other != now
+    assert plan.same_inputs(other, now)
+    assert not plan.same_inputs(plan.table_identity(given, files={"rows": "x"}, versions={"torch": "1"}), now)
+    cell = cell_key(given)
+    monkeypatch.setattr("alignbench.engine.plan.plugins.source_digest", lambda found: "edited")
+    assert cell_key(given) != cell
+    assert plan.same_inputs(cell_key(given), cell)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [("   # enough", ""), ("{beta: 0.2, start: base}", "{start: base, beta: 0.20}"), ("\n", "\n\n")],
+)
+def test_comments_order_and_white_space_change_no_key(loaded, old: str, new: str):
+    assert cell_key(loaded(old, new).recipe) == cell_key(loaded().recipe)
+
+
+def test_a_folder_of_files_is_read_whole(tmp_path: Path):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    given = Recipe.model_validate(
+        {
+            "model": {"id": "./model"},
+            "data": {"train": "sandbox"},
+            "methods": {"dpo": {"method": "dpo", "start": "base"}},
+        }
+    )
+    before = world.files(given, tmp_path)
+    assert list(before) == ["./model"]
+    (folder / "config.json").write_text("{ }")
+    assert world.files(given, tmp_path) != before
+    shutil.rmtree(folder)
+    assert world.files(given, tmp_path) == {}

@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from .injection import Faults
+
+METHODS = {
+    "sft": {"start": "base"},
+    "dpo": {"start": "base"},
+    "orpo": {"start": "base"},
+    "rlhf": {
+        "start": "base",
+        "reward_model": {"learning_rate": 1e-3},
+        "rollouts": 8,
+        "passes": 1,
+        "max_new_tokens": 4,
+    },
+}
+"""What is killed, as tried on the sandbox."""
+
+
+@pytest.fixture(scope="session")
+def faults() -> Faults:
+    return Faults()
+
+
+@pytest.fixture(scope="session")
+def long() -> bool:
+    """Whether every kill point is tried, and not a sample of them: `make faults`."""
+    return os.environ.get("FAULTS") == "long"
+
+
+@pytest.fixture(scope="session")
+def lab(tmp_path_factory: pytest.TempPathFactory, faults: Faults):
+    import torch
+
+    from alignbench import models
+    from alignbench.training import checkpoint, trainer
+
+    from .lab import THREADS, Lab
+
+    torch.set_num_threads(THREADS)
+    with pytest.MonkeyPatch.context() as patch:
+        lab = Lab(tmp_path_factory.mktemp("lab"), faults, METHODS)
+        from alignbench.engine.bench import Bench
+
+        base = Bench(lab.task).base
+        patch.setattr(models, "load_base", lambda *_, **__: base)
+        patch.setattr(checkpoint, "SHARE", 0)
+        step = trainer.AdapterTrainer.training_step
+
+        def counted(self, *args, **more):
+            lab.count_step()
+            return step(self, *args, **more)
+
+        patch.setattr(trainer.AdapterTrainer, "training_step", counted)
+        yield lab

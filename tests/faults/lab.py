@@ -1,0 +1,256 @@
+"""Real cells killed at the N-th file mutation or at any time, and what they leave when run to their end.
+
+A cell is a forked process, so that torch and the base are loaded once; what runs in it is the engine's own
+`cell.main`. Kill -9 loses nothing that was written, so nothing here waits for the disk.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import mmap
+import os
+import random
+import resource
+import shutil
+import signal
+import struct
+import time
+import traceback
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from alignbench import store
+from alignbench.engine import cell, prepare, samples
+from alignbench.engine.worker import Task
+from alignbench.recipe import Recipe, canonical
+
+from .injection import Faults
+
+SEED, THREADS = 0, 1
+VOLATILE = ("train_seconds", "judge_seconds", "answer_seconds", "peak_memory_bytes")
+"""Costs that are measured: all else of a cell's record has to be equal to the last bit."""
+
+SURVIVED, FAILED, STORAGE, DIED = 0, 3, 6, 9
+
+
+class Lab:
+    """Cells of one recipe, each attempt a process of its own, each case in a folder of its own."""
+
+    def __init__(self, folder: Path, faults: Faults, methods: dict[str, dict]):
+        self.folder, self.faults = folder, faults
+        recipe = Recipe.model_validate(
+            {
+                "model": {"id": "sandbox", "adapter": {"rank": 4, "dropout": 0.1}},
+                "data": {"train": "sandbox", "limit": 48, "max_length": 128},
+                "training": {"threads": THREADS, "batch": 4, "micro_batch": 2},
+                "budget": {"steps": 4},
+                "methods": methods,
+                "evaluation": {"prompts": 2, "sampling": {"max_new_tokens": 4}},
+            }
+        )
+        self.task = Task(
+            kind="cell",
+            run=folder / "prepared",
+            root=folder,
+            recipe=canonical(recipe),
+            home=folder / "home",
+            log=folder / "log.txt",
+            threads=THREADS,
+            every=0.0,
+            what={"key": "data"},
+        )
+        prepare.main(self.task, lambda event: None)
+        self.cases = 0
+        self.counts = mmap.mmap(-1, 16)
+        """Shared with the children: file mutations of the last attempt, optimiser steps of all of them."""
+
+    # --- one attempt ----------------------------------------------------------------------------------------
+
+    def case(self) -> Path:
+        """A run whose rows are prepared, and nothing else."""
+        self.cases += 1
+        run = self.folder / f"case-{self.cases}" / "run"
+        shutil.copytree(self.task.run / prepare.FOLDER, run / prepare.FOLDER)
+        return run.parent
+
+    def attempt(
+        self,
+        case: Path,
+        label: str,
+        *,
+        at: int | None = None,
+        after: float | None = None,
+        act: Callable[[], None] | None = None,
+        limit: int | None = None,
+    ) -> tuple[int, int]:
+        """Run a cell, killed at its `at`-th file mutation or `after` so many seconds.
+
+        Instead of being killed there it may suffer `act`; no file may grow beyond `limit` bytes, whoever
+        writes it. Return how it ended, and how many file mutations it made.
+        """
+        child = os.fork()
+        if child == 0:
+            code = FAILED
+            try:
+                log = os.open(case / "log.txt", os.O_CREAT | os.O_WRONLY | os.O_APPEND)
+                os.dup2(log, 1)
+                os.dup2(log, 2)
+                if limit is not None:
+                    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+                code = self._work(case, label, at, act)
+            except BaseException as error:
+                if store.as_storage_error(error, case) is not None:
+                    code = STORAGE
+                else:
+                    traceback.print_exc()
+            finally:
+                os._exit(code)
+        if after is not None:
+            time.sleep(after)
+            os.kill(child, signal.SIGKILL)
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        return DIED if code == -signal.SIGKILL else code, self._count(0)
+
+    def _cell(self, case: Path, label: str) -> Path:
+        return case / "run" / "cells" / label / f"seed-{SEED}"
+
+    def _work(self, case: Path, label: str, at: int | None, act: Callable[[], None] | None) -> int:
+        folder = str(self._cell(case, label))
+        what = {"label": label, "seed": SEED, "folder": folder, "key": _key(label)}
+        task = replace(self.task, run=case / "run", home=case / "home", log=case / "log.txt", what=what)
+        os.fsync = lambda handle: None
+
+        def die() -> None:
+            self._set(0, self.faults.seen)
+            os._exit(DIED)
+
+        self._set(0, self.faults.run(lambda: cell.main(task, lambda event: None), case, at, act or die))
+        return SURVIVED
+
+    def count_step(self) -> None:
+        """Count an optimiser step, whichever process takes it."""
+        self._set(8, self._count(8) + 1)
+
+    @property
+    def steps(self) -> int:
+        return self._count(8)
+
+    def _count(self, place: int) -> int:
+        return struct.unpack_from("q", self.counts, place)[0]
+
+    def _set(self, place: int, count: int) -> None:
+        struct.pack_into("q", self.counts, place, count)
+
+    # --- a case, from its first death to its end ------------------------------------------------------------
+
+    def reference(self, label: str) -> tuple[dict[str, str], int, int]:
+        """What a cell leaves that nobody kills, its file mutations, its steps; made twice, or it is void."""
+        found = []
+        for _ in range(2):
+            case, before = self.case(), self.steps
+            code, mutations = self.attempt(case, label)
+            assert code == SURVIVED, (case / "log.txt").read_text()[-3000:]
+            found.append((left(case, label), mutations, self.steps - before))
+            shutil.rmtree(case)
+        assert found[0] == found[1], "two runs that nobody touched differ: nothing can be proven here"
+        return found[0]
+
+    def wrong(self, label: str, kills: Iterable[dict]) -> str | None:
+        """Kill a cell again and again, then let it end; return what is wrong with what it leaves, or None."""
+        whole, _, steps = self.reference_of(label)
+        case, deaths, reached = self.case(), 0, 0
+        before = self.steps
+        for kill in [*kills, {}]:
+            if store.manifest(self._cell(case, label), key=_key(label)) is not None:
+                break  # the engine does not run a finished cell
+            code, _ = self.attempt(case, label, **kill)
+            if code == FAILED:
+                return f"{kill}: {(case / 'log.txt').read_text()[-2000:]}"
+            deaths += code in (DIED, STORAGE)
+            now = max([*(int(path.name) for path in sealed(case) if path.name.isdecimal()), 0])
+            if code == DIED and now < reached and not (self._cell(case, label) / store.COMMIT).exists():
+                return f"{kill}: from step {reached} back to step {now}"
+            reached = max(reached, now)
+            if code == SURVIVED:
+                break  # it ended before it could be killed
+        found = left(case, label)
+        extra = self.steps - before - steps
+        shutil.rmtree(case)
+        if found != whole:
+            return f"{kills}: {sorted(name for name in whole | found if whole.get(name) != found.get(name))}"
+        if extra > deaths:
+            return f"{kills}: {extra} steps more than a run without a death, after {deaths} deaths"
+        return None
+
+    def reference_of(self, label: str) -> tuple[dict[str, str], int, int]:
+        known = self.__dict__.setdefault("_references", {})
+        if label not in known:
+            known[label] = self.reference(label)
+        return known[label]
+
+    def points(self, label: str, count: int | None) -> list[int]:
+        """Mutations to kill at: all of them, or `count` spread over the cell with its last among them."""
+        total = self.reference_of(label)[1]
+        if count is None or count >= total:
+            return list(range(1, total + 1))
+        return sorted({round(1 + (total - 1) * at / (count - 1)) for at in range(count)})
+
+
+def _key(label: str) -> str:
+    return f"the key of {label}"
+
+
+def sealed(case: Path) -> Iterator[Path]:
+    """Every folder with a seal that holds."""
+    for path in case.rglob(store.COMMIT):
+        if store.manifest(path.parent) is not None:
+            yield path.parent
+
+
+def left(case: Path, label: str) -> dict[str, str]:
+    """A digest of each file of a finished cell, measured times apart; an unknown file is an error."""
+    folder = case / "run" / "cells" / label / f"seed-{SEED}"
+    assert store.manifest(folder) is not None, "the cell has no seal that holds"
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_dir():
+            continue
+        reader = READERS.get(path.name)
+        assert reader is not None, f"nobody said how {path} is compared"
+        said = reader(path)
+        if said is not None:
+            found[path.relative_to(folder).as_posix()] = hashlib.sha256(said).hexdigest()
+    return found
+
+
+def _cell(path: Path) -> bytes:
+    said = json.loads(path.read_text())
+    said["cost"] = {name: value for name, value in said["cost"].items() if name not in VOLATILE}
+    return store.canonical(said).encode()
+
+
+def _curves(path: Path) -> bytes:
+    said = [{**json.loads(line), "seconds": 0} for line in path.read_text().splitlines()]
+    return repr(said).encode()
+
+
+def _samples(path: Path) -> bytes:
+    return repr([replace(answer, seconds=0.0) for answer in samples.read(path.parent)]).encode()
+
+
+READERS: dict[str, Callable[[Path], bytes | None]] = {
+    "adapter_model.safetensors": Path.read_bytes,
+    "adapter_config.json": Path.read_bytes,
+    "policy.json": Path.read_bytes,
+    "samples.parquet": _samples,
+    "train.jsonl": _curves,
+    "cell.json": _cell,
+    store.COMMIT: lambda path: None,
+}
+
+
+def random_kills(seed: int, count: int, longest: float) -> list[dict]:
+    draw = random.Random(seed)
+    return [{"after": draw.uniform(0, longest)} for _ in range(count)]

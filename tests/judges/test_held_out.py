@@ -1,0 +1,99 @@
+"""Rows held out for a judge, and stages kept apart: who sees which rows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from alignbench.engine import prepare
+from alignbench.engine.bench import Bench, CellRun
+from alignbench.engine.worker import Task
+from alignbench.errors import RecipeError
+from alignbench.judges.reward_model import RewardModel
+from alignbench.recipe import Recipe, canonical
+from alignbench.rows import Demonstration, Pair, Prompt, Ranking
+
+JUDGE = {"reward-model": {"train_on": "held-out", "share": 0.4, "learning_rate": 1e-3}}
+
+
+def make_bench(folder: Path, **changes: Any) -> Bench:
+    recipe = Recipe.model_validate(
+        {
+            "model": {"id": "sandbox"},
+            "data": {"train": "sandbox", "limit": 96, "max_length": 128, **changes.pop("data", {})},
+            "training": {"batch": 16, "threads": 1},
+            "methods": {"tried": {"method": "frozen"}},
+            **changes,
+        }
+    )
+    paths = {"run": folder / "run", "root": folder, "home": folder / "home", "log": folder / "log.txt"}
+    task = Task("prepare", **paths, recipe=canonical(recipe), threads=1, what={"key": "held out"})
+    prepare.main(task, lambda event: None)
+    return Bench(task)
+
+
+def seen(bench: Bench, view: type[Any]) -> set[str]:
+    run = CellRun(bench, label="tried", seed=0, method="frozen", start="base", folder=bench.run)
+    return {row.id for row in run.rows(view)}
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    folder = tmp_path_factory.mktemp("held-out")
+    return make_bench(folder, evaluation={"prompts": 8, "judges": [JUDGE]})
+
+
+def test_methods_never_see_the_rows_that_a_judge_is_trained_on(bench: Bench, monkeypatch: pytest.MonkeyPatch):
+    read: list[str] = []
+    original = CellRun.reward_model
+
+    def spy(self: CellRun, rows: Any = None, **how: Any) -> Any:
+        read.extend(row.id for row in rows)
+        return original(self, rows, **how)
+
+    monkeypatch.setattr(CellRun, "reward_model", spy)
+    judge = RewardModel(RewardModel.Config(**JUDGE["reward-model"]))
+    judge.open(bench)  # pyright: ignore[reportArgumentType]
+    kept = {row.id for row in bench.table.kept("train")}
+    for view in (Demonstration, Pair, Ranking, Prompt):
+        assert not seen(bench, view) & set(read)
+    assert seen(bench, Prompt) | set(read) == kept
+    assert 0.2 < len(read) / len(kept) < 0.6
+    assert judge.quality["comparisons"] > 0
+    prompts = bench.table.prompts("test", 4)
+    scores = [score.value for score in judge.score(prompts * 2, ["i do not know ."] * 4 + ["no ."] * 4)]
+    assert all(isinstance(score, float) for score in scores)
+    assert scores[:4] == [one.value for one in judge.score(prompts, ["i do not know ."] * 4)]
+
+
+def test_a_reward_model_of_the_methods_own_rows_cannot_evaluate(bench: Bench):
+    judge = RewardModel(RewardModel.Config(train_on="train"))
+    with pytest.raises(RecipeError, match="cannot evaluate"):
+        judge.open(bench)  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize("config", [{}, {"id": "some/model", "train_on": "held-out"}])
+def test_a_reward_model_is_named_or_trained_and_not_both(config: dict[str, str]):
+    with pytest.raises(ValueError, match="set `id` or `train_on`"):
+        RewardModel.Config(**config)  # pyright: ignore[reportArgumentType]
+
+
+def test_shared_stages_see_the_same_rows_and_disjoint_ones_share_none(tmp_path: Path):
+    for name in ("shared", "disjoint"):
+        (tmp_path / name).mkdir()
+    shared = make_bench(tmp_path / "shared")
+    assert (
+        seen(shared, Demonstration) == seen(shared, Prompt) == {row.id for row in shared.table.kept("train")}
+    )
+    disjoint = make_bench(tmp_path / "disjoint", data={"stages": "disjoint"})
+    parts = [seen(disjoint, view) for view in (Demonstration, Ranking, Prompt)]
+    assert set.union(*parts) == {row.id for row in disjoint.table.kept("train")}
+    assert sum(map(len, parts)) == len(set.union(*parts))
+    assert seen(disjoint, Pair) == parts[1]
+    by_user = [
+        {row.extra["user"] for row in disjoint.table.kept("train") if row.id in part} for part in parts
+    ]
+    assert not by_user[0] & by_user[1]
+    assert not by_user[1] & by_user[2]

@@ -1,0 +1,67 @@
+"""A judge as a row filter: what it accepts stays, and its agreement with the labels is counted."""
+
+from __future__ import annotations
+
+import pytest
+
+from alignbench.judges import Judge, Score
+from alignbench.judges.inspector import Inspector
+from alignbench.method import NamedJudge
+from alignbench.rows import Demonstration, Pair, Ranking, Verdict
+
+ASKED = ({"role": "user", "content": "q"},)
+HALF = Inspector.Config(judge=NamedJudge(name="self"))
+
+
+class Marks(Judge):
+    """Marks an answer by its length; knows nothing of an empty one."""
+
+    def score(self, prompts, answers):
+        return [Score(float(len(answer)) if answer != "?" else None) for answer in answers]
+
+
+def inspected(*rows, **config):
+    made = Inspector(HALF.model_copy(update=config))
+    made.judge = Marks()
+    return made.keep_all(rows), made.counts
+
+
+def pair(chosen: str, rejected: str) -> Pair:
+    return Pair(id=f"{chosen}{rejected}", prompt=ASKED, chosen=chosen, rejected=rejected)
+
+
+def test_a_pair_whose_label_the_judge_does_not_share_is_dropped():
+    good, bad = pair("long", "x"), pair("x", "long")
+    kept, counts = inspected(good, bad)
+    assert kept == [good, None]
+    assert counts == {
+        "comparisons: the judge agrees": 1,
+        "comparisons: the judge disagrees": 1,
+        "dropped: the judge disagrees": 1,
+    }
+
+
+def test_a_row_on_which_the_judge_abstains_stays():
+    row = pair("?", "x")
+    kept, counts = inspected(row)
+    assert kept == [row]
+    assert counts == {"comparisons: the judge abstains": 1}
+
+
+@pytest.mark.parametrize(("agree", "stays"), [(0.6, True), (0.7, False)])
+def test_a_ranking_stays_where_enough_of_its_comparisons_are_shared(agree: float, stays: bool):
+    row = Ranking(id="r", prompt=ASKED, answers=("aaa", "a", "aa"), ranks=(1, 2, 3))  # two of three shared
+    assert (inspected(row, agree=agree)[0] == [row]) is stays
+
+
+def test_a_poor_demonstration_is_dropped():
+    good = Demonstration(id="g", prompt=ASKED, response="long enough")
+    poor = Demonstration(id="p", prompt=ASKED, response="no")
+    kept, counts = inspected(good, poor)
+    assert kept == [good, None]
+    assert counts == {"dropped: the judge finds it poor": 1}
+
+
+def test_an_answer_that_is_called_undesirable_may_be_poor():
+    row = Verdict(id="v", prompt=ASKED, response="no", desirable=False)
+    assert inspected(row)[0] == [row]

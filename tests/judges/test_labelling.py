@@ -1,0 +1,221 @@
+"""Preferences written by a judge: which rows come out, which do not, and the file that others can read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from alignbench.data.sources import open_source
+from alignbench.errors import DataError
+from alignbench.judges import Judge, Labelling, Opinion, Revising, Score
+from alignbench.judges.labelling import label, load, principles
+from alignbench.judges.revising import revise
+from alignbench.method import Answer, Sampling
+from alignbench.recipe import Named
+from alignbench.rows import Pair, Prompt, Ranking
+
+
+class Parrot:
+    """Answers with given texts; one that ends in `...` was cut."""
+
+    can = frozenset({"answer"})
+
+    def __init__(self, *texts: str):
+        self.texts, self.asked = texts, []
+
+    def answer(self, prompts: Sequence[Prompt], sampling: Sampling, key: int, *, samples: int = 1):
+        self.asked += prompts
+        return [
+            Answer(
+                p.id,
+                self.texts[n % len(self.texts)],
+                (1,),
+                not self.texts[n % len(self.texts)].endswith("..."),
+                n,
+            )
+            for p in prompts
+            for n in range(samples)
+        ]
+
+
+class Table(Judge):
+    """Prefers by a table of (a, b); unknown pairs are abstentions."""
+
+    def __init__(self, table: dict[tuple[str, str], Opinion | float]):
+        super().__init__()
+        self.table, self.principles = table, []
+
+    def score(self, prompts, answers):
+        return [Score(None) for _ in answers]
+
+    def opinions(self, prompts, a, b, principles=None):
+        self.principles.append(principles)
+        found = [
+            self.table.get((x, y), Opinion(None, reason="no verdict")) for x, y in zip(a, b, strict=True)
+        ]
+        return [one if isinstance(one, Opinion) else Opinion(one) for one in found]
+
+
+PROMPTS = [
+    Prompt(id="one", prompt=({"role": "user", "content": "q"},), extra={"user": "u", "annotator": "human-3"})
+]
+
+
+def labelled(judge: Judge, *texts: str, **how):
+    return label(judge, Parrot(*texts), PROMPTS, Labelling(answers=len(texts), **how), key=1)
+
+
+def test_a_comparison_is_a_pair_with_the_judges_probability():
+    found = labelled(Table({("x", "y"): 0.2}), "x", "y")
+    assert found.rows == [
+        Pair(
+            id="one/0-1",
+            prompt=PROMPTS[0].prompt,
+            chosen="y",
+            rejected="x",
+            preference=0.8,
+            extra={"user": "u", "judge": "table"},
+        )
+    ]
+
+
+def test_a_plain_label_has_no_probability():
+    assert [row.preference for row in labelled(Table({("x", "y"): 0.2}), "x", "y", soft=False).rows] == [1.0]
+
+
+def test_equal_answers_are_not_compared():
+    found = labelled(Table({("x", "y"): 0.9}), "x", "x", "y")
+    assert found.facts["compared"] == 1
+
+
+def test_answers_that_were_cut_are_not_compared():
+    found = labelled(Table({("x", "y"): 0.9}), "x", "y", "long...")
+    assert found.facts["compared"] == 1
+
+
+@pytest.mark.parametrize(
+    ("said", "how", "reason"),
+    [
+        (Opinion(None, reason="refused"), {}, "refused"),
+        (Opinion(0.5), {}, "tie"),
+        (Opinion(0.55), {"ties": 0.1}, "tie"),
+        (Opinion(0.7, orders=(0.9, 0.45)), {"consistent": True}, "the orders disagree"),
+    ],
+)
+def test_what_labels_nothing_is_counted_under_its_reason(said: Opinion, how: dict, reason: str):
+    found = labelled(Table({("x", "y"): said}), "x", "y", **how)
+    assert found.rows == []
+    assert found.facts["dropped"] == {reason: 1}
+
+
+def test_a_verdict_that_both_orders_share_is_kept():
+    found = labelled(Table({("x", "y"): Opinion(0.7, (0.9, 0.55), 0.8)}), "x", "y", consistent=True)
+    assert len(found.rows) == 1
+    assert found.facts["consistent"] == 1.0
+    assert found.facts["mass"] == 0.8
+
+
+def test_how_often_the_first_place_wins_is_told():
+    found = labelled(Table({("x", "y"): Opinion(0.6, (0.9, 0.3), 1.0)}), "x", "y")
+    assert found.facts["first"] == 1.0
+
+
+def test_all_comparisons_of_a_prompt_make_a_ranking():
+    wins = {("x", "y"): 0.9, ("x", "z"): 0.8, ("y", "z"): 0.3}
+    (row,) = labelled(Table(wins), "x", "y", "z", form="rankings").rows
+    assert isinstance(row, Ranking)
+    assert (row.id, row.answers, row.ranks) == ("one", ("x", "y", "z"), (1, 3, 2))
+
+
+def test_answers_that_are_nearly_as_good_share_a_rank():
+    wins = {("x", "y"): 0.52, ("x", "z"): 0.9, ("y", "z"): 0.9}
+    (row,) = labelled(Table(wins), "x", "y", "z", form="rankings", ties=0.05).rows
+    assert row.ranks == (1, 1, 2)
+
+
+def test_a_prompt_of_ties_alone_gives_no_ranking():
+    assert labelled(Table({("x", "y"): 0.5}), "x", "y", form="rankings").rows == []
+
+
+def test_a_principle_is_drawn_for_each_comparison_and_stays_with_it():
+    wins = dict.fromkeys([("x", "y"), ("x", "z"), ("y", "z")], 0.9)
+    one, two = Table(wins), Table(wins)
+    for judge in (one, two):
+        label(judge, Parrot("x", "y", "z"), PROMPTS, Labelling(answers=3), ("kind", "brief"), key=4)
+    assert one.principles == two.principles
+    assert set(one.principles[0]) <= {"kind", "brief"}
+    assert len(one.principles[0]) == 3
+
+
+def test_the_labels_are_a_file_that_any_recipe_can_read(tmp_path: Path):
+    found = labelled(Table({("x", "y"): 0.2}), "x", "y")
+    found.save(tmp_path)
+    (row,) = open_source(Named(name="preferences.jsonl"), tmp_path).rows("train", None, 0)
+    assert row == found.rows[0]
+    assert load(tmp_path) == found
+
+
+def test_rankings_survive_the_file_too(tmp_path: Path):
+    found = labelled(Table({("x", "y"): 0.2}), "x", "y", form="rankings")
+    found.save(tmp_path)
+    assert load(tmp_path).rows == found.rows
+
+
+# --- constitutions
+
+
+def test_the_built_in_constitution_has_principles_and_no_comments():
+    found = principles("built-in", Path())
+    assert len(found) == 8
+    assert not any(line.startswith("#") for line in found)
+
+
+def test_a_constitution_of_ones_own_is_a_file(tmp_path: Path):
+    (tmp_path / "mine.txt").write_text("# mine\n\nBe kind.\nBe brief.\n", encoding="utf-8")
+    assert principles("mine.txt", tmp_path) == ("Be kind.", "Be brief.")
+
+
+@pytest.mark.parametrize("content", [None, "# nothing\n", b"\xff\xfe"])
+def test_a_constitution_that_cannot_be_used_is_named(tmp_path: Path, content: str | bytes | None):
+    if content is not None:
+        (tmp_path / "mine.txt").write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(DataError, match=r"mine\.txt"):
+        principles("mine.txt", tmp_path)
+
+
+# --- revisions
+
+
+class Writer:
+    """Answers, criticises and revises by rote."""
+
+    def __init__(self):
+        self.asked: list[str] = []
+
+    def answer(self, prompts, sampling, key, *, samples=1):
+        found = []
+        for prompt in prompts:
+            text = prompt.prompt[-1]["content"]
+            self.asked.append(text)
+            said = "better" if "Write a reply" in text else "too short" if "falls short" in text else "first"
+            found.append(Answer(prompt.id, said, (1,), True))
+        return found
+
+
+def test_an_answer_is_criticised_and_revised_by_a_principle():
+    writer = Writer()
+    (row,) = revise(writer, PROMPTS, Revising(), ["Be kind."], key=0)  # pyright: ignore[reportArgumentType]
+    assert (row.id, row.response) == ("one", "better")
+    assert "first" in writer.asked[1]
+    assert "Be kind." in writer.asked[1]
+    assert "too short" in writer.asked[2]
+
+
+@pytest.mark.parametrize(("how", "asked"), [({"rounds": 0}, 1), ({"rounds": 2}, 5), ({"critique": False}, 2)])
+def test_rounds_and_critiques_can_be_left_out(how: dict, asked: int):
+    writer = Writer()
+    (row,) = revise(writer, PROMPTS, Revising(**how), ["Be kind."], key=0)  # pyright: ignore[reportArgumentType]
+    assert len(writer.asked) == asked
+    assert row.response == ("first" if how.get("rounds") == 0 else "better")

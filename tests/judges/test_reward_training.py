@@ -1,0 +1,217 @@
+"""The reward model: its loss against a plain sum over pairs, and its scores against a padded forward."""
+
+from __future__ import annotations
+
+import math
+from itertools import combinations
+
+import pytest
+import torch
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+
+from alignbench import recipe
+from alignbench.errors import DataError
+from alignbench.judges import reward_training as reward
+from alignbench.judges.quality import agreement, calibration, comparisons, quality
+from alignbench.models import Base
+from alignbench.rows import Pair, Ranking, Sequence
+from alignbench.training.scores import Scores
+
+
+class Tokenizer:
+    """What a base asks of one here."""
+
+    pad_token_id, eos_token_id = 0, 2
+
+    def __len__(self) -> int:
+        return 32
+
+
+def llama():
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=32, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+            initializer_range=0.2, max_position_embeddings=64,
+        )
+    )  # fmt: skip
+
+
+def gpt2():
+    return GPT2LMHeadModel(
+        GPT2Config(vocab_size=32, n_positions=64, n_embd=32, n_layer=2, n_head=4, initializer_range=0.2)
+    )
+
+
+@pytest.fixture(params=[llama, gpt2], ids=["llama", "learned positions"])
+def base(request: pytest.FixtureRequest) -> Base:
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        model = request.param()
+    return Base(model, Tokenizer(), adapter=recipe.Adapter(rank=2, alpha=4))  # pyright: ignore[reportArgumentType]
+
+
+def ranking(ranks: tuple[int, ...], id: str = "row", **extra: object) -> Ranking:
+    answers = tuple(f"answer {place}" for place in range(len(ranks)))
+    ids = tuple((3 + place, *range(4, 4 + place), 2) for place in range(len(ranks)))
+    prompt = ({"role": "user", "content": id},)
+    return Ranking(
+        id=id, prompt=prompt, prompt_ids=(5, 6), answers=answers, ranks=ranks, answer_ids=ids, extra=extra
+    )
+
+
+def pair(preference: float = 1.0) -> Pair:
+    return Pair(
+        id="pair", prompt=(), prompt_ids=(5,), chosen="a", rejected="b", preference=preference,
+        chosen_ids=(7, 2), rejected_ids=(8, 9, 2),
+    )  # fmt: skip
+
+
+def loss_of(scores: list[float], rows: list[Ranking | Pair]) -> float:
+    """The loss where the last real tokens of all answers have these values."""
+    values = torch.tensor(scores)
+    # The unread token of `ended`, and padding that holds what must not be read.
+    padded = torch.full((len(scores), 3), 99.0)
+    padded[:, 1] = values
+    mask = torch.tensor([[True, True, False]] * len(scores))
+    scored = Scores(mask, rows=len(rows), tokens=0, tolerance=None)
+    scored.values = padded
+    return reward.ranking_loss({"rewards": scored}, rows)[0].item()
+
+
+def plain(better: float, worse: float, preference: float = 1.0) -> float:
+    probability = 1 / (1 + math.exp(worse - better))
+    return -preference * math.log(probability) - (1 - preference) * math.log(1 - probability)
+
+
+def test_the_loss_of_a_ranking_is_the_mean_over_all_its_pairs():
+    scores = [0.3, -1.0, 2.0, 0.7]
+    ranks = (2, 4, 1, 3)
+    wanted = [plain(scores[i], scores[j]) for i in range(4) for j in range(4) if ranks[i] < ranks[j]]
+    assert len(wanted) == 6
+    assert loss_of(scores, [ranking(ranks)]) == pytest.approx(sum(wanted) / 6, abs=1e-6)
+
+
+def test_every_prompt_weighs_the_same_however_many_answers_it_has():
+    both = loss_of([0.3, -1.0, 2.0, 0.7, 0.1], [ranking((1, 2)), ranking((3, 1, 2))])
+    alone = loss_of([0.3, -1.0], [ranking((1, 2))]), loss_of([2.0, 0.7, 0.1], [ranking((3, 1, 2))])
+    assert both == pytest.approx(sum(alone) / 2, abs=1e-6)
+
+
+def test_ties_are_dropped():
+    assert [(one.better, one.worse) for one in comparisons(ranking((1, 1, 2)))] == [(0, 2), (1, 2)]
+    wanted = (plain(0.3, 2.0) + plain(-1.0, 2.0)) / 2
+    assert loss_of([0.3, -1.0, 2.0], [ranking((1, 1, 2))]) == pytest.approx(wanted, abs=1e-6)
+
+
+def test_rows_without_a_comparison_are_left_out_and_none_at_all_is_an_error():
+    assert reward.usable([ranking((1, 1)), ranking((1, 2))]) == [ranking((1, 2))]
+    with pytest.raises(DataError, match="no comparison"):
+        reward.usable([ranking((1, 1))])
+
+
+@pytest.mark.parametrize("preference", [1.0, 0.7, 0.5])
+def test_a_soft_label_is_the_expectation_over_both_orders(preference: float):
+    assert loss_of([0.4, -0.2], [pair(preference)]) == pytest.approx(plain(0.4, -0.2, preference), abs=1e-6)
+
+
+def test_adding_a_constant_to_all_scores_changes_nothing():
+    rows = [ranking((2, 1, 3)), pair(0.8)]
+    scores = [0.3, -1.0, 2.0, 0.7, 0.1]
+    assert loss_of([one + 5 for one in scores], rows) == pytest.approx(loss_of(scores, rows), abs=1e-6)
+
+
+def test_the_pairs_of_a_ranking_hold_its_comparisons_under_ids_of_their_own():
+    row = ranking((2, 1, 1))
+    pairs = reward.split_pairs(row)
+    assert [(one.chosen, one.rejected) for one in pairs] == [
+        ("answer 1", "answer 0"),
+        ("answer 2", "answer 0"),
+    ]
+    assert len({one.id for one in pairs}) == 2
+    assert pairs[0].chosen_ids == row.answer_ids[1]
+
+
+def sequences() -> list[Sequence]:
+    return [
+        Sequence((5, 6, 7), (8, 2)),
+        Sequence((9,), (3, 4, 5, 6, 7, 2)),
+        Sequence((5, 6, 7, 8, 9, 10), (2,)),
+        Sequence((11, 12), (13, 14, 2)),
+    ]
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_scores_equal_a_forward_padded_on_either_side(base: Base, side: str):
+    head = reward.new_head(base, seed=1)
+    ids, mask = base.pad([(*one.prompt, *one.response) for one in sequences()], side)
+    places = (mask.cumsum(1) - 1).clamp_min(0)
+    with torch.no_grad():
+        whole = base.model.base_model(input_ids=ids, attention_mask=mask, position_ids=places)
+        last = ids.shape[1] - 1 if side == "left" else mask.sum(1) - 1
+        wanted = head(whole.last_hidden_state[torch.arange(len(ids)), last])[:, 0]
+    found = reward.raw_scores(base.policy(), head, sequences())
+    assert torch.allclose(found, wanted, atol=1e-5)
+
+
+def test_a_score_does_not_depend_on_what_it_is_computed_with(base: Base):
+    head = reward.new_head(base, seed=1)
+    together = reward.raw_scores(base.policy(), head, sequences())
+    alone = torch.cat([reward.raw_scores(base.policy(), head, [one]) for one in sequences()])
+    assert torch.allclose(together, alone, atol=1e-5)
+
+
+def test_adapter_and_head_come_back_bit_for_bit(base: Base, tmp_path):
+    policy = base.add_adapter("reward", seed=0)
+    with torch.no_grad():
+        for tensor in policy.tensors().values():
+            tensor.add_(0.1 * torch.randn(tensor.shape, generator=torch.Generator().manual_seed(5)))
+    rows = [ranking((2, 1, 3), id=f"row {place}") for place in range(3)]
+    made = reward.finish(policy, reward.new_head(base, seed=1), rows)
+    made.save(tmp_path)
+    again = reward.load(base, tmp_path, "again")
+    assert torch.equal(again.head.weight, made.head.weight)
+    assert torch.equal(again.head.bias, made.head.bias)
+    assert torch.equal(again.score(sequences()), made.score(sequences()))
+    assert (again.mean, again.deviation, again.quality) == (made.mean, made.deviation, made.quality)
+
+
+def test_a_finished_reward_model_gives_the_best_held_out_answers_a_mean_of_zero_and_all_a_deviation_of_one(
+    base: Base,
+):
+    policy = base.add_adapter("reward", seed=0)
+    rows = [ranking((2, 1, 3), id=f"row {place}") for place in range(4)]
+    made = reward.finish(policy, reward.new_head(base, seed=1), rows)
+    scores = made.score([one for row in rows for one in row.sequences()])
+    assert scores[1::3].mean().item() == pytest.approx(0, abs=1e-5)
+    assert scores.std().item() == pytest.approx(1, abs=1e-5)
+
+
+def test_quality_counts_pairs_as_a_person_would():
+    rows = [ranking((1, 2, 3), id="a", group="crowd"), ranking((1, 2), id="b", group="expert")]
+    said = quality(rows, [[3.0, 1.0, 2.0], [0.0, 1.0]])
+    assert said["comparisons"] == 4
+    assert said["accuracy"] == pytest.approx((2 / 3 + 0) / 2)
+    assert {name: one["accuracy"] for name, one in said["groups"].items()} == pytest.approx(
+        {"crowd": 2 / 3, "expert": 0}
+    )
+    assert said["length_accuracy"] == 1  # each longer answer is ranked worse: shorter wins
+    losses = [plain(3, 1), plain(3, 2), plain(1, 2)]
+    assert said["log_loss"] == pytest.approx((sum(losses) / 3 + plain(0, 1)) / 2)
+
+
+def test_calibration_is_zero_where_the_probabilities_are_the_shares():
+    certain = math.log(3)  # 75 %
+    assert calibration([(certain, 1.0)] * 3 + [(certain, 0.0)]) == pytest.approx(0, abs=1e-9)
+    assert calibration([(certain, 0.0)] * 4) == pytest.approx(0.75)
+
+
+def test_agreement_compares_people_who_ranked_the_same_answers():
+    first = ranking((1, 2, 3), id="same", annotator="ann", group="crowd")
+    second = ranking((1, 3, 2), id="same", annotator="bob", group="crowd")
+    alone = ranking((3, 2, 1), id="other", annotator="cid", group="crowd")
+    assert agreement([first, second, alone]) == pytest.approx({"crowd": 2 / 3})
+    assert agreement([alone]) == {}
+
+
+def test_all_pairs_of_k_answers_are_compared():
+    assert len(comparisons(ranking(tuple(range(1, 8))))) == len(list(combinations(range(7), 2)))

@@ -1,0 +1,173 @@
+from __future__ import annotations
+
+import random
+
+import pytest
+import torch
+
+from alignbench import recipe
+from alignbench.errors import ModelError
+from alignbench.models import Forest, Query, forest, load_base
+from alignbench.models.forest import replies_of
+from alignbench.models.generation import gumbel
+
+from .conftest import build_gpt2, build_model, disturb
+
+KINDS = {
+    "llama": build_model,
+    "grouped heads": lambda folder: build_model(folder, num_key_value_heads=2),
+    "learned positions": build_gpt2,
+}
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def policy(request, tmp_path_factory):
+    folder = KINDS[request.param](tmp_path_factory.mktemp("forest") / "model")
+    base = load_base(recipe.Model(id=str(folder), adapter=recipe.Adapter(rank=4)))
+    adapter = base.add_adapter("policy", seed=0)
+    disturb(adapter)
+    return adapter
+
+
+def tokens(draw, count):
+    return tuple(draw.choices(range(5, 90), k=count))
+
+
+def logits_of(trees, tree, path):
+    node = trees._find(tree, path)
+    return trees.base.logits(trees._pool.states[node.slot][None])[:, : trees.base.vocabulary]
+
+
+def worst(trees, asked):
+    return max(
+        float((logits_of(trees, tree, query.path) - trees.alone(query.path)).abs().max())
+        for tree, queries in asked
+        for query in queries
+    )
+
+
+def test_every_path_of_every_tree_sees_itself_alone(policy):
+    draw = random.Random(0)
+    trees = Forest(policy)
+    trunk = tokens(draw, 6)
+    planted = [trees.plant(trunk if number % 2 else ()) for number in range(7)]
+    stems = [(trunk if number % 2 else ()) + tokens(draw, draw.randint(1, 12)) for number in range(7)]
+    asked = [(tree, [Query(stem)]) for tree, stem in zip(planted, stems, strict=True)]
+    trees.ask(asked)
+    assert worst(trees, asked) < 2e-5
+    for _ in range(3):
+        # Branches of one tree that share nothing, a part, or all but the last token.
+        asked = [
+            (
+                tree,
+                [Query(stem + tokens(draw, 2)[:1] * k + tokens(draw, draw.randint(0, 4))) for k in range(4)],
+            )
+            for tree, stem in zip(planted, stems, strict=True)
+        ]
+        trees.ask(asked)
+        assert worst(trees, asked) < 2e-5
+
+
+def test_no_position_is_computed_twice_and_a_trunk_only_once(policy):
+    trees, trunk = Forest(policy), (7, 8, 9)
+    one, other = trees.plant(trunk), trees.plant(trunk)
+    assert (one.tokens, one.forwards) == (0, 0)
+    trees.ask(
+        [(one, [Query((*trunk, 10)), Query((*trunk, 10, 11)), Query((*trunk, 12))]), (other, [Query(trunk)])]
+    )
+    assert (one.tokens, one.forwards) == (3, 1)
+    assert (other.tokens, other.forwards) == (0, 0), "what follows the trunk is known"
+    trees.ask([(one, [Query((*trunk, 10, 11))])])
+    assert (one.tokens, one.forwards) == (3, 1)
+    assert trees.bytes == 6 * trees._pool.per_position
+
+
+def test_what_is_freed_is_used_again_and_what_is_kept_stays_right(policy):
+    draw, trees = random.Random(1), Forest(policy)
+    tree = trees.plant()
+    stem, branches = tokens(draw, 5), [tokens(draw, 4) for _ in range(6)]
+    asked = [(tree, [Query(stem + branch) for branch in branches])]
+    trees.ask(asked)
+    held = trees.bytes
+    tree.keep(stem + branches[0])
+    assert trees.bytes < held
+    assert trees.peak_bytes == held
+    trees.ask([(trees.plant(), [Query(tokens(draw, 9))])])
+    assert worst(trees, [(tree, [Query(stem + branches[0])])]) < 2e-5
+    trees.ask(asked)
+    assert worst(trees, asked) < 2e-5
+    tree.cut(stem)
+    assert not tree._root.under[stem[0]].under[stem[1]].under[stem[2]].under[stem[3]].under[stem[4]].under
+    tree.cut(())
+    assert trees.bytes == 9 * trees._pool.per_position
+
+
+def test_rows_of_unlike_length_go_into_forwards_of_their_own(policy, monkeypatch):
+    draw, trees = random.Random(2), Forest(policy)
+    asked = [(trees.plant(), [Query(tokens(draw, count))]) for count in (20, 19, 18, 3, 3, 2, 1)]
+    sizes = []
+    forward = Forest._forward
+    monkeypatch.setattr(Forest, "_forward", lambda self, rows: sizes.append(len(rows)) or forward(self, rows))
+    trees.ask(asked)
+    assert sizes == [3, 2, 1, 1]
+    assert worst(trees, asked) < 2e-5
+    sizes.clear()
+    monkeypatch.setitem(forest.POSITIONS, "cpu", 8)
+    trees.ask([(trees.plant(), query) for _, query in asked])
+    assert sizes == [1, 1, 1, 2, 1, 1]
+
+
+def test_a_token_is_drawn_with_its_own_noise_among_the_likeliest():
+    logits = torch.tensor([[0.0, 3.0, 1.0, 2.0, -1.0]])
+    first = torch.zeros(1, dtype=torch.long)
+
+    def ask(**said):
+        return replies_of(logits, first, [Query((1,), **said)])[0][0]
+
+    assert ask().tokens == (1,)
+    assert ask().probabilities[0] == pytest.approx(logits.softmax(-1)[0, 1].item())
+    assert ask(top_k=2).probabilities[0] == pytest.approx(torch.tensor([3.0, 2.0]).softmax(-1)[0].item())
+    assert ask(likeliest=3).tokens == (1, 3, 2)
+    assert sum(ask(likeliest=3).probabilities) == pytest.approx(1)
+    assert ask(options=(4, 0)).probabilities == pytest.approx(torch.tensor([-1.0, 0.0]).softmax(-1).tolist())
+    keys = torch.arange(400)
+    perturbed = logits / 2.0 + gumbel(keys, 0, 5)
+    drawn = [ask(noise=int(key), temperature=2.0) for key in keys]
+    assert [reply.tokens[0] for reply in drawn] == perturbed.argmax(-1).tolist()
+    kept = perturbed.masked_fill(torch.tensor([True, False, True, False, True]), -torch.inf)
+    drawn = [ask(noise=int(key), temperature=2.0, top_k=2) for key in keys]
+    assert [reply.tokens[0] for reply in drawn] == kept.argmax(-1).tolist()
+
+
+def test_what_rounding_could_decide_is_not_called_certain():
+    first = torch.zeros(1, dtype=torch.long)
+    near = torch.tensor([[2.0, 2.00001, 0.0, -3.0]])
+    for said in ({}, {"likeliest": 1}, {"options": (0, 1)}, {"top_k": 1}, {"top_k": 1, "noise": 3}):
+        assert replies_of(near, first, [Query((1,), **said)])[1] == [False], said
+    clear = torch.tensor([[2.0, 1.0, 0.0, -3.0]])
+    for said in ({}, {"likeliest": 1}, {"options": (0, 1)}, {"top_k": 1}, {"top_k": 1, "noise": 3}):
+        assert replies_of(clear, first, [Query((1,), **said)])[1] == [True], said
+
+
+def test_a_tie_is_decided_by_the_path_alone_and_paid_for(policy, monkeypatch):
+    trees, path = Forest(policy), (7, 8, 9)
+    monkeypatch.setattr(forest, "CLOSE", 1e9)
+    tree = trees.plant()
+    ((reply,),) = trees.ask([(tree, [Query(path)])])
+    assert reply.tokens == (int(trees.alone(path).argmax()),)
+    assert (tree.forwards, tree.tokens) == (2, 6)
+
+
+def test_states_are_means_over_the_end_of_a_path(policy):
+    trees, path = Forest(policy), (7, 8, 9, 10, 11)
+    ((reply,),) = trees.ask([(trees.plant(), [Query(path, since=(1, 4))])])
+    with torch.no_grad():
+        hidden = policy.hidden(torch.tensor([path]))[0]
+    for found, start in zip(reply.states, (1, 4), strict=True):
+        assert torch.allclose(torch.from_numpy(found), hidden[start:].mean(0), atol=2e-5)
+
+
+def test_a_path_without_tokens_is_refused(policy):
+    trees = Forest(policy)
+    with pytest.raises(ModelError, match="without tokens"):
+        trees.ask([(trees.plant(), [Query(())])])

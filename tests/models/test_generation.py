@@ -1,0 +1,206 @@
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from alignbench import recipe
+from alignbench.method import Sampling
+from alignbench.models import Generator, generation, load_base
+from alignbench.models.generation import _kept, gumbel, noise_key, stop_ids
+from alignbench.rows import Prompt
+
+from .conftest import build_gpt2, build_model, disturb
+
+
+def prompts(count: int, words: int = 90) -> list[Prompt]:
+    draw = random.Random(0)
+    return [
+        Prompt(id=f"p{i}", prompt=(), prompt_ids=tuple(draw.choices(range(5, words), k=draw.randint(1, 20))))
+        for i in range(count)
+    ]
+
+
+@pytest.fixture(scope="module")
+def policies(folder):
+    base = load_base(recipe.Model(id=str(folder), adapter=recipe.Adapter(rank=4)))
+    policy = base.add_adapter("policy", seed=0)
+    disturb(policy)
+    return {"base": base.policy(), "adapter": policy}
+
+
+SAMPLINGS = {
+    "plain": Sampling(max_new_tokens=12),
+    "cold": Sampling(temperature=0.3, max_new_tokens=12),
+    "greedy": Sampling(temperature=0, max_new_tokens=12),
+    "top": Sampling(top_k=20, top_p=0.8, max_new_tokens=12),
+}
+
+
+@pytest.mark.parametrize("kind", ["base", "adapter"])
+@pytest.mark.parametrize("sampling", SAMPLINGS.values(), ids=SAMPLINGS.keys())
+def test_an_answer_is_the_same_alone_shuffled_and_in_batches_of_any_size(
+    policies, monkeypatch, kind, sampling
+):
+    policy, asked = policies[kind], prompts(40)
+    together = {answer.prompt_id: answer.ids for answer in policy.answer(asked, sampling, 3)}
+    shuffled = random.Random(1).sample(asked, len(asked))
+    for rows in (1, 7):
+        monkeypatch.setitem(generation.ROWS, "cpu", rows)
+        assert {answer.prompt_id: answer.ids for answer in policy.answer(shuffled, sampling, 3)} == together
+
+
+def test_a_tie_that_rounding_could_decide_is_decided_by_the_row_alone(policies, monkeypatch):
+    """Every draw is called a tie: then the batch decides nothing, and nothing changes."""
+    asked, sampling = prompts(6), SAMPLINGS["plain"]
+    usual = policies["adapter"].answer(asked, sampling, 3)
+    monkeypatch.setattr(generation, "CLOSE", 1e9)
+    alone = policies["adapter"].answer(asked, sampling, 3)
+    assert [answer.ids for answer in alone] == [answer.ids for answer in usual]
+    assert [answer.forwards for answer in alone] == [2 * len(answer.ids) for answer in alone]
+
+
+def test_answers_come_prompt_by_prompt_and_sample_by_sample(policies):
+    asked = prompts(5)
+    answers = policies["base"].answer(asked, SAMPLINGS["plain"], 0, samples=3)
+    assert [(one.prompt_id, one.sample) for one in answers] == [(p.id, s) for p in asked for s in range(3)]
+    assert len({one.ids for one in answers if one.prompt_id == "p0"}) == 3
+    first = policies["base"].answer(asked, SAMPLINGS["plain"], 0)
+    assert [one.ids for one in first] == [one.ids for one in answers if one.sample == 0]
+
+
+def test_another_key_gives_other_answers_and_the_same_key_the_same(policies):
+    def said(key):
+        return [one.ids for one in policies["base"].answer(prompts(5), SAMPLINGS["plain"], key)]
+
+    assert said(0) == said(0) != said(1)
+
+
+def test_greedy_answers_are_those_of_transformers_generate(policies, folder):
+    base = policies["base"].base
+    for answer, prompt in zip(
+        policies["base"].answer(prompts(8), SAMPLINGS["greedy"], 0), prompts(8), strict=True
+    ):
+        ids = torch.tensor([prompt.prompt_ids])
+        theirs = base.model.generate(
+            ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=12
+        )
+        assert answer.ids == tuple(theirs[0, ids.shape[1] :].tolist())
+
+
+def test_an_answer_ends_with_its_end_token_and_says_what_it_cost(policies):
+    asked = prompts(30)
+    answers = policies["base"].answer(asked, Sampling(max_new_tokens=60), 5)
+    assert {answer.finished for answer in answers} == {True, False}
+    for answer, prompt in zip(answers, asked, strict=True):
+        assert answer.finished == (answer.ids[-1] == 2)
+        assert answer.ids.count(2) == answer.finished
+        assert answer.finished or len(answer.ids) == 60
+        again = answer.forwards - len(answer.ids)
+        assert again >= 0
+        assert again or answer.tokens == len(prompt.prompt_ids) + len(answer.ids) - 1
+        assert answer.seconds > 0
+        assert "<end>" not in answer.text
+        assert answer.text == policies["base"].base.tokenizer.decode(answer.ids, skip_special_tokens=True)
+
+
+def test_rows_that_have_ended_leave_the_batch(base):
+    rows = []
+    base.model.generation_config.eos_token_id = list(range(2, 12))
+    base.model.model.register_forward_pre_hook(
+        lambda _, args, kwargs: rows.append(len(kwargs["input_ids"])), with_kwargs=True
+    )
+    answers = base.policy().answer(prompts(40), Sampling(max_new_tokens=40), 5)
+    assert rows[0] == 40
+    assert sum(rows) < 1.25 * sum(len(answer.ids) for answer in answers)
+    assert sum(rows) < 0.6 * 40 * max(len(answer.ids) for answer in answers)
+
+
+def test_every_end_token_ends_an_answer(folder):
+    base = load_base(recipe.Model(id=str(folder)))
+    base.model.generation_config.eos_token_id = [2, 17]
+    assert stop_ids(base) == {2, 17}
+    answers = base.policy().answer(prompts(60), Sampling(max_new_tokens=60), 0)
+    assert {answer.ids[-1] for answer in answers if answer.finished} == {2, 17}
+
+
+def test_no_id_beyond_the_tokenizer_is_ever_drawn(tmp_path):
+    base = load_base(recipe.Model(id=str(build_model(tmp_path, vocab_size=256))))
+    answers = base.policy().answer(prompts(40), Sampling(max_new_tokens=20), 0)
+    assert max(id for answer in answers for id in answer.ids) < len(base.tokenizer) == 95
+
+
+def test_left_padding_gives_learned_positions_their_place(tmp_path):
+    base = load_base(recipe.Model(id=str(build_gpt2(tmp_path))))
+    policy, asked = base.policy(), prompts(12)
+    together = policy.answer(asked, SAMPLINGS["plain"], 0)
+    assert [one.ids for one in together] == [policy.answer([p], SAMPLINGS["plain"], 0)[0].ids for p in asked]
+    ids, mask = base.pad([asked[0].prompt_ids, (5, 6)], "left")
+    with torch.no_grad():
+        padded = base.hidden(ids, mask)[1, -1]
+        plain = base.hidden(torch.tensor([[5, 6]]))[0, -1]
+    assert torch.allclose(padded, plain, atol=1e-5)
+
+
+def test_a_prompt_without_ids_is_written_by_the_chat_template(policies):
+    policy = policies["base"]
+    asked = Prompt(id="p", prompt=({"role": "user", "content": "w3 w7"},))
+    ids = tuple(policy.base.tokenizer("user w3 w7 assistant", add_special_tokens=False)["input_ids"])
+    (answer,) = policy.answer([asked], SAMPLINGS["plain"], 0)
+    assert answer == replace(
+        policy.answer([replace(asked, prompt_ids=ids)], SAMPLINGS["plain"], 0)[0], seconds=answer.seconds
+    )
+
+
+def test_nothing_asked_is_nothing_answered(policies):
+    assert policies["base"].answer([], SAMPLINGS["plain"], 0) == []
+
+
+def test_the_transformers_generator_is_an_installed_plugin():
+    from importlib.metadata import entry_points
+
+    (found,) = entry_points(group="alignbench.generators", name="transformers")
+    assert issubclass(found.load(), Generator)
+
+
+def test_a_sampled_token_has_the_probability_the_model_gives_it():
+    logits = torch.tensor([2.0, 1.0, 0.0, -1.0, -4.0])
+    keys = torch.tensor([noise_key(0, str(i), 0) for i in range(40_000)])
+    counts = np.bincount((logits + gumbel(keys, 3, 5)).argmax(-1).numpy(), minlength=5)
+    expected = logits.softmax(-1).numpy() * len(keys)
+    chi2 = float(((counts - expected) ** 2 / expected).sum())
+    assert chi2 < 18.5  # 0.999 of chi-squared with four degrees of freedom
+
+
+def test_the_noise_is_standard_gumbel_and_independent_of_its_neighbours():
+    from scipy import stats
+
+    keys = torch.tensor([noise_key(1, str(i), 0) for i in range(200)])
+    noise = gumbel(keys, 0, 200)
+    assert torch.isfinite(noise).all()
+    assert stats.kstest(noise.flatten().numpy(), stats.gumbel_r.cdf).pvalue > 0.001
+    for other in (gumbel(keys, 1, 200), gumbel(keys.roll(1), 0, 200), noise.roll(1, 1)):
+        assert abs(np.corrcoef(noise.flatten(), other.flatten())[0, 1]) < 0.02
+
+
+def test_a_tokens_noise_does_not_depend_on_the_vocabulary_or_on_other_rows():
+    keys = torch.tensor([noise_key(0, "a", 0), noise_key(0, "b", 0)])
+    assert torch.equal(gumbel(keys, 4, 50), gumbel(keys, 4, 80)[:, :50])
+    assert torch.equal(gumbel(keys[1:], 4, 50), gumbel(keys, 4, 50)[1:])
+    assert noise_key(0, "a", 0) != noise_key(0, "a", 1) != noise_key(1, "a", 0)
+
+
+def test_top_k_and_top_p_keep_the_tokens_that_transformers_keeps():
+    from transformers import TopKLogitsWarper, TopPLogitsWarper
+
+    logits = torch.randn(20, 50, generator=torch.Generator().manual_seed(0)) * 3
+    for k, p in ((0, 0.9), (5, 1.0), (10, 0.7), (1, 1.0)):
+        wanted = logits
+        if k:
+            wanted = TopKLogitsWarper(k)(None, wanted)
+        if p < 1:
+            wanted = TopPLogitsWarper(p)(None, wanted)
+        assert torch.equal(_kept(logits, Sampling(top_k=k, top_p=p), 0.0), torch.isfinite(wanted))

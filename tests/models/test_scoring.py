@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+import torch
+
+from alignbench import recipe
+from alignbench.errors import ModelError
+from alignbench.models import load_base, scoring
+from alignbench.rows import Sequence
+
+from .conftest import build_gpt2, disturb
+
+
+def talks(count: int) -> list[Sequence]:
+    draw = random.Random(0)
+
+    def tokens(most: int) -> tuple[int, ...]:
+        return tuple(draw.choices(range(2, 90), k=draw.randint(1, most)))
+
+    return [Sequence(tokens(9), tokens(14)) for _ in range(count)]
+
+
+@pytest.fixture(scope="module")
+def policy(folder):
+    policy = load_base(recipe.Model(id=str(folder))).add_adapter("policy", seed=0)
+    disturb(policy)
+    return policy
+
+
+def plain_scores(policy, sequence) -> tuple[np.ndarray, np.ndarray]:
+    """One sequence at a time through the whole model, in float64 from the logits on."""
+    ids = torch.tensor([sequence.prompt + sequence.response])
+    with torch.no_grad(), policy.base.using(policy):
+        logits = policy.base.model(input_ids=ids).logits[0, len(sequence.prompt) - 1 : -1].double()
+    logps = logits.log_softmax(-1)
+    entropy = -(logps.exp() * logps).sum(-1)
+    return logps[range(len(sequence.response)), list(sequence.response)].numpy(), entropy.numpy()
+
+
+def test_log_probabilities_and_entropies_are_those_of_each_sequence_alone(policy):
+    asked = talks(30)
+    for sequence, found in zip(asked, policy.logprobs(asked, entropy=True), strict=True):
+        logps, entropy = plain_scores(policy, sequence)
+        assert found.logps.dtype == found.entropy.dtype == np.float32
+        np.testing.assert_allclose(found.logps, logps, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(found.entropy, entropy, rtol=1e-4, atol=1e-5)
+
+
+def test_scores_do_not_depend_on_batches_or_on_the_size_of_a_logits_tile(policy, monkeypatch):
+    asked = talks(30)
+    usual = policy.logprobs(asked, entropy=True)
+    monkeypatch.setitem(scoring.TOKENS, "cpu", 30)
+    monkeypatch.setitem(scoring.LOGITS, "cpu", 3 * 95)
+    for one, other in zip(policy.logprobs(asked, entropy=True), usual, strict=True):
+        np.testing.assert_allclose(one.logps, other.logps, atol=1e-5)
+        np.testing.assert_allclose(one.entropy, other.entropy, atol=1e-5)
+
+
+def test_no_tensor_of_logits_is_larger_than_a_tile(policy, monkeypatch):
+    monkeypatch.setitem(scoring.LOGITS, "cpu", 10 * 95)
+    seen = []
+    hook = policy.base.head.register_forward_hook(lambda *args: seen.append(args[2].numel()))
+    asked = talks(30)
+    policy.logprobs(asked)
+    hook.remove()
+    assert max(seen) <= 10 * 95
+    assert sum(seen) == 95 * sum(len(one.response) for one in asked)
+
+
+def test_an_empty_response_has_no_scores_and_an_empty_prompt_is_refused(policy):
+    scores = policy.logprobs([Sequence((5, 6), ()), Sequence((5,), (6, 2))], entropy=True)
+    assert [len(one.logps) for one in scores] == [0, 2]
+    assert [len(one.entropy) for one in scores] == [0, 2]
+    with pytest.raises(ModelError, match="sequence 1 has no prompt"):
+        policy.logprobs([Sequence((5,), (6,)), Sequence((), (6,))])
+
+
+def test_left_and_right_padding_give_the_same_hidden_states(policy, tmp_path):
+    for base in (policy.base, load_base(recipe.Model(id=str(build_gpt2(tmp_path))))):
+        rows = [(5, 6, 7, 8, 9), (10, 11)]
+        states = {}
+        for side in ("left", "right"):
+            ids, mask = base.pad(rows, side)
+            with torch.no_grad():
+                states[side] = base.hidden(ids, mask)[mask.bool()]
+        assert torch.allclose(states["left"], states["right"], atol=1e-5)
+
+
+def test_scoring_leaves_no_gradient_and_no_graph(policy):
+    for tensor in policy.parameters():
+        tensor.grad = None
+    policy.logprobs(talks(3))
+    assert all(tensor.grad is None and tensor.requires_grad for tensor in policy.parameters())

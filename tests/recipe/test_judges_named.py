@@ -1,0 +1,96 @@
+"""Judges that a method names: checked against their own fields, kept off the yardsticks, written out."""
+
+from __future__ import annotations
+
+import pytest
+
+from alignbench.engine.plan import departures
+from alignbench.errors import AlignbenchError
+from alignbench.reading import load
+from alignbench.recipe import judges_of
+
+BLOCK = """\
+model: {{id: sandbox}}
+data: {{train: sandbox}}
+methods:
+  ours: {{method: rlaif, {block}}}
+evaluation: {{{evaluation}}}
+"""
+
+
+def problems(recipe, block: str, evaluation: str = "judges: [gold]") -> list[str]:
+    path = recipe(BLOCK.format(block=block, evaluation=evaluation))
+    with pytest.raises(AlignbenchError) as caught:
+        load(path)
+    return [f"{one.field}: {one.what}; {one.fix}" for one in caught.value.problems]
+
+
+def test_a_judges_fields_are_checked_with_a_suggestion(recipe):
+    (said,) = problems(recipe, "judge: {self: {polcy: start}}")
+    assert said == "methods.ours.judge.self.polcy: unknown; did you mean 'policy'?"
+
+
+def test_a_judge_that_is_not_installed_is_named(recipe):
+    (said,) = problems(recipe, "judge: slef")
+    assert "Did you mean 'self'?" in said
+
+
+def test_a_method_that_is_built_on_is_checked_too(recipe):
+    (said,) = problems(recipe, "optimizer: {dpo: {betta: 1}}")
+    assert said == "methods.ours.optimizer.dpo.betta: unknown; did you mean 'beta'?"
+
+
+def test_gold_never_trains(recipe):
+    (said,) = problems(recipe, "judge: gold", "judges: []")
+    assert "a yardstick and never enters training" in said
+
+
+def test_gold_does_not_train_by_way_of_a_method_that_is_built_on(recipe):
+    said = problems(recipe, "optimizer: {rlaif: {judge: gold}}")
+    assert any("never enters training" in one for one in said)
+
+
+@pytest.mark.parametrize(
+    ("judge", "yardstick"),
+    [
+        ("self", "self"),
+        ("{self: {policy: start}}", "self"),
+        ("self", "{language-model: {id: sandbox}}"),
+        ("{language-model: {id: a/b, quantization: none}}", "{reward-model: {id: a/b}}"),
+        ("{http: {url: 'http://localhost:1/v1', model: a/b}}", "{language-model: {id: a/b}}"),
+    ],
+)
+def test_a_judge_that_trains_may_not_evaluate(recipe, judge: str, yardstick: str):
+    (said,) = problems(recipe, f"judge: {judge}", f"judges: [gold, {yardstick}]")
+    assert "'ours' learns from the judge" in said
+    assert "allow it: evaluation.allow" in said
+
+
+def test_a_judge_that_is_allowed_to_is_printed_as_a_departure(recipe):
+    text = BLOCK.format(block="judge: self", evaluation="judges: [gold, self], allow: [self]")
+    loaded = load(recipe(text)).recipe
+    said = [str(one) for one in departures(loaded, loaded.methods["ours"])]
+    assert said == ["trained on its yardstick, self", "labelled by its own base, as the judge self"]
+
+
+def test_another_model_as_the_judge_is_no_departure(recipe):
+    judge = "{language-model: {id: sandbox/early, wording: sandbox}}"
+    loaded = load(recipe(BLOCK.format(block=f"judge: {judge}", evaluation="judges: [gold]"))).recipe
+    assert departures(loaded, loaded.methods["ours"]) == ()
+
+
+def test_the_defaults_of_judges_and_methods_are_written_out(recipe):
+    loaded = load(recipe(BLOCK.format(block="optimizer: dpo", evaluation="judges: [gold]"))).recipe
+    block = loaded.methods["ours"]
+    assert block.config["judge"]["config"]["min_mass"] == 0.5
+    assert block.config["optimizer"]["config"]["beta"] == 0.1
+    assert [judge.name for judge in judges_of(block)] == ["self"]
+
+
+def test_a_filter_must_not_read_with_gold(recipe):
+    path = recipe(
+        "model: {id: sandbox}\ndata: {train: sandbox, filters: [{judge: {judge: gold}}]}\n"
+        "methods:\n  dpo: {}\nevaluation: {judges: []}\n"
+    )
+    with pytest.raises(AlignbenchError, match="never enters training"):
+        load(path)

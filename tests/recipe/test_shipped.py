@@ -1,0 +1,44 @@
+"""The recipes that come with the project are good, wherever they are checked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from alignbench.engine.plan import cells
+from alignbench.reading import load
+from alignbench.recipe import order
+
+ROOT = Path(__file__).parents[2]
+SHIPPED = sorted(path.name for path in (ROOT / "recipes").glob("*.yaml"))
+
+
+def test_the_recipes_are_there() -> None:
+    assert {"quickstart.yaml", "hh-smoke.yaml", "hh.yaml", "hh-ja.yaml"} <= set(SHIPPED)
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_shipped_recipe_passes_check_and_plan(name: str, request: pytest.FixtureRequest) -> None:
+    text = (ROOT / "recipes" / name).read_text(encoding="utf-8")
+    if "../shared/" in text:
+        request.getfixturevalue("shared")
+    recipe = load(ROOT / "recipes" / name).recipe
+    planned = cells(recipe)
+    assert len(planned) == (len(recipe.methods) + 1) * len(recipe.seeds)
+    assert planned[0].label == "base"
+    assert set(order(recipe)) == set(recipe.methods)
+    assert text.startswith("# "), "a recipe tells a newcomer what it is for"
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_shipped_recipe_treats_all_its_methods_alike(name: str) -> None:
+    from alignbench.engine.plan import departures
+
+    text = (ROOT / "recipes" / name).read_text(encoding="utf-8")
+    if "../shared/" in text and not (ROOT.parent / "shared").is_dir():
+        pytest.skip("needs the folder shared beside the checkout")
+    recipe = load(ROOT / "recipes" / name).recipe
+    # Who judges is a method's own; that it is the policy's own base is said all the same.
+    told = [str(one) for block in recipe.methods.values() for one in departures(recipe, block)]
+    assert [one for one in told if not one.startswith("labelled by its own base")] == []

@@ -1,0 +1,217 @@
+"""Each number against scipy, statsmodels, or arithmetic done by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import stats as reference
+
+from alignbench import stats
+
+
+@pytest.fixture
+def table() -> np.ndarray:
+    """Three seeds, forty prompts, with effects of both."""
+    rng = np.random.default_rng(0)
+    return 0.3 + rng.normal(0, 0.2, (3, 1)) + rng.normal(0, 0.5, (1, 40)) + rng.normal(0, 1, (3, 40))
+
+
+def test_policies_are_students_t_over_the_prompts(table):
+    estimate = stats.policies(table)
+    expected = reference.ttest_1samp(table.mean(axis=0), 0)
+    assert estimate.value == pytest.approx(table.mean())
+    assert estimate.interval() == pytest.approx(tuple(expected.confidence_interval(0.95)))
+    assert estimate.p_value() == pytest.approx(expected.pvalue)
+    assert (estimate.prompts, estimate.seeds) == (40, 3)
+
+
+def test_differences_of_two_policies_are_the_paired_t_test():
+    rng = np.random.default_rng(1)
+    prompts = rng.normal(size=50)
+    a, b = prompts + rng.normal(0.2, 0.3, 50), prompts + rng.normal(0, 0.3, 50)
+    expected = reference.ttest_rel(a, b)
+    estimate = stats.policies((a - b)[None])
+    assert estimate.p_value() == pytest.approx(expected.pvalue)
+    assert estimate.interval() == pytest.approx(tuple(expected.confidence_interval(0.95)))
+
+
+def test_method_by_hand():
+    # Means of seeds 1, 2, 6, of prompts 2, 4, of all 3. Rest (0, 0), (-1, 1), (1, -1): sum of squares 4.
+    estimate = stats.method(np.array([[0.0, 2.0], [0.0, 4.0], [6.0, 6.0]]))
+    ms_seed = 2 * (4 + 1 + 9) / 2
+    ms_prompt = 3 * (1 + 1) / 1
+    ms_rest = 4 / 2
+    total = ms_seed + ms_prompt - ms_rest
+    assert estimate.value == 3
+    assert estimate.se == pytest.approx(np.sqrt(total / 6))
+    share = ms_seed / total
+    assert estimate.df == pytest.approx(1 / (share / 2 + (1 - share) / 1))
+
+
+def test_method_takes_its_mean_squares_from_the_crossed_two_way_layout(table):
+    import pandas
+    from statsmodels.formula.api import ols
+    from statsmodels.stats.anova import anova_lm
+
+    seed, prompt = np.indices(table.shape)
+    frame = pandas.DataFrame({"y": table.ravel(), "seed": seed.ravel(), "prompt": prompt.ravel()})
+    anova = anova_lm(ols("y ~ C(seed) + C(prompt)", frame).fit())
+    ms_seed, ms_prompt, ms_rest = anova["mean_sq"]
+    assert ms_prompt > ms_rest
+    assert stats.method(table).se == pytest.approx(np.sqrt((ms_seed + ms_prompt - ms_rest) / table.size))
+
+
+def test_a_negative_prompt_component_counts_as_none():
+    # Prompt means are equal, so MS_prompt is 0 and below MS_rest: only the seeds are left.
+    table = np.array([[1.0, -1.0], [-1.0, 1.0], [0.5, 0.5]])
+    estimate = stats.method(table)
+    assert estimate.se == pytest.approx(table.mean(axis=1).std(ddof=1) / np.sqrt(3))
+    assert estimate.df == pytest.approx(2)
+
+
+def test_where_prompts_do_not_matter_the_method_is_a_t_test_over_seeds():
+    per_seed = np.array([0.1, 0.4, 0.2, 0.7])
+    estimate = stats.method(np.repeat(per_seed[:, None], 30, axis=1))
+    expected = reference.ttest_1samp(per_seed, 0)
+    assert estimate.p_value() == pytest.approx(expected.pvalue)
+    assert estimate.interval() == pytest.approx(tuple(expected.confidence_interval(0.95)))
+
+
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_fewer_than_three_seeds_say_nothing_of_the_method(seeds):
+    with pytest.raises(stats.NotEstimableError, match=rf"^the method needs 3 seeds or more \(got {seeds}\)$"):
+        stats.method(np.zeros((seeds, 10)))
+
+
+@pytest.mark.parametrize("estimator", stats.ESTIMATORS.values())
+def test_one_prompt_gives_no_interval(estimator):
+    with pytest.raises(stats.NotEstimableError, match=r"^an interval needs two prompts or more \(got 1\)$"):
+        estimator(np.zeros((3, 1)))
+
+
+def test_exchanging_the_labels_changes_the_sign_and_nothing_else(table):
+    for estimator in stats.ESTIMATORS.values():
+        ours, theirs = estimator(table), estimator(-table)
+        assert theirs.value == -ours.value
+        assert theirs.interval() == pytest.approx(tuple(-bound for bound in reversed(ours.interval())))
+        assert theirs.p_value() == pytest.approx(ours.p_value())
+
+
+def test_the_order_of_seeds_and_prompts_does_not_matter(table):
+    shuffled = table[[2, 0, 1]][:, np.random.default_rng(0).permutation(40)]
+    for estimator in stats.ESTIMATORS.values():
+        assert estimator(shuffled).interval() == pytest.approx(estimator(table).interval())
+
+
+def test_equal_answers_everywhere_differ_by_exactly_nothing():
+    for estimator in stats.ESTIMATORS.values():
+        estimate = estimator(np.zeros((3, 20)))
+        assert (estimate.interval(), estimate.p_value()) == ((0, 0), 1)
+
+
+def test_without_any_spread_the_p_value_is_a_sign_tests():
+    ones = np.ones((4, 10))
+    assert stats.policies(ones).p_value() == pytest.approx(reference.binomtest(10, 10).pvalue)
+    assert stats.method(ones).p_value() == pytest.approx(reference.binomtest(4, 4).pvalue)
+
+
+@pytest.mark.parametrize(("df", "alpha"), [(2, 0.05), (4, 0.05 / 6), (199, 0.05), (199, 0.05 / 21)])
+def test_the_smallest_detectable_difference_is_found_four_times_out_of_five(df, alpha):
+    smallest = stats.Estimate("policies", 0.0, 0.1, df, 200, 1).smallest_detectable(alpha)
+    # t = (z + shift) / sqrt(chi2 / df), integrated over chi2: an independent way to the same power.
+    scale = np.sqrt(reference.chi2.ppf((np.arange(100_000) + 0.5) / 100_000, df) / df)
+    critical = reference.t.ppf(1 - alpha / 2, df)
+    power = reference.norm.sf(critical * scale - smallest / 0.1).mean()
+    assert power == pytest.approx(0.8, abs=1e-4)
+
+
+@pytest.mark.parametrize("count", [1, 2, 6, 21])
+def test_holm_agrees_with_statsmodels(count):
+    from statsmodels.stats.multitest import multipletests
+
+    p = np.random.default_rng(count).beta(0.3, 1, count)
+    assert stats.holm(p) == pytest.approx(multipletests(p, method="holm")[1])
+
+
+def test_holm_of_nothing_and_of_ties():
+    assert stats.holm([]) == []
+    assert stats.holm([0.02, 0.02, 0.5]) == pytest.approx([0.06, 0.06, 0.5])
+
+
+def test_a_table_holds_the_prompts_that_every_seed_has():
+    table = stats.tabulate([{"p1": 1, "p2": 2, "p3": 3}, {"p3": 30, "p1": 10}])
+    assert table.tolist() == [[1, 3], [10, 30]]
+
+
+@pytest.mark.parametrize("per_seed", [[], [{}], [{"p1": 1.0}, {"p2": 1.0}]])
+def test_no_shared_prompt_is_a_reason(per_seed):
+    with pytest.raises(stats.NotEstimableError, match=r"^no prompt has a value at every seed$"):
+        stats.tabulate(per_seed)
+
+
+def test_a_value_that_is_no_number_is_a_reason_and_never_averaged():
+    with pytest.raises(stats.NotEstimableError, match=r"^2 of 6 values are not finite$"):
+        stats.tabulate(
+            [{"p1": 1.0, "p2": float("nan"), "p3": 0.0}, {"p1": float("inf"), "p2": 1.0, "p3": 0.0}]
+        )
+
+
+@pytest.mark.parametrize(
+    ("difference", "p", "higher_is_better", "expected"),
+    [
+        (0.1, 0.01, True, "better"),
+        (-0.1, 0.01, True, "worse"),
+        (0.1, 0.01, False, "worse"),
+        (-0.1, 0.05, False, "better"),
+        (0.1, 0.051, True, "not distinguishable"),
+        (0.0, 0.0, True, "not distinguishable"),
+        (0.1, float("nan"), True, "not distinguishable"),
+        (0.1, 0.001, None, None),
+    ],
+)
+def test_verdicts(difference, p, higher_is_better, expected):
+    assert stats.verdict(difference, p, higher_is_better) == expected
+
+
+def test_a_difference_of_unpaired_methods_by_hand():
+    # Seed means of a: 1, 3, 5; of b: 0, 0, 3; of prompts: 1, 3. No rest: a seed moves all prompts alike.
+    a, b = np.array([1.0, 3.0, 5.0]), np.array([0.0, 0.0, 3.0])
+    table = (a[:, None] - b[None, :])[..., None] + np.array([-1.0, 1.0])
+    estimate = stats.unpaired(table)
+    parts = np.array([4 / 3, 3 / 3, 2 / 2])
+    assert estimate.value == 2
+    assert estimate.se == pytest.approx(np.sqrt(parts.sum()))
+    assert estimate.df == pytest.approx(parts.sum() ** 2 / (parts**2 / [2, 2, 1]).sum())
+
+
+def test_an_unpaired_difference_without_effect_of_prompts_is_welchs_t():
+    rng = np.random.default_rng(2)
+    a, b = rng.normal(0, 1, 4), rng.normal(0.5, 3, 6)
+    table = np.repeat((a[:, None] - b[None, :])[..., None], 30, axis=2)
+    estimate, expected = stats.unpaired(table), reference.ttest_ind(a, b, equal_var=False)
+    assert estimate.p_value() == pytest.approx(expected.pvalue)
+    assert estimate.interval() == pytest.approx(tuple(expected.confidence_interval(0.95)))
+
+
+def test_unpaired_methods_need_three_seeds_on_each_side():
+    with pytest.raises(stats.NotEstimableError, match=r"needs 3 seeds or more \(got 2\)"):
+        stats.unpaired(np.zeros((3, 2, 10)))
+
+
+def test_few_prompts_are_permuted_exactly_as_scipy_does():
+    differences = np.random.default_rng(3).normal(0.5, 1, 10)
+    exact = reference.permutation_test(
+        (differences,), np.mean, permutation_type="samples", n_resamples=np.inf
+    )
+    assert stats.permutation(differences[None]) == pytest.approx(exact.pvalue, abs=1e-12)
+
+
+def test_many_prompts_are_permuted_at_random_and_agree_with_t_where_t_holds():
+    rng = np.random.default_rng(4)
+    for mean in (0.0, 0.1, 0.2):
+        table = rng.normal(mean, 1, (2, 150))
+        assert stats.permutation(table) == pytest.approx(stats.policies(table).p_value(), abs=0.02)
+
+
+def test_no_difference_at_all_is_permuted_to_one():
+    assert stats.permutation(np.zeros((1, 20))) == 1.0

@@ -1,0 +1,134 @@
+"""Tokens in one row, shared prompts, only response positions through the head: the same numbers."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+
+import numpy as np
+import pytest
+import torch
+
+from alignbench import recipe
+from alignbench.errors import DataError
+from alignbench.models import load_base
+from alignbench.rows import Sequence
+from alignbench.training import head, ragged, reference
+from alignbench.training.head import log_probabilities
+from alignbench.training.scores import Group, lay_out, response_states, spread
+
+from .conftest import disturb, save_model, scorables
+
+KINDS = {
+    "llama": {},
+    "gpt2": {},
+    "qwen2": {"use_sliding_window": False},
+    "qwen3": {},
+    "mistral": {"sliding_window": 6},
+    "gemma2": {"sliding_window": 8, "query_pre_attn_scalar": 16},
+    "gpt_neox": {},
+}
+
+
+def scored(policy, items):
+    base = policy.base
+    layout = lay_out({"all": Group(items)}, base.device)
+    with base.using(policy), ragged.attention(base.model, max(map(len, items))):
+        states = response_states(base, layout)
+        return spread(log_probabilities(base, states, layout.targets), layout.spans["all"])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_scores_without_padding_equal_those_with_it_on_many_architectures(kind, tmp_path):
+    folder = save_model(tmp_path / kind, kind, **KINDS[kind])
+    base = load_base(recipe.Model(id=str(folder), adapter=recipe.Adapter(rank=4, alpha=8)))
+    policy = disturb(base.add_adapter("policy", seed=0))
+    items = scorables(8)
+    found = scored(policy, items).detach()
+    for row, (item, wanted) in enumerate(zip(items, policy.logprobs(items), strict=True)):
+        np.testing.assert_allclose(found[row, : len(item.response)], wanted.logps, atol=2e-5)
+        assert not found[row, len(item.response) :].any()
+    seen = ragged._sees_all(base.model, 21) and ragged._proven(base.model)
+    assert seen == (kind not in ("mistral", "gemma2")), "the fast road is taken where it is right, only there"
+
+
+def test_a_window_as_wide_as_the_sequences_does_not_matter(tmp_path):
+    base = load_base(recipe.Model(id=str(save_model(tmp_path / "m", "mistral", sliding_window=32))))
+    assert ragged._sees_all(base.model, 32)
+    assert not ragged._sees_all(base.model, 33)
+
+
+def test_a_prompt_that_two_answers_share_goes_through_the_network_once(base):
+    prompt, other = tuple(range(5, 8)), tuple(range(5, 8))
+    first = Sequence(prompt, (8, 9, 2))
+    apart = lay_out({"all": Group([first, Sequence(other, (10, 2))])}, base.device)
+    together = lay_out({"all": Group([first, Sequence(prompt, (10, 2))])}, base.device)
+    assert len(together.ids) == 3 + 2 + 1
+    assert len(apart.ids) == 2 * 3 + 2 + 1
+    assert together.tokens == apart.tokens == 11, "the budget does not depend on how it was computed"
+
+
+def test_the_last_token_predicts_nothing_and_is_not_computed(base):
+    layout = lay_out({"all": Group([Sequence((5, 6), (7, 8, 2))])}, base.device)
+    assert layout.ids.tolist() == [5, 6, 7, 8]
+    assert layout.targets.tolist() == [7, 8, 2]
+    assert layout.states.tolist() == [1, 2, 3]
+
+
+def test_long_responses_are_projected_in_pieces_with_equal_values_and_gradients(base, monkeypatch):
+    policy = disturb(base.add_adapter("policy", seed=0))
+    items = scorables(6)
+    gradients = []
+    for tile in (1 << 25, 91 * 7):
+        monkeypatch.setattr(head, "TILE", tile)
+        total = scored(policy, items).sum()
+        gradients.append([total.detach(), *torch.autograd.grad(total, list(policy.parameters()))])
+    for whole, pieces in zip(*gradients, strict=True):
+        torch.testing.assert_close(pieces, whole, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["llama", "gemma2"])
+def test_the_fused_head_of_a_gpu_gives_the_values_and_gradients_of_the_plain_one(kind, tmp_path):
+    """Gemma 2 caps its logits. TRL's head runs here without its kernels, by the same arithmetic."""
+    base = load_base(recipe.Model(id=str(save_model(tmp_path / kind, kind)), quantization="none"))
+    states = torch.randn(50, 64, requires_grad=True)
+    targets = torch.randint(0, 91, (50,))
+    found = []
+    for read in (head.fused, log_probabilities):
+        logps = read(base, states, targets)
+        found.append((logps, *torch.autograd.grad((logps * torch.arange(50)).sum(), states)))
+    for fused, plain in zip(*found, strict=True):
+        torch.testing.assert_close(fused, plain, rtol=1e-5, atol=1e-5)
+
+
+def test_the_model_attends_as_before_once_the_block_is_left(base):
+    before = base.model.config._attn_implementation
+    with suppress(ZeroDivisionError), ragged.attention(base.model, 8):
+        assert base.model.config._attn_implementation == ragged.NAME
+        raise ZeroDivisionError
+    assert base.model.config._attn_implementation == before
+
+
+def test_reference_log_probabilities_are_found_by_their_tokens(base, tmp_path):
+    policy = disturb(base.add_adapter("policy", seed=0))
+    items = scorables(20)
+    reference.compute(policy, items, tmp_path)
+    look = reference.lookup(tmp_path, "cpu")
+    wanted = [one.logps.sum() for one in policy.logprobs(items)]
+    np.testing.assert_allclose(look(items[3:9]), wanted[3:9], atol=1e-5)
+    assert look(items).dtype == torch.float32
+
+
+def test_a_sequence_whose_reference_was_not_computed_is_an_error(base, tmp_path):
+    reference.compute(base.policy(), scorables(2), tmp_path)
+    look = reference.lookup(tmp_path, "cpu")
+    with pytest.raises(DataError, match="no reference log-probability"):
+        look([Sequence((3, 4), (5, 2)), *scorables(2)])
+    with pytest.raises(DataError):
+        look([Sequence(items.prompt[:1], items.prompt[1:] + items.response) for items in scorables(2)])
+
+
+def test_reference_files_hold_no_pickle_and_are_equal_bytes_in_any_order(base, tmp_path):
+    items = scorables(20)
+    reference.compute(base.policy(), items, tmp_path / "a")
+    reference.compute(base.policy(), [*reversed(items), *items], tmp_path / "b")
+    assert (tmp_path / "a" / reference.FILE).read_bytes() == (tmp_path / "b" / reference.FILE).read_bytes()

@@ -1,0 +1,174 @@
+"""The walls between core, plugins and the world."""
+
+from __future__ import annotations
+
+import ast
+import io
+import re
+import subprocess
+import sys
+import tokenize
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import alignbench
+
+ROOT = Path(__file__).parents[2]
+CORE = sorted((ROOT / "alignbench").rglob("*.py"))
+PLUGINS = sorted(file for file in (ROOT / "plugins").rglob("*.py") if "tests" not in file.parts)
+OURS = [*CORE, *sorted((ROOT / "plugins").rglob("*.py")), *sorted((ROOT / "benchmarks").rglob("*.py"))]
+
+BANNED = {
+    "pickle": "a pickle runs code when it is read",
+    "cPickle": "a pickle runs code when it is read",
+    "dill": "a pickle runs code when it is read",
+    "joblib": "a pickle runs code when it is read",
+    "cloudpickle": "a pickle runs code when it is read",
+    "shelve": "a pickle runs code when it is read",
+}
+
+
+def method_names() -> set[str]:
+    """The names that the first-party plugins give, from their own metadata."""
+    names: set[str] = set()
+    for file in (ROOT / "plugins").glob("*/pyproject.toml"):
+        points = tomllib.loads(file.read_text(encoding="utf-8"))["project"].get("entry-points", {})
+        names |= set(points.get("alignbench.methods", {}))
+    return names
+
+
+def where(file: Path, line: int) -> str:
+    return f"{file.relative_to(ROOT)}:{line}"
+
+
+def tree(file: Path) -> ast.Module:
+    return ast.parse(file.read_text(encoding="utf-8"))
+
+
+def imports(file: Path) -> Iterator[tuple[int, str, tuple[str, ...]]]:
+    """Every import of a file: its line, the module, and the names taken from it."""
+    for node in ast.walk(tree(file)):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield node.lineno, alias.name, ()
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            yield node.lineno, node.module or "", tuple(alias.name for alias in node.names)
+
+
+def test_there_are_files_and_names_to_look_at() -> None:
+    assert len(CORE) > 30
+    assert len(PLUGINS) >= 4
+    assert {"sft", "dpo", "orpo", "few-shot", "frozen"} <= method_names()
+
+
+# An English word that is also a method's name may stand in a sentence, and `frozen=True` makes data frozen.
+ENGLISH = {"frozen"}
+
+
+def test_the_core_names_no_method() -> None:
+    words = re.compile(rf"(?<![\w-])({'|'.join(sorted(method_names() - ENGLISH))})(?![\w-])", re.IGNORECASE)
+    strings = {f'"{name}"' for name in method_names()} | {f"'{name}'" for name in method_names()}
+    found = []
+    for file in CORE:
+        text = file.read_text(encoding="utf-8")
+        for number, line in enumerate(text.splitlines(), start=1):
+            found += [f"{where(file, number)}: {word.group()}" for word in words.finditer(line)]
+        for token in tokenize.generate_tokens(io.StringIO(text).readline):
+            if token.type == tokenize.STRING and token.string in strings:
+                found.append(f"{where(file, token.start[0])}: {token.string}")
+    assert found == []
+
+
+def test_the_core_imports_no_plugin() -> None:
+    found = [
+        f"{where(file, line)}: {module}"
+        for file in CORE
+        for line, module, _ in imports(file)
+        if module.startswith("alignbench_")
+    ]
+    assert found == []
+
+
+def test_a_plugin_uses_only_what_is_public_and_no_other_plugin() -> None:
+    found = []
+    for file in PLUGINS:
+        own = next(part for part in file.parts if part.startswith("alignbench_"))
+        for line, module, names in imports(file):
+            top = module.partition(".")[0]
+            private = top == "alignbench" and (
+                module not in ("alignbench", "alignbench.testing")
+                or (module == "alignbench" and not set(names) <= {*alignbench.__all__, "testing"})
+            )
+            if private or (top.startswith("alignbench_") and top != own):
+                found.append(f"{where(file, line)}: {module} {', '.join(names)}")
+    assert found == []
+
+
+def test_a_plugin_depends_on_the_core_alone_and_on_a_range_of_it() -> None:
+    for file in (ROOT / "plugins").glob("*/pyproject.toml"):
+        needs = tomllib.loads(file.read_text(encoding="utf-8"))["project"]["dependencies"]
+        assert [need for need in needs if need.startswith("alignbench")] == ["alignbench>=0.1,<0.2"], file
+
+
+def test_every_public_name_is_there() -> None:
+    for name in alignbench.__all__:
+        assert getattr(alignbench, name) is not None
+    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+        alignbench.nothing  # noqa: B018
+
+
+def test_public_names_are_told_to_type_checkers_too() -> None:
+    told = {name for _, module, names in imports(ROOT / "alignbench/__init__.py") for name in names if module}
+    assert set(alignbench.__all__) <= told
+
+
+def test_a_file_imports_only_from_lower_floors() -> None:
+    command = [str(Path(sys.executable).with_name("lint-imports")), "--no-cache"]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert "1 kept, 0 broken" in ran.stdout
+
+
+def test_nothing_of_ours_reads_or_writes_pickles() -> None:
+    found = [
+        f"{where(file, line)}: {module} ({BANNED[module.partition('.')[0]]})"
+        for file in OURS
+        for line, module, _ in imports(file)
+        if module.partition(".")[0] in BANNED
+    ]
+    for file in OURS:
+        for node in ast.walk(tree(file)):
+            if isinstance(node, ast.Attribute) and ast.unparse(node) in ("torch.load", "torch.save"):
+                found.append(f"{where(file, node.lineno)}: {ast.unparse(node)} (it is a pickle)")
+    assert found == []
+
+
+def test_nothing_of_ours_trusts_remote_code() -> None:
+    found = [
+        where(file, node.value.lineno)
+        for file in OURS
+        for node in ast.walk(tree(file))
+        if isinstance(node, ast.keyword)
+        and node.arg == "trust_remote_code"
+        and not (isinstance(node.value, ast.Constant) and node.value.value is False)
+    ]
+    assert found == []
+
+
+def test_yaml_is_read_strictly_or_not_at_all() -> None:
+    found = [
+        f"{where(file, node.lineno)}: {ast.unparse(node)}"
+        for file in OURS
+        for node in ast.walk(tree(file))
+        if isinstance(node, ast.Attribute)
+        and re.fullmatch(r"yaml\.\w*(load|compose|Loader)\w*", ast.unparse(node))
+    ]
+    assert {one.partition(":")[0] for one in found} == {"alignbench/strictyaml.py"}
+
+
+def test_every_file_begins_by_saying_what_it_is_for() -> None:
+    silent = [str(file.relative_to(ROOT)) for file in (*CORE, *PLUGINS) if not ast.get_docstring(tree(file))]
+    assert silent == []
