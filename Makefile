@@ -4,6 +4,7 @@ VENV    := .venv
 BIN     := $(VENV)/bin
 PLUGINS := $(wildcard plugins/alignbench-*)
 PINNED  := --constraint constraints.txt
+JOBS    ?= auto
 export HF_HUB_DISABLE_TELEMETRY := 1
 
 .PHONY: quickstart test faults check docs clean
@@ -12,7 +13,7 @@ quickstart: $(VENV)/installed           ## compare base, SFT, DPO, ORPO, RLHF an
 	$(BIN)/alignbench run recipes/quickstart.yaml
 
 test: $(VENV)/installed-test            ## run the whole test suite
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile
 
 faults: $(VENV)/installed-test          ## kill cells at every file mutation: the long version, up to an hour
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 FAULTS=long $(BIN)/python -m pytest -q -s tests/faults

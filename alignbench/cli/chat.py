@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 
 def chat(
+    context: typer.Context,
     run: RunFolder,
     labels: Annotated[str, typer.Option(metavar="A,B", help="Only these labels.", show_default="all")] = "",
     prompt: Annotated[
@@ -47,7 +48,7 @@ def chat(
     sampling = recipe_of(run).evaluation.sampling.model_copy(
         update={name: value for name, value in given.items() if value is not None}
     )
-    hush()
+    hush(context)
     console = Console()
     with console.status("loading the policies") if console.is_terminal else nullcontext():
         bench = reopen(run, cores())

@@ -12,6 +12,7 @@ from alignbench.cli.shell import hush, print_json
 
 
 def export(
+    context: typer.Context,
     run: RunFolder,
     label: Annotated[str, typer.Argument(metavar="LABEL", help="The label to export.")],
     out: Annotated[
@@ -37,7 +38,7 @@ def export(
     from alignbench.report.card import card
 
     found = results.read(run)
-    hush()
+    hush(context)
     if push is not None:
         engine.may_push(push)
     (cell,) = finished(found, [label], seed)

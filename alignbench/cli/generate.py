@@ -13,6 +13,7 @@ from alignbench.errors import Problem, RecipeError
 
 
 def generate(
+    context: typer.Context,
     recipe: RecipeFile,
     kind: Annotated[
         Literal["preferences", "demonstrations"], typer.Argument(help="What the model writes.")
@@ -45,7 +46,7 @@ def generate(
     folder = out or Path("generated") / recipe.stem
     asked = _made(wanted, how, "--how")
     named = _made(NamedJudge, judge, "--judge")
-    hush()
+    hush(context)
     facts = generate(loaded, folder, how=asked, judge=named, adapter=adapter, seed=seed)
     if as_json:
         print_json({"folder": str(folder), **facts})

@@ -7,6 +7,7 @@ import os
 import sys
 import traceback
 from collections.abc import Iterable
+from functools import partial
 from typing import Annotated, Any
 
 import typer
@@ -96,16 +97,17 @@ def complain(lines: Iterable[str]) -> None:
         typer.echo(f"error: {harmless(line)}", err=True)
 
 
-def hush() -> None:
-    """Keep what libraries say while they load a model off a screen that belongs to a talk."""
+def hush(context: typer.Context) -> None:
+    """Until the command ends, keep what libraries say while they load a model off its screen."""
     import logging
     import warnings
 
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()
+    context.call_on_close(partial(logging.disable, logging.root.manager.disable))
     logging.disable(logging.WARNING)
-    warnings.simplefilter("ignore")
+    context.with_resource(warnings.catch_warnings(action="ignore"))
 
 
 def print_json(value: Any) -> None:
