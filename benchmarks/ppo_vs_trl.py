@@ -73,7 +73,9 @@ def alignbench(scratch: Path) -> dict[str, float]:
     from alignbench_rlhf.ppo import PPO
 
     from alignbench.engine import prepare
-    from alignbench.engine.bench import Bench, CellRun, load_method
+    from alignbench.engine.bench import Bench
+    from alignbench.engine.cell_run import CellRun
+    from alignbench.engine.policies import load_method
     from alignbench.engine.worker import Task
     from alignbench.recipe import Recipe, canonical
     from alignbench.rows import Prompt

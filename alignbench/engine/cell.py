@@ -10,8 +10,10 @@ from pathlib import Path
 
 from alignbench import store
 from alignbench.engine import samples
-from alignbench.engine.bench import Bench, CellRun, load_method, save_policy
+from alignbench.engine.bench import Bench
+from alignbench.engine.cell_run import CellRun
 from alignbench.engine.plan import departures
+from alignbench.engine.policies import load_method, save_policy
 from alignbench.engine.resume import CHECKPOINTS
 from alignbench.engine.settings import put_back
 from alignbench.engine.tracking import Tracking

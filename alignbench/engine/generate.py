@@ -11,7 +11,8 @@ from typing import Any, Literal
 
 from alignbench import plugins, store
 from alignbench.engine import prepare
-from alignbench.engine.bench import Bench, CellRun
+from alignbench.engine.bench import Bench
+from alignbench.engine.cell_run import CellRun
 from alignbench.engine.worker import Event, Task
 from alignbench.errors import RecipeError
 from alignbench.judges import Labelling, Revising

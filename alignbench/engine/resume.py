@@ -12,7 +12,7 @@ from alignbench import store
 from alignbench.method import Departure
 
 if TYPE_CHECKING:
-    from alignbench.engine.bench import CellRun
+    from alignbench.engine.cell_run import CellRun
     from alignbench.training.checkpoint import Checkpoints
 
 CHECKPOINTS = "checkpoints"
@@ -36,7 +36,7 @@ class Making:
 
     def checkpoints(self, run: CellRun, curves: Path, what: Mapping[str, Any]) -> Checkpoints:
         """Return the checkpoints of the next training; `what` says how it is done."""
-        from alignbench.engine.bench import Alarm
+        from alignbench.engine.cell_run import Alarm
         from alignbench.training.checkpoint import Checkpoints
 
         number = self.trainings

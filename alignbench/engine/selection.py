@@ -9,7 +9,7 @@ from alignbench.method import Policy, Rows, Select
 from alignbench.rows import Demonstration, Prompt
 
 if TYPE_CHECKING:
-    from alignbench.engine.bench import CellRun
+    from alignbench.engine.cell_run import CellRun
     from alignbench.judges import Judge
 
 

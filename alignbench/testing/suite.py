@@ -14,7 +14,9 @@ import pytest
 from alignbench import plugins, store
 from alignbench.engine import cell as cells
 from alignbench.engine import prepare
-from alignbench.engine.bench import Bench, CellRun, Cost
+from alignbench.engine.bench import Bench
+from alignbench.engine.cell_run import CellRun
+from alignbench.engine.cost import Cost
 from alignbench.engine.worker import Task
 from alignbench.method import API, Answer, Method, NamedMethod, Policy, Sampling
 from alignbench.recipe import Recipe, built_on, canonical

@@ -19,7 +19,8 @@ import numpy as np
 
 from alignbench import results, store
 from alignbench.engine import samples
-from alignbench.engine.bench import Bench, CellRun
+from alignbench.engine.bench import Bench
+from alignbench.engine.cell_run import CellRun
 from alignbench.engine.worker import Task
 from alignbench.method import Policy, Sampling
 from alignbench.recipe import Recipe, canonical

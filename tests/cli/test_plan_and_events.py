@@ -11,8 +11,8 @@ from rich.console import Console
 
 from alignbench.cli.progress import telling, watching
 from alignbench.engine import News, calibration
-from alignbench.engine.bench import _total
 from alignbench.engine.calibration import _line, shrunk
+from alignbench.engine.cell_run import _total
 from alignbench.engine.tracking import Tracking, check_trackers
 from alignbench.engine.worker import Event, Finished
 from alignbench.errors import RecipeError

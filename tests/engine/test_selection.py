@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from alignbench.engine import prepare
-from alignbench.engine.bench import Bench, CellRun
+from alignbench.engine.bench import Bench
+from alignbench.engine.cell_run import CellRun
 from alignbench.engine.worker import Task
 from alignbench.judges import Judge, Score
 from alignbench.method import NamedJudge, Sampling, Select

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from alignbench.engine import prepare
-from alignbench.engine.bench import Bench, CellRun
+from alignbench.engine.bench import Bench
+from alignbench.engine.cell_run import CellRun
 from alignbench.engine.worker import Task
 from alignbench.errors import RecipeError
 from alignbench.judges.reward_model import RewardModel

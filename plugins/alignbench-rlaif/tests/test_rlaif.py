@@ -15,7 +15,8 @@ from alignbench_rlaif.red_team import DISGUISES, RedTeam
 
 from alignbench import Answer, Budget, DataError, NamedJudge, NamedMethod, Policy, Prompt, Score
 from alignbench.engine import prepare
-from alignbench.engine.bench import Bench, CellRun
+from alignbench.engine.bench import Bench
+from alignbench.engine.cell_run import CellRun
 from alignbench.engine.worker import Task
 from alignbench.recipe import Recipe, canonical
 from alignbench.testing import MethodSuite

@@ -14,7 +14,9 @@ from alignbench_rlhf.ppo import PPO, Item
 from alignbench import Sequence, Sequences
 from alignbench.engine import cell as cells
 from alignbench.engine import prepare
-from alignbench.engine.bench import Bench, CellRun, load_method
+from alignbench.engine.bench import Bench
+from alignbench.engine.cell_run import CellRun
+from alignbench.engine.policies import load_method
 from alignbench.engine.worker import Task
 from alignbench.recipe import Recipe, canonical
 from alignbench.testing import MethodSuite
