@@ -7,10 +7,12 @@ before the run, and a failure is printed like a success.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
+from types import MappingProxyType
 from typing import Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
@@ -22,6 +24,7 @@ from alignbench.results import Results
 
 Verdict = Literal["reproduced", "not reproduced", "not testable here", "no verdict"]
 INDEX = "claims.yaml"
+NOT_RUN = "not run yet"
 
 
 class Expectation(Settings):
@@ -185,12 +188,14 @@ def page(
     *,
     sandbox: str,
     quick: bool,
+    failed: Mapping[str, str] = MappingProxyType({}),
 ) -> str:
-    """Return docs/claims.md: every claim with its measure, its numbers and its verdict."""
-    counts: dict[str, int] = {}
-    for name in claims:
-        verdict = judged[name][0] if name in judged else "not run yet"
-        counts[verdict] = counts.get(verdict, 0) + 1
+    """Return docs/claims.md: a table of all verdicts, then every claim with its measure and its numbers.
+
+    `failed` says, by claim, why a run that it needs came to nothing.
+    """
+    said = {name: judged[name][0] if name in judged else NOT_RUN for name in claims}
+    counts = Counter(said.values())
     lines = [
         "# Claims of the literature, on the sandbox",
         "",
@@ -198,29 +203,44 @@ def page(
         "that was expected before the run, and what else could explain the outcome. A verdict speaks of the",
         "*method*, any seed, at 95%; what is not reproduced here may still hold for larger models.",
         "",
-        f"Sandbox {sandbox[:16]}. " + ", ".join(f"{count} {name}" for name, count in counts.items()) + ".",
+        f"Sandbox {sandbox[:16]}. {', '.join(f'{count} {name}' for name, count in counts.items())}.",
         *(["", "Made with `--quick`: one seed, which gives no verdict."] if quick else []),
+        "",
+        "| | claim | verdict |",
+        "|---|---|---|",
+        *(f"| [{name}](#{name.lower()}) | {claim.says} | {said[name]} |" for name, claim in claims.items()),
     ]
     for name, claim in claims.items():
-        verdict, found = judged.get(name, ("not run yet", []))
-        lines += ["", f"## {name}: {verdict}", "", f"{claim.says} ({claim.source})", ""]
+        lines += [
+            "",
+            f"## {name}",
+            "",
+            f"{claim.says} ({claim.source})",
+            "",
+            f"**{said[name].capitalize()}.**",
+        ]
         if claim.untestable:
-            lines.append(f"Why: {claim.untestable}")
+            lines[-1] += f" {claim.untestable[0].upper()}{claim.untestable[1:].strip().rstrip('.')}."
             continue
-        lines += ["| expected | found | 95% interval | holds |", "|---|---|---|---|"]
-        for one in found or [Found(wanted, note="not run yet") for wanted in claim.expect]:
-            value = one.note or "n/a" if one.value is None else f"{_scale(one, one.value):.3g}"
-            between = one.note
-            if one.low is not None and one.high is not None:
-                between = f"{_scale(one, one.low):.3g} to {_scale(one, one.high):.3g}"
-                between += f" ({one.note})" if one.note else ""
-            holds = {True: "yes", False: "no", None: ""}[one.holds]
-            lines.append(f"| {one.expectation} | {value} | {between} | {holds} |")
-        said = f"`recipes/claims/{claim.recipe}`" + (
-            f", variants {', '.join(claim.variants)}" if claim.variants else ""
-        )
-        lines += ["", f"Recipe: {said}. Confounder: {claim.confounder or 'none known'}"]
+        if name in failed:
+            lines[-1] += f" {failed[name]}"
+        lines += ["", "| expected | found | 95% interval | holds |", "|---|---|---|---|"]
+        found = judged[name][1] if name in judged else [Found(one) for one in claim.expect]
+        lines += [_row(one) for one in found]
+        of = f"`recipes/claims/{claim.recipe}`"
+        of += f", variants {', '.join(claim.variants)}" if claim.variants else ""
+        lines += ["", f"Recipe: {of}. Confounder: {claim.confounder.strip() or 'none known'}"]
     return "\n".join(lines) + "\n"
+
+
+def _row(one: Found) -> str:
+    value = "" if one.value is None else f"{_scale(one, one.value):.3g}"
+    between = one.note
+    if one.low is not None and one.high is not None:
+        between = f"{_scale(one, one.low):.3g} to {_scale(one, one.high):.3g}"
+        between += f" ({one.note})" if one.note else ""
+    holds = {True: "yes", False: "no", None: ""}[one.holds]
+    return f"| {one.expectation} | {value} | {between} | {holds} |"
 
 
 def _scale(one: Found, value: float) -> float:

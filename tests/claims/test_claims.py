@@ -114,8 +114,17 @@ def test_the_page_tells_of_failures_as_of_successes():
     judged = {name: judge(one, {"": run(0.1, 0.05)}) for name, one in known.items()}
     text = page(known, judged, sandbox="f" * 64, quick=False)
     assert "1 reproduced, 1 not reproduced, 1 not testable here" in text
-    assert "## C2: not reproduced" in text
+    assert "| [C2](#c2) | It helps. | not reproduced |" in text
+    assert "**Not testable here.** No words." in text
     assert "| reward, new minus old: above 0 | 0.1 | 0.05 to 0.15 | yes |" in text
+
+
+def test_the_page_lists_what_did_not_run_and_why():
+    known = {"C1": claim(), "C2": claim(sign="-")}
+    text = page(known, {}, sandbox="f" * 64, quick=False, failed={"C2": "the disk was full"})
+    assert "2 not run yet" in text
+    assert "**Not run yet.** the disk was full" in text
+    assert "| reward, new minus old: above 0 |  |  |  |" in text
 
 
 def test_the_shipped_claims_are_twenty_and_each_recipe_is_good_and_has_their_labels():
