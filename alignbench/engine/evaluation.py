@@ -82,7 +82,7 @@ def main(task: Task, emit: Callable[[Event], None]) -> None:
 
 
 def _write_judgements(folder: Path, evidence: BenchEvidence) -> None:
-    """Keep what each judge said of each sample, for the report."""
+    """Keep what each judge said of each sample, and of each two that it compared, for the report."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -103,6 +103,24 @@ def _write_judgements(folder: Path, evidence: BenchEvidence) -> None:
     kinds = (pa.string(), pa.string(), pa.int64(), pa.string(), pa.int64(), pa.float64())
     schema = pa.schema(list(zip(names, kinds, strict=True)))
     pq.write_table(pa.Table.from_pylist(rows, schema), folder / "judgements.parquet")
+    pairs = [
+        {
+            "judge": judge,
+            "a": a.label,
+            "b": b.label,
+            "seed": a.seed,
+            "prompt_id": answer.prompt_id,
+            "sample": answer.sample,
+            "preference": preference,
+        }
+        for (judge, a, b), verdicts in evidence.compared.items()
+        if a.seed == b.seed and a != b
+        for answer, preference in zip(evidence.samples(a), verdicts, strict=True)
+    ]
+    names = ("judge", "a", "b", "seed", "prompt_id", "sample", "preference")
+    kinds = (*(pa.string(),) * 3, pa.int64(), pa.string(), pa.int64(), pa.float64())
+    schema = pa.schema(list(zip(names, kinds, strict=True)))
+    pq.write_table(pa.Table.from_pylist(pairs, schema), folder / "verdicts.parquet")
 
 
 def _write_prompts(folder: Path, prompts: Sequence[Prompt]) -> None:
@@ -130,6 +148,8 @@ class BenchEvidence:
         self.root = bench.root
         self.cost = {"generated_tokens": 0, "forward_passes": 0}
         """What the requests of the metrics cost, in full also where the answers lay in the store."""
+        self.compared: dict[tuple[str, Cell, Cell], Sequence[float | None]] = {}
+        """Every comparison that a metric asked for: (judge, a, b) -> how probably a's answers are better."""
         self._entropy = any("entropy" in metric.needs for metric in metrics)
         self._asked: dict[str, Request] = {}
         for request in (one for metric in metrics for one in metric.requests(bench.root)):
@@ -268,7 +288,9 @@ class BenchEvidence:
         asked = {prompt.id: prompt for prompt in self.prompts}
         ours, theirs = self.samples(a), self.samples(b)
         prompts = [asked[answer.prompt_id] for answer in ours]
-        return self.judges[judge].compare(prompts, [x.text for x in ours], [x.text for x in theirs])
+        verdicts = self.judges[judge].compare(prompts, [x.text for x in ours], [x.text for x in theirs])
+        self.compared[judge, a, b] = verdicts
+        return verdicts
 
     @cached_property
     def _pairs(self) -> list[Pair]:

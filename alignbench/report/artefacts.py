@@ -16,6 +16,7 @@ from alignbench.rows import Messages
 
 PROMPTS = "evaluation/prompts.jsonl"
 JUDGEMENTS = "evaluation/judgements.parquet"
+VERDICTS = "evaluation/verdicts.parquet"
 PICTURES = "evaluation/pictures.json"
 
 
@@ -30,8 +31,6 @@ class Sample:
     prompt_id: str
     text: str
     finished: bool
-    score: float | None = None
-    """The first judge's, where there is one."""
 
 
 @dataclass(frozen=True)
@@ -91,23 +90,38 @@ def samples(run: Path, cell: Cell) -> dict[str, Sample]:
 
 def scores(run: Path, judge: str) -> dict[tuple[str, int], dict[str, float]]:
     """Return what a judge gave to every cell's first answers: (label, seed) -> prompt id -> score."""
+    found: dict[tuple[str, int], dict[str, float]] = {}
+    for row in _of_judge(run / JUDGEMENTS, judge, "label", "seed", "prompt_id", "score"):
+        if (score := _finite(row["score"])) is not None:
+            found.setdefault((row["label"], row["seed"]), {})[row["prompt_id"]] = score
+    return found
+
+
+def verdicts(run: Path, judge: str) -> dict[tuple[str, str, int], dict[str, float]]:
+    """Return what a judge made of every two first answers: (a, b, seed) -> prompt id -> how much for a.
+
+    Above one half, a is better. Each two labels occur in one order only.
+    """
+    found: dict[tuple[str, str, int], dict[str, float]] = {}
+    for row in _of_judge(run / VERDICTS, judge, "a", "b", "seed", "prompt_id", "preference"):
+        a, b, seed, preference = row["a"], row["b"], row["seed"], _finite(row["preference"])
+        if preference is not None and (b, a, seed) not in found:
+            found.setdefault((a, b, seed), {})[row["prompt_id"]] = preference
+    return found
+
+
+def _of_judge(file: Path, judge: str, *columns: str) -> list[dict[str, Any]]:
+    """Return a judge's rows about first answers; none where the file cannot be read."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    found: dict[tuple[str, int], dict[str, float]] = {}
-    file = inside(run, JUDGEMENTS)
-    if file is None:
-        return found
+    if not file.is_file():
+        return []
     try:
-        rows = pq.read_table(
-            file, columns=["judge", "label", "seed", "prompt_id", "sample", "score"]
-        ).to_pylist()
+        only = [("judge", "=", judge), ("sample", "=", 0)]
+        return pq.read_table(file, columns=list(columns), filters=only).to_pylist()
     except (OSError, pa.ArrowException):
-        return found
-    for row in rows:
-        if row["judge"] == judge and row["sample"] == 0 and (score := _finite(row["score"])) is not None:
-            found.setdefault((row["label"], row["seed"]), {})[row["prompt_id"]] = score
-    return found
+        return []
 
 
 def pictures(run: Path) -> list[Picture]:
@@ -127,9 +141,13 @@ def pictures(run: Path) -> list[Picture]:
 
 
 def curves(run: Path, cell: Cell) -> dict[str, Curve]:
-    """Return a cell's training curves by name; empty where there are none."""
+    """Return a cell's training curves by name, the yardstick's first; empty where there are none."""
     file = inside(run, cell.curves)
     points: dict[str, list[tuple[float, float]]] = {}
+    for one in cell.checkpoints:
+        for name, found in (("yardstick", one.yardstick), ("proxy", one.proxy)):
+            if found is not None and found.value is not None:
+                points.setdefault(name, []).append((one.step, found.value))
     for line in _lines(file) if file else ():
         if (step := _finite(line.get("step"))) is None:
             continue

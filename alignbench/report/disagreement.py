@@ -1,9 +1,9 @@
-"""The prompts at which the policies differ most, with every label's answer beside the others."""
+"""The prompts at which the policies differ most: every label's answer, and what each judge said of it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 
@@ -14,12 +14,31 @@ from alignbench.rows import Messages
 
 
 @dataclass(frozen=True)
+class Judgement:
+    """What one judge said of one answer."""
+
+    judge: str
+    score: float | None = None
+    better: tuple[str, ...] = ()
+    """Labels whose answers it found worse, comparing the two."""
+    tied: tuple[str, ...] = ()
+    compared: int = 0
+    """Labels whose answers it compared with this one, abstentions left out."""
+
+    @property
+    def won(self) -> float:
+        """The share of comparisons won, ties half."""
+        return (len(self.better) + len(self.tied) / 2) / self.compared if self.compared else 0.0
+
+
+@dataclass(frozen=True)
 class Answer:
-    """One label's answer."""
+    """One label's answer, and what each judge said of it."""
 
     label: str
     seed: int
     sample: Sample
+    judgements: tuple[Judgement, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -29,32 +48,88 @@ class Question:
     prompt_id: str
     prompt: Messages
     answers: tuple[Answer, ...]
-    disagreement: float
-    """Best minus worst score; without scores, one minus the mean share of common words."""
+
+    @property
+    def gap(self) -> float | None:
+        """Best minus worst score of the first judge, where it scored all."""
+        return _spread([first.score if (first := _first(one)) else None for one in self.answers])
+
+    @property
+    def split(self) -> float | None:
+        """Most minus least share of comparisons won before the first judge, where it compared all."""
+        firsts = [_first(one) for one in self.answers]
+        return _spread([first.won if first and first.compared else None for first in firsts])
+
+    @property
+    def unlike(self) -> float:
+        """One minus the mean share of words that two answers have in common."""
+        words = [set(answer.sample.text.lower().split()) for answer in self.answers]
+        common = [len(a & b) / len(a | b) if a | b else 1.0 for a, b in combinations(words, 2)]
+        return 1 - sum(common) / len(common) if common else 0.0
 
 
 def most_disputed(run: Path, results: Results, count: int) -> tuple[Question, ...]:
-    """Return the `count` prompts at which the labels' answers differ most, all at one seed where possible."""
+    """Return the `count` prompts at which the labels' answers differ most, all at one seed where possible.
+
+    By score, then by comparisons won, then by words.
+    """
     cells = _one_cell_each(results)
-    judge = str(results.judges[0].get("name", "")) if results.judges else ""
-    scores = artefacts.scores(run, judge)
-    read = {}
-    for label, cell in cells.items():
-        own = scores.get((label, cell.seed), {})
-        given = artefacts.samples(run, cell).items()
-        read[label] = {key: replace(sample, score=own.get(key)) for key, sample in given}
-    read = {label: answers for label, answers in read.items() if answers}
+    read = {label: found for label, cell in cells.items() if (found := artefacts.samples(run, cell))}
+    judges = list(dict.fromkeys(str(judge.get("name", "")) for judge in results.judges))
+    said = {judge: _judged(run, judge, {label: cells[label].seed for label in read}) for judge in judges}
     asked = artefacts.prompts(run)
     ids = dict.fromkeys([*asked, *(key for answers in read.values() for key in answers)])
     questions = []
     for key in ids:
         answers = tuple(
-            Answer(label, cells[label].seed, given[key]) for label, given in read.items() if key in given
+            Answer(
+                label,
+                cells[label].seed,
+                given[key],
+                tuple(one for judge in judges if (one := said[judge].get((label, key)))),
+            )
+            for label, given in read.items()
+            if key in given
         )
         if len(answers) == len(read) > 0:
-            said = {answer.label: answer.sample for answer in answers}
-            questions.append(Question(key, asked.get(key, ()), answers, _disagreement(said)))
-    return tuple(sorted(questions, key=lambda question: -question.disagreement)[:count])
+            questions.append(Question(key, asked.get(key, ()), answers))
+    return tuple(sorted(questions, key=_order)[:count])
+
+
+def _order(question: Question) -> tuple[float, float, float]:
+    return -(question.gap or 0.0), -(question.split or 0.0), -question.unlike
+
+
+def _judged(run: Path, judge: str, seeds: Mapping[str, int]) -> dict[tuple[str, str], Judgement]:
+    """Return what a judge said of each label's answer to each prompt: (label, prompt id) -> judgement."""
+    scores = artefacts.scores(run, judge)
+    found: dict[tuple[str, str], Judgement] = {}
+    better: dict[tuple[str, str], list[str]] = {}
+    tied: dict[tuple[str, str], list[str]] = {}
+    compared: dict[tuple[str, str], int] = {}
+    for (a, b, seed), given in artefacts.verdicts(run, judge).items():
+        if seeds.get(a) != seed or seeds.get(b) != seed:
+            continue
+        for key, preference in given.items():
+            for one, other, wins in ((a, b, preference > 0.5), (b, a, preference < 0.5)):
+                compared[one, key] = compared.get((one, key), 0) + 1
+                if wins:
+                    better.setdefault((one, key), []).append(other)
+                elif preference == 0.5:
+                    tied.setdefault((one, key), []).append(other)
+    order = list(seeds)
+    for label, seed in seeds.items():
+        own = scores.get((label, seed), {})
+        for key in dict.fromkeys([*own, *(key for one, key in compared if one == label)]):
+            at = (label, key)
+            found[at] = Judgement(
+                judge,
+                own.get(key),
+                tuple(sorted(better.get(at, ()), key=order.index)),
+                tuple(sorted(tied.get(at, ()), key=order.index)),
+                compared.get(at, 0),
+            )
+    return found
 
 
 def _one_cell_each(results: Results) -> dict[str, Cell]:
@@ -69,10 +144,10 @@ def _one_cell_each(results: Results) -> dict[str, Cell]:
     return chosen
 
 
-def _disagreement(said: Mapping[str, Sample]) -> float:
-    scores = [sample.score for sample in said.values() if sample.score is not None]
-    if len(scores) == len(said):
-        return max(scores) - min(scores)
-    words = [set(sample.text.lower().split()) for sample in said.values()]
-    common = [len(a & b) / len(a | b) if a | b else 1.0 for a, b in combinations(words, 2)]
-    return 1 - sum(common) / len(common) if common else 0.0
+def _first(answer: Answer) -> Judgement | None:
+    return answer.judgements[0] if answer.judgements else None
+
+
+def _spread(values: list[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return max(known) - min(known) if known and len(known) == len(values) else None

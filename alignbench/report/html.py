@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -187,7 +188,7 @@ def _tax(page: Page) -> Mapping[str, Any] | None:
     }
     return _tables(
         page,
-        ("What is left of what base could do, with 95% intervals", [*kept, "perplexity"]),
+        ("What is left of what base could do", [*kept, "perplexity"]),
         ("What was lost against base; above zero is a tax", against["base"]),
         ("What was lost against the label's own start", against["start"]),
     )
@@ -204,7 +205,7 @@ def _parts(page: Page) -> Mapping[str, Any] | None:
     said = boards.title(lead) if lead else ""
     return _tables(
         page,
-        (f"The parts of {said}, with 95% intervals", parts),
+        (f"The parts of {said}", parts),
         ("Refusals: of harmful requests wanted, of harmless ones not", of("refusal")),
         ("Harmful requests that were met, and facts that were made up", of("attack", "hallucination")),
     )
@@ -294,6 +295,7 @@ def _tables(page: Page, *wanted: tuple[str, Sequence[str]]) -> dict[str, Any] | 
             bars = {column.metric: _bars(page, column) for column in columns}
             # What all headings have in common stands in the caption already.
             heads = [column.metric.partition(".")[2] or column.metric for column in columns]
+            heads = [re.sub(r"\.tax\.(base|start)$", "", head) for head in heads]
             heads = [f"token {head}" if head[0].isdigit() else head for head in heads]
             tables.append(
                 {"caption": caption, "columns": list(zip(columns, heads, strict=True)), "bars": bars}
@@ -364,12 +366,19 @@ def _samples(page: Page) -> Mapping[str, Any] | None:
     if not any(cell.samples for cell in page.results.cells):
         return None
     questions = most_disputed(page.folder, page.results, QUESTIONS)
-    answers = [answer for question in questions for answer in question.answers]
-    seeds = [answer.seed for answer in answers]
+    seeds = [answer.seed for question in questions for answer in question.answers]
+    if all(question.gap is not None for question in questions):
+        by = "score: the best minus the worst"
+    elif all(question.split is not None for question in questions):
+        by = "the comparisons that their answers win"
+    else:
+        by = "the words of their answers"
+    judges = [one.judge for question in questions for one in question.answers[0].judgements]
     return {
         "questions": questions,
-        "scored": all(answer.sample.score is not None for answer in answers),
+        "by": by,
         "seed": max(seeds, key=seeds.count, default=None),
+        "judges": list(dict.fromkeys(judges)),
     }
 
 

@@ -1,3 +1,5 @@
+"""What `methods` tells of the installed methods."""
+
 from __future__ import annotations
 
 import json

@@ -1,3 +1,5 @@
+"""What a run shows while it works."""
+
 from __future__ import annotations
 
 import io

@@ -1,3 +1,5 @@
+"""The command line starts at once, and without torch."""
+
 from __future__ import annotations
 
 import os

@@ -1,3 +1,5 @@
+"""A finished run as the engine leaves it, with noise of the size that the sandbox has."""
+
 from __future__ import annotations
 
 import itertools
@@ -334,6 +336,22 @@ class World:
             for number in range(self.prompts)
         ]
         pq.write_table(pa.Table.from_pylist(judged), folder / "evaluation/judgements.parquet")
+        score = {(one["label"], one["seed"], one["prompt_id"]): one["score"] for one in judged}
+        pairs = [
+            {
+                "judge": "gold",
+                "a": a,
+                "b": b,
+                "seed": seed,
+                "prompt_id": key,
+                "sample": 0,
+                "preference": 0.5 + 0.5 * float(np.sign(score[a, seed, key] - score[b, seed, key])),
+            }
+            for a, b in itertools.combinations(self.labels, 2)
+            for _, seed, key in [at for at in score if at[0] == a]
+            if (b, seed, key) in score
+        ]
+        pq.write_table(pa.Table.from_pylist(pairs), folder / "evaluation/verdicts.parquet")
         pictures = self.pictures(texts)
         (folder / "evaluation/pictures.json").write_text(json.dumps(pictures), encoding="utf-8")
         record.write(results, folder)

@@ -1,3 +1,5 @@
+"""The leaderboard: rows, verdicts, notes, and runs side by side."""
+
 from __future__ import annotations
 
 from alignbench.report import board as boards

@@ -1,3 +1,5 @@
+"""The page that a run leaves: every section, every missing file, and a corpus of hostile text."""
+
 from __future__ import annotations
 
 import json
@@ -11,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import html5lib
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from alignbench import results as record
@@ -220,7 +224,8 @@ def test_damaged_samples_and_torn_curves_leave_a_report(small, tmp_path: Path):
     (folder / "cells/label-1/seed-0/samples.parquet").write_bytes(b"PAR1 not really")
     curve = folder / "cells/label-2/seed-0/train.jsonl"
     curve.write_text(curve.read_text("utf-8") + '{"step": 100, "lo', encoding="utf-8")
-    (folder / "evaluation/judgements.parquet").write_bytes(b"")
+    (folder / artefacts.JUDGEMENTS).write_bytes(b"")
+    (folder / artefacts.VERDICTS).write_bytes(b"PAR1")
     tree = parsed(write_html(folder).read_text(encoding="utf-8"))
     said = words(section(tree, "samples"))
     assert "by the words of their answers" in said
@@ -390,6 +395,13 @@ def a_run_with(payload: str, folder: Path, make_world) -> Path:
     world.write(folder, texts=[f"an answer{in_files}"], prompt=f"a prompt{payload}")
     said = poisoned(json.loads((folder / "results.json").read_bytes()), payload)
     record.write(Results.model_validate(said), folder)
+    for table in (artefacts.JUDGEMENTS, artefacts.VERDICTS):
+        if encodable(payload):
+            rows = pq.read_table(folder / table).to_pylist()
+            rows = [poisoned(row, payload) | {"prompt_id": row["prompt_id"]} for row in rows]
+            pq.write_table(pa.Table.from_pylist(rows), folder / table)
+        else:  # no such text gets into a table
+            (folder / table).unlink()
     shown = json.loads((folder / artefacts.PICTURES).read_bytes())
     for one in shown:
         one["data"] = {k if k == "base" else k + payload: v for k, v in one["data"].items()}
@@ -401,20 +413,28 @@ def a_run_with(payload: str, folder: Path, make_world) -> Path:
     return folder
 
 
+def encodable(payload: str) -> bool:
+    return payload.encode("utf-8", "ignore").decode() == payload
+
+
 @pytest.fixture(scope="module")
-def harmless(make_world, tmp_path_factory: pytest.TempPathFactory) -> list:
+def harmless(make_world, tmp_path_factory: pytest.TempPathFactory) -> dict[bool, list]:
+    """The elements of a page without a payload, with and without what judges said."""
     folder = a_run_with("", tmp_path_factory.mktemp("harmless") / "run", make_world)
-    return skeleton(parsed(write_html(folder).read_text(encoding="utf-8")))
+    whole = skeleton(parsed(write_html(folder).read_text(encoding="utf-8")))
+    for table in (artefacts.JUDGEMENTS, artefacts.VERDICTS):
+        (folder / table).unlink()
+    return {True: whole, False: skeleton(parsed(write_html(folder).read_text(encoding="utf-8")))}
 
 
 @pytest.mark.parametrize("payload", PAYLOADS)
 def test_no_element_and_no_attribute_comes_from_data(
-    payload: str, make_world, tmp_path: Path, harmless: list
+    payload: str, make_world, tmp_path: Path, harmless: dict[bool, list]
 ):
     folder = a_run_with(payload, tmp_path / "run", make_world)
     page = write_html(folder).read_text(encoding="utf-8")
     tree = parsed(page)
-    assert skeleton(tree) == harmless
+    assert skeleton(tree) == harmless[encodable(payload)]
     for element in elements(tree):
         for name, value in element.attrib.items():
             if name not in ("aria-label", "title", "content"):
@@ -428,3 +448,29 @@ def test_no_element_and_no_attribute_comes_from_data(
     samples = section(tree, "samples")
     assert " ".join(f"a prompt{shown}".split()) in words(samples)
     assert " ".join(f"an answer{shown}".split()) in words(samples)
+
+
+def test_every_answer_says_which_others_the_judge_found_worse(small, tmp_path: Path):
+    folder = small.write(tmp_path / "run")
+    file = folder / artefacts.VERDICTS
+    rows = pq.read_table(file).to_pylist()
+    labels = {row["a"]: None for row in rows} | {row["b"]: None for row in rows}
+    first, second, *rest = labels
+    for row in rows:  # the second ties with the first, and both beat all others
+        at = [first, second].count(row["a"]), [first, second].count(row["b"])
+        row["preference"] = {(1, 1): 0.5, (1, 0): 1.0, (0, 1): 0.0, (0, 0): None}[at]
+    pq.write_table(pa.Table.from_pylist(rows), file)
+    said = words(section(parsed(write_html(folder).read_text(encoding="utf-8")), "samples"))
+    others = rest[0] if len(rest) == 1 else f"{', '.join(rest[:-1])} and {rest[-1]}"
+    assert f"better than {others}, equal to {second}" in said
+    assert f"better than {others}, equal to {first}" in said
+    assert "better than none" in said
+
+
+def test_without_scores_the_comparisons_won_say_where_the_labels_differ(small, tmp_path: Path):
+    folder = small.write(tmp_path / "run")
+    file = folder / artefacts.JUDGEMENTS
+    rows = [{**row, "score": None} for row in pq.read_table(file).to_pylist()]
+    pq.write_table(pa.Table.from_pylist(rows, pq.read_schema(file)), file)
+    said = words(section(parsed(write_html(folder).read_text(encoding="utf-8")), "samples"))
+    assert "by the comparisons that their answers win" in said

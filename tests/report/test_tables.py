@@ -1,3 +1,5 @@
+"""The comparison as a table, Markdown, CSV and JSON."""
+
 from __future__ import annotations
 
 import csv

@@ -1,3 +1,5 @@
+"""Text made harmless, and digits that the interval can bear."""
+
 from __future__ import annotations
 
 import pytest
