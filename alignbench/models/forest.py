@@ -313,11 +313,12 @@ def replies_of(logits: Tensor, rows: Tensor, queries: Many[Query]) -> tuple[list
         replies = [Reply(tuple(ids), tuple(share)) for ids, share in zip(named, shares, strict=True)]
         return replies, sure.tolist()
     if kept < vocabulary:
-        border = values[:, kept - 1 : kept]
+        border, outside = values[:, kept - 1 : kept], values[:, kept : kept + 1]
         inside = torch.arange(values.shape[1], device=values.device) < kept
         norm = values[:, :kept].logsumexp(-1)
     else:
-        border, inside = None, torch.ones(values.shape[1], dtype=torch.bool, device=values.device)
+        border, outside = None, None
+        inside = torch.ones(values.shape[1], dtype=torch.bool, device=values.device)
         norm = (
             values.logsumexp(-1) if one.noise is not None else (logits / one.temperature).logsumexp(-1)[rows]
         )
@@ -329,8 +330,8 @@ def replies_of(logits: Tensor, rows: Tensor, queries: Many[Query]) -> tuple[list
     best = loose.topk(2, dim=-1)
     certain = best.values[:, 0] - best.values[:, 1] > CLOSE
     choice = perturbed.masked_fill(~inside, -torch.inf).argmax(-1)
-    if border is not None:
-        tight = perturbed.masked_fill(values < border + CLOSE, -torch.inf).argmax(-1)
+    if outside is not None:
+        tight = perturbed.masked_fill(values <= outside + CLOSE, -torch.inf).argmax(-1)
         certain &= (tight == best.indices[:, 0]) & (choice == tight)
     picked = choice[:, None]
     shares = (values.gather(1, picked)[:, 0] - norm).exp().tolist()

@@ -147,6 +147,9 @@ def test_what_rounding_could_decide_is_not_called_certain():
     clear = torch.tensor([[2.0, 1.0, 0.0, -3.0]])
     for said in ({}, {"likeliest": 1}, {"options": (0, 1)}, {"top_k": 1}, {"top_k": 1, "noise": 3}):
         assert replies_of(clear, first, [Query((1,), **said)])[1] == [True], said
+    drawn = [replies_of(clear, first, [Query((1,), noise=key, top_k=2)]) for key in range(40)]
+    assert {reply.tokens for (reply,), _ in drawn} == {(0,), (1,)}
+    assert all(certain for _, (certain,) in drawn), "the last of the likeliest is far from the next"
 
 
 def test_a_tie_is_decided_by_the_path_alone_and_paid_for(policy, monkeypatch):

@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 ANSWERS = "answers.jsonl"
 """What rain-sft trains on: an ordinary file of demonstrations."""
 
+SEARCH = "search.json"
+"""What finding them took, beside them."""
+
 
 class Evaluating(MethodConfig):
     """Who says how good an unfinished answer is."""
@@ -163,9 +166,12 @@ class RainSFT(Method):
         from alignbench_rain.making import Maker
 
         rows = list(run.rows(Prompt))[: self.config.prompts]
+        # Outside of what is shared: what it tells the run, it tells whoever finds the answers made.
+        decoder = Maker(run, self.config).decoder()
+        told: dict[str, float] = {}
+        decoder.log = told.update
 
         def make(folder: Path) -> None:
-            decoder = Maker(run, self.config).decoder()
             sampling = Sampling(max_new_tokens=self.config.max_new_tokens)
             answers = decoder.answer(rows, sampling, run.seed)
             with (folder / ANSWERS).open("w", encoding="utf-8") as file:
@@ -174,8 +180,10 @@ class RainSFT(Method):
                         prompt = [dict(turn) for turn in row.prompt]
                         said = {"id": row.id, "prompt": prompt, "response": answer.text, "ids": answer.ids}
                         file.write(json.dumps(said, ensure_ascii=False) + "\n")
+            (folder / SEARCH).write_text(json.dumps(told), encoding="utf-8")
 
         folder = run.shared(make, what="answers", config=self.config.model_dump(mode="json"), start=run.start)
+        run.log(0, **json.loads((folder / SEARCH).read_text(encoding="utf-8")))
         shown = Shown(rows, folder / ANSWERS)
         policy = run.adapt()
         run.train(

@@ -275,7 +275,6 @@ class Decoder:
         self.log(
             answer_forwards_per_token=sum(answer.forwards for answer in answers) / said,
             answer_tokens_per_token=sum(answer.tokens for answer in answers) / said,
-            answer_seconds_per_token=sum(answer.seconds for answer in answers) / said,
             searches_per_move=sum(one.searches for one in found) / max(1, sum(one.moves for one in found)),
             exhausted=sum(one.exhausted for one in found) / len(found),
             tree_bytes=self.forest.peak_bytes,

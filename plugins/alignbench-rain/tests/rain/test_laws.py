@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import pytest
-
 from alignbench.sandbox import TEMPLATES
 from alignbench.testing import MethodSuite
 
@@ -25,12 +23,3 @@ class TestBestOfN(MethodSuite):
 class TestRainSFT(MethodSuite):
     method = "rain-sft"
     config = {**SMALL, "prompts": 24, "max_new_tokens": 12, "learning_rate": 1e-3}
-
-    @pytest.mark.xfail(
-        reason="a killed distillation gives the same answers, but counts its search's cost differently"
-    )
-    def test_killed_after_any_checkpoint_and_called_again_it_ends_the_same(
-        self, bench, aligned, tmp_path, monkeypatch
-    ):
-        law = super().test_killed_after_any_checkpoint_and_called_again_it_ends_the_same
-        law(bench, aligned, tmp_path, monkeypatch)
