@@ -4,7 +4,12 @@ import os
 
 import pytest
 
+from alignbench.sandbox import TEMPLATES
+
 from .injection import Faults
+
+JUDGE = {"self": {"wording": "sandbox"}}
+QUESTION = {"ask": TEMPLATES["harmless"], "swapped": TEMPLATES["harmless_swapped"]}
 
 METHODS = {
     "sft": {"start": "base"},
@@ -17,8 +22,28 @@ METHODS = {
         "passes": 1,
         "max_new_tokens": 4,
     },
+    "rlaif": {
+        "start": "base",
+        "judge": JUDGE,
+        "labels": {"sampling": {"max_new_tokens": 16}},
+        "optimizer": {"dpo": {"learning_rate": 1e-3}},
+    },
+    "d-rlaif": {"start": "base", "judge": JUDGE, "max_new_tokens": 4},
+    "cai-sl": {"start": "base", "revisions": {"sampling": {"max_new_tokens": 4}, "wording": "sandbox"}},
+    "rain": {"start": "base", "question": QUESTION, "pairs": 8, "searches": 4, "least_searches": 2},
+    "best-of-n": {"start": "base", "question": QUESTION, "pairs": 8, "n": 2},
+    "rain-sft": {
+        "start": "base",
+        "question": QUESTION,
+        "pairs": 8,
+        "searches": 4,
+        "least_searches": 2,
+        "prompts": 12,
+        "max_new_tokens": 16,
+        "learning_rate": 1e-3,
+    },
 }
-"""What is killed, as tried on the sandbox."""
+"""What is killed: every method that trains or searches, as tried on the sandbox."""
 
 
 @pytest.fixture(scope="session")
