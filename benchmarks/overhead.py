@@ -1,0 +1,107 @@
+"""What the promise that nothing is lost costs: the share of a sandbox run spent on checkpoints, hashes and fsync.
+
+    python benchmarks/overhead.py [--labels sft,dpo,orpo] [--every 60]
+
+Runs the quickstart's cells in one process through the engine's own `cell.main`. The outermost call of
+everything that seals, verifies, hashes, syncs or keeps a checkpoint is timed, so nothing is counted twice.
+`--every 0` keeps as many checkpoints as their limit of 2% of the time allows.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+os.environ |= {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "TOKENIZERS_PARALLELISM": "false"}
+
+import torch
+
+from alignbench import store
+from alignbench.engine import cell, prepare
+from alignbench.engine.worker import Task
+from alignbench.models import Base
+from alignbench.reading import load
+from alignbench.recipe import canonical
+from alignbench.training.checkpoint import Checkpoints
+
+RECIPE = Path(__file__).parents[1] / "recipes" / "quickstart.yaml"
+WATCHED: tuple[tuple[Any, str], ...] = (
+    (os, "fsync"),
+    (store, "file_digest"),
+    (store, "commit"),
+    (store, "manifest"),
+    (store, "write_bytes"),
+    (Base, "checksum"),
+    (Checkpoints, "save"),
+    (Checkpoints, "last"),
+)
+
+
+class Watch:
+    """Seconds in the outermost of the watched calls, and how often each was made."""
+
+    def __init__(self):
+        self.seconds, self.calls, self._depth = 0.0, Counter[str](), 0
+        for owner, name in WATCHED:
+            setattr(owner, name, self._watched(getattr(owner, name), name))
+
+    def _watched(self, function: Callable[..., Any], name: str) -> Callable[..., Any]:
+        def watched(*args: Any, **more: Any) -> Any:
+            self.calls[name] += 1
+            self._depth += 1
+            began = time.perf_counter()
+            try:
+                return function(*args, **more)
+            finally:
+                self._depth -= 1
+                if not self._depth:
+                    self.seconds += time.perf_counter() - began
+
+        return watched
+
+
+def main() -> None:
+    """Run the cells, print a table, and as the last line one JSON object."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--labels", default="sft,dpo,orpo")
+    parser.add_argument("--every", type=float, default=60.0, help="seconds between two checkpoints")
+    asked = parser.parse_args()
+    torch.set_num_threads(1)
+    watch, told = Watch(), {}
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        task = Task(
+            "prepare",
+            run=folder / "run",
+            root=folder,
+            home=folder / "home",
+            log=folder / "log.txt",
+            recipe=canonical(load(RECIPE, ()).recipe),
+            threads=1,
+            every=asked.every,
+            what={"key": "data"},
+        )
+        prepare.main(task, lambda event: None)
+        for label in asked.labels.split(","):
+            where = task.run / "cells" / label / "seed-0"
+            what = {"label": label, "seed": 0, "folder": str(where), "key": label}
+            before, began = watch.seconds, time.perf_counter()
+            cell.main(replace(task, what=what), lambda event: None)
+            told[label] = (watch.seconds - before, time.perf_counter() - began)
+            print(f"{label:8} {told[label][1]:7.2f} s, {told[label][0]:6.3f} s for safety", flush=True)
+    spent, whole = map(sum, zip(*told.values(), strict=True))
+    print(f"{'all':8} {whole:7.2f} s, {spent:6.3f} s for safety: {spent / whole:.2%}")
+    said = {"benchmark": "overhead", "ratios": {"safety": spent / whole}, "counts": dict(watch.calls)}
+    print(json.dumps(said))
+
+
+if __name__ == "__main__":
+    main()
