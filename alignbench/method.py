@@ -388,6 +388,7 @@ class Run(Protocol):
         passes: int = 1,
         select: Select | None = None,
         state: MutableMapping[str, Any] | None = None,
+        proxy: Callable[[list[Sequence]], Tensor] | None = None,
     ) -> None:
         """Train `policy` until the budget is spent, with the one trainer that all methods share.
 
@@ -398,7 +399,8 @@ class Run(Protocol):
         logged. `modules` are further float32 modules to train; `rates` are peak learning rates other than
         `learning_rate`. `passes` says how often `f(step)` hands out each row it has drawn: the budget counts
         a row once. `select` keeps the best weights on the way instead of the last. `state` holds the method's
-        own resumable numbers (JSON values and tensors).
+        own resumable numbers (JSON values and tensors). `proxy` gives answers the worth, float32 [N], that the
+        method takes them to have: where the recipe follows a training, it is set against the yardstick.
         Raises Diverged when a loss or gradient is not finite.
         """
         ...

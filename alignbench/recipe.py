@@ -218,6 +218,15 @@ class MethodBlock(Settings):
     """The method's own fields, checked against its `Config` once the plugin is found."""
 
 
+class Curve(Settings):
+    """How a policy is followed while it trains: its answers are kept, and judged when all cells are done."""
+
+    looks: int = Field(default=8, ge=1)
+    """How often it is looked at after its start, at equal distances; the last look is at the end."""
+    prompts: int = Field(default=64, ge=2)
+    """Validation prompts that it answers at each look."""
+
+
 class Evaluation(Settings):
     """How every policy is measured."""
 
@@ -234,6 +243,15 @@ class Evaluation(Settings):
     """Judges from which methods may learn although they are yardsticks: a departure of that method."""
     metrics: list[Named] = [Named(name=name) for name in ("win_rate", "kl", "length")]
     """What is measured, in the order of the table's columns."""
+    curve: Curve | None = None
+    """Follow each training with the first judge: `{looks: 8, prompts: 64}`. It costs no budget, and shows
+    where a method's own reward rises while the yardstick falls."""
+
+    @model_validator(mode="after")
+    def _a_curve_has_a_judge(self) -> Evaluation:
+        if self.curve is not None and not self.judges:
+            raise ValueError("evaluation.curve has no judge; name one in evaluation.judges")
+        return self
 
     @field_validator("judges", "metrics")
     @classmethod

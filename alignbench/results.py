@@ -155,6 +155,16 @@ class LabelResult(Record):
     cost: Costs = Costs()
 
 
+class Checkpoint(Record):
+    """What a policy on its way was worth, over the validation prompts of `evaluation.curve`."""
+
+    step: int
+    yardstick: Estimate | None = None
+    """Of the evaluation's first judge, whom the training never sees."""
+    proxy: Estimate | None = None
+    """Of the reward that the method learns from; None where it has none."""
+
+
 class Cell(Record):
     """One label at one seed. A cell that did not finish is a cell with a reason, never a hole."""
 
@@ -172,6 +182,8 @@ class Cell(Record):
     """Parquet of this cell's answers, relative to the run's folder."""
     curves: str | None = None
     """JSON lines of its training curves, relative to the run's folder."""
+    checkpoints: tuple[Checkpoint, ...] = ()
+    """From its start to its end, where the recipe asks for `evaluation.curve`."""
 
 
 class Comparison(Record):

@@ -61,13 +61,16 @@ def lengths(parts: Iterable[Part], data: Data, room: int | None) -> None:
 
 
 def counts(pool: Pool, kept: dict[Split, list[Row]], recipe: Recipe) -> None:
-    """Raise DataError where too few rows are left to train one batch, or to evaluate at all."""
+    """Raise DataError where too few rows are left to train one batch, to follow it, or to evaluate at all."""
     shares = recipe.data.split
     if len(kept["train"]) < recipe.training.batch:
         share = 1 - shares.validation - shares.test
         _too_few(
             pool, "train", len(kept["train"]), recipe.training.batch, "one batch (training.batch)", share
         )
+    if recipe.evaluation.curve is not None and len(kept["validation"]) < 2:
+        share = shares.validation if recipe.data.validation is None else 1.0
+        _too_few(pool, "validation", len(kept["validation"]), 2, "evaluation.curve", share)
     if len(kept["test"]) < 2:
         share = shares.test if recipe.data.test is None else 1.0
         _too_few(pool, "test", len(kept["test"]), 2, "an evaluation", share)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alignbench import plugins, store
-from alignbench.engine import samples
+from alignbench.engine import looks, samples
 from alignbench.engine.bench import Bench
 from alignbench.engine.worker import Event, Task
 from alignbench.judges import Judge, Score
@@ -64,6 +64,7 @@ def main(task: Task, emit: Callable[[Event], None]) -> None:
                 for cell, columns in summary.cells.items()
             ],
             "comparisons": [one.model_dump() for one in summary.comparisons],
+            "looks": [{**cell._asdict(), **evidence.looks(cell)} for cell in cells],
             "cost": evidence.cost,
             "judges": evidence.quality(),
             "base": {
@@ -282,6 +283,14 @@ class BenchEvidence:
         answers = self.samples(cell)
         asked = {prompt.id: prompt for prompt in self.prompts}
         return self.judges[judge].score([asked[a.prompt_id] for a in answers], [a.text for a in answers])
+
+    def looks(self, cell: Cell) -> dict[str, Any]:
+        """Return what the first judge says of a policy on its way: see `alignbench.engine.looks`."""
+        if self._bench.recipe.evaluation.curve is None:
+            return {}
+        self._emit(Event(f"judging {cell.label} on its way"))
+        name, judge = next(iter(self.judges.items()))
+        return looks.judged(self._bench, self._folder(cell), name, judge)
 
     def compare(self, judge: str, a: Cell, b: Cell) -> Sequence[float | None]:
         self._emit(Event(f"{judge} compares {a.label} with {b.label}"))

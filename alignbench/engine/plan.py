@@ -143,6 +143,8 @@ def identity(
     plugin = {} if block is None else _plugins_of(recipe.methods[cell.label])
     asked = ("prompts", "split", "samples_per_prompt", "sampling")
     sampled = {name: said["evaluation"][name] for name in asked}
+    if recipe.evaluation.curve is not None:
+        sampled["curve"] = said["evaluation"]["curve"]
     return _key(
         {
             "cell": [cell.label, cell.seed],

@@ -48,6 +48,7 @@ def write(
     }
     own = {cell: results.Cost(**said["cost"]) for cell, said in sealed.items()}
     measured = {Cell(one["label"], one["seed"]): one["metrics"] for one in summary.get("cells", ())}
+    followed = {Cell(one["label"], one["seed"]): one for one in summary.get("looks", ())}
     record = results.Results(
         schema=results.SCHEMA,
         run=run.resolve().name,
@@ -77,11 +78,15 @@ def write(
                 status=fate.status,  # pyright: ignore[reportArgumentType]
                 reason=fate.reason,
                 metrics=measured.get(Cell(cell.label, cell.seed), {}),
-                alarms=tuple(sealed.get(cell, {}).get("alarms", ())),
+                alarms=(
+                    *sealed.get(cell, {}).get("alarms", ()),
+                    *followed.get(Cell(cell.label, cell.seed), {}).get("alarms", ()),
+                ),
                 judges=tuple(sealed.get(cell, {}).get("judges", ())),
                 cost=own.get(cell, results.Cost()),
                 samples=_there(cell, run, SAMPLES),
                 curves=_there(cell, run, "train.jsonl"),
+                checkpoints=followed.get(Cell(cell.label, cell.seed), {}).get("checkpoints", ()),
             )
             for cell, fate in fates.items()
         ),
@@ -169,6 +174,7 @@ def _mean(costs: list[results.Cost]) -> results.Cost:
 def _fairness(recipe: Recipe, data: Mapping[str, Any], summary: Mapping[str, Any]) -> dict[str, Any]:
     """What was equal for all labels; two runs whose contracts differ are not comparable."""
     said = recipe.model_dump(mode="json")
+    del said["evaluation"]["curve"]  # it changes no policy and no sample
     return {
         "base": {**said["model"], **summary.get("base", {})},
         "data": data.get("fingerprints", {}),

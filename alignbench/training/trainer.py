@@ -58,8 +58,9 @@ Batches = Rows[Any] | Callable[[int], list[Any]]
 Given = Mapping[str, Sequences | Many[Sequence]]
 Numbers = Mapping[str, Tensor | float]
 Log = Callable[[int, Mapping[str, float]], None]
-Look = Callable[[int, float], None]
-"""Called after each step with its number and the share of the training that is done."""
+Look = Callable[[int, float], float]
+"""Called after each step with its number and the share of the training that is done; returns how many seconds
+of what it did are not the training's."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,7 @@ def train(
     passes: int = 1,
     state: MutableMapping[str, Any] | None = None,
     log: Log = lambda step, numbers: None,
-    look: Look = lambda step, progress: None,
+    look: Look = lambda step, progress: 0.0,
     spent: Spent | None = None,
     checkpoints: Checkpoints | None = None,
     moving: Many[ModelPolicy] = (),
@@ -148,7 +149,7 @@ def train(
         rows=spent.rows - before.rows,
         tokens=trainer.tokens,
         generated=trainer.generated - generated,
-        seconds=time.perf_counter() - begun + trainer.seconds_before,
+        seconds=time.perf_counter() - begun - trainer.aside + trainer.seconds_before,
         forwards=trainer.forwards,
         peak_memory_bytes=_peak_memory(policy.base.device),
         micro_batch=trainer.micro_batch,
@@ -232,7 +233,7 @@ class AdapterTrainer(Trainer):
         rates: Mapping[Any, float],
         log: Log,
         spent: Spent,
-        look: Look = lambda step, progress: None,
+        look: Look = lambda step, progress: 0.0,
         checkpoints: Checkpoints | None = None,
         moving: Many[ModelPolicy] = (),
         state: MutableMapping[str, Any] | None = None,
@@ -245,7 +246,7 @@ class AdapterTrainer(Trainer):
         self.kept: Mapping[str, Any] = {}
         """The checkpoint this training goes on from."""
         self.over = False
-        self.seconds_before, self.kept_at = 0.0, 0
+        self.seconds_before, self.aside, self.kept_at = 0.0, 0.0, 0
         super().__init__(
             model=self.base.peft,
             args=TrainingArguments(
@@ -332,7 +333,8 @@ class AdapterTrainer(Trainer):
 
     def _maybe_log_save_evaluate(self, *args, **kwargs) -> None:
         self.control.should_training_stop |= self.steps.progress() >= 1
-        self.look(self.state.global_step, self.steps.progress())
+        aside = self.look(self.state.global_step, self.steps.progress())
+        self.clock, self.aside = self.clock + aside, self.aside + aside
         if self.control.should_training_stop or self.state.global_step % LOG_STEPS == 0:
             self._look()
         if self.checkpoints is not None and (life.asked_to_stop() or self.checkpoints.due()):
@@ -373,7 +375,7 @@ class AdapterTrainer(Trainer):
                 "tokens": self.tokens,
                 "forwards": self.forwards,
                 "generated": self.base.generated - self.generated_before,
-                "seconds": time.perf_counter() - self.begun + self.seconds_before,
+                "seconds": time.perf_counter() - self.begun - self.aside + self.seconds_before,
                 "micro_batch": self.micro_batch,
                 "checkpointing": self.checkpointing,
                 "notes": self.notes,

@@ -64,6 +64,7 @@ class PPO:
             rates=rates,
             passes=config.passes,
             state=self.state,
+            proxy=self.reward.score,
         )
         return self.policy
 

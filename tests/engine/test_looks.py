@@ -1,0 +1,178 @@
+"""A policy is followed while it trains: its answers are judged afterwards, and nothing else changes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from alignbench.engine import looks, prepare
+from alignbench.engine.bench import Bench
+from alignbench.engine.cell_run import CellRun
+from alignbench.engine.worker import Task
+from alignbench.errors import DataError
+from alignbench.judges.gold import Gold
+from alignbench.method import Settings
+from alignbench.recipe import Curve, Recipe, canonical
+from alignbench.rows import Demonstration
+
+CURVE = {"looks": 2, "prompts": 4}
+
+
+def make_run(folder: Path, curve: dict[str, int] | None, **changes: Any) -> CellRun:
+    recipe = Recipe.model_validate(
+        {
+            "model": {"id": "sandbox"},
+            "data": {"train": "sandbox", "limit": 64, "max_length": 128},
+            "training": {"batch": 8, "threads": 1},
+            "budget": {"steps": 4},
+            "methods": {"tried": {"method": "frozen"}},
+            "evaluation": {"judges": ["gold"], "sampling": {"max_new_tokens": 8}, "curve": curve},
+            **changes,
+        }
+    )
+    paths = {"run": folder / "run", "root": folder, "home": folder.parent / "home", "log": folder / "log.txt"}
+    task = Task("prepare", **paths, recipe=canonical(recipe), threads=1, what={"key": "looks"})
+    prepare.main(task, lambda event: None)
+    return CellRun(Bench(task), label="tried", seed=0, method="frozen", start="base", folder=folder)
+
+
+def likelihood(scored: Any, rows: Any) -> Any:
+    return -scored["all"].token_mean(scored["all"].logps), {}
+
+
+def train(run: CellRun, loss: Any = likelihood, **how: Any) -> list[torch.Tensor]:
+    """Fine-tune, and return the weights."""
+    policy = run.adapt()
+    run.train(
+        policy,
+        run.rows(Demonstration),
+        lambda rows: {"all": [one for row in rows for one in row.sequences()]},
+        loss,
+        learning_rate=3e-3,
+        **how,
+    )
+    return list(policy.parameters())  # pyright: ignore[reportAttributeAccessIssue]
+
+
+@pytest.fixture(scope="module")
+def followed(tmp_path_factory: pytest.TempPathFactory) -> tuple[CellRun, list[torch.Tensor]]:
+    folder = tmp_path_factory.mktemp("looks") / "followed"
+    run = make_run(folder, CURVE)
+    lengths = lambda items: torch.tensor([float(len(one.response)) for one in items])  # noqa: E731
+    return run, train(run, proxy=lengths)
+
+
+def test_a_followed_training_ends_with_the_weights_budget_and_cost_of_one_that_is_not(
+    followed: tuple[CellRun, list[torch.Tensor]], tmp_path: Path
+):
+    run, weights = followed
+    alone = make_run(tmp_path / "alone", None)
+    assert all(torch.equal(one, other) for one, other in zip(weights, train(alone), strict=True))
+    assert run.cost.train_tokens == alone.cost.train_tokens
+    assert run.cost.generated_tokens == alone.cost.generated_tokens == 0
+    assert run.curves.read_text().count("\n") == alone.curves.read_text().count("\n")
+    assert not (alone.folder / looks.FILE).exists()
+
+
+def test_the_judge_speaks_afterwards_of_the_start_and_of_every_look(
+    followed: tuple[CellRun, list[torch.Tensor]],
+):
+    run, _ = followed
+    said = looks.judged(run._bench, run.folder, "gold", Gold(Settings()))
+    assert [one["step"] for one in said["checkpoints"]] == [0, 2, 4]
+    assert all(0 <= one["yardstick"]["value"] <= 1 for one in said["checkpoints"])
+    lines = looks.read(run.folder)
+    assert [line["proxy"] for line in lines if line["step"] == 4] == pytest.approx(
+        [float(len(line["text"].split())) for line in lines if line["step"] == 4], abs=1
+    )
+
+
+def test_a_killed_training_goes_on_with_the_answers_it_has_given(
+    followed: tuple[CellRun, list[torch.Tensor]], tmp_path: Path
+):
+    run = make_run(tmp_path / "killed", CURVE)
+    run.every = 0.0  # a checkpoint after each step
+    steps = iter(range(10))
+
+    def power_cut(scored, rows):
+        if next(steps) == 3:
+            raise KeyboardInterrupt
+        return -scored["all"].token_mean(scored["all"].logps), {}
+
+    with pytest.raises(KeyboardInterrupt):
+        train(run, loss=power_cut)
+    assert not (run.folder / looks.FILE).exists()
+    again = CellRun(run._bench, label="tried", seed=0, method="frozen", start="base", folder=run.folder)
+    weights = train(again)
+    whole, expected = followed
+    assert all(torch.equal(one, other) for one, other in zip(weights, expected, strict=True))
+    said, wanted = ([line["text"] for line in looks.read(one.folder)] for one in (again, whole))
+    assert said == wanted
+
+
+def test_a_method_without_a_reward_of_its_own_has_a_curve_and_no_proxy(tmp_path: Path):
+    run = make_run(tmp_path / "plain", CURVE)
+    train(run)
+    said = looks.judged(run._bench, run.folder, "gold", Gold(Settings()))
+    assert [one["proxy"] for one in said["checkpoints"]] == [None] * 3
+    assert said["alarms"] == []
+
+
+def test_a_second_training_of_the_same_cell_goes_on_where_the_first_ended(tmp_path: Path):
+    line = {"prompt_id": "a", "text": "yes", "proxy": None}
+    looks.add(tmp_path, [{"step": 0, **line}, {"step": 6, **line}])
+    looks.add(tmp_path, [{"step": 0, **line}, {"step": 4, **line}])
+    assert [one["step"] for one in looks.read(tmp_path)] == [0, 6, 6, 10]
+
+
+def test_too_few_validation_prompts_are_refused_before_anything_is_trained(tmp_path: Path):
+    rows = [{"prompt": f"sum {n} plus 1", "chosen": str(n + 1), "rejected": "no"} for n in range(16)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    split = {"validation": 0.0, "test": 0.2}
+    data = {"train": str(tmp_path / "rows.jsonl"), "max_length": 128, "split": split}
+    with pytest.raises(DataError, match="0 are left for validation"):
+        make_run(tmp_path / "none", CURVE, data=data)
+
+
+def test_a_curve_without_a_judge_is_refused():
+    with pytest.raises(ValueError, match=r"name one in evaluation\.judges"):
+        Recipe.model_validate(
+            {
+                "model": {"id": "sandbox"},
+                "data": {"train": "sandbox"},
+                "methods": {"tried": {"method": "frozen"}},
+                "evaluation": {"curve": CURVE},
+            }
+        )
+    assert Curve().looks == 8
+
+
+def worth(*means: float) -> np.ndarray:
+    """Values [looks, 64 prompts] with these means and a little noise."""
+    noise = np.random.default_rng(0).normal(0, 0.2, (len(means), 64))
+    return np.array(means)[:, None] + noise
+
+
+@pytest.mark.parametrize(
+    ("yardstick", "proxy", "since"),
+    [
+        ((0.5, 0.8, 0.4), (0.0, 1.0, 2.0), 2),  # over-optimised after the middle look
+        ((0.9, 0.8, 0.4), (0.0, 1.0, 2.0), 0),  # from the first step on
+        ((0.5, 0.7, 0.8), (0.0, 1.0, 2.0), None),  # both rise
+        ((0.8, 0.6, 0.4), (2.0, 1.0, 0.0), None),  # both fall: sick, but not over-optimised
+        ((0.5, 0.5, 0.48), (0.0, 1.0, 2.0), None),  # a fall that chance explains
+    ],
+)
+def test_the_alarm_goes_off_where_the_proxy_rises_while_the_yardstick_falls(
+    yardstick: tuple[float, ...], proxy: tuple[float, ...], since: int | None
+):
+    said = looks._over_optimised("gold", [0, 2, 4], worth(*yardstick), worth(*proxy))
+    assert (said is None) == (since is None)
+    if said is not None:
+        assert said.startswith(f"step 4: since step {since} the reward it learns from rose by")
+        assert "yardstick gold fell by" in said
