@@ -70,7 +70,9 @@ class Watch:
 
 def main() -> None:
     """Run the cells, print a table, and as the last line one JSON object."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--labels", default="sft,dpo,orpo")
     parser.add_argument("--every", type=float, default=60.0, help="seconds between two checkpoints")
     asked = parser.parse_args()

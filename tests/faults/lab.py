@@ -23,6 +23,7 @@ from pathlib import Path
 
 from alignbench import store
 from alignbench.engine import cell, prepare, samples
+from alignbench.engine.resume import CHECKPOINTS
 from alignbench.engine.worker import Task
 from alignbench.recipe import Recipe, canonical
 
@@ -164,7 +165,9 @@ class Lab:
         before = self.steps
         for kill in [*kills, {}]:
             if store.manifest(self._cell(case, label), key=_key(label)) is not None:
-                break  # the engine does not run a finished cell
+                # The engine does not run a finished cell, and throws away what it went on from.
+                shutil.rmtree(self._cell(case, label) / CHECKPOINTS, ignore_errors=True)
+                break
             code, _ = self.attempt(case, label, **kill)
             if code == FAILED:
                 return f"{kill}: {(case / 'log.txt').read_text()[-2000:]}"
