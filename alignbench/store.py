@@ -325,7 +325,8 @@ def storage_errors(path: Path, *, needed: int | None = None) -> Iterator[None]:
         room = f"{shutil.disk_usage(parent).free:,} bytes free"
         room = room if needed is None else f"{needed:,} bytes needed, {room}"
         what, fix = _REASONS[error.errno]
-        raise StorageError(f"{path}: {what} ({room})", fix) from error
+        said = what if error.errno == errno.EMFILE else f"{what} ({room})"
+        raise StorageError(f"{path}: {said}", fix) from error
 
 
 def as_storage_error(error: BaseException, *roots: Path) -> StorageError | None:
@@ -353,7 +354,7 @@ def as_storage_error(error: BaseException, *roots: Path) -> StorageError | None:
     return None
 
 
-_ANYWHERE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
+_ANYWHERE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.EMFILE)
 _REASONS = {
     errno.ENOSPC: ("the disk is full", "free some space and run the same command again"),
     errno.EDQUOT: ("the disk quota is used up", "free some space and run the same command again"),
@@ -364,6 +365,10 @@ _REASONS = {
     errno.EROFS: ("the disk is read-only", "choose another folder with --out or ALIGNBENCH_HOME"),
     errno.EACCES: ("writing is not permitted", "choose another folder with --out or ALIGNBENCH_HOME"),
     errno.ENOENT: ("the folder has vanished", "run the same command again"),
+    errno.EMFILE: (
+        "too many open files",
+        "raise the limit, as with ulimit -n 1024, and run the same command again",
+    ),
     errno.EIO: ("the disk reports an error", "check the disk, then run the same command again"),
 }
 

@@ -8,6 +8,7 @@ import sys
 import traceback
 from collections.abc import Iterable
 from functools import partial
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -50,8 +51,12 @@ class Commands(TyperGroup):
 
 def _as_told(error: Exception) -> AlignbenchError:
     """Return an error as a person should read it; what nobody foresaw is a bug."""
+    from alignbench.store import as_storage_error
+
     if isinstance(error, AlignbenchError):
         return error
+    if (disk := as_storage_error(error, Path.cwd())) is not None:
+        return disk
     if isinstance(error, OSError) and error.filename is not None:
         return StorageError(
             f"{error.filename}: {error.strerror}", "check the path, its permissions and the disk"
