@@ -41,7 +41,7 @@ class Tracking:
         self._callbacks: list[TrainerCallback] = []
         names = list(names)
         # Beside the cells: what lies in a cell's folder is sealed, and a tracker writes times.
-        folder, name = run / "tracking" / label / f"seed-{seed}", run.resolve().name
+        folder, project = run / "tracking" / label / f"seed-{seed}", run.resolve().name
         if not names:
             return
         import os
@@ -49,17 +49,17 @@ class Tracking:
         from transformers import TrainerControl, TrainerState, TrainingArguments
         from transformers.integrations.integration_utils import get_reporting_integration_callbacks
 
-        for name, value in QUIET.items():
-            os.environ.setdefault(name, value)
+        for setting, value in QUIET.items():
+            os.environ.setdefault(setting, value)
         folder.mkdir(parents=True, exist_ok=True)
         os.environ["TENSORBOARD_LOGGING_DIR"] = str(folder)
         os.environ.setdefault("WANDB_DIR", str(folder))
-        os.environ.setdefault("WANDB_PROJECT", name)
-        os.environ.setdefault("MLFLOW_EXPERIMENT_NAME", name)
+        os.environ.setdefault("WANDB_PROJECT", project)
+        os.environ.setdefault("MLFLOW_EXPERIMENT_NAME", project)
         self._args = TrainingArguments(
             output_dir=str(folder),
-            run_name=f"{name}/{label}/seed-{seed}",
-            project=name,
+            run_name=f"{project}/{label}/seed-{seed}",
+            project=project,
             report_to=names,
             use_cpu=True,
             disable_tqdm=True,

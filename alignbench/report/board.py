@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -199,7 +198,9 @@ def title(metric: str) -> str:
     known = {
         "win_rate": "win rate",
         "kl.base": "KL from base",
+        "kl.base.k3": "KL from base (k3)",
         "kl.start": "KL from start",
+        "kl.start.k3": "KL from start (k3)",
         "length.tokens": "length",
         "logp.chosen": "log p(chosen)",
         "logp.rejected": "log p(rejected)",
@@ -336,12 +337,10 @@ def places(runs: Iterable[Results], metric: str) -> int:
 
 def flat(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
     """Yield every leaf of nested mappings with its dotted name, in words."""
-    if isinstance(value, Mapping):
+    if isinstance(value, Mapping) and value:
         for key, item in value.items():
             yield from flat(item, f"{name}.{key}" if name else str(key))
-    elif isinstance(value, (list, tuple)):
-        yield name, ", ".join(_word(item) for item in value) or "none"
-    else:
+    elif not isinstance(value, Mapping):
         yield name, _word(value)
 
 
@@ -375,8 +374,23 @@ def best(results: Results) -> str:
 
 
 def _word(value: Any) -> str:
-    if isinstance(value, (Mapping, list, tuple)):
-        return text.line(json.dumps(value, ensure_ascii=False, default=str))
+    """Return a setting in words: `gold, http (model x, votes 3)`."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{text.line(key)} {_inner(item)}".rstrip() for key, item in value.items())
+    if isinstance(value, (list, tuple)):
+        return ", ".join(_each(item) for item in value) or "none"
     if value is None or isinstance(value, bool):
         return {None: "none", True: "yes", False: "no"}[value]
-    return text.line(value)
+    return f"{value:.6g}" if isinstance(value, float) else text.line(value)
+
+
+def _inner(value: Any) -> str:
+    nested = isinstance(value, (Mapping, list, tuple))
+    return (f"({_word(value)})" if value else "") if nested else _word(value)
+
+
+def _each(value: Any) -> str:
+    """Return one of several: a plugin with its fields as `name (field 1)`."""
+    if isinstance(value, Mapping) and set(value) == {"name", "config"}:
+        return f"{text.line(value['name'])} {_inner(value['config'])}".rstrip()
+    return _word(value) if isinstance(value, Mapping) and len(value) == 1 else _inner(value)

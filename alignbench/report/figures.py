@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -92,8 +93,8 @@ def plane(
     """Return labels in a plane with their 95% intervals, each named beside its point."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-    with _figure(6.2, 4.1) as (figure, words):
-        axes = figure.add_axes((0.1, 0.13, 0.88, 0.85))
+    with _figure(5.4, 3.7) as (figure, words):
+        axes = figure.add_axes((0.115, 0.14, 0.87, 0.84))
         for point in points:
             assert point.x.value is not None
             assert point.y.value is not None
@@ -120,8 +121,9 @@ def plane(
         _dress(axes)
         axes.set_xlabel(words.stand_in(x_title))
         axes.set_ylabel(words.stand_in(y_title))
-        taken: list[tuple[float, float, float, float]] = []
         axes.get_xlim()  # settles the limits, which the places of the names depend on
+        marks = [axes.transData.transform((point.x.value or 0, point.y.value or 0)) for point in points]
+        taken = [(float(x) - 6, float(y) - 6, float(x) + 6, float(y) + 6) for x, y in marks]
         for point in sorted(points, key=lambda point: -(point.y.value or 0)):
             x, y = axes.transData.transform((point.x.value or 0, point.y.value or 0))
             offset = _free((float(x), float(y)), len(point.label), taken, axes.bbox.x1)
@@ -140,8 +142,8 @@ def plane(
 
 def small(lines: Iterable[Curve], number: int, *, name: str, alternative: str) -> Markup:
     """Return one small multiple: a line for each seed."""
-    with _figure(2.5, 1.35) as (figure, words):
-        axes = figure.add_axes((0.24, 0.2, 0.73, 0.74))
+    with _figure(2.1, 1.25) as (figure, words):
+        axes = figure.add_axes((0.28, 0.2, 0.64, 0.74))
         for curve in lines:
             stride = max(1, len(curve.steps) // _POINTS)
             axes.plot(
@@ -164,8 +166,8 @@ def histogram(
     alternative: str,
 ) -> Markup:
     """Return one label's histogram with base's outline behind it, on axes that all labels share."""
-    with _figure(2.5, 1.35) as (figure, words):
-        axes = figure.add_axes((0.24, 0.2, 0.68, 0.74))
+    with _figure(2.1, 1.25) as (figure, words):
+        axes = figure.add_axes((0.28, 0.2, 0.64, 0.74))
         axes.stairs(shares, edges, fill=True, color=_label(number), alpha=0.85)
         if base is not None:
             axes.stairs(base, edges, color=_INK, linewidth=0.9)
@@ -179,10 +181,10 @@ def histogram(
 
 def ranked(shares: Mapping[str, float], top: float, number: int, *, name: str, alternative: str) -> Markup:
     """Return words as bars, the commonest first, on an axis that all labels share."""
-    with _figure(2.5, 0.25 + 0.19 * len(shares)) as (figure, words):
-        axes = figure.add_axes((0.4, 0.02, 0.57, 0.96))
+    with _figure(2.1, 0.25 + 0.19 * len(shares)) as (figure, words):
+        axes = figure.add_axes((0.46, 0.02, 0.52, 0.96))
         axes.barh(range(len(shares)), list(shares.values()), height=0.7, color=_label(number))
-        axes.set_yticks(range(len(shares)), [words.stand_in(word) for word in shares])
+        axes.set_yticks(range(len(shares)), [words.stand_in(_cut(word)) for word in shares])
         axes.invert_yaxis()
         _dress(axes)
         axes.grid(False)
@@ -216,6 +218,7 @@ def spots(
                 alpha=0.85,
             )
         _dress(axes)
+        axes.grid(False)  # the axes of a map mean nothing
         axes.spines[["left", "bottom"]].set_visible(False)
         axes.tick_params(length=0, labelleft=False, labelbottom=False)
         return _svg(figure, words, name, alternative)
@@ -288,6 +291,16 @@ def _svg(figure: Figure, words: _Words, name: str, alternative: str) -> Markup:
     return Markup(words.put_into(svg).replace("<svg", said, 1).strip())
 
 
+def _cut(word: str, room: int = 12) -> str:
+    """Return a word that fits beside its bar; letters of East Asia take two places."""
+    word, used = text.line(word), 0
+    for place, letter in enumerate(word):
+        used += 2 if unicodedata.east_asian_width(letter) in "WF" else 1
+        if used > room:
+            return f"{word[: max(1, place - 1)]}\N{HORIZONTAL ELLIPSIS}"
+    return word
+
+
 def _label(number: int) -> str:
     return f"#0101{_wheel(number):02x}"
 
@@ -305,14 +318,16 @@ def _arms(one: Estimate) -> list[list[float]] | None:
 def _free(
     at: tuple[float, float], letters: int, taken: list[tuple[float, float, float, float]], right: float
 ) -> tuple[float, float]:
-    """Return the offset in pixels of a name from its point that touches no name placed before."""
+    """Return the offset in pixels of a name from its point that touches no mark and no name placed before."""
     width, height = 6.2 * letters, 13.0
     ways = [(side * 9.0, up * 11.0) for up in (1, -1, 2, -2, 3, -3) for side in (1, -1)]
     for dx, dy in ways:
         x = at[0] + dx - (width if dx < 0 else 0)
         box = (x, at[1] + dy - height / 2, x + width, at[1] + dy + height / 2)
-        if box[2] <= right and all(
-            box[2] < b[0] or b[2] < box[0] or box[3] < b[1] or b[3] < box[1] for b in taken
+        if (
+            box[0] >= 0
+            and box[2] <= right
+            and all(box[2] < b[0] or b[2] < box[0] or box[3] < b[1] or b[3] < box[1] for b in taken)
         ):
             taken.append(box)
             return dx, dy

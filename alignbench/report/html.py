@@ -336,6 +336,11 @@ def _curves(page: Page) -> Mapping[str, Any] | None:
         number = page.colour(label)
         mine = [name for name in order if any(name in curves for curves in cells)]
         panels = []
+        single = [name for name in mine if all(len(c[name].steps) < 2 for c in cells if name in c)]
+        mine = [name for name in mine if name not in single]
+        values = {
+            name: ", ".join(text.number(c[name].values[-1]) for c in cells if name in c) for name in single
+        }
         for name in mine[:CURVES]:
             lines = [curves[name] for curves in cells if name in curves]
             first, last = text.number(lines[0].values[0]), text.number(lines[0].values[-1])
@@ -343,23 +348,43 @@ def _curves(page: Page) -> Mapping[str, Any] | None:
             picture = figures.small(lines, number, name=f"curve-{number}-{len(panels)}", alternative=said)
             panels.append((name, picture))
         alarms = [(cell.seed, alarm) for cell in page.results.cells_of(label) for alarm in cell.alarms]
-        if panels or alarms:
-            rows.append((label, panels, alarms, mine[CURVES:]))
+        if panels or alarms or values:
+            rows.append((label, panels, alarms, values, mine[CURVES:]))
     return {"rows": rows} if rows else None
 
 
 def _judges(page: Page) -> Mapping[str, Any] | None:
     named = [(str(judge.get("name", "a judge")), judge) for judge in page.results.judges]
     named += [
-        (f"{judge.get('name', 'a judge')}, trained by {cell.label} at seed {cell.seed}", judge)
+        (f"{judge.get('name', 'a judge')} of {cell.label}, seed {cell.seed}", judge)
         for cell in page.results.cells
         for judge in cell.judges
     ]
     told = [
-        (name, {key: value for key, value in judge.items() if key != "name" and list(boards.flat(value))})
+        (name, _groups({key: value for key, value in judge.items() if key != "name"}))
         for name, judge in named
     ]
-    return {"judges": told} if told else None
+    controlled = any("steady" in (judge.get("quality") or {}) for _, judge in named)
+    return {"judges": told, "controlled": controlled} if told else None
+
+
+def _groups(value: Mapping[str, Any], name: str = "") -> dict[str, Mapping[str, Any]]:
+    """Return nested mappings as groups of leaves, rounded; a leaf without a value is left out."""
+    own: dict[str, Any] = {}
+    found: dict[str, Mapping[str, Any]] = {}
+    for key, item in value.items():
+        if isinstance(item, Mapping):
+            found |= _groups(item, f"{name} {key}" if name not in ("", "quality") else key)
+        elif isinstance(item, (list, tuple)):
+            own[key] = ", ".join(_short(one) for one in item) or None
+        else:
+            own[key] = _short(item) if isinstance(item, float) else item
+    own = {key: item for key, item in own.items() if item is not None}
+    return ({name or "recorded": own} if own else {}) | found
+
+
+def _short(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else text.line(value)
 
 
 def _samples(page: Page) -> Mapping[str, Any] | None:

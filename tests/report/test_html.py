@@ -186,8 +186,8 @@ def test_answers_are_shown_where_the_labels_differ_most_first(tree: Any):
 
 def test_judges_are_shown_with_their_quality_those_trained_on_the_way_too(tree: Any):
     said = words(section(tree, "judges"))
-    assert "gold kind gold reward of the sandbox accuracy 1.0" in said
-    assert "reward-model, trained by rlhf at seed 2 quality accuracy 0.71 pairs 102" in said
+    assert "gold recorded kind gold reward of the sandbox accuracy 1" in said
+    assert "reward-model of rlhf, seed 2 quality accuracy 0.71 pairs 102" in said
 
 
 def test_fairness_departures_data_costs_and_recipe_are_all_there(tree: Any):

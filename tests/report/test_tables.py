@@ -15,6 +15,7 @@ from alignbench import report
 from alignbench import results as record
 from alignbench.errors import RecipeError
 from alignbench.method import Departure
+from alignbench.report.board import flat
 from alignbench.results import Cell, LabelResult, Measured, MetricInfo, Results
 
 
@@ -210,3 +211,27 @@ def test_a_run_without_a_name_is_called_by_its_folder(results: Results, tmp_path
     folder.mkdir()
     record.write(results.model_copy(update={"run": ""}), folder)
     assert json.loads(compared([folder], "json"))["runs"] == ["my-run"]
+
+
+def test_nested_settings_that_differ_are_told_in_words(results: Results, tmp_path: Path):
+    for folder, tasks in (("a", ["sums"]), ("b", ["sums", "copying"])):
+        metrics = [{"name": "reward", "config": {}}, {"name": "harness", "config": {"tasks": tasks}}]
+        judges = [{"name": "http", "config": {"votes": 3, "retry": {"wait": 0.5}}}]
+        told = results.fairness | {"evaluation": {"metrics": metrics, "judges": judges}}
+        record.write(results.model_copy(update={"run": folder, "fairness": told}), tmp_path / folder)
+    said = compared([tmp_path / "a", tmp_path / "b"], "table")
+    assert "reward, harness (tasks (sums)) in a, reward, harness (tasks (sums, copying)) in b" in said
+    assert "{" not in said
+
+
+def test_every_setting_is_put_in_words():
+    judges = [{"name": "http", "config": {"votes": 3, "retry": {"wait": 0.5}}}, {"gold": {}}]
+    assert dict(flat({"judges": judges, "none": None})) == {
+        "judges": "http (votes 3, retry (wait 0.5)), gold",
+        "none": "none",
+    }
+    assert dict(flat({"rate": 3.0e-4, "on": True, "by": {}, "of": []})) == {
+        "rate": "0.0003",
+        "on": "yes",
+        "of": "none",
+    }
