@@ -13,7 +13,7 @@ from alignbench_rlhf.ppo import PPO, Item
 
 from alignbench import Sequence, Sequences
 from alignbench.engine import cell as cells
-from alignbench.engine import prepare
+from alignbench.engine import looks, prepare
 from alignbench.engine.bench import Bench
 from alignbench.engine.cell_run import CellRun
 from alignbench.engine.policies import load_method
@@ -45,7 +45,7 @@ def make_bench(folder: Path, root: Path, **changes: Any) -> Bench:
             "training": {"batch": 8, "threads": 1},
             "budget": {"rows": 32},
             "methods": {"tried": {"method": "rlhf", **SMALL}},
-            "evaluation": {"prompts": 4},
+            "evaluation": {"prompts": 4, "judges": ["gold"], "curve": {"looks": 1, "prompts": 2}},
             **changes,
         }
     )
@@ -100,6 +100,19 @@ def test_before_the_first_step_the_kl_is_zero_and_the_ratios_are_one(make: Make)
     assert {"entropy", "clip_fraction", "length", "finished", "value_loss"} <= {
         name for line in curves(ppo) for name in line
     }
+
+
+def test_a_followed_training_tells_what_its_reward_model_makes_of_the_answers(make: Make):
+    ppo = make()
+    ppo.train()
+    bench = ppo.run._bench
+    prompts = bench.table.prompts(looks.SPLIT, 2)
+    answers = ppo.run.start.answer(prompts, bench.recipe.evaluation.sampling, 0)
+    worth = ppo.reward.score([Sequence(p.prompt_ids, a.ids) for p, a in zip(prompts, answers, strict=True)])
+    lines = looks.read(ppo.run.folder)
+    assert [line["step"] for line in lines] == [0, 0, 4, 4]
+    assert [line["text"] for line in lines[:2]] == [answer.text for answer in answers]
+    assert [line["proxy"] for line in lines[:2]] == pytest.approx(worth.tolist(), abs=1e-4)
 
 
 def test_temperature_divides_the_logits_of_rollout_reference_and_update_alike(make: Make):

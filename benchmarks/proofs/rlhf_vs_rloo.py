@@ -1,0 +1,208 @@
+"""PPO against TRL's RLOOTrainer on the sandbox: same start, reward model, number of answers, and yardstick.
+
+    alignbench run benchmarks/proofs/rlhf_ptx.yaml --out runs/ptx
+    python benchmarks/proofs/rlhf_vs_rloo.py runs/ptx
+
+Takes `sft` and `rlhf` of that run, seed by seed, and trains RLOO from the same `sft` against the same reward
+model: as many answers as `rlhf` drew, of the same prompts, at most as long, in rounds and steps of the same
+size, with the same passes, beta, clip, temperature, schedule, clipping of gradients and penalty for an answer
+without an end. Both policies answer the same test prompts with the same noise, and gold compares them.
+
+TRL gets its fairest setup: a LoRA adapter on a model of full precision that holds the very values of the
+4-bit base (on a quantised one TRL would train adapters in bfloat16), `sft`'s adapter as start and, copied, as
+reference, normalised advantages, and the best of `TRIED` by gold itself on validation prompts at a seed that
+no claim uses (`--tune RUN`, a run of that recipe at seed 100). Ours is the quickstart's, tuned likewise.
+Writes rlhf_vs_rloo.json beside this file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "TRL_EXPERIMENTAL_SILENCE": "1"}
+
+import numpy as np
+import torch
+
+from alignbench import results, stats, store
+from alignbench.engine import samples
+from alignbench.engine.bench import Bench
+from alignbench.engine.cell_run import CellRun
+from alignbench.engine.worker import Task
+from alignbench.method import Answer, Split
+from alignbench.models import load_base
+from alignbench.recipe import MethodBlock, Recipe, canonical
+from alignbench.rows import Prompt, Sequence
+from alignbench.sandbox import FINGERPRINT, MODEL, gold
+
+TRIED = ((5e-4, 4), (1e-3, 4), (2e-3, 4))
+"""Learning rates, and answers to one prompt."""
+CHOSEN = (1e-3, 4)
+
+
+def rloo(
+    bench: Bench, block: MethodBlock, seed: int, rate: float, answers: int, folder: Path
+) -> dict[str, int]:
+    """Train TRL's RLOO from `sft` and save its adapter in `folder`; return what it generated."""
+    from datasets import Dataset
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from trl.trainer.rloo_config import RLOOConfig
+    from trl.trainer.rloo_trainer import RLOOTrainer
+
+    config, batch = block.config, bench.recipe.training.batch
+    run = CellRun(bench, label="rlhf", seed=seed, method="rlhf", start="sft", folder=folder)
+    reward = run.reward_model(**config["reward_model"])
+    rows = run.rows(Prompt)
+    prompts = run.draw(rows, 0, len(rows) // answers)
+    tokenizer = AutoTokenizer.from_pretrained(MODEL, padding_side="left")
+    network = AutoModelForCausalLM.from_pretrained(MODEL, dtype=torch.float32)
+    network.load_state_dict(
+        load_base(bench.recipe.model, root=bench.root, cache=bench.store).model.state_dict()
+    )
+    sft = bench.run / "cells" / "sft" / f"seed-{seed}" / "policy"
+    policy = PeftModel.from_pretrained(network, str(sft), is_trainable=True)
+    spent = {"answers": 0, "tokens": 0}
+
+    def judged(
+        prompts: list[Any], completion_ids: list[list[int]], ids: list[list[int]], **_: Any
+    ) -> list[float]:
+        own = tokenizer.apply_chat_template(prompts, add_generation_prompt=True, return_dict=True)[
+            "input_ids"
+        ]
+        assert own == ids, "both have to ask with the same tokens"
+        spent["answers"] += len(ids)
+        spent["tokens"] += sum(map(len, completion_ids))
+        said = reward.score([Sequence(tuple(p), tuple(c)) for p, c in zip(ids, completion_ids, strict=True)])
+        ended = torch.tensor([one[-1] == tokenizer.eos_token_id for one in completion_ids])
+        return (said - config["missing_eos_penalty"] * ~ended).tolist()
+
+    trainer = RLOOTrainer(
+        model=policy,
+        reward_funcs=[judged],  # pyright: ignore[reportArgumentType]
+        train_dataset=Dataset.from_list(
+            [{"prompt": [dict(turn) for turn in row.prompt], "ids": list(row.prompt_ids)} for row in prompts]
+        ),
+        processing_class=tokenizer,
+        args=RLOOConfig(
+            output_dir=str(folder / "trl"),
+            num_generations=answers,
+            per_device_train_batch_size=batch,
+            gradient_accumulation_steps=1,
+            steps_per_generation=config["rollouts"] // batch,
+            num_iterations=config["passes"],
+            num_train_epochs=1,
+            max_completion_length=config["max_new_tokens"],
+            temperature=config["temperature"],
+            beta=config["beta"],
+            epsilon=config["clip"],
+            normalize_advantages=True,
+            learning_rate=rate,
+            lr_scheduler_type=bench.recipe.training.schedule,
+            warmup_steps=bench.recipe.training.warmup,
+            max_grad_norm=bench.recipe.training.max_grad_norm,
+            gradient_checkpointing=False,
+            bf16=False,
+            use_cpu=True,
+            report_to="none",
+            disable_tqdm=True,
+            save_strategy="no",
+            seed=seed,
+        ),
+    )
+    trainer.train()
+    policy.save_pretrained(str(folder / "policy"), selected_adapters=["default"])
+    return spent
+
+
+def rewards(bench: Bench, answers: list[Answer], split: Split = "test") -> np.ndarray:
+    """Return gold's reward for each answer: float [answers]."""
+    asked = {one.id: one for one in bench.table.prompts(split, bench.recipe.evaluation.prompts)}
+    return np.array(
+        [gold([dict(turn) for turn in asked[one.prompt_id].prompt], one.text).reward for one in answers]
+    )
+
+
+def answered(bench: Bench, adapter: Path, seed: int, split: Split = "test") -> list[Answer]:
+    """Return the answers of an adapter in a folder, drawn as the evaluation draws."""
+    policy = bench.base.load_adapter(adapter, f"measured-{seed}-{time.monotonic_ns()}")
+    prompts = bench.table.prompts(split, bench.recipe.evaluation.prompts)
+    found = policy.answer(prompts, bench.recipe.evaluation.sampling, seed)
+    bench.base.drop(policy)
+    return found
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    options.add_argument("run", type=Path)
+    options.add_argument(
+        "--tune", action="store_true", help="try the settings, each seed of the run, and stop"
+    )
+    given = options.parse_args()
+    torch.set_num_threads(1)
+    run = given.run.resolve()
+    recipe = Recipe.model_validate(results.read(run).recipe)
+    bench = Bench(Task("evaluate", run, run, canonical(recipe), store.default_root(), run / "log.txt", 1))
+    out = Path(__file__).with_suffix(".json")
+    told: dict[str, Any] = json.loads(out.read_text()) if out.exists() else {}
+    told |= {"sandbox": FINGERPRINT}
+    with tempfile.TemporaryDirectory() as scratch:
+        if given.tune:
+            told["tuning"] = tune(bench, recipe, Path(scratch))
+        else:
+            told |= compare(bench, recipe, Path(scratch))
+    out.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+    print(json.dumps(told, indent=1))
+
+
+def tune(bench: Bench, recipe: Recipe, scratch: Path) -> list[dict[str, float]]:
+    """Return what gold says of each setting on validation prompts, for choosing one."""
+    found = []
+    for rate, answers in TRIED:
+        told = {"learning_rate": rate, "answers to a prompt": answers}
+        for seed in recipe.seeds:
+            folder = scratch / f"{rate}-{answers}-{seed}"
+            folder.mkdir()
+            rloo(bench, recipe.methods["rlhf"], seed, rate, answers, folder)
+            said = rewards(bench, answered(bench, folder / "policy", seed, "validation"), "validation")
+            told[f"seed {seed}"] = float(said.mean())
+        print(told, flush=True)
+        found.append(told)
+    return found
+
+
+def compare(bench: Bench, recipe: Recipe, scratch: Path) -> dict[str, Any]:
+    """Return ours minus RLOO under both estimands, and each seed's numbers."""
+    rate, answers = CHOSEN
+    ours, theirs, told = [], [], {}
+    for seed in recipe.seeds:
+        folder = scratch / f"seed-{seed}"
+        folder.mkdir()
+        begun = time.process_time()
+        spent = rloo(bench, recipe.methods["rlhf"], seed, rate, answers, folder)
+        seconds = time.process_time() - begun
+        ours.append(rewards(bench, samples.read(bench.run / "cells" / "rlhf" / f"seed-{seed}")))
+        theirs.append(rewards(bench, answered(bench, folder / "policy", seed)))
+        told[f"seed {seed}"] = {
+            "rlhf": float(ours[-1].mean()),
+            "rloo": float(theirs[-1].mean()),
+            "rloo spent": {**spent, "cpu_seconds": seconds},
+        }
+        print(seed, told[f"seed {seed}"], flush=True)
+    table = np.stack(ours) - np.stack(theirs)
+    for name, estimate in {"these policies": stats.policies, "the method": stats.method}.items():
+        found = estimate(table)
+        told[f"rlhf - rloo, {name}"] = {"difference": found.value, "ci95": list(found.interval())}
+    return {"rloo": {"learning_rate": rate, "answers to a prompt": answers}, **told}
+
+
+if __name__ == "__main__":
+    main()
