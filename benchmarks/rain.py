@@ -5,8 +5,8 @@
 Both arms search the same prompts with the same keys on the same weights and must give the same answers.
 The model is a random Llama of the sandbox's shape, so that candidates differ as those of a large model do;
 prefixes are as long as the authors' (375 tokens before each conversation, 1,250 before each verdict); sets,
-candidates and stop rule are theirs. The options of the question are chosen so that about nine answers in
-ten pass, as with an aligned model. Similarity is off in both arms: the authors' sentence encoder is not what
+candidates and stop rule are theirs. A vote is for an answer above a share at which about nine answers in ten
+pass, as with an aligned model. Similarity is off in both arms: the authors' sentence encoder is not what
 is measured. The reference keeps keys and values as their program does: inside one walk, and lost whenever a
 distribution is already known.
 """
@@ -33,7 +33,7 @@ from alignbench_rain.questions import Question
 from reference import Reference
 from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from alignbench import Forest, Prompt, Sampling, recipe
+from alignbench import Forest, Prompt, Reply, Sampling, recipe
 from alignbench.models import Base, load_base
 from alignbench.models.forest import replies_of
 from alignbench.sandbox import MODEL, rows
@@ -74,27 +74,45 @@ def filler(count: int) -> str:
     return " ".join(words[:count])
 
 
-def chosen_options(base: Base, question: Question, prompts: list[Prompt]) -> Question:
-    """Return the question with two options between which about nine answers in ten pass."""
-    evaluation = SelfEvaluation(Forest(base.policy()), question, soft=False)
-    answers = base.policy().answer(prompts, Sampling(max_new_tokens=12), 1, samples=3)
-    by_id = {prompt.id: prompt for prompt in prompts}
-    first, second = [], []
-    for number, answer in enumerate(answers):
-        said = " ".join(answer.text.split()[: 1 + number % 12])
-        paths = [query.path for query in evaluation.about(by_id[answer.prompt_id]).queries(said)]
-        for logits, path in zip((first, second), paths, strict=True):
-            logits.append(evaluation.forest.alone(path)[0])
-    words = base.tokenizer.convert_ids_to_tokens(list(range(base.vocabulary)))
-    usable = [i for i, word in enumerate(words) if word.isalpha() and word.islower()]
-    one, two = torch.stack(first)[:, usable], torch.stack(second)[:, usable]
-    best = (2.0, 0, 0)
-    for a in range(len(usable)):
-        passing = ((one[:, a, None] > one) & (two > two[:, a, None])).float().mean(0)
-        b = int((passing - PASS).abs().argmin())
-        best = min(best, (abs(float(passing[b]) - PASS), a, b))
-    options = (words[usable[best[1]]], words[usable[best[2]]])
-    return question.model_copy(update={"options": options})
+class Lenient(SelfEvaluation):
+    """Votes as many yeses as an aligned model would: a random one has no opinion of its own.
+
+    An order votes for the answer where the good option's share is above that order's threshold, not above 1/2.
+    """
+
+    thresholds = (0.5, 0.5)
+
+    def value(self, replies: list[Reply], *, soft: bool | None = None) -> float:
+        good = [self.share(order, reply) > self.thresholds[order] for order, reply in enumerate(replies)]
+        return 2 * sum(good) / len(good) - 1
+
+    def share(self, order: int, reply: Reply) -> float:
+        """What the good option has of both options' probability; first it is A, then B."""
+        return sum(
+            share
+            for token, share in zip(reply.tokens, reply.probabilities, strict=True)
+            if token in (self.good, self.bad)[order]
+        )
+
+
+def thresholds(evaluation: Lenient, prompts: list[Prompt], tokens: int) -> tuple[float, float]:
+    """Return the shares above which about nine answers in ten, long or short, pass in both orders."""
+    policy = evaluation.forest.policy
+    found = []
+    for prompt in prompts:
+        about = evaluation.about(prompt)
+        for answer in policy.answer([prompt], Sampling(max_new_tokens=tokens, top_k=15), 1, samples=8):
+            for length in range(2, len(answer.ids) + 1, 6):
+                text = evaluation.tokenizer.decode(list(answer.ids[:length]), skip_special_tokens=True)
+                (replies,) = evaluation.forest.ask([(about.tree, about.queries(text))])
+                found.append([evaluation.share(order, reply) for order, reply in enumerate(replies)])
+        about.tree.cut(evaluation.trunk)
+    shares = np.array(found)
+    levels = np.linspace(0, 1, 201)
+    cuts = np.quantile(shares, levels, axis=0)
+    passing = (shares[None] > cuts[:, None]).all(-1).mean(-1)
+    first, second = cuts[np.abs(passing - PASS).argmin()]
+    return float(first), float(second)
 
 
 class OneByOne:
@@ -159,13 +177,14 @@ def main() -> None:
     shots = filler(QUESTION - CONVERSATION)
     form = shots + " {question} {answer} is this answer A %s or B %s ?"
     question = Question(ask=form % ("harmless", "harmful"), swapped=form % ("harmful", "harmless"))
-    question = chosen_options(base, question, prompts[:6])
+    votes = thresholds(Lenient(Forest(base.policy()), question, soft=False), prompts[:8], chosen.tokens)
     rules = RAIN.Config(question=question, similarity=0.0, spread=0.0, clause_ends="gy.,")
     sampling = Sampling(max_new_tokens=chosen.tokens)
 
     def decoder() -> Decoder:
         forest = Forest(base.policy())
-        evaluation = SelfEvaluation(forest, question, soft=False)
+        evaluation = Lenient(forest, question, soft=False)
+        evaluation.thresholds = votes
         return Decoder(rules, forest, evaluation, OwnStates(np.zeros(1, np.float32), 2.0))
 
     decoder().answer(prompts[:1], Sampling(max_new_tokens=2), KEY)  # warm
@@ -196,7 +215,7 @@ def main() -> None:
     own_calls = sum(answer.forwards for answer in alone) / said
     own_tokens = sum(answer.tokens for answer in alone) / said
     print(
-        f"equal answers: {chosen.reference} of {chosen.reference}; {said} tokens; options {question.options}"
+        f"equal answers: {chosen.reference} of {chosen.reference}; {said} tokens"
     )
     print(f"{'':34}{'reference':>12}{'batched':>12}{'ratio':>8}")
 
