@@ -1,4 +1,4 @@
-"""Equal recipes give equal bytes wherever they run: hash seed, locale, time zone, umask, home, odd paths, few files."""
+"""Equal recipes give equal bytes wherever they run: jobs, hash seed, locale, time zone, umask, odd paths."""
 
 from __future__ import annotations
 
@@ -13,7 +13,11 @@ import pytest
 from .conftest import RECIPE
 from .test_isolation import digest
 
-TRAINED = RECIPE + "  tried: {method: sft, start: base, budget: {steps: 2}}\n"
+TRAINED = (
+    RECIPE
+    + "  tried: {method: sft, start: base, budget: {steps: 2}}\n"
+    + "  beside: {method: dpo, start: base, budget: {steps: 2}}\n"
+)
 FEW = 8
 ODD = "a place with spaces, 場所 and 🦙"
 
@@ -21,7 +25,9 @@ PLAIN = {"PYTHONHASHSEED": "0", "LC_ALL": "C.UTF-8", "TZ": "UTC"}
 STRANGE = {"PYTHONHASHSEED": "4242", "LC_ALL": "C", "LANG": "C", "TZ": "Pacific/Apia"}
 
 
-def run(folder: Path, surroundings: dict[str, str], *, umask: int = 0o022, files: int | None = None) -> str:
+def run(
+    folder: Path, surroundings: dict[str, str], *, umask: int = 0o022, files: int | None = None, jobs: int = 1
+) -> str:
     """Run the recipe in the folder, as a process of its own; return what it said, its exit code last."""
     folder.mkdir(parents=True)
     recipe = folder / "recipe.yaml"
@@ -35,7 +41,7 @@ def run(folder: Path, surroundings: dict[str, str], *, umask: int = 0o022, files
 
     command = [sys.executable, "-c", "from alignbench.cli import app; app()", "run", str(recipe)]
     done = subprocess.run(
-        [*command, "--out", str(folder / "run")],
+        [*command, "--out", str(folder / "run"), "--jobs", str(jobs)],
         env={**kept, **surroundings, "ALIGNBENCH_HOME": str(folder / "home")},
         capture_output=True,
         check=False,
@@ -59,6 +65,13 @@ def test_the_bytes_are_the_same_in_strange_surroundings(tmp_path: Path, plain: d
     found = digest(folder / "run" / "cells")
     assert found == plain
     assert any(name.endswith("adapter_model.safetensors") for name in found), "something was trained"
+
+
+def test_cells_side_by_side_leave_the_bytes_of_cells_in_a_row(tmp_path: Path, plain: dict[str, str]):
+    folder = tmp_path / "two at once"
+    said = run(folder, PLAIN, jobs=2)
+    assert said.endswith("exit 0"), said
+    assert digest(folder / "run" / "cells") == plain
 
 
 def test_a_process_that_may_open_few_files_says_so_and_leaves_nothing_half(
