@@ -2,7 +2,7 @@
 
     alignbench run benchmarks/proofs/rlhf_frontier.yaml --out runs/frontier
     alignbench run benchmarks/proofs/rlhf_frontier.yaml --out runs/frontier-long --only rlhf-0 \\
-        --set training.schedule=constant --set budget.rows=5120
+        --set training.schedule=constant --set budget.rows=4096
     python benchmarks/proofs/rlhf_frontier.py runs/frontier runs/frontier-long
 
 Reads the records of those runs: each policy's gold reward and distance from base, and on the way there, on 64
