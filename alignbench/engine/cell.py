@@ -92,7 +92,11 @@ def align(bench: Bench, label: str, seed: int, folder: Path) -> tuple[CellRun, P
     run.departures.extend(departures(bench.recipe, block))
     bench.emit(Event("aligning"))
     config = block.model_dump(mode="json")
-    run.tracking = Tracking(bench.task.what.get("track", ()), bench.run, label, seed, config)
+
+    def lost(tracker: str, why: str) -> None:
+        run.alarm(f"tracker {tracker}", 0, f"the tracker {tracker} failed and was let go: {why}")
+
+    run.tracking = Tracking(bench.task.what.get("track", ()), bench.run, label, seed, config, lost)
     try:
         with put_back(run._number("global")):
             policy = method.align(run)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import fcntl
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,10 +37,22 @@ def check_trackers(names: Iterable[str]) -> None:
 
 
 class Tracking:
-    """transformers' own callbacks, told what a cell logs. Imports transformers where there is a tracker."""
+    """transformers' own callbacks, told what a cell logs. Imports transformers where there is a tracker.
 
-    def __init__(self, names: Iterable[str], run: Path, label: str, seed: int, config: Mapping[str, Any]):
-        self._callbacks: list[TrainerCallback] = []
+    A tracker that fails is let go, and `lost` is told its name and why: the cell goes on without it.
+    """
+
+    def __init__(
+        self,
+        names: Iterable[str],
+        run: Path,
+        label: str,
+        seed: int,
+        config: Mapping[str, Any],
+        lost: Callable[[str, str], None] = lambda name, why: None,
+    ):
+        self._callbacks: dict[str, TrainerCallback] = {}
+        self._lost = lost
         names = list(names)
         # Beside the cells: what lies in a cell's folder is sealed, and a tracker writes times.
         folder, project = run / "tracking" / label / f"seed-{seed}", run.resolve().name
@@ -67,8 +81,14 @@ class Tracking:
         self._state = TrainerState(is_world_process_zero=True, is_local_process_zero=True)
         self._control = TrainerControl()
         self._model = _Described(config)
-        self._callbacks = [kind() for kind in get_reporting_integration_callbacks(names)]
-        self._tell("on_train_begin", model=self._model)
+        with _alone(run / "tracking" / ".lock"):
+            for name in names:
+                try:
+                    (kind,) = get_reporting_integration_callbacks([name])
+                    self._callbacks[name] = kind()
+                except Exception as error:  # a tracker may fail in any way
+                    self._lost(name, _line(error))
+            self._tell("on_train_begin", model=self._model)
 
     def log(self, step: int, numbers: Mapping[str, float]) -> None:
         """Tell every tracker what was logged."""
@@ -80,11 +100,27 @@ class Tracking:
         """Close the cell's run at every tracker."""
         if self._callbacks:
             self._tell("on_train_end", model=self._model)
-        self._callbacks = []
+        self._callbacks = {}
 
     def _tell(self, event: str, **said: Any) -> None:
-        for callback in self._callbacks:
-            getattr(callback, event)(self._args, self._state, self._control, **said)
+        for name, callback in list(self._callbacks.items()):
+            try:
+                getattr(callback, event)(self._args, self._state, self._control, **said)
+            except Exception as error:  # a tracker may fail in any way
+                del self._callbacks[name]
+                self._lost(name, _line(error))
+
+
+def _line(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+
+
+@contextmanager
+def _alone(lock: Path) -> Iterator[None]:
+    """Let one cell at a time open its trackers: two that make one database at once spoil it."""
+    with lock.open("w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
 
 
 class _Described:

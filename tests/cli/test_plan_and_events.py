@@ -62,6 +62,38 @@ def test_no_tracker_imports_nothing_and_writes_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_tracker_that_fails_is_let_go_and_named_and_the_others_are_told_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from transformers.integrations import integration_utils
+
+    heard: list[str] = []
+
+    class Tracker:
+        def __init__(self, name: str):
+            self.name = name
+
+        def on_train_begin(self, *_: object, **__: object) -> None:
+            if self.name == "mlflow":
+                raise OSError("no\nserver")
+
+        def on_log(self, *_: object, **__: object) -> None:
+            heard.append(self.name)
+
+        on_train_end = on_log
+
+    kinds = lambda names: [lambda: Tracker(names[0])]  # noqa: E731
+    monkeypatch.setattr(integration_utils, "get_reporting_integration_callbacks", kinds)
+    lost: list[tuple[str, str]] = []
+    tracking = Tracking(
+        ["mlflow", "wandb"], tmp_path, "dpo", 0, {}, lambda name, why: lost.append((name, why))
+    )
+    tracking.log(1, {"loss": 1.0})
+    tracking.end()
+    assert lost == [("mlflow", "OSError: no server")]
+    assert heard == ["wandb", "wandb"]
+
+
 def test_tensorboard_gets_a_run_for_the_cell_with_its_numbers(tmp_path: Path) -> None:
     pytest.importorskip("tensorboard", reason="tensorboard is not installed")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
