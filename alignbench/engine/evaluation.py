@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import cache, cached_property
+from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ from alignbench.engine.worker import Event, Task
 from alignbench.judges import Judge, Score
 from alignbench.judges.controls import controls
 from alignbench.method import Answer, Policy, Sampling, TokenScores
-from alignbench.metrics import Cell, Metric, PairLogprobs, Request, Under
+from alignbench.metrics import Cell, Metric, PairLogprobs, Request, Under, matches
 from alignbench.metrics.comparison import summarise
 from alignbench.recipe import BASE, Named
 from alignbench.rows import Ids, Pair, Prompt, Text, can_derive
@@ -152,6 +153,7 @@ class BenchEvidence:
         self.compared: dict[tuple[str, Cell, Cell], Sequence[float | None]] = {}
         """Every comparison that a metric asked for: (judge, a, b) -> how probably a's answers are better."""
         self._entropy = any("entropy" in metric.needs for metric in metrics)
+        self._every = any("comparisons" in metric.needs for metric in metrics)
         self._asked: dict[str, Request] = {}
         for request in (one for metric in metrics for one in metric.requests(bench.root)):
             known = self._asked.setdefault(request.key, request)
@@ -162,7 +164,10 @@ class BenchEvidence:
             bench.recipe.evaluation.split, bench.recipe.evaluation.prompts
         )
         # Each function keeps what it returned: metrics that ask for the same thing share one computation.
-        for name in ("samples", "_scored", "preference_logprobs", "scores", "compare", "_policy", "_answers"):
+        for name in (
+            *("samples", "_scored", "preference_logprobs", "scores", "compare", "_everyone"),
+            *("_policy", "_answers"),
+        ):
             setattr(self, name, cache(getattr(self, name)))
 
     @property
@@ -293,12 +298,42 @@ class BenchEvidence:
         return looks.judged(self._bench, self._folder(cell), name, judge)
 
     def compare(self, judge: str, a: Cell, b: Cell) -> Sequence[float | None]:
-        self._emit(Event(f"{judge} compares {a.label} with {b.label}"))
+        if self._every:
+            known = self._everyone(judge)
+            if (a, b) in known:
+                return known[a, b]
+            if (b, a) in known:
+                return [None if one is None else 1 - one for one in known[b, a]]
+        return self._judged(judge, [(a, b)])[a, b]
+
+    def _everyone(self, judge: str) -> Mapping[tuple[Cell, Cell], Sequence[float | None]]:
+        """What a judge says of every two labels: asked at once, so that it reads once what questions share."""
+        labels = dict.fromkeys(cell.label for cell in self.cells)
+        return self._judged(
+            judge,
+            [
+                (Cell(a, seed), Cell(b, seed if against is None else against))
+                for a, b in combinations(labels, 2)
+                for seed, against in matches(self.cells, a, b)
+            ],
+        )
+
+    def _judged(
+        self, judge: str, pairs: Sequence[tuple[Cell, Cell]]
+    ) -> Mapping[tuple[Cell, Cell], Sequence[float | None]]:
+        """A judge's word on the samples of each two cells, in the order of the samples."""
+        who = " with ".join(one.label for one in pairs[0]) if len(pairs) == 1 else f"{len(pairs)} pairs"
+        self._emit(Event(f"{judge} compares {who}"))
         asked = {prompt.id: prompt for prompt in self.prompts}
-        ours, theirs = self.samples(a), self.samples(b)
-        prompts = [asked[answer.prompt_id] for answer in ours]
-        verdicts = self.judges[judge].compare(prompts, [x.text for x in ours], [x.text for x in theirs])
-        self.compared[judge, a, b] = verdicts
+        said = iter(
+            self.judges[judge].compare(
+                [asked[answer.prompt_id] for a, _ in pairs for answer in self.samples(a)],
+                [answer.text for a, _ in pairs for answer in self.samples(a)],
+                [answer.text for _, b in pairs for answer in self.samples(b)],
+            )
+        )
+        verdicts = {(a, b): [next(said) for _ in self.samples(a)] for a, b in pairs}
+        self.compared |= {(judge, a, b): one for (a, b), one in verdicts.items()}
         return verdicts
 
     @cached_property

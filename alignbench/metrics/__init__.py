@@ -41,8 +41,9 @@ __all__ = [
 Under = Literal["self", "base", "start"]
 """Whose log-probabilities of a cell's samples: the policy's own, the base's, or those of its start."""
 
-Need = Literal["samples", "logprobs", "entropy", "judge", "pairs", "generations", "texts"]
-"""What a metric reads of the evidence, so that nothing else is computed."""
+Need = Literal["samples", "logprobs", "entropy", "judge", "comparisons", "pairs", "generations", "texts"]
+"""What a metric reads of the evidence, so that nothing else is computed. `comparisons`: every label judged
+against every other, which a judge then reads all at once, and what they have in common once."""
 
 
 NO_JUDGE = "the recipe names no judge"
@@ -240,6 +241,10 @@ class Metric(ABC):
         Raises DataError where a file that the config names cannot be read.
         """
         return ()
+
+    def answers(self, root: Path) -> int:
+        """Return how many answers beside the samples each policy will give, for the plan."""
+        return sum(len(one.prompts) * one.samples for one in self.requests(root))
 
     @abstractmethod
     def measure(self, evidence: Evidence) -> list[Measure | Missing]:

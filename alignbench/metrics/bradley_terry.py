@@ -24,7 +24,7 @@ class BradleyTerry(Metric):
     prompt with all its comparisons one cluster, as a bootstrap over prompts would resample them.
     """
 
-    needs: ClassVar[frozenset[Need]] = frozenset({"samples", "judge"})
+    needs: ClassVar[frozenset[Need]] = frozenset({"samples", "comparisons"})
 
     def measure(self, evidence: Evidence) -> list[Measure | Missing]:
         if not evidence.judges:

@@ -7,6 +7,9 @@ they are. On models as small as the sandbox's this proves the plumbing, not the 
 from __future__ import annotations
 
 import json
+import re
+import string
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -34,7 +37,11 @@ TASKS: Mapping[str, tuple[str, str, Mapping[str, tuple[str, bool | None]]]] = {
     "winogender": ("winogender/winogender.yaml", "test", {"acc": ("", True)}),
     "gsm8k": ("gsm8k/gsm8k.yaml", "test", {"exact_match": ("", True)}),
     "xquad": ("xquad/xquad_en.yaml", "validation", {"f1": ("", True), "exact_match": (".exact", True)}),
+    "translation": ("translation/wmt_common_yaml", "test", {"bleu": ("", True)}),
 }
+GENERATED = ("gsm8k", "xquad", "translation")
+"""Tasks that are answered in words; the others read log-probabilities."""
+UNITS = {"likelihood_diff": "nats", "bleu": "BLEU"}
 FILTER = "flexible-extract"
 """Which of GSM8K's two readings of an answer counts: the last number, since nobody shows a format."""
 
@@ -60,6 +67,10 @@ class Harness(Metric):
         """`test.jsonl`, asked without examples."""
         xquad: str | None = None
         """`xquad.en.json`."""
+        translation: str | None = None
+        """JSON lines of your own with `source` and `target`, one sentence each."""
+        languages: tuple[str, str] = ("French", "English")
+        """From which language into which the sentences of `translation` go."""
         limit: int | None = Field(default=None, ge=1)
         """Ask at most this many items of each."""
         max_new_tokens: int = Field(default=256, ge=1)
@@ -72,6 +83,9 @@ class Harness(Metric):
             for cell in evidence.cells:
                 found += self._of(evidence, cell, task, documents)
         return found
+
+    def answers(self, root: Path) -> int:
+        return sum(len(self.documents(task, root)) for task in self.tasks() if task in GENERATED)
 
     def tasks(self) -> list[str]:
         """Return the tasks whose file is named."""
@@ -100,19 +114,24 @@ class Harness(Metric):
             return missing(MISSING)
         model = policy_model(evidence, cell, self.config.max_new_tokens)
         try:
-            samples = run_task(model, task, documents)
+            samples = run_task(model, task, documents, self.config.languages)
         except NoLogprobsError:
             return missing("the policy gives no log-probabilities")
         return [
             Measure(
                 metric=column,
                 **cell._asdict(),
-                unit="nats" if name == "likelihood_diff" else "share",
+                unit=UNITS.get(name, "share"),
                 higher_is_better=better,
-                values={f"{task}-{item}": float(sample[name]) for item, sample in samples.items()},
+                values=dict(zip((f"{task}-{item}" for item in samples), values, strict=True)),
                 description=f"{len(samples)} items by lm-evaluation-harness, without examples of ours",
             )
             for column, (name, better) in figures.items()
+            for values in [
+                bleu([sample[name] for sample in samples.values()])
+                if name == "bleu"
+                else [float(sample[name]) for sample in samples.values()]
+            ]
         ]
 
 
@@ -120,10 +139,13 @@ class NoLogprobsError(Exception):
     """The policy cannot score a text."""
 
 
-def run_task(model: Any, task: str, documents: Sequence[dict[str, Any]]) -> dict[int, dict[str, Any]]:
+def run_task(
+    model: Any, task: str, documents: Sequence[dict[str, Any]], languages: tuple[str, str] = ("", "")
+) -> dict[int, dict[str, Any]]:
     """Return what the harness says of each item, by its number: its figures, item by item.
 
-    `model` is an `lm_eval.api.model.LM`. Nothing is downloaded: the items are `documents`.
+    `languages` words the task `translation`. `model` is an `lm_eval.api.model.LM`. Nothing is downloaded: the
+    items are `documents`.
     """
     import datasets
     from lm_eval.api.task import ConfigurableTask
@@ -131,7 +153,14 @@ def run_task(model: Any, task: str, documents: Sequence[dict[str, Any]]) -> dict
     from lm_eval.tasks import TaskManager
 
     file, split, _ = TASKS[task]
-    config = _config(file)
+    config = _config(file, functions=task != "xquad")
+    if task == "xquad":
+        # The harness's own function imports a part of transformers that version 5 no longer has.
+        config["process_results"] = squad
+    if task == "translation":
+        source, target = languages
+        config |= {"doc_to_text": f"{source} phrase: {{{{source}}}}\n{target} phrase:"}
+        config |= {"doc_to_target": " {{target}}", "metric_list": [{"metric": "bleu"}]}
     items = datasets.Dataset.from_list(list(documents))
     config.update(
         task=task,
@@ -142,6 +171,7 @@ def run_task(model: Any, task: str, documents: Sequence[dict[str, Any]]) -> dict
         training_split=None,
         fewshot_split=None,
         metadata=None,
+        **({} if split == "validation" else {"validation_split": None}),
     )
     config.pop("tag", None)
     config.pop("include", None)
@@ -214,12 +244,53 @@ def _fitting(evidence: Evidence, asked: Sequence[int], answer: Sequence[int]) ->
     return Scorable(tuple(kept), tuple(answer))
 
 
-def _config(file: str) -> dict[str, Any]:
+def squad(document: dict[str, Any], answers: Sequence[str]) -> dict[str, float]:
+    """Return SQuAD's two figures of an answer (Rajpurkar et al. 2016) against the document's first one."""
+    said, right = (_words(text) for text in (answers[0], document["answers"]["text"][0]))
+    shared = sum((Counter(said) & Counter(right)).values())
+    return {
+        "f1": 2 * shared / (len(said) + len(right)) if shared else 0.0,
+        "exact_match": float(said == right),
+    }
+
+
+def _words(text: str) -> list[str]:
+    """Lower-cased words, without punctuation and articles."""
+    kept = "".join(letter for letter in text.lower() if letter not in string.punctuation)
+    return re.sub(r"\b(a|an|the)\b", " ", kept).split()
+
+
+def bleu(items: Sequence[tuple[str, str]]) -> list[float]:
+    """Return values whose mean is the BLEU of the whole corpus (sacrebleu); `items`: reference, translation.
+
+    Corpus BLEU is no mean over sentences: each value is the figure plus how far its sentence moves it, by
+    leaving it out (`alignbench.metrics.fits`).
+    """
+    import numpy as np
+    from sacrebleu.metrics.bleu import BLEU
+
+    scorer = BLEU()
+    each = [scorer.corpus_score([said], [[right]]) for right, said in items]
+    parts = np.array([[*one.counts, *one.totals, one.sys_len, one.ref_len] for one in each])
+
+    def of(sums: Any) -> float:
+        half = (len(sums) - 2) // 2
+        correct, total = sums[:half].tolist(), sums[half:-2].tolist()
+        return BLEU.compute_bleu(correct, total, int(sums[-2]), int(sums[-1])).score
+
+    whole = parts.sum(axis=0)
+    moved = (
+        np.array([of(whole) - of(whole - one) for one in parts]) if len(items) > 1 else np.zeros(len(items))
+    )
+    return (of(whole) + (len(items) - 1) * (moved - moved.mean())).tolist()
+
+
+def _config(file: str, *, functions: bool) -> dict[str, Any]:
     """A task's own configuration, as the harness ships it."""
     import lm_eval.tasks
     from lm_eval.tasks._yaml_loader import load_yaml
 
-    return dict(load_yaml(Path(lm_eval.tasks.__file__).parent / file, resolve_func=True))
+    return dict(load_yaml(Path(lm_eval.tasks.__file__).parent / file, resolve_func=functions))
 
 
 def truthfulqa(path: Path) -> list[dict[str, Any]]:
@@ -283,10 +354,16 @@ def xquad(path: Path) -> list[dict[str, Any]]:
     ]
 
 
+def translation(path: Path) -> list[dict[str, Any]]:
+    """Return pairs of a sentence and its translation."""
+    return [{name: row[name] for name in ("source", "target")} for row in gsm8k(path)]
+
+
 READERS: Mapping[str, Callable[[Path], list[dict[str, Any]]]] = {
     "truthfulqa": truthfulqa,
     "crows_pairs": crows_pairs,
     "winogender": winogender,
     "gsm8k": gsm8k,
     "xquad": xquad,
+    "translation": translation,
 }

@@ -33,7 +33,7 @@ class LengthControlled(Metric):
     Where all answers are equally long it is the win rate itself.
     """
 
-    needs: ClassVar[frozenset[Need]] = frozenset({"samples", "judge"})
+    needs: ClassVar[frozenset[Need]] = frozenset({"samples", "comparisons"})
 
     def measure(self, evidence: Evidence) -> list[Measure | Missing]:
         if not evidence.judges:

@@ -27,7 +27,7 @@ class WinRate(Metric):
     win rate of the first over the second, minus one half.
     """
 
-    needs: ClassVar[frozenset[Need]] = frozenset({"samples", "judge"})
+    needs: ClassVar[frozenset[Need]] = frozenset({"samples", "comparisons"})
 
     def measure(self, evidence: Evidence) -> list[Measure | Missing]:
         if not evidence.judges:

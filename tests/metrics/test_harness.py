@@ -12,7 +12,7 @@ import pytest
 from alignbench.method import Answer, TokenScores
 from alignbench.metrics import Cell, Measure
 from alignbench.metrics.choice_entropy import ChoiceEntropy, choice_entropy
-from alignbench.metrics.harness import READERS, Harness, cut
+from alignbench.metrics.harness import READERS, Harness, cut, squad
 from alignbench.metrics.toxicity import Toxicity, by_classifier, by_lexicon
 
 BASE = Cell("base", 0)
@@ -135,6 +135,36 @@ def test_generated_answers_are_scored_and_a_decoder_takes_only_those(published):
     found = Harness(config).measure(Fixed(published, f"{right}\nmore"))
     assert measured(found, "harness.xquad")[0] == measured(found, "harness.xquad.exact")[0] == 1.0
     assert set(measured(found, "harness.winogender")) <= {0.0, 1.0}
+
+
+def test_translations_have_the_bleu_that_the_harness_gives_the_whole_file(tmp_path):
+    pytest.importorskip("lm_eval")
+    import sacrebleu
+
+    pairs = [
+        ("Le chat dort.", "The cat is asleep now."),
+        ("Il pleut fort.", "It is raining very hard today."),
+    ]
+    lines = [json.dumps({"source": source, "target": target}) for source, target in pairs]
+    (tmp_path / "pairs.jsonl").write_text("\n".join(lines))
+    harness = Harness(Harness.Config(translation="pairs.jsonl"))
+    said = "It is raining very hard now."
+    found = harness.measure(Fixed(tmp_path, f"{said}\nEnglish phrase: more", scores_texts=False))
+    expected = sacrebleu.corpus_bleu([said, said], [[target for _, target in pairs]]).score
+    values = measured(found, "harness.translation")
+    assert np.mean(values) == pytest.approx(expected, abs=1e-9)
+    assert values[1] > values[0]
+    assert harness.answers(tmp_path) == 2
+
+
+def test_readings_are_scored_as_squad_scores_them_by_hand():
+    document = {"answers": {"text": ["the Golden Gate Bridge"]}}
+    assert squad(document, ["Golden gate bridge!"]) == {"f1": 1.0, "exact_match": 1.0}
+    assert squad(document, ["a golden bridge there"]) == {
+        "f1": pytest.approx(2 * 2 / (3 + 3)),
+        "exact_match": 0.0,
+    }
+    assert squad(document, ["no"]) == {"f1": 0.0, "exact_match": 0.0}
 
 
 def test_an_answer_is_cut_at_the_first_of_the_strings_that_end_it():
