@@ -9,7 +9,7 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 
 .PHONY: quickstart test faults check docs clean
 
-quickstart: $(VENV)/installed           ## compare base, SFT, DPO, ORPO, RLHF and RAIN on the embedded sandbox
+quickstart: $(VENV)/installed           ## compare base, SFT, DPO, ORPO, RLHF, RLAIF and RAIN on the embedded sandbox
 	$(BIN)/alignbench run recipes/quickstart.yaml
 
 test: $(VENV)/installed-test            ## run the whole test suite

@@ -8,9 +8,15 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer.main
 import yaml
+
+from alignbench.cli import app
+from alignbench.errors import AlignbenchError
+from alignbench.reading import load
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -25,10 +31,87 @@ def test_the_references_are_what_the_code_says():
     assert ran.returncode == 0, ran.stdout + ran.stderr
 
 
-@pytest.mark.parametrize("page", [*PAGES, ROOT / "README.md"], ids=lambda page: page.name)
-def test_every_yaml_block_can_be_read(page: Path):
-    for block in re.findall(r"```yaml\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL):
-        assert yaml.safe_load(block) is not None
+TEXTS = [*PAGES, ROOT / "README.md", *sorted(ROOT.glob("plugins/*/README.md"))]
+"""Everything that shows recipes and commands."""
+
+
+def recipes() -> list[Any]:
+    """Every YAML block; one that names a key twice shows alternatives, each a block of its own."""
+    found = []
+    for page in TEXTS:
+        for place, block in enumerate(re.findall(r"```yaml\n(.*?)```", page.read_text("utf-8"), re.DOTALL)):
+            keys = re.findall(r"^(\w[\w-]*):", block, re.MULTILINE)
+            parts = (
+                [block] if len(set(keys)) == len(keys) else re.split(r"^(?=\w)", block, flags=re.MULTILINE)
+            )
+            name = f"{page.parent.name}/{page.name}-{place}"
+            found += [pytest.param(part, id=name) for part in parts if part.strip()]
+    return found
+
+
+def completed(block: str) -> dict[str, Any]:
+    """Return a block as a whole recipe: what it leaves out is the sandbox's, and the starts it names are there."""
+    said = yaml.safe_load(block)
+    if "judge" in said:  # of a method
+        said = {"methods": {"rlaif": {"start": "base", **said}}}
+    if "model" in said and "data" in said:
+        return said
+    named = {
+        block["start"] for block in said.get("methods", {}).values() if isinstance(block.get("start"), str)
+    }
+    starts = {label: {"start": "base"} for label in ({"sft", "dpo"} & named) or {"sft"}}
+    return {
+        "model": {"id": "sandbox"},
+        "data": {"train": "sandbox"},
+        "start": "base",
+        **said,
+        "methods": {**starts, **said.get("methods", {})},
+    }
+
+
+@pytest.mark.parametrize("block", recipes())
+def test_every_yaml_block_passes_check(block: str, tmp_path: Path):
+    row = '{"prompt": "a", "chosen": "b", "rejected": "c"}\n'
+    for name in ("preferences.jsonl", "pairs.jsonl"):
+        (tmp_path / name).write_text(row * 3)
+    (tmp_path / "my-adapter").mkdir()
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump(completed(block), sort_keys=False), encoding="utf-8")
+    load(recipe)
+
+
+def test_a_wrong_field_in_a_block_would_be_found(tmp_path: Path):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump(completed("methods:\n  dpo: {betta: 0.1}\n")), encoding="utf-8")
+    with pytest.raises(AlignbenchError, match="betta"):
+        load(recipe)
+
+
+def commands() -> list[Any]:
+    """Every command line that a text shows, in code or in a block."""
+    told = {
+        (page, found.strip())
+        for page in TEXTS
+        for found in re.findall(
+            r"`alignbench ([a-z][^`]*)`|^\$ alignbench (.*)$|^alignbench (.*)$",
+            page.read_text("utf-8"),
+            re.MULTILINE,
+        )
+        for found in found
+        if found
+    }
+    return [
+        pytest.param(said, id=f"{page.name}: {said}") for page, said in sorted(told, key=lambda one: one[1])
+    ]
+
+
+@pytest.mark.parametrize("said", commands())
+def test_every_command_that_is_shown_exists_with_its_options(said: str):
+    name, *rest = shlex.split(said.partition("#")[0])
+    known = typer.main.get_command(app).commands  # pyright: ignore[reportAttributeAccessIssue]
+    assert name in known
+    options = {option for parameter in known[name].params for option in parameter.opts}
+    assert {word.partition("=")[0] for word in rest if word.startswith("--")} <= options
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -43,17 +126,51 @@ def test_every_page_of_the_menu_is_there_and_every_page_is_in_the_menu():
     assert listed == {page.relative_to(DOCS).as_posix() for page in PAGES}
 
 
-def test_the_tutorial_runs_from_top_to_bottom(tmp_path: Path):
+@pytest.fixture(scope="module")
+def tutorial(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder in which the tutorial was followed from top to bottom."""
+    folder = tmp_path_factory.mktemp("tutorial")
     text = (DOCS / "tutorial.md").read_text(encoding="utf-8")
     for name, content in re.findall(r"<!-- file: (\S+) -->\n```\w+\n(.*?)```", text, re.DOTALL):
-        (tmp_path / name).write_text(content)
+        (folder / name).write_text(content)
     commands = re.findall(r"^\$ alignbench (.*)$", text, re.MULTILINE)
     assert len(commands) >= 6
-    env = {**os.environ, "ALIGNBENCH_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1"}
     for command in commands:
-        ran = subprocess.run(
-            [*CLI, *shlex.split(command)], cwd=tmp_path, env=env, capture_output=True, text=True, check=False
-        )
+        ran = alignbench(folder, command)
         assert ran.returncode == 0, (command, ran.stdout, ran.stderr)
-    assert (tmp_path / "runs/first/report.html").is_file()
-    assert (tmp_path / "exports/dpo/adapter_config.json").is_file()
+    return folder
+
+
+def alignbench(folder: Path, command: str) -> subprocess.CompletedProcess[str]:
+    env = {**os.environ, "ALIGNBENCH_HOME": str(folder / "home"), "HF_HUB_OFFLINE": "1"}
+    words = [*CLI, *shlex.split(command)]
+    return subprocess.run(words, cwd=folder, env=env, capture_output=True, text=True, check=False)
+
+
+def test_the_tutorial_leaves_a_report_and_an_adapter(tutorial: Path):
+    assert (tutorial / "runs/first/report.html").is_file()
+    assert (tutorial / "exports/dpo/adapter_config.json").is_file()
+
+
+HERE = {
+    "compare": "compare runs/first runs/first",
+    "methods": "methods dpo",
+    "cache": "cache ls",
+    "doctor": "doctor",
+    "generate": "generate --help",  # these two take longer: tests/cli and tests/claims run them
+    "claims": "claims --help",
+}
+"""The commands of the README that the tutorial does not run."""
+
+
+def test_every_command_of_the_readme_is_run_here_or_by_the_tutorial():
+    table = re.findall(r"^\| `alignbench (\w+)", (ROOT / "README.md").read_text("utf-8"), re.MULTILINE)
+    run = re.findall(r"^\$ alignbench (\w+)", (DOCS / "tutorial.md").read_text("utf-8"), re.MULTILINE)
+    assert sorted(table) == sorted({*run, *HERE})
+
+
+@pytest.mark.parametrize("command", HERE.values())
+def test_a_command_that_the_tutorial_leaves_out_does_its_work(tutorial: Path, command: str):
+    ran = alignbench(tutorial, command)
+    assert ran.returncode == 0, (command, ran.stdout, ran.stderr)
+    assert ran.stdout.strip()
