@@ -23,7 +23,12 @@ RECIPE = """
 model: {id: sandbox, quantization: none}
 data: {train: sandbox, limit: 48, max_length: 128}
 training: {threads: 1, batch: 8}
-evaluation: {prompts: 6, sampling: {max_new_tokens: 8}, judges: [gold], metrics: [reward, length]}
+evaluation:
+  prompts: 6
+  sampling: {max_new_tokens: 8}
+  judges: [gold]
+  metrics: [reward, length]
+  curve: {looks: 2, prompts: 4}
 methods:
   sft: {start: base, learning_rate: 3.0e-3}
   best-of-n: {start: sft, n: 2}
@@ -52,6 +57,14 @@ def exported(run: Path) -> Path:
     ran = alignbench("export", run, "sft", "--out", out)
     assert ran.returncode == 0, ran.stderr
     return out
+
+
+def test_the_record_tells_what_the_yardstick_said_of_a_policy_on_its_way(run: Path):
+    record = results.read(run)
+    (sft,), (decoder,) = record.cells_of("sft"), record.cells_of("best-of-n")
+    assert [one.step for one in sft.checkpoints] == [0, 3, 6]
+    assert all(one.yardstick and one.yardstick.ci95 and not one.proxy for one in sft.checkpoints)
+    assert (sft.alarms, decoder.checkpoints) == ((), ())  # a decoder trains nothing
 
 
 def test_all_policies_answer_one_prompt(run: Path):
