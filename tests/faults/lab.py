@@ -161,7 +161,7 @@ class Lab:
     def wrong(self, label: str, kills: Iterable[dict]) -> str | None:
         """Kill a cell again and again, then let it end; return what is wrong with what it leaves, or None."""
         whole, _, steps = self.reference_of(label)
-        case, deaths, reached = self.case(), 0, 0
+        case, deaths, reached = self.case(), 0, (0, 0)
         before = self.steps
         for kill in [*kills, {}]:
             if store.manifest(self._cell(case, label), key=_key(label)) is not None:
@@ -172,9 +172,9 @@ class Lab:
             if code == FAILED:
                 return f"{kill}: {(case / 'log.txt').read_text()[-2000:]}"
             deaths += code in (DIED, STORAGE)
-            now = max([*(int(path.name) for path in sealed(case) if path.name.isdecimal()), 0])
+            now = progress(case)
             if code == DIED and now < reached and not (self._cell(case, label) / store.COMMIT).exists():
-                return f"{kill}: from step {reached} back to step {now}"
+                return f"{kill}: from {reached} back to {now} (artefacts, step)"
             reached = max(reached, now)
             if code == SURVIVED:
                 break  # it ended before it could be killed
@@ -210,6 +210,12 @@ def sealed(case: Path) -> Iterator[Path]:
     for path in case.rglob(store.COMMIT):
         if store.manifest(path.parent) is not None:
             yield path.parent
+
+
+def progress(case: Path) -> tuple[int, int]:
+    """How many artefacts are sealed, and the last step kept of the training that goes on after them."""
+    names = [path.name for path in sealed(case)]
+    return sum(not name.isdecimal() for name in names), max([*(int(n) for n in names if n.isdecimal()), 0])
 
 
 def left(case: Path, label: str) -> dict[str, str]:
