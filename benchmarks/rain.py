@@ -214,9 +214,7 @@ def main() -> None:
     ours = sum(len(answer.ids) for answer in answers)
     own_calls = sum(answer.forwards for answer in alone) / said
     own_tokens = sum(answer.tokens for answer in alone) / said
-    print(
-        f"equal answers: {chosen.reference} of {chosen.reference}; {said} tokens"
-    )
+    print(f"equal answers: {chosen.reference} of {chosen.reference}; {said} tokens")
     print(f"{'':34}{'reference':>12}{'batched':>12}{'ratio':>8}")
 
     def line(what: str, theirs: float, mine: float, ratio: float) -> None:

@@ -419,10 +419,17 @@ class _Window(DynamicCache):
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
         """Put the new keys and values [rows, heads, width, size] into the pool; return those to be seen."""
-        stores = self.pool.layer(layer_idx, key_states)
         found = []
-        for store, new in zip(stores, (key_states, value_states), strict=True):
-            past = store[self.slots].transpose(1, 2)
-            store[self.where] = new.transpose(1, 2)[self.real[0], self.real[1]]
-            found.append(torch.cat([past, new], dim=2))
+        for store, new in zip(
+            self.pool.layer(layer_idx, key_states), (key_states, value_states), strict=True
+        ):
+            rows, heads, width, size = new.shape
+            past = self.slots.shape[1]
+            seen = new.new_empty(rows, past + width, heads, size)
+            new = new.transpose(1, 2)
+            seen[:, past:] = new
+            for row, slots in zip(seen, self.slots, strict=True):
+                torch.index_select(store, 0, slots, out=row[:past])
+            store[self.where] = new[self.real[0], self.real[1]]
+            found.append(seen.transpose(1, 2))
         return found[0], found[1]

@@ -145,12 +145,16 @@ def test_the_curves_of_the_stage_are_the_cells(bench: Bench):
 
 
 def test_another_judge_gives_other_labels_and_another_policy(bench: Bench):
-    same, other = cell(bench, "same"), cell(bench, "other")
-    one = RLAIF(config()).align(same)
-    two = RLAIF(
-        config(judge={"language-model": {"id": "sandbox/early", "wording": "sandbox", "min_mass": 0}})
-    )
-    assert one.fingerprint() != two.align(other).fingerprint()  # pyright: ignore[reportAttributeAccessIssue]
+    early = {"language-model": {"id": "sandbox/early", "wording": "sandbox", "min_mass": 0}}
+    labels: list[list[float]] = []
+    policies: list[str] = []
+    for name, judge in (("same", JUDGE), ("other", early)):
+        run, made = cell(bench, name), config(judge=judge)
+        labels.append([row.preference for row in run.label(run.judge(made.judge), made.labels)])
+        policies.append(RLAIF(made).align(run).fingerprint())  # pyright: ignore[reportAttributeAccessIssue]
+    assert len(labels[0]) == len(labels[1]) > 16, "both judge the same answers"
+    assert max(abs(one - two) for one, two in zip(*labels, strict=True)) > 0.1
+    assert policies[0] != policies[1]
 
 
 @pytest.mark.parametrize(
