@@ -1,9 +1,10 @@
 """RLHF against SFT on the sandbox, three seeds, gold reward: both rows of the quickstart and what is behind.
 
-    alignbench run recipes/quickstart.yaml --out runs/proof --only rlhf --set 'seeds=[0,1,2]'
-    python benchmarks/proofs/rlhf_vs_sft.py runs/proof
+    alignbench run benchmarks/proofs/rlhf_ptx.yaml --out runs/ptx
+    python benchmarks/proofs/rlhf_vs_sft.py runs/ptx
 
-Reads the record of that run and writes rlhf_vs_sft.json beside this file.
+Reads the record of that run, whose rows `sft` and `rlhf` are the quickstart's, and writes rlhf_vs_sft.json beside
+this file.
 """
 
 from __future__ import annotations
@@ -33,7 +34,6 @@ def tell(record: results.Results) -> dict[str, Any]:
             f"seed {cell.seed}": {
                 "gold": cell.metrics["reward"].value,
                 "kl.start": cell.metrics["kl.start"].value if "kl.start" in cell.metrics else None,
-                "train_seconds": cell.cost.train_seconds,
                 "train_tokens": cell.cost.train_tokens,
                 "comparisons": cell.cost.comparisons,
                 **({"alarms": cell.alarms, "judges": cell.judges} if label == "rlhf" else {}),
