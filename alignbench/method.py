@@ -138,7 +138,7 @@ class Budget(Settings):
         units = [unit for unit in ("epochs", "rows", "steps", "tokens", "seconds") if getattr(self, unit)]
         if len(units) != 1:
             raise ValueError(
-                f"set exactly one of epochs, rows, steps, tokens, seconds (got {units or 'none'})"
+                f"set exactly one of epochs, rows, steps, tokens, seconds (got {', '.join(units) or 'none'})"
             )
 
 

@@ -43,11 +43,17 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Loaded:
 
     Raises RecipeError, PluginError where nothing but plugins is wrong, or SecurityError, with all problems.
     """
-    text, document = strictyaml.read(path)
+    misread: list[Problem] = []
+    text, document = strictyaml.read(path, misread)
     for override in overrides:
         _override(document, override)
     check = _Check(document, path.parent)
     recipe = check.recipe()
+    if misread:
+        # What could not be read is not also a wrong value.
+        said = {(problem.line, problem.column) for problem in misread}
+        check.problems = [one for one in check.problems if (one.line, one.column) not in said] + misread
+        check.only_plugins = False
     if recipe is None or check.problems:
         problems = sorted(set(check.problems), key=lambda problem: (problem.line or 0, problem.column or 0))
         raise (PluginError if check.only_plugins else RecipeError)(problems)
@@ -320,6 +326,7 @@ _EXPECTED = {
     "model_type": "a block of keys",
     "model_attributes_type": "a block of keys",
     "none_required": "nothing",
+    "too_short": "a list that is not empty",
 }
 _BOUND = {
     "greater_than": ("gt", "more than"),
@@ -336,7 +343,9 @@ def _say(errors: Sequence[ErrorDetails]) -> tuple[str, str]:
     bounds = [error for error in errors if error["type"] in _BOUND]
     if bounds:
         name, words = _BOUND[bounds[0]["type"]]
-        return f"must be {words} {bounds[0].get('ctx', {})[name]:g}, got {_got(value)}", ""
+        bound = bounds[0].get("ctx", {})[name]
+        said = f"{bound:g}" if isinstance(bound, float) else str(bound)
+        return f"must be {words} {said}, got {_got(value)}", ""
     kind = errors[0]["type"]
     if kind == "value_error":
         what, _, fix = errors[0]["msg"].removeprefix("Value error, ").partition("; ")
@@ -344,8 +353,15 @@ def _say(errors: Sequence[ErrorDetails]) -> tuple[str, str]:
     if kind == "string_pattern_mismatch":
         what = f"'{value}' cannot be a name" if isinstance(value, str) else "this cannot be a name"
         return what, "use small letters, digits, '.', '_' and '-', 64 at most, a letter or digit first"
+    if kind == "start" and isinstance(value, dict) and len(value) == 1:
+        (name,) = value
+        what = (
+            f"{name}: unknown; a start is 'base', a label, {{adapter: path-or-id}} or {{model: path-or-id}}"
+        )
+        return what, _suggest(str(name), ["adapter", "model"], "known here:")
     if kind in ("too_short", "too_long"):
-        return f"{_got(value)} is {'empty' if not value else kind.replace('_', ' ')}", "add to it"
+        kind_of = "list" if isinstance(value, list) else "block of keys"
+        return f"a {kind_of} is {'empty' if not value else kind.replace('_', ' ')}", "add to it"
     wanted, options = [], []
     for error in errors:
         if error["type"] == "literal_error":
@@ -374,7 +390,8 @@ def _got(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, list | dict):
-        return "a list" if isinstance(value, list) else "a block of keys"
+        kind = "list" if isinstance(value, list) else "block of keys"
+        return f"a {kind}" if value else f"an empty {kind}"
     return str(value)[:60]
 
 

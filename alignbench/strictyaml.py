@@ -65,8 +65,8 @@ class Document:
         return self.values[route]
 
 
-def read(path: Path) -> tuple[str, Document]:
-    """Read a file: its text, and what it says. Raises RecipeError with all problems, or SecurityError."""
+def read(path: Path, problems: list[Problem] | None = None) -> tuple[str, Document]:
+    """Read a file: its text, and what it says; for `problems` and what is raised see `parse`."""
     file = str(path)
     try:
         size = path.stat().st_size
@@ -87,11 +87,15 @@ def read(path: Path) -> tuple[str, Document]:
         guess = "UTF-16" if raw[:2] in (b"\xff\xfe", b"\xfe\xff") else "Latin-1 or Windows-1252"
         what = f"byte 0x{raw[error.start]:02x} at offset {error.start} is not UTF-8 (it may be {guess})"
         raise RecipeError(Problem(what, "save the file as UTF-8", file, line, column)) from None
-    return text, parse(text, file)
+    return text, parse(text, file, problems)
 
 
-def parse(text: str, file: str) -> Document:
-    """Read YAML text; `file` names it in problems. Raises RecipeError with all problems, or SecurityError."""
+def parse(text: str, file: str, problems: list[Problem] | None = None) -> Document:
+    """Read YAML text; `file` names it in problems.
+
+    Raises RecipeError with all problems, or SecurityError. Where a list of `problems` is given, those of single
+    keys and values are added to it instead, so that what is wrong elsewhere can be said with them.
+    """
     try:
         node = _Loader(text, file).get_single_node()
     except yaml.reader.ReaderError as error:
@@ -109,7 +113,9 @@ def parse(text: str, file: str) -> Document:
         raise RecipeError(Place(file).problem("the file is empty", "write at least model, data and methods"))
     reading = _Reading(file)
     data = reading.value(node, ())
-    if reading.problems:
+    if problems is not None:
+        problems += reading.problems
+    elif reading.problems:
         raise RecipeError(reading.problems)
     return Document(data, reading.keys, reading.values)
 

@@ -87,11 +87,15 @@ def _list(described: list[dict[str, Any]]) -> None:
 
 
 def _show(row: dict[str, Any]) -> None:
-    typer.echo(f"{row['name']}  ({row['distribution']} {row['version']}, reads {', '.join(row['reads'])})")
+    reads = ", ".join(row["reads"]) or "no rows"
+    typer.echo(f"{row['name']}  ({row['distribution']} {row['version']}, reads {reads})")
     if row["clashes_with"]:
         typer.echo(
             f"clashes with {', '.join(row['clashes_with'])}: write {row['distribution']}:{row['name']}"
         )
     typer.echo(f"\n{row['description']}\n")
+    if not row["fields"]:
+        typer.echo("It has no fields of its own.")
+        return
     fields = [(one["name"], one["type"], one["default"], one["description"]) for one in row["fields"]]
     show_table(("field", "type", "default", ""), fields)

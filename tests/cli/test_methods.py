@@ -62,6 +62,14 @@ def test_a_method_is_shown_with_what_it_reads_and_its_fields(alignbench, install
     assert "Whom it asks." in shown
 
 
+def test_a_method_without_rows_and_fields_says_so(alignbench, install) -> None:
+    bare = TEACHING.replace("(Verdict,)", "()").partition("    class Config")[0] + "    align = None\n"
+    install("alignbench-bare", modules={"bare_plugin": bare}, methods={"bare": "bare_plugin:Teach"})
+    shown = alignbench("methods", "bare").stdout
+    assert "alignbench-bare 1.0, reads no rows" in shown
+    assert shown.endswith("It has no fields of its own.\n")
+
+
 def test_a_clash_is_listed_with_both_and_an_error_when_it_is_asked_for(alignbench, kto, install) -> None:
     module = "from kto_plugin import KTO\n"
     install("alignbench-dup", "9.9", modules={"dup_plugin": module}, methods={"kto": "dup_plugin:KTO"})

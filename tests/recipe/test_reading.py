@@ -56,6 +56,26 @@ seeds: [true, 1]
     ]
 
 
+def test_a_key_given_twice_and_a_number_too_large_hide_nothing_else(problems) -> None:
+    said = problems("""\
+model: {id: sandbox, quantisation: nf4}
+data: {train: sandbox}
+budget: {epochs: 1e400}
+methods:
+  learner: {rate: 1, rate: 2, rte: 3}
+budget: {steps: 3}
+seeds: [4294967296]
+""")
+    assert said == [
+        "r.yaml:1:22: model.quantisation: unknown; did you mean 'quantization'?",
+        "r.yaml:3:18: budget.epochs: 1e400 is too large for a number; put quotes around it if it is a text",
+        "r.yaml:5:22: methods.learner.rate: given twice, first in line 5; keep one of them",
+        "r.yaml:5:31: methods.learner.rte: unknown; did you mean 'rate'?",
+        "r.yaml:6:1: budget: given twice, first in line 3; keep one of them",
+        "r.yaml:7:9: seeds[0]: must be less than 4294967296, got 4294967296",
+    ]
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -69,7 +89,9 @@ seeds: [true, 1]
         (HEAD + "methods: {learner: {kind: odd, rate: 1}}", "odd learners need a rate below 1; lower it"),
         (HEAD + "methods: {learner: {start: [x]}}", "expected 'base', another label, {adapter: path-or-id}"),
         (HEAD + "methods: {learner: {start: {adapter: 3}}}", "start.adapter: expected a text, got 3; put it"),
+        (HEAD + "methods: {learner: {start: {adaptr: x}}}", "adaptr: unknown; a start is 'base', a label"),
         (HEAD + "methods: {learner: {config: {rate: 1}, rte: 2}}", "methods.learner.rte: unknown"),
+        (GOOD.replace("sandbox}\nd", "sandbox, adapter: {targets: []}}\nd"), "a list that is not empty"),
         (HEAD + "methods: {learner: {budget: {rows: 1, steps: 2}}}", "budget: set exactly one of epochs"),
         (HEAD + "methods: {reader: {}}", "'reader' reads plain text; name a source in data.pretraining"),
         (GOOD + "budget: {epochs: true}", "budget.epochs: expected a number, got true"),
