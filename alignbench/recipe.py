@@ -306,6 +306,12 @@ class Recipe(Settings):
             raise ValueError("sweep.seed is one of the seeds; tuning on it would favour what is tuned")
         return self
 
+    @model_validator(mode="after")
+    def _every_chain_can_be_paid(self) -> Recipe:
+        for label in self.methods:
+            own_budget(self, label)
+        return self
+
     @field_validator("methods")
     @classmethod
     def _base_is_reserved(cls, methods: dict[str, MethodBlock]) -> dict[str, MethodBlock]:
@@ -444,6 +450,37 @@ def overlap(recipe: Recipe, judge: Named, *, allowed: bool = False) -> tuple[str
         if alike and (one.name in recipe.evaluation.allow) == allowed:
             found.append(one.name)
     return tuple(found)
+
+
+def own_budget(recipe: Recipe, label: str) -> Budget:
+    """Return what a label may spend itself: with `scope: chain`, what its starts leave of its budget.
+
+    A start is taken to spend its whole budget. Raises ValueError where its starts leave nothing, or count in
+    another unit.
+    """
+    block = recipe.methods[label]
+    budget = block.budget or recipe.budget
+    if budget.scope == "own":
+        return budget
+    ((unit, whole),) = budget.model_dump(exclude={"scope"}, exclude_none=True).items()
+    left, start, seen = whole, block.start, {label}
+    while isinstance(start, str) and start in recipe.methods and start not in seen:
+        seen.add(start)
+        theirs = recipe.methods[start].budget or recipe.budget
+        # A chain's budget has paid for its starts already.
+        start = BASE if theirs.scope == "chain" else recipe.methods[start].start
+        spent = getattr(theirs, unit)
+        if spent is None:
+            raise ValueError(
+                f"'{label}' pays for its chain in {unit}, which a start's budget does not count in"
+            )
+        left -= spent
+    if left <= 0:
+        raise ValueError(
+            f"'{label}' has nothing left of {unit} {whole:g}: its starts spend {whole - left:g}; give it a "
+            "budget that is larger"
+        )
+    return Budget.model_validate({unit: left})
 
 
 def edges(recipe: Recipe) -> dict[str, tuple[str, ...]]:

@@ -253,6 +253,7 @@ def _jobs(said: str) -> int | Literal["auto"]:
 def _planned(recipe: Recipe, cell: Cell) -> dict[str, Any]:
     from alignbench import plugins
     from alignbench.engine.plan import departures
+    from alignbench.recipe import own_budget
 
     row: dict[str, Any] = {"cell": str(cell), "label": cell.label, "seed": cell.seed}
     block = recipe.methods.get(cell.label)
@@ -264,7 +265,7 @@ def _planned(recipe: Recipe, cell: Cell) -> dict[str, Any]:
         "method": block.method,
         "from": str(plugins.find("methods", block.method)),
         "start": start,
-        "budget": (block.budget or recipe.budget).model_dump(exclude_none=True),
+        "budget": own_budget(recipe, cell.label).model_dump(exclude_none=True),
         "departures": [str(departure) for departure in departures(recipe, block)],
     }
 

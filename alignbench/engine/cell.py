@@ -20,7 +20,7 @@ from alignbench.engine.tracking import Tracking
 from alignbench.engine.worker import Event, Task
 from alignbench.errors import PluginError
 from alignbench.method import Policy
-from alignbench.recipe import BASE
+from alignbench.recipe import BASE, own_budget
 
 GROWING = ("log.txt", "status.json", CHECKPOINTS)
 """Files of a cell's folder that are no part of its sealed result."""
@@ -86,7 +86,7 @@ def align(bench: Bench, label: str, seed: int, folder: Path) -> tuple[CellRun, P
         method=block.method,
         start=block.start,
         folder=folder,
-        budget=block.budget,
+        budget=own_budget(bench.recipe, label),
         training=block.training,
     )
     run.departures.extend(departures(bench.recipe, block))

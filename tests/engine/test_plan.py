@@ -8,7 +8,7 @@ import pytest
 
 from alignbench.engine import plan
 from alignbench.errors import RecipeError
-from alignbench.recipe import Recipe
+from alignbench.recipe import Recipe, own_budget
 
 VERSIONS = {"torch": "2.13.0"}
 
@@ -77,6 +77,23 @@ def test_another_batch_or_budget_is_a_departure_and_an_own_knob_is_none():
         "cold": [],
         "other": ["budget: steps 3, scope own instead of epochs 1.0, scope own"],
     }
+
+
+def test_a_budget_of_the_chain_pays_for_the_starts_too():
+    chain = {"epochs": 3, "scope": "chain"}
+    methods = {
+        "first": {"method": "frozen", "budget": {"epochs": 0.5}},
+        "second": {"method": "frozen", "start": "first", "budget": {"epochs": 1}},
+        "third": {"method": "frozen", "start": "second", "budget": chain},
+        "fourth": {"method": "frozen", "start": "third", "budget": {"epochs": 4, "scope": "chain"}},
+    }
+    given = recipe(methods=methods)
+    left = [own_budget(given, label).epochs for label in methods]
+    assert left == [0.5, 1, 1.5, 1]
+    with pytest.raises(ValueError, match="'third' has nothing left of epochs 1"):
+        recipe(methods={**methods, "third": {**methods["third"], "budget": {**chain, "epochs": 1}}})
+    with pytest.raises(ValueError, match="'third' pays for its chain in steps"):
+        recipe(methods={**methods, "third": {**methods["third"], "budget": {"steps": 9, "scope": "chain"}}})
 
 
 @pytest.mark.parametrize(
