@@ -41,34 +41,68 @@ def claims(
     # A changed sandbox is a new sandbox: its runs stand beside those of the old one.
     runs = out / f"{sandbox.FINGERPRINT[:12]}{'-quick' if quick else ''}"
     judged: dict[str, tuple[Verdict, list[Found]]] = {}
-    failed: dict[str, str] = {}
     done: dict[Path, str] = {}  # each run, and what went wrong in it
-    for name, claim in known.items():
-        finished = {}
-        for variant, overrides in runs_of(claim).items():
-            loaded = load_recipe(folder / claim.recipe, [*overrides, *(QUICK if quick else ())])
-            # A changed recipe or plugin is a new run: no verdict rests on what another version has made.
-            place = fork(runs / Path(claim.recipe).stem / (variant or "as-it-stands"), loaded)
-            if place not in done and (not only or name in only):
-                typer.echo(f"{name}: {place}")
-                done[place] = ""
-                try:
-                    with watching() as watch:
-                        engine.run(loaded, out=place, jobs=jobs or "auto", watch=watch)
-                    report.write_html(place)
-                except StorageError:
-                    raise  # no other run could write either
-                except AlignbenchError as error:
-                    done[place] = str(error).splitlines()[0]
-                    typer.echo(f"{name}: {done[place]}")
-            if done.get(place):
-                failed[name] = done[place]
-            if (place / results.FILE).exists():
-                finished[variant] = results.read(place)
-        if len(finished) == len(runs_of(claim)):
-            judged[name] = judge(claim, finished)
+    needed = {
+        name: {
+            variant: load_recipe(folder / claim.recipe, [*overrides, *(QUICK if quick else ())])
+            for variant, overrides in runs_of(claim).items()
+        }
+        for name, claim in known.items()
+    }
+    # A changed recipe is a new run. A changed plugin is none: what was found stands, with its environment.
+    places = {
+        name: {
+            variant: fork(
+                runs / loaded.path.stem / (variant or "as-it-stands"), loaded, whatever_environment=True
+            )
+            for variant, loaded in of.items()
+        }
+        for name, of in needed.items()
+    }
+
+    def finished(place: Path) -> bool:
+        there = (place / results.FILE).exists()
+        return there and all(cell.status == "done" for cell in results.read(place).cells)
+
+    def look(name: str) -> None:
+        """Judge a claim by what its runs have left, where all of them are finished."""
+        if all((place / results.FILE).exists() for place in places[name].values()):
+            runs = {variant: results.read(place) for variant, place in places[name].items()}
+            judged[name] = judge(known[name], runs)
+
+    for name in known:
+        look(name)
+    for name in only or known:
+        for variant, place in places[name].items():
+            if place in done or finished(place):
+                continue
+            typer.echo(f"{name}: {place}")
+            done[place] = ""
+            try:
+                with watching() as watch:
+                    engine.run(
+                        needed[name][variant],
+                        out=place,
+                        jobs=jobs or "auto",
+                        allow_env_change=True,
+                        watch=watch,
+                    )
+                report.write_html(place)
+            except StorageError:
+                raise  # no other run could write either
+            except AlignbenchError as error:
+                done[place] = str(error).splitlines()[0]
+                typer.echo(f"{name}: {done[place]}")
+        look(name)
+        if name in judged:
             typer.echo(f"{name}: {judged[name][0]}")
+        failed = {
+            other: done[place]
+            for other, of in places.items()
+            for place in of.values()
+            if other not in judged and done.get(place)
+        }
         text = written(known, judged, sandbox=sandbox.FINGERPRINT, quick=quick, failed=failed)
         store.write_text(page, text)
     typer.echo(f"page: {page}")
-    raise typer.Exit(Exit.FAILED if failed else Exit.DONE)
+    raise typer.Exit(Exit.FAILED if any(done.values()) else Exit.DONE)

@@ -52,13 +52,16 @@ def settle(out: Path, loaded: Loaded, *, allow_env_change: bool = False) -> tupl
     return tuple(dict.fromkeys(str(one) for other in environments[1:] for one in _differences(first, other)))
 
 
-def fork(out: Path, loaded: Loaded) -> Path:
-    """Return the first of `out`, `out-2`, `out-3`, ... that is free, or holds this very run."""
+def fork(out: Path, loaded: Loaded, *, whatever_environment: bool = False) -> Path:
+    """Return the first of `out`, `out-2`, `out-3`, ... that is free, or holds this very run.
+
+    With `whatever_environment` that is the run of this recipe and these files, whatever made it.
+    """
     now = _now(loaded)
     number, folder = 1, out
     while (before := _before(folder)) is not None:
         same = before["recipe"] == now["recipe"] and before["files"] == now["files"]
-        if same and before["environments"] == [now["environment"]]:
+        if same and (whatever_environment or before["environments"] == [now["environment"]]):
             break
         number += 1
         folder = out.with_name(f"{out.name}-{number}")
