@@ -9,6 +9,7 @@ much. On a busy machine the processor's seconds tell more than the wall's; both 
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import json
 import shutil
@@ -66,8 +67,7 @@ def _opened(file: Path) -> float | None:
     chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if chromium is None or importlib.util.find_spec("playwright") is None:
         return None
-    from playwright.sync_api import sync_playwright
-
+    sync_playwright = importlib.import_module("playwright.sync_api").sync_playwright
     spent = "performance.getEntriesByType('navigation')[0].loadEventEnd"
     with sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"])

@@ -25,6 +25,9 @@ from alignbench.recipe import BASE, own_budget
 GROWING = ("log.txt", "status.json", CHECKPOINTS)
 """Files of a cell's folder that are no part of its sealed result."""
 
+PAUSE = 0.2
+"""Seconds between two words about how many prompts are answered."""
+
 
 def main(task: Task, emit: Callable[[Event], None]) -> None:
     """Fill the cell's folder and seal it. `what`: label, seed, folder and key."""
@@ -36,8 +39,8 @@ def main(task: Task, emit: Callable[[Event], None]) -> None:
     if bench.base.checksum() != untouched:
         raise PluginError(f"'{label}' changed the weights of the shared base", "train adapters only")
 
-    emit(Event("answering", 0, bench.recipe.evaluation.prompts))
     prompts = bench.table.prompts(bench.recipe.evaluation.split, bench.recipe.evaluation.prompts)
+    bench.base.answered = counting(emit, len(prompts) * bench.recipe.evaluation.samples_per_prompt)
     began = time.perf_counter()
     answers = policy.answer(
         prompts, bench.recipe.evaluation.sampling, seed, samples=bench.recipe.evaluation.samples_per_prompt
@@ -69,6 +72,22 @@ def main(task: Task, emit: Callable[[Event], None]) -> None:
     store.write_json(folder / "cell.json", sealed)
     store.commit(folder, key=task.what["key"], producer=label, leave_out=GROWING)
     shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
+
+
+def counting(emit: Callable[[Event], None], total: int) -> Callable[[int], None]:
+    """Return what to tell of answers that have ended, so that `emit` hears how many of `total` there are."""
+    done, told = 0, time.monotonic()
+    emit(Event("answering", done, total))
+
+    def count(more: int) -> None:
+        nonlocal done, told
+        done += more
+        now = time.monotonic()
+        if now - told >= PAUSE or done >= total:
+            told = now
+            emit(Event("answering", min(done, total), total))
+
+    return count
 
 
 def align(bench: Bench, label: str, seed: int, folder: Path) -> tuple[CellRun, Policy]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from collections.abc import Sequence as Many
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
@@ -57,6 +57,8 @@ class Base:
         self.generator = _default_generator()
         self.generated = 0
         """Tokens drawn so far, under any policy."""
+        self.answered: Callable[[int], None] = lambda count: None
+        """Told how many answers have just ended, whenever some do: whoever waits for them may show it."""
         self.vocabulary = len(tokenizer)
         """Token ids below this have a token; logits beyond it belong to a padded vocabulary."""
         self.targets = _targets(model, self.adapter.targets)

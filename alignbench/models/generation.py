@@ -112,6 +112,8 @@ def _decode(base: Base, rows: list[_Row], sampling: Sampling) -> None:
                 row.ids.append(token)
                 row.finished = token in stops
         alive = [place for place, row in enumerate(rows) if not row.finished]
+        if len(alive) < len(at_work):
+            base.answered(len(at_work) - len(alive))
         if len(alive) <= len(rows) * STAY:
             index = torch.tensor(alive, device=base.device, dtype=torch.long)
             cache.batch_select_indices(index)
@@ -127,6 +129,7 @@ def _decode(base: Base, rows: list[_Row], sampling: Sampling) -> None:
             row.seconds += share
         if not alive:
             return
+    base.answered(sum(not row.finished for row in rows))
 
 
 def stop_ids(base: Base) -> frozenset[int]:

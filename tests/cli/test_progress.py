@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import io
 
+import pytest
 from rich.console import Console
 
 from alignbench.cli.progress import watching
-from alignbench.engine import News
+from alignbench.engine import News, cell
 from alignbench.engine.worker import Event, Finished
 
 STORY = [
@@ -57,3 +58,21 @@ def test_a_new_phase_forgets_the_total_and_the_numbers_of_the_old_one() -> None:
     last = shown(story, terminal=True).split("kto/seed-0  saving")[-1]
     assert "/32" not in last
     assert "loss" not in last
+
+
+def test_answers_are_counted_as_they_end_and_not_told_too_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr(cell.time, "monotonic", lambda: now)
+    told: list[Event] = []
+    count = cell.counting(told.append, 8)
+    count(3)
+    now = 1.0
+    count(2)
+    count(1)
+    count(2)
+    assert [(event.phase, event.done, event.total) for event in told] == [
+        ("answering", 0, 8),
+        ("answering", 5, 8),
+        ("answering", 8, 8),
+    ]
+    assert "5/8" in shown([News("kto/seed-0", event, cells=2) for event in told[:2]], terminal=True)

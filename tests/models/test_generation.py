@@ -72,6 +72,17 @@ def test_answers_come_prompt_by_prompt_and_sample_by_sample(policies):
     assert [one.ids for one in first] == [one.ids for one in answers if one.sample == 0]
 
 
+def test_every_answer_is_told_of_once_as_it_ends_also_one_that_is_cut_off(policies, monkeypatch):
+    policy, counts = policies["base"], []
+    monkeypatch.setattr(policy.base, "answered", counts.append)
+    monkeypatch.setitem(generation.ROWS, "cpu", 4)
+    for sampling in (SAMPLINGS["plain"], Sampling(max_new_tokens=1)):
+        counts.clear()
+        answers = policy.answer(prompts(6), sampling, 0, samples=2)
+        assert sum(counts) == len(answers) == 12
+        assert len([count for count in counts if count]) >= 3
+
+
 def test_another_key_gives_other_answers_and_the_same_key_the_same(policies):
     def said(key):
         return [one.ids for one in policies["base"].answer(prompts(5), SAMPLINGS["plain"], key)]

@@ -126,6 +126,7 @@ class Decoder:
                 seat.seconds += share
                 if seat.found is not None:
                     done[seat.place] = seat
+                    self.forest.base.answered(1)
                     seat.tree.cut(())
                     if seat.about is not None:
                         seat.about.tree.cut(seat.about.evaluation.trunk)
