@@ -51,13 +51,18 @@ def lengths(parts: Iterable[Part], data: Data, room: int | None) -> None:
     if not known:
         raise ModelError(what, "set model.chat_template to a template that takes these conversations")
     shown = ", ".join(f"{part:.0%} have at most {quantile(known, part)}" for part in (0.5, 0.9, 0.99, 1.0))
-    offers = sorted({math.ceil(quantile(known, part) / 16) * 16 for part in (0.5, 0.75, 0.9, 0.95, 1.0)})
-    keeps = ", ".join(f"{offer} keeps {sum(one <= offer for one in known) / rows:.0%}" for offer in offers)
+    wished = {math.ceil(quantile(known, part) / 16) * 16 for part in (0.5, 0.75, 0.9, 0.95, 1.0)}
+    offers = {
+        wish: sum(one <= wish for one in known) for wish in {min(wish, room or wish) for wish in wished}
+    }
+    better = {wish: fits for wish, fits in sorted(offers.items()) if fits > rows - dropped.total()}
+    keeps = ", ".join(f"{wish} keeps {fits / rows:.0%}" for wish, fits in better.items())
     limit = f" (the model's context is {room})" if room else ""
     allowing = f"data.allowed_drop: {math.ceil(share * 100) / 100}"
-    raise DataError(
-        f"{what}. Tokens of a row: {shown}", f"set data.max_length{limit}: {keeps}; or {allowing}"
-    )
+    fix = f"set data.max_length{limit}: {keeps}; or {allowing}"
+    if not better:
+        fix = f"no data.max_length keeps more{limit}; leave the rows out, or set {allowing}"
+    raise DataError(f"{what}. Tokens of a row: {shown}", fix)
 
 
 def counts(pool: Pool, kept: dict[Split, list[Row]], recipe: Recipe) -> None:
@@ -85,7 +90,11 @@ def _too_few(pool: Pool, split: Split, there: int, least: int, use: str, share: 
     what = f"{pool.read} rows were read{why} and {there} are left for {split}"
     if share <= 0:
         raise DataError(what, f"give data.split.{split} a share, or name a source in data.{split}")
-    raise DataError(what, f"{use} needs at least {least}, so about {math.ceil(least / share)} rows in all")
+    wanted = math.ceil(least / share)
+    fix = f"{use} needs at least {least}, so about {wanted} rows in all"
+    if pool.read - gone.total() >= wanted:
+        fix += f"; rows of one user or prompt stay together, so more of those, or a source in data.{split}"
+    raise DataError(what, fix)
 
 
 def overlap(kept: dict[Split, list[Row]], data: Data) -> dict[str, int]:

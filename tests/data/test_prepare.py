@@ -136,6 +136,21 @@ def test_too_many_long_rows_are_an_error_with_lengths_that_would_do(write: Write
     assert "112 keeps 100%; or data.allowed_drop: 0.7" in said
 
 
+def test_lengths_that_the_model_cannot_hold_are_not_offered(write: WriteRows, table: Prepare):
+    write([*pairs(20), *({**row, "prompt": "x " * 300} for row in pairs(20))])
+    with pytest.raises(DataError) as raised:
+        table("data.jsonl")
+    said = str(raised.value)
+    assert "no data.max_length keeps more (the model's context is 256)" in said
+    assert "data.allowed_drop: 0.5" in said
+
+
+def test_many_rows_of_one_prompt_say_why_a_split_is_empty(write: WriteRows, table: Prepare):
+    write([{**row, "prompt": "always this"} for row in pairs(50)])
+    with pytest.raises(DataError, match="rows of one user or prompt stay together"):
+        table("data.jsonl")
+
+
 def test_the_models_context_is_a_limit_of_its_own(write: WriteRows, table: Prepare):
     write([*pairs(60), {"prompt": "x " * 300, "chosen": "a", "rejected": "b"}])
     made = table("data.jsonl", max_length=1000)
