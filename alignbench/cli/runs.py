@@ -151,7 +151,7 @@ def plan(
 ) -> None:
     """List what will run and what is finished, in what each cell differs, and what it will take."""
     from alignbench import engine
-    from alignbench.engine.plan import cells
+    from alignbench.engine.plan import cells, requested
     from alignbench.reading import load
 
     loaded = load(recipe, overrides)
@@ -165,11 +165,19 @@ def plan(
         for cell in planned
     ]
     forecast = _forecast(loaded, left) if estimate else None
+    asked = requested(loaded.recipe, loaded.path.parent)
     if as_json:
-        print_json(rows if forecast is None else {"cells": rows, "estimate": forecast})
+        more = {"estimate": forecast} if forecast is not None else {}
+        print_json({"cells": rows, "requests": asked, **more} if asked or more else rows)
         return
     columns = ("cell", "state", "method", "from", "start", "budget", "departures")
     show_table(columns, ([_said(row[column]) for column in columns] for row in rows))
+    if asked:
+        typer.echo("Asked by metrics of every policy, and charged to the evaluation:")
+        names = ("metrics", "prompts", "answers", "most tokens")
+        show_table(
+            names, ((", ".join(one["metrics"]), *(str(one[name]) for name in names[1:])) for one in asked)
+        )
     if forecast is not None:
         _show_forecast(forecast)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from alignbench import plugins
 from alignbench.errors import RecipeError
@@ -23,6 +23,9 @@ from alignbench.recipe import (
     overlap,
 )
 from alignbench.store import digest
+
+if TYPE_CHECKING:
+    from alignbench.metrics import Metric
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +75,31 @@ def cells(recipe: Recipe, only: Iterable[str] = ()) -> tuple[Cell, ...]:
 def _seeds(recipe: Recipe, label: str) -> list[int]:
     block = recipe.methods.get(label)
     return recipe.seeds if block is None or block.seeds is None else block.seeds
+
+
+def requested(recipe: Recipe, root: Path) -> list[dict[str, Any]]:
+    """Return what metrics ask of every policy beside the evaluation prompts; equal questions stand once.
+
+    Each with the `metrics` that share it, its `prompts`, its `answers` (the most that one of them takes) and
+    `most tokens` of all of them, None where a metric words its questions only while it measures.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for named in recipe.evaluation.metrics:
+        kind: type[Metric] = plugins.load("metrics", named.name)
+        metric = kind(kind.Config(**named.config))
+        requests = metric.requests(root)
+        parts = [
+            (one.key, len(one.prompts), len(one.prompts) * one.samples, one.sampling.max_new_tokens)
+            for one in requests
+        ]
+        if not parts and (count := metric.answers(root)):
+            parts = [(named.name, count, count, None)]
+        for key, prompts, answers, longest in parts:
+            one = found.setdefault(key, {"metrics": [], "prompts": prompts, "answers": 0, "most tokens": 0})
+            one["metrics"] = list(dict.fromkeys([*one["metrics"], named.name]))
+            one["answers"] = max(one["answers"], answers)
+            one["most tokens"] = None if longest is None else one["answers"] * longest
+    return list(found.values())
 
 
 def departures(recipe: Recipe, block: MethodBlock) -> tuple[Departure, ...]:

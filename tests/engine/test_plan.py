@@ -149,3 +149,16 @@ def test_what_cannot_change_a_policy_does_not_change_its_key(changed: dict):
 def test_a_run_s_folder_names_cell_by_label_and_seed():
     cell = plan.cells(recipe())[-1]
     assert cell.folder(Path("runs/x")) == Path("runs/x/cells/other/seed-1")
+
+
+def test_what_metrics_ask_for_is_planned_once_however_many_share_it(tmp_path):
+    (tmp_path / "pairs.jsonl").write_text('{"source": "un", "target": "one"}\n')
+    said = {"prompts": ["Name a customer."], "samples": 7, "max_new_tokens": 5}
+    harness = {"harness": {"translation": "pairs.jsonl"}}
+    given = recipe(
+        evaluation={"metrics": [{"words": said}, "kl", {"diversity": {**said, "samples": 9}}, harness]}
+    )
+    assert plan.requested(given, tmp_path) == [
+        {"metrics": ["words", "diversity"], "prompts": 1, "answers": 9, "most tokens": 45},
+        {"metrics": ["harness"], "prompts": 1, "answers": 1, "most tokens": None},
+    ]
