@@ -7,6 +7,8 @@ transformers and bitsandbytes load it, and that model's `generate` of one token 
 puts the built-in constitution in front of every question, as judges of real data have it.
 
     python benchmarks/judge.py --prompts 25 --answers 4 [--rubric] [--wording plain]
+
+`proofs/judge.json` and, with `--rubric`, `proofs/judge_rubric.json` hold what it printed.
 """
 
 from __future__ import annotations

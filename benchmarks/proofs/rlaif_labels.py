@@ -1,0 +1,180 @@
+"""AI labels beside people's on the sandbox, three seeds: what policies gain, and how often labels agree with gold.
+
+    python benchmarks/proofs/rlaif_labels.py runs/labels
+
+Reads the record of the run that rlaif_labels.yaml names; then asks annotators, judges and reward models of that
+run about the same held-out pairs, and gold about the labels that were trained on. Writes rlaif_labels.json
+beside this file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from alignbench import Labelling, NamedJudge, results, store
+from alignbench.engine.bench import Bench
+from alignbench.engine.cell_run import CellRun
+from alignbench.engine.worker import Task
+from alignbench.judges.gold import Gold
+from alignbench.recipe import Recipe, canonical
+from alignbench.rows import Pair, Prompt, Ranking, Sequence
+from alignbench.sandbox import FINGERPRINT
+
+HELD_OUT = 300
+"""Pairs that annotators, judges and reward models are asked about."""
+
+DIFFERENCES = (
+    ("dpo-ai", "sft"),
+    ("rlaif", "sft"),
+    ("dpo", "sft"),
+    ("rlhf", "sft"),
+    ("dpo-ai", "dpo"),
+    ("dpo-ai-middle", "dpo"),
+    ("dpo-ai-early", "dpo"),
+    ("rlaif", "rlhf"),
+)
+
+
+class Truth:
+    """Gold's verdicts, by the texts."""
+
+    def __init__(self) -> None:
+        self.gold = Gold(Gold.Config())
+
+    def margins(self, rows: list[Prompt], a: list[str], b: list[str]) -> list[float]:
+        """Return by how much gold likes `a` better than `b`; 0 is a tie."""
+        first, second = self.gold.score(rows, a), self.gold.score(rows, b)
+        return [(x.value or 0) - (y.value or 0) for x, y in zip(first, second, strict=True)]
+
+
+def agreement(margins: list[float], verdicts: list[float | None]) -> dict[str, float]:
+    """Return how often verdicts (above 0: the first is better) are gold's, where neither side has a tie."""
+    told = [
+        (m > 0) == (v > 0) for m, v in zip(margins, verdicts, strict=True) if m and v is not None and v != 0
+    ]
+    return {"agrees": fmean(told) if told else float("nan"), "n": len(told)}
+
+
+def pairs_of(row: Any) -> list[tuple[str, str]]:
+    """Return the comparisons a label makes, the better answer first."""
+    if isinstance(row, Pair):
+        return [(row.chosen, row.rejected)]
+    assert isinstance(row, Ranking)
+    order = list(zip(row.answers, row.ranks, strict=True))
+    return [(x, y) for x, i in order for y, j in order if i < j]
+
+
+def measured(run: Path) -> dict[str, Any]:
+    """Return who agrees how often with gold, seed by seed."""
+    record = results.read(run)
+    recipe = Recipe.model_validate(record.recipe)
+    bench = Bench(Task("evaluate", run, run, canonical(recipe), store.default_root(), run / "proof.txt", 1))
+    truth, found = Truth(), {}
+    done = {(cell.label, cell.seed) for cell in record.cells if cell.status == "done"}
+    for seed in recipe.seeds:
+        held = list(bench.table.rows(Pair, "validation", seed=seed, draw="all"))[:HELD_OUT]
+        chosen, rejected = [row.chosen for row in held], [row.rejected for row in held]
+        margins = truth.margins(list(held), chosen, rejected)
+        one: dict[str, Any] = {"annotators": agreement(margins, [1.0] * len(held))}
+        train = list(bench.training_rows(Ranking))
+        one["annotators' training labels"] = on_labels(truth, train)
+
+        def asked(score: Callable[[list[Sequence]], Any], held: list[Pair] = held) -> list[float | None]:
+            first, second = zip(*(row.sequences() for row in held), strict=True)
+            return (score(list(first)) - score(list(second))).tolist()
+
+        for label, block in recipe.methods.items():
+            if (label, seed) not in done or block.method not in ("rlaif", "rlhf"):
+                continue
+            run_of = CellRun(
+                bench, label="proof", seed=seed, method=block.method, start="sft", folder=run / "proof"
+            )
+            rows, how = None, block.config
+            if block.method == "rlaif":
+                judge = run_of.judge(NamedJudge.model_validate(how["judge"]))
+                opinions = judge.compare(list(held), chosen, rejected)
+                verdicts = [None if p is None else p - 0.5 for p in opinions]
+                one[f"judge of {label}"] = agreement(margins, verdicts)
+                rows = run_of.label(judge, Labelling.model_validate(how["labels"]))
+                one[f"labels of {label}"] = on_labels(truth, rows)
+                how = how["optimizer"].get("rlhf") if isinstance(how["optimizer"], dict) else None
+            if how is not None:
+                inside = CellRun(
+                    bench,
+                    label="proof",
+                    seed=seed,
+                    method="rlhf",
+                    start="sft",
+                    folder=run / "proof",
+                    rows=rows,
+                )
+                reward = inside.reward_model(**how["reward_model"])
+                one[f"reward model of {label}"] = agreement(margins, asked(reward.score))
+            print(seed, label, flush=True)
+        found[str(seed)] = one
+    names = list(dict.fromkeys(name for one in found.values() for name in one))
+    return {
+        name: {
+            "agrees": fmean(one[name]["agrees"] for one in found.values() if name in one),
+            "seeds": {seed: one[name] for seed, one in found.items() if name in one},
+        }
+        for name in names
+    }
+
+
+def on_labels(truth: Truth, rows: list[Any]) -> dict[str, float]:
+    """Return how often gold agrees with the labels that a method learns from."""
+    flat = [(row, better, worse) for row in rows for better, worse in pairs_of(row)]
+    margins = truth.margins([row for row, _, _ in flat], [x for _, x, _ in flat], [y for _, _, y in flat])
+    return agreement(margins, [1.0] * len(flat))
+
+
+def tell(record: results.Results) -> dict[str, Any]:
+    """Return rewards, comparisons used, and the differences that the claims name."""
+    told: dict[str, Any] = {"labels": {}, "differences": {}}
+    for label in record.labels:
+        if "reward" not in label.metrics:
+            continue
+        told["labels"][label.label] = {
+            **{part: label.metrics[part].value for part in ("reward", "reward.harmless", "reward.helpful")},
+            "comparisons": label.cost.own.comparisons,
+            "ai_comparisons": label.cost.own.ai_comparisons,
+            "judge_seconds": label.cost.own.judge_seconds,
+            "train_seconds": label.cost.own.train_seconds,
+        }
+    for a, b in DIFFERENCES:
+        for metric in ("reward", "reward.harmless"):
+            for estimand in ("policies", "method"):
+                found = record.comparison(a, b, metric, estimand)
+                if found is not None:
+                    told["differences"][f"{a} - {b}, {metric}, {estimand}"] = {
+                        "difference": found.difference,
+                        "ci95": found.ci95,
+                        "p_holm": found.p_holm,
+                    }
+    return told
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("run", type=Path)
+    run = parser.parse_args().run.resolve()
+    told = {"sandbox": FINGERPRINT, **tell(results.read(run)), "agreement with gold": measured(run)}
+    Path(__file__).with_suffix(".json").write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+    for name, one in told["labels"].items():
+        print(f"{name:16}", *(f"{what} {number:.3f}" for what, number in one.items() if number is not None))
+    for name, one in told["differences"].items():
+        print(f"{name:40} {one['difference']:+.3f} [{one['ci95'][0]:+.3f}, {one['ci95'][1]:+.3f}]")
+    for name, one in told["agreement with gold"].items():
+        print(f"{name:30} {one['agrees']:.3f}")
+
+
+if __name__ == "__main__":
+    main()
