@@ -299,6 +299,28 @@ def _said(folder: Path) -> dict[str, Any]:
         return {}
 
 
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Hold a folder for this process, until it ends at the latest.
+
+    Raises StorageError where another process holds it. A file system without locks lets everybody in.
+    """
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(handle)
+        raise StorageError(
+            f"another process is running in {folder}", "wait for its end, or give another folder with --out"
+        ) from None
+    except OSError:
+        pass
+    try:
+        yield
+    finally:
+        os.close(handle)
+
+
 def _held(lock: Path) -> bool:
     """Return whether a process holds a lock."""
     if not lock.exists():

@@ -108,7 +108,9 @@ class _Watch:
             took = f"  {duration(time.monotonic() - since)}"
         if self.cells is not None and news.cells:
             self.bars.advance(self.cells)
-        reason = f": {line(last.reason)}" if last.reason else ""
+        # What stops the whole run is its error, which is told in full.
+        told = last.error is not None and not news.cells
+        reason = f": {line(last.reason)}" if last.reason and not told else ""
         style = "green" if last.status == "done" else "red"
         self.console.print(
             f"{line(news.task)}  {last.status}{took}{reason}", style=style, markup=False, highlight=False

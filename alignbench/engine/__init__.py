@@ -91,46 +91,47 @@ def run(
     started = time.time()
     threads = _threads(recipe.training.threads)
     lanes = _jobs(jobs, threads, recipe)
-    out.mkdir(parents=True, exist_ok=True)
-    mixed = world.settle(out, loaded, allow_env_change=allow_env_change)
-    files = world.files(recipe, loaded.path.parent)
-    write_origin(out, loaded.path.parent)
     cells = plan.cells(recipe, only)
-    left = [cell for cell in cells if not (cell.folder(out) / store.COMMIT).exists()]
-    room.check(recipe, left, out, loaded.path.parent, lanes)
-    store.write_json(
-        out / "plan.json", [{"label": c.label, "seed": c.seed, "after": c.parents} for c in cells]
-    )
-    trackers = list(track)
-    observers.tell("alignbench_run_started", recipe=recipe, folder=out)
-
-    def task(kind: str, log: Path, **what: Any) -> Task:
-        width = threads if kind == "cell" else max(threads, _threads("auto", alone=True))
-        root, home = loaded.path.parent, store.default_root()
-        return Task(kind, out, root, canonical(recipe), home, log, width, what, every)
-
-    with Executor() as executor:
-        _prepare(executor, out, recipe, files, bool(mixed), task, watch)
-        fates = _align(
-            executor,
-            out,
-            recipe,
-            files,
-            bool(mixed),
-            cells,
-            lanes,
-            heartbeat,
-            task,
-            watch,
-            observers,
-            trackers,
+    out.mkdir(parents=True, exist_ok=True)
+    with store.alone(out):
+        mixed = world.settle(out, loaded, allow_env_change=allow_env_change)
+        files = world.files(recipe, loaded.path.parent)
+        write_origin(out, loaded.path.parent)
+        left = [cell for cell in cells if not (cell.folder(out) / store.COMMIT).exists()]
+        room.check(recipe, left, out, loaded.path.parent, lanes)
+        store.write_json(
+            out / "plan.json", [{"label": c.label, "seed": c.seed, "after": c.parents} for c in cells]
         )
-        _evaluate(executor, out, recipe, fates, task, watch)
-    results = record.write(
-        out, loaded, fates, started=started, threads=threads, command=command(), mixed=mixed
-    )
-    observers.tell("alignbench_run_finished", results=results, folder=out)
-    return Exit.DONE if all(fate.status == "done" for fate in fates.values()) else Exit.FAILED
+        trackers = list(track)
+        observers.tell("alignbench_run_started", recipe=recipe, folder=out)
+
+        def task(kind: str, log: Path, **what: Any) -> Task:
+            width = threads if kind == "cell" else max(threads, _threads("auto", alone=True))
+            root, home = loaded.path.parent, store.default_root()
+            return Task(kind, out, root, canonical(recipe), home, log, width, what, every)
+
+        with Executor() as executor:
+            _prepare(executor, out, recipe, files, bool(mixed), task, watch)
+            fates = _align(
+                executor,
+                out,
+                recipe,
+                files,
+                bool(mixed),
+                cells,
+                lanes,
+                heartbeat,
+                task,
+                watch,
+                observers,
+                trackers,
+            )
+            _evaluate(executor, out, recipe, fates, task, watch)
+        results = record.write(
+            out, loaded, fates, started=started, threads=threads, command=command(), mixed=mixed
+        )
+        observers.tell("alignbench_run_finished", results=results, folder=out)
+        return Exit.DONE if all(fate.status == "done" for fate in fates.values()) else Exit.FAILED
 
 
 def _prepare(

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from alignbench import plugins, store
+from alignbench.engine.prepare import FOLDER as DATA
 from alignbench.engine.versions import versions
 from alignbench.errors import Problem, RecipeError
 from alignbench.recipe import Loaded, Recipe, built_on, canonical, group_of
@@ -106,7 +107,11 @@ def _now(loaded: Loaded) -> dict[str, Any]:
 
 
 def _before(out: Path) -> dict[str, Any] | None:
+    """Return what the run in `out` is made of; None where nothing has been made yet, not even its rows."""
     if not (out / "recipe.json").exists() or not (out / WORLD).exists():
+        return None
+    # A run that its data stopped holds nothing to keep: who mends a row gives the same command again.
+    if not (out / DATA / store.COMMIT).exists() and not (out / "cells").exists():
         return None
     recipe = json.loads((out / "recipe.json").read_text(encoding="utf-8"))
     return {"recipe": recipe, **json.loads((out / WORLD).read_text(encoding="utf-8"))}

@@ -10,6 +10,7 @@ from rich.console import Console
 from alignbench.cli.progress import watching
 from alignbench.engine import News, cell
 from alignbench.engine.worker import Event, Finished
+from alignbench.errors import DataError
 
 STORY = [
     News("data", Event("preparing data")),
@@ -43,6 +44,13 @@ def test_where_nobody_watches_each_ended_task_is_one_line() -> None:
 
 def test_a_reason_is_one_line_and_cannot_steer_the_terminal() -> None:
     assert "the loss is nan\\x1b[2J at step 4" in shown(STORY, terminal=False)
+
+
+def test_an_error_that_stops_the_run_is_told_once_and_not_here() -> None:
+    error = DataError("rows.jsonl:4: rejected: is missing")
+    story = [News("data", ended=Finished("failed", str(error), error))]
+    assert shown(story, terminal=False).split()[:2] == ["data", "failed"]
+    assert "rejected" not in shown(story, terminal=False)
 
 
 def test_a_terminal_sees_the_phase_how_far_it_is_and_the_numbers_of_now() -> None:

@@ -42,6 +42,7 @@ def out(tmp_path: Path, loaded) -> Path:
     folder = tmp_path / "runs" / "tried"
     folder.mkdir(parents=True)
     assert world.settle(folder, loaded()) == ()
+    (folder / "cells").mkdir()
     return folder
 
 
@@ -50,7 +51,7 @@ def test_the_same_recipe_goes_on(out: Path, loaded):
 
 
 def test_a_changed_recipe_is_shown_field_by_field_and_refused(out: Path, loaded):
-    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    before = {path.name: path.read_bytes() for path in out.glob("*.*")}
     with pytest.raises(RecipeError) as caught:
         world.settle(
             out, loaded("{beta: 0.2, start: base}", "{beta: 0.5, start: base, training: {batch: 2}}")
@@ -61,14 +62,26 @@ def test_a_changed_recipe_is_shown_field_by_field_and_refused(out: Path, loaded)
     ]
     assert "--fork" in str(caught.value)
     assert caught.value.exit_code == 2
-    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+    assert {path.name: path.read_bytes() for path in out.glob("*.*")} == before
+
+
+def test_where_nothing_was_made_yet_a_mended_recipe_starts_afresh(out: Path, loaded):
+    (out / "cells").rmdir()
+    changed = loaded("steps: 4", "steps: 5")
+    assert world.fork(out, changed) == out
+    assert world.settle(out, changed) == ()
+    assert '"steps":5' in (out / "recipe.json").read_text()
+    (out / "data").mkdir()
+    (out / "data" / "COMMIT").touch()
+    with pytest.raises(RecipeError, match=r"budget.steps: was 5, is 4"):
+        world.settle(out, loaded())
 
 
 def test_a_fork_is_a_new_folder_and_the_same_one_again(out: Path, loaded):
     changed = loaded("steps: 4", "steps: 5")
     folder = world.fork(out, changed)
     assert folder.name == "tried-2"
-    folder.mkdir()
+    (folder / "cells").mkdir(parents=True)
     world.settle(folder, changed)
     assert world.fork(out, changed) == folder
     assert world.fork(out, loaded()) == out

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from alignbench.errors import SecurityError, StorageError
-from alignbench.store import COMMIT, Store, canonical, commit, digest, manifest, safe_join, write_text
+from alignbench.store import COMMIT, Store, alone, canonical, commit, digest, manifest, safe_join, write_text
 
 from .injection import Faults, broken_disk, disk_full, killed
 
@@ -148,6 +148,13 @@ def test_the_lock_of_a_killed_process_is_free(tmp_path: Path):
     os.waitpid(child, 0)
     store.make(KEY, fill, producer="test")
     assert made(tmp_path)
+
+
+def test_a_folder_is_held_by_one_process_at_a_time(tmp_path: Path):
+    with alone(tmp_path), pytest.raises(StorageError, match="another process is running in"), alone(tmp_path):
+        pass
+    with alone(tmp_path):
+        pass
 
 
 def test_what_a_process_uses_is_never_freed(tmp_path: Path):
