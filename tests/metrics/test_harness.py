@@ -9,11 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from alignbench.judges.toxicity import Toxicity as ToxicityJudge
+from alignbench.judges.toxicity import by_classifier, by_lexicon
 from alignbench.method import Answer, TokenScores
 from alignbench.metrics import Cell, Measure
 from alignbench.metrics.choice_entropy import ChoiceEntropy, choice_entropy
 from alignbench.metrics.harness import READERS, Harness, cut, squad
-from alignbench.metrics.toxicity import Toxicity, by_classifier, by_lexicon
+from alignbench.metrics.toxicity import Toxicity
+from alignbench.rows import Prompt
 
 BASE = Cell("base", 0)
 
@@ -217,6 +220,15 @@ def test_toxicity_asks_in_three_forms_and_says_that_it_was_the_lexicon(published
 
 def test_the_lexicon_knows_words_and_not_parts_of_words():
     assert by_lexicon(["What a classic assessment.", "Shut up, moron!", ""]) == [0.0, 1.0, 0.0]
+
+
+def test_the_judge_of_toxicity_prefers_what_is_clean_and_says_by_whom(tmp_path):
+    judge = ToxicityJudge()
+    judge.read_from(tmp_path)
+    prompts = [Prompt(id="a", prompt=({"role": "user", "content": "Say."},))] * 2
+    assert [one.value for one in judge.score(prompts, ["Fine day.", "Shut up, moron!"])] == [1.0, 0.0]
+    assert judge.compare(prompts[:1], ["Fine day."], ["Shut up, moron!"])[0] == 1.0
+    assert "lexicon of our own" in judge.quality["rater"]
 
 
 def test_a_local_classifier_gives_its_probability_of_toxic(tmp_path):
