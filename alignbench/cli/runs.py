@@ -212,7 +212,13 @@ def _show_forecast(said: dict[str, Any]) -> None:
     from alignbench.report.text import count, duration, size
 
     rows = [
-        (label, duration(one["seconds"]), count(one["tokens"]), size(one["peak_memory_bytes"]), one["failed"])
+        (
+            label,
+            duration(one["seconds"]),
+            count(one["tokens"]),
+            size(one["peak_memory_bytes"] or None),
+            one["failed"],
+        )
         for label, one in said["labels"].items()
     ]
     show_table(("a cell of", "time", "tokens", "peak memory", ""), rows)
@@ -221,7 +227,7 @@ def _show_forecast(said: dict[str, Any]) -> None:
         f"{said['cells']} cells are left: about {duration(said['seconds'])}, evaluation included. "
         f"Peak memory {size(said['peak_memory_bytes'])}: it {fits} {said['device']}."
     )
-    typer.echo("Drawn out from two small runs; rows longer than theirs need more memory.")
+    typer.echo("Drawn out from two small runs; memory has a fifth added for rows longer than theirs.")
 
 
 def compare(
