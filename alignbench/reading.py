@@ -100,6 +100,8 @@ class _Check:
         if not (self.root / text).exists():
             where = f"relative paths start from the recipe's folder, {self.root.resolve()}"
             self.problem(route, f"there is no '{text}'", where)
+        elif route == ("model", "id") and not (self.root / text / "config.json").is_file():
+            self.problem(route, f"'{text}' holds no config.json, so it is no model", "name a model's folder")
 
     def block(self, label: str, block: Mapping[str, Any]) -> None:
         """Check a method's overrides of the training, its own fields, and the rows it reads."""

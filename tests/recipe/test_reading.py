@@ -110,6 +110,13 @@ def test_a_mistake_is_told_as_a_person_would(problems, text: str, message: str) 
     assert message in said[0]
 
 
+def test_a_folder_that_holds_no_model_is_seen_before_anything_is_loaded(problems, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    assert problems(GOOD.replace("id: sandbox", "id: ./empty")) == [
+        "r.yaml:1:13: model.id: './empty' holds no config.json, so it is no model; name a model's folder"
+    ]
+
+
 def test_an_unknown_method_is_a_plugin_error_with_a_suggestion(recipe) -> None:
     with pytest.raises(PluginError) as caught:
         load(recipe(HEAD + "methods: {lerner: {}}"))
@@ -166,6 +173,7 @@ def test_a_relative_path_starts_from_the_folder_of_the_recipe(problems, loaded, 
     text = HEAD.replace("{id: sandbox}", "{id: ./model}") + "methods: {learner: {}}"
     assert problems(text)[0].startswith("r.yaml:1:13: model.id: there is no './model'; relative paths start")
     (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text("{}")
     assert loaded(text).recipe.model.id == "./model"
 
 
