@@ -9,6 +9,7 @@ import importlib.util
 import inspect
 import re
 import sys
+import traceback
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -135,7 +136,9 @@ def load_found(found: Found) -> Any:
     except (Exception, SystemExit) as error:
         kind = "" if isinstance(error, ImportError | AttributeError) else f"{type(error).__name__}: "
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise PluginError(f"{found} could not be loaded for '{found.name}': {kind}{reason}") from error
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        place = "" if isinstance(error, ModuleNotFoundError) else _place(where, module)
+        raise PluginError(f"{found} could not be loaded for '{found.name}': {kind}{reason}{place}") from error
     if not inspect.isclass(loaded):
         raise PluginError(
             f"{found} gives for '{found.name}' no class, but {found.value} is a {type(loaded).__name__}"
@@ -152,6 +155,13 @@ def load_found(found: Found) -> Any:
             f"install a {found.distribution} made for it",
         )
     return loaded
+
+
+def _place(where: traceback.FrameSummary, module: str) -> str:
+    """Say the file and the line, where an error was raised by the plugin's own package."""
+    file, top = Path(where.filename), module.strip().partition(".")[0]
+    own = top in (file.stem, *(parent.name for parent in file.parents))
+    return f" ({file.name}:{where.lineno})" if own else ""
 
 
 def reason_broken(found: Found) -> str | None:

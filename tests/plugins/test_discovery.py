@@ -84,10 +84,10 @@ def test_distribution_and_name_tell_two_packages_apart(install) -> None:
     [
         ("import package_that_does_not_exist", "No module named 'package_that_does_not_exist'"),
         ("def broken(:", "SyntaxError: invalid syntax (bad_plugin.py, line 1)"),
-        ("raise SystemExit('go away')", "SystemExit: go away"),
-        ("1 / 0", "ZeroDivisionError: division by zero"),
-        ("raise ValueError('two\\nlines')", "ValueError: two lines"),
-        ("raise RuntimeError", "RuntimeError: RuntimeError"),
+        ("raise SystemExit('go away')", "SystemExit: go away (bad_plugin.py:1)"),
+        ("1 / 0", "ZeroDivisionError: division by zero (bad_plugin.py:1)"),
+        ("raise ValueError('two\\nlines')", "ValueError: two lines (bad_plugin.py:1)"),
+        ("raise RuntimeError", "RuntimeError: RuntimeError (bad_plugin.py:1)"),
         ("", "module 'bad_plugin' has no attribute 'KTO'"),
     ],
 )
