@@ -95,7 +95,10 @@ class Maker:
             said |= accuracy(self.own(self.forest), pairs, "start")
             if self.start.adapter is not None:
                 said |= accuracy(self.own(Forest(self.base)), pairs, "base")
-            self.run.vouch(f"self-evaluation ({self.config.evaluator})", **said)
+            named = self.config.evaluator
+            self.run.vouch(
+                f"self-evaluation (judged by {named if isinstance(named, str) else named.name})", **said
+            )
         return lambda **numbers: self.run.log(0, **numbers)
 
     # --- the encoder ----------------------------------------------------------------------------------------
