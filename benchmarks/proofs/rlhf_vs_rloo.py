@@ -8,10 +8,10 @@ model: as many answers as `rlhf` drew, of the same prompts, at most as long, in 
 size, with the same passes, beta, clip, temperature, schedule, clipping of gradients and penalty for an answer
 without an end. Both policies answer the same test prompts with the same noise, and gold compares them.
 
-TRL gets its fairest setup: a LoRA adapter on a model of full precision that holds the very values of the
-4-bit base (on a quantised one TRL would train adapters in bfloat16), `sft`'s adapter as start and, copied, as
-reference, normalised advantages, and the best of `TRIED` by gold itself on validation prompts at a seed that
-no claim uses (`--tune RUN`, a run of that recipe at seed 100). Ours is the quickstart's, tuned likewise.
+TRL gets a LoRA adapter on a model of full precision that holds the very values of the 4-bit base (on a quantised
+one TRL would train adapters in bfloat16), `sft`'s adapter as start and, copied, as reference, normalised advantages,
+four answers to a prompt, and our learning rate. That rate was tuned for ours, not for it: `--tune RUN` tries others
+by gold on the validation prompts of a run of that recipe at a seed that no claim uses (100).
 Writes rlhf_vs_rloo.json beside this file.
 """
 
@@ -42,7 +42,7 @@ from alignbench.rows import Prompt, Sequence
 from alignbench.sandbox import FINGERPRINT, MODEL, gold
 
 TRIED = ((5e-4, 4), (1e-3, 4), (2e-3, 4))
-"""Learning rates, and answers to one prompt."""
+"""Learning rates, and answers to one prompt: what `--tune` tries."""
 CHOSEN = (1e-3, 4)
 
 
