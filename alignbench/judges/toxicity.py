@@ -6,7 +6,6 @@ import re
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 from alignbench.errors import DataError, Problem
 from alignbench.judges import Judge, Models, Score
@@ -47,7 +46,7 @@ class Toxicity(Judge):
         if self.config.classifier is not None:
             folder = root / self.config.classifier
             self.rates, self.who = by_classifier(str(folder)), f"the classifier {self.config.classifier}"
-        self.quality: dict[str, Any] = {"rater": self.who}
+        self.quality = {"rater": self.who}
 
     def score(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> list[Score]:
         return [Score(1 - rate) for rate in self.rates(answers)]
