@@ -100,9 +100,8 @@ def commands() -> list[Any]:
         for found in found
         if found
     }
-    return [
-        pytest.param(said, id=f"{page.name}: {said}") for page, said in sorted(told, key=lambda one: one[1])
-    ]
+    said = sorted((text, page.name) for page, text in told)
+    return [pytest.param(text, id=f"{name}: {text}") for text, name in said]
 
 
 @pytest.mark.parametrize("said", commands())
