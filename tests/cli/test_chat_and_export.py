@@ -7,16 +7,16 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
-import torch
 
 from alignbench import results
 from alignbench.engine import samples
 from alignbench.engine.finished import finished, reopen
 from alignbench.method import Sampling
 from alignbench.models.streaming import can_stream, stream
-from alignbench.rows import Prompt, Sequence
+from alignbench.rows import Prompt
 
 CLI = [sys.executable, "-c", "from alignbench.cli import app; app()"]
 RECIPE = """
@@ -100,27 +100,53 @@ def test_a_streamed_answer_is_the_answer(run: Path):
             assert list(stream(policy, prompt, sampling, 7))[-1] == whole
 
 
+THREE_LINES = """
+import json, sys
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+
+folder, where, asked = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
+base = AutoModelForCausalLM.from_pretrained(where, dtype=torch.float32)
+policy = PeftModel.from_pretrained(base, folder).eval()
+told = []
+for prompt, response in asked:
+    with torch.no_grad():
+        logits = policy(input_ids=torch.tensor([[*prompt, *response]])).logits[0, len(prompt) - 1 : -1]
+    told.append(logits.log_softmax(-1).gather(1, torch.tensor(response)[:, None])[:, 0].tolist())
+print(json.dumps(told))
+"""
+
+OURS = """
+import json, sys
+from pathlib import Path
+from alignbench.engine.finished import reopen
+from alignbench.rows import Sequence
+
+bench, asked = reopen(Path(sys.argv[1]), 1), [Sequence(*map(tuple, one)) for one in json.loads(sys.argv[2])]
+told = [[one.logps.tolist() for one in bench.policy(label, 0).logprobs(asked)] for label in ("sft", "base")]
+print(json.dumps(told))
+"""
+
+
+def in_a_process_of_its_own(script: str, *arguments: str) -> Any:
+    """What a script prints last, as a user would run it: nothing that another test has set is set there."""
+    command = [sys.executable, "-c", script, *arguments]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+    return json.loads(ran.stdout.splitlines()[-1])
+
+
 def test_an_exported_adapter_loads_with_transformers_and_peft_in_three_lines(run: Path, exported: Path):
-    from peft import PeftModel
-    from transformers import AutoModelForCausalLM
-
     where = json.loads((exported / "adapter_config.json").read_text())["base_model_name_or_path"]
-    base = AutoModelForCausalLM.from_pretrained(where, dtype=torch.float32)
-    policy = PeftModel.from_pretrained(base, str(exported)).eval()
-
-    bench = reopen(run, 1)
+    prompts = {one.id: one.prompt_ids for one in reopen(run, 1).table.prompts("test", 6)}
     answers = samples.read(run / "cells" / "sft" / "seed-0")[:4]
-    prompts = {one.id: one.prompt_ids for one in bench.table.prompts("test", 6)}
-    asked = [Sequence(prompts[one.prompt_id], one.ids) for one in answers]
-    ours = bench.policy("sft", 0).logprobs(asked)
-    untouched = bench.policy("base", 0).logprobs(asked)
-    for one, mine, before in zip(asked, ours, untouched, strict=True):
-        ids = torch.tensor([[*one.prompt, *one.response]])
-        with torch.no_grad():
-            logits = policy(input_ids=ids).logits[0, len(one.prompt) - 1 : -1].log_softmax(-1)
-        theirs = logits.gather(1, torch.tensor(one.response)[:, None])[:, 0]
-        torch.testing.assert_close(theirs, torch.as_tensor(mine.logps).float(), atol=1e-4, rtol=0)
-        assert (theirs - torch.as_tensor(before.logps)).abs().max() > 1e-2  # the adapter is not idle
+    asked = json.dumps([[list(prompts[one.prompt_id]), list(one.ids)] for one in answers])
+    theirs = in_a_process_of_its_own(THREE_LINES, str(exported), where, asked)
+    ours, untouched = in_a_process_of_its_own(OURS, str(run), asked)
+    for one, mine, before in zip(theirs, ours, untouched, strict=True):
+        assert one == pytest.approx(mine, abs=1e-4)
+        assert max(abs(a - b) for a, b in zip(one, before, strict=True)) > 1e-2  # the adapter is not idle
 
 
 def test_its_tokenizer_comes_with_it(exported: Path):
