@@ -16,23 +16,18 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 os.environ |= {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "TOKENIZERS_PARALLELISM": "false"}
 
 import torch
+from quickstart_cells import made, prepared
 
 from alignbench import store
-from alignbench.engine import cell, prepare
-from alignbench.engine.worker import Task
 from alignbench.models import Base
-from alignbench.reading import load
-from alignbench.recipe import canonical
 from alignbench.training.checkpoint import Checkpoints
 
-RECIPE = Path(__file__).parents[1] / "recipes" / "quickstart.yaml"
 WATCHED: tuple[tuple[Any, str], ...] = (
     (os, "fsync"),
     (store, "file_digest"),
@@ -79,24 +74,10 @@ def main() -> None:
     torch.set_num_threads(1)
     watch, told = Watch(), {}
     with tempfile.TemporaryDirectory() as place:
-        folder = Path(place)
-        task = Task(
-            "prepare",
-            run=folder / "run",
-            root=folder,
-            home=folder / "home",
-            log=folder / "log.txt",
-            recipe=canonical(load(RECIPE, ()).recipe),
-            threads=1,
-            every=asked.every,
-            what={"key": "data"},
-        )
-        prepare.main(task, lambda event: None)
+        task = prepared(Path(place), every=asked.every)
         for label in asked.labels.split(","):
-            where = task.run / "cells" / label / "seed-0"
-            what = {"label": label, "seed": 0, "folder": str(where), "key": label}
             before, began = watch.seconds, time.perf_counter()
-            cell.main(replace(task, what=what), lambda event: None)
+            made(task, label)
             told[label] = (watch.seconds - before, time.perf_counter() - began)
             print(f"{label:8} {told[label][1]:7.2f} s, {told[label][0]:6.3f} s for safety", flush=True)
     spent, whole = map(sum, zip(*told.values(), strict=True))

@@ -12,7 +12,6 @@ import argparse
 import json
 import os
 import tempfile
-from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -20,35 +19,18 @@ from typing import Any
 os.environ |= {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "TOKENIZERS_PARALLELISM": "false"}
 
 import torch
+from quickstart_cells import RECIPE, made, prepared
 from safetensors.torch import load_file
 
-from alignbench.engine import cell, prepare, samples
-from alignbench.engine.worker import Task
-from alignbench.reading import load
-from alignbench.recipe import canonical
-
-RECIPE = Path(__file__).parents[1] / "recipes" / "quickstart.yaml"
+from alignbench.engine import samples
 
 
 def once(folder: Path, label: str) -> dict[str, Any]:
     """Train `label` and what it starts from; return its weights, its last losses and its answers."""
-    recipe = load(RECIPE, ()).recipe
-    task = Task(
-        "prepare",
-        run=folder / "run",
-        root=folder,
-        home=folder / "home",
-        log=folder / "log.txt",
-        recipe=canonical(recipe),
-        threads=1,
-        what={"key": "data"},
-    )
-    prepare.main(task, lambda event: None)
-    start = str(recipe.methods[label].start)
-    for name in (label,) if start == "base" else (start, label):
-        where = task.run / "cells" / name / "seed-0"
-        what = {"label": name, "seed": 0, "folder": str(where), "key": name}
-        cell.main(replace(task, what=what), lambda event: None)
+    task, start = prepared(folder), str(RECIPE.methods[label].start)
+    if start != "base":
+        made(task, start)
+    where = made(task, label)
     curves = [json.loads(line) for line in (where / "train.jsonl").read_text(encoding="utf-8").splitlines()]
     return {
         "weights": load_file(where / "policy" / "adapter_model.safetensors"),

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from alignbench import results
+from alignbench import results, store
 from alignbench.results import Results
 
 from .conftest import Bench
@@ -158,6 +158,16 @@ def test_one_ctrl_c_ends_the_run_with_130_and_no_process_left(bench: Bench):
     assert process.returncode == 130, said
     assert time.monotonic() - began < 30
     assert not children_of(bench.folder / "stopped")
+
+
+def test_a_folder_in_which_another_process_runs_is_refused_and_left_alone(bench: Bench):
+    out = bench.folder / "held"
+    out.mkdir()
+    with store.alone(out):
+        code, said = bench.run(bench.recipe("good: {}", "held"), "held")
+    assert code == 6, said
+    assert "another process is running in" in said
+    assert not list(out.iterdir())
 
 
 def digest(folder: Path) -> dict[str, str]:
