@@ -14,11 +14,11 @@ _HOME = {
     ),
     "alignbench.rows": "Demonstration Message Pair Prompt Ranking Row Sequence Text Verdict",
     "alignbench.method": (
-        "API Answer Budget Can Departure Label Method MethodConfig NamedJudge NamedMethod NamedSource "
-        "Policy Rows Run Sampling Scored Select Sequences Settings TokenScores"
+        "API Answer Budget Can Departure Label Labelling Method MethodConfig NamedJudge NamedMethod "
+        "NamedSource Policy Revising Rows Run Sampling Scored Select Sequences Settings TokenScores"
     ),
     "alignbench.hooks": "hookimpl",
-    "alignbench.judges": "Judge Labelling Opinion Revising Score",
+    "alignbench.judges": "Judge Opinion Score",
     "alignbench.metrics": "Evidence Metric",
     "alignbench.data": "RowFilter Source",
     "alignbench.models": "Forest Generator Query Reply Tree",
@@ -52,9 +52,7 @@ if TYPE_CHECKING:
     from alignbench.errors import StorageError as StorageError
     from alignbench.hooks import hookimpl as hookimpl
     from alignbench.judges import Judge as Judge
-    from alignbench.judges import Labelling as Labelling
     from alignbench.judges import Opinion as Opinion
-    from alignbench.judges import Revising as Revising
     from alignbench.judges import Score as Score
     from alignbench.method import API as API
     from alignbench.method import Answer as Answer
@@ -62,12 +60,14 @@ if TYPE_CHECKING:
     from alignbench.method import Can as Can
     from alignbench.method import Departure as Departure
     from alignbench.method import Label as Label
+    from alignbench.method import Labelling as Labelling
     from alignbench.method import Method as Method
     from alignbench.method import MethodConfig as MethodConfig
     from alignbench.method import NamedJudge as NamedJudge
     from alignbench.method import NamedMethod as NamedMethod
     from alignbench.method import NamedSource as NamedSource
     from alignbench.method import Policy as Policy
+    from alignbench.method import Revising as Revising
     from alignbench.method import Rows as Rows
     from alignbench.method import Run as Run
     from alignbench.method import Sampling as Sampling

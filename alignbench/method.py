@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from torch.nn import Module
     from transformers import TrainerCallback
 
-    from alignbench.judges import Judge, Labelling, Revising
+    from alignbench.judges import Judge
     from alignbench.judges.reward_training import RewardModel
 
 API = 1
@@ -116,6 +116,40 @@ class Select(Settings):
     """Prompts answered at each look."""
     sampling: Sampling = Sampling()
     """How they are answered."""
+
+
+class Labelling(Settings):
+    """How a judge's preferences become rows: answers are drawn, compared, and kept or dropped."""
+
+    answers: int = Field(default=2, ge=2)
+    """Answers drawn for each prompt; equal ones count once."""
+    form: Literal["pairs", "rankings"] = "pairs"
+    """One row for each comparison, or one for each prompt, ranked by how often an answer is preferred."""
+    soft: bool = True
+    """Keep the judge's probability as the label of a pair, instead of a plain one."""
+    ties: float = Field(default=0.0, ge=0, lt=0.5)
+    """A pair whose probability is closer to one half than this is dropped, a tie of a ranking."""
+    consistent: bool = False
+    """Drop pairs of which the judge prefers the other answer when their order is changed."""
+    constitution: str | None = None
+    """Draw a principle for each comparison: a file with one on each line, `built-in`, `sandbox`, or none."""
+    sampling: Sampling = Sampling()
+    """How the answers are drawn."""
+
+
+class Revising(Settings):
+    """How a policy corrects its own answers: a critique and a revision for each principle drawn."""
+
+    rounds: int = Field(default=1, ge=0)
+    """Revisions of each answer, one after the other; 0 keeps it as it was drawn."""
+    critique: bool = True
+    """Write down what is wrong before revising."""
+    constitution: str = "built-in"
+    """The principles: a file with one on each line, `built-in`, or `sandbox`."""
+    wording: Literal["plain", "sandbox"] = "plain"
+    """Requests in plain English for any chat model, or those that the sandbox's model was taught."""
+    sampling: Sampling = Sampling()
+    """How answers, critiques and revisions are drawn."""
 
 
 class Budget(Settings):

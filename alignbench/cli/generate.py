@@ -37,8 +37,7 @@ def generate(
 ) -> None:
     """Let a recipe's model write preferences or demonstrations for its training prompts; train nothing."""
     from alignbench.engine.generate import generate
-    from alignbench.judges import Labelling, Revising
-    from alignbench.method import NamedJudge
+    from alignbench.method import Labelling, NamedJudge, Revising
     from alignbench.reading import load
 
     loaded = load(recipe, overrides)

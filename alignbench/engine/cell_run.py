@@ -48,8 +48,9 @@ if TYPE_CHECKING:
     from transformers import TrainerCallback
 
     from alignbench.engine.bench import Bench
-    from alignbench.judges import Judge, Labelling, Revising
+    from alignbench.judges import Judge
     from alignbench.judges.reward_training import Batching, RewardModel
+    from alignbench.method import Labelling, Revising
     from alignbench.models import Base, ModelPolicy
     from alignbench.training import Record
 

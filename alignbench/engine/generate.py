@@ -15,8 +15,7 @@ from alignbench.engine.bench import Bench
 from alignbench.engine.cell_run import CellRun
 from alignbench.engine.worker import Event, Task
 from alignbench.errors import RecipeError
-from alignbench.judges import Labelling, Revising
-from alignbench.method import NamedJudge
+from alignbench.method import Labelling, NamedJudge, Revising
 from alignbench.recipe import BASE, AdapterStart, Loaded, canonical
 from alignbench.rows import Prompt
 

@@ -12,8 +12,8 @@ from statistics import fmean
 from typing import Any
 
 from alignbench.errors import DataError, Problem
-from alignbench.judges import Judge, Labelling, Opinion
-from alignbench.method import Policy
+from alignbench.judges import Judge, Opinion
+from alignbench.method import Labelling, Policy
 from alignbench.rows import Pair, Prompt, Ranking, Row
 
 ROWS = "preferences.jsonl"

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from random import Random
 
-from alignbench.judges import Revising
 from alignbench.judges.wording import asked, filled, wording
-from alignbench.method import Policy
+from alignbench.method import Policy, Revising
 from alignbench.rows import Demonstration, Prompt
 
 

@@ -9,10 +9,10 @@ import pytest
 
 from alignbench.data.sources import open_source
 from alignbench.errors import DataError
-from alignbench.judges import Judge, Labelling, Opinion, Revising, Score
+from alignbench.judges import Judge, Opinion, Score
 from alignbench.judges.labelling import label, load, principles
 from alignbench.judges.revising import revise
-from alignbench.method import Answer, Sampling
+from alignbench.method import Answer, Labelling, Revising, Sampling
 from alignbench.recipe import Named
 from alignbench.rows import Pair, Prompt, Ranking
 
