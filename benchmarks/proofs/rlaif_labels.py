@@ -37,6 +37,10 @@ DIFFERENCES = (
     ("dpo-ai-middle", "dpo"),
     ("dpo-ai-early", "dpo"),
     ("rlaif", "rlhf"),
+    ("rlaif-middle", "sft"),
+    ("rlaif-early", "sft"),
+    ("rlaif-middle", "rlhf"),
+    ("rlaif-early", "rlhf"),
 )
 
 
