@@ -21,10 +21,13 @@ from alignbench.method import NamedMethod, NamedSource
 from alignbench.plugins import Group
 from alignbench.recipe import (
     BASE,
+    FILE,
+    START,
     Loaded,
     MethodBlock,
     Named,
     Recipe,
+    Rewritten,
     Training,
     complete,
     find_circle,
@@ -88,6 +91,7 @@ class _Check:
                 self.exists(route, text)
         for group, route, value in _named(said):
             self.named(group, route, value)
+        self.source(said.get("data"))
         blocks = said.get("methods")
         if isinstance(blocks, dict):
             for label, block in blocks.items():
@@ -102,6 +106,22 @@ class _Check:
             self.problem(route, f"there is no '{text}'", where)
         elif route == ("model", "id") and not (self.root / text / "config.json").is_file():
             self.problem(route, f"'{text}' holds no config.json, so it is no model", "name a model's folder")
+
+    def source(self, data: Any) -> None:
+        """Check who writes the comparisons anew, and who compares."""
+        source = data.get("source", FILE) if isinstance(data, dict) else FILE
+        if source == FILE:
+            return
+        with suppress(ValidationError):  # said by the recipe's own check
+            made = Rewritten.model_validate_json(json.dumps(source), strict=True)
+            self.builds_on("data.source", ("data", "source"), made)
+            blocks = self.said(("methods",), {})
+            if isinstance(blocks, dict) and made.policy not in (START, BASE, *blocks):
+                route: Route = (
+                    ("data", "source", "policy") if isinstance(source, dict) else ("data", "source")
+                )
+                fix = _suggest(made.policy, [*blocks, BASE, START, FILE], "it can be")
+                self.problem(route, f"there is no label '{made.policy}'", fix)
 
     def block(self, label: str, block: Mapping[str, Any]) -> None:
         """Check a method's overrides of the training, its own fields, and the rows it reads."""

@@ -16,7 +16,18 @@ from pydantic import AfterValidator, BaseModel, Discriminator, Field, Tag, field
 
 from alignbench import plugins
 from alignbench.errors import RecipeError
-from alignbench.method import Budget, Label, Named, NamedJudge, NamedMethod, NamedSource, Sampling, Settings
+from alignbench.method import (
+    Budget,
+    Label,
+    Labelling,
+    Named,
+    NamedJudge,
+    NamedMethod,
+    NamedSource,
+    Sampling,
+    Settings,
+)
+from alignbench.rows import Pair, Ranking, Row, Verdict
 
 BASE = "base"
 """The reserved label: the untouched model, always measured."""
@@ -73,6 +84,52 @@ class Where(Settings):
         return self
 
 
+COMPARISONS: tuple[type[Row], ...] = (Ranking, Pair, Verdict)
+"""Views that say which answers are good: those that `data.source` writes anew."""
+
+FILE = "file"
+"""The comparisons as they came."""
+
+START = "start"
+"""Instead of a label in `data.source`: the policy that a method starts from."""
+
+
+class Rewritten(Settings):
+    """Comparisons made anew: a policy answers the training prompts, and a judge compares its answers."""
+
+    policy: Label = START
+    """Who answers: `start`, the policy that each method starts from, or a label, also `base`."""
+    judge: NamedJudge = NamedJudge(name="self")
+    """Who compares."""
+    labels: Labelling = Labelling()
+    """How answers are drawn, and preferences become rows."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_form(cls, value: Any) -> Any:
+        return {"policy": value} if isinstance(value, str) else value
+
+
+def _kind_of_comparisons(value: Any) -> str | None:
+    if value == FILE:
+        return "(file)"
+    return "(policy)" if isinstance(value, str | Mapping | Rewritten) else None
+
+
+Comparisons = Annotated[
+    Union[  # noqa: UP007  (as for `Start`)
+        Annotated[Literal["file"], Tag("(file)")],
+        Annotated[Rewritten, Tag("(policy)")],
+    ],
+    Discriminator(
+        _kind_of_comparisons,
+        custom_error_type="comparisons",
+        custom_error_message="expected 'file', 'start', a label, or {policy: ..., judge: ..., labels: ...}",
+    ),
+]
+"""`file`, `start`, a label, or `{policy: ..., judge: ..., labels: ...}`."""
+
+
 class Data(Settings):
     """The one table of rows."""
 
@@ -95,6 +152,9 @@ class Data(Settings):
     """Let evaluation prompts that also occur in the training rows pass."""
     noise: float = Field(default=0.0, ge=0, le=1)
     """Share of the training rows whose label is turned round: how noisy may annotators be?"""
+    source: Comparisons = FILE
+    """Whose answers the comparisons hold: the `file`'s; or those of `start`, the policy that a method starts
+    from, or of a label, compared by a judge: `{policy: start, judge: self, labels: {answers: 2}}`."""
     filters: list[Named] = []
     """Row filters by name, applied in order, before the split."""
     pretraining: Named | None = None
@@ -364,6 +424,11 @@ def complete(recipe: Recipe) -> Recipe:
         name: named("data", getattr(data, name)) for name in ("train", "validation", "test", "pretraining")
     }
     filters = [named("filters", one) for one in data.filters]
+    source = data.source
+    if isinstance(source, Rewritten):
+        judge = fields("judges", source.judge.name, source.judge.config)
+        spelled = NamedJudge(name=source.judge.name, config=judge)
+        source = source.model_copy(update={"judge": spelled})
     yardsticks = {
         name: [named(name, one) for one in getattr(evaluation, name)] for name in ("judges", "metrics")
     }
@@ -373,7 +438,7 @@ def complete(recipe: Recipe) -> Recipe:
     }
     return recipe.model_copy(
         update={
-            "data": data.model_copy(update={**sources, "filters": filters}),
+            "data": data.model_copy(update={**sources, "filters": filters, "source": source}),
             "methods": methods,
             "evaluation": evaluation.model_copy(update=yardsticks),
         }
@@ -425,9 +490,33 @@ def built_on(method: str, config: Mapping[str, Any]) -> Iterator[Named]:
             yield from built_on(one.name, one.config)
 
 
-def judges_of(block: MethodBlock) -> tuple[NamedJudge, ...]:
-    """Return the judges that a method block learns from."""
-    return tuple(one for one in built_on(block.method, block.config) if isinstance(one, NamedJudge))
+def judges_of(recipe: Recipe, label: str) -> tuple[NamedJudge, ...]:
+    """Return the judges that a label learns from."""
+    block, anew = recipe.methods[label], rewritten(recipe, label)
+    own = tuple(one for one in built_on(block.method, block.config) if isinstance(one, NamedJudge))
+    return own if anew is None else (*own, anew.judge)
+
+
+def rewritten(recipe: Recipe, label: str) -> Rewritten | None:
+    """Return how the comparisons that a label learns from are made anew; None where it reads the file's.
+
+    The policy that answers is there before its answers are: it, and what it stands on, reads the file's.
+    """
+    source = recipe.data.source
+    kind = plugins.load("methods", recipe.methods[label].method)
+    if source == FILE or not set(kind.consumes) & set(COMPARISONS) or label in _writers(recipe, source):
+        return None
+    return source
+
+
+def _writers(recipe: Recipe, source: Rewritten) -> set[str]:
+    """The label that answers in `data.source`, and all that must be finished before it."""
+    found: set[str] = set()
+    queue = [source.policy] if source.policy in recipe.methods and source.policy != START else []
+    while queue:
+        found.add(label := queue.pop())
+        queue += [one for one in _needs(recipe.methods[label]) if one not in found]
+    return found
 
 
 def overlap(recipe: Recipe, judge: Named, *, allowed: bool = False) -> tuple[str, ...]:
@@ -484,8 +573,16 @@ def own_budget(recipe: Recipe, label: str) -> Budget:
 
 
 def edges(recipe: Recipe) -> dict[str, tuple[str, ...]]:
-    """Return for each label the labels that must be finished first: its start, and those its fields name."""
-    return {label: _needs(block) for label, block in recipe.methods.items()}
+    """Return for each label the labels that must be finished first.
+
+    They are its start, those its fields name, and the one that writes the comparisons it learns from.
+    """
+    found = {}
+    for label, block in recipe.methods.items():
+        anew = rewritten(recipe, label)
+        writer = () if anew is None or anew.policy in (START, BASE) else (anew.policy,)
+        found[label] = tuple(dict.fromkeys((*_needs(block), *writer)))
+    return found
 
 
 def _needs(block: MethodBlock) -> tuple[str, ...]:

@@ -280,7 +280,7 @@ def _planned(recipe: Recipe, cell: Cell) -> dict[str, Any]:
         "from": str(plugins.find("methods", block.method)),
         "start": start,
         "budget": own_budget(recipe, cell.label).model_dump(exclude_none=True),
-        "departures": [str(departure) for departure in departures(recipe, block)],
+        "departures": [str(departure) for departure in departures(recipe, cell.label)],
     }
 
 

@@ -58,8 +58,8 @@ class Bench:
     def reserved(self) -> float:
         """Share of the training rows that judges are trained on, and that no method sees."""
         named = list(self.recipe.evaluation.judges)
-        for block in self.recipe.methods.values():
-            named += judges_of(block)
+        for label in self.recipe.methods:
+            named += judges_of(self.recipe, label)
         kinds = [(plugins.load("judges", one.name), one.config) for one in named]
         return max((kind(kind.Config(**config)).held_out for kind, config in kinds), default=0.0)
 

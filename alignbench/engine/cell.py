@@ -20,7 +20,7 @@ from alignbench.engine.tracking import Tracking
 from alignbench.engine.worker import Event, Task
 from alignbench.errors import PluginError
 from alignbench.method import Policy
-from alignbench.recipe import BASE, own_budget
+from alignbench.recipe import BASE, own_budget, rewritten
 
 GROWING = ("log.txt", "status.json", CHECKPOINTS)
 """Files of a cell's folder that are no part of its sealed result."""
@@ -107,8 +107,9 @@ def align(bench: Bench, label: str, seed: int, folder: Path) -> tuple[CellRun, P
         folder=folder,
         budget=own_budget(bench.recipe, label),
         training=block.training,
+        comparisons=rewritten(bench.recipe, label),
     )
-    run.departures.extend(departures(bench.recipe, block))
+    run.departures.extend(departures(bench.recipe, label))
     bench.emit(Event("aligning"))
     config = block.model_dump(mode="json")
 

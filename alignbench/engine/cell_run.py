@@ -38,7 +38,17 @@ from alignbench.method import (
     Sequences,
     Split,
 )
-from alignbench.recipe import BASE, AdapterStart, ModelStart, Start, Training
+from alignbench.recipe import (
+    BASE,
+    COMPARISONS,
+    FILE,
+    START,
+    AdapterStart,
+    ModelStart,
+    Rewritten,
+    Start,
+    Training,
+)
 from alignbench.rows import Draw, Pair, Prompt, Ranking, Row, Text, View, derive
 
 if TYPE_CHECKING:
@@ -90,6 +100,7 @@ class CellRun:
         budget: Budget | None = None,
         training: Mapping[str, Any] | None = None,
         rows: Many[Row] | None = None,
+        comparisons: Rewritten | None = None,
         making: Making | None = None,
     ):
         self._bench = bench
@@ -97,6 +108,7 @@ class CellRun:
         self._method = method
         self._start = start
         self._rows = rows
+        self._comparisons = comparisons
         self.curves = folder / "train.jsonl"
         self._making = making or Making(folder / CHECKPOINTS, bench.task.what.get("key", ""))
         self._adapted: list[Any] = []
@@ -130,12 +142,46 @@ class CellRun:
     def rows(self, view: type[View], split: Split = "train", *, draw: Draw = "one") -> Rows[View]:
         if draw != "one":
             self.depart("pairs drawn from a ranking", "one", draw)
-        given = self._rows
+        given, anew = self._rows, False
         if given is None and split == "train" and view is not Text:
-            given = self._bench.training_rows(view)
+            anew = self._reads_anew(view)
+            given = self._anew if anew else self._bench.training_rows(view)
         rows = self._bench.table.rows(view, split, seed=self.seed, draw=draw, given=given)
-        rows.on_read = self.seen.setdefault(split, set()).update
+        if not anew:  # of those made anew, the prompts are what was seen of the table
+            rows.on_read = self.seen.setdefault(split, set()).update
         return rows
+
+    def _reads_anew(self, view: type[Row]) -> bool:
+        """Whether a view shows comparisons that were made anew; a departure where only this label's are not."""
+        if view not in COMPARISONS:
+            return False
+        source = self._bench.recipe.data.source
+        if self._comparisons is None and source != FILE:
+            self.depart("comparisons", f"answers of {source.policy}", "the file's")
+        return self._comparisons is not None
+
+    @cached_property
+    def _anew(self) -> list[Row]:
+        """The comparisons that `data.source` asks for, made by a run that itself reads the file's."""
+        how = self._comparisons
+        assert how is not None
+        writer = CellRun(
+            self._bench,
+            label=self._label,
+            seed=self.seed,
+            method=self._method,
+            start=self.start if how.policy == START else self.policy(how.policy),
+            folder=self.folder,
+            training=self.training.model_dump(),
+            making=self._making,
+        )
+        made = writer.label(writer.judge(how.judge), how.labels)
+        self.cost.add(**vars(writer.cost))
+        self.judges += writer.judges
+        self.departures += [one for one in writer.departures if one not in self.departures]
+        for split, ids in writer.seen.items():
+            self.seen.setdefault(split, set()).update(ids)
+        return made
 
     def draw(self, rows: Rows[View], step: int, size: int) -> list[View]:
         from alignbench.training.batches import stream
@@ -268,6 +314,7 @@ class CellRun:
         rows = None if rows is None else self._tokenised(rows)
         budget = self.budget if budget is None else budget
         curve = self._bench.recipe.evaluation.curve
+        anew = self._comparisons if rows is None else None
 
         def align(folder: Path) -> None:
             run = CellRun(
@@ -280,6 +327,7 @@ class CellRun:
                 budget=budget,
                 training=self.training.model_dump(),
                 rows=rows,
+                comparisons=self._comparisons,
                 making=self._making,
             )
             policy = made.align(run)
@@ -299,6 +347,7 @@ class CellRun:
             rows=None if rows is None else [_said(row) for row in rows],
             budget=budget.model_dump(),
             training=self.training.model_dump(),
+            comparisons=anew and anew.model_dump(),
             **({"curve": curve.model_dump()} if curve is not None else {}),
         )
         self._hear(folder)
@@ -432,8 +481,7 @@ class CellRun:
             log=lambda step, numbers: self.log(step, **numbers),
             look=look,
         )
-        # Rows of its own were labelled by a judge, and counted when they were.
-        human = self._rows is None and issubclass(self._bench.table.view, (Pair, Ranking))
+        human = self._of_people and issubclass(self._bench.table.view, (Pair, Ranking))
         if human and not callable(batches):
             self.cost.add(comparisons=record.rows)
         if selection is not None:
@@ -520,7 +568,7 @@ class CellRun:
                 log=lambda step, said: _add_point(curves, step, said),
             )
             used = sum(len(reward.comparisons(row)) for row in kept) / len(kept)
-            if self._rows is None:
+            if self._of_people:
                 self.cost.add(comparisons=round(used * record.rows))
             reward.finish(_weights(policy), head, held_out).save(folder)
             base.drop(policy)  # pyright: ignore[reportArgumentType]
@@ -545,9 +593,16 @@ class CellRun:
         return self.reward_model(**how) if rows == "train" else self._bench.own_reward_model(rows, **how)
 
     @property
+    def _of_people(self) -> bool:
+        """Whether the comparisons are the file's, not ones that a judge made for this run."""
+        return self._rows is None and self._comparisons is None
+
+    @property
     def compared(self) -> type[Ranking | Pair]:
         """The richest view of the rows that says which of two answers is better."""
-        rows = self._bench.table.kept("train") if self._rows is None else self._rows
+        rows = self._rows
+        if rows is None:
+            rows = self._bench.table.kept("train") if self._comparisons is None else self._anew
         return Ranking if all(isinstance(row, Ranking) for row in rows) else Pair
 
     def observer(self) -> TrainerCallback:

@@ -21,6 +21,7 @@ from alignbench.recipe import (
     judges_of,
     order,
     overlap,
+    rewritten,
 )
 from alignbench.store import digest
 
@@ -102,9 +103,9 @@ def requested(recipe: Recipe, root: Path) -> list[dict[str, Any]]:
     return list(found.values())
 
 
-def departures(recipe: Recipe, block: MethodBlock) -> tuple[Departure, ...]:
-    """Return in what a method block differs from what the recipe gives to all."""
-    found = []
+def departures(recipe: Recipe, label: str) -> tuple[Departure, ...]:
+    """Return in what a label differs from what the recipe gives to all."""
+    block, found = recipe.methods[label], []
     if block.budget is not None and block.budget != recipe.budget:
         found.append(Departure("budget", _say(recipe.budget), _say(block.budget)))
     for name, own in block.training.items():
@@ -115,7 +116,7 @@ def departures(recipe: Recipe, block: MethodBlock) -> tuple[Departure, ...]:
         found.append(Departure("tuning", f"{recipe.sweep.trials} trials", "none"))
     if block.seeds is not None and block.seeds != recipe.seeds:
         found.append(Departure("seeds", _listed(recipe.seeds), _listed(block.seeds)))
-    for judge in judges_of(block):
+    for judge in judges_of(recipe, label):
         found += [
             Departure(f"trained on its yardstick, {name}") for name in overlap(recipe, judge, allowed=True)
         ]
@@ -166,9 +167,14 @@ def identity(
     """
     said = recipe.model_dump(mode="json")
     block = said["methods"].get(cell.label)
+    anew = None
     if block is not None:
         del block["seeds"], block["sweep"]  # the cell's own seed and fields say it all
+        anew = rewritten(recipe, cell.label)
     plugin = {} if block is None else _plugins_of(recipe.methods[cell.label])
+    if anew is not None:
+        judge = plugins.find("judges", anew.judge.name)
+        plugin["compared by"] = [str(judge), plugins.source_digest(judge)]
     asked = ("prompts", "split", "samples_per_prompt", "sampling")
     sampled = {name: said["evaluation"][name] for name in asked}
     if recipe.evaluation.curve is not None:
@@ -180,6 +186,7 @@ def identity(
             "training": said["training"],
             "budget": said["budget"],
             "block": block,
+            "comparisons": "file" if anew is None else anew.model_dump(mode="json"),
             "evaluation": sampled,
             "data": data,
             "parents": parents,
@@ -205,7 +212,8 @@ def _plugins_of(block: MethodBlock) -> dict[str, Any]:
 
 
 def _say(budget: Any) -> str:
-    return ", ".join(f"{name} {value}" for name, value in budget.model_dump(exclude_none=True).items())
+    said = budget.model_dump(exclude_none=True, exclude_defaults=True)
+    return ", ".join(f"{name} {value}" for name, value in said.items())
 
 
 def _listed(seeds: list[int]) -> str:

@@ -120,7 +120,7 @@ def _label(
     found = plugins.find("methods", block.method) if block else None
     seen = [Departure(**one) for cell in cells if cell in sealed for one in sealed[cell]["departures"]]
     if block and not seen:
-        seen = list(departures(recipe, block))
+        seen = list(departures(recipe, label))
     start = block.start if block else None
     done = [cell for cell in cells if cell in own]
     return results.LabelResult(

@@ -13,7 +13,7 @@ from alignbench import plugins, store
 from alignbench.engine.prepare import FOLDER as DATA
 from alignbench.engine.versions import versions
 from alignbench.errors import Problem, RecipeError
-from alignbench.recipe import Loaded, Recipe, built_on, canonical, group_of
+from alignbench.recipe import Loaded, Recipe, Rewritten, built_on, canonical, group_of
 
 WORLD = "world.json"
 """Files that the recipe names, and every environment in which something of the run was made."""
@@ -86,6 +86,8 @@ def environment(recipe: Recipe) -> dict[str, Any]:
     named = {("data", one.name) for one in (data.train, data.validation, data.test, data.pretraining) if one}
     named |= {("filters", one.name) for one in data.filters}
     named |= {("judges", one.name) for one in evaluation.judges}
+    if isinstance(data.source, Rewritten):
+        named.add(("judges", data.source.judge.name))
     named |= {("metrics", one.name) for one in evaluation.metrics}
     for block in recipe.methods.values():
         built = built_on(block.method, block.config)

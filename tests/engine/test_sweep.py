@@ -96,9 +96,9 @@ def test_a_method_whose_trials_all_failed_is_an_error(tmp_path):
 
 def test_a_method_that_is_not_tuned_beside_others_that_are_departs():
     given = recipe()
-    departures = [str(one) for one in plan.departures(given, given.methods["third"])]
+    departures = [str(one) for one in plan.departures(given, "third")]
     assert departures == ["tuning: none instead of 4 trials"]
-    assert plan.departures(given, given.methods["second"]) == ()
+    assert plan.departures(given, "second") == ()
 
 
 def test_a_field_that_the_method_does_not_have_is_named():

@@ -69,14 +69,14 @@ def test_a_judge_that_trains_may_not_evaluate(recipe, judge: str, yardstick: str
 def test_a_judge_that_is_allowed_to_is_printed_as_a_departure(recipe):
     text = BLOCK.format(block="judge: self", evaluation="judges: [gold, self], allow: [self]")
     loaded = load(recipe(text)).recipe
-    said = [str(one) for one in departures(loaded, loaded.methods["ours"])]
+    said = [str(one) for one in departures(loaded, "ours")]
     assert said == ["trained on its yardstick, self", "labelled by its own base, as the judge self"]
 
 
 def test_another_model_as_the_judge_is_no_departure(recipe):
     judge = "{language-model: {id: sandbox/early, wording: sandbox}}"
     loaded = load(recipe(BLOCK.format(block=f"judge: {judge}", evaluation="judges: [gold]"))).recipe
-    assert departures(loaded, loaded.methods["ours"]) == ()
+    assert departures(loaded, "ours") == ()
 
 
 def test_the_defaults_of_judges_and_methods_are_written_out(recipe):
@@ -84,7 +84,7 @@ def test_the_defaults_of_judges_and_methods_are_written_out(recipe):
     block = loaded.methods["ours"]
     assert block.config["judge"]["config"]["min_mass"] == 0.5
     assert block.config["optimizer"]["config"]["beta"] == 0.1
-    assert [judge.name for judge in judges_of(block)] == ["self"]
+    assert [judge.name for judge in judges_of(loaded, "ours")] == ["self"]
 
 
 def test_a_filter_must_not_read_with_gold(recipe):

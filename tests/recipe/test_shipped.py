@@ -40,5 +40,5 @@ def test_a_shipped_recipe_treats_all_its_methods_alike(name: str) -> None:
         pytest.skip("needs the folder shared beside the checkout")
     recipe = load(ROOT / "recipes" / name).recipe
     # Who judges is a method's own; that it is the policy's own base is said all the same.
-    told = [str(one) for block in recipe.methods.values() for one in departures(recipe, block)]
+    told = [str(one) for label in recipe.methods for one in departures(recipe, label)]
     assert [one for one in told if not one.startswith("labelled by its own base")] == []

@@ -1,0 +1,189 @@
+"""`data.source`: the same prompts, and comparisons of the answers that a policy gives to them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from alignbench.engine import cell, plan, prepare
+from alignbench.engine.bench import Bench
+from alignbench.engine.cell_run import CellRun
+from alignbench.engine.worker import Task
+from alignbench.errors import AlignbenchError
+from alignbench.reading import load
+from alignbench.recipe import Recipe, Rewritten, canonical, edges, rewritten
+from alignbench.rows import Demonstration, Pair, Prompt, Verdict
+
+LABELS = {"answers": 2, "sampling": {"max_new_tokens": 24}}
+JUDGE = {"self": {"wording": "sandbox"}}
+
+
+def recipe(source: Any, **methods: Any) -> Recipe:
+    return Recipe.model_validate(
+        {
+            "model": {"id": "sandbox"},
+            "data": {"train": "sandbox", "limit": 32, "max_length": 128, "source": source},
+            "training": {"batch": 8, "threads": 1},
+            "budget": {"steps": 2},
+            "methods": {
+                "tuned": {"method": "sft", "config": {"learning_rate": 3e-3}},
+                "direct": {"method": "dpo", "start": "base"},
+                "stacked": {"method": "dpo", "start": "tuned"},
+                **methods,
+            },
+        }
+    )
+
+
+def by(policy: str) -> dict[str, Any]:
+    return {"policy": policy, "judge": JUDGE, "labels": LABELS}
+
+
+def make_bench(folder: Path, source: Any) -> Bench:
+    paths = {"run": folder / "run", "root": folder, "home": folder / "home", "log": folder / "log.txt"}
+    said = canonical(recipe(source))
+    task = Task("prepare", **paths, recipe=said, threads=1, what={"key": "source"})
+    prepare.main(task, lambda event: None)
+    bench = Bench(task)
+    tuned = folder / "run" / "cells" / "tuned" / "seed-0"
+    tuned.mkdir(parents=True)
+    cell.align(bench, "tuned", 0, tuned)
+    return bench
+
+
+def a_run(bench: Bench, label: str, folder: Path) -> CellRun:
+    block = bench.recipe.methods[label]
+    folder.mkdir(exist_ok=True)
+    return CellRun(
+        bench,
+        label=label,
+        seed=0,
+        method=block.method,
+        start=block.start,
+        folder=folder,
+        comparisons=rewritten(bench.recipe, label),
+    )
+
+
+def answers_of(bench: Bench, label: str, run: CellRun) -> dict[str, set[str]]:
+    """What a policy says to the training prompts, drawn here once more."""
+    prompts = list(bench.table.rows(Prompt, "train", seed=0))
+    how = Rewritten.model_validate(by(label)).labels
+    said: dict[str, set[str]] = {}
+    for one in bench.policy(label, 0).answer(prompts, how.sampling, run._number("labels"), samples=2):
+        said.setdefault(one.prompt_id, set()).add(one.text)
+    return said
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    return make_bench(tmp_path_factory.mktemp("source"), by("tuned"))
+
+
+def test_the_comparisons_are_of_answers_that_the_policy_gives_to_the_tables_prompts(
+    bench: Bench, tmp_path: Path
+):
+    run = a_run(bench, "direct", tmp_path)
+    rows = list(run.rows(Pair))
+    written = answers_of(bench, "tuned", run)
+    by_text = {row.prompt[-1]["content"]: row.id for row in bench.table.rows(Prompt, "train", seed=0)}
+    assert len(rows) > 5
+    for row in rows:
+        assert {row.chosen, row.rejected} == written[by_text[row.prompt[-1]["content"]]]
+        assert 0.5 <= row.preference <= 1
+    assert next(iter(run.rows(Verdict))).prompt == rows[0].prompt
+
+
+def test_the_judge_is_paid_and_no_annotator_is(bench: Bench, tmp_path: Path):
+    run = a_run(bench, "direct", tmp_path)
+    run.rows(Pair)
+    assert run.cost.ai_comparisons > 0
+    assert run.cost.judge_calls > 0
+    assert run.cost.comparisons == 0
+    assert [one["name"] for one in run.judges] == ["self"]
+    kept = {row.id for row in bench.table.kept("train")}
+    assert run.seen["train"] == kept
+
+
+def test_demonstrations_and_prompts_stay_the_files(bench: Bench, tmp_path: Path):
+    run = a_run(bench, "direct", tmp_path)
+    for view in (Demonstration, Prompt):
+        assert list(run.rows(view)) == list(bench.table.rows(view, "train", seed=0))
+    assert list(run.rows(Pair, "validation")) == list(bench.table.rows(Pair, "validation", seed=0))
+
+
+def test_start_is_the_policy_that_each_method_starts_from(tmp_path: Path):
+    bench = make_bench(tmp_path, by("start"))
+    direct, stacked = a_run(bench, "direct", tmp_path / "d"), a_run(bench, "stacked", tmp_path / "s")
+    for run, label in ((direct, "base"), (stacked, "tuned")):
+        written = set().union(*answers_of(bench, label, run).values())
+        assert {text for row in run.rows(Pair) for text in (row.chosen, row.rejected)} <= written
+
+
+def test_the_policy_that_writes_them_comes_first_and_reads_the_files_itself():
+    given = recipe(by("stacked"), other={"method": "sft"})
+    assert edges(given) == {"tuned": (), "direct": ("stacked",), "stacked": ("tuned",), "other": ()}
+    assert [one.label for one in plan.cells(given)].index("stacked") < 4
+    assert rewritten(given, "stacked") is None
+    assert rewritten(given, "other") is None  # it learns from no comparison
+    assert rewritten(given, "direct") == given.data.source
+    assert edges(recipe("file"))["direct"] == ()
+
+
+def test_who_reads_the_files_comparisons_where_others_do_not_departs(tmp_path: Path):
+    bench = make_bench(tmp_path, by("stacked"))
+    run = a_run(bench, "stacked", tmp_path / "s")
+    assert list(run.rows(Pair)) == list(bench.table.rows(Pair, "train", seed=0))
+    assert [str(one) for one in run.departures] == ["comparisons: the file's instead of answers of stacked"]
+
+
+def test_a_cell_that_learns_from_other_comparisons_is_another_cell():
+    def key(source: Any, label: str) -> str:
+        one = plan.Cell(label, 0)
+        return plan.identity(recipe(source), one, versions={}, data="", parents={})
+
+    assert key("file", "direct") != key("start", "direct") != key("tuned", "direct")
+    assert key("file", "tuned") == key("start", "tuned")
+
+
+TEXT = """\
+model: {{id: sandbox}}
+data: {{train: sandbox, source: {source}}}
+methods: {{sft: {{}}, dpo: {{}}}}
+evaluation: {{judges: [{judge}]}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("source", "judge", "field", "said"),
+    [
+        ("stf", "gold", "data.source", "there is no label 'stf'; did you mean 'sft'?"),
+        ("{policy: stf}", "gold", "data.source.policy", "there is no label 'stf'; did you mean 'sft'?"),
+        ("{polcy: sft}", "gold", "data.source.polcy", "unknown; did you mean 'policy'?"),
+        ("{judge: gold}", "gold", "data.source.judge", "yardstick and never enters training"),
+        ("sft", "self", "data.source.judge", "'data.source' learns from the judge 'self'"),
+        ("{judge: {self: {polcy: 1}}}", "gold", "data.source.judge.self.polcy", "did you mean 'policy'?"),
+        ("{labels: {answers: 1}}", "gold", "data.source.labels.answers", "at least 2"),
+        ("7", "gold", "data.source", "expected 'file', 'start', a label"),
+    ],
+)
+def test_what_is_wrong_with_a_source_is_said_where_it_stands(
+    tmp_path: Path, source: str, judge: str, field: str, said: str
+):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(TEXT.format(source=source, judge=judge))
+    with pytest.raises(AlignbenchError) as caught:
+        load(path)
+    (one,) = caught.value.problems
+    assert (one.field, one.line) == (field, 2)
+    assert said in f"{one.what}; {one.fix}"
+
+
+def test_a_source_in_its_short_form_is_spelled_out(tmp_path: Path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(TEXT.format(source="sft", judge="gold"))
+    source = load(path).recipe.data.source
+    assert isinstance(source, Rewritten)
+    assert (source.policy, source.judge.name, source.judge.config["min_mass"]) == ("sft", "self", 0.5)
