@@ -175,6 +175,12 @@ class Budget(Settings):
                 f"set exactly one of epochs, rows, steps, tokens, seconds (got {', '.join(units) or 'none'})"
             )
 
+    def __str__(self) -> str:
+        ((unit, amount),) = self.model_dump(exclude={"scope"}, exclude_none=True).items()
+        said = f"{amount:g}" if isinstance(amount, float) else f"{amount:,}"
+        said = f"{said} {unit.removesuffix('s') if amount == 1 else unit}"
+        return f"{said} for the whole chain" if self.scope == "chain" else said
+
 
 @dataclass(frozen=True, slots=True)
 class Answer:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from alignbench.cli import cache, chat, claims, doctor, export, generate, methods, runs
+from alignbench.cli import cache, chat, claims, doctor, export, generate, methods, plan, runs
 from alignbench.cli.shell import app
 
 __all__ = ["app"]
@@ -10,7 +10,7 @@ __all__ = ["app"]
 for command in (
     runs.run,
     runs.check,
-    runs.plan,
+    plan.plan,
     runs.compare,
     runs.report,
     chat.chat,

@@ -1,39 +1,36 @@
-"""The commands about recipes and runs: run, check, plan, compare, report."""
+"""The commands about recipes and runs: run, check, compare, report."""
 
 from __future__ import annotations
 
 import signal
 from contextlib import nullcontext, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 
-from alignbench.cli.shell import print_json, show_table
+from alignbench.cli.shell import print_json
 from alignbench.errors import Exit, RecipeError
-
-if TYPE_CHECKING:
-    from alignbench.engine.plan import Cell
-    from alignbench.recipe import Loaded, Recipe
 
 RecipeFile = Annotated[Path, typer.Argument(metavar="RECIPE", help="The YAML file of the comparison.")]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.")]
+OutFolder = Annotated[
+    Path | None, typer.Option(help="The folder of the run.", show_default="runs/ and the recipe's name")
+]
 Overrides = Annotated[
     list[str], typer.Option("--set", metavar="a.b=c", help="Set one value of the recipe; may be repeated.")
+]
+Only = Annotated[
+    list[str], typer.Option(metavar="LABEL", help="This label and what it starts from; may be repeated.")
 ]
 ForPrograms = Annotated[bool, typer.Option("--json", help="Print JSON, for a program.")]
 
 
 def run(
     recipe: RecipeFile,
-    out: Annotated[
-        Path | None, typer.Option(help="The folder of the run.", show_default="runs/ and the recipe's name")
-    ] = None,
+    out: OutFolder = None,
     overrides: Overrides = [],  # noqa: B006  (typer reads it, nobody changes it)
-    only: Annotated[
-        list[str],
-        typer.Option(metavar="LABEL", help="Run this label and what it starts from; may be repeated."),
-    ] = [],  # noqa: B006
+    only: Only = [],  # noqa: B006
     jobs: Annotated[str, typer.Option(metavar="N|auto", help="Cells that run side by side.")] = "auto",
     fork: Annotated[
         bool, typer.Option("--fork", help="Start a new run beside one of another recipe or environment.")
@@ -135,101 +132,6 @@ def check(recipe: RecipeFile, overrides: Overrides = [], as_json: ForPrograms = 
     typer.echo(f"{recipe} is good: {count} cells ({labels}; {_seeds(checked.seeds)})")
 
 
-def plan(
-    recipe: RecipeFile,
-    out: Annotated[
-        Path | None, typer.Option(help="The folder of the run.", show_default="runs/ and the recipe's name")
-    ] = None,
-    overrides: Overrides = [],  # noqa: B006
-    estimate: Annotated[
-        bool,
-        typer.Option(
-            "--estimate", help="Run it twice in small, and say what time and memory the whole will take."
-        ),
-    ] = False,
-    as_json: ForPrograms = False,
-) -> None:
-    """List what will run and what is finished, in what each cell differs, and what it will take."""
-    from alignbench import engine
-    from alignbench.engine.plan import cells, requested
-    from alignbench.reading import load
-
-    loaded = load(recipe, overrides)
-    planned = cells(loaded.recipe)
-    folder = out or Path("runs") / recipe.stem
-    there = engine.standing(loaded, folder, planned)
-    left = tuple(cell for cell in planned if not there[cell])
-    engine.room.check(loaded.recipe, left, folder, loaded.path.parent, engine.lanes(loaded.recipe))
-    rows = [
-        {**_planned(loaded.recipe, cell), "state": "finished" if there[cell] else "to run"}
-        for cell in planned
-    ]
-    forecast = _forecast(loaded, left) if estimate else None
-    asked = requested(loaded.recipe, loaded.path.parent)
-    if as_json:
-        more = {"estimate": forecast} if forecast is not None else {}
-        print_json({"cells": rows, "requests": asked, **more} if asked or more else rows)
-        return
-    columns = ("cell", "state", "method", "from", "start", "budget", "departures")
-    show_table(columns, ([_said(row[column]) for column in columns] for row in rows))
-    if asked:
-        typer.echo("Asked by metrics of every policy, and charged to the evaluation:")
-        names = ("metrics", "prompts", "answers", "most tokens")
-        show_table(
-            names, ((", ".join(one["metrics"]), *(str(one[name]) for name in names[1:])) for one in asked)
-        )
-    if forecast is not None:
-        _show_forecast(forecast)
-
-
-def _forecast(loaded: Loaded, left: tuple[Cell, ...]) -> dict[str, Any]:
-    """Return what the cells that are left will take, and whether they fit this machine's device."""
-    from dataclasses import asdict
-
-    from alignbench import engine
-    from alignbench.cli.doctor import device_memory
-    from alignbench.cli.progress import watching
-    from alignbench.engine.calibration import calibrate
-
-    with watching() as watch:
-        found = calibrate(loaded, watch)
-    device, memory = device_memory()
-    peak = max((one.peak_memory_bytes for one in found.labels.values()), default=0.0)
-    return {
-        "labels": {label: asdict(one) for label, one in found.labels.items()},
-        "cells": len(left),
-        "seconds": found.seconds(left, engine.lanes(loaded.recipe)),
-        "evaluate_seconds": found.evaluate_seconds,
-        "device": device,
-        "memory_bytes": memory,
-        "peak_memory_bytes": peak,
-        "fits": not any(one.failed for one in found.labels.values()) and peak < memory,
-        "took_seconds": found.took_seconds,
-    }
-
-
-def _show_forecast(said: dict[str, Any]) -> None:
-    from alignbench.report.text import count, duration, size
-
-    rows = [
-        (
-            label,
-            duration(one["seconds"]),
-            count(one["tokens"]),
-            size(one["peak_memory_bytes"] or None),
-            one["failed"],
-        )
-        for label, one in said["labels"].items()
-    ]
-    show_table(("a cell of", "time", "tokens", "peak memory", ""), rows)
-    fits = "fits" if said["fits"] else "does NOT fit"
-    typer.echo(
-        f"{said['cells']} cells are left: about {duration(said['seconds'])}, evaluation included. "
-        f"Peak memory {size(said['peak_memory_bytes'])}: it {fits} {said['device']}."
-    )
-    typer.echo("Drawn out from two small runs; memory has a fifth added for rows longer than theirs.")
-
-
 def compare(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of runs.")],
     format: Annotated[
@@ -262,33 +164,6 @@ def _jobs(said: str) -> int | Literal["auto"]:
     if said.isdecimal() and int(said) > 0:
         return int(said)
     raise RecipeError(f"--jobs {said}: expected 'auto' or a whole number, 1 at least")
-
-
-def _planned(recipe: Recipe, cell: Cell) -> dict[str, Any]:
-    from alignbench import plugins
-    from alignbench.engine.plan import departures
-    from alignbench.recipe import own_budget
-
-    row: dict[str, Any] = {"cell": str(cell), "label": cell.label, "seed": cell.seed}
-    block = recipe.methods.get(cell.label)
-    if block is None:
-        return {**row, "method": None, "from": None, "start": None, "budget": None, "departures": []}
-    start = block.start if isinstance(block.start, str) else block.start.model_dump()
-    return {
-        **row,
-        "method": block.method,
-        "from": str(plugins.find("methods", block.method)),
-        "start": start,
-        "budget": own_budget(recipe, cell.label).model_dump(exclude_none=True),
-        "departures": [str(departure) for departure in departures(recipe, cell.label)],
-    }
-
-
-def _said(value: Any) -> str:
-    if isinstance(value, dict):
-        said = ((key, f"{item:g}" if isinstance(item, float) else item) for key, item in value.items())
-        return ", ".join(f"{key} {item}" for key, item in said if item != "own")
-    return "; ".join(value) if isinstance(value, list) else value or ""
 
 
 def _seeds(seeds: list[int]) -> str:

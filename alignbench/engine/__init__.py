@@ -60,6 +60,8 @@ class Fate:
     reason: str = ""
     content: str = ""
     """Content digest of a finished cell."""
+    clock: float = 0.0
+    """When it ended, as in Finished."""
 
 
 def run(
@@ -172,7 +174,7 @@ def _align(
         folder = cell.folder(out)
         folder.mkdir(parents=True, exist_ok=True)
         store.write_json(folder / "status.json", {"status": fate.status, "reason": fate.reason})
-        watch(News(str(cell), ended=Finished(fate.status, fate.reason), cells=len(cells)))
+        watch(News(str(cell), ended=Finished(fate.status, fate.reason, clock=fate.clock), cells=len(cells)))
         observers.tell(
             "alignbench_cell_finished",
             label=cell.label,
@@ -232,11 +234,11 @@ def _align(
                 raise last.error  # no other cell could write either, and all would be for nothing
             sealed = store.manifest(cell.folder(out), key=key) if last.status == "done" else None
             if sealed is not None:
-                settle(cell, Fate("done", content=sealed["content"]))
+                settle(cell, Fate("done", content=sealed["content"], clock=last.clock))
             elif last.status == "done":
-                settle(cell, Fate("failed", "it ended without a whole result"))
+                settle(cell, Fate("failed", "it ended without a whole result", clock=last.clock))
             else:
-                settle(cell, Fate(last.status, last.reason))
+                settle(cell, Fate(last.status, last.reason, clock=last.clock))
     # In the order of the plan: the record must not depend on which cell was done first.
     return {cell: fates[cell] for cell in cells}
 

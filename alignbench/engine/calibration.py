@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,12 +13,12 @@ from tempfile import TemporaryDirectory
 
 from alignbench import engine, results, store
 from alignbench.engine.executor import Executor
-from alignbench.engine.plan import Cell
+from alignbench.engine.plan import Cell, cells
 from alignbench.engine.prepare import FOLDER as DATA
 from alignbench.engine.worker import Task
 from alignbench.errors import AlignbenchError
 from alignbench.method import Budget
-from alignbench.recipe import BASE, Loaded, Recipe, canonical
+from alignbench.recipe import Loaded, Recipe, canonical
 
 SIZES = (2, 6)
 """Batches of the two small runs: what does not grow with the rows, such as loading, falls out of two."""
@@ -34,6 +34,7 @@ class Estimate:
     """What one cell of a label takes."""
 
     seconds: float
+    """On a machine that has nothing else to do: time in which other programs had the core is not counted."""
     tokens: float
     """Positions with gradient plus positions generated, in training."""
     peak_memory_bytes: float
@@ -54,42 +55,68 @@ class Forecast:
 
     def seconds(self, cells: tuple[Cell, ...], lanes: int) -> float:
         """Return the wall time of `cells`, `lanes` side by side, with data and evaluation."""
-        work = sum(self.labels[cell.label].seconds for cell in cells if cell.label in self.labels)
-        return self.prepare_seconds + work / lanes + self.evaluate_seconds
+        each = {cell: self.labels[cell.label].seconds for cell in cells if cell.label in self.labels}
+        return self.prepare_seconds + side_by_side(each, lanes) + self.evaluate_seconds
 
 
-def calibrate(loaded: Loaded, watch: Callable[[engine.News], None] = lambda news: None) -> Forecast:
-    """Run a recipe twice in small and return what it would take in full. Nothing of it is kept."""
+def side_by_side(seconds: Mapping[Cell, float], lanes: int) -> float:
+    """Return how long cells take that run as the engine runs them: in order, each once its parents are done."""
+    waiting, running, now = list(seconds), dict[Cell, float](), 0.0
+    while waiting or running:
+        for cell in list(waiting):
+            left = {other.label for other in (*waiting, *running) if other.seed == cell.seed}
+            if len(running) < lanes and left.isdisjoint(cell.parents):
+                waiting.remove(cell)
+                running[cell] = now + seconds[cell]
+        done = min(running, key=running.__getitem__)
+        now = running.pop(done)
+    return now
+
+
+def calibrate(
+    loaded: Loaded, only: Iterable[str] = (), watch: Callable[[engine.News], None] = lambda news: None
+) -> Forecast:
+    """Run a recipe, or `only` these labels and what they start from, twice in small; return what it would take.
+
+    Nothing of the small runs is kept.
+    """
     began = time.monotonic()
     with TemporaryDirectory(prefix="alignbench-plan-") as place, _own_store(Path(place)):
         rows, read = _read(loaded, Path(place) / "data", watch)
-        small = [_run(loaded, Path(place) / str(size), size, watch) for size in SIZES]
+        small = [_run(loaded, Path(place) / str(size), size, tuple(only), watch) for size in SIZES]
     recipe = loaded.recipe
-    labels = {label: _label(recipe, label, small, rows) for label in (BASE, *recipe.methods)}
+    planned = dict.fromkeys(cell.label for cell in cells(recipe, only))
+    labels = {label: _label(recipe, label, small, rows) for label in planned}
     prompts = recipe.evaluation.prompts
-    evaluate = _line([(run.prompts, run.clock.spent.get(engine.EVALUATION, 0.0)) for run in small], prompts)
+    evaluate = _line([(run.prompts, run.clock.spent(engine.EVALUATION)) for run in small], prompts)
     return Forecast(labels, read, evaluate, time.monotonic() - began)
 
 
 @dataclass
-class _Clock:
-    """How long each task of a run took, and how much of that went by before it answered."""
+class Clock:
+    """How long each task of a run took, without the seconds in which other programs had its core."""
 
     begun: dict[str, float] = field(default_factory=dict)
     answering: dict[str, float] = field(default_factory=dict)
-    spent: dict[str, float] = field(default_factory=dict)
+    ended: dict[str, float] = field(default_factory=dict)
 
     def hear(self, news: engine.News) -> None:
-        now = time.monotonic()
-        self.begun.setdefault(news.task, now)
-        if news.event is not None and news.event.phase == "answering":
-            self.answering.setdefault(news.task, now)
-        if news.ended is not None:
-            self.spent[news.task] = now - self.begun[news.task]
+        if news.event is not None:
+            self.begun.setdefault(news.task, news.event.clock)
+            if news.event.phase == "answering":
+                self.answering.setdefault(news.task, news.event.clock)
+        if news.ended is not None and news.ended.clock:
+            self.ended[news.task] = news.ended.clock
 
-    def before_answers(self, cell: str) -> float:
-        begun = self.begun.get(cell, 0.0)
-        return self.answering.get(cell, begun + self.spent.get(cell, 0.0)) - begun
+    def spent(self, task: str) -> float:
+        """Return the seconds of a task from its first word to its last."""
+        return (
+            self.ended.get(task, 0.0) - self.begun[task] if task in self.begun and task in self.ended else 0.0
+        )
+
+    def answers(self, cell: str) -> float:
+        """Return the part of them in which a cell answered, and wrote its answers down."""
+        return self.ended[cell] - self.answering[cell] if self.spent(cell) and cell in self.answering else 0.0
 
 
 @dataclass(frozen=True)
@@ -99,13 +126,15 @@ class _Small:
     rows: int
     prompts: int
     found: results.Results | None
-    clock: _Clock
+    clock: Clock
     recipe: Recipe
     fault: str = ""
 
 
-def _run(loaded: Loaded, out: Path, size: int, watch: Callable[[engine.News], None]) -> _Small:
-    recipe, clock = shrunk(loaded.recipe, size), _Clock()
+def _run(
+    loaded: Loaded, out: Path, size: int, only: tuple[str, ...], watch: Callable[[engine.News], None]
+) -> _Small:
+    recipe, clock = shrunk(loaded.recipe, size), Clock()
 
     def hear(news: engine.News) -> None:
         clock.hear(news)
@@ -113,7 +142,7 @@ def _run(loaded: Loaded, out: Path, size: int, watch: Callable[[engine.News], No
 
     fault = ""
     try:
-        engine.run(replace(loaded, recipe=recipe), out=out, jobs=1, watch=hear)
+        engine.run(replace(loaded, recipe=recipe), out=out, only=only, jobs=1, watch=hear)
     except AlignbenchError as error:
         fault = str(error)
     kept = _kept(out) if (out / DATA / "record.json").is_file() else 0
@@ -157,15 +186,20 @@ def shrunk(recipe: Recipe, size: int) -> Recipe:
 
 def _read(loaded: Loaded, out: Path, watch: Callable[[engine.News], None]) -> tuple[int, float]:
     """Prepare all of the recipe's data; return the training rows it keeps, and how long it took."""
-    began = time.monotonic()
     out.mkdir()
     said = canonical(loaded.recipe)
     task = Task(
         "prepare", out, loaded.path.parent, said, store.default_root(), out / "data.log", 1, {"key": said}
     )
+    clock = Clock()
+
+    def hear(news: engine.News) -> None:
+        clock.hear(news)
+        watch(news)
+
     with Executor() as executor:
-        engine.run_alone(executor, "data", task, watch)
-    return _kept(out), time.monotonic() - began
+        engine.run_alone(executor, "data", task, hear)
+    return _kept(out), clock.spent("data")
 
 
 def _kept(out: Path) -> int:
@@ -184,13 +218,15 @@ def _label(recipe: Recipe, label: str, small: list[_Small], rows: int) -> Estima
             continue
         mine = run.recipe.methods.get(label)
         amount = _amount(run.recipe.budget if mine is None or mine.budget is None else mine.budget, run.rows)
-        times.append((amount, run.clock.before_answers(f"{label}/seed-{cell.seed}")))
+        name = f"{label}/seed-{cell.seed}"
+        answered = run.clock.answers(name)
+        times.append((amount, run.clock.spent(name) - answered))
+        answers.append((run.prompts, answered))
         tokens.append((amount, (cell.cost.train_tokens or 0) + (cell.cost.generated_tokens or 0)))
         memory = max(memory, cell.cost.peak_memory_bytes or 0.0)
-        answers.append((cell.cost.answer_seconds or 0.0) * recipe.evaluation.samples_per_prompt)
     whole = _amount(budget, rows)
-    answering = (answers[-1] if answers else 0.0) * recipe.evaluation.prompts
-    return Estimate(_line(times, whole) + answering, _line(tokens, whole), HEADROOM * memory, why)
+    seconds = _line(times, whole) + _line(answers, recipe.evaluation.prompts)
+    return Estimate(seconds, _line(tokens, whole), HEADROOM * memory, why)
 
 
 def _amount(budget: Budget, rows: int) -> float:

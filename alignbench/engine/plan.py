@@ -107,7 +107,7 @@ def departures(recipe: Recipe, label: str) -> tuple[Departure, ...]:
     """Return in what a label differs from what the recipe gives to all."""
     block, found = recipe.methods[label], []
     if block.budget is not None and block.budget != recipe.budget:
-        found.append(Departure("budget", _say(recipe.budget), _say(block.budget)))
+        found.append(Departure("budget", str(recipe.budget), str(block.budget)))
     for name, own in block.training.items():
         shared = getattr(recipe.training, name)
         if own != shared:
@@ -209,11 +209,6 @@ def _plugins_of(block: MethodBlock) -> dict[str, Any]:
         "source": plugins.source_digest(found),
         "builds on": [[str(one), one.name, plugins.source_digest(one)] for one in others],
     }
-
-
-def _say(budget: Any) -> str:
-    said = budget.model_dump(exclude_none=True, exclude_defaults=True)
-    return ", ".join(f"{name} {value}" for name, value in said.items())
 
 
 def _listed(seeds: list[int]) -> str:

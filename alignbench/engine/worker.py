@@ -8,10 +8,11 @@ import os
 import signal
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,8 @@ class Event:
     done: int = 0
     total: int | None = None
     numbers: Mapping[str, float] = field(default_factory=dict)
+    clock: float = 0.0
+    """When it was said, by the child's `busy_clock`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +73,8 @@ class Finished:
     status: str = "done"
     reason: str = ""
     error: AlignbenchError | None = None
+    clock: float = 0.0
+    """As in Event; 0 where the child died."""
 
 
 def main(task: Task, pipe: Connection) -> None:
@@ -93,8 +98,19 @@ def main(task: Task, pipe: Connection) -> None:
         with suppress(OSError):  # the log may lie on the disk that is full
             sys.stdout.flush()
             sys.stderr.flush()
-    pipe.send(last)
+    pipe.send(replace(last, clock=busy_clock()))
     pipe.close()
+
+
+def busy_clock() -> float:
+    """Return seconds that stand still while this process's main thread is ready and other programs have its core.
+
+    Only differences mean something. Where the kernel does not count the waiting, it is the plain clock.
+    """
+    waited = 0
+    with suppress(OSError, ValueError, IndexError):
+        waited = int(Path("/proc/self/schedstat").read_text(encoding="ascii").split()[1])
+    return time.monotonic() - waited / 1e9
 
 
 def _last_word(error: BaseException, task: Task) -> Finished:
@@ -123,7 +139,7 @@ def _run(task: Task, pipe: Connection) -> None:
         from alignbench.engine.cell import main as work
     else:
         from alignbench.engine.evaluation import main as work
-    work(task, pipe.send)
+    work(task, lambda event: pipe.send(replace(event, clock=busy_clock())))
 
 
 def _die_with_parent() -> None:

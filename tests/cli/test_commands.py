@@ -124,7 +124,9 @@ def test_an_interrupt_ends_with_its_own_exit_code(alignbench, recipe: Path, monk
 
 
 def test_plan_lists_the_cells_in_start_order_with_their_departures(alignbench, recipe: Path) -> None:
-    rows = json.loads(alignbench("plan", recipe, "--json").stdout)
+    said = json.loads(alignbench("plan", recipe, "--json").stdout)
+    assert (said["requests"], said["estimate"]) == ([], None)
+    rows = said["cells"]
     assert [row["cell"] for row in rows] == [
         f"{label}/seed-{seed}" for seed in (0, 7) for label in ("base", "kto", "kto-twice")
     ]
@@ -144,9 +146,23 @@ def test_plan_lists_the_cells_in_start_order_with_their_departures(alignbench, r
 
 
 def test_plan_for_a_person_fits_the_same_into_a_table(alignbench, recipe: Path) -> None:
-    said = alignbench("plan", recipe).stdout
-    assert "kto-twice/seed-7" in said
-    assert "steps 3" in said
+    lines = alignbench("plan", recipe).stdout.splitlines()
+    (row,) = (line for line in lines if "kto-twice/seed-7" in line)
+    assert row.split() == ["kto-twice/seed-7", "to", "run", "kto", "kto", "3", "steps"]
+    assert max(map(len, lines[: lines.index(row)])) <= 80
+    (note,) = (line for line in lines if line.startswith("kto-twice departs from the others: "))
+    assert "budget: 3 steps instead of 1 epoch" in note
+    assert lines[-1] == "Methods from alignbench-kto 0.3.1."
+
+
+def test_plan_keeps_to_the_labels_that_are_asked_for_and_what_they_start_from(
+    alignbench, recipe: Path
+) -> None:
+    said = json.loads(alignbench("plan", recipe, "--json", "--only", "kto").stdout)
+    assert {row["label"] for row in said["cells"]} == {"base", "kto"}
+    done = alignbench("plan", recipe, "--only", "ktoo")
+    assert done.exit_code == Exit.USAGE
+    assert "--only names ktoo, which the recipe does not have" in done.stderr
 
 
 def test_a_recipe_that_is_not_there_is_an_error_and_no_traceback(alignbench, tmp_path: Path) -> None:

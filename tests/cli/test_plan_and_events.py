@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -11,10 +15,11 @@ from rich.console import Console
 
 from alignbench.cli.progress import telling, watching
 from alignbench.engine import News, calibration
-from alignbench.engine.calibration import _line, shrunk
+from alignbench.engine.calibration import Clock, _line, shrunk, side_by_side
 from alignbench.engine.cell_run import _total
+from alignbench.engine.plan import Cell
 from alignbench.engine.tracking import Tracking, check_trackers
-from alignbench.engine.worker import Event, Finished
+from alignbench.engine.worker import Event, Finished, busy_clock
 from alignbench.errors import RecipeError
 from alignbench.recipe import Recipe
 
@@ -132,3 +137,50 @@ def test_two_points_give_what_grows_and_what_does_not() -> None:
     assert _line([(16, 10.0), (48, 14.0)], 1000) == pytest.approx(8 + 1000 / 8)
     assert _line([(16, 14.0), (48, 10.0)], 1000) == 10.0  # noise never makes more rows cheaper
     assert _line([(10, 2.0)], 100) == 20.0
+
+
+def test_cells_side_by_side_wait_for_what_they_start_from_and_for_a_lane() -> None:
+    base, sft, dpo, orpo = (
+        Cell("base", 0),
+        Cell("sft", 0),
+        Cell("dpo", 0, ("sft",)),
+        Cell("orpo", 0),
+    )
+    took = {base: 1.0, sft: 4.0, dpo: 3.0, orpo: 3.0}
+    assert side_by_side(took, 1) == 11.0
+    assert side_by_side(took, 2) == 7.0  # orpo beside sft, and dpo after it
+    assert side_by_side({**took, Cell("dpo", 1, ("sft",)): 5.0}, 4) == 7.0  # its sft is no cell of these
+    assert side_by_side({}, 2) == 0.0
+
+
+def test_a_task_takes_what_its_own_clock_says_and_answers_are_a_part_of_it() -> None:
+    clock = Clock()
+    for event in (Event("loading the base", clock=100.0), Event("training", 1, clock=101.0)):
+        clock.hear(News("dpo/seed-0", event))
+    clock.hear(News("dpo/seed-0", Event("answering", 0, 8, clock=105.0)))
+    clock.hear(News("dpo/seed-0", Event("answering", 8, 8, clock=106.0)))
+    clock.hear(News("dpo/seed-0", ended=Finished(clock=107.5)))
+    clock.hear(News("rlhf/seed-0", Event("training", clock=107.5)))
+    clock.hear(News("rlhf/seed-0", ended=Finished("failed", "killed by SIGKILL")))
+    assert (clock.spent("dpo/seed-0"), clock.answers("dpo/seed-0")) == (7.5, 2.5)
+    assert (clock.spent("rlhf/seed-0"), clock.spent("orpo/seed-0")) == (0.0, 0.0)
+
+
+def test_the_busy_clock_stands_still_while_another_process_has_the_core() -> None:
+    if not Path("/proc/self/schedstat").exists():
+        pytest.skip("this kernel does not count the waiting")
+    allowed = os.sched_getaffinity(0)
+    core = {min(allowed)}
+    os.sched_setaffinity(0, core)
+    rival = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    try:
+        wall, busy, worked = time.monotonic(), busy_clock(), time.process_time()
+        while time.process_time() - worked < 0.3:
+            pass
+        wall, busy = time.monotonic() - wall, busy_clock() - busy
+    finally:
+        rival.kill()
+        rival.wait()
+        os.sched_setaffinity(0, allowed)
+    assert wall > 0.4
+    assert busy == pytest.approx(0.3, abs=0.06)

@@ -73,7 +73,7 @@ def test_another_batch_or_budget_is_a_departure_and_an_own_knob_is_none():
     assert said == {
         "hot": ["training.batch: 4 instead of 16"],
         "cold": [],
-        "other": ["budget: steps 3 instead of epochs 1.0"],
+        "other": ["budget: 3 steps instead of 1 epoch"],
     }
 
 
