@@ -163,6 +163,8 @@ class Checkpoint(Record):
     """Of the evaluation's first judge, whom the training never sees."""
     proxy: Estimate | None = None
     """Of the reward that the method learns from; None where it has none."""
+    kl: Estimate | None = None
+    """`kl.base` of these answers, nats per response."""
 
 
 class Cell(Record):
@@ -228,6 +230,8 @@ class Point(Record):
 
     label: str
     seed: int
+    step: int | None = None
+    """Of a policy on its way, measured on the prompts of `evaluation.curve`; None for the finished one."""
     kl: Estimate
     """`kl.base`, nats per response."""
     reward: Estimate
@@ -267,7 +271,10 @@ class Results(Record):
     cells: tuple[Cell, ...] = ()
     comparisons: tuple[Comparison, ...] = ()
     frontier: tuple[Point, ...] = ()
-    """Every finished cell's reward and distance from base, each a number or the reason why there is none."""
+    """Every finished cell's reward and distance from base, each a number or the reason why there is none.
+
+    Behind them the policies on the way there, where the recipe asks for `evaluation.curve`.
+    """
     cost: Cost = Cost()
     """Of the whole run, every shared artefact counted once."""
     evaluation: Cost = Cost()

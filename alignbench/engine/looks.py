@@ -16,6 +16,7 @@ import numpy as np
 
 from alignbench import stats, store
 from alignbench.method import Policy, Split
+from alignbench.metrics.kl import k1
 from alignbench.recipe import Curve
 from alignbench.rows import Sequence as Scorable
 
@@ -61,11 +62,12 @@ class Looks:
         answers = self.policy.answer(self.prompts, self.run._bench.recipe.evaluation.sampling, self.run.seed)
         items = [Scorable(one.prompt_ids, said.ids) for one, said in zip(self.prompts, answers, strict=True)]
         worth = [None] * len(items) if self.proxy is None else self.proxy(items).tolist()
+        away = k1(self.policy.logprobs(items), base.policy().logprobs(items))
         base.generated = generated
         done["looked"] = share
         done["lines"] += [
-            {"step": step, "prompt_id": said.prompt_id, "text": said.text, "proxy": proxy}
-            for said, proxy in zip(answers, worth, strict=True)
+            {"step": step, "prompt_id": said.prompt_id, "text": said.text, "proxy": proxy, "kl": kl}
+            for said, proxy, kl in zip(answers, worth, away, strict=True)
         ]
         return time.perf_counter() - begun
 
@@ -102,14 +104,15 @@ def judged(bench: Bench, folder: Path, name: str, judge: Judge) -> dict[str, Any
     scores = judge.score([asked[line["prompt_id"]] for line in lines], [line["text"] for line in lines])
     steps = list(dict.fromkeys(line["step"] for line in lines))
     place = {id: number for number, id in enumerate(asked)}
-    yardstick, proxy = np.full((2, len(steps), len(asked)), np.nan)
+    yardstick, proxy, kl = np.full((3, len(steps), len(asked)), np.nan)
     for line, score in zip(lines, scores, strict=True):
         at = steps.index(line["step"]), place[line["prompt_id"]]
         yardstick[at] = math.nan if score.value is None else score.value
         proxy[at] = math.nan if line["proxy"] is None else line["proxy"]
+        kl[at] = line["kl"]
     told = [
-        {"step": step, "yardstick": _estimate(known), "proxy": _estimate(own)}
-        for step, known, own in zip(steps, yardstick, proxy, strict=True)
+        {"step": step, "yardstick": _estimate(known), "proxy": _estimate(own), "kl": _estimate(away)}
+        for step, known, own, away in zip(steps, yardstick, proxy, kl, strict=True)
     ]
     alarm = _over_optimised(name, steps, yardstick, proxy)
     return {"checkpoints": told, "alarms": [alarm] if alarm else []}

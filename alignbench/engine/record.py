@@ -7,7 +7,7 @@ import os
 import platform
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -91,20 +91,27 @@ def write(
             for cell, fate in fates.items()
         ),
         comparisons=tuple(summary.get("comparisons", ())),
-        frontier=tuple(
-            results.Point(
-                label=cell.label,
-                seed=cell.seed,
-                kl=columns.get("kl.base", _NOT_ASKED),
-                reward=columns.get("reward", _NOT_ASKED),
-            )
-            for cell, columns in measured.items()
-        ),
+        frontier=(*_finished(measured), *_on_the_way(followed)),
         cost=_sum(own.values()),
         evaluation=results.Cost(**summary.get("cost", {})),
     )
     results.write(record, run)
     return record
+
+
+def _finished(measured: Mapping[Cell, Mapping[str, Any]]) -> Iterator[results.Point]:
+    for cell, columns in measured.items():
+        kl, reward = (columns.get(name, _NOT_ASKED) for name in ("kl.base", "reward"))
+        yield results.Point(label=cell.label, seed=cell.seed, kl=kl, reward=reward)
+
+
+def _on_the_way(followed: Mapping[Cell, Mapping[str, Any]]) -> Iterator[results.Point]:
+    for cell, found in followed.items():
+        for one in found["checkpoints"]:
+            if one["kl"] is not None and one["yardstick"] is not None:
+                yield results.Point(
+                    label=cell.label, seed=cell.seed, step=one["step"], kl=one["kl"], reward=one["yardstick"]
+                )
 
 
 def _label(

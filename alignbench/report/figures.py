@@ -46,6 +46,15 @@ class Point:
     y: Estimate
 
 
+@dataclass(frozen=True)
+class Way:
+    """The places of one label's policy while it was trained, in order."""
+
+    colour: int
+    x: tuple[float, ...]
+    y: tuple[float, ...]
+
+
 def colour(number: int) -> str:
     """Return the page's colour for label `number`; 0 is base's."""
     return f"var(--c{_wheel(number)})"
@@ -87,14 +96,26 @@ def plane(
     x_title: str,
     y_title: str,
     *,
+    ways: Iterable[Way] = (),
     name: str,
     alternative: str,
 ) -> Markup:
-    """Return labels in a plane with their 95% intervals, each named beside its point."""
+    """Return labels in a plane with their 95% intervals, each named beside its point; `ways` as thin lines."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     with _figure(5.4, 3.7) as (figure, words):
         axes = figure.add_axes((0.115, 0.14, 0.87, 0.84))
+        for way in ways:
+            axes.plot(
+                way.x,
+                way.y,
+                color=_label(way.colour),
+                linewidth=0.9,
+                marker=".",
+                markersize=3,
+                alpha=0.6,
+                zorder=2,
+            )
         for point in points:
             assert point.x.value is not None
             assert point.y.value is not None

@@ -116,7 +116,19 @@ def _frontier(page: Page) -> Mapping[str, Any] | None:
         "{lead} against distance from base",
         "Up and to the left is better: more for less change.",
         lambda row: row.label.metrics.get("kl.base", boards.NOT_RECORDED),
+        _ways(page),
     )
+
+
+def _ways(page: Page) -> list[figures.Way]:
+    """Return where each policy was while it trained, where the recipe follows it and reward leads the board."""
+    found: dict[tuple[str, int], list[tuple[float, float]]] = {}
+    for one in page.results.frontier if boards.headline(page.results) == "reward" else ():
+        if one.step is not None and one.kl.value is not None and one.reward.value is not None:
+            found.setdefault((one.label, one.seed), []).append((one.kl.value, one.reward.value))
+    return [
+        figures.Way(page.colour(label), *zip(*places, strict=True)) for (label, _), places in found.items()
+    ]
 
 
 def _price(page: Page) -> Mapping[str, Any] | None:
@@ -149,6 +161,7 @@ def _plane(
     heading: str,
     reading: str,
     x: Callable[[Row], Estimate],
+    ways: Sequence[figures.Way] = (),
 ) -> dict[str, Any] | None:
     """Return a picture of the headline metric against `x`, and who is missing from it and why."""
     lead = boards.headline(page.results)
@@ -171,7 +184,12 @@ def _plane(
         f"{point.label}: {text.estimate(point.y, places[1])} at {text.estimate(point.x, places[0])}"
         for point in points
     )
-    picture = figures.plane(points, x_title, boards.title(lead), name=name, alternative=f"{title}. {said}.")
+    if ways:
+        reading += " A thin line is the way there, on the validation prompts of evaluation.curve."
+    alternative = f"{title}. {said}."
+    picture = figures.plane(
+        points, x_title, boards.title(lead), ways=ways, name=name, alternative=alternative
+    )
     return {"title": title, "picture": picture, "reading": reading, "absent": absent}
 
 

@@ -21,6 +21,7 @@ from alignbench.method import Settings
 from alignbench.recipe import Curve, Recipe, canonical
 from alignbench.report import artefacts
 from alignbench.rows import Demonstration
+from alignbench.rows import Sequence as Scorable
 
 CURVE = {"looks": 2, "prompts": 4}
 
@@ -92,6 +93,23 @@ def test_the_judge_speaks_afterwards_of_the_start_and_of_every_look(
     assert [line["proxy"] for line in lines if line["step"] == 4] == pytest.approx(
         [float(len(line["text"].split())) for line in lines if line["step"] == 4], abs=1
     )
+
+
+def test_the_distance_from_base_is_that_of_the_answers_given_on_the_way(
+    followed: tuple[CellRun, list[torch.Tensor]],
+):
+    run, _ = followed
+    base, (policy,) = run._bench.base, run._adapted
+    asked = run._bench.table.prompts("validation", CURVE["prompts"])
+    answers = policy.answer(asked, run._bench.recipe.evaluation.sampling, run.seed)
+    items = [Scorable(one.prompt_ids, said.ids) for one, said in zip(asked, answers, strict=True)]
+    own, other = policy.logprobs(items), base.policy().logprobs(items)
+    apart = [float((p.logps - q.logps).sum()) for p, q in zip(own, other, strict=True)]
+    lines = looks.read(run.folder)
+    assert [line["kl"] for line in lines if line["step"] == 4] == pytest.approx(apart, abs=1e-4)
+    assert [line["kl"] for line in lines if line["step"] == 0] == pytest.approx([0] * 4, abs=1e-4)
+    told = looks.judged(run._bench, run.folder, "gold", Gold(Settings()))["checkpoints"]
+    assert told[-1]["kl"]["value"] == pytest.approx(sum(apart) / 4, abs=1e-4)
 
 
 def test_a_killed_training_goes_on_with_the_answers_it_has_given(

@@ -20,7 +20,7 @@ import pytest
 from alignbench import results as record
 from alignbench.errors import StorageError
 from alignbench.report import artefacts, html, text, write_html
-from alignbench.results import Results, read
+from alignbench.results import Estimate, Point, Results, read
 
 ACTIVE = {
     *("script", "iframe", "object", "embed", "link", "base", "form", "input", "button", "audio", "video"),
@@ -474,3 +474,20 @@ def test_without_scores_the_comparisons_won_say_where_the_labels_differ(small, t
     pq.write_table(pa.Table.from_pylist(rows, pq.read_schema(file)), file)
     said = words(section(parsed(write_html(folder).read_text(encoding="utf-8")), "samples"))
     assert "by the comparisons that their answers win" in said
+
+
+def test_the_way_of_a_policy_is_drawn_where_the_recipe_follows_it(small, tmp_path: Path):
+    way = [(0, 0.1, 0.5), (20, 4.0, 0.6), (40, 9.4, 0.66)]
+    points = tuple(
+        Point(label="dpo", seed=0, step=step, kl=Estimate(value=kl), reward=Estimate(value=worth))
+        for step, kl, worth in way
+    )
+    drawn = []
+    for followed in (False, True):
+        folder = small.write(tmp_path / str(followed))
+        if followed:
+            record.write(read(folder).model_copy(update={"frontier": points}), folder)
+        shown = section(parsed(write_html(folder).read_text(encoding="utf-8")), "frontier")
+        drawn.append(sum("line2d" in (one.get("id") or "") for one in elements(shown)))
+        assert ("A thin line is the way there" in words(shown)) == followed
+    assert drawn[1] > drawn[0]
