@@ -1,7 +1,8 @@
 """PPO against TRL's RLOOTrainer on the sandbox: same start, reward model, number of answers, and yardstick.
 
-    alignbench run benchmarks/proofs/rlhf_ptx.yaml --out runs/ptx
-    python benchmarks/proofs/rlhf_vs_rloo.py runs/ptx
+    alignbench run benchmarks/proofs/rlhf_vs_rloo.yaml --out runs/rloo
+    python benchmarks/proofs/rlhf_vs_rloo.py runs/rloo/sweep --tune
+    python benchmarks/proofs/rlhf_vs_rloo.py runs/rloo
 
 Takes `sft` and `rlhf` of that run, seed by seed, and trains RLOO from the same `sft` against the same reward
 model: as many answers as `rlhf` drew, of the same prompts, at most as long, in rounds and steps of the same
@@ -9,9 +10,9 @@ size, with the same passes, beta, clip, temperature, schedule, clipping of gradi
 without an end. Both policies answer the same test prompts with the same noise, and gold compares them.
 
 TRL gets a LoRA adapter on a model of full precision that holds the very values of the 4-bit base (on a quantised
-one TRL would train adapters in bfloat16), `sft`'s adapter as start and, copied, as reference, normalised advantages,
-four answers to a prompt, and our learning rate. That rate was tuned for ours, not for it: `--tune RUN` tries others
-by gold on the validation prompts of a run of that recipe at a seed that no claim uses (100).
+one TRL would train adapters in bfloat16), `sft`'s adapter as start and, copied, as reference, normalised advantages and
+four answers to a prompt. Both are tuned alike: six settings each, by gold on validation prompts, at a seed that no
+claim uses (100); ours by the recipe's `sweep`, RLOO's learning rate by `--tune` on the folder of that sweep.
 Writes rlhf_vs_rloo.json beside this file.
 """
 
@@ -41,14 +42,13 @@ from alignbench.recipe import MethodBlock, Recipe, canonical
 from alignbench.rows import Prompt, Sequence
 from alignbench.sandbox import FINGERPRINT, MODEL, gold
 
-TRIED = ((5e-4, 4), (1e-3, 4), (2e-3, 4))
-"""Learning rates, and answers to one prompt: what `--tune` tries."""
-CHOSEN = (1e-3, 4)
+TRIED = (5e-4, 7e-4, 1e-3, 1.4e-3, 2e-3, 2.8e-3)
+"""Learning rates that `--tune` tries."""
+ANSWERS = 4
+"""To one prompt, of which RLOO's baseline is made."""
 
 
-def rloo(
-    bench: Bench, block: MethodBlock, seed: int, rate: float, answers: int, folder: Path
-) -> dict[str, int]:
+def rloo(bench: Bench, block: MethodBlock, seed: int, rate: float, folder: Path) -> dict[str, int]:
     """Train TRL's RLOO from `sft` and save its adapter in `folder`; return what it generated."""
     from datasets import Dataset
     from peft import PeftModel
@@ -60,7 +60,7 @@ def rloo(
     run = CellRun(bench, label="rlhf", seed=seed, method="rlhf", start="sft", folder=folder)
     reward = run.reward_model(**config["reward_model"])
     rows = run.rows(Prompt)
-    prompts = run.draw(rows, 0, len(rows) // answers)
+    prompts = run.draw(rows, 0, len(rows) // ANSWERS)
     tokenizer = AutoTokenizer.from_pretrained(MODEL, padding_side="left")
     network = AutoModelForCausalLM.from_pretrained(MODEL, dtype=torch.float32)
     network.load_state_dict(
@@ -92,7 +92,7 @@ def rloo(
         processing_class=tokenizer,
         args=RLOOConfig(
             output_dir=str(folder / "trl"),
-            num_generations=answers,
+            num_generations=ANSWERS,
             per_device_train_batch_size=batch,
             gradient_accumulation_steps=1,
             steps_per_generation=config["rollouts"] // batch,
@@ -158,7 +158,8 @@ def main() -> None:
         if given.tune:
             told["tuning"] = tune(bench, recipe, Path(scratch))
         else:
-            told |= compare(bench, recipe, Path(scratch))
+            best = max(told["tuning"], key=lambda one: np.mean([one[key] for key in one if "seed" in key]))
+            told |= compare(bench, recipe, best["learning_rate"], Path(scratch))
     out.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
     print(json.dumps(told, indent=1))
 
@@ -166,12 +167,12 @@ def main() -> None:
 def tune(bench: Bench, recipe: Recipe, scratch: Path) -> list[dict[str, float]]:
     """Return what gold says of each setting on validation prompts, for choosing one."""
     found = []
-    for rate, answers in TRIED:
-        told = {"learning_rate": rate, "answers to a prompt": answers}
+    for rate in TRIED:
+        told = {"learning_rate": rate}
         for seed in recipe.seeds:
-            folder = scratch / f"{rate}-{answers}-{seed}"
+            folder = scratch / f"{rate}-{seed}"
             folder.mkdir()
-            rloo(bench, recipe.methods["rlhf"], seed, rate, answers, folder)
+            rloo(bench, recipe.methods["rlhf"], seed, rate, folder)
             said = rewards(bench, answered(bench, folder / "policy", seed, "validation"), "validation")
             told[f"seed {seed}"] = float(said.mean())
         print(told, flush=True)
@@ -179,15 +180,14 @@ def tune(bench: Bench, recipe: Recipe, scratch: Path) -> list[dict[str, float]]:
     return found
 
 
-def compare(bench: Bench, recipe: Recipe, scratch: Path) -> dict[str, Any]:
-    """Return ours minus RLOO under both estimands, and each seed's numbers."""
-    rate, answers = CHOSEN
+def compare(bench: Bench, recipe: Recipe, rate: float, scratch: Path) -> dict[str, Any]:
+    """Return ours minus RLOO at its chosen rate under both estimands, and each seed's numbers."""
     ours, theirs, told = [], [], {}
     for seed in recipe.seeds:
         folder = scratch / f"seed-{seed}"
         folder.mkdir()
         begun = time.process_time()
-        spent = rloo(bench, recipe.methods["rlhf"], seed, rate, answers, folder)
+        spent = rloo(bench, recipe.methods["rlhf"], seed, rate, folder)
         seconds = time.process_time() - begun
         ours.append(rewards(bench, samples.read(bench.run / "cells" / "rlhf" / f"seed-{seed}")))
         theirs.append(rewards(bench, answered(bench, folder / "policy", seed)))
@@ -201,7 +201,7 @@ def compare(bench: Bench, recipe: Recipe, scratch: Path) -> dict[str, Any]:
     for name, estimate in {"these policies": stats.policies, "the method": stats.method}.items():
         found = estimate(table)
         told[f"rlhf - rloo, {name}"] = {"difference": found.value, "ci95": list(found.interval())}
-    return {"rloo": {"learning_rate": rate, "answers to a prompt": answers}, **told}
+    return {"rlhf": recipe.methods["rlhf"].config, "rloo": {"learning_rate": rate}, **told}
 
 
 if __name__ == "__main__":
