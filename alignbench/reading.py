@@ -17,7 +17,7 @@ from pydantic_core import ErrorDetails
 
 from alignbench import data, plugins, strictyaml
 from alignbench.errors import AlignbenchError, PluginError, Problem, RecipeError
-from alignbench.method import NamedMethod, NamedSource
+from alignbench.method import NAME, NamedMethod, NamedSource
 from alignbench.plugins import Group
 from alignbench.recipe import (
     BASE,
@@ -129,7 +129,10 @@ class _Check:
         if isinstance(block.get("training"), dict):
             self.valid(Training, block["training"], (*route, "training"))
         name = block.get("method", label)
-        if not isinstance(name, str):
+        # A label that is no name, or is taken, has been told; without a method it names none either.
+        if not isinstance(name, str) or ("method" not in block and not re.fullmatch(NAME, name)):
+            return
+        if name == label == BASE:
             return
         own = (*route, "config") if "config" in block else route
         named_by = (*route, "method") if "method" in block else route

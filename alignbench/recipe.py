@@ -324,6 +324,17 @@ class Evaluation(Settings):
         return named
 
 
+def _not_reserved(label: str) -> str:
+    if label == BASE:
+        raise ValueError(
+            "'base' is reserved for the untouched model, which is always measured; rename the label"
+        )
+    return label
+
+
+OwnLabel = Annotated[Label, AfterValidator(_not_reserved)]
+
+
 class Recipe(Settings):
     """A whole comparison."""
 
@@ -333,7 +344,7 @@ class Recipe(Settings):
     budget: Budget = Budget(epochs=1)
     start: Start = BASE
     """The start of every method that does not name its own."""
-    methods: Annotated[dict[Label, MethodBlock], Field(min_length=1)]
+    methods: Annotated[dict[OwnLabel, MethodBlock], Field(min_length=1)]
     evaluation: Evaluation = Evaluation()
     sweep: Sweep | None = None
     """Tune every method that has a `sweep` block on validation prompts, before the comparison."""
@@ -371,15 +382,6 @@ class Recipe(Settings):
         for label in self.methods:
             own_budget(self, label)
         return self
-
-    @field_validator("methods")
-    @classmethod
-    def _base_is_reserved(cls, methods: dict[str, MethodBlock]) -> dict[str, MethodBlock]:
-        if BASE in methods:
-            raise ValueError(
-                "'base' is reserved for the untouched model, which is always measured; rename the label"
-            )
-        return methods
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,12 +5,15 @@ from __future__ import annotations
 import signal
 from contextlib import nullcontext, suppress
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from alignbench.cli.shell import print_json
 from alignbench.errors import Exit, RecipeError
+
+if TYPE_CHECKING:
+    from alignbench.data.pool import Pool
 
 RecipeFile = Annotated[Path, typer.Argument(metavar="RECIPE", help="The YAML file of the comparison.")]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.")]
@@ -118,18 +121,39 @@ def _stop(sign: int, _frame: object) -> None:
     raise stopped
 
 
-def check(recipe: RecipeFile, overrides: Overrides = [], as_json: ForPrograms = False) -> None:  # noqa: B006
+def check(
+    recipe: RecipeFile,
+    overrides: Overrides = [],  # noqa: B006
+    rows: Annotated[bool, typer.Option("--data", help="Also read every row of its data.")] = False,
+    as_json: ForPrograms = False,
+) -> None:
     """Check a recipe, and say all that is wrong with it at once."""
     from alignbench.engine.plan import cells
     from alignbench.reading import load
 
-    checked = load(recipe, overrides).recipe
+    loaded = load(recipe, overrides)
+    checked, read = loaded.recipe, ""
+    if rows:
+        from alignbench.data.survey import survey
+
+        read = _read(survey(checked, loaded.path.parent))
     if as_json:
         print_json(checked.model_dump(mode="json"))
         return
     count = len(cells(checked))
     labels = ", ".join(["base", *checked.methods])
-    typer.echo(f"{recipe} is good: {count} cells ({labels}; {_seeds(checked.seeds)})")
+    typer.echo(f"{recipe} is good: {count} cells ({labels}; {_seeds(checked.seeds)}){read}")
+
+
+def _read(pool: Pool) -> str:
+    """Say how many rows were read, and which of them are of no use, or odd."""
+    said = f"\n{pool.read:,} {pool.view.__name__} rows were read"
+    if pool.dropped:
+        told = (f"{reason} ({count:,})" for reason, count in pool.dropped.most_common())
+        said += f"; of no use: {', '.join(told)}"
+    for count, what in ((pool.duplicates, "said twice"), (pool.conflicts, "labelled in two ways")):
+        said += f"; {what}: {count:,}" if count else ""
+    return said
 
 
 def compare(

@@ -8,6 +8,7 @@ from collections.abc import Sequence as Many
 from dataclasses import dataclass
 from difflib import get_close_matches
 from hashlib import sha256
+from itertools import pairwise
 from typing import Any
 
 from alignbench.data import hh
@@ -202,6 +203,9 @@ def _conversation(name: str, value: Any) -> tuple[Messages, str]:
         turns = hh.messages(value)
     else:
         turns = _messages(name, value)
+        if name != "messages" and turns[-1]["role"] != "assistant":
+            what = f"the answer is a turn of the {turns[-1]['role']}, not of the assistant"
+            raise RecordError(Problem(what, "end it with the assistant's turn", field=name))
     if turns[-1]["role"] != "assistant":
         raise UselessRecordError("the conversation does not end with the assistant's turn")
     if len(turns) == 1:
@@ -231,7 +235,13 @@ def _messages(name: str, value: Any) -> Messages:
         raise RecordError(_wrong(name, value, "a text or a list of messages"))
     if len(value) == 0:
         raise RecordError(Problem("an empty list", "give at least one message", field=name))
-    return tuple(_message(f"{name}[{place}]", message) for place, message in enumerate(value))
+    turns = tuple(_message(f"{name}[{place}]", message) for place, message in enumerate(value))
+    for place, (before, after) in enumerate(pairwise(turns), start=1):
+        if before["role"] == after["role"] != "tool":
+            what = f"two turns of the {after['role']} in a row"
+            fix = "join them into one, or add the turn that is missing between them"
+            raise RecordError(Problem(what, fix, field=f"{name}[{place}]"))
+    return turns
 
 
 def _message(name: str, value: Any) -> dict[str, str]:

@@ -51,6 +51,33 @@ def test_check_for_a_program_is_the_whole_recipe_with_defaults(alignbench, recip
     assert said["training"]["batch"] == 16
 
 
+def test_check_reads_every_row_where_it_is_asked_to_and_names_file_and_line(
+    alignbench, recipe: Path, tmp_path: Path
+) -> None:
+    pair = '{"prompt": "a?", "chosen": "b", "rejected": "c"}\n'
+    same = '{"prompt": "d?", "chosen": "b", "rejected": "b"}\n'
+    recipe.write_text(
+        RECIPE.replace("train: sandbox", "train: ./rows.jsonl, pretraining: ./texts.jsonl"), encoding="utf-8"
+    )
+    rows, texts = tmp_path / "rows.jsonl", tmp_path / "texts.jsonl"
+    rows.write_text(pair + same + pair, encoding="utf-8")
+    texts.write_text('{"text": "plain"}\n', encoding="utf-8")
+    done = alignbench("check", recipe, "--data")
+    assert (done.exit_code, done.stderr) == (0, "")
+    assert done.stdout.splitlines()[1] == (
+        "3 Pair rows were read; of no use: chosen equals rejected (1); said twice: 1"
+    )
+    rows.write_text(pair + same + '{"prompt": "e?", "chosen": "b"}\n', encoding="utf-8")
+    texts.write_text('{"text": "plain"}\n{"text": 3}\n', encoding="utf-8")
+    assert alignbench("check", recipe).exit_code == 0  # its first row is good
+    done = alignbench("check", recipe, "--data")
+    assert (done.exit_code, done.stdout) == (Exit.DATA, "")
+    assert done.stderr.splitlines() == [
+        "error: ./rows.jsonl:3: rejected: is missing; add the field `rejected`",
+        "error: ./texts.jsonl:2:2: text: a number, not a text; give a text or drop the row",
+    ]
+
+
 def test_problems_are_lines_on_stderr_and_nothing_on_stdout(alignbench, recipe: Path) -> None:
     recipe.write_text(
         RECIPE.replace("seeds", "sedes").replace("start: kto,", "start: kot,"), encoding="utf-8"

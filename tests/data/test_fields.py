@@ -169,6 +169,18 @@ def test_well_formed_records_without_use_are_told_from_bad_ones(record: dict[str
             "completion: not one turn of the assistant after the prompt",
         ),
         ({"question": "q", "answer": "a"}, "is missing"),
+        (
+            {"prompt": [user("q"), user("r")], "completion": "a"},
+            r"prompt\[1\]: two turns of the user in a row; join them into one",
+        ),
+        (
+            {"messages": [user("q"), assistant("a"), assistant("b")]},
+            r"messages\[2\]: two turns of the assistant in a row",
+        ),
+        (
+            {"chosen": [user("q"), assistant("a"), user("r")], "rejected": [user("q"), assistant("b")]},
+            "chosen: the answer is a turn of the user, not of the assistant; end it with the assistant's turn",
+        ),
     ],
 )
 def test_bad_records_name_their_field(record: dict[str, Any], said: str):

@@ -26,7 +26,7 @@ class DPO(Method):
     class Config(MethodConfig):
         """How far the policy may go, and by which loss."""
 
-        learning_rate: float = Field(1e-5, gt=0)
+        learning_rate: float = Field(1e-5, gt=0, le=1)
         """Peak learning rate of the adapter."""
         beta: float = Field(0.1, gt=0)
         """Strength of the pull to the reference: the larger, the closer the policy stays."""

@@ -26,7 +26,7 @@ class ORPO(Method):
     class Config(MethodConfig):
         """How fast to learn, and how much the preference counts beside the imitation."""
 
-        learning_rate: float = Field(2e-5, gt=0)
+        learning_rate: float = Field(2e-5, gt=0, le=1)
         """Peak learning rate of the adapter."""
         odds_weight: float = Field(0.1, ge=0)
         """Weight of the odds-ratio term: the paper's lambda (TRL calls it beta). 0 leaves imitation alone."""

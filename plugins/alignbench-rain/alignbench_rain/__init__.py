@@ -155,7 +155,7 @@ class RainSFT(Method):
     class Config(Searching):
         """The search whose answers are learnt, and how."""
 
-        learning_rate: float = Field(2e-4, gt=0)
+        learning_rate: float = Field(2e-4, gt=0, le=1)
         """Peak learning rate of the adapter."""
         prompts: int | None = Field(None, ge=1)
         """Training prompts that are answered; none: all."""

@@ -46,7 +46,7 @@ class DirectRLAIF(Method):
         """The mark that becomes the reward -1, as does an answer that does not end."""
         highest: float = 10.0
         """The mark that becomes the reward 1."""
-        learning_rate: float = Field(1e-5, gt=0)
+        learning_rate: float = Field(1e-5, gt=0, le=1)
         """Peak learning rate of the adapter."""
         answers: int = Field(4, ge=2)
         """Answers drawn for each prompt; the recipe's batch counts answers."""

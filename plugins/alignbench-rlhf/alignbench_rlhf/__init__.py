@@ -12,9 +12,9 @@ from alignbench import Method, MethodConfig, Pair, Policy, Run
 class RewardModelConfig(MethodConfig):
     """How the reward model is trained."""
 
-    learning_rate: float = Field(default=1e-4, gt=0)
+    learning_rate: float = Field(default=1e-4, gt=0, le=1)
     """Peak learning rate of its adapter."""
-    head_rate: float = Field(default=1e-3, gt=0)
+    head_rate: float = Field(default=1e-3, gt=0, le=1)
     """Peak learning rate of its head."""
     epochs: float = Field(default=1.0, gt=0)
     """Passes over the rows: more than one over-fits (InstructGPT, appendix C.2)."""
@@ -36,11 +36,11 @@ class RLHF(Method):
 
         reward_model: RewardModelConfig = RewardModelConfig()
         """How the reward model is trained."""
-        learning_rate: float = Field(1e-5, gt=0)
+        learning_rate: float = Field(1e-5, gt=0, le=1)
         """Peak learning rate of the policy's adapter."""
-        critic_rate: float = Field(5e-5, gt=0)
+        critic_rate: float = Field(5e-5, gt=0, le=1)
         """Peak learning rate of the critic's adapter."""
-        head_rate: float = Field(5e-4, gt=0)
+        head_rate: float = Field(5e-4, gt=0, le=1)
         """Peak learning rate of the value head."""
         critic: Literal["adapter", "shared-trunk"] = "adapter"
         """An adapter of its own, begun as the reward model's, or a head on the policy's own states."""

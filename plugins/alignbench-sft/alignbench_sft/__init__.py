@@ -25,7 +25,7 @@ class SFT(Method):
     class Config(MethodConfig):
         """How fast it learns, and which of its weights are kept."""
 
-        learning_rate: float = Field(2e-4, gt=0)
+        learning_rate: float = Field(2e-4, gt=0, le=1)
         """Peak learning rate of the adapter."""
         select: Select | None = None
         """Keep the weights whose answers a judge scores best, instead of the last."""
