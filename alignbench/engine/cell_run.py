@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from alignbench import plugins, store
 from alignbench.data.table import TableRows
-from alignbench.engine import looks
+from alignbench.engine import looks, writing
 from alignbench.engine.cost import Cost
 from alignbench.engine.policies import load_method, save_policy
 from alignbench.engine.resume import CHECKPOINTS, Making, rows_digest
@@ -42,7 +42,6 @@ from alignbench.recipe import (
     BASE,
     COMPARISONS,
     FILE,
-    START,
     AdapterStart,
     ModelStart,
     Rewritten,
@@ -162,26 +161,8 @@ class CellRun:
 
     @cached_property
     def _anew(self) -> list[Row]:
-        """The comparisons that `data.source` asks for, made by a run that itself reads the file's."""
-        how = self._comparisons
-        assert how is not None
-        writer = CellRun(
-            self._bench,
-            label=self._label,
-            seed=self.seed,
-            method=self._method,
-            start=self.start if how.policy == START else self.policy(how.policy),
-            folder=self.folder,
-            training=self.training.model_dump(),
-            making=self._making,
-        )
-        made = writer.label(writer.judge(how.judge), how.labels)
-        self.cost.add(**vars(writer.cost))
-        self.judges += writer.judges
-        self.departures += [one for one in writer.departures if one not in self.departures]
-        for split, ids in writer.seen.items():
-            self.seen.setdefault(split, set()).update(ids)
-        return made
+        assert self._comparisons is not None
+        return writing.comparisons(self, self._comparisons)
 
     def draw(self, rows: Rows[View], step: int, size: int) -> list[View]:
         from alignbench.training.batches import stream
@@ -241,55 +222,10 @@ class CellRun:
     def label(
         self, judge: Judge, how: Labelling, *, policy: Policy | None = None, part: slice = ALL
     ) -> list[Any]:
-        from alignbench.judges import labelling
-
-        policy = self.start if policy is None else policy
-        prompts = list({row.id: row for row in self.rows(Prompt)}.values())[part]
-        principles = labelling.principles(how.constitution, self.root)
-
-        def make(folder: Path) -> None:
-            self._bench.emit(Event("labelling", 0, len(prompts)))
-            before = self._bench.base.generated
-            made = labelling.label(judge, policy, prompts, how, principles, key=self._number("labels"))
-            self.cost.add(
-                generated_tokens=self._bench.base.generated - before, ai_comparisons=made.facts["compared"]
-            )
-            made.save(folder)
-
-        folder = self.shared(
-            make,
-            what="labels",
-            judge=judge,
-            policy=policy,
-            how=how.model_dump(),
-            principles=list(principles),
-            prompts=_asked(prompts),
-        )
-        found = labelling.load(folder)
-        self.judges.append({"name": found.facts["judge"], "quality": found.facts})
-        return self._tokenised(found.rows)
+        return writing.labels(self, judge, how, policy=policy, part=part)
 
     def revise(self, prompts: Many[Prompt], how: Revising) -> list[Any]:
-        from alignbench.judges import labelling, revising
-
-        principles = labelling.principles(how.constitution, self.root)
-
-        def make(folder: Path) -> None:
-            self._bench.emit(Event("revising", 0, len(prompts)))
-            before = self._bench.base.generated
-            rows = revising.revise(self.start, prompts, how, principles, key=self._number("revisions"))
-            self.cost.add(generated_tokens=self._bench.base.generated - before)
-            labelling.Labelled(list(rows), {"revised": len(rows)}).save(folder)
-
-        folder = self.shared(
-            make,
-            what="revisions",
-            policy=self.start,
-            how=how.model_dump(),
-            principles=list(principles),
-            prompts=_asked(prompts),
-        )
-        return self._tokenised(labelling.load(folder).rows)
+        return writing.revisions(self, prompts, how)
 
     def prompts(self, source: NamedSource, limit: int) -> list[Prompt]:
         from alignbench.data.sources import open_source
@@ -311,7 +247,7 @@ class CellRun:
         said = made.config.model_dump(mode="json")
         found = plugins.find("methods", method)
         begin = self.start if start is None else start
-        rows = None if rows is None else self._tokenised(rows)
+        rows = None if rows is None else writing.tokenised(self, rows)
         budget = self.budget if budget is None else budget
         curve = self._bench.recipe.evaluation.curve
         anew = self._comparisons if rows is None else None
@@ -365,17 +301,6 @@ class CellRun:
         for line in curves.read_text(encoding="utf-8").splitlines() if curves.exists() else ():
             said = json.loads(line)
             self.log(before + said.pop("step"), **said)
-
-    def _tokenised(self, rows: Many[Row]) -> list[Row]:
-        """Rows that a method made, tokenised and dropped by length as the shared rows were."""
-        from alignbench.data.tokens import ending, tokenise
-
-        if all(row.length for row in rows):
-            return list(rows)
-        tokenizer = self._bench.base.tokenizer
-        longest = self._bench.recipe.data.max_length
-        made = tokenise(rows, tokenizer, ending(tokenizer))
-        return [row for row in made if not isinstance(row, str) and row.length <= longest]
 
     def shared(self, make: Callable[[Path], None], **inputs: Any) -> Path:
         found = plugins.find("methods", self._method) if self._method else None
@@ -651,10 +576,6 @@ class CellRun:
 
     def vouch(self, judge: str, **quality: float) -> None:
         self.judges.append({"name": judge, "quality": quality})
-
-
-def _asked(prompts: Many[Prompt]) -> str:
-    return store.digest([[row.id, [dict(turn) for turn in row.prompt]] for row in prompts])
 
 
 def _total(step: int, progress: float) -> int | None:

@@ -1,0 +1,109 @@
+"""Rows that a run writes itself: labels of a judge, revisions, and comparisons of other answers than the file's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Many
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from alignbench import store
+from alignbench.engine.worker import Event
+from alignbench.method import ALL, Labelling, Policy, Revising
+from alignbench.recipe import START, Rewritten
+from alignbench.rows import Prompt, Row
+
+if TYPE_CHECKING:
+    from alignbench.engine.cell_run import CellRun
+    from alignbench.judges import Judge
+
+
+def labels(
+    run: CellRun, judge: Judge, how: Labelling, *, policy: Policy | None = None, part: slice = ALL
+) -> list[Row]:
+    """Return comparisons of a policy's answers to the training prompts, by `judge`; shared by who asks alike."""
+    from alignbench.judges import labelling
+
+    policy = run.start if policy is None else policy
+    prompts = list({row.id: row for row in run.rows(Prompt)}.values())[part]
+    principles = labelling.principles(how.constitution, run.root)
+
+    def make(folder: Path) -> None:
+        run._bench.emit(Event("labelling", 0, len(prompts)))
+        before = run.base.generated
+        made = labelling.label(judge, policy, prompts, how, principles, key=run._number("labels"))
+        run.cost.add(generated_tokens=run.base.generated - before, ai_comparisons=made.facts["compared"])
+        made.save(folder)
+
+    folder = run.shared(
+        make,
+        what="labels",
+        judge=judge,
+        policy=policy,
+        how=how.model_dump(),
+        principles=list(principles),
+        prompts=_asked(prompts),
+    )
+    found = labelling.load(folder)
+    run.judges.append({"name": found.facts["judge"], "quality": found.facts})
+    return tokenised(run, found.rows)
+
+
+def revisions(run: CellRun, prompts: Many[Prompt], how: Revising) -> list[Row]:
+    """Return demonstrations: answers of the start to `prompts`, revised by itself; shared like labels."""
+    from alignbench.judges import labelling, revising
+
+    principles = labelling.principles(how.constitution, run.root)
+
+    def make(folder: Path) -> None:
+        run._bench.emit(Event("revising", 0, len(prompts)))
+        before = run.base.generated
+        rows = revising.revise(run.start, prompts, how, principles, key=run._number("revisions"))
+        run.cost.add(generated_tokens=run.base.generated - before)
+        labelling.Labelled(list(rows), {"revised": len(rows)}).save(folder)
+
+    folder = run.shared(
+        make,
+        what="revisions",
+        policy=run.start,
+        how=how.model_dump(),
+        principles=list(principles),
+        prompts=_asked(prompts),
+    )
+    return tokenised(run, labelling.load(folder).rows)
+
+
+def comparisons(run: CellRun, how: Rewritten) -> list[Row]:
+    """Return the comparisons that `data.source` asks for, made by a run that itself reads the file's."""
+    writer = type(run)(
+        run._bench,
+        label=run._label,
+        seed=run.seed,
+        method=run._method,
+        start=run.start if how.policy == START else run.policy(how.policy),
+        folder=run.folder,
+        training=run.training.model_dump(),
+        making=run._making,
+    )
+    made = labels(writer, writer.judge(how.judge), how.labels)
+    run.cost.add(**vars(writer.cost))
+    run.judges += writer.judges
+    run.departures += [one for one in writer.departures if one not in run.departures]
+    for split, ids in writer.seen.items():
+        run.seen.setdefault(split, set()).update(ids)
+    return made
+
+
+def tokenised(run: CellRun, rows: Many[Row]) -> list[Row]:
+    """Return rows that a method made, tokenised and dropped by length as the shared rows were."""
+    from alignbench.data.tokens import ending, tokenise
+
+    if all(row.length for row in rows):
+        return list(rows)
+    tokenizer = run.base.tokenizer
+    longest = run._bench.recipe.data.max_length
+    made = tokenise(rows, tokenizer, ending(tokenizer))
+    return [row for row in made if not isinstance(row, str) and row.length <= longest]
+
+
+def _asked(prompts: Many[Prompt]) -> str:
+    return store.digest([[row.id, [dict(turn) for turn in row.prompt]] for row in prompts])
