@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from collections.abc import Sequence as Many
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -13,14 +13,22 @@ from torch import Tensor
 
 from alignbench.data.tokens import encode, spelled
 from alignbench.errors import ModelError
+from alignbench.judges.packing import pack, states
 from alignbench.models import ModelPolicy
 from alignbench.rows import Ids
+from alignbench.training.ragged import attention
 
 if TYPE_CHECKING:
     from alignbench.models import Base
 
+PACKED = {"cpu": 4096, "cuda": 65536}
+"""Tokens of the questions of one forward, before what they have in common is taken out."""
+
 POSITIONS = {"cpu": 2048, "cuda": 65536}
-"""Positions of one forward, those of the cache and padding included."""
+"""The same of one forward in steps, with the cache and padding."""
+
+LOGITS = {"cpu": 2**24, "cuda": 2**28}
+"""Numbers of the largest logits tensor: questions x vocabulary."""
 
 WORTH = 0.05
 """Share of all tokens that reading a common beginning once must save to be worth a forward of its own."""
@@ -34,8 +42,17 @@ class Options:
     """By option; no two are equal."""
 
     @property
+    def ways(self) -> list[Ids]:
+        return [ids for of_one in self.variants for ids in of_one]
+
+    @property
+    def begun(self) -> list[Ids]:
+        """What is written when a token of an option is still to come; the shortest, nothing, is first."""
+        return sorted({ids[:cut] for ids in self.ways for cut in range(len(ids))})
+
+    @property
     def longest(self) -> int:
-        return max(len(ids) for ways in self.variants for ids in ways)
+        return max(map(len, self.ways))
 
 
 def options_of(base: Base, opened: str, options: Many[str]) -> Options:
@@ -55,14 +72,14 @@ def options_of(base: Base, opened: str, options: Many[str]) -> Options:
             if ids:
                 found[ids] = None
         ways.append(tuple(found))
-    every = [ids for way in ways for ids in way]
+    made = Options(tuple(ways))
     unknown = base.tokenizer.unk_token_id
-    if len(set(every)) < len(every) or not all(ways) or any(unknown in ids for ids in every):
+    if len(set(made.ways)) < len(made.ways) or not all(ways) or any(unknown in ids for ids in made.ways):
         raise ModelError(
             f"the tokenizer cannot tell the options {', '.join(options)} apart",
             "name options that it can write",
         )
-    return Options(tuple(ways))
+    return made
 
 
 @dataclass
@@ -82,23 +99,52 @@ def read(
 ) -> Reading:
     """Return how likely each option is after each question, at temperature 1 over the full vocabulary.
 
-    `groups`, aligned with `questions`, says which questions begin alike: by the first name, then by the first
-    two, and so on. What they have in common is computed once. An option that begins another one ("1" of "10")
-    does not get the other's probability.
+    What questions have in common is computed once: all questions of a forward stand in one row, as a tree.
+    A model that cannot read it so is asked in steps, its cache carried on; then `groups`, aligned with
+    `questions`, says which begin alike: by the first name, then by the first two, and so on. An option that
+    begins another one ("1" of "10") does not get the other's probability.
     """
     base = policy.base
     reading = Reading(torch.empty(len(questions), len(options.variants)))
     base.model.eval()
     groups = groups or [()] * len(questions)
-    with base.using(policy), base.arithmetic():
-        for places in _buckets(questions, groups, options.longest, POSITIONS[base.device.type]):
-            asked = [questions[place] for place in places]
-            tree, begun = _Tree(base, reading), [0] * len(asked)
-            for ends in _levels(asked, [groups[place] for place in places]):
-                tree.grow([question[:end] for question, end in zip(asked, ends, strict=True)], begun)
-                begun = ends
-            reading.probabilities[places] = _of_each(tree, tree.grow(asked, begun), options).cpu()
+    width = max(map(len, questions), default=0) + options.longest
+    with base.using(policy), base.arithmetic(), attention(base.model, width) as packs:
+        if packs:
+            _in_rows(base, questions, options, groups, reading)
+        else:
+            _in_steps(base, questions, options, groups, reading)
     return reading
+
+
+def _in_rows(
+    base: Base, questions: Many[Ids], options: Options, groups: Many[Many[object]], reading: Reading
+) -> None:
+    """Read all questions of a forward, and the options of more than one token behind each, as one tree."""
+    for places in _buckets(questions, groups, options.longest, PACKED[base.device.type]):
+        asked = [questions[place] for place in places]
+        texts = [question + begun for begun in options.begun for question in asked]
+        packed = pack(texts)
+        reading.forwards += 1
+        reading.tokens += len(packed.ids)
+        ends = torch.tensor([path[-1] for path in packed.paths], device=base.device)
+        found = states(base, packed)[ends].split(len(asked))
+        after = dict(zip(options.begun, found, strict=True))
+        reading.probabilities[places] = _of_each(base, after, options).cpu()
+
+
+def _in_steps(
+    base: Base, questions: Many[Ids], options: Options, groups: Many[Many[object]], reading: Reading
+) -> None:
+    """Read common beginnings first, and what follows each with its keys and values."""
+    for places in _buckets(questions, groups, options.longest, POSITIONS[base.device.type]):
+        asked = [questions[place] for place in places]
+        tree, begun = _Tree(base, reading), [0] * len(asked)
+        for ends in _levels(asked, [groups[place] for place in places]):
+            tree.grow([question[:end] for question, end in zip(asked, ends, strict=True)], begun)
+            begun = ends
+        after = {(): tree.grow(asked, begun)} | tree.options([ids for ids in options.begun if ids])
+        reading.probabilities[places] = _of_each(base, after, options).cpu()
 
 
 def _buckets(
@@ -176,6 +222,14 @@ class _Tree:
         self.rows = [row[text] for text in texts]
         return hidden[self.rows, -1]
 
+    def options(self, begun: Many[Ids]) -> dict[Ids, Tensor]:
+        """Return states [texts, hidden] after each text, as read last, and each of these tokens behind it."""
+        if not begun:
+            return {}
+        count = len(self.rows)
+        hidden = self.extend(list(range(count)) * len(begun), [ids for ids in begun for _ in range(count)])
+        return dict(zip(begun, hidden[:, -1].split(count), strict=True))
+
     def extend(self, places: Many[int], rest: Many[Ids]) -> Tensor:
         """Read each `rest` after the text at its place; return hidden states, padded on the left."""
         ids, mask = self.base.pad(rest, "left")
@@ -189,24 +243,22 @@ class _Tree:
         return self.base.hidden(ids, mask, past_key_values=self.cache, use_cache=True)
 
 
-def _of_each(tree: _Tree, ends: Tensor, options: Options) -> Tensor:
-    """The probabilities [questions, options] after the questions `tree` read last, with states `ends`."""
-    base, count = tree.base, len(ends)
-    first = base.logits(ends).log_softmax(-1)
-    ways = [ids for of_one in options.variants for ids in of_one]
-    whole = {ids: first[:, ids[0]] for ids in ways}
-    longer = [ids for ids in ways if len(ids) > 1]
-    if longer:
-        places = [place for _ in longer for place in range(count)]
-        states = tree.extend(places, [ids[:-1] for ids in longer for _ in range(count)])
-        for ids, of_one in zip(longer, states.split(count), strict=True):
-            logps = base.logits(of_one[:, 1 - len(ids) :]).log_softmax(-1)
-            wanted = torch.tensor(ids[1:], device=logps.device).expand(count, -1)
-            whole[ids] = whole[ids] + logps.gather(-1, wanted[:, :, None])[:, :, 0].sum(-1)
+def _of_each(base: Base, after: Mapping[Ids, Tensor], options: Options) -> Tensor:
+    """The probabilities [questions, options], from states [questions, hidden] after what is `begun` of each."""
+    chances: dict[Ids, Tensor] = {(): torch.zeros((), device=base.device)}
+    rows = max(1, LOGITS[base.device.type] // base.vocabulary)
+    for begun, known in sorted(after.items()):
+        following = sorted(
+            {ids[: len(begun) + 1] for ids in options.ways if ids[: len(begun)] == begun} - {begun}
+        )
+        wanted = torch.tensor([ids[-1] for ids in following], device=base.device)
+        parts = [base.logits(part).log_softmax(-1)[:, wanted] for part in known.split(rows)]
+        for ids, logps in zip(following, torch.cat(parts).T, strict=True):
+            chances[ids] = chances[begun] + logps
 
     def alone(ids: Ids) -> Tensor:
         # What goes on to be another option is that option's.
-        others = [whole[other].exp() for other in ways if other != ids and other[: len(ids)] == ids]
-        return (whole[ids].exp() - sum(others)).clamp_min(0)
+        others = [chances[other].exp() for other in options.ways if other != ids and other[: len(ids)] == ids]
+        return (chances[ids].exp() - sum(others)).clamp_min(0)
 
     return torch.stack([sum(map(alone, of_one)) for of_one in options.variants], dim=1)  # pyright: ignore

@@ -27,6 +27,10 @@ class Ragged:
     """int64 [F]: a place of each token."""
     batch: int
     width: int
+    asked: Tensor | None = None
+    """int64 [B * Q]: the tokens that ask, where not all of a sequence do; `back` then counts among these."""
+    seen: Tensor | None = None
+    """bool [B, 1, Q, T]: the places of its sequence that each of them looks at."""
 
 
 def attend(
@@ -41,7 +45,8 @@ def attend(
     dropout: float = 0.0,
     **more: Any,
 ) -> tuple[Tensor, None]:
-    """Causal attention inside each sequence: query [1, heads, F, width] to [1, F, heads, width].
+    """Causal attention inside each sequence, or as `seen` says: query [1, heads, F, width] to
+    [1, F, heads, width].
 
     Padding exists here only, where it is cheap: to the right, where no token looks.
     """
@@ -49,36 +54,37 @@ def attend(
     if unknown:
         raise NotImplementedError(f"attention with {', '.join(unknown)}")
 
-    def spread(states: Tensor) -> Tensor:
+    def spread(states: Tensor, places: Tensor) -> Tensor:
         heads, width = states.shape[1], states.shape[3]
-        rows = states[0].transpose(0, 1).reshape(-1, heads * width).index_select(0, ragged.gather)
-        return rows.view(ragged.batch, ragged.width, heads, width).transpose(1, 2)
+        rows = states[0].transpose(0, 1).reshape(-1, heads * width).index_select(0, places)
+        return rows.view(ragged.batch, -1, heads, width).transpose(1, 2)
 
     heads = query.shape[1]
     out = F.scaled_dot_product_attention(
-        spread(query),
-        spread(key),
-        spread(value),
-        is_causal=True,
+        spread(query, ragged.gather if ragged.asked is None else ragged.asked),
+        spread(key, ragged.gather),
+        spread(value, ragged.gather),
+        attn_mask=ragged.seen,
+        is_causal=ragged.seen is None,
         dropout_p=dropout,
         scale=scaling,
         enable_gqa=key.shape[1] != heads,
     )
-    rows = out.transpose(1, 2).reshape(ragged.batch * ragged.width, -1).index_select(0, ragged.back)
+    rows = out.transpose(1, 2).reshape(-1, heads * out.shape[3]).index_select(0, ragged.back)
     return rows.view(1, rows.shape[0], heads, -1), None
 
 
 @contextmanager
-def attention(model: PreTrainedModel, width: int) -> Iterator[None]:
-    """Let `model` read sequences of up to `width` tokens without padding inside the block, where it can.
+def attention(model: PreTrainedModel, width: int) -> Iterator[bool]:
+    """Let `model` read sequences of up to `width` tokens without padding inside the block; say if it can.
 
     Forwards and their backward passes both belong inside: recomputed layers attend again.
     """
     if not _sees_all(model, width) or not _proven(model):
-        yield
+        yield False
         return
     with _switched(model):
-        yield
+        yield True
 
 
 def hidden_states(model: PreTrainedModel, ids: Tensor, places: Tensor, ragged: Ragged) -> Tensor:

@@ -2,9 +2,9 @@
 
     python benchmarks/proofs/rlaif_labels.py runs/labels
 
-Reads the record of the run that rlaif_labels.yaml names; then asks annotators, judges and reward models of that
-run about the same held-out pairs, and gold about the labels that were trained on. Writes rlaif_labels.json
-beside this file.
+Reads the record of a run of rlaif_labels.yaml, or with weaker judges of rlaif_weaker.yaml; then asks annotators,
+judges and reward models of that run about the same held-out pairs, and gold about the labels that were trained
+on. Writes rlaif_labels.json beside this file, or where `--to` says.
 """
 
 from __future__ import annotations
@@ -169,9 +169,11 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("run", type=Path)
-    run = parser.parse_args().run.resolve()
+    parser.add_argument("--to", type=Path, default=Path(__file__).with_suffix(".json"))
+    given = parser.parse_args()
+    run = given.run.resolve()
     told = {"sandbox": FINGERPRINT, **tell(results.read(run)), "agreement with gold": measured(run)}
-    Path(__file__).with_suffix(".json").write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+    given.to.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
     for name, one in told["labels"].items():
         print(f"{name:16}", *(f"{what} {number:.3f}" for what, number in one.items() if number is not None))
     for name, one in told["differences"].items():
