@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from alignbench import results
 from alignbench.cli.runs import ForPrograms, Only, OutFolder, Overrides, RecipeFile
 from alignbench.cli.shell import print_json, show_table
 
@@ -34,8 +35,9 @@ def plan(
     from alignbench.reading import load
 
     loaded = load(recipe, overrides)
-    planned = cells(loaded.recipe, only)
     folder = out or Path("runs") / recipe.stem
+    loaded, tuning, trials = _tuning(loaded, folder, only)
+    planned = cells(loaded.recipe, only)
     there = engine.standing(loaded, folder, planned)
     left = tuple(cell for cell in planned if not there[cell])
     engine.room.check(loaded.recipe, left, folder, loaded.path.parent, engine.lanes(loaded.recipe))
@@ -45,15 +47,45 @@ def plan(
     ]
     asked = requested(loaded.recipe, loaded.path.parent)
     if not as_json:
+        _show_tuning(tuning)
         _show(rows)
         _show_requests(asked)
-    forecast = _forecast(loaded, left, only) if estimate and left else None
+    forecast = _forecast(loaded, left, only, trials) if estimate and left else None
     if as_json:
-        print_json({"cells": rows, "requests": asked, "estimate": forecast})
+        print_json({"tuning": tuning, "cells": rows, "requests": asked, "estimate": forecast})
     elif forecast is not None:
         _show_forecast(forecast)
     elif not left:
         typer.echo("Nothing is left to run.")
+
+
+def _tuning(
+    loaded: Loaded, folder: Path, only: list[str]
+) -> tuple[Loaded, dict[str, Any] | None, tuple[Cell, ...]]:
+    """Return the recipe, with what a finished tuning has chosen; what tuning is; and its cells that are left."""
+    from alignbench import engine
+    from alignbench.engine import sweep
+    from alignbench.engine.plan import cells
+
+    if loaded.recipe.sweep is None:
+        return loaded, None, ()
+    place = folder / sweep.FOLDER
+    trials, names = sweep.tuning(loaded, only)
+    if not names:
+        return loaded, None, ()
+    there = engine.standing(trials, place, cells(trials.recipe, names))
+    left = tuple(cell for cell, done in there.items() if not done)
+    said = {
+        "trials": loaded.recipe.sweep.trials,
+        "labels": [label for label in sweep.labels(loaded.recipe) if label in {cell.label for cell in there}],
+        "seed": loaded.recipe.sweep.seed,
+        "metric": loaded.recipe.sweep.metric,
+        "folder": str(place),
+        "cells": len(there),
+        "finished": len(there) - len(left),
+    }
+    finished = not left and (place / results.FILE).exists()
+    return sweep.chosen(loaded, place, only) if finished else loaded, said, left
 
 
 def _planned(recipe: Recipe, cell: Cell) -> dict[str, Any]:
@@ -74,6 +106,17 @@ def _planned(recipe: Recipe, cell: Cell) -> dict[str, Any]:
         "budget": own_budget(recipe, cell.label).model_dump(exclude_none=True),
         "departures": [str(departure) for departure in departures(recipe, cell.label)],
     }
+
+
+def _show_tuning(said: dict[str, Any] | None) -> None:
+    from alignbench.report.text import line
+
+    if said is not None:
+        typer.echo(
+            f"First, in {line(said['folder'])}: {said['trials']} trials each of {', '.join(said['labels'])}, "
+            f"chosen by {said['metric']} on validation prompts at seed {said['seed']}; "
+            f"{said['finished']} of {said['cells']} cells are finished."
+        )
 
 
 def _show(rows: list[dict[str, Any]]) -> None:
@@ -122,23 +165,29 @@ def _amount(value: int | None) -> str:
     return NOTHING if value is None else f"{value:,}"
 
 
-def _forecast(loaded: Loaded, left: tuple[Cell, ...], only: list[str]) -> dict[str, Any]:
+def _forecast(
+    loaded: Loaded, left: tuple[Cell, ...], only: list[str], trials: tuple[Cell, ...]
+) -> dict[str, Any]:
     """Return what the cells that are left will take, and whether they fit this machine's device."""
     from dataclasses import asdict
 
     from alignbench import engine
     from alignbench.cli.doctor import device_memory
     from alignbench.cli.progress import watching
+    from alignbench.engine import sweep
     from alignbench.engine.calibration import calibrate
 
     with watching() as watch:
         found = calibrate(loaded, only, watch)
     device, memory = device_memory()
+    lanes = engine.lanes(loaded.recipe)
+    like = {name: label for label, names in sweep.labels(loaded.recipe).items() for name in names}
     peak = max((one.peak_memory_bytes for one in found.labels.values()), default=0.0)
     return {
         "labels": {label: asdict(one) for label, one in found.labels.items()},
         "cells": len(left),
-        "seconds": found.seconds(left, engine.lanes(loaded.recipe)),
+        "seconds": found.seconds(left, lanes),
+        "tuning_seconds": found.seconds(trials, lanes, like) if trials else 0.0,
         "evaluate_seconds": found.evaluate_seconds,
         "device": device,
         "memory_bytes": memory,
@@ -160,9 +209,10 @@ def _show_forecast(said: dict[str, Any]) -> None:
         if one["failed"]:
             typer.echo(f"{line(label)} does NOT run, not even in small: {line(one['failed'])}")
     fits = "fits" if said["fits"] else "does NOT fit"
+    tuning = f", after {duration(said['tuning_seconds'])} of tuning" if said["tuning_seconds"] else ""
     cells = "1 cell is" if said["cells"] == 1 else f"{said['cells']} cells are"
     typer.echo(
         f"{cells} left: about {duration(said['seconds'])} on a machine with nothing else to do, evaluation "
-        f"included. Peak memory {size(said['peak_memory_bytes'])}: it {fits} {said['device']}."
+        f"included{tuning}. Peak memory {size(said['peak_memory_bytes'])}: it {fits} {said['device']}."
     )
     typer.echo("Drawn out from two small runs; memory has a fifth added for rows longer than theirs.")

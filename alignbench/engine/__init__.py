@@ -85,9 +85,11 @@ def run(
     Exit.DONE, or Exit.FAILED where a cell failed. Raises AlignbenchError for what a user can fix. On a
     KeyboardInterrupt the cells finish their step and keep it.
     """
+    only = tuple(only)
     if loaded.recipe.sweep is not None:
-        tune = partial(run, jobs=jobs, heartbeat=heartbeat, every=every, watch=watch)
-        loaded = sweep.tuned(loaded, out / sweep.FOLDER, tune)
+        how: dict[str, Any] = {"heartbeat": heartbeat, "every": every, "allow_env_change": allow_env_change}
+        tune = partial(run, jobs=jobs, watch=watch, **how)
+        loaded = sweep.tuned(loaded, out / sweep.FOLDER, tune, only)
     recipe = loaded.recipe
     observers = observers or Observers()
     started = time.time()

@@ -53,9 +53,13 @@ class Forecast:
     took_seconds: float
     """What finding out took."""
 
-    def seconds(self, cells: tuple[Cell, ...], lanes: int) -> float:
-        """Return the wall time of `cells`, `lanes` side by side, with data and evaluation."""
-        each = {cell: self.labels[cell.label].seconds for cell in cells if cell.label in self.labels}
+    def seconds(self, cells: Iterable[Cell], lanes: int, like: Mapping[str, str] | None = None) -> float:
+        """Return the wall time of `cells`, `lanes` side by side, with data and evaluation.
+
+        A label that was not forecast takes as long as the one that `like` gives for it.
+        """
+        known = {cell: (like or {}).get(cell.label, cell.label) for cell in cells}
+        each = {cell: self.labels[label].seconds for cell, label in known.items() if label in self.labels}
         return self.prepare_seconds + side_by_side(each, lanes) + self.evaluate_seconds
 
 
@@ -170,7 +174,7 @@ def shrunk(recipe: Recipe, size: int) -> Recipe:
     limit = size * batch if data.limit is None else min(data.limit, size * batch)
     prompts = min(recipe.evaluation.prompts, size * PROMPTS)
     methods = {
-        label: block.model_copy(update={"budget": less(block.budget), "seeds": None})
+        label: block.model_copy(update={"budget": less(block.budget), "seeds": None, "sweep": {}})
         for label, block in recipe.methods.items()
     }
     return recipe.model_copy(
@@ -180,6 +184,7 @@ def shrunk(recipe: Recipe, size: int) -> Recipe:
             "methods": methods,
             "evaluation": recipe.evaluation.model_copy(update={"prompts": prompts}),
             "seeds": recipe.seeds[:1],
+            "sweep": None,
         }
     )
 

@@ -292,7 +292,7 @@ class BenchEvidence:
     def looks(self, cell: Cell) -> dict[str, Any]:
         """Return what the first judge says of a policy on its way: see `alignbench.engine.looks`."""
         if self._bench.recipe.evaluation.curve is None:
-            return {}
+            return looks.NONE
         self._emit(Event(f"judging {cell.label} on its way"))
         name, judge = next(iter(self.judges.items()))
         return looks.judged(self._bench, self._folder(cell), name, judge)

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 FILE = "looks.jsonl"
 """Beside a cell's curves: one answer a line."""
 SPLIT: Split = "validation"
+NONE: dict[str, Any] = {"checkpoints": [], "alarms": []}
+"""Of a cell that was not followed."""
 
 Proxy = Callable[[list[Scorable]], Any]
 """Sequences to float32 [N]: what the method itself takes their answers to be worth."""
@@ -99,7 +101,7 @@ def judged(bench: Bench, folder: Path, name: str, judge: Judge) -> dict[str, Any
     curve = bench.recipe.evaluation.curve
     lines = read(folder) if curve is not None else []
     if curve is None or not lines:
-        return {"checkpoints": [], "alarms": []}
+        return NONE
     asked = {prompt.id: prompt for prompt in bench.table.prompts(SPLIT, curve.prompts)}
     scores = judge.score([asked[line["prompt_id"]] for line in lines], [line["text"] for line in lines])
     steps = list(dict.fromkeys(line["step"] for line in lines))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -68,7 +69,7 @@ def tune(tmp_path, values, **how):
     loaded = Loaded(given, Path("r.yaml"), "")
     seen = []
 
-    def run(trial, *, out):
+    def run(trial, *, out, only):
         seen.append(trial.recipe)
         out.mkdir()
         results.write(finished(trial.recipe, values, **how), out)
@@ -82,6 +83,24 @@ def test_the_best_setting_of_each_method_takes_part_in_the_comparison(tmp_path):
     assert chosen.methods["second"].config == trials.methods["second"].config
     assert chosen.methods["third"].config == trials.methods["third"].config
     assert (chosen.evaluation.split, chosen.seeds) == ("test", [0, 1, 2])
+
+
+def test_only_what_is_tuned_and_what_it_stands_on_runs_before_the_comparison():
+    loaded = Loaded(recipe(), Path("r.yaml"), "")
+    trials, names = sweep.tuning(loaded)
+    assert {cell.label for cell in plan.cells(trials.recipe, names)} == {"base", *names}
+    assert "third" not in names
+    _, names = sweep.tuning(loaded, ["first"])
+    assert names == ("first", "first.1", "first.2", "first.3")
+
+
+def test_a_comparison_of_labels_that_are_not_tuned_runs_no_trial(tmp_path):
+    loaded = Loaded(recipe(), Path("r.yaml"), "")
+
+    def run(*args, **kwargs):
+        raise AssertionError("nobody asked for a trial")
+
+    assert sweep.tuned(loaded, tmp_path, run, ["third"]) is loaded
 
 
 def test_where_less_is_better_the_least_is_best(tmp_path):
@@ -139,3 +158,46 @@ def test_settings_chosen_leave_the_key_of_a_cell_to_what_it_computes():
 
 def replace_sweep(given: Recipe) -> Recipe:
     return given.model_copy(update={"sweep": None})
+
+
+END_TO_END = """
+model: {id: sandbox}
+data: {train: sandbox, limit: 32, max_length: 128}
+training: {threads: 1, batch: 8}
+budget: {steps: 2}
+methods:
+  first: {method: sft, sweep: {learning_rate: [1.0e-4, 1.0e-3, 3.0e-3]}}
+  second: {method: dpo, learning_rate: 1.0e-4, sweep: {beta: {low: 0.05, high: 0.5, log: true}}}
+sweep: {trials: 3}
+evaluation: {prompts: 6, sampling: {max_new_tokens: 8}, judges: [gold], metrics: [reward, length]}
+"""
+
+
+def test_two_methods_with_three_trials_each_are_tuned_and_then_compared(tmp_path, monkeypatch):
+    from typer.testing import CliRunner
+
+    from alignbench.cli import app
+
+    monkeypatch.setenv("ALIGNBENCH_HOME", str(tmp_path / "home"))
+    path, out = tmp_path / "recipe.yaml", tmp_path / "out"
+    path.write_text(END_TO_END)
+    plain = CliRunner()
+
+    def planned() -> dict:
+        return json.loads(plain.invoke(app, ["plan", str(path), "--out", str(out), "--json"]).output)
+
+    before = planned()
+    assert (before["tuning"]["cells"], before["tuning"]["finished"]) == (7, 0)
+    assert plain.invoke(app, ["run", str(path), "--out", str(out)]).exit_code == 0
+    trials, compared = results.read(out / sweep.FOLDER), results.read(out)
+    assert [len(trials.cells_of(label)) for label in ("first", "first.1", "first.2", "second.2")] == [1] * 4
+    assert trials.recipe["evaluation"]["split"] == "validation"
+    assert {cell.label for cell in compared.cells} == {"base", "first", "second"}
+    for label in ("first", "second"):
+        names = [label, f"{label}.1", f"{label}.2"]
+        values = {name: trials.label(name).metrics["reward"].value for name in names}
+        best = max(names, key=lambda name: values[name])
+        assert compared.recipe["methods"][label]["config"] == trials.recipe["methods"][best]["config"]
+    after = planned()
+    assert after["tuning"]["finished"] == 7
+    assert {cell["state"] for cell in after["cells"]} == {"finished"}
