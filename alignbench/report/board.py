@@ -135,7 +135,7 @@ def row(results: Results, label: LabelResult, lead: str | None, wanted: list[str
     gaps: dict[str, list[str]] = {}
     for metric in dict.fromkeys([*wanted, *label.metrics]) if status == "done" else ():
         if (measured := label.metrics.get(metric, NOT_RECORDED)).value is None:
-            gaps.setdefault(measured.missing, []).append(title(metric))
+            gaps.setdefault(measured.missing, []).append(metric)
     unfinished = [
         f"seed {cell.seed} {cell.status}" + (f": {cell.reason}" if cell.reason else "")
         for cell in results.cells_of(label.label)
@@ -149,10 +149,21 @@ def row(results: Results, label: LabelResult, lead: str | None, wanted: list[str
         *(f"departs from the others: {departure}" for departure in label.departures),
         *unfinished,
         *(f"alarm at seed {text.listed(seeds)}: {alarm}" for alarm, seeds in alarms.items()),
-        *(f"no {text.listed(gap)}: {why}" for why, gap in gaps.items()),
+        *(f"no {text.listed(_families(gap, label.metrics))}: {why}" for why, gap in gaps.items()),
     )
     verdict = against_start(results, label, lead) if lead and status == "done" else None
     return Row(name, results, label, status, reason, verdict, notes)
+
+
+def _families(gap: list[str], known: Iterable[str]) -> Iterator[str]:
+    """Yield metrics as headings; all numbers of one metric, where all of them are missing, as one."""
+    told: dict[str, None] = {}
+    for metric in gap:
+        head = metric.partition(".")[0]
+        family = [name for name in known if name.partition(".")[0] == head]
+        whole = len(family) > 1 and set(family) <= set(gap)
+        told[title(head if whole else metric)] = None
+    yield from told
 
 
 def fate(results: Results, label: LabelResult) -> tuple[str, str]:
@@ -197,6 +208,7 @@ def title(metric: str) -> str:
     name, _, judge = metric.partition("@")
     known = {
         "win_rate": "win rate",
+        "kl": "KL",
         "kl.base": "KL from base",
         "kl.base.k3": "KL from base (k3)",
         "kl.start": "KL from start",

@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 
+WIDE = 110
+"""Columns from which a number's interval stands beside it instead of below."""
+
+
 def show(results: Results, console: Console | None = None) -> None:
     """Print a run's leaderboard: a row for every label, those that did not finish with their reason."""
     from rich.console import Console
@@ -36,20 +40,21 @@ def draw(seen: Board, console: Console) -> None:
         caption_justify="left",
         pad_edge=False,
     )
-    table.add_column("label", overflow="fold")
+    narrow = console.width < WIDE
+    table.add_column("label", overflow="fold", min_width=10)
     for column in seen.columns:
-        table.add_column(column.title, justify="right", min_width=6)
-    table.add_column("time", justify="right")
-    table.add_column("tokens", justify="right")
-    table.add_column("against its start")
+        table.add_column(column.title, justify="right", min_width=7)
+    for cost in ("time\ntokens",) if narrow else ("time", "tokens"):
+        table.add_column(cost, justify="right", no_wrap=True)
+    table.add_column("against its start", min_width=10)
     for row in seen.rows:
         own = row.label.cost.own
+        costs = (text.duration(own.train_seconds), text.count(spent_tokens(own))) if row.done else ("", "")
         table.add_row(
-            _name(row),
-            *(_measured(row, column) for column in seen.columns),
-            text.duration(own.train_seconds) if row.done else "",
-            text.count(spent_tokens(own)) if row.done else "",
-            _verdict(row),
+            _name(row, seen),
+            *(_measured(row, column, narrow) for column in seen.columns),
+            *(["\n".join(costs)] if narrow else costs),
+            _verdict(row, narrow),
         )
     console.print(table)
     for row in seen.rows:
@@ -59,29 +64,32 @@ def draw(seen: Board, console: Console) -> None:
             )
 
 
-def _name(row: Row) -> Text:
+def _name(row: Row, seen: Board) -> Text:
     from rich.text import Text
 
-    start = start_of(row.label)
-    return Text(text.line(row.name), style="bold") + Text(
-        f"\nfrom {text.line(start)}" if start else "", style="not bold dim"
-    )
+    said = Text(text.line(row.label.label), style="bold")
+    if len(seen.runs) > 1:
+        said.append(f"\n{text.line(row.name.removesuffix('/' + row.label.label))}", style="not bold cyan")
+    if start := start_of(row.label):
+        said.append(f"\nfrom {text.line(start)}", style="not bold dim")
+    return said
 
 
-def _measured(row: Row, column: Column) -> Text:
+def _measured(row: Row, column: Column, narrow: bool) -> Text:
     from rich.text import Text
 
     one = row.measured(column)
     if one.value is None:
         return Text(text.NOTHING if row.done else "", style="dim")
     said = Text(text.number(one.value, column.places))
-    said.append(f" {text.spread(one.value, one.ci95, column.places)}".rstrip(), style="dim")
+    between = "\n" if narrow else " "
+    said.append(f"{between}{text.spread(one.value, one.ci95, column.places)}".rstrip(), style="dim")
     if method := text.over_seeds(one, column.places):
         said.append(f"\n{method}", style="dim cyan")
     return said
 
 
-def _verdict(row: Row) -> Text:
+def _verdict(row: Row, narrow: bool) -> Text:
     from rich.text import Text
 
     if not row.done:
@@ -89,4 +97,7 @@ def _verdict(row: Row) -> Text:
     if row.verdict is None:
         return Text("")
     style = {"better": "green", "worse": "red"}.get(row.verdict.outcome or "", "dim")
-    return Text(text.line(row.verdict.short), style=style)
+    short = row.verdict.short
+    if narrow and row.verdict.against == row.label.start:  # it stands beside the label already
+        short = short.replace(f" than {row.verdict.against}", "").replace(f" from {row.verdict.against}", "")
+    return Text(text.line(short), style=style)

@@ -81,8 +81,15 @@ def test_the_terminal_has_a_row_for_every_label_with_values_cost_and_verdict(res
     assert "dpo-hot: departs from the others: training.batch: 32 instead of 16" in said
 
 
-def test_the_terminal_table_stays_inside_eighty_columns(results: Results):
-    assert max(len(line) for line in shown(results, 80).splitlines()) <= 80
+def test_the_terminal_table_stays_inside_eighty_columns_and_breaks_no_word(results: Results):
+    lines = shown(results, 80).splitlines()
+    assert max(map(len, lines)) <= 80
+    at = next(place for place, line in enumerate(lines) if line.lstrip().startswith("dpo "))
+    row = [re.split(r"\s{2,}", line.strip()) for line in lines[at : at + 2]]
+    assert row == [
+        ["dpo", "0.668", "0.782", "9.40", "19.60", "1 min 03 s", "better"],
+        ["from sft", "±0.021", "±0.041", "±0.75", "±0.70", "430 k", "+0.117"],
+    ]
 
 
 @pytest.mark.parametrize("text", HOSTILE)
