@@ -29,16 +29,11 @@ from alignbench.recipe import (
     Recipe,
     Rewritten,
     Training,
-    complete,
-    find_circle,
-    group_of,
-    labels_named,
-    named_in,
-    overlap,
     own_fields,
 )
 from alignbench.rows import Row, Text, can_derive
 from alignbench.strictyaml import Document, Place, Route, spell
+from alignbench.wiring import complete, find_circle, group_of, labels_named, named_in, overlap
 
 
 def load(path: Path, overrides: Sequence[str] = ()) -> Loaded:

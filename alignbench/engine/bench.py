@@ -21,8 +21,9 @@ from alignbench.errors import PluginError, RecipeError
 from alignbench.method import (
     Policy,
 )
-from alignbench.recipe import BASE, AdapterStart, ModelStart, Recipe, Start, judges_of
+from alignbench.recipe import BASE, AdapterStart, ModelStart, Recipe, Start
 from alignbench.rows import Row
+from alignbench.wiring import judges_of
 
 if TYPE_CHECKING:
     from alignbench.judges.reward_training import RewardModel

@@ -20,7 +20,8 @@ from alignbench.engine.tracking import Tracking
 from alignbench.engine.worker import Event, Task
 from alignbench.errors import PluginError
 from alignbench.method import Policy
-from alignbench.recipe import BASE, own_budget, rewritten
+from alignbench.recipe import BASE, own_budget
+from alignbench.wiring import rewritten
 
 GROWING = ("log.txt", "status.json", CHECKPOINTS)
 """Files of a cell's folder that are no part of its sealed result."""

@@ -10,20 +10,9 @@ from typing import TYPE_CHECKING, Any
 from alignbench import plugins
 from alignbench.errors import RecipeError
 from alignbench.method import Departure
-from alignbench.recipe import (
-    BASE,
-    MethodBlock,
-    ModelStart,
-    Recipe,
-    built_on,
-    edges,
-    group_of,
-    judges_of,
-    order,
-    overlap,
-    rewritten,
-)
+from alignbench.recipe import BASE, MethodBlock, ModelStart, Recipe
 from alignbench.store import digest
+from alignbench.wiring import built_on, edges, group_of, judges_of, order, overlap, rewritten
 
 if TYPE_CHECKING:
     from alignbench.metrics import Metric

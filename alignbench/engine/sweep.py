@@ -18,7 +18,8 @@ from alignbench import results
 from alignbench.engine import plan
 from alignbench.errors import AlignbenchError, PluginError, RecipeError
 from alignbench.method import Named
-from alignbench.recipe import Loaded, MethodBlock, Range, Recipe, complete
+from alignbench.recipe import Loaded, MethodBlock, Range, Recipe
+from alignbench.wiring import complete
 
 FOLDER = "sweep"
 

@@ -13,7 +13,8 @@ from alignbench import plugins, store
 from alignbench.engine.prepare import FOLDER as DATA
 from alignbench.engine.versions import versions
 from alignbench.errors import Problem, RecipeError
-from alignbench.recipe import Loaded, Recipe, Rewritten, built_on, canonical, group_of
+from alignbench.recipe import Loaded, Recipe, Rewritten, canonical
+from alignbench.wiring import built_on, group_of
 
 WORLD = "world.json"
 """Files that the recipe names, and every environment in which something of the run was made."""

@@ -19,8 +19,9 @@ from alignbench.engine.cell_run import CellRun
 from alignbench.engine.cost import Cost
 from alignbench.engine.worker import Task
 from alignbench.method import API, Answer, Method, NamedMethod, Policy, Sampling
-from alignbench.recipe import Recipe, built_on, canonical
+from alignbench.recipe import Recipe, canonical
 from alignbench.training.checkpoint import Checkpoints
+from alignbench.wiring import built_on
 
 STEPS, BATCH, ROWS, PROMPTS, SEED = 2, 8, 64, 6, 0
 

@@ -13,8 +13,9 @@ from alignbench.engine.cell_run import CellRun
 from alignbench.engine.worker import Task
 from alignbench.errors import AlignbenchError
 from alignbench.reading import load
-from alignbench.recipe import Recipe, Rewritten, canonical, edges, rewritten
+from alignbench.recipe import Recipe, Rewritten, canonical
 from alignbench.rows import Demonstration, Pair, Prompt, Verdict
+from alignbench.wiring import edges, rewritten
 
 LABELS = {"answers": 2, "sampling": {"max_new_tokens": 24}}
 JUDGE = {"self": {"wording": "sandbox"}}

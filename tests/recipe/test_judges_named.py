@@ -7,7 +7,7 @@ import pytest
 from alignbench.engine.plan import departures
 from alignbench.errors import AlignbenchError
 from alignbench.reading import load
-from alignbench.recipe import judges_of
+from alignbench.wiring import judges_of
 
 BLOCK = """\
 model: {{id: sandbox}}

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
 from alignbench.errors import RecipeError
-from alignbench.recipe import Recipe, canonical, edges, find_circle, order
+from alignbench.recipe import Recipe, canonical
+from alignbench.wiring import edges, find_circle, order
 
 TEXT = """\
 model: {id: sandbox}

@@ -8,7 +8,7 @@ import pytest
 
 from alignbench.engine.plan import cells
 from alignbench.reading import load
-from alignbench.recipe import order
+from alignbench.wiring import order
 
 ROOT = Path(__file__).parents[2]
 SHIPPED = sorted(path.name for path in (ROOT / "recipes").glob("*.yaml"))
