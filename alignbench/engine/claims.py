@@ -91,6 +91,8 @@ class Found:
     holds: bool | None = None
     """None where the run speaks of too few seeds, or has no number."""
     note: str = ""
+    policies: tuple[float, float] | None = None
+    """The interval of the policies trained here, where the run compares them; it decides nothing."""
 
 
 def judge(claim: Claim, runs: Mapping[str, Results]) -> tuple[Verdict, list[Found]]:
@@ -108,9 +110,11 @@ def judge(claim: Claim, runs: Mapping[str, Results]) -> tuple[Verdict, list[Foun
 
 
 def _found(wanted: Expectation, runs: Mapping[str, Results]) -> Found:
-    compared = _compared(wanted, runs)
+    compared = _compared(wanted, runs, "method") or _compared(wanted, runs, "policies")
     if compared is not None:
         found = _held(wanted, compared.difference, compared.ci95, compared.missing)
+        here = _compared(wanted, runs, "policies")
+        found = replace(found, policies=here.ci95 if here is not None else None)
         if compared.estimand == "policies" and found.value is not None:
             return replace(found, holds=None, note="too few seeds to speak of the method")
         return found
@@ -126,7 +130,9 @@ def _found(wanted: Expectation, runs: Mapping[str, Results]) -> Found:
     return _held(wanted, fmean(values) if values else None, interval, "")
 
 
-def _compared(wanted: Expectation, runs: Mapping[str, Results]) -> results.Comparison | None:
+def _compared(
+    wanted: Expectation, runs: Mapping[str, Results], estimand: results.Estimand
+) -> results.Comparison | None:
     """The run's own comparison, where both labels are of one run and the column is one of its metrics."""
     if wanted.b is None:
         return None
@@ -134,7 +140,7 @@ def _compared(wanted: Expectation, runs: Mapping[str, Results]) -> results.Compa
     run = runs.get(one)
     if one != two or run is None or wanted.metric not in run.metrics:
         return None
-    return run.comparison(a, b, wanted.metric, "method") or run.comparison(a, b, wanted.metric)
+    return run.comparison(a, b, wanted.metric, estimand)
 
 
 def _values(metric: str, label: str, runs: Mapping[str, Results]) -> dict[int, float]:
@@ -201,7 +207,8 @@ def page(
         "",
         "Written by `alignbench claims`. Each claim has a recipe under `recipes/claims`, a measure, a sign",
         "that was expected before the run, and what else could explain the outcome. A verdict speaks of the",
-        "*method*, any seed, at 95%; what is not reproduced here may still hold for larger models.",
+        "*method*, any seed, at 95%; what is not reproduced here may still hold for larger models. Three seeds say",
+        "little of a method, so the interval of the very policies trained here stands beside it; it decides nothing.",
         "",
         f"Sandbox {sandbox[:16]}. {', '.join(f'{count} {name}' for name, count in counts.items())}.",
         *(["", "Made with `--quick`: one seed, which gives no verdict."] if quick else []),
@@ -224,7 +231,11 @@ def page(
             continue
         if name in failed:
             lines[-1] += f" {failed[name]}"
-        lines += ["", "| expected | found | 95% interval | holds |", "|---|---|---|---|"]
+        lines += [
+            "",
+            "| expected | found | 95% interval | holds | of these policies alone |",
+            "|---|---|---|---|---|",
+        ]
         found = judged[name][1] if name in judged else [Found(one) for one in claim.expect]
         lines += [_row(one) for one in found]
         of = f"`recipes/claims/{claim.recipe}`"
@@ -237,10 +248,15 @@ def _row(one: Found) -> str:
     value = "" if one.value is None else f"{_scale(one, one.value):.3g}"
     between = one.note
     if one.low is not None and one.high is not None:
-        between = f"{_scale(one, one.low):.3g} to {_scale(one, one.high):.3g}"
-        between += f" ({one.note})" if one.note else ""
+        between = _between(one, (one.low, one.high)) + (f" ({one.note})" if one.note else "")
     holds = {True: "yes", False: "no", None: ""}[one.holds]
-    return f"| {one.expectation} | {value} | {between} | {holds} |"
+    here = "" if one.policies is None else _between(one, one.policies)
+    return f"| {one.expectation} | {value} | {between} | {holds} | {here} |"
+
+
+def _between(one: Found, interval: tuple[float, float]) -> str:
+    low, high = (_scale(one, bound) for bound in interval)
+    return f"{low:.3g} to {high:.3g}"
 
 
 def _scale(one: Found, value: float) -> float:

@@ -9,12 +9,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from alignbench import plugins, store
 from alignbench.engine.prepare import FOLDER as DATA
 from alignbench.engine.versions import versions
-from alignbench.errors import Problem, RecipeError
+from alignbench.errors import PluginError, Problem, RecipeError
 from alignbench.recipe import Loaded, Recipe, Rewritten, canonical
-from alignbench.wiring import built_on, group_of
+from alignbench.wiring import built_on, complete, group_of
 
 WORLD = "world.json"
 """Files that the recipe names, and every environment in which something of the run was made."""
@@ -116,8 +118,16 @@ def _before(out: Path) -> dict[str, Any] | None:
     # A run that its data stopped holds nothing to keep: who mends a row gives the same command again.
     if not (out / DATA / store.COMMIT).exists() and not (out / "cells").exists():
         return None
-    recipe = json.loads((out / "recipe.json").read_text(encoding="utf-8"))
+    recipe = _spelled_out((out / "recipe.json").read_text(encoding="utf-8"))
     return {"recipe": recipe, **json.loads((out / WORLD).read_text(encoding="utf-8"))}
+
+
+def _spelled_out(said: str) -> Any:
+    """Return a recipe that was written down, with the defaults of fields that have come into being since."""
+    try:
+        return json.loads(canonical(complete(Recipe.model_validate_json(said))))
+    except (ValidationError, PluginError):
+        return json.loads(said)
 
 
 def _refusal(loaded: Loaded, what: str, changed: list[Difference], fix: str) -> RecipeError:

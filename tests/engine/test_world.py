@@ -50,6 +50,15 @@ def test_the_same_recipe_goes_on(out: Path, loaded):
     assert world.settle(out, loaded("   # enough", "")) == ()
 
 
+def test_a_run_written_down_before_a_field_came_into_being_is_the_same_run(out: Path, loaded):
+    file = out / "recipe.json"
+    said = json.loads(file.read_text())
+    del said["data"]["source"], said["evaluation"]["curve"], said["methods"]["dpo"]["config"]["label_smoothing"]
+    file.write_text(json.dumps(said))
+    assert world.settle(out, loaded()) == ()
+    assert world.fork(out, loaded()) == out
+
+
 def test_a_changed_recipe_is_shown_field_by_field_and_refused(out: Path, loaded):
     before = {path.name: path.read_bytes() for path in out.glob("*.*")}
     with pytest.raises(RecipeError) as caught:
@@ -135,7 +144,7 @@ def mutated(said: dict, route: tuple, value: object) -> Recipe | None:
     for part in route[:-1]:
         place = place[part]
     near = [value + 1, value / 2] if isinstance(value, int | float) and not isinstance(value, bool) else []
-    words = ["another", "fp4", "linear", "adamw-8bit", "disjoint", "chain", ["q_proj"]]
+    words = ["start", "another", "fp4", "linear", "adamw-8bit", "disjoint", "chain", ["q_proj"]]
     tried = [*near, *words, 1, 0.5, not value, None]
     for other in tried:
         if other == value:
