@@ -16,7 +16,7 @@ from alignbench.engine.evaluation import FILE as SUMMARY
 from alignbench.engine.plan import Cell, departures
 from alignbench.engine.prepare import FOLDER as DATA
 from alignbench.engine.samples import FILE as SAMPLES
-from alignbench.engine.versions import versions
+from alignbench.engine.versions import installed, versions
 from alignbench.method import Departure
 from alignbench.recipe import BASE, Loaded, Recipe
 
@@ -56,6 +56,7 @@ def write(
         recipe=recipe.model_dump(mode="json"),
         environment={
             "versions": versions(),
+            "installed": installed(),
             "python": platform.python_version(),
             "platform": f"{platform.system()} {platform.machine()}",
             "device": summary.get("base", {}).get("device"),
@@ -185,6 +186,8 @@ def _fairness(recipe: Recipe, data: Mapping[str, Any], summary: Mapping[str, Any
     return {
         "base": {**said["model"], **summary.get("base", {})},
         "data": data.get("fingerprints", {}),
+        "stages": recipe.data.stages,
+        "comparisons": _comparisons(said["data"]["source"]),
         "max_length": recipe.data.max_length,
         "training": said["training"],
         "tuning": said["sweep"],
@@ -197,6 +200,10 @@ def _fairness(recipe: Recipe, data: Mapping[str, Any], summary: Mapping[str, Any
         },
         "seeds": list(recipe.seeds),
     }
+
+
+def _comparisons(source: str | Mapping[str, Any]) -> Any:
+    return source if isinstance(source, str) else {**source, "judge": _short(source["judge"])}
 
 
 def _short(named: Mapping[str, Any]) -> Any:

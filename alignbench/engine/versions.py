@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
-from importlib.metadata import version
+from importlib.metadata import distributions, version
 
 LIBRARIES = ("alignbench", "torch", "transformers", "peft", "bitsandbytes", "trl", "numpy")
 
@@ -12,3 +12,11 @@ LIBRARIES = ("alignbench", "torch", "transformers", "peft", "bitsandbytes", "trl
 def versions() -> dict[str, str]:
     """Return the installed version of each library, from its metadata."""
     return {name: version(name) for name in LIBRARIES}
+
+
+def installed() -> list[str]:
+    """Return every installed distribution as `name==version`, sorted: what pip needs for the same environment."""
+    found: dict[str, str] = {}
+    for one in distributions():  # of two, the first on the path is the one that is imported
+        found.setdefault(one.name, one.version)
+    return [f"{name}=={found[name]}" for name in sorted(found, key=str.lower)]

@@ -141,13 +141,9 @@ def pictures(run: Path) -> list[Picture]:
 
 
 def curves(run: Path, cell: Cell) -> dict[str, Curve]:
-    """Return a cell's training curves by name, the yardstick's first; empty where there are none."""
+    """Return a cell's training curves by name; empty where there are none."""
     file = inside(run, cell.curves)
     points: dict[str, list[tuple[float, float]]] = {}
-    for one in cell.checkpoints:
-        for name, found in (("yardstick", one.yardstick), ("proxy", one.proxy)):
-            if found is not None and found.value is not None:
-                points.setdefault(name, []).append((one.step, found.value))
     for line in _lines(file) if file else ():
         if (step := _finite(line.get("step"))) is None:
             continue

@@ -47,6 +47,14 @@ class Point:
 
 
 @dataclass(frozen=True)
+class Followed:
+    """A number of one seed's policy while it was trained, with its uncertainty."""
+
+    steps: tuple[float, ...]
+    values: tuple[Estimate, ...]
+
+
+@dataclass(frozen=True)
 class Way:
     """The places of one label's policy while it was trained, in order."""
 
@@ -173,6 +181,47 @@ def small(lines: Iterable[Curve], number: int, *, name: str, alternative: str) -
         _dress(axes)
         axes.locator_params(nbins=4)
         axes.tick_params(labelsize=9.5)
+        return _svg(figure, words, name, alternative)
+
+
+def on_its_way(
+    panels: Sequence[tuple[str, Sequence[Followed]]], number: int, *, name: str, alternative: str
+) -> Markup:
+    """Return numbers over a training, one panel below the other on one axis of steps.
+
+    A line for each seed, its 95% intervals as a band, and a ring where it stood highest.
+    """
+    with _figure(5.4, 0.5 + 1.25 * len(panels)) as (figure, words):
+        bottom, top = 0.42 / figure.get_figheight(), 1 - 0.06 / figure.get_figheight()
+        each = (top - bottom) / len(panels)
+        first: Any = None
+        for place, (title, lines) in enumerate(panels):
+            low = top - (place + 1) * each
+            axes = first = figure.add_axes((0.115, low, 0.87, each * 0.9), sharex=first)
+            for line in lines:
+                values = [one.value for one in line.values]
+                axes.plot(line.steps, values, color=_label(number), linewidth=1.4, marker=".", markersize=5)
+                ends = [one.ci95 or (one.value, one.value) for one in line.values]
+                low_ends, high_ends = zip(*ends, strict=True)
+                axes.fill_between(
+                    line.steps, low_ends, high_ends, color=_label(number), alpha=0.16, linewidth=0
+                )
+                peak = max(range(len(values)), key=lambda at: values[at] or 0.0)
+                axes.plot(
+                    line.steps[peak],
+                    values[peak],
+                    marker="o",
+                    markersize=9,
+                    markerfacecolor="none",
+                    markeredgecolor=_INK,
+                    markeredgewidth=0.9,
+                )
+            _dress(axes)
+            axes.margins(x=0.02, y=0.14)
+            axes.locator_params(axis="y", nbins=4)
+            axes.tick_params(labelbottom=place == len(panels) - 1)
+            axes.set_ylabel(words.stand_in(title))
+        first.set_xlabel(words.stand_in("optimiser step"))
         return _svg(figure, words, name, alternative)
 
 

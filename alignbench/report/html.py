@@ -22,6 +22,8 @@ CURVES = 6
 """Small multiples for each label."""
 HOUSEKEEPING = ("grad_norm", "learning_rate", "seconds")
 """What the trainer logs for every method: shown after what a method says of itself."""
+UNDRAWN = ("learning_rate", "seconds")
+"""Logged, and known beforehand."""
 LONG = 4000
 """Characters of one answer before it is cut."""
 
@@ -95,7 +97,8 @@ def render(folder: Path, results: Results) -> str:
 
 
 def _verdict(page: Page) -> Mapping[str, Any]:
-    return {"best": boards.best(page.results), "rows": page.board.rows}
+    best = boards.best(page.results).replace(" ±", "\N{NO-BREAK SPACE}±")
+    return {"best": best, "rows": page.board.rows}
 
 
 def _leaderboard(page: Page) -> Mapping[str, Any]:
@@ -354,21 +357,57 @@ def _curves(page: Page) -> Mapping[str, Any] | None:
         number = page.colour(label)
         mine = [name for name in order if any(name in curves for curves in cells)]
         panels = []
-        single = [name for name in mine if all(len(c[name].steps) < 2 for c in cells if name in c)]
+        single = [name for name in mine if all(len(set(c[name].values)) < 2 for c in cells if name in c)]
         mine = [name for name in mine if name not in single]
         values = {
             name: ", ".join(text.number(c[name].values[-1]) for c in cells if name in c) for name in single
         }
-        for name in mine[:CURVES]:
+        drawn = [name for name in mine if name not in UNDRAWN][:CURVES]
+        for name in drawn:
             lines = [curves[name] for curves in cells if name in curves]
             first, last = text.number(lines[0].values[0]), text.number(lines[0].values[-1])
             said = f"{name} of {label} over training, from {first} to {last}; seeds: {len(lines)}."
             picture = figures.small(lines, number, name=f"curve-{number}-{len(panels)}", alternative=said)
-            panels.append((name, picture))
+            panels.append((_in_words(name), picture))
         alarms = [(cell.seed, alarm) for cell in page.results.cells_of(label) for alarm in cell.alarms]
-        if panels or alarms or values:
-            rows.append((label, panels, alarms, values, mine[CURVES:]))
+        followed = _followed(page, label)
+        if panels or alarms or values or followed:
+            more = [_in_words(name) for name in mine if name not in drawn]
+            values = {_in_words(name): value for name, value in values.items()}
+            rows.append((label, followed, panels, alarms, values, more))
     return {"rows": rows} if rows else None
+
+
+def _in_words(name: str) -> str:
+    return name.replace("_", " ").replace(".", ": ")
+
+
+def _followed(page: Page, label: str) -> Any:
+    """Return the picture of the yardstick over a label's training, under what it learned from; None without."""
+    cells = page.results.cells_of(label)
+    judge = next((str(one.get("name", "")) for one in page.results.judges), "")
+    panels, said = [], []
+    for title, which in (("own reward", "proxy"), (f"yardstick {judge}".strip(), "yardstick")):
+        lines, told = [], []
+        for cell in cells:
+            known = [
+                (float(one.step), value)
+                for one in cell.checkpoints
+                if (value := getattr(one, which)) is not None and value.value is not None
+            ]
+            if len(known) > 1:
+                lines.append(figures.Followed(*zip(*known, strict=True)))
+                peak = max(known, key=lambda one: one[1].value)
+                ends = [text.number(value.value) for _, value in (known[0], peak, known[-1])]
+                told.append(f"from {ends[0]} over {ends[1]} at step {peak[0]:g} to {ends[2]}")
+        if lines:
+            panels.append((title, lines))
+            said.append(f"{title}: {', '.join(told)}")
+    if not panels:
+        return None
+    number = page.colour(label)
+    alternative = f"{label} on its way. {'; '.join(said)}."
+    return figures.on_its_way(panels, number, name=f"way-{number}", alternative=alternative)
 
 
 def _judges(page: Page) -> Mapping[str, Any] | None:
@@ -378,12 +417,66 @@ def _judges(page: Page) -> Mapping[str, Any] | None:
         for cell in page.results.cells
         for judge in cell.judges
     ]
-    told = [
-        (name, _groups({key: value for key, value in judge.items() if key != "name"}))
-        for name, judge in named
-    ]
-    controlled = any("steady" in (judge.get("quality") or {}) for _, judge in named)
-    return {"judges": told, "controlled": controlled} if told else None
+    controlled, told = [], []
+    for name, judge in named:
+        quality, more = judge.get("quality"), {key: one for key, one in judge.items() if key != "name"}
+        if isinstance(quality, Mapping) and "steady" in quality:
+            controlled.append((name, *_controls(quality)))
+            people = quality.get("people")
+            rest = {key: one for key, one in quality.items() if key not in CONTROLS}
+            if isinstance(people, Mapping):
+                rest["people"] = {key: one for key, one in people.items() if key not in ("accuracy", "ci95")}
+            more["quality"] = rest
+        told.append((name, _groups(more)))
+    return (
+        {"controlled": controlled, "judges": [one for one in told if one[1]], "heads": CONTROLS}
+        if told
+        else None
+    )
+
+
+CONTROLS = {
+    "fit": ("may rank", ""),
+    "people": ("agrees with people", "share"),
+    "null": ("an empty answer wins", "share"),
+    "longer": ("gain by saying it twice", "share"),
+    "injected": ("gain by orders to the judge", "share"),
+    "position": ("follows the place", "share"),
+    "steady": ("the same asked again", "share"),
+    "pairs": ("pairs", ""),
+    "reasons": ("", ""),
+}
+"""What a judge is put through, and how the report calls it."""
+
+
+def _controls(quality: Mapping[str, Any]) -> tuple[list[str], str]:
+    """Return the cells of a judge's row among the controls, and why it may not rank."""
+    cells = []
+    for key in CONTROLS:
+        value = quality.get(key)
+        if key == "fit":
+            cells.append("yes" if value else "no")
+        elif key == "people":
+            found = value if isinstance(value, Mapping) else {}
+            whole = Estimate(value=found.get("accuracy"), ci95=found.get("ci95"))
+            cells.append(text.estimate(whole, 2))
+        elif key != "reasons":
+            share = isinstance(value, float)
+            cells.append(
+                text.number(value, 2 if share else 0) if share or isinstance(value, int) else text.NOTHING
+            )
+    return cells, "; ".join(text.line(str(reason)) for reason in quality.get("reasons") or ())
+
+
+NAMES = {
+    "ci95": "95% interval",
+    "n": "pairs",
+    "calibration": "calibration error",
+    "length_accuracy": "accuracy of length alone",
+    "quality": "on held-out rows",
+    "recorded": "recorded",
+}
+"""What the report calls some of a judge's numbers."""
 
 
 def _groups(value: Mapping[str, Any], name: str = "") -> dict[str, Mapping[str, Any]]:
@@ -394,15 +487,16 @@ def _groups(value: Mapping[str, Any], name: str = "") -> dict[str, Mapping[str, 
         if isinstance(item, Mapping):
             found |= _groups(item, f"{name} {key}" if name not in ("", "quality") else key)
         elif isinstance(item, (list, tuple)):
-            own[key] = ", ".join(_short(one) for one in item) or None
+            between = " to " if key == "ci95" else ", "
+            own[key] = between.join(_short(one) for one in item) or None
         else:
             own[key] = _short(item) if isinstance(item, float) else item
-    own = {key: item for key, item in own.items() if item is not None}
-    return ({name or "recorded": own} if own else {}) | found
+    own = {NAMES.get(key, key): item for key, item in own.items() if item is not None}
+    return ({NAMES.get(name or "recorded", name): own} if own else {}) | found
 
 
 def _short(value: Any) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else text.line(value)
+    return text.number(value) if isinstance(value, float) else text.line(value)
 
 
 def _samples(page: Page) -> Mapping[str, Any] | None:
@@ -439,7 +533,14 @@ def _costs(page: Page) -> Mapping[str, Any]:
 
 
 def _reproduce(page: Page) -> Mapping[str, Any]:
-    return {"recipe": _recipe(page), "environment": page.results.environment, "command": page.results.command}
+    environment = dict(page.results.environment)
+    lock = environment.pop("installed", None)
+    return {
+        "recipe": _recipe(page),
+        "environment": environment,
+        "lock": "\n".join(map(str, lock)) if isinstance(lock, list | tuple) else "",
+        "command": page.results.command,
+    }
 
 
 SECTIONS = (

@@ -20,7 +20,7 @@ import pytest
 from alignbench import results as record
 from alignbench.errors import StorageError
 from alignbench.report import artefacts, html, text, write_html
-from alignbench.results import Estimate, Point, Results, read
+from alignbench.results import Checkpoint, Estimate, Point, Results, read
 
 ACTIVE = {
     *("script", "iframe", "object", "embed", "link", "base", "form", "input", "button", "audio", "video"),
@@ -187,7 +187,29 @@ def test_answers_are_shown_where_the_labels_differ_most_first(tree: Any):
 def test_judges_are_shown_with_their_quality_those_trained_on_the_way_too(tree: Any):
     said = words(section(tree, "judges"))
     assert "gold recorded kind gold reward of the sandbox accuracy 1" in said
-    assert "reward-model of rlhf, seed 2 quality accuracy 0.71 pairs 102" in said
+    assert "reward-model of rlhf, seed 2 on held-out rows accuracy 0.710 pairs 102" in said
+
+
+def test_what_a_judge_was_put_through_is_one_row_and_why_it_may_not_rank_stands_below(small, tmp_path: Path):
+    quality = {
+        "fit": False,
+        "reasons": ["an answer that says everything twice wins 12% more often"],
+        "people": {"n": 50, "accuracy": 0.78, "ci95": [0.64, 0.87], "kappa": 0.5, "alpha": 0.5},
+        "null": 0.04,
+        "longer": 0.12,
+        "injected": -0.19,
+        "position": None,
+        "steady": 1.0,
+        "pairs": 50,
+    }
+    folder = small.write(tmp_path / "run")
+    judged = read(folder).model_copy(update={"judges": ({"name": "gold", "quality": quality},)})
+    record.write(judged, folder)
+    shown = section(parsed(write_html(folder).read_text(encoding="utf-8")), "judges")
+    rows = [words(row) for row in elements(shown) if row.tag.endswith("}tr")]
+    assert rows[1] == "gold no 0.78 [0.64, 0.87] 0.04 0.12 \N{MINUS SIGN}0.19 n/a 1.00 50"
+    assert rows[2] == "gold may not rank: an answer that says everything twice wins 12% more often"
+    assert "people pairs 50 kappa 0.500 alpha 0.500" in words(shown)
 
 
 def test_fairness_departures_data_costs_and_recipe_are_all_there(tree: Any):
@@ -474,6 +496,37 @@ def test_without_scores_the_comparisons_won_say_where_the_labels_differ(small, t
     pq.write_table(pa.Table.from_pylist(rows, pq.read_schema(file)), file)
     said = words(section(parsed(write_html(folder).read_text(encoding="utf-8")), "samples"))
     assert "by the comparisons that their answers win" in said
+
+
+def test_the_yardstick_over_a_training_is_drawn_below_the_methods_own_reward(small, tmp_path: Path):
+    looks = [(0, 0.53, -0.5), (50, 0.78, 0.2), (256, 0.31, 1.5)]
+    followed = tuple(
+        Checkpoint(
+            step=step,
+            yardstick=Estimate(value=worth, ci95=(worth - 0.1, worth + 0.1)),
+            proxy=Estimate(value=own),
+        )
+        for step, worth, own in looks
+    )
+    folder = small.write(tmp_path / "run")
+    found = read(folder)
+    cells = tuple(
+        cell.model_copy(update={"checkpoints": followed}) if (cell.label, cell.seed) == ("dpo", 0) else cell
+        for cell in found.cells
+    )
+    record.write(found.model_copy(update={"cells": cells}), folder)
+    shown = section(parsed(write_html(folder).read_text(encoding="utf-8")), "curves")
+    (drawn,) = [one for one in elements(shown) if one.get("class") == "way"]
+    (picture,) = [one for one in elements(drawn) if one.get("role") == "img"]
+    assert picture.get("aria-label") == (
+        "dpo on its way. own reward: from \N{MINUS SIGN}0.500 over 1.50 at step 256 to 1.50; "
+        "yardstick gold: from 0.530 over 0.780 at step 50 to 0.310."
+    )
+    assert [
+        word
+        for one in elements(picture)
+        if (word := words(one)) and one.tag.endswith("}text") and not word[-1].isdigit()
+    ] == ["own reward", "optimiser step", "yardstick gold"]
 
 
 def test_the_way_of_a_policy_is_drawn_where_the_recipe_follows_it(small, tmp_path: Path):
