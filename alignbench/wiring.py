@@ -109,10 +109,15 @@ def rewritten(recipe: Recipe, label: str) -> Rewritten | None:
     The policy that answers is there before its answers are: it, and what it stands on, reads the file's.
     """
     source = recipe.data.source
-    kind = plugins.load("methods", recipe.methods[label].method)
-    if source == FILE or not set(kind.consumes) & set(COMPARISONS) or label in _writers(recipe, source):
+    if source == FILE or not compares(recipe, label) or label in _writers(recipe, source):
         return None
     return source
+
+
+def compares(recipe: Recipe, label: str) -> bool:
+    """Return whether a label learns from comparisons."""
+    kind = plugins.load("methods", recipe.methods[label].method)
+    return bool(set(kind.consumes) & set(COMPARISONS))
 
 
 def _writers(recipe: Recipe, source: Rewritten) -> set[str]:

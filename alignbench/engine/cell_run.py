@@ -41,7 +41,6 @@ from alignbench.method import (
 from alignbench.recipe import (
     BASE,
     COMPARISONS,
-    FILE,
     AdapterStart,
     ModelStart,
     Rewritten,
@@ -143,21 +142,12 @@ class CellRun:
             self.depart("pairs drawn from a ranking", "one", draw)
         given, anew = self._rows, False
         if given is None and split == "train" and view is not Text:
-            anew = self._reads_anew(view)
+            anew = self._comparisons is not None and view in COMPARISONS
             given = self._anew if anew else self._bench.training_rows(view)
         rows = self._bench.table.rows(view, split, seed=self.seed, draw=draw, given=given)
         if not anew:  # of those made anew, the prompts are what was seen of the table
             rows.on_read = self.seen.setdefault(split, set()).update
         return rows
-
-    def _reads_anew(self, view: type[Row]) -> bool:
-        """Whether a view shows comparisons that were made anew; a departure where only this label's are not."""
-        if view not in COMPARISONS:
-            return False
-        source = self._bench.recipe.data.source
-        if self._comparisons is None and source != FILE:
-            self.depart("comparisons", f"answers of {source.policy}", "the file's")
-        return self._comparisons is not None
 
     @cached_property
     def _anew(self) -> list[Row]:

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 from alignbench import plugins
 from alignbench.errors import RecipeError
 from alignbench.method import Departure
-from alignbench.recipe import BASE, MethodBlock, ModelStart, Recipe
+from alignbench.recipe import BASE, FILE, MethodBlock, ModelStart, Recipe
 from alignbench.store import digest
-from alignbench.wiring import built_on, edges, group_of, judges_of, order, overlap, rewritten
+from alignbench.wiring import built_on, compares, edges, group_of, judges_of, order, overlap, rewritten
 
 if TYPE_CHECKING:
     from alignbench.metrics import Metric
@@ -103,6 +103,9 @@ def departures(recipe: Recipe, label: str) -> tuple[Departure, ...]:
             found.append(Departure(f"training.{name}", str(shared), str(own)))
     if recipe.sweep is not None and not block.sweep:
         found.append(Departure("tuning", f"{recipe.sweep.trials} trials", "none"))
+    source = recipe.data.source
+    if source != FILE and compares(recipe, label) and rewritten(recipe, label) is None:
+        found.append(Departure("comparisons", f"answers of {source.policy}", "the file's"))
     if block.seeds is not None and block.seeds != recipe.seeds:
         found.append(Departure("seeds", _listed(recipe.seeds), _listed(block.seeds)))
     for judge in judges_of(recipe, label):

@@ -137,7 +137,12 @@ def test_who_reads_the_files_comparisons_where_others_do_not_departs(tmp_path: P
     bench = make_bench(tmp_path, by("stacked"))
     run = a_run(bench, "stacked", tmp_path / "s")
     assert list(run.rows(Pair)) == list(bench.table.rows(Pair, "train", seed=0))
-    assert [str(one) for one in run.departures] == ["comparisons: the file's instead of answers of stacked"]
+    assert run.departures == []
+    said = {
+        label: [str(one) for one in plan.departures(bench.recipe, label)] for label in ("stacked", "direct")
+    }
+    assert "comparisons: the file's instead of answers of stacked" in said["stacked"]
+    assert said["direct"] == ["labelled by its own base, as the judge self"]
 
 
 def test_a_cell_that_learns_from_other_comparisons_is_another_cell():
