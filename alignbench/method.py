@@ -468,6 +468,13 @@ class Run(Protocol):
         """A callback that gives a trainer from elsewhere this run's budget, log and checkpoints."""
         ...
 
+    def charge(self, answers: Many[Answer]) -> None:
+        """Charge this cell with what answers cost that were made on the way, as those it learns from.
+
+        Inside `shared` every cell that uses the folder is charged.
+        """
+        ...
+
     def log(self, step: int, **numbers: float) -> None:
         """Add a point to this cell's curves."""
         ...
@@ -508,6 +515,10 @@ class Method(ABC):
 
     def __init__(self, config: MethodConfig | None = None):
         self.config: Any = self.Config() if config is None else config
+
+    def reads(self) -> tuple[type[Row], ...]:
+        """Return `consumes`, and what its fields make it read beside that."""
+        return self.consumes
 
     @abstractmethod
     def align(self, run: Run) -> Policy:

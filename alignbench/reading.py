@@ -137,7 +137,7 @@ class _Check:
         made = self.valid(kind.Config, own_fields(block), own)
         if made is not None:
             self.builds_on(label, own, made)
-        for view in kind.consumes:
+        for view in kind.consumes if made is None else kind(made).reads():
             source = "pretraining" if view is Text else "train"
             has = self.views.get(source)
             if view is Text and source not in self.views:

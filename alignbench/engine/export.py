@@ -38,9 +38,10 @@ def adapter(run: Path, cell: Cell, out: Path) -> Path:
     kind = json.loads((source / "policy.json").read_text(encoding="utf-8"))
     if kind["kind"] != "adapter":
         what = "the untouched model" if cell.label == BASE else f"a decoder of '{kind['method']}'"
+        fix = "export the label it starts from, or train a label on its answers"
         raise PluginError(
             f"'{cell.label}' is {what} and has no weights to export",
-            "export the label it starts from, or train a label on its answers",
+            "export a label that was trained" if cell.label == BASE else fix,
         )
     if out.exists() and any(out.iterdir()):
         raise RecipeError(f"{out} is not empty", "name another folder with --out")

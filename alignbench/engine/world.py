@@ -142,6 +142,10 @@ class Difference:
     def __init__(self, field: str, old: Any, new: Any):
         self.field = field
         self.said = f"was {_say(old)}, is {_say(new)}"
+        if isinstance(old, Mapping) and new is None:
+            self.said = "is gone"
+        if old is None and isinstance(new, Mapping):
+            self.said = "is new"
 
     def __str__(self) -> str:
         return f"{self.field} {self.said}"

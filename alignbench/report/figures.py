@@ -199,14 +199,14 @@ def on_its_way(
             low = top - (place + 1) * each
             axes = first = figure.add_axes((0.115, low, 0.87, each * 0.9), sharex=first)
             for line in lines:
-                values = [one.value for one in line.values]
+                values = [one.value or 0.0 for one in line.values]
                 axes.plot(line.steps, values, color=_label(number), linewidth=1.4, marker=".", markersize=5)
                 ends = [one.ci95 or (one.value, one.value) for one in line.values]
                 low_ends, high_ends = zip(*ends, strict=True)
                 axes.fill_between(
                     line.steps, low_ends, high_ends, color=_label(number), alpha=0.16, linewidth=0
                 )
-                peak = max(range(len(values)), key=lambda at: values[at] or 0.0)
+                peak = max(range(len(values)), key=values.__getitem__)
                 axes.plot(
                     line.steps[peak],
                     values[peak],

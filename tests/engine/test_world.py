@@ -53,7 +53,11 @@ def test_the_same_recipe_goes_on(out: Path, loaded):
 def test_a_run_written_down_before_a_field_came_into_being_is_the_same_run(out: Path, loaded):
     file = out / "recipe.json"
     said = json.loads(file.read_text())
-    del said["data"]["source"], said["evaluation"]["curve"], said["methods"]["dpo"]["config"]["label_smoothing"]
+    del (
+        said["data"]["source"],
+        said["evaluation"]["curve"],
+        said["methods"]["dpo"]["config"]["label_smoothing"],
+    )
     file.write_text(json.dumps(said))
     assert world.settle(out, loaded()) == ()
     assert world.fork(out, loaded()) == out
@@ -71,6 +75,8 @@ def test_a_changed_recipe_is_shown_field_by_field_and_refused(out: Path, loaded)
     ]
     assert "--fork" in str(caught.value)
     assert caught.value.exit_code == 2
+    with pytest.raises(RecipeError, match=r"methods.dpo: is gone\n.*methods.kdo: is new"):
+        world.settle(out, loaded("dpo: {", "kdo: {method: dpo, "))
     assert {path.name: path.read_bytes() for path in out.glob("*.*")} == before
 
 

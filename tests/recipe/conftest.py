@@ -33,6 +33,9 @@ class Learner(Method):
                 raise ValueError("odd learners need a rate below 1; lower it")
             return self
 
+    def reads(self):
+        return (*self.consumes, Text) if self.config.kind == "bookish" else self.consumes
+
     def align(self, run):
         return run.start
 

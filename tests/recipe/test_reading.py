@@ -96,6 +96,7 @@ seeds: [4294967296]
         (GOOD.replace("sandbox}\nd", "sandbox, adapter: {targets: []}}\nd"), "a list that is not empty"),
         (HEAD + "methods: {learner: {budget: {rows: 1, steps: 2}}}", "budget: set exactly one of epochs"),
         (HEAD + "methods: {reader: {}}", "'reader' reads plain text; name a source in data.pretraining"),
+        (HEAD + "methods: {learner: {kind: bookish}}", "'learner' reads plain text; name a source in"),
         (GOOD + "budget: {epochs: true}", "budget.epochs: expected a number, got true"),
         (GOOD + "seeds: [1, 1]", "seeds: a seed stands here twice; keep one"),
         (GOOD + "evaluation: {prompts: 1}", "evaluation.prompts: must be at least 2"),

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from alignbench import Method, MethodConfig, Pair, Policy, Run
+from alignbench import Method, MethodConfig, Pair, Policy, Row, Run, Text
 
 
 class RewardModelConfig(MethodConfig):
@@ -78,6 +78,9 @@ class RLHF(Method):
         """Weight of the mean negative log-likelihood of a token of `data.pretraining`: PPO-ptx above 0."""
         ptx_texts: int = Field(8, ge=1)
         """Pieces of pretraining text beside each rollout of a step."""
+
+    def reads(self) -> tuple[type[Row], ...]:
+        return (*self.consumes, Text) if self.config.ptx_coef else self.consumes
 
     def align(self, run: Run) -> Policy:
         from alignbench_rlhf.ppo import PPO
