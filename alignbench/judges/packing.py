@@ -15,8 +15,11 @@ from alignbench.models import Base
 from alignbench.rows import Ids
 from alignbench.training.ragged import Ragged, hidden_states
 
-COPY = {"cpu": 16, "cuda": 256}
+COPY = {"cpu": 24, "cuda": 256}
 """What it costs a token to be copied into a row of attention, in tokens that look at it there."""
+
+BLOCK = 32
+"""Rows of attention are a multiple of this, as the kernels' blocks are."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,7 @@ def states(base: Base, packed: Packed) -> Tensor:
     any token of the stretch looks at is among them.
     """
     count, device = len(packed.ids), base.device
-    step = max(1, round(math.sqrt(COPY[device.type] * (1 + packed.depths.max()))))
+    step = BLOCK * max(1, round(math.sqrt(COPY[device.type] * packed.depths.max()) / BLOCK))
     starts = range(0, count, step)
     before = [packed.paths[packed.owners[start]][: packed.depths[start]] for start in starts]
     width = max(map(len, before)) + step

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from alignbench import recipe
 from alignbench.errors import ModelError, Problem
 from alignbench.models.base import Base
+from alignbench.models.memory import keep_freed
 from alignbench.safety import inspect
 from alignbench.store import Store, digest, file_digest
 
@@ -60,6 +61,8 @@ def load_base(
 
     folder = obtain(model_path(model, root), model.revision)
     place = _device(device)
+    if place.type == "cpu":
+        keep_freed()
     dtype = _dtype(model.compute, place)
     tokenizer = load_tokenizer(model, root)
     files = fingerprint(folder)

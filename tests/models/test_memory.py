@@ -1,0 +1,41 @@
+"""Memory that was freed is there for the next tensors."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+ROUNDS = """
+import ctypes, resource, runpy, sys
+if sys.argv[1] == "kept":
+    assert runpy.run_path(sys.argv[2])["keep_freed"]()
+libc = ctypes.CDLL(None)
+libc.malloc.restype = ctypes.c_void_p
+libc.memset.argtypes = ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t
+libc.free.argtypes = [ctypes.c_void_p]
+faults = []
+for _ in range(4):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    blocks = [libc.malloc(6 << 20) for _ in range(4)]
+    for block in blocks:
+        libc.memset(block, 1, 6 << 20)
+    for block in blocks:
+        libc.free(block)
+    faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+print(min(faults[1:]))
+"""
+
+
+def faults(how: str) -> int:
+    from alignbench.models import memory
+
+    said = subprocess.run([sys.executable, "-c", ROUNDS, how, memory.__file__], stdout=-1, check=True)
+    return int(said.stdout)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have another C library")
+def test_freed_memory_is_used_again_without_faults():
+    assert faults("kept") < 100
+    assert faults("as it comes") > 1000
