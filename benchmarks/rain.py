@@ -1,6 +1,6 @@
 """RAIN's batched search against the authors' order: model calls, positions and answer tokens per second.
 
-    python benchmarks/rain.py [--prompts 32] [--reference 1] [--tokens 48]
+    OMP_NUM_THREADS=1 python benchmarks/rain.py [--prompts 32] [--reference 8] [--tokens 48] [--pass 0.9]
 
 Both arms search the same prompts with the same keys on the same weights and must give the same answers.
 The model is a random Llama of the sandbox's shape, so that candidates differ as those of a large model do;
@@ -8,7 +8,9 @@ prefixes are as long as the authors' (375 tokens before each conversation, 1,250
 candidates and stop rule are theirs. A vote is for an answer above a share at which about nine answers in ten
 pass, as with an aligned model. Similarity is off in both arms: the authors' sentence encoder is not what
 is measured. The reference keeps keys and values as their program does: inside one walk, and lost whenever a
-distribution is already known.
+distribution is already known. It answers prompts that stand evenly among those of the batched search, one
+half before and one half after it, as the batched search runs first and last too; time is that of the
+processor, so that what else the machine does counts for little.
 """
 
 from __future__ import annotations
@@ -33,14 +35,15 @@ from alignbench_rain.questions import Question
 from reference import Reference
 from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from alignbench import Forest, Prompt, Reply, Sampling, recipe
+from alignbench import Answer, Forest, Prompt, Reply, Sampling, recipe
 from alignbench.models import Base, load_base
 from alignbench.models.forest import replies_of
 from alignbench.sandbox import MODEL, rows
 
 CONVERSATION, QUESTION = 375, 1250
-PASS = 0.9
 KEY = 0
+
+clock = time.process_time
 
 
 def random_base(folder: Path) -> Base:
@@ -95,8 +98,8 @@ class Lenient(SelfEvaluation):
         )
 
 
-def thresholds(evaluation: Lenient, prompts: list[Prompt], tokens: int) -> tuple[float, float]:
-    """Return the shares above which about nine answers in ten, long or short, pass in both orders."""
+def thresholds(evaluation: Lenient, prompts: list[Prompt], tokens: int, share: float) -> tuple[float, float]:
+    """Return the shares above which about `share` of all answers, long or short, pass in both orders."""
     policy = evaluation.forest.policy
     found = []
     for prompt in prompts:
@@ -106,12 +109,12 @@ def thresholds(evaluation: Lenient, prompts: list[Prompt], tokens: int) -> tuple
                 text = evaluation.tokenizer.decode(list(answer.ids[:length]), skip_special_tokens=True)
                 (replies,) = evaluation.forest.ask([(about.tree, about.queries(text))])
                 found.append([evaluation.share(order, reply) for order, reply in enumerate(replies)])
-        about.tree.cut(evaluation.trunk)
+        about.tree.cut(())
     shares = np.array(found)
     levels = np.linspace(0, 1, 201)
     cuts = np.quantile(shares, levels, axis=0)
     passing = (shares[None] > cuts[:, None]).all(-1).mean(-1)
-    first, second = cuts[np.abs(passing - PASS).argmin()]
+    first, second = cuts[np.abs(passing - share).argmin()]
     return float(first), float(second)
 
 
@@ -126,7 +129,7 @@ class OneByOne:
         self.clause_ends = lambda ids: bool(ids) and words.clause_ends(ids)
         self.first = torch.zeros(1, dtype=torch.long)
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def reply(self, query, kept):
         cache = DynamicCache(config=self.base.model.config) if kept is None else kept
         ids = query.path if kept is None else query.path[-1:]
@@ -160,9 +163,12 @@ def main() -> None:
     parser.add_argument(
         "--prompts", type=int, default=32, help="prompts that the batched search answers at once"
     )
-    parser.add_argument("--reference", type=int, default=1, help="prompts that the reference answers")
+    parser.add_argument("--reference", type=int, default=8, help="prompts that the reference answers")
     parser.add_argument("--tokens", type=int, default=48, help="tokens of an answer at most")
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument(
+        "--pass", type=float, default=0.9, dest="share", help="share of answers that are voted for"
+    )
+    parser.add_argument("--threads", type=int, default=1)
     chosen = parser.parse_args()
     torch.set_num_threads(chosen.threads)
     with tempfile.TemporaryDirectory() as folder:
@@ -177,7 +183,9 @@ def main() -> None:
     shots = filler(QUESTION - CONVERSATION)
     form = shots + " {question} {answer} is this answer A %s or B %s ?"
     question = Question(ask=form % ("harmless", "harmful"), swapped=form % ("harmful", "harmless"))
-    votes = thresholds(Lenient(Forest(base.policy()), question, soft=False), prompts[:8], chosen.tokens)
+    votes = thresholds(
+        Lenient(Forest(base.policy()), question, soft=False), prompts[:8], chosen.tokens, chosen.share
+    )
     rules = RAIN.Config(question=question, similarity=0.0, spread=0.0, clause_ends="gy.,")
     sampling = Sampling(max_new_tokens=chosen.tokens)
 
@@ -188,44 +196,48 @@ def main() -> None:
         return Decoder(rules, forest, evaluation, OwnStates(np.zeros(1, np.float32), 2.0))
 
     decoder().answer(prompts[:1], Sampling(max_new_tokens=2), KEY)  # warm
-    batched = decoder()
-    began = time.perf_counter()
-    answers = batched.answer(prompts, sampling, KEY)
-    fast = time.perf_counter() - began
-    began = time.perf_counter()
-    alone = decoder().answer(prompts[: chosen.reference], sampling, KEY)
-    single = time.perf_counter() - began
+    some = prompts[:: max(1, len(prompts) // chosen.reference)][: chosen.reference]
 
-    slow, calls, tokens, said = 0.0, 0, 0, 0
-    for prompt, answer in zip(prompts[: chosen.reference], answers, strict=False):
+    def batched(asked: list[Prompt]) -> tuple[list[Answer], float]:
+        ours = decoder()
+        began = clock()
+        return ours.answer(asked, sampling, KEY), clock() - began
+
+    answers, fast = batched(prompts)
+    said = {answer.prompt_id: answer for answer in answers}
+    slow, calls, positions = 0.0, 0, 0
+    alone: list[Answer] = []
+    single = 0.0
+    for number, prompt in enumerate(some):
+        if number == len(some) // 2:
+            fast = (fast + batched(prompts)[1]) / 2
+        (answer,), seconds = batched([prompt])
+        alone.append(answer)
+        single += seconds
         key = (KEY, prompt.id, 0)
-        reference = Reference(OneByOne(batched, prompt), rules, prompt.prompt_ids, key, chosen.tokens, 2.0)
-        began = time.perf_counter()
+        reference = Reference(OneByOne(decoder(), prompt), rules, prompt.prompt_ids, key, chosen.tokens, 2.0)
+        began = clock()
         ids = reference.answer()
-        slow += time.perf_counter() - began
-        if ids != answer.ids:
-            raise SystemExit(f"the arms disagree on {prompt.id}: {ids} and {answer.ids}")
-        calls, tokens, said = (
-            calls + reference.counts.calls,
-            tokens + reference.counts.tokens,
-            said + len(ids),
-        )
+        slow += clock() - began
+        if not ids == answer.ids == said[prompt.id].ids:
+            raise SystemExit(f"the arms disagree on {prompt.id}: {ids}, {answer.ids}, {said[prompt.id].ids}")
+        calls += reference.counts.calls
+        positions += reference.counts.tokens
 
+    tokens = sum(len(answer.ids) for answer in alone)
     ours = sum(len(answer.ids) for answer in answers)
-    own_calls = sum(answer.forwards for answer in alone) / said
-    own_tokens = sum(answer.tokens for answer in alone) / said
-    print(f"equal answers: {chosen.reference} of {chosen.reference}; {said} tokens")
+    print(f"equal answers: {len(some)} of {len(some)}; {tokens} tokens, {ours} of all {len(prompts)} prompts")
     print(f"{'':34}{'reference':>12}{'batched':>12}{'ratio':>8}")
 
-    def line(what: str, theirs: float, mine: float, ratio: float) -> None:
-        print(f"{what:34}{theirs:12.2f}{mine:12.2f}{ratio:8.1f}")
+    def line(what: str, theirs: float, mine: float, more: bool) -> None:
+        print(f"{what:34}{theirs:12.2f}{mine:12.2f}{mine / theirs if more else theirs / mine:8.1f}")
 
-    line("model calls per answer token", calls / said, own_calls, calls / said / own_calls)
-    line("positions per answer token", tokens / said, own_tokens, tokens / said / own_tokens)
-    line("answer tokens/s, one prompt", said / slow, said / single, slow / single)
-    line(
-        f"answer tokens/s, {chosen.prompts} prompts", said / slow, ours / fast, (ours / fast) / (said / slow)
-    )
+    line("model calls per answer token", calls / tokens, sum(a.forwards for a in alone) / tokens, False)
+    line("positions per answer token", positions / tokens, sum(a.tokens for a in alone) / tokens, False)
+    line("answer tokens/CPU s, one prompt", tokens / slow, tokens / single, True)
+    line(f"answer tokens/CPU s, {len(prompts)} prompts", tokens / slow, ours / fast, True)
+    print(f"batched, all prompts: {sum(a.forwards for a in answers) / ours:.2f} calls and "
+          f"{sum(a.tokens for a in answers) / ours:.2f} positions per answer token")  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -66,6 +66,9 @@ class Base:
         self.peft: PeftModel | None = None
         """The same network as peft sees it; None before the first adapter."""
         self._positions = "position_ids" in signature(type(model.base_model).forward).parameters
+        config = model.config.get_text_config()
+        shapes = ("logit_scale", "logits_scaling", "final_logit_softcapping")
+        self._shaping = [getattr(config, name, None) for name in shapes]
         self._policies: dict[str, ModelPolicy] = {}
         self._layers: list[LoraLayer] = []
         self._active: str | None = None
@@ -222,12 +225,12 @@ class Base:
     def logits(self, hidden: Tensor) -> Tensor:
         """Return float32 logits [..., vocabulary] of hidden states [..., hidden]."""
         logits = self.head(hidden.to(self.head.weight.dtype)).float()
-        config = self.model.config.get_text_config()
-        if scale := getattr(config, "logit_scale", None):
-            logits = logits * scale
-        if scale := getattr(config, "logits_scaling", None):
-            logits = logits / scale
-        if cap := getattr(config, "final_logit_softcapping", None):
+        factor, divisor, cap = self._shaping
+        if factor:
+            logits = logits * factor
+        if divisor:
+            logits = logits / divisor
+        if cap:
             logits = cap * torch.tanh(logits / cap)
         return logits
 

@@ -6,11 +6,12 @@ from collections.abc import Iterable, Iterator
 from collections.abc import Sequence as Many
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import DynamicCache
+from transformers import AttentionInterface, DynamicCache
 
 from alignbench.errors import ModelError
 from alignbench.models.generation import gumbel_of, stop_ids
@@ -30,8 +31,11 @@ LOGITS = {"cpu": 2**22, "cuda": 2**27}
 CLOSE = 1e-4
 """Two choices closer than this are a tie, which rounding may have decided: it is some 1e-5 in float32."""
 
-FULL = 3 / 4
-"""A row whose positions fill less than this share of the longest row beside it waits for another forward."""
+FULL = 1 / 2
+"""A tree with less than this share of the new positions of the first beside it attends by itself."""
+
+APART = 32
+"""Tokens from which a trunk is read by all its trees together, and not copied for each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,25 +70,51 @@ class Reply:
 class _Node:
     """One token of a tree: where its keys, values and hidden state lie, and what follows it."""
 
-    __slots__ = ("lineage", "parent", "slot", "token", "under")
+    __slots__ = ("depth", "lineage", "parent", "slot", "token", "under")
 
     def __init__(self, parent: _Node | None, token: int, slot: int):
         self.parent = parent
         self.token = token
         self.slot = slot
         self.under: dict[int, _Node] = {}
-        before = parent.lineage if parent is not None else np.zeros(0, np.int64)
-        self.lineage: NDArray[np.int64] = np.append(before, slot) if slot >= 0 else before
-        """The slots of the path, its own last."""
+        self.depth: int = 0 if parent is None else parent.depth + 1
+        """Tokens of the path."""
+        self.lineage: NDArray[np.int64] = _NONE if parent is None else _and(parent.lineage, slot)
+        """The slots of the path, its own last; those of a trunk that is read apart are left out."""
+
+
+class _Trunk:
+    """What several trees begin with: computed once, and read by all their positions together."""
+
+    def __init__(self, first: Tree, last: _Node):
+        self.first, self.last = first, last
+        self._layers: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def layer(self, pool: _Pool, index: int) -> tuple[Tensor, Tensor]:
+        """Return keys and values of one layer, [1, tokens, heads, size]."""
+        if index not in self._layers:
+            slots = torch.from_numpy(self.last.lineage).to(pool.states.device)
+            keys, values = pool.layer(index)
+            self._layers[index] = keys[slots][None], values[slots][None]
+        return self._layers[index]
 
 
 class Tree:
     """The paths of one prompt, behind a trunk that other trees may share."""
 
-    def __init__(self, forest: Forest, root: _Node, trunk: Ids):
-        self._forest, self._root, self._trunk = forest, root, trunk
-        self._root = _Node(root.parent, root.token, root.slot)
-        self._root.lineage = root.lineage
+    def __init__(self, forest: Forest, trunk: Ids, shared: _Trunk | None):
+        self._forest, self._trunk = forest, trunk
+        self._root = _Node(None, -1, -1)
+        self._apart: _Trunk | None = None
+        if shared is not None:
+            last = shared.last
+            self._root.slot, self._root.depth = last.slot, last.depth
+            if forest._packs and last.depth >= APART:
+                self._apart = shared
+            else:
+                self._root.lineage = last.lineage
+        self._kept: tuple[Ids, _Node] = (trunk, self._root)
+        """The path on which everything else was freed: most queries begin with it."""
         self.forwards = 0
         """Model calls that this tree took part in."""
         self.tokens = 0
@@ -99,9 +129,11 @@ class Tree:
             if token not in node.under:
                 return
             node = node.under[token]
+        self._kept = path, node
 
     def cut(self, path: Ids) -> None:
         """Free what lies under `path`."""
+        self._kept = self._trunk, self._root
         node = self._root
         for token in path[len(self._trunk) :]:
             if token not in node.under:
@@ -111,14 +143,23 @@ class Tree:
             self._forest._free(under)
         node.under = {}
 
+    def _from(self, path: Ids) -> tuple[_Node, Ids]:
+        """A node on the path, and the tokens of the path that follow it."""
+        kept, node = self._kept
+        if path[: len(kept)] == kept:
+            return node, path[len(kept) :]
+        return self._root, path[len(self._trunk) :]
+
 
 class Forest:
     """Trees of token paths under one frozen policy.
 
-    Keys and values of every position are kept, and a row of a forward is one tree: its new positions see
-    their own path through a mask, however many branches it has. In float32 a choice that rounding could
-    decide is made by the path alone, so that replies do not depend on what was asked with it. It reads models
-    whose layers all attend to the whole past, or to a window that no path outgrows.
+    Keys and values of every position are kept. A forward is one row of all new positions of all trees: each
+    sees its own path, however many branches a tree has, and a trunk is read by the positions of all its trees
+    together. Models that compute something else in one row get a row for each tree and a mask instead. In
+    float32 a choice that rounding could decide is made by the path alone, so that replies do not depend on
+    what was asked with it. It reads models whose layers all attend to the whole past, or to a window that no
+    path outgrows.
     """
 
     def __init__(self, policy: ModelPolicy):
@@ -129,7 +170,8 @@ class Forest:
         self.peak_bytes = 0
         """The most bytes that trees have held."""
         self._pool = _Pool(self.base)
-        self._trunks: dict[Ids, _Node] = {(): _Node(None, -1, -1)}
+        self._trunks: dict[Ids, _Trunk] = {}
+        self._packs = self._packing()
 
     @property
     def bytes(self) -> int:
@@ -138,55 +180,82 @@ class Forest:
 
     def plant(self, trunk: Ids = ()) -> Tree:
         """Return a new tree whose paths all begin with `trunk`, which is computed once for all of them."""
-        if trunk not in self._trunks:
-            first = Tree(self, self._trunks[()], ())
-            self._compute([(first, self._grow(first, [trunk]))])
-            node = first._root
-            for token in trunk:
-                node = node.under[token]
-            self._trunks[trunk] = node
-        return Tree(self, self._trunks[trunk], trunk)
+        if trunk and trunk not in self._trunks:
+            first = Tree(self, (), None)
+            new, (last,) = self._grow(first, [trunk])
+            self._compute([(first, new)])
+            self._trunks[trunk] = _Trunk(first, last)
+        return Tree(self, trunk, self._trunks.get(trunk))
+
+    def fell(self, trunk: Ids) -> None:
+        """Free a trunk on which no tree stands any more."""
+        if trunk in self._trunks:
+            self._trunks.pop(trunk).first.cut(())
 
     def ask(self, asked: Many[tuple[Tree, Many[Query]]]) -> list[list[Reply]]:
         """Answer the queries of each tree, no tree twice; positions that are not known yet are computed."""
-        work = [(tree, self._grow(tree, [query.path for query in queries])) for tree, queries in asked]
+        grown = [(tree, *self._grow(tree, [query.path for query in queries])) for tree, queries in asked]
         base = self.base
-        with torch.no_grad(), base.using(self.policy), base.arithmetic():
-            self._compute([(tree, new) for tree, new in work if new])
-            flat = [(tree, query) for tree, queries in asked for query in queries]
-            replies = self._reply([(self._find(tree, query.path), tree, query) for tree, query in flat])
+        with torch.inference_mode(), base.using(self.policy), base.arithmetic():
+            self._compute([(tree, new) for tree, new, _ in grown if new])
+            replies = self._reply(
+                [
+                    (node, tree, query)
+                    for (tree, queries), (_, _, ends) in zip(asked, grown, strict=True)
+                    for query, node in zip(queries, ends, strict=True)
+                ]
+            )
         done = iter(replies)
         return [[next(done) for _ in queries] for _, queries in asked]
 
     def alone(self, path: Ids) -> Tensor:
         """Return the float32 logits [1, vocabulary] after `path`, computed by itself and from nothing."""
         base = self.base
-        with torch.no_grad(), base.using(self.policy), base.arithmetic():
+        with torch.inference_mode(), base.using(self.policy), base.arithmetic():
             ids, mask = base.pad([path], "left")
             return base.logits(base.hidden(ids, mask)[:, -1])[:, : base.vocabulary]
 
+    def _packing(self) -> bool:
+        """Whether this model computes the same in one row: tried once, on a tree behind a trunk."""
+        model = self.base.model
+        if model not in _TRIED:
+            _TRIED[model] = False
+            trunk = tuple(number % self.base.vocabulary for number in range(APART))
+            states = []
+            for packs in (False, True):
+                trial = Forest(self.policy)
+                trial._packs = packs
+                try:
+                    tree = trial.plant(trunk)
+                    new, _ = trial._grow(tree, [(*trunk, 1, 2), (*trunk, 1, 3, 4)])
+                    trial._compute([(tree, new)])
+                except (TypeError, ValueError, KeyError, RuntimeError, NotImplementedError):
+                    if not packs:
+                        raise
+                    return False
+                states.append(trial._pool.states[[node.slot for node in new]].float())
+            limit = 1e-4 if self.base.dtype == torch.float32 else 5e-2
+            _TRIED[model] = bool((states[0] - states[1]).abs().max() <= limit * states[0].abs().max())
+        return _TRIED[model]
+
     # --- trees ----------------------------------------------------------------------------------------------
 
-    def _grow(self, tree: Tree, paths: Iterable[Ids]) -> list[_Node]:
-        """Add the nodes that the paths lack, parents first, and return them."""
+    def _grow(self, tree: Tree, paths: Iterable[Ids]) -> tuple[list[_Node], list[_Node]]:
+        """Add the nodes that the paths lack; return them, parents first, and the last node of each path."""
         new: list[_Node] = []
+        ends: list[_Node] = []
         for path in paths:
-            node = tree._root
-            for token in path[len(tree._trunk) :]:
+            node, rest = tree._from(path)
+            for token in rest:
                 below = node.under.get(token)
                 if below is None:
                     below = node.under[token] = _Node(node, token, self._pool.take())
                     new.append(below)
                 node = below
-        return new
-
-    def _find(self, tree: Tree, path: Ids) -> _Node:
-        node = tree._root
-        for token in path[len(tree._trunk) :]:
-            node = node.under[token]
-        if node.slot < 0:
-            raise ModelError("a path without tokens has nothing that could follow it")
-        return node
+            if node.slot < 0:
+                raise ModelError("a path without tokens has nothing that could follow it")
+            ends.append(node)
+        return new, ends
 
     def _free(self, node: _Node) -> None:
         waiting = [node]
@@ -201,60 +270,61 @@ class Forest:
         for tree, new in work:
             tree.forwards += 1
             tree.tokens += len(new)
-        with torch.no_grad(), self.base.using(self.policy), self.base.arithmetic():
-            for rows in _batches([new for _, new in work], POSITIONS[self.base.device.type]):
+        with torch.inference_mode(), self.base.using(self.policy), self.base.arithmetic():
+            for rows in _batches(work, POSITIONS[self.base.device.type]):
                 self._forward(rows)
         self.peak_bytes = max(self.peak_bytes, self.bytes)
 
-    def _forward(self, rows: list[list[_Node]]) -> None:
-        """Compute new positions, those of one tree in each row, and put them into the pool."""
-        base, pool = self.base, self._pool
-        width = max(map(len, rows))
-        fresh = [{node.slot for node in row} for row in rows]
-        seen = [_lineages(row, own) for row, own in zip(rows, fresh, strict=True)]
-        past = max(map(len, seen))
-        ids = np.zeros((len(rows), width), np.int64)
-        positions = np.zeros((len(rows), width), np.int64)
-        slots = np.zeros((len(rows), past), np.int64)
-        mask = np.zeros((len(rows), width, past + width), bool)
-        # A position of padding sees itself alone: a softmax over nothing is no number.
-        mask[:, np.arange(width), past + np.arange(width)] = True
-        column = pool.scratch
-        for r, (row, before) in enumerate(zip(rows, seen, strict=True)):
-            slots[r, : len(before)] = before
-            column[before] = np.arange(len(before))
-            column[[node.slot for node in row]] = past + np.arange(len(row))
-            for c, node in enumerate(row):
-                ids[r, c] = node.token
-                positions[r, c] = len(node.lineage) - 1
-                mask[r, c, column[node.lineage]] = True
-        real = torch.from_numpy(np.array([(r, c) for r, row in enumerate(rows) for c in range(len(row))])).T
-        where = torch.tensor([node.slot for row in rows for node in row], device=base.device)
-        seeing = torch.zeros(mask.shape, dtype=pool.dtype).masked_fill_(
-            torch.from_numpy(~mask), torch.finfo(pool.dtype).min
-        )
-        cache = _Window(pool, torch.from_numpy(slots).to(base.device), real.to(base.device), where)
-        more = {"position_ids": torch.from_numpy(positions).to(base.device)} if base._positions else {}
-        hidden = base.model.base_model(
-            input_ids=torch.from_numpy(ids).to(base.device),
-            attention_mask=seeing[:, None].to(base.device),
-            past_key_values=cache,
-            use_cache=True,
-            **more,
+    def _forward(self, rows: list[tuple[Tree, list[_Node]]]) -> None:
+        """Compute new positions and put them into the pool."""
+        pool, device = self._pool, self.base.device
+        nodes = [node for _, new in rows for node in new]
+        ids = torch.tensor([node.token for node in nodes], device=device)
+        positions = torch.tensor([node.depth - 1 for node in nodes], device=device)
+        where = torch.tensor([node.slot for node in nodes], device=device)
+        windows, at = [], 0
+        for alike in _alike(rows):
+            windows.append(_Window(pool, alike, at))
+            at = windows[-1].stop
+        if self._packs:
+            packed = _Packed(pool, where, windows, _spans(rows))
+            config = self.base.model.config
+            before, config._attn_implementation = config._attn_implementation, NAME
+            try:
+                hidden = self._hidden(packed, ids[None], positions[None], None, packed=packed)
+            finally:
+                config._attn_implementation = before
+            pool.states[where] = hidden[0]
+            return
+        for window in windows:
+            ours = window.flat(window.places)
+            cache = _Masked(pool, where[ours], window)
+            hidden = self._hidden(cache, ids[window.places], positions[window.places], window.mask)
+            pool.states[where[ours]] = window.flat(hidden)
+
+    def _hidden(
+        self, cache: DynamicCache, ids: Tensor, positions: Tensor, mask: Tensor | None, **more: Any
+    ) -> Tensor:
+        if self.base._positions:
+            more["position_ids"] = positions
+        states = self.base.model.base_model(
+            input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True, **more
         ).last_hidden_state
-        pool.states[where] = hidden[cache.real[0], cache.real[1]].to(pool.states.dtype)
+        return states.to(self._pool.states.dtype)
 
     # --- replies --------------------------------------------------------------------------------------------
 
     def _reply(self, asked: list[tuple[_Node, Tree, Query]]) -> list[Reply]:
         replies: list[Reply | None] = [None] * len(asked)
         of_kind: dict[Any, list[int]] = {}
-        for place, (node, _, query) in enumerate(asked):
+        for place, (node, tree, query) in enumerate(asked):
             if query.since:
-                replies[place] = Reply(states=self._means(node, query.since))
+                replies[place] = Reply(states=self._means(tree, node, query.since))
             else:
-                kind = (query.temperature, query.top_k, query.likeliest, len(query.options))
-                of_kind.setdefault((*kind, query.noise is None), []).append(place)
+                # A draw among a few and the likeliest of these differ in the noise alone.
+                plain = query.noise is None and not query.top_k
+                kind = (query.temperature, query.top_k, query.likeliest, len(query.options), plain)
+                of_kind.setdefault(kind, []).append(place)
         exact = self.base.dtype == torch.float32
         rows = max(1, LOGITS[self.base.device.type] // self.base.vocabulary)
         for places in of_kind.values():
@@ -275,8 +345,11 @@ class Forest:
                     replies[place] = reply
         return [reply for reply in replies if reply is not None]
 
-    def _means(self, node: _Node, starts: Many[int]) -> NDArray[np.float32]:
-        states = self._pool.states[torch.from_numpy(node.lineage).to(self.base.device)]
+    def _means(self, tree: Tree, node: _Node, starts: Many[int]) -> NDArray[np.float32]:
+        line = node.lineage
+        if tree._apart is not None:
+            line = np.concatenate([tree._apart.last.lineage, line])
+        states = self._pool.states[torch.from_numpy(line).to(self.base.device)]
         return torch.stack([states[start:].float().mean(0) for start in starts]).cpu().numpy()
 
 
@@ -297,7 +370,8 @@ def replies_of(logits: Tensor, rows: Tensor, queries: Many[Query]) -> tuple[list
         return [Reply(q.options, tuple(share)) for q, share in zip(queries, shares, strict=True)], sure
     vocabulary = logits.shape[1]
     kept = min(one.likeliest or one.top_k or vocabulary, vocabulary)
-    if one.noise is None or kept < vocabulary:
+    noisy = any(query.noise is not None for query in queries)
+    if not noisy or kept < vocabulary:
         # Two beyond the border: what stands just outside it may belong inside.
         top = (logits / one.temperature).topk(min(max(kept, 2) + 2, vocabulary), dim=-1)
         values, tokens = top.values[rows], top.indices[rows]
@@ -319,13 +393,14 @@ def replies_of(logits: Tensor, rows: Tensor, queries: Many[Query]) -> tuple[list
     else:
         border, outside = None, None
         inside = torch.ones(values.shape[1], dtype=torch.bool, device=values.device)
-        norm = (
-            values.logsumexp(-1) if one.noise is not None else (logits / one.temperature).logsumexp(-1)[rows]
-        )
+        norm = values.logsumexp(-1) if noisy else (logits / one.temperature).logsumexp(-1)[rows]
     perturbed = values
-    if one.noise is not None:
-        keys = torch.tensor([query.noise for query in queries], device=logits.device)
-        perturbed = values + gumbel_of(keys, 0, tokens)
+    if noisy:
+        keys = torch.tensor([query.noise or 0 for query in queries], device=logits.device)
+        drawn = gumbel_of(keys, 0, tokens)
+        if None in {query.noise for query in queries}:
+            drawn[[query.noise is None for query in queries]] = 0.0
+        perturbed = values + drawn
     loose = perturbed if border is None else perturbed.masked_fill(values < border - CLOSE, -torch.inf)
     best = loose.topk(2, dim=-1)
     certain = best.values[:, 0] - best.values[:, 1] > CLOSE
@@ -339,21 +414,58 @@ def replies_of(logits: Tensor, rows: Tensor, queries: Many[Query]) -> tuple[list
     return [Reply((t,), (share,)) for t, share in zip(named, shares, strict=True)], certain.tolist()
 
 
-def _lineages(row: list[_Node], own: set[int]) -> NDArray[np.int64]:
-    """The slots that new nodes look at and that were there before."""
-    above = {id(node.parent): node.parent for node in row if node.parent is not None}
-    known = [parent.lineage for parent in above.values() if parent.slot not in own]
-    return np.unique(np.concatenate(known)) if known else np.zeros(0, np.int64)
+def _and(lineage: NDArray[np.int64], slot: int) -> NDArray[np.int64]:
+    longer = np.empty(len(lineage) + 1, np.int64)
+    longer[:-1], longer[-1] = lineage, slot
+    return longer
 
 
-def _batches(rows: list[list[_Node]], positions: int) -> Iterator[list[list[_Node]]]:
-    """Rows of like length, longest first."""
-    order = sorted(rows, key=lambda row: -len(row))
-    while order:
-        longest = len(order[0])
-        size = sum(len(row) >= FULL * longest for row in order[: max(1, positions // longest)])
-        yield order[:size]
-        order = order[size:]
+_NONE = np.zeros(0, np.int64)
+
+Row = tuple[Tree, list[_Node]]
+"""A tree and its new positions."""
+
+
+def _batches(rows: list[Row], positions: int) -> Iterator[list[Row]]:
+    """The rows of each forward: those with one trunk side by side, and of those the longest first."""
+    trunks = {id(tree._apart): place for place, (tree, _) in enumerate(rows)}
+    batch: list[Row] = []
+    count = 0
+    for row in sorted(rows, key=lambda row: (trunks[id(row[0]._apart)], -len(row[1]))):
+        if batch and count + len(row[1]) > positions:
+            yield batch
+            batch, count = [], 0
+        batch.append(row)
+        count += len(row[1])
+    if batch:
+        yield batch
+
+
+def _alike(rows: list[Row]) -> Iterator[list[Row]]:
+    """Rows side by side, with one trunk and of like length, longest first."""
+    batch: list[Row] = []
+    for tree, new in rows:
+        if batch and not (tree._apart is batch[0][0]._apart and len(new) >= FULL * len(batch[0][1])):
+            yield batch
+            batch = []
+        batch.append((tree, new))
+    if batch:
+        yield batch
+
+
+def _spans(rows: list[Row]) -> list[tuple[_Trunk, slice]]:
+    """Each trunk that is read apart, and the positions that read it."""
+    spans: list[tuple[_Trunk, slice]] = []
+    at = 0
+    for tree, new in rows:
+        end = at + len(new)
+        if tree._apart is not None:
+            if spans and spans[-1][0] is tree._apart:
+                spans[-1] = tree._apart, slice(spans[-1][1].start, end)
+            else:
+                spans.append((tree._apart, slice(at, end)))
+        at = end
+    return spans
 
 
 class _Pool:
@@ -365,7 +477,8 @@ class _Pool:
         self.keys: list[Tensor] = []
         self.values: list[Tensor] = []
         self.states = torch.zeros(0, base.head.in_features, dtype=base.dtype, device=base.device)
-        self.scratch = np.zeros(0, np.int64)
+        self.column = np.zeros(0, np.int64)
+        """For whoever wants to note a number for each slot."""
         self.used = 0
         self._free: list[int] = []
 
@@ -377,10 +490,10 @@ class _Pool:
     def take(self) -> int:
         """Return a free slot."""
         if not self._free:
-            have = len(self.scratch)
+            have = len(self.column)
             more = max(1024, have // 2)
             self._free = list(range(have + more - 1, have - 1, -1))
-            self.scratch = np.zeros(have + more, np.int64)
+            self.column = np.zeros(have + more, np.int64)
             self.states = _grown(self.states, more)
             self.keys = [_grown(one, more) for one in self.keys]
             self.values = [_grown(one, more) for one in self.values]
@@ -392,12 +505,12 @@ class _Pool:
         self.used -= 1
         self._free.append(slot)
 
-    def layer(self, index: int, like: Tensor) -> tuple[Tensor, Tensor]:
-        """Return keys and values of one layer, [slots, heads, size]."""
+    def layer(self, index: int, *like: Tensor) -> tuple[Tensor, Tensor]:
+        """Return keys and values of one layer, [slots, heads, size]; `like` are some [1, heads, 1, size]."""
         while len(self.keys) <= index:
-            shape = (len(self.scratch), like.shape[1], like.shape[3])
-            for store in (self.keys, self.values):
-                store.append(torch.zeros(shape, dtype=like.dtype, device=like.device))
+            for store, one in zip((self.keys, self.values), like, strict=True):
+                shape = (len(self.column), one.shape[1], one.shape[3])
+                store.append(torch.zeros(shape, dtype=one.dtype, device=one.device))
         return self.keys[index], self.values[index]
 
 
@@ -405,31 +518,189 @@ def _grown(tensor: Tensor, more: int) -> Tensor:
     return torch.cat([tensor, tensor.new_zeros(more, *tensor.shape[1:])])
 
 
-class _Window(DynamicCache):
-    """What a forward sees of the pool, as the cache that attention layers know: one layer at a time."""
+def _numbered(counts: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Numbers from 0 on for each count, one after the other."""
+    return np.arange(counts.sum(), dtype=np.int64) - np.repeat(
+        np.cumsum(counts, dtype=np.int64) - counts, counts
+    )
 
-    def __init__(self, pool: _Pool, slots: Tensor, real: Tensor, where: Tensor):
+
+class _Window:
+    """What some trees look back on beside their trunks: a row for each, its new positions last."""
+
+    def __init__(self, pool: _Pool, rows: list[Row], start: int):
+        nodes = [node for _, new in rows for node in new]
+        widths = [len(new) for _, new in rows]
+        count, width = len(rows), widths[0]
+        row_of = np.repeat(np.arange(count), widths)
+        own = np.array([node.slot for node in nodes])
+        fresh = set(own.tolist())
+        size = len(pool.column)
+        above: list[NDArray[np.int64]] = []
+        for row, (_, new) in enumerate(rows):
+            # An offset for each row, so that one sort finds what each row sees.
+            known = {node.parent for node in new if node.parent and node.parent.slot not in fresh}
+            above += [parent.lineage + row * size for parent in known]
+        both: NDArray[np.int64] = np.unique(np.concatenate([_NONE, *above]))
+        rows_seen, seen = both // size, both % size
+        counts = np.bincount(rows_seen, minlength=count)
+        past = int(counts.max())
+        order = _numbered(counts)
+        column = _numbered(np.array(widths))
+        slots = np.zeros((count, past + width), np.int64)
+        slots[rows_seen, order] = seen
+        slots[row_of, past + column] = own
+        pool.column[seen] = order
+        pool.column[own] = past + column
+        lines = [node.lineage for node in nodes]
+        lengths = [len(line) for line in lines]
+        blind = float(torch.finfo(pool.dtype).min)
+        mask = np.full((count, 1, width, past + width), blind, np.float32)
+        each = np.repeat(np.arange(len(nodes)), lengths)
+        mask[row_of[each], 0, column[each], pool.column[np.concatenate(lines)]] = 0.0
+        places = np.zeros((count, width), np.int64)
+        places[row_of, column] = start + np.arange(len(nodes))
+        device = pool.states.device
+        self.start, self.stop = start, start + len(nodes)
+        self.past = past
+        self.full = len(nodes) == count * width
+        """Whether all rows are equally long."""
+        self.slots = torch.from_numpy(slots).to(device)
+        """[rows, past + width]"""
+        self.mask = torch.from_numpy(mask).to(device, pool.dtype)
+        """[rows, 1, width, past + width], to be added."""
+        self.places = torch.from_numpy(places).to(device)
+        """Where among all new positions each is, [rows, width]."""
+        self.real = torch.from_numpy(row_of * width + column).to(device)
+        """Which of the flattened places are no padding."""
+
+    def rows(self, packed: Tensor) -> Tensor:
+        """Return what the row of all new positions [positions, ...] has for these: [rows, width, ...]."""
+        if self.full:
+            return packed[self.start : self.stop].unflatten(0, self.places.shape)
+        return packed[self.places]
+
+    def flat(self, rows: Tensor) -> Tensor:
+        """Return the positions of [rows, width, ...] without padding."""
+        rows = rows.flatten(0, 1)
+        return rows if self.full else rows[self.real]
+
+    def see(self, store: Tensor) -> Tensor:
+        """Return what is seen of keys or values [slots, heads, size]: [rows, past + width, heads, size]."""
+        return store.index_select(0, self.slots.flatten()).unflatten(0, self.slots.shape)
+
+
+class _Packed(DynamicCache):
+    """One row of all new positions, and how they attend: to what their tree sees, and to its trunk."""
+
+    def __init__(
+        self, pool: _Pool, where: Tensor, windows: list[_Window], trunks: list[tuple[_Trunk, slice]]
+    ):
         super().__init__()
-        self.pool, self.slots, self.real, self.where = pool, slots, real, where
+        self.pool, self.where, self.windows, self.trunks = pool, where, windows, trunks
+        self.at = -1
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
-        return self.slots.shape[1]
+        return 0
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        """Put the new keys and values [1, heads, positions, size] into the pool."""
+        keys, values = self.pool.layer(layer_idx, key_states, value_states)
+        keys[self.where] = key_states[0].transpose(0, 1)
+        values[self.where] = value_states[0].transpose(0, 1)
+        self.at = layer_idx
+        return key_states, value_states
+
+    def attend(self, query: Tensor, scale: float | None) -> Tensor:
+        """Return what each position [1, heads, positions, size] sees, [1, positions, heads, size]."""
+        asked = query[0].transpose(0, 1)
+        keys, values = self.pool.layer(self.at)
+        parts, weights = [], []
+        for window in self.windows:
+            found, weight = _attended(
+                window.rows(asked), window.see(keys), window.see(values), window.mask, scale
+            )
+            parts.append(window.flat(found))
+            weights.append(window.flat(weight))
+        found, weight = (parts[0], weights[0]) if len(parts) == 1 else (torch.cat(parts), torch.cat(weights))
+        for trunk, span in self.trunks:
+            common, its = _attended(asked[None, span], *trunk.layer(self.pool, self.at), None, scale)
+            share = torch.sigmoid(its[0] - weight[span])[..., None].to(found.dtype)
+            found[span] += share * (common[0] - found[span])
+        return found[None]
+
+
+class _Masked(DynamicCache):
+    """What a forward sees of the pool, a row for each tree, as the cache that attention layers know."""
+
+    def __init__(self, pool: _Pool, where: Tensor, window: _Window):
+        super().__init__()
+        self.pool, self.where, self.window = pool, where, window
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        return self.window.past
 
     def update(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
         """Put the new keys and values [rows, heads, width, size] into the pool; return those to be seen."""
         found = []
-        for store, new in zip(
-            self.pool.layer(layer_idx, key_states), (key_states, value_states), strict=True
-        ):
-            rows, heads, width, size = new.shape
-            past = self.slots.shape[1]
-            seen = new.new_empty(rows, past + width, heads, size)
-            new = new.transpose(1, 2)
-            seen[:, past:] = new
-            for row, slots in zip(seen, self.slots, strict=True):
-                torch.index_select(store, 0, slots, out=row[:past])
-            store[self.where] = new[self.real[0], self.real[1]]
-            found.append(seen.transpose(1, 2))
+        stores = self.pool.layer(layer_idx, key_states, value_states)
+        for store, new in zip(stores, (key_states, value_states), strict=True):
+            store[self.where] = self.window.flat(new.transpose(1, 2))
+            found.append(self.window.see(store).transpose(1, 2))
         return found[0], found[1]
+
+
+def _attended(
+    query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, scale: float | None
+) -> tuple[Tensor, Tensor]:
+    """Return what queries [B, T, heads, size] see of keys [B, S, kv heads, size], and how much of it there is.
+
+    The second is the logarithm of the softmax's denominator, float32 [B, T, heads]: it is what makes of two
+    parts of a past the whole. `mask` [B, 1, T, S] is added.
+    """
+    rows, width, heads, size = query.shape
+    groups = heads // keys.shape[2]
+    asked, keys, values = query.transpose(1, 2), keys.transpose(1, 2), values.transpose(1, 2)
+    if groups > 1:  # heads that share keys are queries side by side
+        asked = asked.reshape(rows, -1, groups * width, size)
+        mask = mask if mask is None else mask.repeat(1, 1, groups, 1)
+    factor: float = size**-0.5 if scale is None else scale
+    if query.device.type == "cpu" and size == values.shape[-1]:
+        found, weight = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+            asked, keys, values, 0.0, False, attn_mask=mask, scale=factor
+        )
+    else:
+        scores = (asked @ keys.transpose(-1, -2)).float() * factor
+        scores = scores if mask is None else scores + mask
+        weight = scores.logsumexp(-1)
+        found = (scores - weight[..., None]).exp().to(values.dtype) @ values
+    if groups > 1:
+        found, weight = found.reshape(rows, heads, width, -1), weight.reshape(rows, heads, width)
+    return found.transpose(1, 2), weight.transpose(1, 2)
+
+
+def _attention(
+    module: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    packed: _Packed,
+    scaling: float | None = None,
+    **more: Any,
+) -> tuple[Tensor, None]:
+    """Attend as transformers' attention functions do, in one row of many trees."""
+    unknown = [name for name in ("softcap", "s_aux", "position_bias") if more.get(name) is not None]
+    if unknown:
+        raise NotImplementedError(f"attention with {', '.join(unknown)}")
+    return packed.attend(query, scaling), None
+
+
+NAME = "alignbench_forest"
+AttentionInterface.register(NAME, _attention)
+_TRIED: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()

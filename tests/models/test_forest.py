@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import random
+from weakref import WeakKeyDictionary
 
 import pytest
 import torch
@@ -34,7 +35,7 @@ def tokens(draw, count):
 
 
 def logits_of(trees, tree, path):
-    node = trees._find(tree, path)
+    _, (node,) = trees._grow(tree, [path])
     return trees.base.logits(trees._pool.states[node.slot][None])[:, : trees.base.vocabulary]
 
 
@@ -46,11 +47,16 @@ def worst(trees, asked):
     )
 
 
-def test_every_path_of_every_tree_sees_itself_alone(policy):
+@pytest.mark.parametrize("packs", [True, False], ids=["one row", "a row for each tree"])
+@pytest.mark.parametrize("length", [6, 34], ids=["short trunk", "trunk read apart"])
+def test_every_path_of_every_tree_sees_itself_alone(policy, packs, length):
     draw = random.Random(0)
     trees = Forest(policy)
-    trunk = tokens(draw, 6)
+    assert trees._packs, "these models allow it"
+    trees._packs = packs
+    trunk = tokens(draw, length)
     planted = [trees.plant(trunk if number % 2 else ()) for number in range(7)]
+    assert (planted[1]._apart is not None) == (packs and length > 6)
     stems = [(trunk if number % 2 else ()) + tokens(draw, draw.randint(1, 12)) for number in range(7)]
     asked = [(tree, [Query(stem)]) for tree, stem in zip(planted, stems, strict=True)]
     trees.ask(asked)
@@ -102,19 +108,61 @@ def test_what_is_freed_is_used_again_and_what_is_kept_stays_right(policy):
     assert trees.bytes == 9 * trees._pool.per_position
 
 
-def test_rows_of_unlike_length_go_into_forwards_of_their_own(policy, monkeypatch):
+def test_trees_of_unlike_length_attend_apart_and_a_forward_has_its_limit(policy, monkeypatch):
     draw, trees = random.Random(2), Forest(policy)
     asked = [(trees.plant(), [Query(tokens(draw, count))]) for count in (20, 19, 18, 3, 3, 2, 1)]
-    sizes = []
-    forward = Forest._forward
-    monkeypatch.setattr(Forest, "_forward", lambda self, rows: sizes.append(len(rows)) or forward(self, rows))
+    alike, forwards = [], []
+    window, forward = forest._Window.__init__, Forest._forward
+    monkeypatch.setattr(forest._Window, "__init__", lambda *said: alike.append(len(said[2])) or window(*said))
+    monkeypatch.setattr(
+        Forest, "_forward", lambda self, rows: forwards.append(len(rows)) or forward(self, rows)
+    )
     trees.ask(asked)
-    assert sizes == [3, 2, 1, 1]
+    assert (alike, forwards) == ([3, 3, 1], [7])
     assert worst(trees, asked) < 2e-5
-    sizes.clear()
+    forwards.clear()
     monkeypatch.setitem(forest.POSITIONS, "cpu", 8)
     trees.ask([(trees.plant(), query) for _, query in asked])
-    assert sizes == [1, 1, 1, 2, 1, 1]
+    assert forwards == [1, 1, 1, 3, 1]
+
+
+def test_a_model_that_computes_something_else_in_one_row_is_found_out(policy, monkeypatch):
+    attend = forest._Packed.attend
+    monkeypatch.setattr(forest._Packed, "attend", lambda self, *said: 1.01 * attend(self, *said))
+    monkeypatch.setattr(forest, "_TRIED", WeakKeyDictionary())
+    assert not Forest(policy)._packs
+    monkeypatch.setattr(forest._Packed, "attend", attend)
+    assert not Forest(policy)._packs, "tried once"
+    with pytest.raises(NotImplementedError, match="softcap"):
+        forest._attention(None, *[torch.zeros(1, 1, 1, 1)] * 3, None, packed=None, softcap=30.0)
+
+
+def test_attention_in_parts_is_attention(monkeypatch):
+    torch.manual_seed(0)
+    query, keys, values = torch.randn(2, 5, 6, 8), torch.randn(2, 9, 3, 8), torch.randn(2, 9, 3, 8)
+    mask = torch.zeros(2, 1, 5, 9).masked_fill(torch.rand(2, 1, 5, 9) < 0.3, -1e9)
+    found, weight = forest._attended(query, keys, values, mask, None)
+    wanted = torch.nn.functional.scaled_dot_product_attention(
+        *(part.transpose(1, 2) for part in (query, keys, values)), attn_mask=mask, enable_gqa=True
+    )
+    assert torch.allclose(found.transpose(1, 2), wanted, atol=1e-6)
+    # Values wider than keys, as other devices too, take the plain way.
+    wide, same = forest._attended(query, keys, torch.cat([values, values], -1), mask, None)
+    assert torch.allclose(wide, torch.cat([found, found], -1), atol=1e-6)
+    assert torch.allclose(same, weight, atol=1e-5)
+
+
+def test_a_felled_trunk_leaves_nothing(policy):
+    trees, trunk = Forest(policy), tuple(range(5, 45))
+    tree = trees.plant(trunk)
+    trees.ask([(tree, [Query((*trunk, 7, 8))])])
+    tree.cut(())
+    assert trees.bytes == len(trunk) * trees._pool.per_position
+    trees.fell(trunk)
+    assert trees.bytes == 0
+    again = [(trees.plant(trunk), [Query((*trunk, 7, 8))])]
+    trees.ask(again)
+    assert worst(trees, again) < 2e-5
 
 
 def test_a_token_is_drawn_with_its_own_noise_among_the_likeliest():
@@ -161,12 +209,14 @@ def test_a_tie_is_decided_by_the_path_alone_and_paid_for(policy, monkeypatch):
     assert (tree.forwards, tree.tokens) == (2, 6)
 
 
-def test_states_are_means_over_the_end_of_a_path(policy):
-    trees, path = Forest(policy), (7, 8, 9, 10, 11)
-    ((reply,),) = trees.ask([(trees.plant(), [Query(path, since=(1, 4))])])
+@pytest.mark.parametrize("trunk", [(), tuple(range(5, 39))], ids=["no trunk", "trunk"])
+def test_states_are_means_over_the_end_of_a_path(policy, trunk):
+    trees, path = Forest(policy), (*trunk, 7, 8, 9, 10, 11)
+    starts = (1, len(path) - 2)
+    ((reply,),) = trees.ask([(trees.plant(trunk), [Query(path, since=starts)])])
     with torch.no_grad():
         hidden = policy.hidden(torch.tensor([path]))[0]
-    for found, start in zip(reply.states, (1, 4), strict=True):
+    for found, start in zip(reply.states, starts, strict=True):
         assert torch.allclose(torch.from_numpy(found), hidden[start:].mean(0), atol=2e-5)
 
 

@@ -25,8 +25,8 @@ from alignbench import (
     TokenScores,
     Tree,
 )
-from alignbench_rain.evaluation import About, Evaluation, SelfEvaluation
-from alignbench_rain.search import Found, Rate, Rated, Search, Speak, Words
+from alignbench_rain.evaluation import About, Evaluation, SelfEvaluation, common
+from alignbench_rain.search import Found, Rate, Rated, Search, Told, Wants, Words
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -67,9 +67,10 @@ class _Seat:
     tree: Tree
     about: About | None
     search: Search
+    shared: int
+    """Positions at the beginning of both trees that were read once for all, and are charged to each."""
     steps: Any = None
-    wants: Speak | Rate | None = None
-    judged: int = 0
+    wants: Wants = field(default_factory=lambda: Wants([]))
     seconds: float = 0.0
     begun: float = field(default_factory=time.perf_counter)
     found: Found | None = None
@@ -80,7 +81,13 @@ class _Seat:
 
     @property
     def tokens(self) -> int:
-        return self.tree.tokens + (0 if self.about is None else self.about.tree.tokens)
+        return self.shared + self.tree.tokens + (0 if self.about is None else self.about.tree.tokens)
+
+    @property
+    def rate(self) -> Rate:
+        """What the search wants to have rated."""
+        assert self.wants.rate is not None
+        return self.wants.rate
 
 
 class Decoder:
@@ -110,6 +117,13 @@ class Decoder:
     ) -> list[Answer]:
         """Answer by search; of `sampling` only `max_new_tokens` counts: the rules say how sets are drawn."""
         tokenised = self.forest.policy.tokenised(prompts)
+        if not tokenised:
+            return []
+        evaluation = self.evaluation
+        # What all prompts begin with is read once; of each at least its last token is left to itself.
+        ids = [prompt.prompt_ids for prompt in tokenised]
+        trunk = common(ids)[: min(map(len, ids)) - 1]
+        opening = evaluation.opening(tokenised) if isinstance(evaluation, SelfEvaluation) else ()
         waiting = [
             (place, prompt, sample)
             for place, (prompt, sample) in enumerate((p, s) for p in tokenised for s in range(samples))
@@ -118,7 +132,7 @@ class Decoder:
         seats: list[_Seat] = []
         while waiting or seats:
             while waiting and len(seats) < SIDE_BY_SIDE and (not seats or self.roomy()):
-                seats.append(self._seat(*waiting.pop(), sampling.max_new_tokens, key))
+                seats.append(self._seat(*waiting.pop(), sampling.max_new_tokens, key, trunk, opening))
             began = time.perf_counter()
             self._step(seats)
             share = (time.perf_counter() - began) / len(seats)
@@ -129,8 +143,11 @@ class Decoder:
                     self.forest.base.answered(1)
                     seat.tree.cut(())
                     if seat.about is not None:
-                        seat.about.tree.cut(seat.about.evaluation.trunk)
+                        seat.about.tree.cut(())
             seats = [seat for seat in seats if seat.found is None]
+        self.forest.fell(trunk)
+        if isinstance(evaluation, SelfEvaluation) and opening != evaluation.trunk:
+            evaluation.forest.fell(opening)
         answers = [self._answer(done[place]) for place in sorted(done)]
         self._tell(list(done.values()), answers)
         return answers
@@ -155,9 +172,14 @@ class Decoder:
 
     # --- inside ---------------------------------------------------------------------------------------------
 
-    def _seat(self, place: int, prompt: Prompt, sample: int, limit: int, key: int) -> _Seat:
-        about = self.evaluation.about(prompt) if isinstance(self.evaluation, SelfEvaluation) else None
-        tree = self.forest.plant()
+    def _seat(
+        self, place: int, prompt: Prompt, sample: int, limit: int, key: int, trunk: Ids, opening: Ids
+    ) -> _Seat:
+        about, shared = None, len(trunk)
+        if isinstance(self.evaluation, SelfEvaluation):
+            about = self.evaluation.about(prompt, opening)
+            shared += len(opening) - len(self.evaluation.trunk)
+        tree = self.forest.plant(trunk)
 
         def moved(answer: Ids) -> None:
             tree.keep(prompt.prompt_ids + answer)
@@ -174,7 +196,7 @@ class Decoder:
             spent=lambda: self._spent(seat),
             moved=moved,
         )
-        seat = _Seat(place, prompt, sample, tree, about, search)
+        seat = _Seat(place, prompt, sample, tree, about, search, shared)
         seat.steps = search.run()
         seat.wants = next(seat.steps)
         return seat
@@ -190,37 +212,37 @@ class Decoder:
     def _step(self, seats: list[_Seat]) -> None:
         """Find out what every search wants to know, and let it go on."""
         told = self._asked(seats)
-        rating = [seat for seat in seats if isinstance(seat.wants, Rate)]
-        values = self._values([seat for seat in rating if _text(seat) is not None], told)
+        rating = [seat for seat in seats if seat.wants.rate is not None]
+        values = self._values([seat for seat in rating if seat.rate.text is not None], told)
         embeddings = self._embeddings(rating, told)
         for seat in seats:
-            if isinstance(seat.wants, Rate):
-                reply: Any = Rated(values.get(seat.place), embeddings[seat.place])
-            else:
-                reply = told[id(seat.tree)]
+            rated = None
+            if seat.wants.rate is not None:
+                rated = Rated(values.get(seat.place), embeddings[seat.place])
             try:
-                seat.wants = seat.steps.send(reply)
+                seat.wants = seat.steps.send(
+                    Told(told[id(seat.tree)][: len(seat.wants.queries)] if seat.wants.queries else [], rated)
+                )
             except StopIteration as finished:
-                seat.wants, seat.found = None, finished.value
+                seat.found = finished.value
 
     def _asked(self, seats: list[_Seat]) -> dict[int, list[Reply]]:
         """Ask every forest once for all that is wanted of it; the replies by tree."""
         forests: dict[int, tuple[Forest, list[tuple[Tree, list[Query]]]]] = {}
 
         def ask(forest: Forest, tree: Tree, queries: list[Query]) -> None:
-            forests.setdefault(id(forest), (forest, []))[1].append((tree, queries))
+            if queries:
+                forests.setdefault(id(forest), (forest, []))[1].append((tree, queries))
 
         for seat in seats:
-            wants = seat.wants
-            if isinstance(wants, Speak):
-                ask(self.forest, seat.tree, wants.queries)
-            elif isinstance(wants, Rate):
-                if isinstance(self.encoder, OwnStates):
-                    before = len(seat.prompt.prompt_ids)
-                    since = tuple(before + start for start in wants.starts)
-                    ask(self.forest, seat.tree, [Query(seat.prompt.prompt_ids + wants.path, since=since)])
-                if wants.text is not None and seat.about is not None:
-                    ask(seat.about.evaluation.forest, seat.about.tree, seat.about.queries(wants.text))
+            queries, rate = list(seat.wants.queries), seat.wants.rate
+            if rate is not None and rate.starts and isinstance(self.encoder, OwnStates):
+                before = len(seat.prompt.prompt_ids)
+                since = tuple(before + start for start in rate.starts)
+                queries.append(Query(seat.prompt.prompt_ids + rate.path, since=since))
+            ask(self.forest, seat.tree, queries)
+            if rate is not None and rate.text is not None and seat.about is not None:
+                ask(seat.about.evaluation.forest, seat.about.tree, seat.about.queries(rate.text))
         return {
             id(tree): replies
             for forest, asked in forests.values()
@@ -232,25 +254,26 @@ class Decoder:
         evaluation = self.evaluation
         if isinstance(evaluation, SelfEvaluation):
             return {seat.place: evaluation.value(told[id(seat.about.tree)]) for seat in seats if seat.about}
-        texts = [_text(seat) or "" for seat in seats]
+        texts = [seat.rate.text or "" for seat in seats]
         values = evaluation.scores([seat.prompt for seat in seats], texts, soft=False) if seats else []
         return {seat.place: value for seat, value in zip(seats, values, strict=True)}
 
     def _embeddings(self, seats: list[_Seat], told: dict[int, list[Reply]]) -> dict[int, NDArray[np.float32]]:
+        """What the parts of each answer are like, by the place of its seat."""
         encoder = self.encoder
+        found = {seat.place: np.zeros((0, 1), np.float32) for seat in seats}
+        seats = [seat for seat in seats if seat.rate.starts]
         if isinstance(encoder, OwnStates):
-            found = {seat.place: told[id(seat.tree)][0].states for seat in seats}
-            return {place: states - encoder.centre for place, states in found.items() if states is not None}
-        texts = [
-            self.words.text(seat.wants.path[start:])
-            for seat in seats
-            if isinstance(seat.wants, Rate)
-            for start in seat.wants.starts
-        ]
-        rows = encoder.model.encode(texts) if texts else np.zeros((0, 1), np.float32)
-        counts = [len(seat.wants.starts) for seat in seats if isinstance(seat.wants, Rate)]
-        parts = np.split(np.asarray(rows, np.float32), np.cumsum(counts)[:-1]) if counts else []
-        return {seat.place: part for seat, part in zip(seats, parts, strict=True)}
+            for seat in seats:
+                states = told[id(seat.tree)][-1].states
+                assert states is not None
+                found[seat.place] = states - encoder.centre
+        elif seats:
+            texts = [self.words.text(seat.rate.path[start:]) for seat in seats for start in seat.rate.starts]
+            ends = np.cumsum([len(seat.rate.starts) for seat in seats])
+            parts = np.split(np.asarray(encoder.model.encode(texts), np.float32), ends[:-1])
+            found |= {seat.place: part for seat, part in zip(seats, parts, strict=True)}
+        return found
 
     def _answer(self, seat: _Seat) -> Answer:
         assert seat.found is not None
@@ -280,11 +303,6 @@ class Decoder:
             exhausted=sum(one.exhausted for one in found) / len(found),
             tree_bytes=self.forest.peak_bytes,
         )
-
-
-def _text(seat: _Seat) -> str | None:
-    """The text whose value a search wants to know."""
-    return seat.wants.text if isinstance(seat.wants, Rate) else None
 
 
 def words_of(forest: Forest, rules: Any) -> Words:

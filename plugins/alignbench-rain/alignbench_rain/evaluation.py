@@ -12,6 +12,12 @@ Ids = tuple[int, ...]
 AT_ONCE = 128
 """Answers that are judged in one step."""
 
+WORDS = ("a", "the", "?")
+"""Beginnings of unlike texts."""
+
+NEAR = 64
+"""Letters before a text that may change how its beginning is divided into tokens, at most."""
+
 _QUESTION, _ANSWER = "{question}", "{answer}"
 
 
@@ -24,17 +30,28 @@ class SelfEvaluation:
     def __init__(self, forest: Forest, question: Question, *, soft: bool):
         self.forest, self.question, self.soft = forest, question, soft
         self.tokenizer: Any = forest.base.tokenizer
-        self.forms = [self._opened(form) for form in (question.ask, question.swapped) if form]
-        self.good, self.bad = self._options(self.forms[0])
-        asked = [
-            self._ids(form.replace(_QUESTION, word)) for form in self.forms for word in ("a", "the", "?")
-        ]
-        self.trunk: Ids = _common(asked)
+        forms = [self._opened(form) for form in (question.ask, question.swapped) if form]
+        self.good, self.bad = self._options(forms[0])
+        asked = [form.replace(_QUESTION, word) for form in forms for word in WORDS]
+        self.trunk: Ids = common([self._ids(text) for text in asked])
+        self.cuts = all(self._cut_well(text) for text in asked)
+        """Whether a text's tokens are those of its parts."""
+        self.forms = [self.begun(form, _QUESTION) for form in forms]
+        """The tokens with which each form begins, and the text that follows them."""
 
-    def about(self, prompt: Prompt) -> About:
-        """Return the questions about one prompt's answers."""
-        text = "\n".join(turn["content"] for turn in prompt.prompt)
-        return About(self, [form.replace(_QUESTION, text) for form in self.forms])
+    def about(self, prompt: Prompt, opening: Ids | None = None) -> About:
+        """Return the questions about one prompt's answers, which all begin with `opening`."""
+        return About(self, prompt, self.trunk if opening is None else opening)
+
+    def opening(self, prompts: Many[Prompt]) -> Ids:
+        """Return what the questions about all these prompts' answers begin with."""
+        abouts = [self.about(prompt) for prompt in prompts]
+        return common([query.path for about in abouts for word in WORDS for query in about.queries(word)])
+
+    def begun(self, text: str, until: str) -> tuple[Ids, str]:
+        """Tokenise a text up to a space well before `until`; return the tokens, and the text after them."""
+        at = text.rfind(" ", 0, max(0, text.index(until) - NEAR))
+        return (self._ids(text[:at]), text[at:]) if self.cuts and at > 0 else ((), text)
 
     def value(self, replies: Many[Reply], *, soft: bool | None = None) -> float:
         """Return the value in [-1, 1] that the replies to the questions about one answer amount to.
@@ -67,8 +84,14 @@ class SelfEvaluation:
             values += [self.value(replies, soft=soft) for replies in self.forest.ask(asked)]
             costs += [(tree.forwards, tree.tokens) for tree, _ in asked]
             for tree, _ in asked:
-                tree.cut(self.trunk)
+                tree.cut(())
         return values, costs
+
+    def _cut_well(self, text: str) -> bool:
+        places = [at for at, letter in enumerate(text) if letter == " "]
+        cuts = {places[round(share * (len(places) - 1))] for share in (0.3, 0.6, 0.9)} if places else set()
+        whole = self._ids(text)
+        return all(self._ids(text[:at]) + self._ids(text[at:]) == whole for at in cuts)
 
     def _opened(self, form: str) -> str:
         turns = [{"role": "user", "content": form}]
@@ -103,19 +126,34 @@ class SelfEvaluation:
 class About:
     """The questions about one prompt's answers, and the tree of what was read for them."""
 
-    def __init__(self, evaluation: SelfEvaluation, forms: list[str]):
-        self.evaluation, self.forms = evaluation, forms
-        self.tree: Tree = evaluation.forest.plant(evaluation.trunk)
+    def __init__(self, evaluation: SelfEvaluation, prompt: Prompt, opening: Ids):
+        self.evaluation = evaluation
         self.options = (*evaluation.good, *evaluation.bad)
+        text = "\n".join(turn["content"] for turn in prompt.prompt)
+        self.forms: list[tuple[Ids, str]] = []
+        for begun, rest in evaluation.forms:
+            more, rest = evaluation.begun(rest.replace(_QUESTION, text), _ANSWER)
+            self.forms.append((begun + more, rest))
+        self._opening = opening
+        self._tree: Tree | None = None
         self._stem: Ids | None = None
+
+    @property
+    def tree(self) -> Tree:
+        if self._tree is None:
+            self._tree = self.evaluation.forest.plant(self._opening)
+        return self._tree
 
     def queries(self, answer: str) -> list[Query]:
         """Return the questions about an answer, one for each order."""
-        paths = [self.evaluation._ids(form.replace(_ANSWER, answer)) for form in self.forms]
+        paths = [self._path(form, answer) for form in self.forms]
         if self._stem is None:
-            empty = self.evaluation._ids(self.forms[0].replace(_ANSWER, ""))
-            self._stem = _common([paths[0], empty])
+            self._stem = common([paths[0], self._path(self.forms[0], "")])
         return [Query(path, options=self.options) for path in paths]
+
+    def _path(self, form: tuple[Ids, str], answer: str) -> Ids:
+        begun, rest = form
+        return begun + self.evaluation._ids(rest.replace(_ANSWER, answer))
 
     def forget(self) -> None:
         """Free what was read of answers; what all of them begin with stays."""
@@ -138,7 +176,7 @@ class JudgeEvaluation:
         return [0.0 if value is None else 1.0 if value > self.good_above else -1.0 for value in raw]
 
 
-def _common(sequences: Many[Ids]) -> Ids:
+def common(sequences: Many[Ids]) -> Ids:
     """What all of them begin with."""
     first, last = min(sequences), max(sequences)  # in the order of tuples these two differ soonest
     same = next((at for at, (x, y) in enumerate(zip(first, last, strict=False)) if x != y), len(first))

@@ -1,8 +1,7 @@
 """The search for one answer: a tree of token sets, as a generator that asks the model and is told.
 
-It knows no model and no batch. It yields what it wants to know, `Speak` or `Rate`, and is sent the reply, so
-that many searches advance together; and what it draws is keyed by its place in the tree, so that it does not
-matter which.
+It knows no model and no batch. It yields what it wants to know and is told it, so that many searches advance
+together; and what it draws is keyed by its place in the tree, so that it does not matter which.
 """
 
 from __future__ import annotations
@@ -33,13 +32,6 @@ NOISE = 0.25
 
 
 @dataclass(frozen=True)
-class Speak:
-    """Asks the model that answers: one reply for each query."""
-
-    queries: list[Query]
-
-
-@dataclass(frozen=True)
 class Rate:
     """Asks how good an unfinished answer is, and what its parts are like."""
 
@@ -53,12 +45,29 @@ class Rate:
 
 @dataclass(frozen=True)
 class Rated:
-    """The reply to `Rate`."""
+    """The reply to a `Rate`."""
 
     value: float | None
     """In [-1, 1]."""
     embeddings: NDArray[np.float32]
     """float32 [starts, size]."""
+
+
+@dataclass(frozen=True)
+class Wants:
+    """What a search wants to know next: what the model would say, how good an answer is, or both."""
+
+    queries: list[Query]
+    rate: Rate | None = None
+
+
+@dataclass(frozen=True)
+class Told:
+    """The reply to `Wants`."""
+
+    replies: list[Reply]
+    """One for each query."""
+    rated: Rated | None = None
 
 
 @dataclass(eq=False)
@@ -82,6 +91,8 @@ class Node:
     """Every candidate that was proposed below, with its probability, the latest first."""
     drawn: int = 0
     """Candidates that were drawn below."""
+    draws: Draws | None = None
+    """What is being drawn below, or was and has not been looked at yet."""
 
 
 @dataclass
@@ -108,8 +119,26 @@ class Words:
     """Whether an answer ends with the last of these tokens."""
 
 
-Walk = Generator[Query, Reply, Any]
-Steps = Generator[Speak | Rate, Any, Any]
+@dataclass(eq=False)
+class Draws:
+    """Candidates that are being drawn, each a walk of its own, beside whatever else the search does."""
+
+    node: Node
+    """Below which they come."""
+    path: Ids
+    walks: list[Draw]
+    asks: dict[int, Query]
+    """What each walk that has not ended wants to know."""
+    results: list[Any]
+
+
+Draw = Generator[Query, Reply, Any]
+"""Asks what the model would say, one token after the other."""
+
+Walk = Generator[Query | Rate | Draws, Any, Any]
+"""Asks one thing after the other; for draws it waits until all have ended, and is told their results."""
+
+Steps = Generator[Wants, Told, Any]
 
 
 def noise(*key: object) -> int:
@@ -142,10 +171,37 @@ class Search:
         """By text: what is judged once is not judged again."""
         self.best: tuple[float, Ids] | None = None
         """The best finished answer that was looked at, with its value."""
+        self.under_way: list[Draws] = []
         self.searches = self.moves = 0
+        self.compares = bool(rules.similarity or rules.spread)
+        """Whether anything depends on what sets are like."""
 
     def run(self) -> Steps:
-        """Search until the answer ends; return `Found`."""
+        """Search until the answer ends; return `Found`.
+
+        Draws that are under way go on in step with the search, which waits for them where it needs them.
+        """
+        walk = self.moving()
+        wants = next(walk)
+        while True:
+            asking = [(draws, place) for draws in self.under_way for place in draws.asks]
+            queries = [draws.asks[place] for draws, place in asking]
+            own = [wants] if isinstance(wants, Query) else []
+            told = yield Wants(own + queries, wants if isinstance(wants, Rate) else None)
+            for (draws, place), reply in zip(asking, told.replies[len(own) :], strict=True):
+                go_on(draws, place, reply)
+            self.under_way = [draws for draws in self.under_way if draws.asks]
+            reply = told.replies[0] if own else told.rated
+            try:
+                if not isinstance(wants, Draws):
+                    wants = walk.send(reply)
+                while isinstance(wants, Draws) and not wants.asks:
+                    wants = walk.send(wants.results)
+            except StopIteration as done:
+                return done.value
+
+    def moving(self) -> Walk:
+        """Take one set of tokens after the other; return `Found`."""
         while True:
             yield from self.think()
             if self.spent():
@@ -156,14 +212,22 @@ class Search:
             self.moves += 1
             self.answer += move.tokens
             self.root, move.parent = move, None
+            self.under_way = [draws for draws in self.under_way if self.lives(draws.node)]
             if move.end:
                 break
+            self.moved(self.answer)
+            yield from self.proposed(move)
             if self.rules.flavour == "code" and move.children:
                 flatten(move.children.values())
-            self.moved(self.answer)
         return Found(self.answer, self.words.ended(self.answer), self.searches, self.moves)
 
-    def think(self) -> Steps:
+    def lives(self, node: Node) -> bool:
+        """Whether a node lies below the root."""
+        while node.parent is not None:
+            node = node.parent
+        return node is self.root
+
+    def think(self) -> Walk:
         """Search until the next set of tokens is clear."""
         rules, code = self.rules, self.rules.flavour == "code"
         begun = self.root.visits if code else 0
@@ -181,12 +245,13 @@ class Search:
             if not code and number + 1 >= rules.least_searches and best.value >= rules.good_enough:
                 return
 
-    def once(self) -> Steps:
+    def once(self) -> Walk:
         """One search: select down to a leaf, say how good it is, tell all above it, propose what follows."""
         node, path = self.root, self.answer
         while not node.end and node.visits:
-            if not node.children:
-                yield from self.expand(node, path)
+            if not node.children and node.draws is None:
+                self.expand(node, path)
+            yield from self.proposed(node)
             if self.wants_another(node):
                 yield from self.add(node, path)
             node = max(node.children.values(), key=self.promise)
@@ -195,37 +260,37 @@ class Search:
             # Nothing is said yet, and what an empty answer is worth would be of no use.
             node.n, node.visits = node.n + 1, node.visits + 1
             return
-        whole = path
-        walks: list[Walk] = []
-        if not node.end and not self.words.clause_ends(path):
-            walks.append(self.simulation(path))
-        # What is proposed below a leaf does not depend on its simulation: both are drawn in step.
-        ahead = [] if node.end else self.candidates(node, path, self.rules.candidates)
-        if walks or ahead:
-            drawn = yield from together([*walks, *ahead])
-            if walks:
-                whole = path + drawn[0][0]
-            if ahead:
-                self.propose(node, drawn[len(walks) :], path)
-        value, embeddings = yield from self.rate(node, path, whole)
+        # What is proposed below a leaf depends neither on its simulation nor on its value.
+        if not node.end:
+            self.expand(node, path)
+        value, embeddings = yield from self.judged(node, path)
         back_up(node, value, embeddings, self.rules.similarity, self.threshold)
 
-    def rate(self, node: Node, path: Ids, whole: Ids) -> Steps:
+    def judged(self, node: Node, path: Ids) -> Walk:
+        """Go on to the end of the clause; return what the answer is worth, and the embeddings above its end."""
+        whole = path
+        if not node.end and not self.words.clause_ends(path):
+            whole += yield from self.simulation(path)
+        return (yield from self.rate(node, path, whole))
+
+    def rate(self, node: Node, path: Ids, whole: Ids) -> Walk:
         """Return the value of an answer, and the embedding of each set above its end, the lowest first."""
         starts, at, above = [], len(path), node
-        while above.parent is not None:
+        while self.compares and above.parent is not None:
             at -= len(above.tokens)
             starts.append(at)
             above = above.parent
         text = self.words.text(whole)
-        known = self.values.get(text)
-        rated: Rated = yield Rate(text if known is None else None, whole, tuple(starts))
-        value = known if rated.value is None else rated.value
+        value, embeddings = self.values.get(text), None
+        if value is None or starts:
+            rated: Rated = yield Rate(text if value is None else None, whole, tuple(starts))
+            value = rated.value if value is None else value
+            embeddings = rated.embeddings if starts else None
         assert value is not None
         self.values[text] = value
         if self.words.ended(whole) and (self.best is None or value > self.best[0]):
             self.best = (value, whole)
-        return value, rated.embeddings
+        return value, embeddings
 
     def promise(self, node: Node) -> float:
         """How much a search wants to go to a node: its value, and what may still be found there."""
@@ -240,12 +305,28 @@ class Search:
 
     # --- proposing ------------------------------------------------------------------------------------------
 
-    def expand(self, node: Node, path: Ids) -> Steps:
-        """Propose what follows a node."""
-        drawn = yield from together(self.candidates(node, path, self.rules.candidates))
-        self.propose(node, drawn, path)
+    def expand(self, node: Node, path: Ids) -> None:
+        """Begin to draw what is to follow a node."""
+        node.draws = self.draw(node, path, self.candidates(node, path, self.rules.candidates))
 
-    def candidates(self, node: Node, path: Ids, count: int) -> list[Walk]:
+    def draw(self, node: Node, path: Ids, walks: list[Draw]) -> Draws:
+        """Let walks go on beside the search."""
+        draws = Draws(node, path, walks, {}, [None] * len(walks))
+        for place in range(len(walks)):
+            go_on(draws, place, None)
+        self.under_way.append(draws)
+        return draws
+
+    def proposed(self, node: Node) -> Walk:
+        """Wait for what was drawn below a node, and give the node the children that it is."""
+        if node.draws is not None:
+            drawn, path = (yield node.draws), node.draws.path
+            node.draws = None
+            found = drawn[0] if self.length(node, path) == 1 else weighed(drawn)
+            node.candidates = found
+            self.adopt(node, found, path)
+
+    def candidates(self, node: Node, path: Ids, count: int) -> list[Draw]:
         """The walks that propose `count` sets: all of one token in one, or one each, the first greedy."""
         if self.length(node, path) == 1:
             return [self.likeliest(path, count)]
@@ -253,12 +334,6 @@ class Search:
         node.drawn += count - 1
         numbers = [GREEDY, *range(first + 1, first + count)]
         return [self.candidate(path, self.length(node, path), number) for number in numbers]
-
-    def propose(self, node: Node, drawn: list[Any], path: Ids) -> None:
-        """Give a node the children that its candidates are."""
-        found = drawn[0] if self.length(node, path) == 1 else weighed(drawn)
-        node.candidates = found
-        self.adopt(node, found, path)
 
     def adopt(self, node: Node, found: list[tuple[Ids, float]], path: Ids) -> None:
         """Make children of those candidates that are none yet; priors are shares among all of `found`."""
@@ -283,13 +358,13 @@ class Search:
         spread = np.linalg.norm(np.var(np.stack(embeddings), axis=0, ddof=1))
         return bool(spread < self.rules.spread * len(children[0].tokens))
 
-    def add(self, node: Node, path: Ids) -> Steps:
+    def add(self, node: Node, path: Ids) -> Walk:
         """Propose one more set, the next likeliest token or a newly drawn set."""
         count = len(node.children) + 1
         if self.length(node, path) == 1:
-            (found,) = yield from together([self.likeliest(path, count)])
+            (found,) = yield self.draw(node, path, [self.likeliest(path, count)])
         else:
-            drawn = yield from together(self.candidates(node, path, 2))
+            drawn = yield self.draw(node, path, self.candidates(node, path, 2))
             node.candidates = weighed(drawn) + node.candidates
             found = node.candidates[:count]
         self.adopt(node, found, path)
@@ -301,8 +376,8 @@ class Search:
 
     # --- walks: one query after the other -------------------------------------------------------------------
 
-    def simulation(self, path: Ids) -> Walk:
-        """Go on as the model would to the end of the clause; return the tokens and 1."""
+    def simulation(self, path: Ids) -> Draw:
+        """Go on as the model would to the end of the clause; return the tokens."""
         said: Ids = ()
         while True:
             whole = path + said
@@ -311,9 +386,9 @@ class Search:
             said += reply.tokens
             whole = path + said
             if len(whole) >= self.limit or self.words.ended(whole) or self.words.clause_ends(whole):
-                return said, 1.0
+                return said
 
-    def candidate(self, path: Ids, length: int, number: int) -> Walk:
+    def candidate(self, path: Ids, length: int, number: int) -> Draw:
         """Draw a set of `length` tokens, or fewer where the answer ends; return it and its probability."""
         rules, said, share = self.rules, (), 1.0
         while len(said) < length:
@@ -326,17 +401,18 @@ class Search:
                 break
         return said, share
 
-    def likeliest(self, path: Ids, count: int) -> Walk:
+    def likeliest(self, path: Ids, count: int) -> Draw:
         """Return the likeliest next tokens as sets of one, with their probabilities."""
         reply = yield Query(self.prompt + path, likeliest=count)
         return [((token,), p) for token, p in zip(reply.tokens, reply.probabilities, strict=True)]
 
     # --- the end of the budget ------------------------------------------------------------------------------
 
-    def give_up(self) -> Steps:
+    def give_up(self) -> Walk:
         """Return the best answer so far: the best finished one, or what was visited most."""
         if not self.answer and not self.root.children:
-            yield from self.expand(self.root, ())
+            self.expand(self.root, ())
+            yield from self.proposed(self.root)
         if self.best is not None and self.best[1][: len(self.answer)] == self.answer:
             ids = self.best[1]
         else:
@@ -346,20 +422,14 @@ class Search:
         return Found(ids, self.words.ended(ids), self.searches, self.moves, exhausted=True)
 
 
-def together(walks: list[Walk]) -> Steps:
-    """Take walks in step, each query beside the others'; return what each returned."""
-    results: list[Any] = [None] * len(walks)
-    waiting = {place: next(walk) for place, walk in enumerate(walks)}
-    while waiting:
-        replies: list[Reply] = yield Speak(list(waiting.values()))
-        after: dict[int, Query] = {}
-        for place, reply in zip(waiting, replies, strict=True):
-            try:
-                after[place] = walks[place].send(reply)
-            except StopIteration as done:
-                results[place] = done.value
-        waiting = after
-    return results
+def go_on(draws: Draws, place: int, reply: Reply | None) -> None:
+    """Tell one of the walks what it asked; the first time it is told nothing."""
+    draws.asks.pop(place, None)
+    try:
+        walk = draws.walks[place]
+        draws.asks[place] = next(walk) if reply is None else walk.send(reply)
+    except StopIteration as done:
+        draws.results[place] = done.value
 
 
 def weighed(drawn: list[tuple[Ids, float]]) -> list[tuple[Ids, float]]:
@@ -391,15 +461,18 @@ def most_visited(node: Node) -> Node | None:
 
 
 def back_up(
-    node: Node, value: float, embeddings: NDArray[np.float32], similarity: float, threshold: float
+    node: Node, value: float, embeddings: NDArray[np.float32] | None, similarity: float, threshold: float
 ) -> None:
-    """Tell a leaf and all above it what it is worth, and their siblings as far as they are alike."""
+    """Tell a leaf and all above it what it is worth, and their siblings as far as they are alike.
+
+    Without embeddings nothing is alike.
+    """
     at: Node | None = node
     place = 0
     while at is not None:
         at.n += 1
         at.visits += 1
-        if at.parent is not None:
+        if at.parent is not None and embeddings is not None:
             new = embeddings[place]
             at.embedding = new if at.embedding is None else at.embedding + (new - at.embedding) / at.visits
             place += 1

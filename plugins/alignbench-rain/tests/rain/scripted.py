@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from alignbench_rain.search import Found, Rate, Rated, Search, Speak, Words, noise
+from alignbench_rain.search import Found, Rated, Search, Told, Words, noise
 
 from alignbench import Query, Reply
 from alignbench.models.forest import replies_of
@@ -80,15 +80,18 @@ class Script:
                 return search, done.value, [*roots, root]
 
     def answer(self, wants):
-        if isinstance(wants, Speak):
-            self.asked.append(wants.queries)
-            return [self.reply(query) for query in wants.queries]
-        assert isinstance(wants, Rate)
+        self.asked.append(wants.queries)
+        return Told([self.reply(query) for query in wants.queries], self.rate(wants.rate))
+
+    def rate(self, rate):
+        if rate is None:
+            return None
         value = None
-        if wants.text is not None:
-            self.rated.append(wants.text)
-            value = self.value(wants.text)
-        return Rated(value, np.stack([self.embedding(wants.path[start:]) for start in wants.starts]))
+        if rate.text is not None:
+            self.rated.append(rate.text)
+            value = self.value(rate.text)
+        embeddings = [self.embedding(rate.path[start:]) for start in rate.starts]
+        return Rated(value, np.stack(embeddings) if embeddings else np.zeros((0, 1), np.float32))
 
 
 class ForReference:

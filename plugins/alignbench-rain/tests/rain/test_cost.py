@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from alignbench_rain import RAIN
-from alignbench_rain.search import Speak
 
 from .reference import Reference
 from .scripted import COMMA, END, KEY, PROMPT, ForReference, Script, dice
@@ -33,12 +32,11 @@ class Counted(Script):
 
     def answer(self, wants):
         self.calls += 1
-        if isinstance(wants, Speak):
-            self.answered |= {
-                query.path[:end] for query in wants.queries for end in range(2, len(query.path) + 1)
-            }
-        elif wants.text is not None:
-            said = wants.text.split()
+        self.answered |= {
+            query.path[:end] for query in wants.queries for end in range(2, len(query.path) + 1)
+        }
+        if wants.rate is not None and wants.rate.text is not None:
+            said = wants.rate.text.split()
             self.judged |= {tuple(said[:end]) for end in range(1, len(said) + 1)}
             self.options += 2 * OPTIONS
         return super().answer(wants)
