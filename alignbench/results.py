@@ -30,6 +30,7 @@ VOLATILE = (
     "/cost/peak_memory_bytes",
     "/labels/*/cost/*/*_seconds",
     "/labels/*/cost/*/peak_memory_bytes",
+    "/labels/*/decoding/*seconds",
     "/cells/*/cost/*_seconds",
     "/cells/*/cost/peak_memory_bytes",
     "/command",
@@ -112,7 +113,7 @@ class Cost(Record):
     train_tokens: Number = None
     """Positions with gradient."""
     generated_tokens: Number = None
-    """Positions generated while training."""
+    """Positions generated while training; for answers that were searched, all that the search computed."""
     forward_passes: Number = None
     comparisons: Number = None
     """Human comparisons used."""
@@ -128,6 +129,10 @@ class Cost(Record):
     """Positions processed for one answer of the evaluation, on average."""
     answer_seconds: Number = None
     answer_forwards: Number = None
+    answer_length: Number = None
+    """Tokens of one answer, on average."""
+    answer_uncached_tokens: Number = None
+    """Positions for one answer if every token read again all before it; None for what does not decode plainly."""
 
 
 class Costs(Record):
@@ -137,6 +142,31 @@ class Costs(Record):
     """Of the method itself."""
     chain: Cost = Cost()
     """With every label and shared artefact it stands on, back to base."""
+
+
+class Decoding(Record):
+    """What an answer token costs a policy with a decoder of its own, and how many times what its start takes.
+
+    Plain decoding of the start is counted and timed in its own cell, on the same prompts. Without a cache it
+    would make as many model calls, each over the whole answer so far: counted, not timed.
+    """
+
+    against: str
+    """The label whose plain decoding it is held against."""
+    forwards: Number = None
+    """Model calls for each answer token."""
+    tokens: Number = None
+    """Positions for each answer token."""
+    seconds: Number = None
+    """Wall time for each answer token."""
+    cached_forwards: Number = None
+    """Times the model calls of plain decoding, with a cache or without."""
+    cached_tokens: Number = None
+    """Times the positions of plain decoding with a cache."""
+    cached_seconds: Number = None
+    """Times the wall time of plain decoding with a cache."""
+    uncached_tokens: Number = None
+    """Times the positions of plain decoding without a cache."""
 
 
 class LabelResult(Record):
@@ -153,6 +183,8 @@ class LabelResult(Record):
     seeds: tuple[int, ...] = ()
     metrics: dict[str, Measured] = {}
     cost: Costs = Costs()
+    decoding: Decoding | None = None
+    """None where the policy decodes plainly, or its start is no label of the run."""
 
 
 class Checkpoint(Record):

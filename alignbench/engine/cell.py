@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable
+from collections.abc import Sequence as Many
 from dataclasses import asdict
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from alignbench.engine.settings import put_back
 from alignbench.engine.tracking import Tracking
 from alignbench.engine.worker import Event, Task
 from alignbench.errors import PluginError
-from alignbench.method import Policy
+from alignbench.method import Answer, Policy
 from alignbench.recipe import BASE, own_budget
 from alignbench.wiring import rewritten
 
@@ -68,11 +69,24 @@ def main(task: Task, emit: Callable[[Event], None]) -> None:
             "answer_tokens": sum(answer.tokens for answer in answers) / len(answers),
             "answer_forwards": sum(answer.forwards for answer in answers) / len(answers),
             "answer_seconds": (time.perf_counter() - began) / len(answers),
+            "answer_length": sum(len(answer.ids) for answer in answers) / len(answers),
+            # A policy with weights decodes plainly; of others the count would say nothing.
+            "answer_uncached_tokens": _uncached(answers) if "adapter" in policy.can else None,
         },
     }
     store.write_json(folder / "cell.json", sealed)
     store.commit(folder, key=task.what["key"], producer=label, leave_out=GROWING)
     shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
+
+
+def _uncached(answers: Many[Answer]) -> float:
+    """Positions for one plain answer if every token read again all before it, on average."""
+    total = 0
+    for answer in answers:
+        length = len(answer.ids)
+        prompt = answer.tokens - max(0, length - 1)  # the last token of an answer is drawn, and not read
+        total += length * prompt + length * (length - 1) // 2
+    return total / len(answers)
 
 
 def counting(emit: Callable[[Event], None], total: int) -> Callable[[int], None]:

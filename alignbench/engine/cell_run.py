@@ -26,6 +26,7 @@ from alignbench.engine.worker import Event
 from alignbench.errors import PluginError, RecipeError
 from alignbench.method import (
     ALL,
+    Answer,
     Budget,
     Departure,
     NamedJudge,
@@ -319,6 +320,13 @@ class CellRun:
         self.cost = before
         self.cost.add(**json.loads((folder / COST).read_text(encoding="utf-8")))
         return folder
+
+    def charge(self, answers: Many[Answer]) -> None:
+        self.cost.add(
+            train_seconds=sum(answer.seconds for answer in answers),
+            generated_tokens=sum(answer.tokens for answer in answers),
+            forward_passes=sum(answer.forwards for answer in answers),
+        )
 
     def reference_logprobs(self, rows: Rows[Any]) -> Callable[[Many[Sequence]], Tensor]:
         from alignbench.training import reference

@@ -25,7 +25,13 @@ if TYPE_CHECKING:
 
 COUNTED = tuple(results.Cost.model_fields)
 _NOT_ASKED = {"missing": "the recipe does not ask for it"}
-AVERAGED = ("answer_tokens", "answer_seconds", "answer_forwards")
+AVERAGED = (
+    "answer_tokens",
+    "answer_seconds",
+    "answer_forwards",
+    "answer_length",
+    "answer_uncached_tokens",
+)
 """Costs of one answer: of a chain, the last policy's alone."""
 
 
@@ -131,6 +137,7 @@ def _label(
         seen = list(departures(recipe, label))
     start = block.start if block else None
     done = [cell for cell in cells if cell in own]
+    cost = _mean([own[cell] for cell in done])
     return results.LabelResult(
         label=label,
         method=block.method if block else None,
@@ -141,9 +148,37 @@ def _label(
         seeds=tuple(cell.seed for cell in cells),
         metrics=summary.get("labels", {}).get(label, {}),
         cost=results.Costs(
-            own=_mean([own[cell] for cell in done]),
+            own=cost,
             chain=_mean([_sum([own[link] for link in _chain(cell, fates)], last=own[cell]) for cell in done]),
         ),
+        decoding=_decoding(cost, start, _mean([own[cell] for cell in own if cell.label == start])),
+    )
+
+
+def _decoding(cost: results.Cost, start: Any, plain: results.Cost) -> results.Decoding | None:
+    """Set what an answer token costs against the plain decoding of the start."""
+    if cost.answer_uncached_tokens is not None or not cost.answer_length:
+        return None
+    if plain.answer_uncached_tokens is None or not plain.answer_length:
+        return None
+
+    def token(one: results.Cost, what: str) -> float | None:
+        value, length = getattr(one, what), one.answer_length
+        return None if value is None or not length else value / length
+
+    def times(what: str, of: str) -> float | None:
+        ours, theirs = token(cost, what), token(plain, of)
+        return None if ours is None or not theirs else ours / theirs
+
+    return results.Decoding(
+        against=start,
+        forwards=token(cost, "answer_forwards"),
+        tokens=token(cost, "answer_tokens"),
+        seconds=token(cost, "answer_seconds"),
+        cached_forwards=times("answer_forwards", "answer_forwards"),
+        cached_tokens=times("answer_tokens", "answer_tokens"),
+        cached_seconds=times("answer_seconds", "answer_seconds"),
+        uncached_tokens=times("answer_tokens", "answer_uncached_tokens"),
     )
 
 

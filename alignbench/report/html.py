@@ -529,7 +529,13 @@ def _data(page: Page) -> Mapping[str, Any]:
 
 
 def _costs(page: Page) -> Mapping[str, Any]:
-    return {"rows": page.board.rows, "spent": boards.spent_tokens, "total": page.results.cost}
+    rows = page.board.rows
+    return {
+        "rows": rows,
+        "decoded": [row for row in rows if row.label.decoding is not None],
+        "spent": boards.spent_tokens,
+        "total": page.results.cost,
+    }
 
 
 def _reproduce(page: Page) -> Mapping[str, Any]:

@@ -174,6 +174,7 @@ class RainSFT(Method):
         def make(folder: Path) -> None:
             sampling = Sampling(max_new_tokens=self.config.max_new_tokens)
             answers = decoder.answer(rows, sampling, run.seed)
+            run.charge(answers)
             with (folder / ANSWERS).open("w", encoding="utf-8") as file:
                 for row, answer in zip(rows, answers, strict=True):
                     if answer.finished:
