@@ -20,6 +20,13 @@ if TYPE_CHECKING:
     from alignbench.engine import News
 
 
+WIDE = 110
+"""Columns from which there is room for more than the cell, how far it is, the time left and two numbers."""
+
+TOLD = ("loss", "reward")
+"""Numbers that are told before others."""
+
+
 def telling(echo: Callable[[str], None]) -> Callable[[News], None]:
     """Give a function that tells the news of a run as JSON, one object for each line."""
     begun = time.monotonic()
@@ -53,16 +60,28 @@ def _plain(said: Any) -> Any:
 def watching(console: Console | None = None, *, quiet: bool = False) -> Iterator[Callable[[News], None]]:
     """Give a function that shows the news of a run, on stderr."""
     console = console or Console(stderr=True, quiet=quiet)
+    wide = console.width >= WIDE
     columns = (
         TextColumn("{task.description}"),
-        BarColumn(bar_width=24),
+        BarColumn(bar_width=24 if wide else 8),
         MofNCompleteColumn(),
-        TimeElapsedColumn(),
+        *([TimeElapsedColumn()] if wide else []),
         TimeLeft(compact=True),
         TextColumn("{task.fields[numbers]}"),
     )
     with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bars:
         yield _Watch(console, bars).hear
+
+
+def _name(task: str, phase: str, room: int) -> str:
+    """Return which cell does what, within so many columns: of a long label the seed stays."""
+    said = f"{line(task)}  {line(phase)}"
+    label, slash, seed = line(task).partition("/")
+    if len(said) > room and slash:
+        left = max(4, len(label) - (len(said) - room))
+        label = label if len(label) <= left else f"{label[: left - 1]}\N{HORIZONTAL ELLIPSIS}"
+        said = f"{label}/{seed}  {line(phase)}"
+    return said if len(said) <= room else f"{said[: room - 1]}\N{HORIZONTAL ELLIPSIS}"
 
 
 class _Watch:
@@ -85,7 +104,8 @@ class _Watch:
     def _moved(self, news: News) -> None:
         event = news.event
         assert event is not None
-        said = f"{escape(line(news.task))}  {escape(line(event.phase))}"
+        wide = self.console.width >= WIDE
+        said = escape(_name(news.task, event.phase, 40 if wide else 27))
         bar, since, phase = self.running.get(news.task, (None, time.monotonic(), ""))
         if bar is None or phase != event.phase:
             # A new bar: the total of an old one cannot be forgotten.
@@ -95,8 +115,10 @@ class _Watch:
             self.running[news.task] = (bar, since, event.phase)
         self.bars.update(bar, completed=event.done, total=event.total)
         if event.numbers:
-            numbers = (f"{escape(line(name))} {value:.4g}" for name, value in event.numbers.items())
-            self.bars.update(bar, numbers="  ".join(numbers))
+            first = [name for name in TOLD if name in event.numbers]
+            names = list(dict.fromkeys([*first, *event.numbers]))[: 3 if wide else 2]
+            numbers = (f"{line(name).replace('_', ' ')} {event.numbers[name]:.3g}" for name in names)
+            self.bars.update(bar, numbers=escape("  ".join(numbers)))
 
     def _ended(self, news: News) -> None:
         last = news.ended

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 
 import pytest
 from rich.console import Console
@@ -23,9 +24,9 @@ STORY = [
 ]
 
 
-def shown(story: list[News], *, terminal: bool) -> str:
+def shown(story: list[News], *, terminal: bool, width: int = 120) -> str:
     file = io.StringIO()
-    console = Console(file=file, force_terminal=terminal, width=120, color_system=None)
+    console = Console(file=file, force_terminal=terminal, width=width, color_system=None)
     with watching(console) as watch:
         for news in story:
             watch(news)
@@ -57,7 +58,7 @@ def test_a_terminal_sees_the_phase_how_far_it_is_and_the_numbers_of_now() -> Non
     last = shown(STORY[:4], terminal=True)
     assert "kto/seed-0  training" in last
     assert "4/32" in last
-    assert "loss 0.6931" in last
+    assert "loss 0.693" in last
     assert "cells" in last
 
 
@@ -84,3 +85,15 @@ def test_answers_are_counted_as_they_end_and_not_told_too_often(monkeypatch: pyt
         ("answering", 8, 8),
     ]
     assert "5/8" in shown([News("kto/seed-0", event, cells=2) for event in told[:2]], terminal=True)
+
+
+def test_eighty_columns_hold_the_cell_how_far_it_is_the_time_left_and_its_numbers() -> None:
+    numbers = {"margin": 0.5, "kl": 0.0412, "reward": -0.25, "loss": 0.69314}
+    story = [
+        News("a-label-of-many-words/seed-0", Event("training", done, 64, numbers), cells=2) for done in (3, 4)
+    ]
+    last = [line for line in shown(story, terminal=True, width=80).splitlines() if "training" in line][-1]
+    assert re.search(
+        r"a-label-o…/seed-0  training .* 4/64 +(--:--|\d\d:\d\d) loss 0\.693  reward -0\.25", last
+    )
+    assert "margin" not in last
