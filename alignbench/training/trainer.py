@@ -11,7 +11,6 @@ from collections.abc import Callable, Collection, Iterator, Mapping, MutableMapp
 from collections.abc import Sequence as Many
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import chain, count, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ import numpy as np
 import torch
 from peft.tuners.lora import LoraLayer
 from torch import Tensor
-from torch.nn import Module, Parameter, ParameterList
+from torch.nn import Module, ParameterList
 from transformers import Trainer, TrainingArguments
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.trainer_callback import PrinterCallback
@@ -27,15 +26,16 @@ from transformers.trainer_utils import TrainOutput
 
 from alignbench import life
 from alignbench.errors import Diverged, ModelError
-from alignbench.method import Budget, LossFn, Rows, ScoreFn, Sequences
+from alignbench.method import Budget, LossFn, ScoreFn, Sequences
 from alignbench.models import ModelPolicy
 from alignbench.recipe import Training
 from alignbench.rows import Sequence
-from alignbench.training import batches as order
 from alignbench.training import optimizer as optimizers
 from alignbench.training import ragged
+from alignbench.training.batches import cut
 from alignbench.training.budget import Spent, rate
 from alignbench.training.checkpoint import Checkpoints
+from alignbench.training.gradients import Gradients
 from alignbench.training.scores import (
     Group,
     Layout,
@@ -44,6 +44,7 @@ from alignbench.training.scores import (
     read,
     response_states,
 )
+from alignbench.training.steps import Batches, Steps
 
 LOG_STEPS = 10
 """Steps between two looks at the device: the only times at which the host waits for it."""
@@ -51,10 +52,6 @@ LOG_STEPS = 10
 FULL = 4096
 """Tokens of a forward below which unpacking 4-bit weights costs more than recomputing activations."""
 
-ENDLESS = 2**31 - 1
-"""Steps planned where only the running account can tell the end."""
-
-Batches = Rows[Any] | Callable[[int], list[Any]]
 Given = Mapping[str, Sequences | Many[Sequence]]
 Numbers = Mapping[str, Tensor | float]
 Log = Callable[[int, Mapping[str, float]], None]
@@ -156,58 +153,6 @@ def train(
         checkpointing=trainer.checkpointing,
         notes=tuple(trainer.notes),
     )
-
-
-class Steps:
-    """The rows of step after step, and how far the budget reaches."""
-
-    def __init__(
-        self, batches: Batches, batch: int, seed: int, budget: Budget, spent: Spent, passes: int = 1
-    ):
-        self.batches, self.budget, self.spent, self.passes = batches, budget, spent, passes
-        self.batch, self.seed = batch, seed
-        self.planned = ENDLESS if budget.steps is None else budget.steps - spent.steps
-        self.size: int | None = None
-        self.limit: int | None = None
-        if not callable(batches):
-            self.size = order.size(batches)
-            rows = max(1, round(budget.epochs * self.size)) if budget.epochs else budget.rows
-            if rows is not None:
-                self.limit = rows - int(spent.rows)
-                self.planned = order.steps_of(self.size, batch, self.limit)
-        self._begun = spent.share(budget, self.size)
-        self.begin(0)
-
-    def begin(self, step: int) -> None:
-        """Begin with the rows of `step`, without drawing those before it."""
-        self._source: Iterator[list[Any]]
-        if callable(self.batches):
-            self._source = takewhile(bool, map(self.batches, count(step)))
-        else:
-            self._source = order.stream(self.batches, self.batch, self.seed, self.limit, skip=step)
-
-    def first(self) -> list[Any]:
-        """Return the rows of the next step without using them up."""
-        rows = next(self._source, [])
-        self._source = chain([rows], self._source) if rows else iter(())
-        return rows
-
-    def __iter__(self) -> Iterator[list[Any]]:
-        return self._source
-
-    def drawn(self, step: list[Any]) -> float:
-        """Return how many rows a step takes off the budget."""
-        return self.rows(step) / self.passes
-
-    def rows(self, step: list[Any]) -> int:
-        """Return how many rows a step has: two views of one row are one row."""
-        return len(step) if callable(self.batches) else len({row.id for row in step})
-
-    def progress(self) -> float:
-        """Return the share of this training that is done, from 0 to 1."""
-        left = 1 - self._begun
-        done = 1.0 if left <= 0 else (self.spent.share(self.budget, self.size) - self._begun) / left
-        return 1.0 if done > 1 - 1e-9 else done  # parts of rows need not add up exactly
 
 
 class AdapterTrainer(Trainer):
@@ -435,7 +380,7 @@ class AdapterTrainer(Trainer):
         totals: dict[str, Tensor | float] = {}
         tokens, gradients = 0, Gradients(self.trained)
         with ragged.attention(self.base.model, width):
-            for part in order.cut(rows, math.ceil(self.steps.rows(rows) / self.micro_batch)):
+            for part in cut(rows, math.ceil(self.steps.rows(rows) / self.micro_batch)):
                 given = whole if len(part) == len(rows) else self.sequences(part)
                 scores, processed = self._scores(given, len(rows), responses)
                 share, numbers = self.loss(scores, part)
@@ -574,39 +519,6 @@ class AdapterTrainer(Trainer):
                 "lower data.max_length, or set training.micro_batch and training.checkpointing to auto",
             )
         self.notes.append(f"from step {self.state.global_step + 1} on {done}: {reason}")
-
-
-class Gradients:
-    """The gradient of a step as it adds up: one buffer, or one for each term of a loss that has several."""
-
-    def __init__(self, weights: list[Parameter]):
-        self.weights = weights
-        self.terms: dict[str, list[Tensor | None]] = {}
-
-    def add(self, share: Tensor | Mapping[str, Tensor]) -> Tensor:
-        """Back-propagate a micro-batch's share of the loss and return it, detached."""
-        if isinstance(share, Tensor):
-            share.backward()
-            return share.detach()
-        last = list(share)[-1]
-        for name, term in share.items():
-            found = torch.autograd.grad(term, self.weights, retain_graph=name != last, allow_unused=True)
-            before = self.terms.get(name, [None] * len(found))
-            self.terms[name] = [_sum(old, new) for old, new in zip(before, found, strict=True)]
-            for weight, new in zip(self.weights, found, strict=True):
-                weight.grad = _sum(weight.grad, new)
-        return torch.stack([term.detach() for term in share.values()]).sum()
-
-    def norms(self) -> dict[str, Tensor | float]:
-        """Return the length of each term's gradient, where there are several."""
-        return {
-            f"grad_norm.{name}": torch.nn.utils.get_total_norm([one for one in found if one is not None])
-            for name, found in self.terms.items()
-        }
-
-
-def _sum(old: Tensor | None, new: Tensor | None) -> Tensor | None:
-    return old if new is None else new if old is None else old + new
 
 
 class _ByBudget(torch.optim.lr_scheduler.LRScheduler):

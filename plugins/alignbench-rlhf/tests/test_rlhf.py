@@ -209,7 +209,8 @@ def test_policy_and_critic_get_the_gradients_of_two_models_on_their_own(make: Ma
     from alignbench.method import Budget
     from alignbench.recipe import Training
     from alignbench.training import Spent
-    from alignbench.training.trainer import AdapterTrainer, Steps
+    from alignbench.training.steps import Steps
+    from alignbench.training.trainer import AdapterTrainer
 
     ppo = make()
     batch = ppo.minibatch(0)
