@@ -16,7 +16,8 @@ from alignbench.errors import Diverged, ModelError
 from alignbench.method import Budget, Sequences
 from alignbench.models import Base, ModelPolicy, load_base
 from alignbench.rows import Pair, Verdict
-from alignbench.training import Spent, batches, train
+from alignbench.training import Spent, train
+from alignbench.training import batches as order
 from alignbench.training import optimizer as optimizers
 from alignbench.training import trainer as module
 
@@ -167,7 +168,7 @@ def test_two_trained_adapters_in_one_loss_get_the_gradients_of_two_models(folder
     left = load_base(recipe.Model(id=str(folder), adapter=recipe.Adapter(rank=4, alpha=8)))
     right = load_base(recipe.Model(id=str(folder), adapter=recipe.Adapter(rank=4, alpha=8)))
     one, other = two("one", left), two("other", right)
-    rows = batches.epoch(Table(ROWS, Pair), 0, 8, 0)[0]
+    rows = order.epoch(Table(ROWS, Pair), 0, 8, 0)[0]
     sums = {"one": [], "other": []}
     for name, policy, which in (("one", one, 0), ("other", other, 1)):
         for row in rows:
@@ -550,7 +551,7 @@ def test_a_frozen_policy_is_scored_without_its_dropout(folder, tmp_path):
         run(policy, tmp_path, sequences=against, loss=look, budget=Budget(steps=1), seed=len(seen))
     wanted = [
         one.logps.sum()
-        for one in frozen.logprobs(against(module.order.epoch(Table(ROWS, Pair), 0, 8, 0)[0])["old"].items)
+        for one in frozen.logprobs(against(order.epoch(Table(ROWS, Pair), 0, 8, 0)[0])["old"].items)
     ]
     torch.testing.assert_close(seen[0], torch.tensor(wanted), rtol=1e-4, atol=1e-4)
 
