@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+# Read by huggingface_hub and others as they are imported; who says otherwise is heard.
+for _switch in ("HF_HUB_DISABLE_TELEMETRY", "DO_NOT_TRACK"):
+    os.environ.setdefault(_switch, "1")
 
 # Names are resolved on first use: `import alignbench` costs nothing.
 _HOME = {
