@@ -1,10 +1,13 @@
 """Pairs per second and tokens of the judge `self`, against the plain way: one pair, one order, one forward.
 
-Same model in NF4, same questions, same threads, CPU times; the soft labels of both arms are compared. The
-answers of a prompt are compared with each other, all of them in both orders, as AI preferences are. There are
-three plain arms: a forward of the base as alignbench holds it (dequantised once), a forward of the model as
-transformers and bitsandbytes load it, and that model's `generate` of one token with its scores. `--rubric`
-puts the built-in constitution in front of every question, as judges of real data have it.
+Same model in NF4, same questions, same threads; the soft labels of both arms are compared. The answers of a
+prompt are compared with each other, all of them in both orders, as AI preferences are. There are three plain
+arms: a forward of the base as alignbench holds it (dequantised once), a forward of the model as transformers
+and bitsandbytes load it, and that model's `generate` of one token with its scores. `--rubric` puts the built-in
+constitution in front of every question, as judges of real data have it.
+
+Times are the processor's. Each repeat measures the judge before and after the other arms, and compares each of
+these with the mean of both; a ratio is the median of the repeats'.
 
     python benchmarks/judge.py --prompts 25 --answers 4 [--rubric] [--wording plain]
 
@@ -19,6 +22,7 @@ import time
 from collections.abc import Callable
 from itertools import combinations
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
@@ -110,7 +114,7 @@ def main() -> None:
     parser.add_argument("--wording", choices=["sandbox", "plain"], default="sandbox")
     parser.add_argument("--rubric", action="store_true")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--repeats", type=int, default=5)
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     base = load_base(recipe.Model(id="sandbox"))
@@ -130,28 +134,37 @@ def main() -> None:
     seconds: dict[str, list[float]] = {name: [] for name in ("judge", *models)}
     labels: dict[str, list[float]] = {}
     tokens = 0
-    for model in models.values():  # warms up
-        plainly(model, base, pairs[:8], template, words.inline)
-    ours: list[float | None] = []
-    for _ in range(given.repeats):  # in turn: what else the machine does falls on both
-        judge = Self(Self.Config(wording=given.wording, compare=template, min_mass=0))
+
+    def judged() -> tuple[list[float | None], float]:
+        judge = Self(Self.Config(wording=given.wording, compare=template, min_mass=0, think_tokens=256))
         judge.open(Models(base))  # pyright: ignore[reportArgumentType]
         judge.meter = lambda **said: spent.update(said)
         began = time.process_time()
-        ours = judge.compare(prompts, a, b)
-        seconds["judge"].append(time.process_time() - began)
+        said = judge.compare(prompts, a, b)
+        return said, time.process_time() - began
+
+    judged()  # warms up
+    for model in models.values():
+        plainly(model, base, pairs[:8], template, words.inline)
+    ours: list[float | None] = []
+    for _ in range(given.repeats):
+        _, before = judged()
         for name, model in models.items():
             began = time.process_time()
             labels[name], tokens = plainly(model, base, pairs, template, words.inline)
             seconds[name].append(time.process_time() - began)
+        ours, after = judged()
+        seconds["judge"].append((before + after) / 2)
 
-    best = {name: min(times) for name, times in seconds.items()}
+    def speedup(name: str) -> float:
+        return median(x / y for x, y in zip(seconds[name], seconds["judge"], strict=True))
+
     apart = [abs(x - y) for x, y in zip(ours, labels["forward"], strict=True) if x is not None]
     said = {
         **vars(given),
         "pairs": len(pairs),
-        "pairs_per_second": {name: round(len(pairs) / best[name], 1) for name in best},
-        "speedup": {name: round(best[name] / best["judge"], 2) for name in models},
+        "pairs_per_second": {name: round(len(pairs) / median(times), 1) for name, times in seconds.items()},
+        "speedup": {name: round(speedup(name), 2) for name in models},
         "tokens": {"judge": spent["judge_tokens"], "plain": tokens},
         "tokens_share": round(spent["judge_tokens"] / tokens, 3),
         "largest_difference_of_labels": max(apart),

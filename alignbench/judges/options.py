@@ -16,7 +16,7 @@ from alignbench.errors import ModelError
 from alignbench.judges.packing import pack, states
 from alignbench.models import ModelPolicy
 from alignbench.rows import Ids
-from alignbench.training.ragged import attention
+from alignbench.training.ragged import attention, sees_all
 
 if TYPE_CHECKING:
     from alignbench.models import Base
@@ -101,7 +101,8 @@ def read(
 
     What questions have in common is computed once: all questions of a forward stand in one row, as a tree.
     A model that cannot read it so is asked in steps, its cache carried on; then `groups`, aligned with
-    `questions`, says which begin alike: by the first name, then by the first two, and so on. An option that
+    `questions`, says which begin alike: by the first name, then by the first two, and so on. Where a cache
+    would not be that of the whole text, nothing is shared. An option that
     begins another one ("1" of "10") does not get the other's probability.
     """
     base = policy.base
@@ -110,10 +111,10 @@ def read(
     groups = groups or [()] * len(questions)
     width = max(map(len, questions), default=0) + options.longest
     with base.using(policy), base.arithmetic(), attention(base.model, width) as packs:
-        if packs:
-            _in_rows(base, questions, options, groups, reading)
-        else:
-            _in_steps(base, questions, options, groups, reading)
+        # A step pads in the middle of a text, which shifts a window and goes through a recurrent state.
+        stateful = getattr(base.model, "_is_stateful", False)
+        way = _in_rows if packs else _in_steps if sees_all(base.model, width) and not stateful else _apart
+        way(base, questions, options, groups, reading)
     return reading
 
 
@@ -130,6 +131,21 @@ def _in_rows(
         ends = torch.tensor([path[-1] for path in packed.paths], device=base.device)
         found = states(base, packed)[ends].split(len(asked))
         after = dict(zip(options.begun, found, strict=True))
+        reading.probabilities[places] = _of_each(base, after, options).cpu()
+
+
+def _apart(
+    base: Base, questions: Many[Ids], options: Options, groups: Many[Many[object]], reading: Reading
+) -> None:
+    """Read every question, and every option of more than one token behind it, from its beginning."""
+    for places in _buckets(questions, groups, options.longest, POSITIONS[base.device.type]):
+        after: dict[Ids, Tensor] = {}
+        for begun in options.begun:
+            texts = [questions[place] + begun for place in places]
+            ids, mask = base.pad(texts, "left")
+            after[begun] = base.hidden(ids, mask)[:, -1]
+            reading.forwards += 1
+            reading.tokens += sum(map(len, texts))
         reading.probabilities[places] = _of_each(base, after, options).cpu()
 
 

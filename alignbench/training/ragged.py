@@ -80,7 +80,7 @@ def attention(model: PreTrainedModel, width: int) -> Iterator[bool]:
 
     Forwards and their backward passes both belong inside: recomputed layers attend again.
     """
-    if not _sees_all(model, width) or not _proven(model):
+    if not sees_all(model, width) or not _proven(model):
         yield False
         return
     with _switched(model):
@@ -100,7 +100,7 @@ def hidden_states(model: PreTrainedModel, ids: Tensor, places: Tensor, ragged: R
     return found.flatten(0, 1).index_select(0, ragged.back)
 
 
-def _sees_all(model: PreTrainedModel, width: int) -> bool:
+def sees_all(model: PreTrainedModel, width: int) -> bool:
     """Whether every token may look at all earlier ones of a sequence of `width`."""
     config = model.config.get_text_config()
     windows = [getattr(config, name, None) for name in ("sliding_window", "attention_chunk_size")]

@@ -47,14 +47,14 @@ def test_scores_without_padding_equal_those_with_it_on_many_architectures(kind, 
     for row, (item, wanted) in enumerate(zip(items, policy.logprobs(items), strict=True)):
         np.testing.assert_allclose(found[row, : len(item.response)], wanted.logps, atol=2e-5)
         assert not found[row, len(item.response) :].any()
-    seen = ragged._sees_all(base.model, 21) and ragged._proven(base.model)
+    seen = ragged.sees_all(base.model, 21) and ragged._proven(base.model)
     assert seen == (kind not in ("mistral", "gemma2")), "the fast road is taken where it is right, only there"
 
 
 def test_a_window_as_wide_as_the_sequences_does_not_matter(tmp_path):
     base = load_base(recipe.Model(id=str(save_model(tmp_path / "m", "mistral", sliding_window=32))))
-    assert ragged._sees_all(base.model, 32)
-    assert not ragged._sees_all(base.model, 33)
+    assert ragged.sees_all(base.model, 32)
+    assert not ragged.sees_all(base.model, 33)
 
 
 def test_a_prompt_that_two_answers_share_goes_through_the_network_once(base):

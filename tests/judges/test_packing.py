@@ -1,0 +1,138 @@
+"""Texts that begin alike, in one forward: each token once, and the same states as each text alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from tokenizers import Regex, Tokenizer, models, pre_tokenizers
+from transformers import (
+    AutoModelForCausalLM,
+    BloomConfig,
+    GPT2Config,
+    LlamaConfig,
+    MistralConfig,
+    PreTrainedTokenizerFast,
+)
+
+from alignbench.judges import options
+from alignbench.judges.options import options_of, read
+from alignbench.judges.packing import pack, states
+from alignbench.models import Base
+from alignbench.rows import Ids
+from alignbench.training import ragged
+
+SMALL = {"vocab_size": 24, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+SMALL |= {"initializer_range": 0.3, "bos_token_id": None, "eos_token_id": 2, "pad_token_id": 0}
+ROTARY = {**SMALL, "intermediate_size": 48, "max_position_embeddings": 128}
+CONFIGS: dict[str, Any] = {
+    "rotary": lambda: LlamaConfig(**ROTARY),
+    "shared keys": lambda: LlamaConfig(**ROTARY, num_key_value_heads=2),
+    "learned positions": lambda: GPT2Config(**SMALL, n_positions=128, attn_pdrop=0.0),
+    "biased by distance": lambda: BloomConfig(**SMALL),
+    "short window": lambda: MistralConfig(**ROTARY, num_key_value_heads=4, sliding_window=9),
+}
+WHOLE = ("rotary", "shared keys", "learned positions")
+"""Models that read a tree in one row; the others are asked in steps."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module", params=CONFIGS)
+def base(request: pytest.FixtureRequest) -> Base:
+    names = ["<pad>", "<unk>", "<end>", *"0123456789AB >abcdefg"]
+    core = Tokenizer(models.WordLevel({name: id for id, name in enumerate(names)}, unk_token="<unk>"))
+    core.pre_tokenizer = pre_tokenizers.Split(Regex("."), "isolated")
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=core, pad_token="<pad>", eos_token="<end>", unk_token="<unk>"
+    )
+    torch.manual_seed(0)
+    made = Base(AutoModelForCausalLM.from_config(CONFIGS[request.param]()).eval(), tokenizer)
+    made.whole = request.param in WHOLE  # pyright: ignore[reportAttributeAccessIssue]
+    return made
+
+
+ANSWERS = ["", "a", "A", "B", "AB BA", "A>B>", "a", "bcdefg" * 9, "gfe"]
+"""Nine answers to a prompt: none, one letter, the options' own letters, a twin, one far longer than the rest."""
+
+
+def questions(*answers: str) -> tuple[list[Ids], list[tuple[str, str]]]:
+    """Every answer against every other, itself too, in both orders; then once more for another prompt."""
+    named = [("cab", x, y) for x in answers for y in answers] + [("cabbage", answers[0], answers[-1])]
+    texts = [f"0123{p} A {x} B {y}>" for p, x, y in named]
+    ids = {letter: id for id, letter in enumerate("0123456789AB >abcdefg", start=3)}
+    return [tuple(ids[letter] for letter in text) for text in texts], [(p, x) for p, x, _ in named]
+
+
+def separately(base: Base, asked: list[Ids], found: options.Options) -> torch.Tensor:
+    """The plain way: a forward for each question and way to write an option, nothing shared."""
+    rows = []
+    for question in asked:
+        row = []
+        for ways in found.variants:
+            total = 0.0
+            for way in ways:
+                with torch.no_grad():
+                    logits = base.model(torch.tensor([[*question, *way]])).logits[0].float()
+                logps = logits.log_softmax(-1)[len(question) - 1 : -1]
+                total += logps[range(len(way)), list(way)].sum().exp().item()
+            row.append(total)
+        rows.append(row)
+    return torch.tensor(rows)
+
+
+@pytest.mark.parametrize("answers", [ANSWERS, ["a"], [""]], ids=["nine", "one", "none"])
+def test_a_tree_says_what_separate_forwards_say(
+    base: Base, answers: list[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(options, "PACKED", {"cpu": 1 << 14})  # one forward
+    asked, groups = questions(*answers)
+    found = options_of(base, ">", "AB")
+    few = slice(None, None, max(1, len(asked) // 10))
+    together = read(base.policy(), asked, found, groups)
+    wanted = separately(base, asked[few], found)
+    torch.testing.assert_close(together.probabilities[few], wanted, atol=1e-6, rtol=0)
+    distinct = len({text[:cut] for text in asked for cut in range(1, len(text) + 1)})
+    behind = {way[:cut] for way in found.ways for cut in range(1, len(way))}
+    if base.whole:  # pyright: ignore[reportAttributeAccessIssue]
+        assert together.tokens == distinct + len(behind) * len(set(asked))
+
+
+def test_only_a_model_that_passes_the_test_reads_a_tree(base: Base):
+    with ragged.attention(base.model, 100) as packs:
+        assert packs == base.whole  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def test_steps_and_trees_say_the_same(base: Base, monkeypatch: pytest.MonkeyPatch):
+    asked, groups = questions(*ANSWERS[:4])
+    found = options_of(base, ">", [str(mark) for mark in range(1, 11)])
+    tree = read(base.policy(), asked, found, groups).probabilities
+    monkeypatch.setattr(ragged, "_proven", lambda model: False)
+    steps = read(base.policy(), asked, found, groups).probabilities
+    torch.testing.assert_close(tree, steps, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [[(1, 2, 3)], [(1,), (1,)], [(1, 2), (1, 2, 3), (1,)], [(5, 1), (4, 1), (5, 1, 2)]],
+    ids=["one", "twins", "beginnings", "unlike"],
+)
+def test_what_texts_begin_with_stands_there_once(base: Base, texts: list[Ids]):
+    packed = pack(texts)
+    distinct = {text[:cut] for text in texts for cut in range(1, len(text) + 1)}
+    assert len(packed.ids) == len(distinct)
+    assert [tuple(packed.ids[path]) for path in packed.paths] == texts
+    for text, path in zip(texts, packed.paths, strict=True):
+        assert packed.depths[path].tolist() == list(range(len(text)))
+    with torch.no_grad(), ragged.attention(base.model, 4) as packs:
+        if packs:
+            found = states(base, packed)
+            for text, path in zip(texts, packed.paths, strict=True):
+                assert torch.isfinite(found[path]).all(), text
