@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -113,11 +114,23 @@ def departures(recipe: Recipe, label: str) -> tuple[Departure, ...]:
             Departure(f"trained on its yardstick, {name}") for name in overlap(recipe, judge, allowed=True)
         ]
         kind = plugins.load("judges", judge.name)
-        if kind.reads_with(kind.Config(**judge.config), recipe.model.id) == recipe.model.id:
+        reader = kind.reads_with(kind.Config(**judge.config), recipe.model.id)
+        if reader == recipe.model.id:
             found.append(Departure(f"labelled by its own base, as the judge {judge.name}"))
+        elif related(reader, recipe.model.id):
+            found.append(Departure(f"labelled by a relative of its base, {reader}"))
     if isinstance(block.start, ModelStart):
         found.append(Departure("base model", recipe.model.id, block.start.model))
     return tuple(found)
+
+
+def related(one: str, other: str) -> bool:
+    """Whether two models seem to be of one family, by their names: a model's, or the letters it begins with."""
+    if not one or not other:
+        return False
+    stems = [re.match("[a-z]*", id.rstrip("/").rpartition("/")[2].lower()) for id in (one, other)]
+    first, second = (stem.group() if stem else "" for stem in stems)
+    return (first == second != "") or one.startswith(f"{other}/") or other.startswith(f"{one}/")
 
 
 def table_identity(recipe: Recipe, *, files: Mapping[str, str], versions: dict[str, str]) -> str:

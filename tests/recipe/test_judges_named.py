@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from alignbench.engine.plan import departures
+from alignbench.engine.plan import departures, related
 from alignbench.errors import AlignbenchError
 from alignbench.reading import load
 from alignbench.wiring import judges_of
@@ -73,24 +73,25 @@ def test_a_judge_that_is_allowed_to_is_printed_as_a_departure(recipe):
     assert said == ["trained on its yardstick, self", "labelled by its own base, as the judge self"]
 
 
-def test_another_model_as_the_judge_is_no_departure(recipe):
-    judge = "{language-model: {id: sandbox/early, wording: sandbox}}"
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [("a/b", ()), ("sandbox/early", ("labelled by a relative of its base, sandbox/early",))],
+)
+def test_a_judge_of_the_policys_family_is_printed_as_a_departure(recipe, model: str, said: tuple[str, ...]):
+    judge = f"{{language-model: {{id: {model}, wording: sandbox}}}}"
     loaded = load(recipe(BLOCK.format(block=f"judge: {judge}", evaluation="judges: [gold]"))).recipe
-    assert departures(loaded, "ours") == ()
+    assert tuple(map(str, departures(loaded, "ours"))) == said
 
 
-def test_the_defaults_of_judges_and_methods_are_written_out(recipe):
-    loaded = load(recipe(BLOCK.format(block="optimizer: dpo", evaluation="judges: [gold]"))).recipe
-    block = loaded.methods["ours"]
-    assert block.config["judge"]["config"]["min_mass"] == 0.5
-    assert block.config["optimizer"]["config"]["beta"] == 0.1
-    assert [judge.name for judge in judges_of(loaded, "ours")] == ["self"]
-
-
-def test_a_filter_must_not_read_with_gold(recipe):
-    path = recipe(
-        "model: {id: sandbox}\ndata: {train: sandbox, filters: [{judge: {judge: gold}}]}\n"
-        "methods:\n  dpo: {}\nevaluation: {judges: []}\n"
-    )
-    with pytest.raises(AlignbenchError, match="never enters training"):
-        load(path)
+@pytest.mark.parametrize(
+    ("judge", "base", "kin"),
+    [
+        ("Qwen/Qwen2.5-7B-Instruct", "Qwen/Qwen2.5-0.5B", True),
+        ("meta-llama/Llama-3.1-8B", "./llama-small", True),
+        ("sandbox/early", "sandbox", True),
+        ("google/gemma-2-9b-it", "google/flan-t5-base", False),
+        ("", "sandbox", False),
+    ],
+)
+def test_a_judge_of_the_policys_family_is_known_by_its_name(judge: str, base: str, kin: bool):
+    assert related(judge, base) == related(base, judge) == kin
