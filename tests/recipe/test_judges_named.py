@@ -83,6 +83,23 @@ def test_a_judge_of_the_policys_family_is_printed_as_a_departure(recipe, model: 
     assert tuple(map(str, departures(loaded, "ours"))) == said
 
 
+def test_the_defaults_of_judges_and_methods_are_written_out(recipe):
+    loaded = load(recipe(BLOCK.format(block="optimizer: dpo", evaluation="judges: [gold]"))).recipe
+    block = loaded.methods["ours"]
+    assert block.config["judge"]["config"]["min_mass"] == 0.5
+    assert block.config["optimizer"]["config"]["beta"] == 0.1
+    assert [judge.name for judge in judges_of(loaded, "ours")] == ["self"]
+
+
+def test_a_filter_must_not_read_with_gold(recipe):
+    path = recipe(
+        "model: {id: sandbox}\ndata: {train: sandbox, filters: [{judge: {judge: gold}}]}\n"
+        "methods:\n  dpo: {}\nevaluation: {judges: []}\n"
+    )
+    with pytest.raises(AlignbenchError, match="never enters training"):
+        load(path)
+
+
 @pytest.mark.parametrize(
     ("judge", "base", "kin"),
     [
