@@ -191,8 +191,8 @@ def on_its_way(
 
     A line for each seed, its 95% intervals as a band, and a ring where it stood highest.
     """
-    with _figure(5.4, 0.5 + 1.25 * len(panels)) as (figure, words):
-        bottom, top = 0.42 / figure.get_figheight(), 1 - 0.06 / figure.get_figheight()
+    with _figure(5.4, 0.56 + 1.25 * len(panels)) as (figure, words):
+        bottom, top = 0.48 / figure.get_figheight(), 1 - 0.06 / figure.get_figheight()
         each = (top - bottom) / len(panels)
         first: Any = None
         for place, (title, lines) in enumerate(panels):
