@@ -37,6 +37,7 @@ from alignbench.engine.bench import Bench
 from alignbench.engine.cell_run import CellRun
 from alignbench.engine.worker import Task
 from alignbench.method import Answer, Split
+from alignbench.metrics.kl import k1
 from alignbench.models import load_base
 from alignbench.recipe import MethodBlock, Recipe, canonical
 from alignbench.rows import Prompt, Sequence
@@ -138,6 +139,19 @@ def answered(bench: Bench, adapter: Path, seed: int, split: Split = "test") -> l
     return found
 
 
+def reached(bench: Bench, block: MethodBlock, seed: int, adapter: Path, scratch: Path) -> dict[str, float]:
+    """Return what a policy made of its objective on test prompts: mean score of the reward model, nats from `sft`."""
+    run = CellRun(bench, label="rlhf", seed=seed, method="rlhf", start="sft", folder=scratch)
+    reward = run.reward_model(**block.config["reward_model"])
+    policy = bench.base.load_adapter(adapter, f"reached-{seed}-{time.monotonic_ns()}")
+    prompts = bench.table.prompts("test", bench.recipe.evaluation.prompts)
+    answers = policy.answer(prompts, bench.recipe.evaluation.sampling, seed)
+    items = [Sequence(p.prompt_ids, one.ids) for p, one in zip(prompts, answers, strict=True)]
+    apart = k1(policy.logprobs(items), run.start.logprobs(items))
+    bench.base.drop(policy)
+    return {"reward model": float(reward.score(items).mean()), "kl": float(np.mean(apart))}
+
+
 def main() -> None:
     options = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -195,6 +209,14 @@ def compare(bench: Bench, recipe: Recipe, rate: float, scratch: Path) -> dict[st
             "rlhf": float(ours[-1].mean()),
             "rloo": float(theirs[-1].mean()),
             "rloo spent": {**spent, "cpu_seconds": seconds},
+            "rlhf reached": reached(
+                bench,
+                recipe.methods["rlhf"],
+                seed,
+                bench.run / "cells" / "rlhf" / f"seed-{seed}" / "policy",
+                folder,
+            ),
+            "rloo reached": reached(bench, recipe.methods["rlhf"], seed, folder / "policy", folder),
         }
         print(seed, told[f"seed {seed}"], flush=True)
     table = np.stack(ours) - np.stack(theirs)
