@@ -115,7 +115,7 @@ class PPO:
         score = self.reward.score(items) - config.missing_eos_penalty * ~ended
         rewards = losses.token_rewards(score, logps, scored["reference"].logps, mask, state["beta"])
         if state["round"] == 0:
-            values = self._level(values, rewards, mask)
+            values = self._fit(values, rewards, mask)
         advantages, returns = losses.advantages(rewards, values, mask, gamma=config.gamma, lam=config.lam)
         kl = ((logps - scored["reference"].logps) * mask).sum(1)
         surprise = -logps.sum() / mask.sum()
@@ -138,17 +138,23 @@ class PPO:
         }
         return healthy
 
-    def _level(self, values: Tensor, rewards: Tensor, mask: Tensor) -> Tensor:
-        """Shift the critic's head, once, to the mean return as its mean value; return the values so shifted.
+    def _fit(self, values: Tensor, rewards: Tensor, mask: Tensor) -> Tensor:
+        """Fit the critic's head, once, to the returns by a straight line; return the values so fitted.
 
-        A reward model has only learnt what whole answers are worth to each other: half an answer may lie
-        many standard deviations below, and the critic would spend the first rounds on climbing out.
+        A reward model has only learnt what whole answers are worth to each other: what it says of half an answer
+        lies elsewhere and is spread much wider than the returns, so that it would explain less than a constant does,
+        and the critic would spend the first rounds on getting there.
         """
         _, returns = losses.advantages(rewards, values, mask, gamma=self.config.gamma, lam=1.0)
-        shift = (returns - values)[mask].mean()
+        known, wanted = values[mask], returns[mask]
+        spread = known.var(correction=0)
+        slope = ((known - known.mean()) * (wanted - wanted.mean())).mean() / spread.clamp(min=1e-12)
+        slope = slope.clamp(min=0.0)
+        shift = wanted.mean() - slope * known.mean()
         with torch.no_grad():
-            self.head.bias.add_(shift)
-        return values + shift * mask
+            self.head.weight.mul_(slope)
+            self.head.bias.mul_(slope).add_(shift)
+        return (slope * values + shift) * mask
 
     def _plan(self, number: int) -> list[list[int]]:
         """The minibatches of all passes over a round: each pass in an order of its own."""

@@ -136,12 +136,21 @@ def test_a_critic_begins_as_the_reward_model(make: Make):
         Sequence(tuple(prompt), tuple(response))
         for prompt, response in zip(ppo.state["prompts"], ppo.state["responses"], strict=True)
     ]
-    # The value before the next token is the score of what stands there already, up to one level for all.
+    # The value before the next token is the score of what stands there already, up to one straight line for all.
     longer = [Sequence(one.prompt, one.response[:-1]) for one in items if len(one.response) > 1]
     places = [place for place, one in enumerate(items) if len(one.response) > 1]
     values = ppo.state["values"][places, [len(one.response) for one in longer]]
-    level = ppo.head.bias - ppo.reward.head.bias
-    assert torch.allclose(values, ppo.reward.score(longer) + level, atol=1e-4)
+    slope = ppo.head.weight.norm() / ppo.reward.head.weight.norm()
+    assert torch.allclose(ppo.head.weight, slope * ppo.reward.head.weight, atol=1e-6)
+    level = ppo.head.bias - slope * ppo.reward.head.bias
+    assert torch.allclose(values, slope * ppo.reward.score(longer) + level, atol=1e-4)
+
+
+def test_a_critic_explains_no_less_than_a_constant_from_the_first_round_on(make: Make):
+    ppo = make(lam=1.0)
+    ppo.minibatch(0)
+    (explained,) = numbers(ppo, "explained_variance")
+    assert 0 <= explained < 1
 
 
 def test_the_critics_mean_value_begins_as_the_mean_return(make: Make):
