@@ -146,11 +146,27 @@ def test_a_critic_begins_as_the_reward_model(make: Make):
     assert torch.allclose(values, slope * ppo.reward.score(longer) + level, atol=1e-4)
 
 
-def test_a_critic_explains_no_less_than_a_constant_from_the_first_round_on(make: Make):
-    ppo = make(lam=1.0)
-    ppo.minibatch(0)
-    (explained,) = numbers(ppo, "explained_variance")
-    assert 0 <= explained < 1
+@pytest.mark.parametrize(("slope", "level"), [(5.0, -7.0), (0.5, 3.0)])
+def test_a_critic_is_fitted_to_the_returns_by_a_straight_line(make: Make, slope: float, level: float):
+    ppo = make()
+    weight, bias = ppo.head.weight.clone(), ppo.head.bias.clone()
+    mask = torch.tensor([[True, True, True]] * 4)
+    returns = torch.tensor([1.0, 2.0, 3.0, 4.0])[:, None].expand(4, 3)
+    rewards = torch.zeros(4, 3)
+    rewards[:, -1] = returns[:, -1]
+    fitted = ppo._fit(slope * returns + level, rewards, mask)
+    assert torch.allclose(fitted, returns, atol=1e-5)
+    assert torch.allclose(ppo.head.weight, weight / slope, atol=1e-6)
+    assert torch.allclose(ppo.head.bias, (bias - level) / slope, atol=1e-5)
+
+
+def test_a_critic_that_knows_the_wrong_way_round_begins_as_a_constant(make: Make):
+    ppo = make()
+    mask = torch.tensor([[True, True], [True, False]])
+    rewards = torch.tensor([[0.0, 1.0], [3.0, 0.0]])
+    fitted = ppo._fit(torch.tensor([[2.0, 2.0], [0.0, 9.0]]), rewards, mask)
+    assert torch.allclose(fitted, torch.tensor([[5 / 3, 5 / 3], [5 / 3, 0.0]]), atol=1e-6)
+    assert not ppo.head.weight.any()
 
 
 def test_the_critics_mean_value_begins_as_the_mean_return(make: Make):
