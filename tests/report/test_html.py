@@ -219,6 +219,7 @@ def test_fairness_departures_data_costs_and_recipe_are_all_there(tree: Any):
     assert "dpo-hot training.batch: 32 instead of 16" in said
     assert "longer than 96 tokens 12" in words(section(tree, "data"))
     assert "rain-on-dpo 2 min 37 s 4 min 58 s" in words(section(tree, "costs"))
+    assert "judges, while labelling" in words(section(tree, "costs"))
     reproduce = words(section(tree, "reproduce"))
     assert "alignbench run recipes/quickstart.yaml --out runs/quickstart" in reproduce
     assert "quantization: nf4" in reproduce
