@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from alignbench import results
 from alignbench.cli.runs import ForPrograms, Only, OutFolder, Overrides, RecipeFile
 from alignbench.cli.shell import print_json, show_table
 
@@ -63,7 +62,7 @@ def _tuning(
     loaded: Loaded, folder: Path, only: list[str]
 ) -> tuple[Loaded, dict[str, Any] | None, tuple[Cell, ...]]:
     """Return the recipe, with what a finished tuning has chosen; what tuning is; and its cells that are left."""
-    from alignbench import engine
+    from alignbench import engine, results
     from alignbench.engine import sweep
     from alignbench.engine.plan import cells
 

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 
-from alignbench import results
 from alignbench.engine import looks, prepare
 from alignbench.engine.bench import Bench
 from alignbench.engine.cell_run import CellRun
@@ -19,7 +18,6 @@ from alignbench.errors import DataError
 from alignbench.judges.gold import Gold
 from alignbench.method import Settings
 from alignbench.recipe import Curve, Recipe, canonical
-from alignbench.report import artefacts
 from alignbench.rows import Demonstration
 from alignbench.rows import Sequence as Scorable
 
@@ -196,18 +194,3 @@ def test_the_alarm_goes_off_where_the_proxy_rises_while_the_yardstick_falls(
     if said is not None:
         assert said.startswith(f"step 4: since step {since} the reward it learns from rose by")
         assert "yardstick gold fell by" in said
-
-
-def test_the_report_shows_the_yardstick_before_all_other_curves(tmp_path: Path):
-    cell = results.Cell(
-        label="tried",
-        seed=0,
-        status="done",
-        checkpoints=tuple(
-            results.Checkpoint(step=step, yardstick=results.Estimate(value=value), proxy=None)
-            for step, value in ((0, 0.5), (4, 0.75))
-        ),
-    )
-    curves = artefacts.curves(tmp_path, cell)
-    assert next(iter(curves)) == "yardstick"
-    assert (curves["yardstick"].steps, curves["yardstick"].values) == ((0, 4), (0.5, 0.75))
