@@ -35,7 +35,7 @@ def plan(
 
     loaded = load(recipe, overrides)
     folder = out or Path("runs") / recipe.stem
-    loaded, tuning, trials = _tuning(loaded, folder, only)
+    loaded, tuning, trials = _tuning(loaded, folder)
     planned = cells(loaded.recipe, only)
     there = engine.standing(loaded, folder, planned)
     left = tuple(cell for cell in planned if not there[cell])
@@ -58,25 +58,21 @@ def plan(
         typer.echo("Nothing is left to run.")
 
 
-def _tuning(
-    loaded: Loaded, folder: Path, only: list[str]
-) -> tuple[Loaded, dict[str, Any] | None, tuple[Cell, ...]]:
+def _tuning(loaded: Loaded, folder: Path) -> tuple[Loaded, dict[str, Any] | None, tuple[Cell, ...]]:
     """Return the recipe, with what a finished tuning has chosen; what tuning is; and its cells that are left."""
     from alignbench import engine, results
     from alignbench.engine import sweep
     from alignbench.engine.plan import cells
 
-    if loaded.recipe.sweep is None:
+    if loaded.recipe.sweep is None or not sweep.labels(loaded.recipe):
         return loaded, None, ()
     place = folder / sweep.FOLDER
-    trials, names = sweep.tuning(loaded, only)
-    if not names:
-        return loaded, None, ()
+    trials, names = sweep.tuning(loaded)
     there = engine.standing(trials, place, cells(trials.recipe, names))
     left = tuple(cell for cell, done in there.items() if not done)
     said = {
         "trials": loaded.recipe.sweep.trials,
-        "labels": [label for label in sweep.labels(loaded.recipe) if label in {cell.label for cell in there}],
+        "labels": list(sweep.labels(loaded.recipe)),
         "seed": loaded.recipe.sweep.seed,
         "metric": loaded.recipe.sweep.metric,
         "folder": str(place),
@@ -84,7 +80,7 @@ def _tuning(
         "finished": len(there) - len(left),
     }
     finished = not left and (place / results.FILE).exists()
-    return sweep.chosen(loaded, place, only) if finished else loaded, said, left
+    return sweep.chosen(loaded, place) if finished else loaded, said, left
 
 
 def _planned(recipe: Recipe, cell: Cell) -> dict[str, Any]:

@@ -86,10 +86,10 @@ def run(
     KeyboardInterrupt the cells finish their step and keep it.
     """
     only = tuple(only)
-    if loaded.recipe.sweep is not None:
+    if sweep.labels(loaded.recipe):
         how: dict[str, Any] = {"heartbeat": heartbeat, "every": every, "allow_env_change": allow_env_change}
         tune = partial(run, jobs=jobs, watch=watch, **how)
-        loaded = sweep.tuned(loaded, out / sweep.FOLDER, tune, only)
+        loaded = sweep.tuned(loaded, out / sweep.FOLDER, tune)
     recipe = loaded.recipe
     observers = observers or Observers()
     started = time.time()

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from zlib import crc32
 
 from alignbench import results
-from alignbench.engine import plan
 from alignbench.errors import AlignbenchError, PluginError, RecipeError
 from alignbench.method import Named
 from alignbench.recipe import Loaded, MethodBlock, Range, Recipe
@@ -24,38 +23,32 @@ from alignbench.wiring import complete
 FOLDER = "sweep"
 
 
-def tuned(loaded: Loaded, out: Path, run: Callable[..., object], only: Iterable[str] = ()) -> Loaded:
-    """Run the trials in `out`, and return the recipe with the best setting of each method.
+def tuned(loaded: Loaded, out: Path, run: Callable[..., object]) -> Loaded:
+    """Run the trials of every method in `out`, and return the recipe with the best setting of each.
 
-    `only` leaves out the trials of labels that nobody asks for. Raises RecipeError for a field that a method
-    does not have, AlignbenchError where no trial of a method has a number to be chosen by.
+    The recipe must not depend on which labels are asked for: one run may ask for more of them later. Raises
+    RecipeError for a field that a method does not have, AlignbenchError where no trial of a method has a number
+    to be chosen by.
     """
-    trials, names = tuning(loaded, only)
-    if names:
-        run(trials, out=out, only=names)
-    return chosen(loaded, out, only) if names else loaded
+    trials, names = tuning(loaded)
+    run(trials, out=out, only=names)
+    return chosen(loaded, out)
 
 
-def tuning(loaded: Loaded, only: Iterable[str] = ()) -> tuple[Loaded, tuple[str, ...]]:
+def tuning(loaded: Loaded) -> tuple[Loaded, tuple[str, ...]]:
     """Return the run of the trials, and which of its labels to ask for: with them runs what they stand on."""
-    names = tuple(name for names in _asked(loaded.recipe, only).values() for name in names)
+    names = tuple(name for names in labels(loaded.recipe).values() for name in names)
     return replace(loaded, recipe=expanded(loaded.recipe)), names
 
 
-def chosen(loaded: Loaded, out: Path, only: Iterable[str] = ()) -> Loaded:
+def chosen(loaded: Loaded, out: Path) -> Loaded:
     """Return the recipe with the best setting of each method, by the finished trials in `out`."""
     recipe, found = loaded.recipe, results.read(out)
     trials, methods = expanded(recipe), dict(recipe.methods)
-    for label, names in _asked(recipe, only).items():
+    for label, names in labels(recipe).items():
         best = _best(found, names, recipe)
         methods[label] = methods[label].model_copy(update={"config": trials.methods[best].config})
     return replace(loaded, recipe=complete(recipe.model_copy(update={"methods": methods})))
-
-
-def _asked(recipe: Recipe, only: Iterable[str]) -> dict[str, list[str]]:
-    """The trials of the labels that `only` names, and of what those stand on."""
-    wanted = {cell.label for cell in plan.cells(recipe, only)}
-    return {label: names for label, names in labels(recipe).items() if label in wanted}
 
 
 def labels(recipe: Recipe) -> dict[str, list[str]]:

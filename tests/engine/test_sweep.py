@@ -86,21 +86,9 @@ def test_the_best_setting_of_each_method_takes_part_in_the_comparison(tmp_path):
 
 
 def test_only_what_is_tuned_and_what_it_stands_on_runs_before_the_comparison():
-    loaded = Loaded(recipe(), Path("r.yaml"), "")
-    trials, names = sweep.tuning(loaded)
+    trials, names = sweep.tuning(Loaded(recipe(), Path("r.yaml"), ""))
     assert {cell.label for cell in plan.cells(trials.recipe, names)} == {"base", *names}
     assert "third" not in names
-    _, names = sweep.tuning(loaded, ["first"])
-    assert names == ("first", "first.1", "first.2", "first.3")
-
-
-def test_a_comparison_of_labels_that_are_not_tuned_runs_no_trial(tmp_path):
-    loaded = Loaded(recipe(), Path("r.yaml"), "")
-
-    def run(*args, **kwargs):
-        raise AssertionError("nobody asked for a trial")
-
-    assert sweep.tuned(loaded, tmp_path, run, ["third"]) is loaded
 
 
 def test_where_less_is_better_the_least_is_best(tmp_path):
@@ -188,6 +176,8 @@ def test_two_methods_with_three_trials_each_are_tuned_and_then_compared(tmp_path
 
     before = planned()
     assert (before["tuning"]["cells"], before["tuning"]["finished"]) == (7, 0)
+    # Who asks for one label first and for all of them later has one run, of one recipe.
+    assert plain.invoke(app, ["run", str(path), "--out", str(out), "--only", "first"]).exit_code == 0
     assert plain.invoke(app, ["run", str(path), "--out", str(out)]).exit_code == 0
     trials, compared = results.read(out / sweep.FOLDER), results.read(out)
     assert [len(trials.cells_of(label)) for label in ("first", "first.1", "first.2", "second.2")] == [1] * 4
