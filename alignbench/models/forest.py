@@ -11,10 +11,11 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import AttentionInterface, DynamicCache
+from transformers import DynamicCache
 
 from alignbench.errors import ModelError
 from alignbench.models.generation import gumbel_of, stop_ids
+from alignbench.models.pool import NAME, Masked, Packed, Pool, Window
 from alignbench.rows import Ids
 
 if TYPE_CHECKING:
@@ -36,6 +37,9 @@ FULL = 1 / 2
 
 APART = 32
 """Tokens from which a trunk is read by all its trees together, and not copied for each."""
+
+_TRIED: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()
+"""Whether a model computes the same in one row."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,14 +87,14 @@ class _Node:
         """The slots of the path, its own last; those of a trunk that is read apart are left out."""
 
 
-class _Trunk:
+class Trunk:
     """What several trees begin with: computed once, and read by all their positions together."""
 
     def __init__(self, first: Tree, last: _Node):
         self.first, self.last = first, last
         self._layers: dict[int, tuple[Tensor, Tensor]] = {}
 
-    def layer(self, pool: _Pool, index: int) -> tuple[Tensor, Tensor]:
+    def layer(self, pool: Pool, index: int) -> tuple[Tensor, Tensor]:
         """Return keys and values of one layer, [1, tokens, heads, size]."""
         if index not in self._layers:
             slots = torch.from_numpy(self.last.lineage).to(pool.states.device)
@@ -102,10 +106,10 @@ class _Trunk:
 class Tree:
     """The paths of one prompt, behind a trunk that other trees may share."""
 
-    def __init__(self, forest: Forest, trunk: Ids, shared: _Trunk | None):
+    def __init__(self, forest: Forest, trunk: Ids, shared: Trunk | None):
         self._forest, self._trunk = forest, trunk
         self._root = _Node(None, -1, -1)
-        self._apart: _Trunk | None = None
+        self._apart: Trunk | None = None
         if shared is not None:
             last = shared.last
             self._root.slot, self._root.depth = last.slot, last.depth
@@ -169,8 +173,8 @@ class Forest:
         """Every token that ends an answer."""
         self.peak_bytes = 0
         """The most bytes that trees have held."""
-        self._pool = _Pool(self.base)
-        self._trunks: dict[Ids, _Trunk] = {}
+        self._pool = Pool(self.base)
+        self._trunks: dict[Ids, Trunk] = {}
         self._packs = self._packing()
 
     @property
@@ -184,7 +188,7 @@ class Forest:
             first = Tree(self, (), None)
             new, (last,) = self._grow(first, [trunk])
             self._compute([(first, new)])
-            self._trunks[trunk] = _Trunk(first, last)
+            self._trunks[trunk] = Trunk(first, last)
         return Tree(self, trunk, self._trunks.get(trunk))
 
     def fell(self, trunk: Ids) -> None:
@@ -284,10 +288,10 @@ class Forest:
         where = torch.tensor([node.slot for node in nodes], device=device)
         windows, at = [], 0
         for alike in _alike(rows):
-            windows.append(_Window(pool, alike, at))
+            windows.append(Window(pool, alike, at))
             at = windows[-1].stop
         if self._packs:
-            packed = _Packed(pool, where, windows, _spans(rows))
+            packed = Packed(pool, where, windows, _spans(rows))
             config = self.base.model.config
             before, config._attn_implementation = config._attn_implementation, NAME
             try:
@@ -298,7 +302,7 @@ class Forest:
             return
         for window in windows:
             ours = window.flat(window.places)
-            cache = _Masked(pool, where[ours], window)
+            cache = Masked(pool, where[ours], window)
             hidden = self._hidden(cache, ids[window.places], positions[window.places], window.mask)
             pool.states[where[ours]] = window.flat(hidden)
 
@@ -453,9 +457,9 @@ def _alike(rows: list[Row]) -> Iterator[list[Row]]:
         yield batch
 
 
-def _spans(rows: list[Row]) -> list[tuple[_Trunk, slice]]:
+def _spans(rows: list[Row]) -> list[tuple[Trunk, slice]]:
     """Each trunk that is read apart, and the positions that read it."""
-    spans: list[tuple[_Trunk, slice]] = []
+    spans: list[tuple[Trunk, slice]] = []
     at = 0
     for tree, new in rows:
         end = at + len(new)
@@ -466,241 +470,3 @@ def _spans(rows: list[Row]) -> list[tuple[_Trunk, slice]]:
                 spans.append((tree._apart, slice(at, end)))
         at = end
     return spans
-
-
-class _Pool:
-    """Where the keys, values and last hidden states of all positions lie, a slot for each."""
-
-    def __init__(self, base: Base):
-        self._base = base
-        self.dtype: torch.dtype = base.dtype
-        self.keys: list[Tensor] = []
-        self.values: list[Tensor] = []
-        self.states = torch.zeros(0, base.head.in_features, dtype=base.dtype, device=base.device)
-        self.column = np.zeros(0, np.int64)
-        """For whoever wants to note a number for each slot."""
-        self.used = 0
-        self._free: list[int] = []
-
-    @property
-    def per_position(self) -> int:
-        numbers = sum(one[0].numel() for one in (*self.keys, *self.values)) + self.states.shape[1]
-        return numbers * self.dtype.itemsize
-
-    def take(self) -> int:
-        """Return a free slot."""
-        if not self._free:
-            have = len(self.column)
-            more = max(1024, have // 2)
-            self._free = list(range(have + more - 1, have - 1, -1))
-            self.column = np.zeros(have + more, np.int64)
-            self.states = _grown(self.states, more)
-            self.keys = [_grown(one, more) for one in self.keys]
-            self.values = [_grown(one, more) for one in self.values]
-        self.used += 1
-        return self._free.pop()
-
-    def give(self, slot: int) -> None:
-        """Take a slot back."""
-        self.used -= 1
-        self._free.append(slot)
-
-    def layer(self, index: int, *like: Tensor) -> tuple[Tensor, Tensor]:
-        """Return keys and values of one layer, [slots, heads, size]; `like` are some [1, heads, 1, size]."""
-        while len(self.keys) <= index:
-            for store, one in zip((self.keys, self.values), like, strict=True):
-                shape = (len(self.column), one.shape[1], one.shape[3])
-                store.append(torch.zeros(shape, dtype=one.dtype, device=one.device))
-        return self.keys[index], self.values[index]
-
-
-def _grown(tensor: Tensor, more: int) -> Tensor:
-    return torch.cat([tensor, tensor.new_zeros(more, *tensor.shape[1:])])
-
-
-def _numbered(counts: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Numbers from 0 on for each count, one after the other."""
-    return np.arange(counts.sum(), dtype=np.int64) - np.repeat(
-        np.cumsum(counts, dtype=np.int64) - counts, counts
-    )
-
-
-class _Window:
-    """What some trees look back on beside their trunks: a row for each, its new positions last."""
-
-    def __init__(self, pool: _Pool, rows: list[Row], start: int):
-        nodes = [node for _, new in rows for node in new]
-        widths = [len(new) for _, new in rows]
-        count, width = len(rows), widths[0]
-        row_of = np.repeat(np.arange(count), widths)
-        own = np.array([node.slot for node in nodes])
-        fresh = set(own.tolist())
-        size = len(pool.column)
-        above: list[NDArray[np.int64]] = []
-        for row, (_, new) in enumerate(rows):
-            # An offset for each row, so that one sort finds what each row sees.
-            known = {node.parent for node in new if node.parent and node.parent.slot not in fresh}
-            above += [parent.lineage + row * size for parent in known]
-        both: NDArray[np.int64] = np.unique(np.concatenate([_NONE, *above]))
-        rows_seen, seen = both // size, both % size
-        counts = np.bincount(rows_seen, minlength=count)
-        past = int(counts.max())
-        order = _numbered(counts)
-        column = _numbered(np.array(widths))
-        slots = np.zeros((count, past + width), np.int64)
-        slots[rows_seen, order] = seen
-        slots[row_of, past + column] = own
-        pool.column[seen] = order
-        pool.column[own] = past + column
-        lines = [node.lineage for node in nodes]
-        lengths = [len(line) for line in lines]
-        blind = float(torch.finfo(pool.dtype).min)
-        mask = np.full((count, 1, width, past + width), blind, np.float32)
-        each = np.repeat(np.arange(len(nodes)), lengths)
-        mask[row_of[each], 0, column[each], pool.column[np.concatenate(lines)]] = 0.0
-        places = np.zeros((count, width), np.int64)
-        places[row_of, column] = start + np.arange(len(nodes))
-        device = pool.states.device
-        self.start, self.stop = start, start + len(nodes)
-        self.past = past
-        self.full = len(nodes) == count * width
-        """Whether all rows are equally long."""
-        self.slots = torch.from_numpy(slots).to(device)
-        """[rows, past + width]"""
-        self.mask = torch.from_numpy(mask).to(device, pool.dtype)
-        """[rows, 1, width, past + width], to be added."""
-        self.places = torch.from_numpy(places).to(device)
-        """Where among all new positions each is, [rows, width]."""
-        self.real = torch.from_numpy(row_of * width + column).to(device)
-        """Which of the flattened places are no padding."""
-
-    def rows(self, packed: Tensor) -> Tensor:
-        """Return what the row of all new positions [positions, ...] has for these: [rows, width, ...]."""
-        if self.full:
-            return packed[self.start : self.stop].unflatten(0, self.places.shape)
-        return packed[self.places]
-
-    def flat(self, rows: Tensor) -> Tensor:
-        """Return the positions of [rows, width, ...] without padding."""
-        rows = rows.flatten(0, 1)
-        return rows if self.full else rows[self.real]
-
-    def see(self, store: Tensor) -> Tensor:
-        """Return what is seen of keys or values [slots, heads, size]: [rows, past + width, heads, size]."""
-        return store.index_select(0, self.slots.flatten()).unflatten(0, self.slots.shape)
-
-
-class _Packed(DynamicCache):
-    """One row of all new positions, and how they attend: to what their tree sees, and to its trunk."""
-
-    def __init__(
-        self, pool: _Pool, where: Tensor, windows: list[_Window], trunks: list[tuple[_Trunk, slice]]
-    ):
-        super().__init__()
-        self.pool, self.where, self.windows, self.trunks = pool, where, windows, trunks
-        self.at = -1
-
-    def get_seq_length(self, layer_idx: int = 0) -> int:
-        return 0
-
-    def update(
-        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
-    ) -> tuple[Tensor, Tensor]:
-        """Put the new keys and values [1, heads, positions, size] into the pool."""
-        keys, values = self.pool.layer(layer_idx, key_states, value_states)
-        keys[self.where] = key_states[0].transpose(0, 1)
-        values[self.where] = value_states[0].transpose(0, 1)
-        self.at = layer_idx
-        return key_states, value_states
-
-    def attend(self, query: Tensor, scale: float | None) -> Tensor:
-        """Return what each position [1, heads, positions, size] sees, [1, positions, heads, size]."""
-        asked = query[0].transpose(0, 1)
-        keys, values = self.pool.layer(self.at)
-        parts, weights = [], []
-        for window in self.windows:
-            found, weight = _attended(
-                window.rows(asked), window.see(keys), window.see(values), window.mask, scale
-            )
-            parts.append(window.flat(found))
-            weights.append(window.flat(weight))
-        found, weight = (parts[0], weights[0]) if len(parts) == 1 else (torch.cat(parts), torch.cat(weights))
-        for trunk, span in self.trunks:
-            common, its = _attended(asked[None, span], *trunk.layer(self.pool, self.at), None, scale)
-            share = torch.sigmoid(its[0] - weight[span])[..., None].to(found.dtype)
-            found[span] += share * (common[0] - found[span])
-        return found[None]
-
-
-class _Masked(DynamicCache):
-    """What a forward sees of the pool, a row for each tree, as the cache that attention layers know."""
-
-    def __init__(self, pool: _Pool, where: Tensor, window: _Window):
-        super().__init__()
-        self.pool, self.where, self.window = pool, where, window
-
-    def get_seq_length(self, layer_idx: int = 0) -> int:
-        return self.window.past
-
-    def update(
-        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
-    ) -> tuple[Tensor, Tensor]:
-        """Put the new keys and values [rows, heads, width, size] into the pool; return those to be seen."""
-        found = []
-        stores = self.pool.layer(layer_idx, key_states, value_states)
-        for store, new in zip(stores, (key_states, value_states), strict=True):
-            store[self.where] = self.window.flat(new.transpose(1, 2))
-            found.append(self.window.see(store).transpose(1, 2))
-        return found[0], found[1]
-
-
-def _attended(
-    query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, scale: float | None
-) -> tuple[Tensor, Tensor]:
-    """Return what queries [B, T, heads, size] see of keys [B, S, kv heads, size], and how much of it there is.
-
-    The second is the logarithm of the softmax's denominator, float32 [B, T, heads]: it is what makes of two
-    parts of a past the whole. `mask` [B, 1, T, S] is added.
-    """
-    rows, width, heads, size = query.shape
-    groups = heads // keys.shape[2]
-    asked, keys, values = query.transpose(1, 2), keys.transpose(1, 2), values.transpose(1, 2)
-    if groups > 1:  # heads that share keys are queries side by side
-        asked = asked.reshape(rows, -1, groups * width, size)
-        mask = mask if mask is None else mask.repeat(1, 1, groups, 1)
-    factor: float = size**-0.5 if scale is None else scale
-    if query.device.type == "cpu" and size == values.shape[-1]:
-        found, weight = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-            asked, keys, values, 0.0, False, attn_mask=mask, scale=factor
-        )
-    else:
-        scores = (asked @ keys.transpose(-1, -2)).float() * factor
-        scores = scores if mask is None else scores + mask
-        weight = scores.logsumexp(-1)
-        found = (scores - weight[..., None]).exp().to(values.dtype) @ values
-    if groups > 1:
-        found, weight = found.reshape(rows, heads, width, -1), weight.reshape(rows, heads, width)
-    return found.transpose(1, 2), weight.transpose(1, 2)
-
-
-def _attention(
-    module: Any,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    *,
-    packed: _Packed,
-    scaling: float | None = None,
-    **more: Any,
-) -> tuple[Tensor, None]:
-    """Attend as transformers' attention functions do, in one row of many trees."""
-    unknown = [name for name in ("softcap", "s_aux", "position_bias") if more.get(name) is not None]
-    if unknown:
-        raise NotImplementedError(f"attention with {', '.join(unknown)}")
-    return packed.attend(query, scaling), None
-
-
-NAME = "alignbench_forest"
-AttentionInterface.register(NAME, _attention)
-_TRIED: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()

@@ -8,7 +8,7 @@ import torch
 
 from alignbench import recipe
 from alignbench.errors import ModelError
-from alignbench.models import Forest, Query, forest, load_base
+from alignbench.models import Forest, Query, forest, load_base, pool
 from alignbench.models.forest import replies_of
 from alignbench.models.generation import gumbel
 
@@ -112,8 +112,8 @@ def test_trees_of_unlike_length_attend_apart_and_a_forward_has_its_limit(policy,
     draw, trees = random.Random(2), Forest(policy)
     asked = [(trees.plant(), [Query(tokens(draw, count))]) for count in (20, 19, 18, 3, 3, 2, 1)]
     alike, forwards = [], []
-    window, forward = forest._Window.__init__, Forest._forward
-    monkeypatch.setattr(forest._Window, "__init__", lambda *said: alike.append(len(said[2])) or window(*said))
+    window, forward = pool.Window.__init__, Forest._forward
+    monkeypatch.setattr(pool.Window, "__init__", lambda *said: alike.append(len(said[2])) or window(*said))
     monkeypatch.setattr(
         Forest, "_forward", lambda self, rows: forwards.append(len(rows)) or forward(self, rows)
     )
@@ -127,27 +127,27 @@ def test_trees_of_unlike_length_attend_apart_and_a_forward_has_its_limit(policy,
 
 
 def test_a_model_that_computes_something_else_in_one_row_is_found_out(policy, monkeypatch):
-    attend = forest._Packed.attend
-    monkeypatch.setattr(forest._Packed, "attend", lambda self, *said: 1.01 * attend(self, *said))
+    attend = pool.Packed.attend
+    monkeypatch.setattr(pool.Packed, "attend", lambda self, *said: 1.01 * attend(self, *said))
     monkeypatch.setattr(forest, "_TRIED", WeakKeyDictionary())
     assert not Forest(policy)._packs
-    monkeypatch.setattr(forest._Packed, "attend", attend)
+    monkeypatch.setattr(pool.Packed, "attend", attend)
     assert not Forest(policy)._packs, "tried once"
     with pytest.raises(NotImplementedError, match="softcap"):
-        forest._attention(None, *[torch.zeros(1, 1, 1, 1)] * 3, None, packed=None, softcap=30.0)
+        pool.attention(None, *[torch.zeros(1, 1, 1, 1)] * 3, None, packed=None, softcap=30.0)
 
 
 def test_attention_in_parts_is_attention(monkeypatch):
     torch.manual_seed(0)
     query, keys, values = torch.randn(2, 5, 6, 8), torch.randn(2, 9, 3, 8), torch.randn(2, 9, 3, 8)
     mask = torch.zeros(2, 1, 5, 9).masked_fill(torch.rand(2, 1, 5, 9) < 0.3, -1e9)
-    found, weight = forest._attended(query, keys, values, mask, None)
+    found, weight = pool.attended(query, keys, values, mask, None)
     wanted = torch.nn.functional.scaled_dot_product_attention(
         *(part.transpose(1, 2) for part in (query, keys, values)), attn_mask=mask, enable_gqa=True
     )
     assert torch.allclose(found.transpose(1, 2), wanted, atol=1e-6)
     # Values wider than keys, as other devices too, take the plain way.
-    wide, same = forest._attended(query, keys, torch.cat([values, values], -1), mask, None)
+    wide, same = pool.attended(query, keys, torch.cat([values, values], -1), mask, None)
     assert torch.allclose(wide, torch.cat([found, found], -1), atol=1e-6)
     assert torch.allclose(same, weight, atol=1e-5)
 
