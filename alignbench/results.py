@@ -132,7 +132,10 @@ class Cost(Record):
     answer_length: Number = None
     """Tokens of one answer, on average."""
     answer_uncached_tokens: Number = None
-    """Positions for one answer if every token read again all before it; None for what does not decode plainly."""
+    """Positions of one answer, had the start decoded it plainly and read all again for every token; None
+    for a policy that decodes plainly itself."""
+    answer_uncached_seconds: Number = None
+    """Wall time of the same, measured on some of the answers, side by side."""
 
 
 class Costs(Record):
@@ -147,8 +150,9 @@ class Costs(Record):
 class Decoding(Record):
     """What an answer token costs a policy with a decoder of its own, and how many times what its start takes.
 
-    Plain decoding of the start is counted and timed in its own cell, on the same prompts. Without a cache it
-    would make as many model calls, each over the whole answer so far: counted, not timed.
+    Plain decoding with a cache is the start's own, in its own cell, on the same prompts. Without a cache the
+    start is taken through the decoder's own answers, each token reading again all before it: as many model
+    calls, positions counted over all answers, time measured on some.
     """
 
     against: str
@@ -167,6 +171,8 @@ class Decoding(Record):
     """Times the wall time of plain decoding with a cache."""
     uncached_tokens: Number = None
     """Times the positions of plain decoding without a cache."""
+    uncached_seconds: Number = None
+    """Times the wall time of plain decoding without a cache."""
 
 
 class LabelResult(Record):

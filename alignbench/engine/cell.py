@@ -22,6 +22,7 @@ from alignbench.engine.worker import Event, Task
 from alignbench.errors import PluginError
 from alignbench.method import Answer, Policy
 from alignbench.recipe import BASE, own_budget
+from alignbench.rows import Prompt
 from alignbench.wiring import rewritten
 
 GROWING = ("log.txt", "status.json", CHECKPOINTS)
@@ -54,7 +55,9 @@ def main(task: Task, emit: Callable[[Event], None]) -> None:
     ]
     if [(answer.prompt_id, answer.sample) for answer in answers] != wanted:
         raise PluginError(f"'{label}' did not answer every prompt once for each sample, in order")
+    spent = time.perf_counter() - began
     samples.write(folder, answers)
+    uncached = _uncached(run.start, prompts, answers) if "adapter" not in policy.can else (None, None)
     sealed = {
         "label": label,
         "seed": seed,
@@ -68,10 +71,10 @@ def main(task: Task, emit: Callable[[Event], None]) -> None:
             **vars(run.cost),
             "answer_tokens": sum(answer.tokens for answer in answers) / len(answers),
             "answer_forwards": sum(answer.forwards for answer in answers) / len(answers),
-            "answer_seconds": (time.perf_counter() - began) / len(answers),
+            "answer_seconds": spent / len(answers),
             "answer_length": sum(len(answer.ids) for answer in answers) / len(answers),
-            # A policy with weights decodes plainly; of others the count would say nothing.
-            "answer_uncached_tokens": _uncached(answers) if "adapter" in policy.can else None,
+            "answer_uncached_tokens": uncached[0],
+            "answer_uncached_seconds": uncached[1],
         },
     }
     store.write_json(folder / "cell.json", sealed)
@@ -79,14 +82,15 @@ def main(task: Task, emit: Callable[[Event], None]) -> None:
     shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
 
 
-def _uncached(answers: Many[Answer]) -> float:
-    """Positions for one plain answer if every token read again all before it, on average."""
-    total = 0
-    for answer in answers:
-        length = len(answer.ids)
-        prompt = answer.tokens - max(0, length - 1)  # the last token of an answer is drawn, and not read
-        total += length * prompt + length * (length - 1) // 2
-    return total / len(answers)
+def _uncached(
+    start: Policy, prompts: Many[Prompt], answers: Many[Answer]
+) -> tuple[float, float] | tuple[None, None]:
+    """Positions and seconds of one answer, had the start decoded it plainly and without a cache."""
+    from alignbench.models import ModelPolicy, generation
+
+    if not isinstance(start, ModelPolicy):
+        return None, None
+    return generation.uncached(start, start.tokenised(prompts), answers)
 
 
 def counting(emit: Callable[[Event], None], total: int) -> Callable[[int], None]:

@@ -30,6 +30,7 @@ AVERAGED = (
     "answer_seconds",
     "answer_forwards",
     "answer_length",
+    "answer_uncached_seconds",
     "answer_uncached_tokens",
 )
 """Costs of one answer: of a chain, the last policy's alone."""
@@ -157,17 +158,15 @@ def _label(
 
 def _decoding(cost: results.Cost, start: Any, plain: results.Cost) -> results.Decoding | None:
     """Set what an answer token costs against the plain decoding of the start."""
-    if cost.answer_uncached_tokens is not None or not cost.answer_length:
-        return None
-    if plain.answer_uncached_tokens is None or not plain.answer_length:
+    if cost.answer_uncached_tokens is None or not cost.answer_length or not plain.answer_length:
         return None
 
     def token(one: results.Cost, what: str) -> float | None:
         value, length = getattr(one, what), one.answer_length
         return None if value is None or not length else value / length
 
-    def times(what: str, of: str) -> float | None:
-        ours, theirs = token(cost, what), token(plain, of)
+    def times(what: str, theirs: float | None) -> float | None:
+        ours = token(cost, what)
         return None if ours is None or not theirs else ours / theirs
 
     return results.Decoding(
@@ -175,10 +174,11 @@ def _decoding(cost: results.Cost, start: Any, plain: results.Cost) -> results.De
         forwards=token(cost, "answer_forwards"),
         tokens=token(cost, "answer_tokens"),
         seconds=token(cost, "answer_seconds"),
-        cached_forwards=times("answer_forwards", "answer_forwards"),
-        cached_tokens=times("answer_tokens", "answer_tokens"),
-        cached_seconds=times("answer_seconds", "answer_seconds"),
-        uncached_tokens=times("answer_tokens", "answer_uncached_tokens"),
+        cached_forwards=times("answer_forwards", token(plain, "answer_forwards")),
+        cached_tokens=times("answer_tokens", token(plain, "answer_tokens")),
+        cached_seconds=times("answer_seconds", token(plain, "answer_seconds")),
+        uncached_tokens=times("answer_tokens", token(cost, "answer_uncached_tokens")),
+        uncached_seconds=times("answer_seconds", token(cost, "answer_uncached_seconds")),
     )
 
 

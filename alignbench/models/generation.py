@@ -42,6 +42,10 @@ def _batch_size(base: Base, length: int) -> int:
     return max(1, min(ROWS[base.device.type], fit))
 
 
+TIMED = 8
+"""Answers on which decoding without a cache is timed: it takes long."""
+
+
 @dataclass
 class _Row:
     """One answer under way."""
@@ -130,6 +134,26 @@ def _decode(base: Base, rows: list[_Row], sampling: Sampling) -> None:
         if not alive:
             return
     base.answered(sum(not row.finished for row in rows))
+
+
+def uncached(policy: ModelPolicy, prompts: Many[Prompt], answers: Many[Answer]) -> tuple[float, float]:
+    """Return the positions and the wall time of one answer, had the policy read all again for every token.
+
+    Both are means over `answers`, one for each tokenised prompt or more. Positions are counted of all of
+    them; the time of a token is measured on the first `TIMED`, side by side.
+    """
+    base, said = policy.base, {prompt.id: prompt.prompt_ids for prompt in prompts}
+    rows = [(said[answer.prompt_id], answer.ids) for answer in answers]
+    positions = sum(len(begun) * len(ids) + len(ids) * (len(ids) - 1) // 2 for begun, ids in rows)
+    timed = rows[:TIMED]
+    base.model.eval()
+    started = time.perf_counter()
+    with torch.no_grad(), base.using(policy), base.arithmetic():
+        for at in range(max(len(ids) for _, ids in timed)):
+            whole = [(*begun, *ids[:at]) for begun, ids in timed if len(ids) > at]
+            base.logits(base.hidden(*base.pad(whole, "left"))[:, -1]).argmax(-1).tolist()
+    seconds = (time.perf_counter() - started) / max(1, sum(len(ids) for _, ids in timed))
+    return positions / len(rows), seconds * sum(len(ids) for _, ids in rows) / len(rows)
 
 
 def stop_ids(base: Base) -> frozenset[int]:

@@ -215,3 +215,33 @@ def test_top_k_and_top_p_keep_the_tokens_that_transformers_keeps():
         if p < 1:
             wanted = TopPLogitsWarper(p)(None, wanted)
         assert torch.equal(_kept(logits, Sampling(top_k=k, top_p=p), 0.0), torch.isfinite(wanted))
+
+
+def test_without_a_cache_every_token_reads_again_all_before_it(policies, monkeypatch):
+    policy, asked = policies["adapter"], prompts(3)
+    answers = policy.answer(asked, SAMPLINGS["plain"], 3, samples=2)
+    read, calls = 0, 0
+    hidden = policy.base.hidden
+
+    def counted(ids, mask):
+        nonlocal read, calls
+        read, calls = read + int(mask.sum()), calls + 1
+        return hidden(ids, mask)
+
+    monkeypatch.setattr(policy.base, "hidden", counted)
+    positions, seconds = generation.uncached(policy, asked, answers)
+    known = {prompt.id: len(prompt.prompt_ids) for prompt in asked}
+    by_hand = sum(known[one.prompt_id] + at for one in answers for at in range(len(one.ids)))
+    assert (read, calls) == (by_hand, max(len(one.ids) for one in answers))
+    assert positions == by_hand / len(answers)
+    assert seconds > 0
+
+
+def test_of_many_answers_without_a_cache_only_some_are_timed(policies, monkeypatch):
+    policy, asked = policies["base"], prompts(generation.TIMED + 3)
+    answers = policy.answer(asked, SAMPLINGS["plain"], 3)
+    rows = []
+    hidden = policy.base.hidden
+    monkeypatch.setattr(policy.base, "hidden", lambda ids, mask: rows.append(len(ids)) or hidden(ids, mask))
+    generation.uncached(policy, asked, answers)
+    assert max(rows) == generation.TIMED

@@ -5,6 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from alignbench_rain import RAIN
+from typer.testing import CliRunner
+
+from alignbench import results
+from alignbench.cli import app
 
 from .reference import Reference
 from .scripted import COMMA, END, KEY, PROMPT, ForReference, Script, dice
@@ -67,3 +71,31 @@ def test_at_least_five_times_fewer_calls_and_twenty_times_fewer_positions(bad):
     assert 20 < counts.calls / len(found.ids) < 90, "what others have counted for the authors' program"
     assert counts.calls >= 5 * script.calls
     assert tokens >= 20 * script.positions
+
+
+RECIPE = """
+model: {id: sandbox}
+data: {train: sandbox, limit: 32, max_length: 128}
+training: {threads: 1, batch: 8}
+budget: {steps: 2}
+methods:
+  sft: {}
+  rain: {start: sft}
+evaluation: {prompts: 6, sampling: {max_new_tokens: 8}, judges: [gold], metrics: [reward, length]}
+"""
+
+
+def test_a_run_holds_the_search_against_its_start_with_a_cache_and_without(tmp_path, monkeypatch):
+    monkeypatch.setenv("ALIGNBENCH_HOME", str(tmp_path / "home"))
+    recipe, out = tmp_path / "recipe.yaml", tmp_path / "out"
+    recipe.write_text(RECIPE)
+    done = CliRunner().invoke(app, ["run", str(recipe), "--out", str(out)])
+    assert done.exit_code == 0, done.output
+    run = results.read(out)
+    plain, searched = (run.label(name).cost.own for name in ("sft", "rain"))
+    found = run.label("rain").decoding
+    assert found.cached_tokens == pytest.approx(found.tokens * plain.answer_length / plain.answer_tokens)
+    assert found.uncached_tokens == pytest.approx(searched.answer_tokens / searched.answer_uncached_tokens)
+    assert found.uncached_tokens < found.cached_tokens, "without a cache plain decoding reads more"
+    assert found.uncached_seconds == pytest.approx(searched.answer_seconds / searched.answer_uncached_seconds)
+    assert run.label("sft").decoding is None
