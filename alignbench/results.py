@@ -120,7 +120,7 @@ class Cost(Record):
     ai_comparisons: Number = None
     """Comparisons labelled by a model."""
     judge_calls: Number = None
-    """Questions put to judges: a comparison in both orders is two."""
+    """Questions put to judges: a comparison in both orders is two, a text that a classifier scores is one."""
     judge_tokens: Number = None
     """Positions that judges processed while they labelled."""
     judge_seconds: Number = None

@@ -64,7 +64,11 @@ def test_methods_never_see_the_rows_that_a_judge_is_trained_on(bench: Bench, mon
     assert 0.2 < len(read) / len(kept) < 0.6
     assert judge.quality["comparisons"] > 0
     prompts = bench.table.prompts("test", 4)
+    spent: list[dict[str, float]] = []
+    judge.meter = lambda **one: spent.append(one)
     scores = [score.value for score in judge.score(prompts * 2, ["i do not know ."] * 4 + ["no ."] * 4)]
+    assert [one["judge_calls"] for one in spent] == [8]
+    assert spent[0]["judge_tokens"] > 8
     assert all(isinstance(score, float) for score in scores)
     assert scores[:4] == [one.value for one in judge.score(prompts, ["i do not know ."] * 4)]
 

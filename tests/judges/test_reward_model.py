@@ -137,6 +137,17 @@ def test_the_score_is_read_at_the_last_real_token(tmp_path, kind, pad, side):
     assert values(judge) == pytest.approx(expected, abs=1e-5)
 
 
+def test_every_text_that_is_read_is_charged_once(llama):
+    judge, spent = opened(llama), []
+    judge.meter = lambda **one: spent.append(one)
+    values(judge)
+    values(judge)
+    read = {tuple(judge._encode(p, a)["input_ids"]) for p, a in zip(PROMPTS, ANSWERS, strict=True)}
+    (once,) = spent
+    assert (once["judge_calls"], once["judge_tokens"]) == (len(read), sum(map(len, read)))
+    assert once["judge_seconds"] > 0
+
+
 def test_a_score_does_not_depend_on_what_it_is_batched_with(llama):
     together, alone = values(opened(llama, batch=5)), values(opened(llama, batch=1))
     assert together == pytest.approx(alone, abs=1e-5)
