@@ -18,6 +18,7 @@ from alignbench.sandbox import FINGERPRINT
 
 METRICS = ("reward.harmless", "reward.helpful", "reward")
 COSTS = ("answer_tokens", "answer_forwards", "answer_seconds", "train_seconds")
+DECODING = ("cached_forwards", "cached_tokens", "cached_seconds", "uncached_tokens", "uncached_seconds")
 PAIRS = (
     ("rain", "sft"),
     ("oracle", "sft"),
@@ -37,6 +38,10 @@ def tell(record: results.Results) -> dict[str, Any]:
             **{name: label.metrics[name].value for name in METRICS if name in label.metrics},
             **{name: getattr(label.cost.own, name) for name in COSTS},
         }
+        if label.decoding is not None:
+            told["labels"][label.label] |= {
+                f"times plain, {name}": getattr(label.decoding, name) for name in DECODING
+            }
         quality = [
             judge["quality"]
             for cell in record.cells_of(label.label)
