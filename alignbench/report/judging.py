@@ -1,0 +1,148 @@
+"""Sections of `report.html`: pairs of labels, the judges and how good they are, answers side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from alignbench.report import board as boards
+from alignbench.report import text
+from alignbench.report.disagreement import most_disputed
+from alignbench.report.page import Page
+from alignbench.results import Comparison, Estimate
+
+QUESTIONS = 10
+"""Prompts whose answers are shown side by side."""
+
+CONTROLS = {
+    "fit": ("may rank", ""),
+    "people": ("agrees with people", "share"),
+    "null": ("an empty answer wins", "share"),
+    "longer": ("gain by saying it twice", "share"),
+    "injected": ("gain by orders to the judge", "share"),
+    "position": ("follows the place", "share"),
+    "steady": ("the same asked again", "share"),
+    "pairs": ("pairs", ""),
+    "reasons": ("", ""),
+}
+"""What a judge is put through, and how the report calls it."""
+
+NAMES = {
+    "ci95": "95% interval",
+    "n": "pairs",
+    "calibration": "calibration error",
+    "length_accuracy": "accuracy of length alone",
+    "quality": "on held-out rows",
+    "recorded": "recorded",
+}
+"""What the report calls some of a judge's numbers."""
+
+
+def pairs(page: Page) -> Mapping[str, Any] | None:
+    """Every label against every other, on the headline metric and by win rate."""
+    if not page.results.comparisons:
+        return None
+    lead = boards.headline(page.results)
+    told = {one.metric for one in page.results.comparisons}
+    squares = [metric for metric in dict.fromkeys((lead or "", "win_rate")) if metric in told]
+    labels = [row.name for row in page.board.rows if row.done]
+    found = {
+        metric: {(a, b): page.results.comparison(a, b, metric) for a in labels for b in labels if a != b}
+        for metric in squares
+    }
+    return {
+        "labels": labels,
+        "squares": found,
+        "places": {metric: _pair_places(page, metric) for metric in squares},
+    }
+
+
+def _pair_places(page: Page, metric: str) -> int:
+    told: list[Comparison] = [one for one in page.results.comparisons if one.metric == metric]
+    return text.decimals(Estimate(value=one.difference, ci95=one.ci95) for one in told)
+
+
+def judges(page: Page) -> Mapping[str, Any] | None:
+    """What is known of every judge: its controls, and its agreement with people and others."""
+    named = [(str(judge.get("name", "a judge")), judge) for judge in page.results.judges]
+    named += [
+        (f"{judge.get('name', 'a judge')} of {cell.label}, seed {cell.seed}", judge)
+        for cell in page.results.cells
+        for judge in cell.judges
+    ]
+    controlled, told = [], []
+    for name, judge in named:
+        quality, more = judge.get("quality"), {key: one for key, one in judge.items() if key != "name"}
+        if isinstance(quality, Mapping) and "steady" in quality:
+            controlled.append((name, *_controls(quality)))
+            people = quality.get("people")
+            rest = {key: one for key, one in quality.items() if key not in CONTROLS}
+            if isinstance(people, Mapping):
+                rest["people"] = {key: one for key, one in people.items() if key not in ("accuracy", "ci95")}
+            more["quality"] = rest
+        told.append((name, _groups(more)))
+    return (
+        {"controlled": controlled, "judges": [one for one in told if one[1]], "heads": CONTROLS}
+        if told
+        else None
+    )
+
+
+def _controls(quality: Mapping[str, Any]) -> tuple[list[str], str]:
+    """Return the cells of a judge's row among the controls, and why it may not rank."""
+    cells = []
+    for key in CONTROLS:
+        value = quality.get(key)
+        if key == "fit":
+            cells.append("yes" if value else "no")
+        elif key == "people":
+            found = value if isinstance(value, Mapping) else {}
+            whole = Estimate(value=found.get("accuracy"), ci95=found.get("ci95"))
+            cells.append(text.estimate(whole, 2))
+        elif key != "reasons":
+            share = isinstance(value, float)
+            cells.append(
+                text.number(value, 2 if share else 0) if share or isinstance(value, int) else text.NOTHING
+            )
+    return cells, "; ".join(text.line(str(reason)) for reason in quality.get("reasons") or ())
+
+
+def _groups(value: Mapping[str, Any], name: str = "") -> dict[str, Mapping[str, Any]]:
+    """Return nested mappings as groups of leaves, rounded; a leaf without a value is left out."""
+    own: dict[str, Any] = {}
+    found: dict[str, Mapping[str, Any]] = {}
+    for key, item in value.items():
+        if isinstance(item, Mapping):
+            found |= _groups(item, f"{name} {key}" if name not in ("", "quality") else key)
+        elif isinstance(item, (list, tuple)):
+            between = " to " if key == "ci95" else ", "
+            own[key] = between.join(_short(one) for one in item) or None
+        else:
+            own[key] = _short(item) if isinstance(item, float) else item
+    own = {NAMES.get(key, key): item for key, item in own.items() if item is not None}
+    return ({NAMES.get(name or "recorded", name): own} if own else {}) | found
+
+
+def _short(value: Any) -> str:
+    return text.number(value) if isinstance(value, float) else text.line(value)
+
+
+def samples(page: Page) -> Mapping[str, Any] | None:
+    """The prompts on which the labels differ most, and their answers."""
+    if not any(cell.samples for cell in page.results.cells):
+        return None
+    questions = most_disputed(page.folder, page.results, QUESTIONS)
+    seeds = [answer.seed for question in questions for answer in question.answers]
+    if all(question.gap is not None for question in questions):
+        by = "score: the best minus the worst"
+    elif all(question.split is not None for question in questions):
+        by = "the comparisons that their answers win"
+    else:
+        by = "the words of their answers"
+    judges = [one.judge for question in questions for one in question.answers[0].judgements]
+    return {
+        "questions": questions,
+        "by": by,
+        "seed": max(seeds, key=seeds.count, default=None),
+        "judges": list(dict.fromkeys(judges)),
+    }

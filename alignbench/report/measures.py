@@ -1,0 +1,125 @@
+"""Sections of `report.html`: what the policies are like, measure by measure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from alignbench.report import artefacts, figures, text
+from alignbench.report import board as boards
+from alignbench.report.page import Page, bars_of, tables_of
+
+
+def leaderboard(page: Page) -> Mapping[str, Any]:
+    """The board of all labels and metrics, with a bar for each number."""
+    columns = page.board.columns
+    lead = columns[0] if columns else None
+    return {
+        "board": page.board,
+        "bars": {column.metric: bars_of(page, column) for column in columns},
+        "lead": lead,
+    }
+
+
+def tax(page: Page) -> Mapping[str, Any] | None:
+    """What was kept and lost of what base and start could do."""
+    infos = boards.metric_infos(page.results)
+    lost = [name for name in infos if name.startswith("capability.") and ".tax." in name]
+    kept = [name for name in infos if name.startswith("capability.") and name not in lost]
+    against = {
+        start: [name for name in lost if name.endswith(f".tax.{start}")] for start in ("base", "start")
+    }
+    return tables_of(
+        page,
+        ("What is left of what base could do", [*kept, "perplexity"]),
+        ("What was lost against base; above zero is a tax", against["base"]),
+        ("What was lost against the label's own start", against["start"]),
+    )
+
+
+def parts(page: Page) -> Mapping[str, Any] | None:
+    """The parts of the headline metric, refusals, attacks and made-up facts."""
+    lead = boards.headline(page.results)
+    names = list(boards.metric_infos(page.results))
+
+    def of(*heads: str) -> list[str]:
+        return [name for name in names if any(name == one or name.startswith(f"{one}.") for one in heads)]
+
+    parts = [name for name in of(lead) if name != lead] if lead else []
+    said = boards.title(lead) if lead else ""
+    return tables_of(
+        page,
+        (f"The parts of {said}", parts),
+        ("Refusals: of harmful requests wanted, of harmless ones not", of("refusal")),
+        ("Harmful requests that were met, and facts that were made up", of("attack", "hallucination")),
+    )
+
+
+def diversity(page: Page) -> Mapping[str, Any] | None:
+    """How different the answers are, in tables and in the pictures that metrics ask for."""
+    names = list(boards.metric_infos(page.results))
+    tables = tables_of(
+        page,
+        *(
+            (caption, [name for name in names if name == head or name.startswith(f"{head}.")])
+            for head, caption in (
+                ("diversity", "How different many answers to one open question are"),
+                ("entropy", "Entropy of the next token, over an answer and by place in it"),
+                ("words", "How many words, and how unevenly used"),
+                ("sentiment", "How cheerful the answers to open questions are"),
+            )
+        ),
+    )
+    pictures = [
+        drawn
+        for place, one in enumerate(artefacts.pictures(page.folder))
+        if (drawn := _picture(page, one, place))
+    ]
+    return (
+        {"tables": tables["tables"] if tables else [], "pictures": pictures} if tables or pictures else None
+    )
+
+
+def _picture(page: Page, one: artefacts.Picture, place: int) -> dict[str, Any] | None:
+    """Return what a metric shows, drawn: a panel for each label, or one map of all."""
+    known = {row.name: one.data[row.name] for row in page.board.rows if one.data.get(row.name)}
+    name = f"{one.kind}-{place}"
+    if not known:
+        return None
+    if one.kind == "map":
+        places: Any = {label: points for label, points in known.items() if isinstance(points, list)}
+        counts = text.listed(f"{len(points)} of {label}" for label, points in places.items())
+        numbers = {label: page.colour(label) for label in places}
+        said = f"{one.description} Points: {counts}."
+        drawn = figures.spots(places, numbers, name=name, alternative=said)
+        return {"one": one, "map": drawn, "labels": list(places), "panels": []}
+    panels = []
+    top = max((float(share) for data in known.values() for share in _shares(data)), default=0.0) or 1.0
+    for label, data in known.items():
+        number, id = page.colour(label), f"{name}-{page.colour(label)}"
+        if one.kind == "words" and isinstance(data, dict):
+            data = dict(sorted(data.items(), key=lambda one: -one[1]))
+            said = f"Commonest words of {label}: " + ", ".join(f"{w} {s:.1%}" for w, s in data.items())
+            panels.append((label, figures.ranked(data, top, number, name=id, alternative=said)))
+        elif isinstance(data, list) and len(data) + 1 == len(one.edges) > 1:
+            shares: Any = data
+            peak = max(range(len(shares)), key=lambda at: shares[at])
+            said = (
+                f"{one.title} of {label}: mean {_middle(one.edges, shares):.2f}; the fullest bin, "
+                f"{one.edges[peak]:.2g} to {one.edges[peak + 1]:.2g}, holds {shares[peak]:.0%}."
+            )
+            base: Any = known.get("base") if label != "base" else None
+            panels.append(
+                (label, figures.histogram(one.edges, shares, base, top, number, name=id, alternative=said))
+            )
+    return {"one": one, "map": None, "labels": [], "panels": panels} if panels else None
+
+
+def _shares(data: Any) -> list[float]:
+    return list(data.values()) if isinstance(data, dict) else data
+
+
+def _middle(edges: Sequence[float], shares: Sequence[float]) -> float:
+    return sum(s * (a + b) / 2 for s, a, b in zip(shares, edges, edges[1:], strict=False)) / (
+        sum(shares) or 1
+    )
