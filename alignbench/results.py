@@ -28,6 +28,8 @@ Outcome = Literal["better", "worse", "not distinguishable"]
 VOLATILE = (
     "/cost/*_seconds",
     "/cost/peak_memory_bytes",
+    "/tuning/*_seconds",
+    "/tuning/peak_memory_bytes",
     "/labels/*/cost/*/*_seconds",
     "/labels/*/cost/*/peak_memory_bytes",
     "/labels/*/decoding/*seconds",
@@ -315,6 +317,8 @@ class Results(Record):
     """
     cost: Cost = Cost()
     """Of the whole run, every shared artefact counted once."""
+    tuning: Cost = Cost()
+    """Of the trials of a sweep, a run of their own: no label is charged with them, since all had as many."""
     evaluation: Cost = Cost()
     """Of the answers that metrics asked for beside the samples: no label is charged with them."""
     volatile: tuple[str, ...] = VOLATILE

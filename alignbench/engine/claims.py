@@ -31,16 +31,19 @@ class Expectation(Settings):
     """One thing that the run must show for the claim to hold."""
 
     metric: str
-    """A column of results.json, `cost.<field>` for what an own cell cost, or `judge.<field>` for the quality
-    of the judge that was trained on the way."""
+    """A column of results.json, `cost.<field>` for what an own cell cost, `uncached.<what>` for how many times
+    the `seconds` or `tokens` of decoding without a cache an answer takes, or `judge.<field>` for the quality of
+    the judge that was trained on the way."""
     a: str
     """A label, or `variant/label`."""
     b: str | None = None
     """A label that `a` is held against; none: `a`'s own value."""
     sign: Literal["+", "-", "="]
-    """Whether a minus b (or a's value) lies above zero, below it, or within `margin` of it."""
+    """Whether a minus b (or a's value) lies above zero, below it, or within `margin` of `around`."""
+    around: float = 0.0
+    """For `=`: the value that is expected."""
     margin: float = Field(default=0.0, ge=0)
-    """For `=` the largest difference that is none; for `+` and `-` the least that counts."""
+    """For `=` the largest distance from `around` that is none; for `+` and `-` the least that counts."""
     ratio: bool = False
     """Hold the logarithm of a / b against the logarithm of `margin`: for costs."""
 
@@ -50,7 +53,7 @@ class Expectation(Settings):
         bound = {
             "+": f"above {least:g}",
             "-": f"below {least if self.ratio else -least:g}",
-            "=": f"within {self.margin:g} of {1 if self.ratio else 0}",
+            "=": f"within {self.margin:g} of {self.around or (1 if self.ratio else 0):g}",
         }
         return f"{self.metric}, {what}: {bound[self.sign]}"
 
@@ -152,6 +155,9 @@ def _values(metric: str, label: str, runs: Mapping[str, Results]) -> dict[int, f
         kind, _, part = metric.partition(".")
         if kind == "cost":
             value: Any = getattr(cell.cost, part)
+        elif kind == "uncached":
+            ours, plain = (getattr(cell.cost, name) for name in (f"answer_{part}", f"answer_uncached_{part}"))
+            value = ours / plain if ours is not None and plain else None
         elif kind == "judge":
             value = next((one["quality"].get(part) for one in cell.judges if part in one["quality"]), None)
         else:
@@ -179,7 +185,11 @@ def _held(wanted: Expectation, value: float | None, interval: tuple[float, float
         return Found(wanted, value, note="too few seeds for an interval")
     low, high = interval
     margin = math.log(wanted.margin) if wanted.ratio and wanted.margin else wanted.margin
-    holds = {"+": low > margin, "-": high < -margin, "=": -margin <= low and high <= margin}[wanted.sign]
+    holds = {
+        "+": low > margin,
+        "-": high < -margin,
+        "=": -margin <= low - wanted.around and high - wanted.around <= margin,
+    }[wanted.sign]
     return Found(wanted, value, low, high, holds, note)
 
 

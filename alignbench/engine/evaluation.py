@@ -200,17 +200,19 @@ class BenchEvidence:
         return samples.read(self._folder(cell))
 
     def logprobs(self, cell: Cell, *, under: Under) -> Sequence[TokenScores] | None:
-        base = Cell(BASE, cell.seed)
-        return self._scored(cell, {"self": cell, "start": self.start(cell), "base": base}[under])
+        scorer = {"self": cell, "start": self.start(cell), "base": Cell(BASE, cell.seed)}[under]
+        return self._scored(cell, scorer)
 
-    def _scored(self, cell: Cell, scorer: Cell) -> Sequence[TokenScores] | None:
-        """The log-probabilities of one cell's samples under another's policy, asked for in two roles."""
-        if "logprobs" not in self._policy(scorer).can or "logprobs" not in self._policy(cell).can:
+    def _scored(self, cell: Cell, scorer: Cell | None) -> Sequence[TokenScores] | None:
+        """The log-probabilities of one cell's samples under another's policy, asked for in two roles; without
+        another under the start that lies outside this run."""
+        policy = self._outside(cell) if scorer is None else self._policy(scorer)
+        if "logprobs" not in policy.can or "logprobs" not in self._policy(cell).can:
             return None
-        self._emit(Event(f"scoring {cell.label} under {scorer.label}"))
+        self._emit(Event(f"scoring {cell.label} under {'its start' if scorer is None else scorer.label}"))
         ids = {prompt.id: prompt.prompt_ids for prompt in self.prompts}
         sequences = [Scorable(ids[answer.prompt_id], answer.ids) for answer in self.samples(cell)]
-        return self._policy(scorer).logprobs(sequences, entropy=self._entropy and scorer == cell)
+        return policy.logprobs(sequences, entropy=self._entropy and scorer == cell)
 
     def generations(self, cell: Cell, request: Request) -> Sequence[Answer]:
         self._asked.setdefault(request.key, request)
@@ -345,10 +347,13 @@ class BenchEvidence:
     def _policy(self, cell: Cell) -> Policy:
         return self._bench.policy(cell.label, cell.seed)
 
-    def start(self, cell: Cell) -> Cell:
+    def _outside(self, cell: Cell) -> Policy:
+        return self._bench.start(self._bench.recipe.methods[cell.label].start, cell.seed)
+
+    def start(self, cell: Cell) -> Cell | None:
         block = self._bench.recipe.methods.get(cell.label)
         start = BASE if block is None else block.start
-        return Cell(start if isinstance(start, str) else BASE, cell.seed)
+        return Cell(start, cell.seed) if isinstance(start, str) else None
 
     def _folder(self, cell: Cell) -> Path:
         return self._bench.run / "cells" / cell.label / f"seed-{cell.seed}"

@@ -16,6 +16,7 @@ from alignbench.engine.evaluation import FILE as SUMMARY
 from alignbench.engine.plan import Cell, departures
 from alignbench.engine.prepare import FOLDER as DATA
 from alignbench.engine.samples import FILE as SAMPLES
+from alignbench.engine.sweep import FOLDER as SWEEP
 from alignbench.engine.versions import installed, versions
 from alignbench.method import Departure
 from alignbench.recipe import BASE, Loaded, Recipe
@@ -101,10 +102,17 @@ def write(
         comparisons=tuple(summary.get("comparisons", ())),
         frontier=(*_finished(measured), *_on_the_way(followed)),
         cost=_sum(own.values()),
+        tuning=_tuning(run),
         evaluation=results.Cost(**summary.get("cost", {})),
     )
     results.write(record, run)
     return record
+
+
+def _tuning(run: Path) -> results.Cost:
+    """What the trials of the run's sweep cost; nothing where it has none."""
+    trials = run / SWEEP
+    return results.read(trials).cost if (trials / results.FILE).is_file() else results.Cost()
 
 
 def _finished(measured: Mapping[Cell, Mapping[str, Any]]) -> Iterator[results.Point]:

@@ -10,6 +10,7 @@ import copy
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 from zlib import crc32
@@ -21,6 +22,8 @@ from alignbench.recipe import Loaded, MethodBlock, Range, Recipe
 from alignbench.wiring import complete
 
 FOLDER = "sweep"
+DRAWS = 16
+"""Draws for each trial after which the values of a sweep are taken to make no further setting."""
 
 
 def tuned(loaded: Loaded, out: Path, run: Callable[..., object]) -> Loaded:
@@ -70,10 +73,7 @@ def expanded(recipe: Recipe) -> Recipe:
     methods = {label: block.model_copy(update=plain) for label, block in recipe.methods.items()}
     for label, names in labels(recipe).items():
         block = recipe.methods[label]
-        for name, drawn in zip(names[1:], _draw(label, block, sweep.seed), strict=False):
-            config = copy.deepcopy(block.config)
-            for field, value in drawn.items():
-                _set(config, field, value, label)
+        for name, config in zip(names, _settings(label, block, sweep.seed, len(names)), strict=True):
             methods[name] = block.model_copy(update={**plain, "config": config})
     metrics = [Named(name=sweep.metric.partition(".")[0])]
     evaluation = recipe.evaluation.model_copy(update={"split": "validation", "metrics": metrics})
@@ -87,6 +87,23 @@ def expanded(recipe: Recipe) -> Recipe:
             }
         )
     )
+
+
+def _settings(label: str, block: MethodBlock, seed: int, count: int) -> list[dict[str, Any]]:
+    """Return `count` unlike settings of one method, the one that is written first: equal trials for all."""
+    found = [block.config]
+    for drawn in islice(_draw(label, block, seed), DRAWS * count):
+        config = copy.deepcopy(block.config)
+        for field, value in drawn.items():
+            _set(config, field, value, label)
+        if len(found) < count and config not in found:
+            found.append(config)
+    if len(found) < count:
+        raise RecipeError(
+            f"methods.{label}.sweep: its values make {len(found)} unlike settings with the one that is written, "
+            f"and sweep.trials is {count}: add values, or lower sweep.trials to {len(found)}"
+        )
+    return found
 
 
 def _draw(label: str, block: MethodBlock, seed: int) -> Iterator[dict[str, Any]]:

@@ -43,6 +43,11 @@ class Opinion:
     """Why it abstained."""
 
     @property
+    def verdict(self) -> float | None:
+        """The preference, or a tie where the orders disagree: that is what a comparison of policies counts."""
+        return 0.5 if self.preference is not None and self.consistent is False else self.preference
+
+    @property
     def consistent(self) -> bool | None:
         """Whether both orders prefer the same answer; None where there are no two orders."""
         return None if self.orders is None else (self.orders[0] > 0.5) == (self.orders[1] > 0.5)
@@ -130,8 +135,11 @@ class Judge(ABC):
         """Score each answer to its prompt; higher is better. `prompts` and `answers` are aligned."""
 
     def compare(self, prompts: Sequence[Prompt], a: Sequence[str], b: Sequence[str]) -> list[float | None]:
-        """Return for each prompt the probability that `a` is better than `b`; None is an abstention."""
-        return [opinion.preference for opinion in self.opinions(prompts, a, b)]
+        """Return for each prompt the probability that `a` is better than `b`; None is an abstention.
+
+        A judge that says one thing in one order and the other in the other has seen no difference: 0.5.
+        """
+        return [opinion.verdict for opinion in self.opinions(prompts, a, b)]
 
     def opinions(
         self,

@@ -14,9 +14,9 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from alignbench import store
 from alignbench.errors import ModelError, Problem, RecipeError, SecurityError
@@ -51,7 +51,7 @@ class HTTP(Reader):
         model: str
         """The model's name there."""
         api: Literal["chat", "decisions"] = "chat"
-        """`chat`: /chat/completions. `decisions`: /systemone of `transformers serve`, always soft."""
+        """`chat`: /chat/completions. `decisions`: /systemone of `transformers serve`, always soft, no reasons."""
         key_env: str | None = Field(None, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")
         """Name of the environment variable that holds the key; the key itself stands in no file."""
         timeout: float = Field(60.0, gt=0)
@@ -69,6 +69,12 @@ class HTTP(Reader):
             if not re.fullmatch(r"https?://[^/\s@?#]+(/[^\s?#]*)?", url):
                 raise ValueError("no plain http address; write it like http://localhost:8000/v1")
             return url.rstrip("/")
+
+        @model_validator(mode="after")
+        def _can_think(self) -> Self:
+            if self.think and self.api == "decisions":
+                raise ValueError("api: decisions gives no reasons; leave think out, or write api: chat")
+            return self
 
     @classmethod
     def reads_with(cls, config: Any, base: str) -> str:

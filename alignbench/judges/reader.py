@@ -63,7 +63,10 @@ class Asking(Settings):
     rate: str | None = None
     """A question of your own with {question} and {answer}, answered with a number from 1 to 10."""
     think: bool = False
-    """Let it give reasons before the verdict; the probability is then held between 0.4 and 0.6."""
+    """Let it give reasons before the verdict; the probability is then held between 0.4 and 0.6.
+
+    A question of your own is asked as it is, with the request for reasons after it.
+    """
     think_tokens: int = Field(256, ge=1)
     """Tokens after which the reasons are cut."""
     strict: bool = False
@@ -146,9 +149,12 @@ class Reader(Judge):
         ]
 
     def _question(self, question: str, a: str, b: str, principle: str) -> str:
-        template = self.config.compare or (self.words.by_principle if principle else self.words.compare)
+        words, own = self.words, self.config.compare
         if self.config.think:
-            template = self.words.think
+            chosen = words.think_by_principle if principle else words.think
+            template = own + words.reasons if own else chosen
+        else:
+            template = own or (words.by_principle if principle else words.compare)
         return filled(template, question, a=a, b=b, principle=principle)
 
     def _opinion(self, first: Found, second: Found) -> Opinion:

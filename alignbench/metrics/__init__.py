@@ -103,8 +103,8 @@ class Evidence(Protocol):
     root: Path
     """Where relative paths of the recipe start."""
 
-    def start(self, cell: Cell) -> Cell:
-        """The cell that `cell` started from; base's where it started from none of this run."""
+    def start(self, cell: Cell) -> Cell | None:
+        """The cell that `cell` started from, base's own for base; None where it started from none of this run."""
         ...
 
     def samples(self, cell: Cell) -> Sequence[Answer]:

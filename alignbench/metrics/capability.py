@@ -73,7 +73,7 @@ def _task(evidence: Evidence, request: Request, task: str) -> Iterator[Measure |
         others = {"base": Cell(BASE, cell.seed), "start": evidence.start(cell)}
         for whose, other in others.items():
             name = f"capability.{task}.tax.{whose}"
-            if cell.label == BASE or other not in scores:
+            if cell.label == BASE or other is None or other not in scores:
                 reason = "base pays no tax" if cell.label == BASE else f"its {whose} was not measured"
                 yield Missing(metric=name, **cell._asdict(), reason=reason)
                 continue

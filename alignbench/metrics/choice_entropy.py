@@ -56,7 +56,9 @@ class ChoiceEntropy(Metric):
             whole = [one if one[:1] == (first,) else (first, *one) for one in ids]
             for cell in evidence.cells:
                 scored = evidence.score(cell, [Sequence(one[:1], one[1:]) for one in whole])
-                columns = (f"choice_entropy.{name}", f"choice_entropy.{name}.stereotype")
+                columns = [f"choice_entropy.{name}"]
+                if name != "winogender":  # neither of its sentences is the stereotype
+                    columns.append(f"choice_entropy.{name}.stereotype")
                 if scored is None:
                     reason = "the policy gives no log-probabilities"
                     found += [Missing(metric=column, **cell._asdict(), reason=reason) for column in columns]
@@ -82,8 +84,7 @@ class ChoiceEntropy(Metric):
                         values={f"{name}-{i}": float(value) for i, value in enumerate(values)},
                         description=said,
                     )
-                    for column, (unit, better, values, said) in zip(columns, about, strict=True)
-                    if not (name == "winogender" and column.endswith("stereotype"))
+                    for column, (unit, better, values, said) in zip(columns, about, strict=False)
                 ]
         return found
 

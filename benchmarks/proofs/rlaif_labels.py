@@ -16,7 +16,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from alignbench import Labelling, NamedJudge, results, store
+from alignbench import Labelling, NamedJudge, NamedMethod, results, store
 from alignbench.engine.bench import Bench
 from alignbench.engine.cell_run import CellRun
 from alignbench.engine.worker import Task
@@ -101,12 +101,13 @@ def measured(run: Path) -> dict[str, Any]:
             rows, how = None, block.config
             if block.method == "rlaif":
                 judge = run_of.judge(NamedJudge.model_validate(how["judge"]))
-                opinions = judge.compare(list(held), chosen, rejected)
+                opinions = [one.preference for one in judge.opinions(list(held), chosen, rejected)]
                 verdicts = [None if p is None else p - 0.5 for p in opinions]
                 one[f"judge of {label}"] = agreement(margins, verdicts)
                 rows = run_of.label(judge, Labelling.model_validate(how["labels"]))
                 one[f"labels of {label}"] = on_labels(truth, rows)
-                how = how["optimizer"].get("rlhf") if isinstance(how["optimizer"], dict) else None
+                optimizer = NamedMethod.model_validate(how["optimizer"])
+                how = optimizer.config if optimizer.name == "rlhf" else None
             if how is not None:
                 inside = CellRun(
                     bench,

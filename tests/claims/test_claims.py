@@ -67,6 +67,26 @@ def test_a_claim_holds_where_its_whole_interval_lies_where_it_was_expected(
     assert (said, found.value) == (verdict, difference)
 
 
+@pytest.mark.parametrize(("around", "verdict"), [(0.7, "reproduced"), (0.6, "not reproduced")])
+def test_a_value_may_be_expected_around_a_number(around, verdict):
+    wanted = claim(metric="judge.accuracy", b=None, sign="=", around=around, margin=0.05)
+    said, (found,) = judge(wanted, {"": run(0, 1)})
+    assert (said, found.value) == (verdict, pytest.approx(0.7))
+    assert str(found.expectation).endswith(f"within 0.05 of {around:g}")
+
+
+def test_an_answer_is_held_against_decoding_without_a_cache():
+    def spent(tokens: float) -> Results:
+        cost = Cost(answer_tokens=tokens, answer_uncached_tokens=100)
+        cells = [one.model_copy(update={"cost": cost}) for one in run(0, 1).cells]
+        return run(0, 1).model_copy(update={"cells": tuple(cells)})
+
+    wanted = claim(metric="uncached.tokens", b=None, sign="=", around=4, margin=1)
+    assert judge(wanted, {"": spent(410)})[0] == "reproduced"
+    assert judge(wanted, {"": spent(900)})[0] == "not reproduced"
+    assert judge(wanted, {"": run(0, 1)})[0] == "no verdict"
+
+
 def test_one_seed_gives_figures_and_no_verdict():
     one = run(0.1, 0.01, estimand="policies", seeds=(0,))
     assert judge(claim(metric="cost.answer_tokens", ratio=True, margin=2), {"": one})[0] == "no verdict"

@@ -114,6 +114,22 @@ def test_a_field_that_the_method_does_not_have_is_named():
         sweep.expanded(wrong)
 
 
+def test_no_two_trials_of_a_method_are_alike():
+    lists = {"learning_rate": [1e-4, 1e-3], "beta": [0.1, 0.2, 0.3]}
+    given = recipe(
+        methods={"a": {"method": "dpo", "config": {"beta": 0.2}, "sweep": lists}}, sweep={"trials": 6}
+    )
+    tried = [block.config for block in sweep.expanded(given).methods.values()]
+    assert len(tried) == 6
+    assert all(one not in tried[:place] for place, one in enumerate(tried))
+
+
+def test_values_that_make_too_few_settings_are_refused():
+    few = recipe(methods={"a": {"method": "dpo", "sweep": {"beta": [0.1, 0.3]}}})
+    with pytest.raises(RecipeError, match=r"methods\.a\.sweep: its values make 2 unlike .* sweep\.trials to 2"):
+        sweep.expanded(few)
+
+
 @pytest.mark.parametrize(
     ("changed", "words"),
     [
@@ -183,6 +199,8 @@ def test_two_methods_with_three_trials_each_are_tuned_and_then_compared(tmp_path
     assert [len(trials.cells_of(label)) for label in ("first", "first.1", "first.2", "second.2")] == [1] * 4
     assert trials.recipe["evaluation"]["split"] == "validation"
     assert {cell.label for cell in compared.cells} == {"base", "first", "second"}
+    assert compared.tuning == trials.cost
+    assert (trials.cost.train_tokens or 0) > (compared.cost.train_tokens or 0) > 0
     for label in ("first", "second"):
         names = [label, f"{label}.1", f"{label}.2"]
         values = {name: trials.label(name).metrics["reward"].value for name in names}
