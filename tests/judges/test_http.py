@@ -17,8 +17,11 @@ from typing import Any
 import pytest
 
 from alignbench.errors import ModelError, RecipeError, SecurityError
+from alignbench.judges import Opinion
 from alignbench.judges import http as module
 from alignbench.judges.http import HTTP, resolve
+from alignbench.judges.language_model import Self
+from alignbench.judges.wording import PLAIN, wording
 from alignbench.rows import Prompt
 from alignbench.store import Store
 
@@ -365,9 +368,16 @@ def test_reasons_are_asked_for_first(serve, opened):
     server = serve(answer)
     (found,) = opened(server.url, think=True, think_tokens=99).opinions([PROMPT], ["x"], ["y"])
     asked = [body for body in server.requests if len(body["messages"]) == 3]
+    questions = {body["messages"][0]["content"] for body in asked}
+    assert questions == {f"what is the sky ?|{pair}{PLAIN.reasons}" for pair in ("x|y", "y|x")}
     assert asked[0]["messages"][1] == {"role": "assistant", "content": "the first one is nicer"}
     assert {body["max_tokens"] for body in server.requests} == {99, module.SLACK}
     assert found.preference == 0.5
+
+
+def test_decisions_give_no_reasons():
+    with pytest.raises(ValueError, match="api: decisions gives no reasons"):
+        HTTP.Config(url="http://localhost:8000/v1", model="m", api="decisions", think=True)
 
 
 def test_marks_are_read_as_they_are_written(serve, opened):
@@ -420,17 +430,39 @@ def real(tmp_path_factory) -> Iterator[str]:
 
 @pytest.mark.slow
 def test_a_real_server_judges_as_the_model_itself_does(real: str, opened):
-    from alignbench.judges.wording import wording
+    pytest.importorskip("transformers.decision")
+    from jinja2 import Template
+    from transformers.decision.template_utils import DECISION_PROMPT, Question
+
+    from alignbench import recipe
+    from alignbench.models import load_base
     from alignbench.sandbox import MODEL, judging
+
+    class Models:
+        base = load_base(recipe.Model(id="sandbox", quantization="none"))
+        start = base.policy()
+
+    def itself(question: str) -> list[Opinion]:
+        made = Self(Self.Config(wording="sandbox", compare=question, min_mass=0))
+        made.open(Models())  # pyright: ignore[reportArgumentType]
+        return made.opinions(*pairs)
 
     items = list(judging("pair", 12, seed=9))
     prompts = [Prompt(id=str(n), prompt=tuple(item["prompt"])) for n, item in enumerate(items)]
-    better = [item["answers"][item["target"]] for item in items]
-    worse = [item["answers"][1 - item["target"]] for item in items]
-    given = {"model": str(MODEL), "compare": wording("sandbox").compare, "wording": "sandbox", "timeout": 120}
-    hard = opened(real, **given).compare(prompts, better, worse)
-    assert all(p in (0.0, 0.5, 1.0) for p in hard)  # it ignores log-probabilities: verdicts as written
-    assert sum(p or 0 for p in hard) / len(hard) > 0.6
-    soft = opened(real, api="decisions", **given).opinions(prompts[:4], better[:4], worse[:4])
-    assert all(one.preference is not None and 0 < one.preference < 1 for one in soft)
+    first, second = zip(*(item["answers"] for item in items), strict=True)
+    pairs = prompts, first, second
+    compare = wording("sandbox").compare
+    given = {"model": str(MODEL), "compare": compare, "wording": "sandbox", "timeout": 120}
+
+    # It ignores log-probabilities: verdicts as written.
+    written = [one.orders for one in opened(real, **given).opinions(*pairs)]
+    own = [one.orders or () for one in itself(compare)]
+    assert written == [tuple(float(p > 0.5) for p in orders) for orders in own]
+    assert {p for orders in written for p in orders} == {0.0, 1.0}
+
+    # It puts a prompt of its own around the question, and computes with fewer bits.
+    options = Question("verdict", "choice", None, ["A", "B"], ["A", "B"], [None, None])
+    own = [one.orders for one in itself(Template(DECISION_PROMPT).render(state=compare, question=options))]
+    soft = opened(real, api="decisions", **given).opinions(*pairs)
+    assert [one.orders for one in soft] == [pytest.approx(orders, abs=0.06) for orders in own]
     assert all(one.mass == pytest.approx(1) for one in soft)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
-from alignbench.judges import Opinion
+from alignbench.judges import Opinion, options
 from alignbench.judges.language_model import LanguageModel, Self
 from alignbench.judges.reader import Asking, Found, Reader
-from alignbench.judges.wording import PLAIN, filled, nonce
+from alignbench.judges.wording import PLAIN, filled, nonce, wording
 from alignbench.rows import Prompt
 
 
@@ -85,6 +85,17 @@ def test_a_judge_that_follows_the_place_is_undecided():
     assert found.consistent is False
 
 
+@pytest.mark.parametrize("orders", [(0.9, 0.4), (0.1, 0.6)])
+def test_orders_that_disagree_are_a_tie_but_their_mean_stays_the_soft_label(orders: tuple[float, float]):
+    forth, back = orders
+    made, _ = judge(lambda text: [forth, 1 - forth] if text.endswith("|x|y") else [1 - back, back])
+    mean = sum(orders) / 2
+    assert made.opinions([prompt()], ["x"], ["y"])[0].preference == pytest.approx(mean)
+    assert made.opinions([prompt()], ["y"], ["x"])[0].preference == pytest.approx(1 - mean)
+    assert made.compare([prompt()], ["x"], ["y"]) == [0.5]
+    assert made.compare([prompt()], ["y"], ["x"]) == [0.5]
+
+
 def test_under_the_strict_policy_a_verdict_that_follows_the_place_is_an_abstention():
     made, _ = judge(lambda question: [0.9, 0.1], strict=True)
     (found,) = made.opinions([prompt()], ["x"], ["y"])
@@ -114,12 +125,29 @@ def test_what_is_no_verdict_is_an_abstention_under_its_name(reason: str):
 
 def test_reasons_before_the_verdict_hold_the_probability_near_the_middle():
     made, script = judge(likes("x", 0.99), think=True, think_tokens=7)
-    # The question asks for reasons now, in the plain wording.
-    script.answer = lambda text: [0.99, 0.01] if text.index("\nx\n") < text.index("\ny\n") else [0.01, 0.99]
     (found,) = made.opinions([prompt()], ["x"], ["y"])
     assert found.preference == 0.6
     assert found.orders == pytest.approx((0.99, 0.99))
     assert script.thinks == [(PLAIN.verdict, 7)]
+
+
+def test_a_question_of_ones_own_stays_when_reasons_are_asked_for():
+    made, script = judge(likes("x"), compare="{principle}: {question}|{a}|{b}", think=True)
+    made.opinions([prompt("q")], ["x"], ["y"], ["be kind"])
+    assert script.asked == ["be kind: q|x|y" + PLAIN.reasons, "be kind: q|y|x" + PLAIN.reasons]
+
+
+@pytest.mark.parametrize("name", ["plain", "sandbox"])
+def test_a_principle_stays_when_reasons_are_asked_for(name: Literal["plain", "sandbox"]):
+    made, script = judge(lambda question: [0.5, 0.5], compare=None, wording=name, think=True)
+    for principle in ("helpful", None):
+        made.opinions([prompt("q")], ["x"], ["y"], [principle] if principle else None)
+    words = wording(name)
+    assert script.asked[:2] == [
+        filled(words.think_by_principle, "q", a=a, b=b, principle="helpful") for a, b in ("xy", "yx")
+    ]
+    assert all("helpful" in text for text in script.asked[:2])
+    assert script.asked[2:] == [filled(words.think, "q", a=a, b=b) for a, b in ("xy", "yx")]
 
 
 def test_a_mark_is_the_expected_one():
@@ -264,12 +292,30 @@ def test_a_text_that_does_not_fit_the_context_is_an_abstention(itself: Self, pai
     assert itself.abstained["too long"] == 1
 
 
-def test_reasons_come_before_the_verdict(models, pairs):
+def test_the_principle_and_the_reasons_come_before_the_verdict(
+    models, pairs, monkeypatch: pytest.MonkeyPatch
+):
+    texts: list[str] = []
+
+    def read(policy, ids, *rest):
+        texts.extend(policy.base.tokenizer.decode(one) for one in ids)
+        return actual(policy, ids, *rest)
+
+    actual = options.read
+    monkeypatch.setattr(options, "read", read)
     made = Self(Self.Config(wording="sandbox", think=True, think_tokens=24))
     made.open(models)
-    found = made.opinions(*[part[:8] for part in pairs])
-    assert all(one.preference is None or 0.4 <= one.preference <= 0.6 for one in found)
-    assert any(one.preference is not None for one in found)
+    found = made.opinions(*[part[:8] for part in pairs], ["harmless"] * 8)
+    assert len(texts) == 16
+    for text in texts:
+        question, _, answer = text.partition("<bot>")
+        assert "which answer is more harmless ? compare the answers" in question
+        thought, verdict, rest = answer.partition(wording("sandbox").verdict)
+        assert thought.startswith(" A : ")
+        assert " B : " in thought
+        assert (verdict.split(), rest.strip()) == (["so", "the", "better", "one", "is"], "")
+    assert "<unk>" not in "".join(texts)
+    assert all(one.preference is not None and 0.4 <= one.preference <= 0.6 for one in found)
 
 
 def test_an_earlier_checkpoint_is_a_weaker_judge(itself: Self, models, pairs, tmp_path):

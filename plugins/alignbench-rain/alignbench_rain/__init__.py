@@ -179,7 +179,7 @@ class RainSFT(Method):
                 for row, answer in zip(rows, answers, strict=True):
                     if answer.finished:
                         prompt = [dict(turn) for turn in row.prompt]
-                        said = {"id": row.id, "prompt": prompt, "response": answer.text, "ids": answer.ids}
+                        said = {"id": row.id, "prompt": prompt, "completion": answer.text, "ids": answer.ids}
                         file.write(json.dumps(said, ensure_ascii=False) + "\n")
             (folder / SEARCH).write_text(json.dumps(told), encoding="utf-8")
 
@@ -209,7 +209,7 @@ class Shown:
                 length=len(row.prompt_ids) + len(found[row.id]["ids"]),
                 prompt=row.prompt,
                 prompt_ids=row.prompt_ids,
-                response=found[row.id]["response"],
+                response=found[row.id]["completion"],
                 response_ids=tuple(found[row.id]["ids"]),
             )
             for row in prompts

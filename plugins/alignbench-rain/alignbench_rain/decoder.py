@@ -37,7 +37,10 @@ SIDE_BY_SIDE = 256
 """Prompts that are searched in step at most."""
 
 MEMORY = {"cpu": 1 << 31, "cuda": 1 << 35}
-"""Bytes of all trees beyond which no further prompt is begun."""
+"""Bytes of all trees beyond which only the prompt that was begun first goes on."""
+
+GROWS = 8
+"""What is held for a prompt grows to so many times what its first step holds, as on the sandbox."""
 
 
 @dataclass(frozen=True)
@@ -111,6 +114,8 @@ class Decoder:
             log,
         )
         self.words = words_of(forest, rules)
+        self.peak = 0
+        """The most bytes that all trees held while it last answered."""
 
     def answer(
         self, prompts: Many[Prompt], sampling: Sampling, key: int, *, samples: int = 1
@@ -128,16 +133,30 @@ class Decoder:
             (place, prompt, sample)
             for place, (prompt, sample) in enumerate((p, s) for p in tokenised for s in range(samples))
         ][::-1]
+        self.forest.plant(trunk)
+        if isinstance(evaluation, SelfEvaluation):
+            evaluation.forest.plant(opening)
+        limit, ground = MEMORY[self.forest.base.device.type], self.held
+        self.peak = ground
         done: dict[int, _Seat] = {}
         seats: list[_Seat] = []
+        places, least = 1, 0.0
         while waiting or seats:
-            while waiting and len(seats) < SIDE_BY_SIDE and (not seats or self.roomy()):
+            while waiting and len(seats) < places:
                 seats.append(self._seat(*waiting.pop(), sampling.max_new_tokens, key, trunk, opening))
+            # What is drawn is keyed, and so no answer depends on who waits for whom.
+            full = self.held >= limit
+            going, pausing = (seats[:1], seats[1:]) if full else (seats, [])
             began = time.perf_counter()
-            self._step(seats)
-            share = (time.perf_counter() - began) / len(seats)
-            for seat in seats:
-                seat.seconds += share
+            held = self._step(going) - ground
+            took = time.perf_counter() - began
+            least = least or GROWS * held
+            places = 1 if full else int((limit - ground) // max(least, held / len(seats), 1))
+            places = min(max(places, 1), SIDE_BY_SIDE)
+            for seat in pausing:
+                seat.begun += took
+            for seat in going:
+                seat.seconds += took / len(going)
                 if seat.found is not None:
                     done[seat.place] = seat
                     self.forest.base.answered(1)
@@ -163,12 +182,13 @@ class Decoder:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "encoder.json").write_text(json.dumps(said), encoding="utf-8")
 
-    def roomy(self) -> bool:
-        """Whether the trees leave room for one more."""
+    @property
+    def held(self) -> int:
+        """Bytes that all trees hold now, those of the evaluator too."""
         held = self.forest.bytes
         if isinstance(self.evaluation, SelfEvaluation) and self.evaluation.forest is not self.forest:
             held += self.evaluation.forest.bytes
-        return held < MEMORY[self.forest.base.device.type]
+        return held
 
     # --- inside ---------------------------------------------------------------------------------------------
 
@@ -209,9 +229,11 @@ class Decoder:
             or (rules.max_seconds is not None and time.perf_counter() - seat.begun >= rules.max_seconds)
         )
 
-    def _step(self, seats: list[_Seat]) -> None:
-        """Find out what every search wants to know, and let it go on."""
+    def _step(self, seats: list[_Seat]) -> int:
+        """Find out what every search wants to know, and let it go on; return the bytes held at the most."""
         told = self._asked(seats)
+        held = self.held
+        self.peak = max(self.peak, held)
         rating = [seat for seat in seats if seat.wants.rate is not None]
         values = self._values([seat for seat in rating if seat.rate.text is not None], told)
         embeddings = self._embeddings(rating, told)
@@ -225,6 +247,7 @@ class Decoder:
                 )
             except StopIteration as finished:
                 seat.found = finished.value
+        return held
 
     def _asked(self, seats: list[_Seat]) -> dict[int, list[Reply]]:
         """Ask every forest once for all that is wanted of it; the replies by tree."""
@@ -301,7 +324,7 @@ class Decoder:
             answer_tokens_per_token=sum(answer.tokens for answer in answers) / said,
             searches_per_move=sum(one.searches for one in found) / max(1, sum(one.moves for one in found)),
             exhausted=sum(one.exhausted for one in found) / len(found),
-            tree_bytes=self.forest.peak_bytes,
+            tree_bytes=self.peak,
         )
 
 
