@@ -17,7 +17,7 @@ from pydantic_core import ErrorDetails
 
 from alignbench import data, plugins, strictyaml
 from alignbench.errors import AlignbenchError, PluginError, Problem, RecipeError
-from alignbench.method import NAME, NamedMethod, NamedSource
+from alignbench.method import NAME, Method, NamedMethod, NamedSource
 from alignbench.plugins import Group
 from alignbench.recipe import (
     BASE,
@@ -238,9 +238,25 @@ class _Check:
                 if start not in blocks:
                     fix = _suggest(start, [*blocks, BASE], "it can be")
                     self.problem(route, f"there is no label '{start}'", fix)
+            route, start = next(iter(named), ((), BASE))
+            if route[-1:] == ("start",) and self.decodes(start, blocks) and not self.decodes(label, blocks):
+                what = (
+                    f"'{label}' cannot train from '{start}', which is a decoder and has no weights of its own"
+                )
+                self.problem(route, what, "let it start from the label below that decoder")
         if circle := find_circle(needs):
             said = f"starts from itself: {' -> '.join(circle)}"
             self.problem(("methods", circle[0]), said, "let one of them say start: base", key=True)
+
+    def decodes(self, label: str, blocks: Mapping[str, Any]) -> bool:
+        """Whether a label's method returns a policy of its own kind, and no weights."""
+        block = blocks.get(label)
+        name = block.get("method", label) if isinstance(block, dict) else label
+        try:
+            kind = plugins.load("methods", name) if label in blocks and isinstance(name, str) else Method
+        except PluginError:
+            return False
+        return kind.restore is not Method.restore
 
     def labels(self, label: str, block: Mapping[str, Any]) -> list[tuple[Route, Any]]:
         """Return where the block's own fields name other labels."""

@@ -40,6 +40,13 @@ class Learner(Method):
         return run.start
 
 
+class Searcher(Learner):
+    """Searches. Source: this test."""
+
+    def restore(self, folder, run):
+        return run.start
+
+
 class Reader(Learner):
     """Reads plain text. Source: this test."""
 
@@ -58,7 +65,11 @@ Recipe = Callable[..., Path]
 
 @pytest.fixture(autouse=True)
 def learners(install) -> None:
-    points = {"learner": "learner_plugin:Learner", "reader": "learner_plugin:Reader"}
+    points = {
+        "learner": "learner_plugin:Learner",
+        "reader": "learner_plugin:Reader",
+        "searcher": "learner_plugin:Searcher",
+    }
     install("learner-plugin", "2.1", modules={"learner_plugin": LEARNER}, methods=points)
 
 

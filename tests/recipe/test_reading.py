@@ -161,6 +161,17 @@ def test_a_method_that_inherits_itself_as_start_is_told_to_start_from_base(probl
     )
 
 
+def test_training_from_a_decoder_is_refused_before_anything_runs(problems):
+    blocks = (
+        "{sft: {method: learner}, found: {method: searcher, start: sft}, next: {method: %s, start: found}}"
+    )
+    assert problems(HEAD + f"methods: {blocks % 'learner'}") == [
+        "r.yaml:3:105: methods.next.start: 'next' cannot train from 'found', which is a decoder and has no "
+        "weights of its own; let it start from the label below that decoder"
+    ]
+    assert problems(HEAD + f"methods: {blocks % 'searcher'}") == []
+
+
 def test_a_field_that_names_a_label_is_checked_and_is_an_edge(problems) -> None:
     text = HEAD + "methods: {learner: {teacher: bset}, best: {method: learner, parents: [base, learner, x]}}"
     said = problems(text)
