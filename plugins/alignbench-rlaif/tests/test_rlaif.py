@@ -18,6 +18,7 @@ from alignbench.engine import prepare
 from alignbench.engine.bench import Bench
 from alignbench.engine.cell_run import CellRun
 from alignbench.engine.worker import Task
+from alignbench.judges import reward_training
 from alignbench.recipe import Recipe, canonical
 from alignbench.testing import MethodSuite
 
@@ -174,6 +175,31 @@ def test_the_default_is_rlhf_on_labels_of_the_model_itself():
     made = RLAIF.Config()
     assert made.optimizer == NamedMethod(name="rlhf")
     assert made.judge == NamedJudge(name="self")
+
+
+def test_soft_labels_train_a_reward_model_that_ppo_follows(bench: Bench, monkeypatch: pytest.MonkeyPatch):
+    run, learned = cell(bench, "default"), []
+    finish = reward_training.finish
+
+    def spy(policy: Any, head: Any, held_out: Any) -> Any:
+        learned.append(policy)
+        return finish(policy, head, held_out)
+
+    monkeypatch.setattr(reward_training, "finish", spy)
+    rates = {"reward_model": {"learning_rate": 1e-2}, "learning_rate": 1e-2}
+    optimizer = {"rlhf": {**rates, "rollouts": 16, "passes": 1, **SHORT}}
+    made = config(optimizer=optimizer)
+    labels = run.label(run.judge(made.judge), made.labels)
+    assert any(0.5 < row.preference < 0.999 for row in labels), "soft labels"
+    policy = RLAIF(made).align(run)
+    assert len(learned) == 1
+    said = {one["name"]: one["quality"] for one in run.judges}
+    assert said["reward-model"]["log_loss"] > 0
+    assert policy.fingerprint() != run.start.fingerprint()  # pyright: ignore[reportAttributeAccessIssue]
+    curve = [
+        json.loads(line) for line in (run.folder / "train.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
+    assert any("kl" in name for name in curve[-1]), "PPO tells how far it went"
 
 
 # --- direct RLAIF
