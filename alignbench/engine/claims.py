@@ -65,6 +65,8 @@ class Claim(Settings):
     """The claim, in a sentence."""
     source: str
     """Whose it is."""
+    asked: str = ""
+    """What of it the recipe asks, where that is not all."""
     confounder: str = ""
     """What else could make the numbers come out like this."""
     recipe: str = ""
@@ -250,6 +252,8 @@ def page(
         lines += [_row(one) for one in found]
         of = f"`recipes/claims/{claim.recipe}`"
         of += f", variants {', '.join(claim.variants)}" if claim.variants else ""
+        if claim.asked:
+            lines += ["", f"Asked here: {claim.asked.strip()}"]
         lines += ["", f"Recipe: {of}. Confounder: {claim.confounder.strip() or 'none known'}"]
     return "\n".join(lines) + "\n"
 
