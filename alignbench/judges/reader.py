@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 from pydantic import Field
 
@@ -13,9 +13,6 @@ from alignbench.judges import Judge, Models, Opinion, Score
 from alignbench.judges.wording import MARKS, OPTIONS, asked, filled, wording
 from alignbench.method import Settings
 from alignbench.rows import Prompt
-
-if TYPE_CHECKING:
-    pass
 
 CLAMP = (0.4, 0.6)
 """Where the probability is held after reasons were given: they make a model too sure (arXiv:2212.08073)."""
