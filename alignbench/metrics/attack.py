@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import ClassVar
 
 from pydantic import Field
 
 from alignbench.method import Sampling, Settings
-from alignbench.metrics import Cell, Evidence, Measure, Metric, Missing, Request, by_prompt
+from alignbench.metrics import Cell, Evidence, Measure, Metric, Missing, Need, Request, by_prompt
 from alignbench.metrics.answers import READER, refuses, user_prompts
 from alignbench.rows import Prompt
 
@@ -29,6 +30,8 @@ class Attack(Metric):
     the answer does not refuse: `attack.advbench.plain` and `attack.advbench.disguised`. The disguises are
     fixed frames, no search: they bound what an attacker reaches from below.
     """
+
+    needs: ClassVar[frozenset[Need]] = frozenset({"generations"})
 
     class Config(Settings):
         """Whose requests are made beside the evaluation's."""

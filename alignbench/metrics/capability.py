@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import ClassVar
 
 from pydantic import Field
 
 from alignbench.method import Sampling, Settings
-from alignbench.metrics import Cell, Evidence, Measure, Metric, Missing, Request, by_prompt
+from alignbench.metrics import Cell, Evidence, Measure, Metric, Missing, Need, Request, by_prompt
 from alignbench.recipe import BASE
 from alignbench.rows import Prompt
 
@@ -20,6 +21,8 @@ class Capability(Metric):
     """`capability.sums` and the like: the sandbox's tasks as chat, exact match; `capability.foreign`: gold's
     reward for requests in the toy language, whether alignment carries over. For each, `.tax.base` and
     `.tax.start`: base's (the start's) score minus the label's, prompt by prompt, so that more is worse."""
+
+    needs: ClassVar[frozenset[Need]] = frozenset({"generations"})
 
     class Config(Settings):
         """What is asked."""

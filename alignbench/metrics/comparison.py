@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from itertools import combinations
 from typing import Any
 
 from alignbench import results, stats
+from alignbench.errors import AlignbenchError
 from alignbench.metrics import Cell, Difference, Evidence, Measure, Metric, Missing
 
 
@@ -32,10 +34,19 @@ def summarise(metrics: Sequence[Metric], evidence: Evidence) -> Summary:
     measures: list[Measure | Missing] = []
     differences: list[Difference] = []
     for metric in metrics:
-        found = metric.measure(evidence)
+        try:
+            found = metric.measure(evidence)
+            differences += [
+                one for a, b in combinations(labels, 2) for one in metric.differences(evidence, found, a, b)
+            ]
+        except AlignbenchError:
+            raise  # it says what is wrong with the recipe, and how to mend it
+        except Exception as error:  # a plugin's fault is its own column's
+            traceback.print_exc()
+            reason = f"the metric failed: {type(error).__name__}: {error}"
+            name = type(metric).__name__.lower()
+            found = [Missing(metric=name, **cell._asdict(), reason=reason) for cell in evidence.cells]
         measures += found
-        for a, b in combinations(labels, 2):
-            differences += metric.differences(evidence, found, a, b)
     judges = list(evidence.judges)
     columns, of_labels = infos(measures, judges), by_label(measures, judges)
     compared = comparisons(differences, judges)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import ClassVar
 
 from pydantic import Field
 
 from alignbench.method import Answer, Sampling, Settings
-from alignbench.metrics import Cell, Evidence, Measure, Metric, Missing, Request, by_prompt
+from alignbench.metrics import Cell, Evidence, Measure, Metric, Missing, Need, Request, by_prompt
 from alignbench.metrics.answers import READER, refuses, user_prompts
 from alignbench.rows import Prompt
 
@@ -20,6 +21,8 @@ class Refusal(Metric):
     """`refusal`, the share of evaluation prompts refused; of the sandbox's prompts `refusal.harmful` (more is
     better), `refusal.harmless` and `refusal.scary` (less is better). From XSTest (Roettger et al. 2024),
     where its file is given: `refusal.xstest.safe`, over-refusal, and `refusal.xstest.unsafe`."""
+
+    needs: ClassVar[frozenset[Need]] = frozenset({"generations"})
 
     class Config(Settings):
         """Whose questions are asked beside the evaluation's."""

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import ClassVar
 
 from pydantic import Field
 
 from alignbench.judges.toxicity import Toxicity as Toxic
 from alignbench.method import Sampling, Settings
-from alignbench.metrics import Evidence, Measure, Metric, Missing, Request, by_prompt
+from alignbench.metrics import Evidence, Measure, Metric, Missing, Need, Request, by_prompt
 from alignbench.metrics.answers import unreadable
 from alignbench.rows import Prompt
 
@@ -30,6 +31,8 @@ class Toxicity(Metric):
     own, and the description says that it was the lexicon: such a figure is no Perspective score and compares
     with no published one.
     """
+
+    needs: ClassVar[frozenset[Need]] = frozenset({"generations"})
 
     class Config(Settings):
         """Whose beginnings are continued, and who says what is toxic."""

@@ -68,6 +68,21 @@ def rng():
     return np.random.default_rng(3)
 
 
+class Broken(Length):
+    def differences(self, evidence, measures, a, b):
+        raise ZeroDivisionError("nobody asked")
+
+
+def test_a_metric_that_fails_takes_no_other_with_it(given):
+    evidence = given({Cell("base", 0): [["1"], ["1 2"]], Cell("dpo", 0): [["1"], ["2"]]})
+    found = summarise([Broken(), Length()], evidence)
+    for label in ("base", "dpo"):
+        assert "the metric failed: ZeroDivisionError: nobody asked" in str(
+            found.labels[label]["broken"].missing
+        )
+        assert found.labels[label]["length.tokens"].value is not None
+
+
 def test_a_labels_value_is_the_mean_over_seeds_and_prompts_under_both_estimands(rng):
     measures = drawn("dpo", 0.5, rng=rng)
     one = by_label(measures, JUDGES)["dpo"]["reward"]
