@@ -49,8 +49,8 @@ class Opinion:
 
     @property
     def consistent(self) -> bool | None:
-        """Whether both orders prefer the same answer; None where there are no two orders."""
-        return None if self.orders is None else (self.orders[0] > 0.5) == (self.orders[1] > 0.5)
+        """Whether no order prefers the answer that the other does not; None where there are no two orders."""
+        return None if self.orders is None else (self.orders[0] - 0.5) * (self.orders[1] - 0.5) >= 0
 
     def turned(self) -> Opinion:
         """The same opinion with `a` and `b` in each other's place."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from alignbench.report import artefacts, figures, text
@@ -29,12 +29,31 @@ def tax(page: Page) -> Mapping[str, Any] | None:
     against = {
         start: [name for name in lost if name.endswith(f".tax.{start}")] for start in ("base", "start")
     }
-    return tables_of(
+    others = [name for name in infos if name == "perplexity" or name.startswith("harness.")]
+    tables = tables_of(
         page,
-        ("What is left of what base could do", [*kept, "perplexity"]),
+        ("What is left of what base could do", [*kept, *others]),
         ("What was lost against base; above zero is a tax", against["base"]),
         ("What was lost against the label's own start", against["start"]),
     )
+    return {**tables, "moved": list(_moved(page, others))} if tables else None
+
+
+def _moved(page: Page, metrics: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """Yield, for base and for the label's own start, by how much each label differs from it, where any does."""
+    for whose, of in (("base", lambda label: "base"), ("the label's own start", boards.start_of)):
+        cells = {
+            (row.name, metric): page.results.comparison(row.name, of(row.label), metric)
+            for row in page.board.rows
+            for metric in metrics
+        }
+        heads = [
+            metric
+            for metric in metrics
+            if any(cell is not None and of == metric for (_, of), cell in cells.items())
+        ]
+        if heads:
+            yield {"whose": whose, "heads": heads, "cells": cells}
 
 
 def parts(page: Page) -> Mapping[str, Any] | None:
