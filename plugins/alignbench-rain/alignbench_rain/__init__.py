@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 
 from alignbench import (
+    Answer,
     Demonstration,
     Label,
     Method,
@@ -175,12 +176,7 @@ class RainSFT(Method):
             sampling = Sampling(max_new_tokens=self.config.max_new_tokens)
             answers = decoder.answer(rows, sampling, run.seed)
             run.charge(answers)
-            with (folder / ANSWERS).open("w", encoding="utf-8") as file:
-                for row, answer in zip(rows, answers, strict=True):
-                    if answer.finished:
-                        prompt = [dict(turn) for turn in row.prompt]
-                        said = {"id": row.id, "prompt": prompt, "completion": answer.text, "ids": answer.ids}
-                        file.write(json.dumps(said, ensure_ascii=False) + "\n")
+            write(folder / ANSWERS, rows, answers)
             (folder / SEARCH).write_text(json.dumps(told), encoding="utf-8")
 
         folder = run.shared(make, what="answers", config=self.config.model_dump(mode="json"), start=run.start)
@@ -197,8 +193,18 @@ class RainSFT(Method):
         return policy
 
 
+def write(file: Path, prompts: list[Prompt], answers: list[Answer]) -> None:
+    """Write the finished answers as demonstrations under TRL's names, their token ids beside them."""
+    with file.open("w", encoding="utf-8") as out:
+        for row, answer in zip(prompts, answers, strict=True):
+            if answer.finished:
+                prompt = [dict(turn) for turn in row.prompt]
+                said = {"id": row.id, "prompt": prompt, "completion": answer.text, "ids": answer.ids}
+                out.write(json.dumps(said, ensure_ascii=False) + "\n")
+
+
 class Shown:
-    """The rows that were answered, as demonstrations: the `Rows` of what rain-sft learns."""
+    """The rows that `write` wrote, as demonstrations: the `Rows` of what rain-sft learns."""
 
     def __init__(self, prompts: list[Prompt], answers: Path):
         with answers.open(encoding="utf-8") as file:

@@ -72,10 +72,11 @@ class _Seat:
     search: Search
     shared: int
     """Positions at the beginning of both trees that were read once for all, and are charged to each."""
+    begun: float
+    """When its search began, by the clock; later by as long as it had to wait."""
     steps: Any = None
     wants: Wants = field(default_factory=lambda: Wants([]))
     seconds: float = 0.0
-    begun: float = field(default_factory=time.perf_counter)
     found: Found | None = None
 
     @property
@@ -216,7 +217,7 @@ class Decoder:
             spent=lambda: self._spent(seat),
             moved=moved,
         )
-        seat = _Seat(place, prompt, sample, tree, about, search, shared)
+        seat = _Seat(place, prompt, sample, tree, about, search, shared, time.perf_counter())
         seat.steps = search.run()
         seat.wants = next(seat.steps)
         return seat

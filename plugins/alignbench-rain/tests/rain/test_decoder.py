@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from alignbench_rain import decoder as decoders
-from alignbench_rain.decoder import words_of
+from alignbench_rain.decoder import SentenceEncoder, words_of
 from alignbench_rain.evaluation import JudgeEvaluation, SelfEvaluation
 from alignbench_rain.questions import QUESTIONS, Question
 from alignbench_rain.search import Search
@@ -148,6 +150,53 @@ def test_trees_are_freed_and_their_memory_is_told(make, prompts):
     assert told["answer_forwards_per_token"] > 1
 
 
+def test_little_memory_lowers_the_peak_and_changes_no_answer(make, prompts, monkeypatch):
+    def answered(limit):
+        told = {}
+        monkeypatch.setitem(decoders.MEMORY, "cpu", limit)
+        decoder = make(candidates=5, searches=12, log=lambda **numbers: told.update(numbers))
+        answers = decoder.answer(prompts[:12], SHORT, KEY)
+        return [(a.prompt_id, a.ids, a.forwards, a.tokens) for a in answers], told["tree_bytes"]
+
+    plenty, most = answered(1 << 31)
+    one_by_one, largest = answered(1)
+    assert one_by_one == plenty
+    assert largest < most / 3
+    for limit in (200_000, most // 3):
+        found, peak = answered(limit)
+        assert found == plenty
+        assert peak <= limit + largest, "beyond the limit only one prompt goes on"
+
+
+def test_while_memory_is_full_the_clock_of_those_that_wait_stands_still(make, prompts, monkeypatch):
+    asked, ask = [], Forest.ask
+    monkeypatch.setattr(Forest, "ask", lambda forest, trees: asked.append(len(trees)) or ask(forest, trees))
+    monkeypatch.setattr(decoders, "time", SimpleNamespace(perf_counter=lambda: float(len(asked))))
+
+    def answered(limit):
+        told = {}
+        monkeypatch.setitem(decoders.MEMORY, "cpu", limit)
+        decoder = make(candidates=5, max_seconds=45.0, log=lambda **numbers: told.update(numbers))
+        return [a.ids for a in decoder.answer(prompts[:12], SHORT, KEY)], told["exhausted"]
+
+    plenty, exhausted = answered(1 << 31)
+    assert 0 < exhausted < 1
+    assert answered(3_000_000) == (plenty, exhausted)
+
+
+def test_the_memory_that_is_told_holds_the_evaluators_own_trees(make, prompts, base):
+    def told(evaluator):
+        said = {}
+        decoder = make(evaluator=evaluator, candidates=4, log=lambda **numbers: said.update(numbers))
+        decoder.answer(prompts[:4], SHORT, KEY)
+        return said["tree_bytes"], decoder
+
+    one, _ = told(None)
+    two, decoder = told(base.policy())
+    assert two == one, "the same positions in two forests"
+    assert decoder.forest.peak_bytes < two
+
+
 @pytest.mark.parametrize("budget", [{"max_forwards": 15}, {"max_tokens": 150}], ids=["forwards", "tokens"])
 def test_a_budget_ends_the_search_with_an_answer(make, prompts, budget):
     told = {}
@@ -197,6 +246,41 @@ def test_a_judge_may_judge_and_gold_is_the_best_of_them(make, prompts):
         gold([dict(t) for t in p.prompt], a.text).reward for p, a in zip(prompts, answers, strict=True)
     ]
     assert sum(rewards) / len(rewards) > 0.75
+
+
+class Letters:
+    """A sentence encoder: how often each letter stands in a text."""
+
+    def encode(self, texts):
+        return [[text.count(letter) for letter in "abcdefghijklmnopqrstuvwxyz"] for text in texts]
+
+
+def test_a_sentence_encoder_says_what_is_alike(make, prompts, monkeypatch):
+    def encoded(**more):
+        decoder = make(candidates=5, searches=12, **more)
+        decoder.encoder = SentenceEncoder(Letters(), 0.8)
+        return decoder
+
+    class Encoded(Alone):
+        def embed(self, prompt, whole, at):
+            return np.asarray(Letters().encode([self.text(whole[at:])])[0], np.float32)
+
+    decoder, asked = encoded(), prompts[:4]
+    answers, roots = searched(decoder, asked, monkeypatch)
+    for prompt, answer in zip(asked, answers, strict=True):
+        key = (KEY, prompt.id, 0)
+        reference = Reference(Encoded(decoder, prompt), decoder.rules, prompt.prompt_ids, key, 24, 0.8)
+        assert reference.answer() == answer.ids
+        assert_same_trees(roots[prompt.id], reference)
+    apart = [encoded().answer([prompt], SHORT, KEY)[0] for prompt in asked]
+    assert [a.ids for a in apart] == [a.ids for a in answers]
+    plain, roots_of_plain = searched(encoded(similarity=0.0, spread=0.0), asked, monkeypatch)
+    visits = [
+        sum(child.n for moves in found.values() for root in moves for child in root.children.values())
+        for found in (roots, roots_of_plain)
+    ]
+    assert len(plain) == len(answers)
+    assert visits[0] % 1 > 0 == visits[1] % 1, "siblings that are alike share visits"
 
 
 # --- the evaluator ------------------------------------------------------------------------------------------

@@ -1,0 +1,116 @@
+"""What a run gives to a decoder: its encoder, how many answers cost as much as a search, and what is learnt."""
+
+from __future__ import annotations
+
+import sys
+from types import ModuleType, SimpleNamespace
+
+import pytest
+from alignbench_rain import RAIN, BestOfN, Shown, write
+from alignbench_rain.best import BestOf
+from alignbench_rain.decoder import SentenceEncoder
+from alignbench_rain.making import PLAIN, Maker
+
+from alignbench import Demonstration, PluginError, Prompt, Sampling
+from alignbench.data.sources import open_source
+from alignbench.recipe import Named
+
+from .conftest import QUESTION
+
+SEED = 3
+
+
+@pytest.fixture
+def few(prompts):
+    return prompts[:6]
+
+
+@pytest.fixture
+def maker(base, few):
+    """Make a maker whose run has a few prompts, and no pairs: `maker(config, rain=policy)`."""
+
+    def maker(config, **labels):
+        run = SimpleNamespace(
+            start=base.policy(),
+            seed=SEED,
+            rows=lambda view, split="train": few if view is Prompt else [],
+            policy=labels.__getitem__,
+        )
+        return Maker(run, config)
+
+    return maker
+
+
+# --- best-of-n ----------------------------------------------------------------------------------------------
+
+
+def positions(policy, prompts):
+    return sum(answer.tokens for answer in policy.answer(prompts, PLAIN, SEED))
+
+
+def test_as_many_answers_are_drawn_as_cost_the_positions_of_the_label(maker, make, few, base):
+    evaluation = make().evaluation
+    # None may stop early, so that all its searches are made.
+    searches = {
+        name: make(candidates=4, searches=count, good_enough=1.0)
+        for name, count in (("few", 4), ("many", 16))
+    }
+    fives = BestOf(base.policy(), evaluation, 5)
+    found = {
+        like: maker(BestOfN.Config(question=QUESTION, like=like), fives=fives, **searches).best_of_n().n
+        for like in ("few", "many", "fives")
+    }
+    single = positions(BestOf(base.policy(), evaluation, 1), few)
+    assert found["fives"] == 5
+    assert 1 < found["few"] < found["many"]
+    for name, search in searches.items():
+        assert found[name] == round(positions(search, few) / single)
+
+
+def test_without_a_label_as_many_are_drawn_as_the_recipe_says(maker):
+    assert maker(BestOfN.Config(question=QUESTION, n=7)).best_of_n().n == 7
+
+
+# --- the encoder --------------------------------------------------------------------------------------------
+
+
+def test_an_encoder_of_sentences_is_opened_by_name_and_kept_by_its_threshold(maker, monkeypatch, tmp_path):
+    class Opened:
+        def __init__(self, name):
+            self.name = name
+
+    there = ModuleType("sentence_transformers")
+    there.__dict__["SentenceTransformer"] = Opened
+    monkeypatch.setitem(sys.modules, "sentence_transformers", there)
+    config = RAIN.Config(question=QUESTION, encoder="tiny")
+    decoder = maker(config).decoder()
+    decoder.save(tmp_path)
+    for encoder in (decoder.encoder, maker(config).restored(tmp_path).encoder):
+        assert isinstance(encoder, SentenceEncoder)
+        assert (encoder.model.name, encoder.threshold) == ("tiny", 0.95)
+    assert maker(config.model_copy(update={"threshold": 0.5})).encoder().threshold == 0.5
+
+
+def test_where_none_can_be_opened_it_is_said_what_to_install(maker, monkeypatch):
+    monkeypatch.setitem(sys.modules, "sentence_transformers", None)
+    with pytest.raises(PluginError, match="needs sentence-transformers"):
+        maker(RAIN.Config(question=QUESTION, encoder="tiny")).encoder()
+
+
+# --- what is learnt -----------------------------------------------------------------------------------------
+
+
+def test_what_is_learnt_is_a_file_that_a_recipe_can_name(make, prompts, tmp_path):
+    file = tmp_path / "answers.jsonl"
+    answers = make(candidates=4, searches=6).answer(prompts[:8], Sampling(max_new_tokens=12), SEED)
+    write(file, prompts[:8], answers)
+    finished = [answer for answer in answers if answer.finished]
+    assert 2 < len(finished) < 8, "what was cut is not learnt"
+    rows = list(open_source(Named(name=file.name), tmp_path).rows("train", None, 0))
+    assert all(isinstance(row, Demonstration) for row in rows)
+    said = [(answer.prompt_id, answer.text) for answer in finished]
+    assert [(row.id, row.response) for row in rows] == said
+    learnt = list(Shown(prompts, file))
+    assert [(row.id, row.response) for row in learnt] == said
+    assert [row.prompt for row in learnt] == [row.prompt for row in rows]
+    assert [row.response_ids for row in learnt] == [answer.ids for answer in finished]
