@@ -41,11 +41,17 @@ class Expectation(Settings):
     sign: Literal["+", "-", "="]
     """Whether a minus b (or a's value) lies above zero, below it, or within `margin` of `around`."""
     around: float = 0.0
-    """For `=`: the value that is expected."""
+    """For `=`: the value that is expected of what is no ratio."""
     margin: float = Field(default=0.0, ge=0)
     """For `=` the largest distance from `around` that is none; for `+` and `-` the least that counts."""
     ratio: bool = False
     """Hold the logarithm of a / b against the logarithm of `margin`: for costs."""
+
+    @model_validator(mode="after")
+    def _around_a_value(self) -> Expectation:
+        if self.around and (self.ratio or self.sign != "="):
+            raise ValueError("around is for sign '=' and for what is no ratio")
+        return self
 
     def __str__(self) -> str:
         what = self.a if self.b is None else f"{self.a} {'over' if self.ratio else 'minus'} {self.b}"

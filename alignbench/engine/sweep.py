@@ -93,10 +93,12 @@ def _settings(label: str, block: MethodBlock, seed: int, count: int) -> list[dic
     """Return `count` unlike settings of one method, the one that is written first: equal trials for all."""
     found = [block.config]
     for drawn in islice(_draw(label, block, seed), DRAWS * count):
+        if len(found) == count:
+            break
         config = copy.deepcopy(block.config)
         for field, value in drawn.items():
             _set(config, field, value, label)
-        if len(found) < count and config not in found:
+        if config not in found:
             found.append(config)
     if len(found) < count:
         raise RecipeError(

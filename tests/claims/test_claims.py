@@ -75,6 +75,12 @@ def test_a_value_may_be_expected_around_a_number(around, verdict):
     assert str(found.expectation).endswith(f"within 0.05 of {around:g}")
 
 
+@pytest.mark.parametrize("said", [{"sign": "+"}, {"sign": "=", "ratio": True}])
+def test_a_number_to_be_around_is_refused_where_nothing_reads_it(said):
+    with pytest.raises(ValueError, match="around is for sign '='"):
+        claim(around=4, **said)
+
+
 def test_an_answer_is_held_against_decoding_without_a_cache():
     def spent(tokens: float) -> Results:
         cost = Cost(answer_tokens=tokens, answer_uncached_tokens=100)
