@@ -30,7 +30,13 @@ from alignbench.recipe import Recipe, canonical
 from .injection import Faults
 
 SEED, THREADS = 0, 1
-VOLATILE = ("train_seconds", "judge_seconds", "answer_seconds", "answer_uncached_seconds", "peak_memory_bytes")
+VOLATILE = (
+    "train_seconds",
+    "judge_seconds",
+    "answer_seconds",
+    "answer_uncached_seconds",
+    "peak_memory_bytes",
+)
 """Costs that are measured: all else of a cell's record has to be equal to the last bit."""
 
 SURVIVED, FAILED, STORAGE, DIED = 0, 3, 6, 9
