@@ -1,20 +1,25 @@
-"""How far the judges of a run agree with the first of them about the same two answers."""
+"""How far every two judges of a run agree about the same two answers."""
 
 from __future__ import annotations
 
+from itertools import combinations
 from typing import ClassVar
 
 import numpy as np
 
 from alignbench.metrics import Cell, Evidence, Measure, Metric, Missing, Need, by_prompt
+from alignbench.metrics.comparison import column
 from alignbench.metrics.fits import NoFitError, kappa
 from alignbench.recipe import BASE
 
 
 class Agreement(Metric):
-    """`agreement`, the share of prompts on which a judge says the same as the first judge of the label's
-    answer against base's (better, equal or worse), and `agreement.kappa`, what is left of it beyond chance:
-    (p_o - p_e) / (1 - p_e) (Cohen 1960)."""
+    """`agreement`, the share of prompts on which two judges say the same of the label's answer against base's
+    (better, equal or worse), and `agreement.kappa`, what is left of it beyond chance:
+    (p_o - p_e) / (1 - p_e) (Cohen 1960).
+
+    Every two judges have their columns: `agreement@b` is judge b with the first one, `agreement@b@c` c with b.
+    """
 
     needs: ClassVar[frozenset[Need]] = frozenset({"samples", "judge"})
 
@@ -29,13 +34,13 @@ class Agreement(Metric):
             ]
         return [
             found
-            for judge in judges[1:]
+            for one, other in combinations(judges, 2)
             for cell in evidence.cells
-            for found in _of(evidence, judges[0], judge, cell)
+            for found in _of(evidence, one, other, cell)
         ]
 
 
-def _of(evidence: Evidence, first: str, judge: str, cell: Cell) -> list[Measure | Missing]:
+def _of(evidence: Evidence, one: str, other: str, cell: Cell) -> list[Measure | Missing]:
     base = Cell(BASE, cell.seed)
     columns: dict[str, dict[str, float] | str] = {}
     if cell == base:
@@ -43,11 +48,11 @@ def _of(evidence: Evidence, first: str, judge: str, cell: Cell) -> list[Measure 
     elif base not in evidence.cells:
         columns = dict.fromkeys(("agreement", "agreement.kappa"), "base has no samples at this seed")
     else:
-        one, two = (
-            by_prompt(evidence.samples(cell), evidence.compare(name, cell, base)) for name in (first, judge)
-        )
-        both = [prompt for prompt in one if prompt in two]
-        a, b = (np.sign(np.array([said[prompt] - 0.5 for prompt in both])) for said in (one, two))
+        said = [
+            by_prompt(evidence.samples(cell), evidence.compare(judge, cell, base)) for judge in (one, other)
+        ]
+        both = [prompt for prompt in said[0] if prompt in said[1]]
+        a, b = (np.sign(np.array([by[prompt] - 0.5 for prompt in both])) for by in said)
         columns["agreement"] = dict(zip(both, (a == b).astype(float).tolist(), strict=True))
         try:
             if not both:
@@ -55,17 +60,23 @@ def _of(evidence: Evidence, first: str, judge: str, cell: Cell) -> list[Measure 
             columns["agreement.kappa"] = dict(zip(both, kappa(a, b).tolist(), strict=True))
         except NoFitError as reason:
             columns["agreement.kappa"] = str(reason)
+    judges = list(evidence.judges)
     return [
-        Missing(metric=name, **cell._asdict(), judge=judge, reason=str(values or "no common verdict"))
+        Missing(
+            metric=column(name, one, judges),
+            **cell._asdict(),
+            judge=other,
+            reason=str(values or "no common verdict"),
+        )
         if isinstance(values, str) or not values
         else Measure(
-            metric=name,
+            metric=column(name, one, judges),
             **cell._asdict(),
-            judge=judge,
+            judge=other,
             unit="share" if name == "agreement" else "kappa",
             higher_is_better=True,
             values=values,
-            description=f"how {judge} and {first} agree about the label's answers against base's",
+            description=f"how {other} and {one} agree about the label's answers against base's",
         )
         for name, values in columns.items()
     ]

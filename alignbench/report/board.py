@@ -205,7 +205,7 @@ def unfit(results: Results, metric: str) -> str:
 
 def title(metric: str) -> str:
     """Return a metric's name as a heading: `win rate`, `KL from base`."""
-    name, _, judge = metric.partition("@")
+    name, *judges = metric.split("@")
     known = {
         "win_rate": "win rate",
         "kl": "KL",
@@ -218,7 +218,7 @@ def title(metric: str) -> str:
         "logp.rejected": "log p(rejected)",
     }
     said = known.get(name, text.line(name.replace("_", " ").replace(".", ": ")))
-    return f"{said} ({text.line(judge)})" if judge else said
+    return f"{said} ({', '.join(map(text.line, judges))})" if judges else said
 
 
 def start_of(label: LabelResult) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 from alignbench.report import board as boards
 from alignbench.report import text
 from alignbench.report.disagreement import most_disputed
-from alignbench.report.page import Page
+from alignbench.report.page import Page, tables_of
 from alignbench.results import Comparison, Estimate
 
 QUESTIONS = 10
@@ -34,6 +34,7 @@ NAMES = {
     "length_accuracy": "accuracy of length alone",
     "quality": "on held-out rows",
     "recorded": "recorded",
+    "people": "against people's labels",
 }
 """What the report calls some of a judge's numbers."""
 
@@ -81,11 +82,18 @@ def judges(page: Page) -> Mapping[str, Any] | None:
                 rest["people"] = {key: one for key, one in people.items() if key not in ("accuracy", "ci95")}
             more["quality"] = rest
         told.append((name, _groups(more)))
-    return (
-        {"controlled": controlled, "judges": [one for one in told if one[1]], "heads": CONTROLS}
-        if told
-        else None
+    alike = [name for name in boards.metric_infos(page.results) if name.startswith("agreement")]
+    first = named[0][0] if named else ""
+    agreed = tables_of(
+        page,
+        (
+            "How often two judges say the same of the answers against base's, and kappa, what is left beyond "
+            f"chance: the judge in brackets with {first}, or the two in brackets with each other",
+            alike,
+        ),
     )
+    known = {"controlled": controlled, "judges": [one for one in told if one[1]], "heads": CONTROLS}
+    return {"tables": [], "rows": [], **(agreed or {}), **known} if told else None
 
 
 def _controls(quality: Mapping[str, Any]) -> tuple[list[str], str]:

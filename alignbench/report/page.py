@@ -51,13 +51,19 @@ def tables_of(page: Page, *wanted: tuple[str, Sequence[str]]) -> dict[str, Any] 
         if columns:
             bars = {column.metric: bars_of(page, column) for column in columns}
             # What all headings have in common stands in the caption already.
-            heads = [column.metric.partition(".")[2] or column.metric for column in columns]
+            heads = [_shortened(column.metric) for column in columns]
             heads = [re.sub(r"\.tax\.(base|start)$", "", head) for head in heads]
             heads = [f"token {head}" if head[0].isdigit() else head for head in heads]
             tables.append(
                 {"caption": caption, "columns": list(zip(columns, heads, strict=True)), "bars": bars}
             )
     return {"tables": tables, "rows": page.board.rows} if tables else None
+
+
+def _shortened(metric: str) -> str:
+    """A metric's part, with the judges it is told by: `harmless (self)`."""
+    name, *judges = metric.split("@")
+    return (name.partition(".")[2] or name) + (f" ({', '.join(judges)})" if judges else "")
 
 
 def bars_of(page: Page, column: Column) -> dict[str, Any]:

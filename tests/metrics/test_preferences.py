@@ -101,6 +101,35 @@ def test_judges_agree_as_counted_by_hand(given, marks):
     assert value(found, "agreement", BASE) == "base is what the others are held against"
 
 
+def test_every_two_of_three_judges_agree_as_scikit_learn_counts(given, marks):
+    metrics = pytest.importorskip("sklearn.metrics")
+    rng = np.random.default_rng(0)
+    texts = {cell: [[f"{mark}"] for mark in rng.choice([1, 2, 2.5, 11], 40)] for cell in (BASE, DPO, SFT)}
+    turned = Longest()
+    turned.compare = lambda prompts, a, b: Longest().compare(prompts, b, a)
+    summary = summarise(
+        [Agreement()], given(texts, {"gold": marks(), "longest": Longest(), "shortest": turned})
+    )
+    pairs = {"@longest": ("gold", "longest"), "@shortest": ("gold", "shortest")}
+    pairs |= {"@longest@shortest": ("longest", "shortest")}
+    assert set(summary.metrics) == {
+        f"{name}{pair}" for name in ("agreement", "agreement.kappa") for pair in pairs
+    }
+    ours, theirs = ([text for (text,) in texts[cell]] for cell in (DPO, BASE))
+    verdicts = {
+        "gold": [int(np.sign(float(a) - float(b))) for a, b in zip(ours, theirs, strict=True)],
+        "longest": [int(np.sign(len(a) - len(b))) for a, b in zip(ours, theirs, strict=True)],
+        "shortest": [int(np.sign(len(b) - len(a))) for a, b in zip(ours, theirs, strict=True)],
+    }
+    for pair, (one, other) in pairs.items():
+        measured = summary.cells[DPO]
+        same = metrics.accuracy_score(verdicts[one], verdicts[other])
+        beyond = metrics.cohen_kappa_score(verdicts[one], verdicts[other])
+        assert measured[f"agreement{pair}"].value == pytest.approx(same, abs=1e-9)
+        assert measured[f"agreement.kappa{pair}"].value == pytest.approx(beyond, abs=1e-9)
+    assert "shortest and longest" in summary.metrics["agreement@longest@shortest"].description
+
+
 def test_one_judge_has_nobody_to_agree_with(given, marks):
     found = Agreement().measure(given({BASE: [["1"]], DPO: [["1"]]}, {"gold": marks()}))
     assert {one.reason for one in found} == {"the recipe names fewer than two judges"}

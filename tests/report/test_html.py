@@ -190,6 +190,28 @@ def test_judges_are_shown_with_their_quality_those_trained_on_the_way_too(tree: 
     assert "reward-model of rlhf, seed 2 on held-out rows accuracy 0.710 pairs 102" in said
 
 
+def test_how_every_two_judges_agree_stands_with_the_judges(small, tmp_path: Path):
+    folder = small.write(tmp_path / "run")
+    measured = {"agreement@self": 0.8, "agreement.kappa@self": 0.6, "agreement@self@http": 0.7}
+    results = read(folder)
+    told = results.model_copy(
+        update={
+            "labels": tuple(
+                one.model_copy(update={"metrics": one.metrics | {
+                    name: small.measured(value, 0.05) for name, value in measured.items()
+                }})
+                for one in results.labels
+            ),
+        }
+    )  # fmt: skip
+    record.write(told, folder)
+    said = words(section(parsed(write_html(folder).read_text(encoding="utf-8")), "judges"))
+    assert "agreement (self)" in said
+    assert "kappa (self)" in said
+    assert "agreement (self, http)" in said
+    assert "with gold, or the two in brackets" in said
+
+
 def test_what_a_judge_was_put_through_is_one_row_and_why_it_may_not_rank_stands_below(small, tmp_path: Path):
     quality = {
         "fit": False,
