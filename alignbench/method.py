@@ -135,6 +135,8 @@ class Labelling(Settings):
     """Draw a principle for each comparison: a file with one on each line, `built-in`, `sandbox`, or none."""
     sampling: Sampling = Sampling()
     """How the answers are drawn."""
+    people: int = Field(default=64, ge=0)
+    """Held-out pairs of the data that the judge labels too, to be held against the people who did; 0 for none."""
 
 
 class Revising(Settings):

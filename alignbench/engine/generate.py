@@ -6,11 +6,12 @@ import json
 import shutil
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 from alignbench import plugins, store
-from alignbench.engine import prepare
+from alignbench.engine import prepare, writing
 from alignbench.engine.bench import Bench
 from alignbench.engine.cell_run import CellRun
 from alignbench.engine.worker import Event, Task
@@ -64,7 +65,9 @@ def generate(
         tell(Event("writing", 0, len(prompts)))
         if isinstance(how, Labelling):
             named = judge or NamedJudge(name="self")
-            found = labelling.label(run.judge(named), run.start, prompts, how, principles, key=seed)
+            labeller = run.judge(named)
+            found = labelling.label(labeller, run.start, prompts, how, principles, key=seed)
+            found = replace(found, facts={**found.facts, **writing.beside_people(run, labeller, how)})
         else:
             named = None
             rows = revising.revise(run.start, prompts, how, principles, key=seed)

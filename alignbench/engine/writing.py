@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence as Many
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from alignbench import store
 from alignbench.engine.worker import Event
 from alignbench.method import ALL, Labelling, Policy, Revising
 from alignbench.recipe import START, Rewritten
-from alignbench.rows import Prompt, Row
+from alignbench.rows import Pair, Prompt, Row, can_derive
 
 if TYPE_CHECKING:
     from alignbench.engine.cell_run import CellRun
     from alignbench.judges import Judge
+
+PEOPLE = "people.json"
+"""How far a judge agrees with people, where it lies in the store."""
 
 
 def labels(
@@ -39,13 +43,50 @@ def labels(
         what="labels",
         judge=judge,
         policy=policy,
-        how=how.model_dump(),
+        how=how.model_dump(exclude={"people"}),
         principles=list(principles),
         prompts=_asked(prompts),
     )
     found = labelling.load(folder)
-    run.judges.append({"name": found.facts["judge"], "quality": found.facts})
+    quality = {**found.facts, **beside_people(run, judge, how)}
+    run.judges.append({"name": found.facts["judge"], "quality": quality})
     return tokenised(run, found.rows)
+
+
+def beside_people(run: CellRun, judge: Judge, how: Labelling) -> dict[str, Any]:
+    """Return as `people` how far a judge that labels agrees with the people who labelled held-out pairs.
+
+    {} where the data holds no such pairs. Asked once for each judge of a cell, which is charged with it.
+    """
+    from alignbench.judges import labelling
+
+    if not can_derive(run._bench.table.view, Pair):
+        return {}
+    # What a judge wrote into a file carries its name.
+    held_out = [row for row in run.rows(Pair, "validation") if "judge" not in row.extra][: how.people]
+    if held_out and "people" not in judge.quality:
+        principles = labelling.principles(how.constitution, run.root)
+
+        def make(folder: Path) -> None:
+            run._bench.emit(Event("comparing labels with those of people"))
+            key = run._number("labels")
+            store.write_json(
+                folder / PEOPLE, labelling.beside_people(judge, held_out, how, principles, key=key)
+            )
+
+        folder = run.shared(
+            make,
+            what="agreement with people",
+            judge=judge,
+            how=how.model_dump(),
+            principles=list(principles),
+            rows=store.digest(
+                [[row.id, row.prompt, row.chosen, row.rejected, row.preference] for row in held_out]
+            ),
+        )
+        people = json.loads((folder / PEOPLE).read_text(encoding="utf-8"))
+        judge.quality = {**judge.quality, "people": people}
+    return {"people": judge.quality["people"]} if "people" in judge.quality else {}
 
 
 def revisions(run: CellRun, prompts: Many[Prompt], how: Revising) -> list[Row]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -13,6 +14,7 @@ from typing import Any
 
 from alignbench.errors import DataError, Problem
 from alignbench.judges import Judge, Opinion
+from alignbench.judges.controls import agreement
 from alignbench.method import Labelling, Policy
 from alignbench.rows import Pair, Prompt, Ranking, Row
 
@@ -103,6 +105,7 @@ def label(
     for answer in policy.answer(prompts, how.sampling, key, samples=how.answers):
         if answer.finished and answer.text.strip() and answer.text not in drawn[answer.prompt_id]:
             drawn[answer.prompt_id].append(answer.text)
+    before = Counter(judge.abstained)
     asked = [(prompt, i, j) for prompt in prompts for i, j in combinations(range(len(drawn[prompt.id])), 2)]
     chosen = [Random(f"{key}/{p.id}/{i}/{j}").choice(constitution) for p, i, j in asked if constitution]
     opinions = judge.opinions(
@@ -135,10 +138,49 @@ def label(
         "compared": len(asked),
         "kept": sum(map(len, by_prompt.values())),
         "dropped": dropped,
-        "abstained": dict(judge.abstained),
+        "abstained": dict(judge.abstained - before),
         **_shares(orders),
     }
     return Labelled(rows, facts)
+
+
+def beside_people(
+    judge: Judge, pairs: Sequence[Pair], how: Labelling, constitution: Sequence[str] = (), *, key: int
+) -> dict[str, Any]:
+    """Return how far the labels that `judge` gives to `pairs` agree with those of the people who labelled them.
+
+    Labelled as `label` does it, by principles drawn alike. `asked`; of the `n` that both sides label,
+    `accuracy` with `ci95`, Cohen's `kappa`, Krippendorff's `alpha` (see `alignbench.judges.controls`);
+    `consistent`, `first` and `mass` of the judge's two orders, and what labelled nothing as `dropped`.
+    """
+    rng = Random(key)
+    # The label must not be where it can be guessed: chosen and rejected take turns at being first.
+    turned = [rng.random() < 0.5 for _ in pairs]
+    opinions = judge.opinions(
+        list(pairs),
+        [pair.rejected if turn else pair.chosen for pair, turn in zip(pairs, turned, strict=True)],
+        [pair.chosen if turn else pair.rejected for pair, turn in zip(pairs, turned, strict=True)],
+        [Random(f"{key}/{pair.id}").choice(constitution) for pair in pairs] if constitution else None,
+    )
+    reasons = [_unfit(opinion, how) for opinion in opinions]
+    ours = [
+        None if reason else _side(opinion.preference)
+        for opinion, reason in zip(opinions, reasons, strict=True)
+    ]
+    theirs = [
+        _side(1 - pair.preference if turn else pair.preference)
+        for pair, turn in zip(pairs, turned, strict=True)
+    ]
+    return {
+        "asked": len(pairs),
+        **agreement(ours, theirs),
+        "dropped": dict(Counter(reason for reason in reasons if reason)),
+        **_shares([one for one in opinions if one.orders is not None]),
+    }
+
+
+def _side(preference: float | None) -> int | None:
+    return None if preference is None or preference == 0.5 else 1 if preference > 0.5 else -1
 
 
 def _unfit(opinion: Opinion, how: Labelling) -> str:

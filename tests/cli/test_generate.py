@@ -47,7 +47,8 @@ def test_preferences_are_a_file_that_a_recipe_can_name(tmp_path: Path, monkeypat
     rows = list(open_source(Named(name="preferences.jsonl"), out).rows("train", None, 0))
     assert len(rows) == facts["kept"] > 12
     assert all(isinstance(row, Pair) and 0.5 < row.preference <= 1 for row in rows)
-    assert facts["spent"]["judge_calls"] == 2 * facts["compared"]
+    assert facts["people"]["asked"] > 0
+    assert facts["spent"]["judge_calls"] == 2 * (facts["compared"] + facts["people"]["asked"])
     card = (out / "README.md").read_text(encoding="utf-8")
     assert "**Licence.**" in card
     assert "`self`" in card

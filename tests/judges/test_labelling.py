@@ -10,7 +10,7 @@ import pytest
 from alignbench.data.sources import open_source
 from alignbench.errors import DataError
 from alignbench.judges import Judge, Opinion, Score
-from alignbench.judges.labelling import label, load, principles
+from alignbench.judges.labelling import beside_people, label, load, principles
 from alignbench.judges.revising import revise
 from alignbench.method import Answer, Labelling, Revising, Sampling
 from alignbench.recipe import Named
@@ -161,6 +161,83 @@ def test_rankings_survive_the_file_too(tmp_path: Path):
     found = labelled(Table({("x", "y"): 0.2}), "x", "y", form="rankings")
     found.save(tmp_path)
     assert load(tmp_path).rows == found.rows
+
+
+# --- beside the labels of people
+
+
+class Favours(Judge):
+    """Prefers by a function of both answers and the principle."""
+
+    def __init__(self, prefers):
+        super().__init__()
+        self.prefers = prefers
+
+    def score(self, prompts, answers):
+        return [Score(None) for _ in answers]
+
+    def opinions(self, prompts, a, b, principles=None):
+        return [self.prefers(*one) for one in zip(a, b, principles or [""] * len(a), strict=True)]
+
+
+HUMAN = [
+    Pair(
+        id=str(n),
+        prompt=({"role": "user", "content": f"q{n}"},),
+        chosen=f"good {n}",
+        rejected=f"bad {n}",
+        preference=0.2 if n >= 30 else 1.0,
+    )
+    for n in range(40)
+]
+"""Of the last quarter people are said to like the second answer better."""
+
+
+def good(a: str, b: str, principle: str) -> Opinion:
+    return Opinion(0.9 if a.startswith("good") else 0.1, (0.9, 0.9) if a.startswith("good") else (0.1, 0.1))
+
+
+def test_labels_are_held_against_those_of_people():
+    found = beside_people(Favours(good), HUMAN, Labelling(), key=0)
+    assert (found["asked"], found["n"], found["accuracy"]) == (40, 40, 0.75)
+    assert found["ci95"][0] < 0.75 < found["ci95"][1]
+    assert 0.3 < found["kappa"] < 0.7, "one half is chance"
+    assert found["alpha"] == pytest.approx(found["kappa"], abs=0.05)
+    assert (found["consistent"], found["first"]) == (1.0, 0.5)
+
+
+def test_a_judge_that_follows_the_place_agrees_with_people_as_chance_does():
+    def place(a: str, b: str, principle: str) -> Opinion:
+        return Opinion(0.6, (0.9, 0.3))
+
+    found = beside_people(Favours(place), HUMAN[:30], Labelling(), key=0)
+    assert 0.2 < found["accuracy"] < 0.8
+    assert found["kappa"] == 0.0
+    assert (found["consistent"], found["first"]) == (0.0, 1.0)
+
+
+def test_what_would_label_nothing_is_no_disagreement_with_people():
+    def torn(a: str, b: str, principle: str) -> Opinion:
+        return Opinion(0.6, (0.9, 0.3)) if a.endswith(("1", "2")) else good(a, b, principle)
+
+    found = beside_people(Favours(torn), HUMAN[:30], Labelling(consistent=True), key=0)
+    assert found["dropped"] == {"the orders disagree": 6}
+    assert (found["n"], found["accuracy"]) == (24, 1.0)
+
+
+def test_a_judge_is_held_against_people_by_its_principles():
+    def turncoat(a: str, b: str, principle: str) -> Opinion:
+        return good(a, b, "") if principle == "kind" else good(a, b, "").turned()
+
+    found = beside_people(Favours(turncoat), HUMAN[:30], Labelling(), ("kind",), key=0)
+    assert found["accuracy"] == 1.0
+    assert 0 < beside_people(Favours(turncoat), HUMAN[:30], Labelling(), ("kind", "x"), key=0)["accuracy"] < 1
+
+
+def test_what_a_judge_abstains_from_is_counted_for_each_file_of_labels():
+    judge = Table({("x", "y"): 0.9})
+    judge.abstained["neither option"] = 3
+    assert labelled(judge, "x", "y").facts["abstained"] == {}
 
 
 # --- constitutions

@@ -123,7 +123,8 @@ def test_what_judging_costs_is_the_cells_own(bench: Bench):
     run = cell(bench, "cost")
     RLAIF(config()).align(run)
     assert run.cost.ai_comparisons > 0
-    assert run.cost.judge_calls == 2 * run.cost.ai_comparisons
+    beside = run.judges[0]["quality"]["people"]["asked"]
+    assert run.cost.judge_calls == 2 * (run.cost.ai_comparisons + beside)
     assert run.cost.judge_tokens > run.cost.judge_calls
     assert run.cost.judge_seconds > 0
     assert run.cost.comparisons == 0
@@ -134,6 +135,26 @@ def test_what_judging_costs_is_the_cells_own(bench: Bench):
     RLAIF(config()).align(again)
     for name in ("ai_comparisons", "judge_calls", "judge_tokens", "generated_tokens"):
         assert getattr(again.cost, name) == getattr(run.cost, name)
+
+
+def test_a_judge_that_labels_is_held_against_people_on_held_out_pairs(bench: Bench):
+    found = {}
+    for people in (0, 3):
+        run, made = cell(bench, f"people-{people}"), config(labels={"sampling": SHORT, "people": people})
+        judge = run.judge(made.judge)
+        labels = [run.label(judge, made.labels, part=slice(number, None, 2)) for number in range(2)]
+        found[people] = labels, run
+    assert found[0][0] == found[3][0], "asking beside the labels changes none of them"
+    plain, beside = found[0][1], found[3][1]
+    assert beside.cost.judge_calls == plain.cost.judge_calls + 2 * 3, "asked once, in both orders"
+    assert beside.cost.ai_comparisons == plain.cost.ai_comparisons, "nobody learns from it"
+    assert len(beside.seen["validation"]) >= 3
+    assert "test" not in beside.seen
+    people = beside.judges[0]["quality"]["people"]
+    assert people == beside.judges[1]["quality"]["people"]
+    assert people["asked"] == 3
+    assert {"accuracy", "ci95", "kappa", "alpha", "consistent", "first"} <= set(people)
+    assert "people" not in plain.judges[0]["quality"]
 
 
 def test_the_curves_of_the_stage_are_the_cells(bench: Bench):
