@@ -218,6 +218,8 @@ class _Check:
             return plugins.load(group, name)
         except PluginError as error:
             if (group, name) not in self.missing:  # one broken plugin, one problem
+                if group == "judges" and self.said(("sweep",), None) is not None:
+                    self.valid(kind.Config, {**config, **kind.twin(made)}, own)
                 place = self.document.place(named_by, key=named_by[-1] == name)
                 self.problems += [place.problem(one.what, one.fix, spell(named_by)) for one in error.problems]
             self.missing.add((group, name))

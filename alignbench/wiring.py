@@ -10,7 +10,7 @@ from pydantic import BaseModel
 
 from alignbench import plugins
 from alignbench.errors import RecipeError
-from alignbench.method import Label, Named, NamedJudge, NamedMethod, NamedSource
+from alignbench.method import Label, Labelling, Named, NamedJudge, NamedMethod, NamedSource
 from alignbench.recipe import BASE, COMPARISONS, FILE, START, MethodBlock, Recipe, Rewritten
 
 
@@ -88,6 +88,18 @@ def named_in(value: Any, route: tuple[str | int, ...] = ()) -> Iterator[tuple[tu
             yield from named_in(item, (*route, place))
 
 
+def by_principles(value: Any, route: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], NamedJudge]]:
+    """Yield every judge that a config lets label by a constitution, and where in it."""
+    if not isinstance(value, BaseModel) or isinstance(value, Named):
+        return
+    own = {name: getattr(value, name) for name in type(value).model_fields}
+    drawn = any(isinstance(one, Labelling) and one.constitution is not None for one in own.values())
+    for name, one in own.items():
+        if drawn and isinstance(one, NamedJudge):
+            yield (*route, name), one
+        yield from by_principles(one, (*route, name))
+
+
 def built_on(method: str, config: Mapping[str, Any]) -> Iterator[Named]:
     """Yield every plugin that a method's fields name, and what the methods among them name in turn."""
     for _, one in named_in(plugins.load("methods", method).Config(**config)):
@@ -101,6 +113,24 @@ def judges_of(recipe: Recipe, label: str) -> tuple[NamedJudge, ...]:
     block, anew = recipe.methods[label], rewritten(recipe, label)
     own = tuple(one for one in built_on(block.method, block.config) if isinstance(one, NamedJudge))
     return own if anew is None else (*own, anew.judge)
+
+
+def twin(judge: Named) -> Named:
+    """Return the judge that chooses the settings that `judge` reports on."""
+    kind = plugins.load("judges", judge.name)
+    changes = kind.twin(kind.Config(**judge.config))
+    return Named(name=judge.name, config={**judge.config, **changes})
+
+
+def reserved(recipe: Recipe) -> float:
+    """Return the share of the training rows that judges are trained on, and that no method sees."""
+    judges = list(recipe.evaluation.judges)
+    if recipe.sweep is not None:
+        judges += [twin(one) for one in judges]
+    for label in recipe.methods:
+        judges += judges_of(recipe, label)
+    kinds = [(plugins.load("judges", one.name), one.config) for one in judges]
+    return max((kind(kind.Config(**config)).held_out for kind, config in kinds), default=0.0)
 
 
 def rewritten(recipe: Recipe, label: str) -> Rewritten | None:

@@ -22,9 +22,12 @@ def split_of(row: Row, where: Where) -> Split:
     return "validation" if place < where.test + where.validation else "train"
 
 
-def is_for_judges(row: Row, where: Where, share: float) -> bool:
-    """Return whether a training row is held out for judges that train: a `share` of them, groups whole."""
-    return _unit("judges", where.seed, group_of(row, where.by)) < share
+def is_for_judges(row: Row, where: Where, part: tuple[float, float]) -> bool:
+    """Return whether a training row lies in the `part`, from and to, that is held out for a judge that trains.
+
+    Groups stay whole; a row lies in one of two parts that do not overlap.
+    """
+    return part[0] <= _unit("judges", where.seed, group_of(row, where.by)) < part[1]
 
 
 def is_in_stage(row: Row, view: type[Row], where: Where) -> bool:

@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from alignbench import data, plugins, store
+from alignbench import data, store
 from alignbench.data.split import is_for_judges, is_in_stage
 from alignbench.data.table import TableRows
 from alignbench.engine.cell_run import CellRun
@@ -23,7 +23,7 @@ from alignbench.method import (
 )
 from alignbench.recipe import BASE, AdapterStart, ModelStart, Recipe, Start
 from alignbench.rows import Row
-from alignbench.wiring import judges_of
+from alignbench.wiring import reserved
 
 if TYPE_CHECKING:
     from alignbench.judges.reward_training import RewardModel
@@ -58,22 +58,18 @@ class Bench:
     @cached_property
     def reserved(self) -> float:
         """Share of the training rows that judges are trained on, and that no method sees."""
-        named = list(self.recipe.evaluation.judges)
-        for label in self.recipe.methods:
-            named += judges_of(self.recipe, label)
-        kinds = [(plugins.load("judges", one.name), one.config) for one in named]
-        return max((kind(kind.Config(**config)).held_out for kind, config in kinds), default=0.0)
+        return reserved(self.recipe)
 
     def training_rows(self, view: type[Row]) -> Many[Row]:
         """Return the training rows that a method may see in a view."""
         rows, where = self.table.kept("train"), self.recipe.data.split
         if self.reserved:
-            rows = [row for row in rows if not is_for_judges(row, where, self.reserved)]
+            rows = [row for row in rows if not is_for_judges(row, where, (0, self.reserved))]
         if self.recipe.data.stages == "disjoint":
             rows = [row for row in rows if is_in_stage(row, view, where)]
         return rows
 
-    def own_reward_model(self, rows: Literal["train", "held-out"], **how: Any) -> RewardModel:
+    def own_reward_model(self, rows: Literal["train"] | tuple[float, float], **how: Any) -> RewardModel:
         """Return the reward model that judges: trained, from the base, on rows that no method sees."""
         if rows == "train":
             raise RecipeError(
@@ -81,7 +77,7 @@ class Bench:
             )
         run = CellRun(self, label=BASE, seed=0, method="", start=BASE, folder=self.run)
         where = self.recipe.data.split
-        held_out = [row for row in self.table.kept("train") if is_for_judges(row, where, self.reserved)]
+        held_out = [row for row in self.table.kept("train") if is_for_judges(row, where, rows)]
         return run.reward_model(TableRows(held_out, run.compared, seed=0), **how)
 
     @cached_property

@@ -512,7 +512,7 @@ class CellRun:
         self.judges.append({"name": "reward-model", "quality": dict(made.quality)})
         return made
 
-    def own_reward_model(self, rows: Literal["train", "held-out"], **how: Any) -> RewardModel:
+    def own_reward_model(self, rows: Literal["train"] | tuple[float, float], **how: Any) -> RewardModel:
         return self.reward_model(**how) if rows == "train" else self._bench.own_reward_model(rows, **how)
 
     @property

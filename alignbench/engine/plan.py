@@ -13,7 +13,17 @@ from alignbench.errors import RecipeError
 from alignbench.method import Departure
 from alignbench.recipe import BASE, FILE, MethodBlock, ModelStart, Recipe
 from alignbench.store import digest
-from alignbench.wiring import built_on, compares, edges, group_of, judges_of, order, overlap, rewritten
+from alignbench.wiring import (
+    built_on,
+    compares,
+    edges,
+    group_of,
+    judges_of,
+    order,
+    overlap,
+    reserved,
+    rewritten,
+)
 
 if TYPE_CHECKING:
     from alignbench.metrics import Metric
@@ -192,6 +202,7 @@ def identity(
             "budget": said["budget"],
             "block": block,
             "comparisons": "file" if anew is None else anew.model_dump(mode="json"),
+            "reserved": reserved(recipe),
             "evaluation": sampled,
             "data": data,
             "parents": parents,

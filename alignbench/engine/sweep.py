@@ -1,7 +1,8 @@
 """Tuning with an equal number of trials for every method, on validation prompts, before the comparison.
 
 All trials are labels of one ordinary run, in the folder `sweep` of the comparison: resumed, recorded and
-reported like any other. The best of each method then takes part in the comparison, on test prompts.
+reported like any other. A judge that is trained in the run does not choose what it reports on: its twin does.
+The best of each method then takes part in the comparison, on test prompts.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from alignbench import results
 from alignbench.errors import AlignbenchError, PluginError, RecipeError
 from alignbench.method import Named
 from alignbench.recipe import Loaded, MethodBlock, Range, Recipe
-from alignbench.wiring import complete
+from alignbench.wiring import complete, twin
 
 FOLDER = "sweep"
 DRAWS = 16
@@ -76,7 +77,9 @@ def expanded(recipe: Recipe) -> Recipe:
         for name, config in zip(names, _settings(label, block, sweep.seed, len(names)), strict=True):
             methods[name] = block.model_copy(update={**plain, "config": config})
     metrics = [Named(name=sweep.metric.partition(".")[0])]
-    evaluation = recipe.evaluation.model_copy(update={"split": "validation", "metrics": metrics})
+    judges = [twin(judge) for judge in recipe.evaluation.judges]
+    changed = {"split": "validation", "metrics": metrics, "judges": judges}
+    evaluation = recipe.evaluation.model_copy(update=changed)
     return complete(
         recipe.model_copy(
             update={

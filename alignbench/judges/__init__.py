@@ -83,8 +83,9 @@ class Models(Protocol):
     @property
     def store(self) -> Store: ...
 
-    def own_reward_model(self, rows: Literal["train", "held-out"], **how: float) -> OwnRewardModel:
-        """A reward model trained in this run; on `train` rows inside `align` only."""
+    def own_reward_model(self, rows: Literal["train"] | tuple[float, float], **how: float) -> OwnRewardModel:
+        """A reward model trained in this run: on the methods' own rows, inside `align` only, or on the part of
+        the training rows, from and to, that no method sees."""
         ...
 
 
@@ -118,10 +119,19 @@ class Judge(ABC):
 
     @property
     def held_out(self) -> float:
-        """Share of the training rows that it is trained on, and that no method sees in the same run."""
+        """Share of the training rows, from the first on, that no method sees in a run with this judge."""
         return 0.0
 
     @classmethod
+    @classmethod
+    def twin(cls, config: Any) -> dict[str, Any]:
+        """Return what to change in a config for the judge that chooses the settings that this one reports on.
+
+        A judge that is trained in the run has a twin that is trained on rows of its own, so that no setting
+        is chosen by the errors it is then measured with; any other is its own twin, on other prompts.
+        """
+        return {}
+
     def reads_with(cls, config: Any, base: str) -> str:
         """Return the model it reads with (`base` is the recipe's), so that a yardstick cannot also train."""
         return ""

@@ -34,6 +34,8 @@ class RewardModel(Judge):
         """Instead of `id`: train it on rows that no method sees, as a yardstick, or on the methods' own."""
         share: float = Field(0.2, gt=0, lt=1)
         """Share of the training rows that are held out for it."""
+        after: float = Field(0.0, ge=0, lt=1)
+        """Share of the training rows before its own: those of another judge. A sweep sets it by itself."""
         learning_rate: float = Field(1e-4, gt=0)
         """Peak learning rate of its adapter, where it is trained."""
         head_rate: float = Field(1e-3, gt=0)
@@ -53,11 +55,20 @@ class RewardModel(Judge):
         def _of_one_kind(self) -> Self:
             if bool(self.id) == bool(self.train_on):
                 raise ValueError("a reward model is either trained or there already; set `id` or `train_on`")
+            if self.train_on == "held-out" and self.after + self.share >= 1:
+                raise ValueError(
+                    f"rows {self.after:g} to {self.after + self.share:g} of all leave none to the methods; "
+                    "lower `share` (a sweep holds out as many again, for the judge that chooses)"
+                )
             return self
 
     @property
     def held_out(self) -> float:
-        return self.config.share if self.config.train_on == "held-out" else 0.0
+        return self.config.after + self.config.share if self.config.train_on == "held-out" else 0.0
+
+    @classmethod
+    def twin(cls, config: Any) -> dict[str, Any]:
+        return {"after": config.after + config.share} if config.train_on == "held-out" else {}
 
     @classmethod
     def reads_with(cls, config: Any, base: str) -> str:
@@ -70,7 +81,8 @@ class RewardModel(Judge):
         self._known: dict[Any, float] = {}
         if config.train_on is not None:
             how = {name: getattr(config, name) for name in ("learning_rate", "head_rate", "epochs")}
-            self.own = models.own_reward_model(config.train_on, **how)
+            part = (config.after, config.after + config.share)
+            self.own = models.own_reward_model("train" if config.train_on == "train" else part, **how)
             self.quality = self.own.quality
             return
         self.network, self.tokenizer = load_classifier(

@@ -10,6 +10,7 @@ import pytest
 from alignbench import results
 from alignbench.engine import plan, sweep
 from alignbench.errors import AlignbenchError, RecipeError
+from alignbench.reading import load
 from alignbench.recipe import Loaded, Recipe
 from alignbench.results import LabelResult, Measured, MetricInfo, Results
 
@@ -146,6 +147,15 @@ def test_values_that_make_too_few_settings_are_refused():
 def test_a_sweep_that_would_not_be_fair_is_refused(changed, words):
     with pytest.raises(ValueError, match=words):
         recipe(**changed)
+
+
+def test_a_judge_with_a_twin_that_leaves_the_methods_no_rows_is_refused(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(
+        END_TO_END.replace("[gold]", "[{reward-model: {train_on: held-out, share: 0.5}}]"), encoding="utf-8"
+    )
+    with pytest.raises(RecipeError, match=r"judges\[0\]\.reward-model: rows 0\.5 to 1 of all leave none"):
+        load(path)
 
 
 def test_settings_chosen_leave_the_key_of_a_cell_to_what_it_computes():

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from alignbench.engine import prepare
+from alignbench import wiring
+from alignbench.engine import plan, prepare, sweep
 from alignbench.engine.bench import Bench
 from alignbench.engine.cell_run import CellRun
 from alignbench.engine.worker import Task
@@ -102,3 +103,39 @@ def test_shared_stages_see_the_same_rows_and_disjoint_ones_share_none(tmp_path: 
     ]
     assert not by_user[0] & by_user[1]
     assert not by_user[1] & by_user[2]
+
+
+def test_the_judge_that_chooses_shares_no_row_with_the_judge_that_reports_and_methods_see_neither(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    swept = {
+        "evaluation": {"prompts": 8, "judges": [{"reward-model": {"train_on": "held-out", "share": 0.3}}]},
+        "methods": {"tried": {"method": "frozen"}},
+        "sweep": {"trials": 2},
+    }
+    bench = make_bench(tmp_path, **swept)
+    trials = sweep.expanded(bench.recipe)
+    assert wiring.reserved(trials) == wiring.reserved(bench.recipe) == 0.6
+    read: list[set[str]] = []
+    monkeypatch.setattr(
+        CellRun, "reward_model", lambda self, rows=None, **how: read.append({row.id for row in rows or ()})
+    )
+    for recipe in (bench.recipe, trials):
+        (named,) = recipe.evaluation.judges
+        part = RewardModel.Config(**named.config)
+        bench.own_reward_model((part.after, part.after + part.share))
+    reports, chooses = read
+    kept = {row.id for row in bench.table.kept("train")}
+    assert not reports & chooses
+    assert min(len(reports), len(chooses)) > 0.15 * len(kept)
+    assert kept - reports - chooses == seen(bench, Prompt)
+
+
+def test_a_cell_of_fewer_rows_is_another_cell(bench: Bench):
+    given = bench.recipe
+    without = given.model_copy(update={"evaluation": given.evaluation.model_copy(update={"judges": []})})
+    cell = plan.cells(given)[-1]
+    one, other = (
+        plan.identity(recipe, cell, versions={}, data="", parents={}) for recipe in (given, without)
+    )
+    assert one != other
