@@ -241,7 +241,9 @@ class Comparison(Record):
     ci95: Interval | None = None
     p_value: Number = None
     p_holm: Number = None
-    """Corrected for all comparisons of the table."""
+    """Corrected for all pairs of labels on this metric: what the verdict stands on."""
+    p_holm_all: Number = None
+    """Corrected for all pairs on all metrics that have a verdict, at once, under the same estimand."""
     p_permutation: Number = None
     """Of a paired permutation test over prompts, uncorrected: where it differs much, t is in doubt."""
     verdict: Outcome | None = None

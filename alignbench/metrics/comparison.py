@@ -108,17 +108,35 @@ def comparisons(differences: Iterable[Difference], judges: Sequence[str]) -> tup
     """Return every pair of labels on every column, under each estimand.
 
     Holm's correction holds within one column and estimand: over all the pairs that one reads down a column
-    of the table. `smallest_detectable` stands on the correction's strictest step: what the run would have
+    of the table. `p_holm_all` holds over all columns too, for who looks for any difference in any of them.
+    `smallest_detectable` stands on the correction's strictest step: what the run would have
     found even if no other pair differed.
     """
     columns: dict[str, dict[tuple[str, str], list[Difference]]] = defaultdict(lambda: defaultdict(list))
     for one in differences:
         columns[column(one.metric, one.judge, judges)][one.a, one.b].append(one)
+    return _over_all(
+        [
+            compared
+            for name, pairs in columns.items()
+            for estimand in stats.ESTIMATORS
+            for compared in _family(name, estimand, pairs)
+        ]
+    )
+
+
+def _over_all(compared: Sequence[results.Comparison]) -> tuple[results.Comparison, ...]:
+    """Add the correction over all columns: one family under each estimand, of the pairs that have a verdict."""
+    corrected: dict[int, float] = {}
+    for estimand in stats.ESTIMATORS:
+        family = {
+            place: one.p_value
+            for place, one in enumerate(compared)
+            if one.estimand == estimand and one.verdict is not None and one.p_value is not None
+        }
+        corrected.update(zip(family, stats.holm(family.values()), strict=True))
     return tuple(
-        compared
-        for name, pairs in columns.items()
-        for estimand in stats.ESTIMATORS
-        for compared in _family(name, estimand, pairs)
+        one.model_copy(update={"p_holm_all": corrected.get(place)}) for place, one in enumerate(compared)
     )
 
 

@@ -25,7 +25,7 @@ PROMPTS = 60
 
 
 def drawn(
-    label: str, mean: float, *, seeds=(0, 1, 2), judge: str | None = "gold", metric="reward", rng
+    label: str, mean: float, *, seeds=(0, 1, 2), judge: str | None = "gold", metric="reward", better=True, rng
 ) -> list[Measure]:
     """Measures of one label whose prompts scatter by 1 and whose seeds scatter by 0.1."""
     return [
@@ -34,7 +34,7 @@ def drawn(
             label=label,
             seed=seed,
             judge=judge,
-            higher_is_better=True,
+            higher_is_better=better,
             values={
                 f"p{i}": float(value)
                 for i, value in enumerate(mean + rng.normal(0, 0.1) + rng.normal(0, 1, PROMPTS))
@@ -158,6 +158,25 @@ def test_holm_runs_over_the_pairs_of_one_column_and_estimand(rng):
             expected = multipletests([one.p_value for one in family], method="holm")[1]
             assert [one.p_holm for one in family] == pytest.approx(expected)
             assert [one.verdict == "not distinguishable" for one in family] == [p > 0.05 for p in expected]
+
+
+def test_one_more_correction_runs_over_all_columns_that_have_a_verdict(rng):
+    from statsmodels.stats.multitest import multipletests
+
+    columns = [
+        {
+            name: drawn(name, mean, metric=metric, better=better, rng=rng)
+            for name, mean in (("a", 0), ("b", 0.1))
+        }
+        for metric, better in (("reward", True), ("tax", False), ("length", None))
+    ]
+    found = comparisons([one for each in columns for one in less(each["a"], each["b"])], JUDGES)
+    for estimand in ("policies", "method"):
+        first, second, neither = (one for one in found if one.estimand == estimand)
+        expected = multipletests([first.p_value, second.p_value], method="holm")[1]
+        assert [first.p_holm_all, second.p_holm_all] == pytest.approx(expected)
+        assert [first.p_holm, second.p_holm] == [first.p_value, second.p_value]
+        assert neither.p_holm_all is None
 
 
 def test_more_comparisons_ask_for_a_larger_difference(rng):
