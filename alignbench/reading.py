@@ -33,7 +33,7 @@ from alignbench.recipe import (
 )
 from alignbench.rows import Row, Text, can_derive
 from alignbench.strictyaml import Document, Place, Route, spell
-from alignbench.wiring import complete, find_circle, group_of, labels_named, named_in, overlap
+from alignbench.wiring import by_principles, complete, find_circle, group_of, labels_named, named_in, overlap
 
 
 def load(path: Path, overrides: Sequence[str] = ()) -> Loaded:
@@ -169,6 +169,19 @@ class _Check:
                 what = f"'{label}' learns from the judge '{one.name}', which also evaluates"
                 fix = f"evaluate with another judge, or allow it: evaluation.allow: [{', '.join(yardsticks)}]"
                 self.problem(place, what, fix)
+        for route, judge in by_principles(config):
+            if ("judges", judge.name) not in self.missing:
+                self.hears(label, (*own, *route), judge)
+
+    def hears(self, label: str, route: Route, judge: Named) -> None:
+        """Check that the principle drawn for a comparison reaches the judge."""
+        with suppress(ValidationError):  # said by the check of its name
+            kind = plugins.load("judges", judge.name)
+            lost = kind.loses_principles(kind.Config(**judge.config))
+            if lost is not None:
+                inside = (*route, judge.name, lost.field) if lost.field else route
+                what = f"'{label}' draws a principle for each comparison, and {lost.what}"
+                self.problem(inside, what, f"{lost.fix}, or leave `constitution` out")
 
     def said(self, route: Route, default: Any) -> Any:
         """Return what the recipe itself says at `route`, or the default where it is silent."""
@@ -204,7 +217,10 @@ class _Check:
                 return
             made = self.valid(kind.Config, config, own)
             if made is not None:
-                self.builds_on(name, own, made)
+                if group != "methods":  # what builds on a method looks into it
+                    self.builds_on(name, own, made)
+                if group == "judges" and self.said(("sweep",), None) is not None:
+                    self.valid(kind.Config, {**config, **kind.twin(made)}, own)
             if group == "data" and made is not None:
                 self.views[str(route[-1])] = kind(made, root=self.root).view()
         except AlignbenchError as error:
@@ -218,8 +234,6 @@ class _Check:
             return plugins.load(group, name)
         except PluginError as error:
             if (group, name) not in self.missing:  # one broken plugin, one problem
-                if group == "judges" and self.said(("sweep",), None) is not None:
-                    self.valid(kind.Config, {**config, **kind.twin(made)}, own)
                 place = self.document.place(named_by, key=named_by[-1] == name)
                 self.problems += [place.problem(one.what, one.fix, spell(named_by)) for one in error.problems]
             self.missing.add((group, name))

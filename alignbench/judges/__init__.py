@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
+from alignbench.errors import Problem
 from alignbench.method import API, Policy, Settings
 from alignbench.rows import Prompt
 
@@ -123,7 +124,6 @@ class Judge(ABC):
         return 0.0
 
     @classmethod
-    @classmethod
     def twin(cls, config: Any) -> dict[str, Any]:
         """Return what to change in a config for the judge that chooses the settings that this one reports on.
 
@@ -132,9 +132,19 @@ class Judge(ABC):
         """
         return {}
 
+    @classmethod
     def reads_with(cls, config: Any, base: str) -> str:
         """Return the model it reads with (`base` is the recipe's), so that a yardstick cannot also train."""
         return ""
+
+    @classmethod
+    def loses_principles(cls, config: Any) -> Problem | None:
+        """Return what keeps it from comparing by a principle (`field`: which of its own says so); None if nothing."""
+        if cls.opinions is Judge.opinions:
+            return Problem(
+                "it compares scores and reads no principle", "name a judge that is asked a question"
+            )
+        return None
 
     def fingerprint(self) -> Any:
         """Return, as JSON values, all that its verdicts depend on, once it is open."""

@@ -12,7 +12,7 @@ from random import Random
 from statistics import fmean
 from typing import Any
 
-from alignbench.errors import DataError, Problem
+from alignbench.errors import DataError, PluginError, Problem
 from alignbench.judges import Judge, Opinion
 from alignbench.judges.controls import agreement
 from alignbench.method import Labelling, Policy
@@ -99,8 +99,12 @@ def label(
     """Draw answers of `policy`, let `judge` compare all that differ, and return what it says as rows.
 
     An abstention, a tie, and with `consistent` a verdict that changes with the order, labels nothing and is
-    counted. Law: equal arguments give equal rows.
+    counted. Law: equal arguments give equal rows. Raises PluginError where the judge would not hear the
+    principles of a `constitution`.
     """
+    if constitution and (lost := type(judge).loses_principles(judge.config)):
+        what = f"a principle is drawn for each comparison, and the judge '{judge.name}' loses it: {lost.what}"
+        raise PluginError(Problem(what, f"{lost.fix}, or leave `constitution` out", field=lost.field))
     drawn: dict[str, list[str]] = {prompt.id: [] for prompt in prompts}
     for answer in policy.answer(prompts, how.sampling, key, samples=how.answers):
         if answer.finished and answer.text.strip() and answer.text not in drawn[answer.prompt_id]:

@@ -7,10 +7,11 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar, Literal, Protocol
 
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator
 
+from alignbench.errors import Problem
 from alignbench.judges import Judge, Models, Opinion, Score
-from alignbench.judges.wording import MARKS, OPTIONS, asked, filled, wording
+from alignbench.judges.wording import MARKS, OPTIONS, asked, filled, placeholders, wording
 from alignbench.method import Settings
 from alignbench.rows import Prompt
 
@@ -50,6 +51,13 @@ class Ask(Protocol):
         ...
 
 
+HOLDS = {
+    "compare": ({"a", "b"}, {"question", "principle", "nonce"}),
+    "rate": ({"answer"}, {"question", "nonce"}),
+}
+"""What a question of one's own has to hold, and what it may."""
+
+
 class Asking(Settings):
     """What is asked, and which answers count."""
 
@@ -59,6 +67,22 @@ class Asking(Settings):
     """A question of your own with {question}, {a} and {b} (and {principle}), answered with A or B."""
     rate: str | None = None
     """A question of your own with {question} and {answer}, answered with a number from 1 to 10."""
+
+    @field_validator("compare", "rate")
+    @classmethod
+    def _can_be_filled(cls, question: str | None, info: ValidationInfo) -> str | None:
+        needs, may = HOLDS[str(info.field_name)]
+        if question is None:
+            return None
+        there = placeholders(question)
+        if missing := sorted(needs - there):
+            raise ValueError(f"asks about nothing; write {_braced(missing)} into it")
+        if unknown := sorted(there - needs - may):
+            raise ValueError(
+                f"{_braced(unknown)} stands for nothing; it can hold {_braced(sorted(needs | may))}"
+            )
+        return question
+
     think: bool = False
     """Let it give reasons before the verdict; the probability is then held between 0.4 and 0.6.
 
@@ -82,6 +106,12 @@ class Reader(Judge):
 
     trains: ClassVar[bool] = True
     Config: ClassVar[type[Settings]] = Asking
+
+    @classmethod
+    def loses_principles(cls, config: Any) -> Problem | None:
+        if config.compare is None or "principle" in placeholders(config.compare):
+            return None
+        return Problem("its question has no place for it", "write {principle} into it", field="compare")
 
     @abstractmethod
     def reader(self, models: Models) -> Ask:
@@ -187,3 +217,7 @@ class Reader(Judge):
 
     def _thinks(self, options: Sequence[str]) -> bool:
         return self.config.think and options is OPTIONS
+
+
+def _braced(names: Sequence[str]) -> str:
+    return ", ".join(f"{{{name}}}" for name in names)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
+from string import Formatter
 from typing import Literal
 
 from alignbench.rows import Messages
@@ -100,6 +101,14 @@ def filled(template: str, question: str, **texts: str) -> str:
     if "{nonce}" in template:
         fields["nonce"] = nonce(question, list(texts.values()))
     return template.format_map(fields)
+
+
+def placeholders(template: str) -> set[str]:
+    """Return the names of the fields that `filled` puts texts into. Raises ValueError for a lone brace."""
+    try:
+        return {name for _, name, _, _ in Formatter().parse(template) if name is not None}
+    except ValueError as error:
+        raise ValueError("holds a brace that is no field's; write {{ or }} for the sign itself") from error
 
 
 def nonce(question: str, texts: Sequence[str]) -> str:

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from alignbench.data.sources import open_source
-from alignbench.errors import DataError
+from alignbench.errors import DataError, PluginError
 from alignbench.judges import Judge, Opinion, Score
 from alignbench.judges.labelling import beside_people, label, load, principles
+from alignbench.judges.language_model import Self
 from alignbench.judges.revising import revise
 from alignbench.method import Answer, Labelling, Revising, Sampling
 from alignbench.recipe import Named
@@ -147,6 +148,14 @@ def test_a_principle_is_drawn_for_each_comparison_and_stays_with_it():
     assert one.principles == two.principles
     assert set(one.principles[0]) <= {"kind", "brief"}
     assert len(one.principles[0]) == 3
+
+
+def test_a_judge_that_would_lose_the_principle_labels_nothing():
+    asked = Self(Self.Config(compare="{question} {a} {b}"))
+    parrot = Parrot("x", "y")
+    with pytest.raises(PluginError, match="loses it: its question has no place for it"):
+        label(asked, parrot, PROMPTS, Labelling(), ("kind",), key=0)
+    assert not parrot.asked, "refused before anything is spent"
 
 
 def test_the_labels_are_a_file_that_any_recipe_can_read(tmp_path: Path):

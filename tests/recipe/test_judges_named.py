@@ -46,8 +46,8 @@ def test_gold_never_trains(recipe):
 
 
 def test_gold_does_not_train_by_way_of_a_method_that_is_built_on(recipe):
-    said = problems(recipe, "optimizer: {rlaif: {judge: gold}}")
-    assert any("never enters training" in one for one in said)
+    (said,) = problems(recipe, "optimizer: {rlaif: {judge: gold}}")
+    assert "never enters training" in said
 
 
 @pytest.mark.parametrize(
@@ -81,6 +81,75 @@ def test_a_judge_of_the_policys_family_is_printed_as_a_departure(recipe, model: 
     judge = f"{{language-model: {{id: {model}, wording: sandbox}}}}"
     loaded = load(recipe(BLOCK.format(block=f"judge: {judge}", evaluation="judges: [gold]"))).recipe
     assert tuple(map(str, departures(loaded, "ours"))) == said
+
+
+OWN = '"{question} {a} {b} A or B?"'
+LOST = (
+    "draws a principle for each comparison, and its question has no place for it; write {principle} into it"
+)
+
+
+@pytest.mark.parametrize(
+    ("block", "field"),
+    [
+        (f"judge: {{self: {{compare: {OWN}}}}}, labels: {{constitution: built-in}}", "judge.self.compare"),
+        (
+            f"optimizer: {{rlaif: {{judge: {{self: {{compare: {OWN}}}}}, labels: {{constitution: built-in}}}}}}",
+            "optimizer.rlaif.judge.self.compare",
+        ),
+    ],
+)
+def test_a_question_that_has_no_place_for_the_principle_is_refused(recipe, block: str, field: str):
+    (said,) = problems(recipe, block)
+    assert said.startswith(f"methods.ours.{field}: ")
+    assert said.endswith(f"{LOST}, or leave `constitution` out")
+
+
+def test_comparisons_made_anew_lose_no_principle_either(recipe):
+    path = recipe(
+        "model: {id: sandbox}\n"
+        "data: {train: sandbox, source: {policy: start, judge: {self: {compare: "
+        f"{OWN}}}}}, labels: {{constitution: sandbox}}}}}}\n"
+        "methods:\n  dpo: {}\nevaluation: {judges: [gold]}\n"
+    )
+    with pytest.raises(AlignbenchError) as caught:
+        load(path)
+    (one,) = caught.value.problems
+    assert one.field == "data.source.judge.self.compare"
+    assert "draws a principle" in one.what
+
+
+def test_a_judge_of_scores_cannot_follow_a_constitution(recipe):
+    judge = "judge: {reward-model: {id: a/b}}, labels: {constitution: built-in}"
+    (said,) = problems(recipe, judge)
+    assert said.startswith("methods.ours.judge: ")
+    assert "compares scores and reads no principle" in said
+
+
+@pytest.mark.parametrize(
+    "block",
+    [
+        f"judge: {{self: {{compare: {OWN}}}}}",
+        'judge: {self: {compare: "{principle} {a} {b}"}}, labels: {constitution: built-in}',
+        "judge: self, labels: {constitution: built-in}",
+    ],
+)
+def test_a_question_that_loses_nothing_is_fine(recipe, block: str):
+    assert load(recipe(BLOCK.format(block=block, evaluation="judges: [gold]")))
+
+
+@pytest.mark.parametrize(
+    ("asking", "said"),
+    [
+        ('compare: "{question} A or B?"', "compare: asks about nothing; write {a}, {b} into it"),
+        ('compare: "{a} {b} {principel}"', "{principel} stands for nothing; it can hold {a}, {b}, {nonce}"),
+        ('compare: "{a} {b} {"', "compare: holds a brace that is no field's; write {{ or }}"),
+        ('rate: "{question} from 1 to 10?"', "rate: asks about nothing; write {answer} into it"),
+    ],
+)
+def test_a_question_that_cannot_be_filled_in_is_refused(recipe, asking: str, said: str):
+    (found,) = problems(recipe, f"judge: {{self: {{{asking}}}}}")
+    assert said in found
 
 
 def test_the_defaults_of_judges_and_methods_are_written_out(recipe):
