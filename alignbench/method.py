@@ -511,6 +511,8 @@ class Method(ABC):
     api: ClassVar[int] = API
     consumes: ClassVar[tuple[type[Row], ...]] = (Pair,)
     """The views it reads; a recipe whose data lacks one is refused before anything runs."""
+    on_decoders: ClassVar[bool] = True
+    """Whether a decoder that it returns can stand on another decoder; a method that trains never can."""
 
     Config: ClassVar[type[MethodConfig]] = MethodConfig
     """The method's fields; a subclass of MethodConfig, written inside the method."""

@@ -255,24 +255,29 @@ class _Check:
                     fix = _suggest(start, [*blocks, BASE], "it can be")
                     self.problem(route, f"there is no label '{start}'", fix)
             route, start = next(iter(named), ((), BASE))
-            if route[-1:] == ("start",) and self.decodes(start, blocks) and not self.decodes(label, blocks):
-                what = (
-                    f"'{label}' cannot train from '{start}', which is a decoder and has no weights of its own"
-                )
-                self.problem(route, what, "let it start from the label below that decoder")
+            if route[-1:] == ("start",) and self.decodes(start, blocks):
+                what = "which is a decoder and has no weights of its own"
+                fix = "let it start from the label below that decoder"
+                if not self.decodes(label, blocks):
+                    self.problem(route, f"'{label}' cannot train from '{start}', {what}", fix)
+                elif not self.method(label, blocks).on_decoders:
+                    self.problem(route, f"'{label}' cannot decode '{start}', {what}", fix)
         if circle := find_circle(needs):
             said = f"starts from itself: {' -> '.join(circle)}"
             self.problem(("methods", circle[0]), said, "let one of them say start: base", key=True)
 
     def decodes(self, label: str, blocks: Mapping[str, Any]) -> bool:
         """Whether a label's method returns a policy of its own kind, and no weights."""
+        return self.method(label, blocks).restore is not Method.restore
+
+    def method(self, label: str, blocks: Mapping[str, Any]) -> type[Method]:
+        """Return the class of a label's method; Method itself where there is none."""
         block = blocks.get(label)
         name = block.get("method", label) if isinstance(block, dict) else label
         try:
-            kind = plugins.load("methods", name) if label in blocks and isinstance(name, str) else Method
+            return plugins.load("methods", name) if label in blocks and isinstance(name, str) else Method
         except PluginError:
-            return False
-        return kind.restore is not Method.restore
+            return Method
 
     def labels(self, label: str, block: Mapping[str, Any]) -> list[tuple[Route, Any]]:
         """Return where the block's own fields name other labels."""

@@ -47,6 +47,12 @@ class Searcher(Learner):
         return run.start
 
 
+class Digger(Searcher):
+    """Searches a model alone. Source: this test."""
+
+    on_decoders = False
+
+
 class Reader(Learner):
     """Reads plain text. Source: this test."""
 
@@ -69,6 +75,7 @@ def learners(install) -> None:
         "learner": "learner_plugin:Learner",
         "reader": "learner_plugin:Reader",
         "searcher": "learner_plugin:Searcher",
+        "digger": "learner_plugin:Digger",
     }
     install("learner-plugin", "2.1", modules={"learner_plugin": LEARNER}, methods=points)
 

@@ -172,6 +172,19 @@ def test_training_from_a_decoder_is_refused_before_anything_runs(problems, loade
     assert loaded(HEAD + f"methods: {blocks % 'searcher'}"), "one decoder may stand on another"
 
 
+def test_a_search_of_a_search_is_refused_where_the_method_says_that_it_cannot(problems, loaded):
+    block = "found: {method: searcher}, next: {method: digger%s}"
+    (said,) = problems(HEAD + f"methods: {{{block % ', start: found'}}}")
+    assert said.endswith(
+        "methods.next.start: 'next' cannot decode 'found', which is a decoder and has no weights of its own; "
+        "let it start from the label below that decoder"
+    )
+    (said,) = problems(HEAD + "start: found\nmethods: {found: {method: searcher, start: base}, "
+                       "next: {method: digger}}")  # fmt: skip
+    assert ": start: 'next' cannot decode 'found'" in said, "also where all start from it"
+    assert loaded(HEAD + f"methods: {{{block % ''}}}")
+
+
 def test_a_field_that_names_a_label_is_checked_and_is_an_edge(problems) -> None:
     text = HEAD + "methods: {learner: {teacher: bset}, best: {method: learner, parents: [base, learner, x]}}"
     said = problems(text)

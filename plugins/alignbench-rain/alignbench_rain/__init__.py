@@ -105,6 +105,7 @@ class RAIN(Method):
     """
 
     consumes = (Pair,)
+    on_decoders = False
     Config = Searching
 
     def align(self, run: Run) -> Policy:
@@ -125,6 +126,7 @@ class BestOfN(Method):
     """
 
     consumes = (Pair,)
+    on_decoders = False
 
     class Config(Evaluating):
         """How many answers are drawn, and who says which is best."""

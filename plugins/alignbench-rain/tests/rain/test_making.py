@@ -13,6 +13,8 @@ from alignbench_rain.making import PLAIN, Maker
 
 from alignbench import Demonstration, PluginError, Prompt, Sampling
 from alignbench.data.sources import open_source
+from alignbench.errors import RecipeError
+from alignbench.reading import load
 from alignbench.recipe import Named
 
 from .conftest import QUESTION
@@ -114,3 +116,18 @@ def test_what_is_learnt_is_a_file_that_a_recipe_can_name(make, prompts, tmp_path
     assert [(row.id, row.response) for row in learnt] == said
     assert [row.prompt for row in learnt] == [row.prompt for row in rows]
     assert [row.response_ids for row in learnt] == [answer.ids for answer in finished]
+
+
+@pytest.mark.parametrize("method", ["rain", "best-of-n", "rain-sft"])
+@pytest.mark.parametrize("below", ["rain", "best-of-n"])
+def test_what_searches_or_learns_from_a_search_is_refused_on_top_of_a_decoder(tmp_path, method, below):
+    path = tmp_path / "r.yaml"
+    head = "model: {id: sandbox}\ndata: {train: sandbox}\n"
+    blocks = "methods: {found: {method: %s}, next: {method: %s, start: %s}}"
+    path.write_text(head + blocks % (below, method, "found"), encoding="utf-8")
+    with pytest.raises(
+        RecipeError, match=r"methods\.next\.start: 'next' cannot .* 'found', which is a decoder"
+    ):
+        load(path)
+    path.write_text(head + blocks % (below, method, "base"), encoding="utf-8")
+    assert load(path)
