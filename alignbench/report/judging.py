@@ -35,7 +35,6 @@ NAMES = {
     "quality": "on held-out rows",
     "recorded": "recorded",
     "people": "against people's labels",
-    "people": "against people's labels",
 }
 """What the report calls some of a judge's numbers."""
 
