@@ -106,18 +106,65 @@ class TestThreeActions:
 
     start = torch.tensor([0.5, 0.5, 0.0], dtype=torch.float64)
     beta = 0.1
+    features = torch.tensor([1.0, -1.0, 3.0], dtype=torch.float64)
+    """How the one weight of `near` moves each action: the untried one shares the good one's feature."""
+    near = torch.log(torch.tensor([0.5, 0.5, 1e-12], dtype=torch.float64))
+    """Start log-probabilities of a policy that, as any network, gives nothing exactly no mass."""
 
-    def dpo_loss(self, policy: torch.Tensor) -> float:
-        ratios = torch.log(policy[:2] / self.start[:2])
-        return -torch.nn.functional.logsigmoid(self.beta * (ratios[0] - ratios[1])).item()
+    def dpo_loss(self, policy: torch.Tensor, start: torch.Tensor) -> torch.Tensor:
+        """The loss that alignbench-dpo trains with, on the one pair of the data; log-probabilities [3]."""
+        pair_loss = pytest.importorskip("alignbench_dpo.losses").pair_loss
+        ratios = policy[:2] - start[:2]
+        return pair_loss(
+            (ratios[0] - ratios[1])[None], torch.ones(1), loss="sigmoid", beta=self.beta, label_smoothing=0.0
+        )[0]
+
+    def shared(self, weight: torch.Tensor) -> torch.Tensor:
+        """The policy's log-probabilities: one weight that all three actions share."""
+        return torch.log_softmax(self.near + weight * self.features, 0)
 
     def test_dpo_is_as_content_with_nine_tenths_on_the_untried_action(self):
         # Only the ratio of the two tried actions enters: its infimum, 0, is reached whatever the third gets.
+        start = torch.log(self.start)
         for tiny in (1e-3, 1e-30, 1e-300):
-            astray = torch.tensor([0.1, 0.1 * tiny, 0.9], dtype=torch.float64)
-            sound = torch.tensor([1.0, tiny, 0.0], dtype=torch.float64)
-            assert self.dpo_loss(astray) == pytest.approx(self.dpo_loss(sound), rel=1e-12)
-        assert self.dpo_loss(torch.tensor([0.1, 0.0, 0.9], dtype=torch.float64)) == 0.0
+            astray = torch.log(torch.tensor([0.1, 0.1 * tiny, 0.9], dtype=torch.float64))
+            sound = torch.log(torch.tensor([1.0, tiny, 0.0], dtype=torch.float64))
+            found = self.dpo_loss(astray, start).item()
+            assert found == pytest.approx(self.dpo_loss(sound, start).item(), rel=1e-12)
+        assert found < 1e-29
+
+    def test_gradient_steps_on_dpos_loss_lead_to_the_untried_action(self):
+        weight = torch.zeros((), dtype=torch.float64, requires_grad=True)
+        masses, losses_ = [], []
+        for _ in range(800):
+            loss = self.dpo_loss(self.shared(weight), self.near)
+            (found,) = torch.autograd.grad(loss, weight)
+            weight = (weight - 50.0 * found).detach().requires_grad_()
+            masses.append(self.shared(weight)[2].exp().item())
+            losses_.append(loss.item())
+        assert losses_ == sorted(losses_, reverse=True)
+        assert losses_[0] == pytest.approx(math.log(2))
+        assert losses_[-1] < 1e-3
+        assert masses[-1] > 0.9
+
+    @pytest.mark.parametrize("begin", [0.0, 15.0], ids=["from the start", "from where DPO went"])
+    def test_ppo_of_the_same_weight_on_the_true_reward_drives_it_to_nothing(self, begin: float):
+        reward = torch.tensor([1.0, 0.0, -1.0], dtype=torch.float64)
+        weight = torch.tensor(begin, dtype=torch.float64, requires_grad=True)
+        assert (self.shared(weight)[2].exp() > 0.9) == (begin > 0)
+        for _ in range(500):
+            logps = self.shared(weight)
+            old = logps.detach()
+            got = losses.token_rewards(
+                reward, old[:, None], self.near[:, None], torch.ones(3, 1, dtype=torch.bool), self.beta
+            )[:, 0]
+            advantage = got - (old.exp() * got).sum()
+            loss = (old.exp() * losses.policy_loss(logps, old, advantage, clip=0.2)).sum()
+            (found,) = torch.autograd.grad(loss, weight)
+            weight = (weight - 1.0 * found).detach().requires_grad_()
+        policy = self.shared(weight).detach().exp()
+        assert policy[0].item() > 0.99
+        assert policy[2].item() < 1e-3
 
     def test_ppo_gives_it_exactly_nothing_even_where_the_reward_model_raves_about_it(self):
         reward = torch.tensor([1.0, -1.0, 100.0], dtype=torch.float64)
