@@ -38,7 +38,7 @@ class Given:
     judges: Mapping[str, Judge] = field(default_factory=dict)
     sampling: Sampling = field(default_factory=Sampling)
     scored: Mapping[tuple[Cell, str], Sequence[Sequence[float]]] = field(default_factory=dict)
-    """(cell, under) -> log-probabilities of each sample's tokens."""
+    """(cell, under) -> log-probabilities of each sample's tokens, in float64 as a test writes them down."""
     pairs: Mapping[Cell, Sequence[PairLogprobs]] = field(default_factory=dict)
     cut: frozenset[str] = frozenset()
     """Answers that were cut."""
@@ -82,7 +82,7 @@ class Given:
         if cell not in self.held_out:
             return None
         assert [len(one.response) for one in sequences] == [len(logps) for logps in self.held_out[cell]]
-        return [TokenScores(np.array(logps, np.float32)) for logps in self.held_out[cell]]
+        return [TokenScores(np.array(logps, np.float64)) for logps in self.held_out[cell]]
 
     def embed(self, texts):
         return np.array([self.points[text] for text in texts], np.float32)
@@ -100,7 +100,7 @@ class Given:
             return None
         entropies = self.entropies.get(cell, [None] * len(self.scored[cell, under]))
         return [
-            TokenScores(np.array(logps, np.float32), None if h is None else np.array(h, np.float32))
+            TokenScores(np.array(logps, np.float64), None if h is None else np.array(h, np.float64))
             for logps, h in zip(self.scored[cell, under], entropies, strict=True)
         ]
 

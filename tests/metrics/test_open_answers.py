@@ -81,18 +81,61 @@ def test_perplexity_is_in_nats_per_token_of_all_the_text(given):
 # --- diversity --------------------------------------------------------------------------------------------
 
 
-def test_next_token_entropy_by_hand_and_by_place(given):
+def test_next_token_entropy_by_hand_and_by_place_to_1e_9_given_float64(given):
     evidence = given(
         {BASE: [["ab"], ["abc"]], SFT: [["ab"], ["abc"]]},
         scored={(BASE, "self"): [[-1.0] * 2, [-1.0] * 3]},
         entropies={BASE: [[np.log(4), 0.0], [np.log(2), np.log(8), np.log(2)]]},
     )
     found = Entropy().measure(evidence)
-    assert measured(found, "entropy") == pytest.approx([1.0, 5 / 3], abs=1e-6)
-    assert measured(found, "entropy.1") == pytest.approx([2, 1], abs=1e-6)
-    assert measured(found, "entropy.2-4") == pytest.approx([0, 2], abs=1e-6)
+    assert measured(found, "entropy") == pytest.approx([1.0, 5 / 3], abs=1e-9)
+    assert measured(found, "entropy.1") == pytest.approx([2, 1], abs=1e-9)
+    assert measured(found, "entropy.2-4") == pytest.approx([0, 2], abs=1e-9)
     assert measured(found, "entropy.5-8") == "no answer is that long"
     assert measured(found, "entropy", SFT) == "the policy gives no log-probabilities"
+
+
+def test_next_token_entropy_equals_scipys_of_the_same_distributions_to_1e_9(given):
+    from scipy.stats import entropy as reference
+
+    rng = np.random.default_rng(0)
+    drawn = [rng.dirichlet(np.full(50, 0.1), size) for size in (3, 40)]
+    evidence = given(
+        {BASE: [["abc"], ["x" * 40]]},
+        scored={(BASE, "self"): [[-1.0] * 3, [-1.0] * 40]},
+        entropies={BASE: [reference(places, axis=1) for places in drawn]},
+    )
+    found = Entropy().measure(evidence)
+    bits = [reference(places, base=2, axis=1) for places in drawn]
+    assert measured(found, "entropy") == pytest.approx([one.mean() for one in bits], abs=1e-9)
+    assert measured(found, "entropy.17-32") == pytest.approx([bits[1][16:32].mean()], abs=1e-9)
+
+
+def test_a_models_entropies_are_float64s_of_its_logits_within_ten_float32_roundings_of_the_largest():
+    import torch
+
+    from alignbench import recipe
+    from alignbench.models import load_base
+    from alignbench.rows import Sequence
+
+    base, seen = load_base(recipe.Model(id="sandbox", quantization="none")), []
+    plain = base.logits
+
+    def watched(hidden):
+        seen.append(plain(hidden).double())
+        return seen[-1].float()
+
+    base.logits = watched
+    rng = np.random.default_rng(0)
+    asked = [Sequence((5, 6), tuple(rng.integers(4, base.vocabulary, 20).tolist())) for _ in range(20)]
+    found = np.concatenate([one.entropy for one in base.policy().logprobs(asked, entropy=True)])
+    (logits,) = seen
+    logps = logits.log_softmax(-1)
+    exact = -(logps.exp() * logps).sum(-1).numpy()
+    # A float32 forward loses no more than this: the entropy is a difference of numbers as large as logits.
+    allowed = 10 * torch.finfo(torch.float32).eps * logits.abs().max().item()
+    assert allowed < 5e-5
+    np.testing.assert_allclose(found, exact, rtol=0, atol=allowed)
 
 
 def test_the_entropy_of_answers_by_hand_and_by_scipy():
