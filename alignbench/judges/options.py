@@ -128,8 +128,7 @@ def _in_rows(
         packed = pack(texts)
         reading.forwards += 1
         reading.tokens += len(packed.ids)
-        ends = torch.tensor([path[-1] for path in packed.paths], device=base.device)
-        found = states(base, packed)[ends].split(len(asked))
+        found = states(base, packed).split(len(asked))
         after = dict(zip(options.begun, found, strict=True))
         reading.probabilities[places] = _of_each(base, after, options).cpu()
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from alignbench.models import Base
+from alignbench.models.last_layer import only
 from alignbench.rows import Ids
 from alignbench.training.ragged import Ragged, hidden_states
 
@@ -62,7 +63,9 @@ def pack(texts: Many[Ids]) -> Packed:
 
 
 def states(base: Base, packed: Packed) -> Tensor:
-    """Return the last hidden states [F, hidden]; inside `ragged.attention` for the longest of the texts.
+    """Return the last hidden states [texts, hidden] of each text's last token.
+
+    Inside `ragged.attention` for the longest of the texts.
 
     A row of attention is a stretch of tokens, behind those that stand before its first one in a text: what
     any token of the stretch looks at is among them.
@@ -94,4 +97,7 @@ def states(base: Base, packed: Packed) -> Tensor:
         asked=asks,
         seen=seen[:, None],
     )
-    return hidden_states(base.model, there(packed.ids), there(packed.depths), layout)
+    last = there(np.array([path[-1] for path in packed.paths]))
+    with only(base.model, last) as cut:
+        found = hidden_states(base.model, there(packed.ids), there(packed.depths), layout)
+    return found if cut else found[last]

@@ -88,7 +88,10 @@ def attention(model: PreTrainedModel, width: int) -> Iterator[bool]:
 
 
 def hidden_states(model: PreTrainedModel, ids: Tensor, places: Tensor, ragged: Ragged) -> Tensor:
-    """Return the last hidden states [F, hidden] of tokens [F] at positions [F]."""
+    """Return the last hidden states [F, hidden] of tokens [F] at positions [F].
+
+    Inside `last_layer.only` and without padding, those of the tokens that are read.
+    """
     if model.config._attn_implementation == NAME:
         found = model.base_model(
             input_ids=ids[None], position_ids=places[None], use_cache=False, ragged=ragged
