@@ -126,7 +126,7 @@ class Labelling(Settings):
     form: Literal["pairs", "rankings"] = "pairs"
     """One row for each comparison, or one for each prompt, ranked by how often an answer is preferred."""
     soft: bool = True
-    """Keep the judge's probability as the label of a pair, instead of a plain one."""
+    """Keep the judge's probability as the label of each comparison, instead of a plain one."""
     ties: float = Field(default=0.0, ge=0, lt=0.5)
     """A pair whose probability is closer to one half than this is dropped, a tie of a ranking."""
     consistent: bool = False

@@ -107,11 +107,25 @@ class Ranking(Prompt):
 
     answers: tuple[str, ...]
     ranks: tuple[int, ...]
+    preferences: tuple[float | None, ...] = ()
+    """Soft labels: for each two answers, in the order of `itertools.combinations`, the probability that the
+    first is the better one, None for a tie or an unknown; () where ranks are all there is."""
     answer_ids: tuple[Ids, ...] = ()
 
     def sequences(self) -> tuple[Sequence, ...]:
         """One for each answer, in the order of `answers`."""
         return tuple(Sequence(self.prompt_ids, ids) for ids in self.answer_ids)
+
+    def comparisons(self) -> list[tuple[int, int, float]]:
+        """(better, worse, probability that it is) for every two answers that are no tie, by their places."""
+        pairs = list(combinations(range(len(self.answers)), 2))
+        if self.preferences:
+            said = [
+                (*pair, p) for pair, p in zip(pairs, self.preferences, strict=True) if p not in (None, 0.5)
+            ]
+            return [(i, j, p) if p > 0.5 else (j, i, 1 - p) for i, j, p in said]
+        ranks = self.ranks
+        return [(i, j, 1.0) if ranks[i] < ranks[j] else (j, i, 1.0) for i, j in pairs if ranks[i] != ranks[j]]
 
 
 View = TypeVar("View", bound=Row)
@@ -160,16 +174,14 @@ def derive(row: Row, view: type[View], *, seed: int, epoch: int = 0, draw: Draw 
         good, bad = {**chosen, "desirable": True}, {**rejected, "desirable": False}
         return view(**common, **good), view(**common, **bad)
     ids = (row.chosen_ids, row.rejected_ids)
-    both = {"answers": (row.chosen, row.rejected), "ranks": (1, 2), "answer_ids": ids}
+    both: dict[str, Any] = {"answers": (row.chosen, row.rejected), "ranks": (1, 2), "answer_ids": ids}
+    if row.preference != 1.0:
+        both["preferences"] = (row.preference,)
     return (view(**common, **both),)
 
 
 def _pairs(row: Ranking, common: Mapping[str, Any], seed: int, epoch: int, draw: Draw) -> list[Pair]:
-    untied = [
-        (i, j) if row.ranks[i] < row.ranks[j] else (j, i)
-        for i, j in combinations(range(len(row.answers)), 2)
-        if row.ranks[i] != row.ranks[j]
-    ]
+    untied = row.comparisons()
     if draw == "best_worst" and untied:
         untied = [max(untied, key=lambda pair: row.ranks[pair[1]] - row.ranks[pair[0]])]
     elif draw == "one" and untied:
@@ -184,6 +196,7 @@ def _pairs(row: Ranking, common: Mapping[str, Any], seed: int, epoch: int, draw:
             rejected=row.answers[worse],
             chosen_ids=ids[better],
             rejected_ids=ids[worse],
+            preference=preference,
         )
-        for better, worse in untied
+        for better, worse, preference in untied
     ]

@@ -100,7 +100,15 @@ def _answers_and_ranks(fields: Fields) -> dict[str, Any]:
         raise RecordError(
             Problem("not a list of numbers", "one rank for each answer, 1 is best", field="ranks")
         )
-    return _ranked(fields["prompt"], "answers", fields["answers"], ranks)
+    said = _ranked(fields["prompt"], "answers", fields["answers"], ranks)
+    given = fields.get("preferences")
+    if given is None:
+        return said
+    pairs = len(ranks) * (len(ranks) - 1) // 2
+    if not _is_list(given) or len(given) != pairs or not all(one is None or _is_chance(one) for one in given):
+        fix = "for each two answers (1-2, 1-3, ..., 2-3, ...) that the first is better, or null"
+        raise RecordError(Problem(f"not a list of {pairs} probabilities", fix, field="preferences"))
+    return {**said, "preferences": tuple(None if one is None else float(one) for one in given)}
 
 
 def _best_first(fields: Fields) -> dict[str, Any]:
@@ -140,7 +148,7 @@ def _pair_of_conversations(fields: Fields) -> dict[str, Any]:
 
 def _preference(fields: Fields) -> dict[str, float]:
     given = fields.get("preference", 1.0)
-    if not _is_number(given) or not 0 <= given <= 1:
+    if not _is_chance(given):
         raise RecordError(_wrong("preference", given, "a probability from 0 to 1"))
     return {"preference": float(given)}
 
@@ -165,7 +173,7 @@ def _talk(fields: Fields) -> dict[str, Any]:
 
 
 SHAPES = (
-    Shape(Ranking, ("prompt", "answers", "ranks"), _answers_and_ranks),
+    Shape(Ranking, ("prompt", "answers", "ranks"), _answers_and_ranks, ("preferences",)),
     Shape(Ranking, ("prompt", "ranking"), _best_first),
     Shape(Pair, ("prompt", "chosen", "rejected"), _pair, ("preference",)),
     Shape(Pair, ("chosen", "rejected"), _pair_of_conversations, ("preference",)),
@@ -298,3 +306,7 @@ def _is_list(value: Any) -> bool:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _is_chance(value: Any) -> bool:
+    return _is_number(value) and 0 <= value <= 1

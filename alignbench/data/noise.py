@@ -28,7 +28,8 @@ def _draw(row: Row, seed: int) -> float:
 def _turned(row: Row) -> Row:
     if isinstance(row, Ranking):
         last = max(row.ranks) + min(row.ranks)
-        return replace(row, ranks=tuple(last - rank for rank in row.ranks))
+        preferences = tuple(None if p is None else 1 - p for p in row.preferences)
+        return replace(row, ranks=tuple(last - rank for rank in row.ranks), preferences=preferences)
     if isinstance(row, Pair):
         return replace(
             row,

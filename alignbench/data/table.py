@@ -168,6 +168,7 @@ def write_rows(path: Path, rows: Many[Row], view: type[Row]) -> None:
         "desirable": pa.bool_(),
         "answers": pa.list_(pa.string()),
         "ranks": pa.list_(pa.int32()),
+        "preferences": pa.list_(pa.float64()),
         "ids": pa.list_(pa.int32()),
         "prompt_ids": pa.list_(pa.int32()),
         "response_ids": pa.list_(pa.int32()),
@@ -178,6 +179,8 @@ def write_rows(path: Path, rows: Many[Row], view: type[Row]) -> None:
     columns = {}
     for name in (field.name for field in fields(view)):
         values = [getattr(row, name) for row in rows]
+        if name == "preferences" and not any(values):
+            continue  # a table of plain ranks keeps the bytes, and so the key, that it always had
         if name in _JSON:
             values = [json.dumps(value, sort_keys=True, default=str) for value in values]
         columns[name] = pa.array(values, kinds.get(name, pa.string()))

@@ -56,6 +56,7 @@ def as_record(row: Row) -> dict[str, Any]:
         said |= {"chosen": row.chosen, "rejected": row.rejected, "preference": row.preference}
     elif isinstance(row, Ranking):
         said |= {"answers": list(row.answers), "ranks": list(row.ranks)}
+        said |= {"preferences": list(row.preferences)} if row.preferences else {}
     else:
         said |= {"completion": getattr(row, "response", "")}
     return {**said, **row.extra}
@@ -132,7 +133,7 @@ def label(
     for prompt in prompts:
         texts, found = drawn[prompt.id], by_prompt[prompt.id]
         if how.form == "rankings" and found:
-            rows += _ranking(prompt, texts, found, how.ties, name)
+            rows += _ranking(prompt, texts, found, how, name)
         elif how.form == "pairs":
             rows += [_pair(prompt, texts, place, p, how.soft, name) for place, p in found.items()]
     orders = [one for one in opinions if one.orders is not None]
@@ -212,9 +213,10 @@ def _pair(
 
 
 def _ranking(
-    prompt: Prompt, texts: list[str], found: dict[tuple[int, int], float], ties: float, judge: str
+    prompt: Prompt, texts: list[str], found: dict[tuple[int, int], float], how: Labelling, judge: str
 ) -> list[Ranking]:
-    """Rank by the mean probability of being preferred, answers that are closer than `ties` alike."""
+    """Rank by the mean probability of being preferred, answers that are closer than `ties` alike; a soft
+    ranking keeps the probabilities too."""
     worth = []
     for place in range(len(texts)):
         said = [p if i == place else 1 - p for (i, j), p in found.items() if place in (i, j)]
@@ -225,18 +227,21 @@ def _ranking(
     ranks, rank = {}, 0
     for number, place in enumerate(judged):
         previous = judged[number - 1] if number else place
-        if number == 0 or (worth[previous] or 0) - (worth[place] or 0) > ties:
+        if number == 0 or (worth[previous] or 0) - (worth[place] or 0) > how.ties:
             rank += 1
         ranks[place] = rank
     if rank < 2:
         return []
     kept = sorted(ranks)
+    chances = (found.get(pair) for pair in combinations(kept, 2))
+    preferences = (None if p is None or abs(p - 0.5) < how.ties or p == 0.5 else p for p in chances)
     return [
         Ranking(
             id=prompt.id,
             prompt=prompt.prompt,
             answers=tuple(texts[place] for place in kept),
             ranks=tuple(ranks[place] for place in kept),
+            preferences=tuple(preferences) if how.soft else (),
             extra=_extra(prompt, judge),
         )
     ]

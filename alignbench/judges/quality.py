@@ -29,11 +29,7 @@ def comparisons(row: Compared) -> list[Comparison]:
     """Return all untied comparisons of a row: C(K, 2) of them where a ranking of K answers has no ties."""
     if isinstance(row, Pair):
         return [Comparison(0, 1, row.preference)]
-    ranks = row.ranks
-    pairs = combinations(range(len(ranks)), 2)
-    return [
-        Comparison(*((i, j) if ranks[i] < ranks[j] else (j, i))) for i, j in pairs if ranks[i] != ranks[j]
-    ]
+    return [Comparison(*one) for one in row.comparisons()]
 
 
 def quality(rows: Sequence[Compared], scores: Sequence[Sequence[float]]) -> dict[str, Any]:

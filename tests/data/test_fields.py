@@ -157,6 +157,14 @@ def test_well_formed_records_without_use_are_told_from_bad_ones(record: dict[str
     [
         ({"prompt": "q", "answers": ["a", "b"], "ranks": [1]}, "ranks: 1 ranks for 2 answers"),
         ({"prompt": "q", "answers": ["a", "b"], "ranks": ["1", "2"]}, "ranks: not a list of numbers"),
+        (
+            {"prompt": "q", "answers": ["a", "b", "c"], "ranks": [1, 2, 3], "preferences": [0.9, 0.8]},
+            "preferences: not a list of 3 probabilities",
+        ),
+        (
+            {"prompt": "q", "answers": ["a", "b"], "ranks": [1, 2], "preferences": [1.5]},
+            "preferences: not a list of 1 probabilities",
+        ),
         ({"prompt": "q", "ranking": "a"}, "ranking: a text, not a list of answers"),
         ({"prompt": "q", "completion": "a", "label": "good"}, "label: a text, not true or false"),
         (

@@ -53,6 +53,14 @@ def test_a_ranking_turns_every_one_of_its_comparisons_and_keeps_its_ties():
     assert after == {(b, a) for a, b in before}
 
 
+def test_a_soft_ranking_turns_its_probabilities_too():
+    row = Ranking(
+        id="r", prompt=ASKED, answers=("a", "b", "c"), ranks=(1, 2, 3), preferences=(0.75, None, 0.25)
+    )
+    ((done,), _) = flip([row], 1, seed=0)
+    assert done.preferences == (0.25, None, 0.75)
+
+
 def test_a_verdict_says_the_opposite_and_a_demonstration_has_no_label():
     verdict = Verdict(id="v", prompt=ASKED, response="x", desirable=True)
     assert flip([verdict], 1, seed=0)[0][0].desirable is False

@@ -85,6 +85,18 @@ def test_the_widest_gap_is_best_against_worst():
     assert (chosen, rejected) == ("best", "worst")
 
 
+def test_a_soft_ranking_gives_soft_pairs_and_a_soft_pair_a_soft_ranking():
+    row = Ranking(id="r", answers=("a", "b", "c"), ranks=(1, 2, 3), preferences=(0.9, None, 0.25), **PROMPT)
+    found = derive(row, Pair, seed=0, draw="all")
+    assert [(p.chosen, p.rejected, p.preference) for p in found] == [("a", "b", 0.9), ("c", "b", 0.75)]
+    (pair,) = derive(row, Pair, seed=0)
+    (back,) = derive(pair, Ranking, seed=0)
+    assert back.preferences == (pair.preference,)
+    assert derive(back, Pair, seed=0) == (pair,)
+    (plain,) = derive(ROWS[Pair], Ranking, seed=0)
+    assert plain.preferences == ()
+
+
 def test_sequences_are_the_prompt_with_each_answer():
     for kind in (Ranking, Pair, Demonstration, Verdict):
         row: Any = ROWS[kind]

@@ -30,6 +30,17 @@ def test_an_epoch_draws_one_pair_of_each_row_and_the_next_draws_others(rankings:
     assert len(rankings.rows(Pair, seed=0, draw="all")) == 3 * len(rows)
 
 
+def test_soft_rankings_survive_the_table(write: WriteRows, table: Prepare):
+    soft = [0.9, None, 0.25]
+    write(
+        {"prompt": f"question {n}", "answers": [f"{n} a", f"{n} b", f"{n} c"], "ranks": [1, 2, 3]}
+        | ({"preferences": soft} if n % 2 else {})
+        for n in range(40)
+    )
+    found = {row.preferences for row in table("data.jsonl").kept("train") if isinstance(row, Ranking)}
+    assert found == {(), (0.9, None, 0.25)}
+
+
 def test_what_is_handed_out_is_proven_by_its_ids(rankings: Table):
     told: list[str] = []
     rows = rankings.rows(Pair, seed=0)

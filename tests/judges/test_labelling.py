@@ -130,6 +130,17 @@ def test_all_comparisons_of_a_prompt_make_a_ranking():
     assert (row.id, row.answers, row.ranks) == ("one", ("x", "y", "z"), (1, 3, 2))
 
 
+def test_a_ranking_keeps_the_probability_of_each_comparison():
+    wins = {("x", "y"): 0.9, ("x", "z"): 0.5, ("y", "z"): 0.3}
+    (soft,) = labelled(Table(wins), "x", "y", "z", form="rankings").rows
+    assert isinstance(soft, Ranking)
+    assert soft.preferences == (0.9, None, 0.3)
+    (torn,) = labelled(Table(wins), "x", "y", "z", form="rankings", ties=0.25).rows
+    assert torn.preferences == (0.9, None, None)  # pyright: ignore[reportAttributeAccessIssue]
+    (hard,) = labelled(Table(wins), "x", "y", "z", form="rankings", soft=False).rows
+    assert (hard.ranks, hard.preferences) == (soft.ranks, ())  # pyright: ignore[reportAttributeAccessIssue]
+
+
 def test_answers_that_are_nearly_as_good_share_a_rank():
     wins = {("x", "y"): 0.52, ("x", "z"): 0.9, ("y", "z"): 0.9}
     (row,) = labelled(Table(wins), "x", "y", "z", form="rankings", ties=0.05).rows
@@ -167,9 +178,12 @@ def test_the_labels_are_a_file_that_any_recipe_can_read(tmp_path: Path):
 
 
 def test_rankings_survive_the_file_too(tmp_path: Path):
-    found = labelled(Table({("x", "y"): 0.2}), "x", "y", form="rankings")
-    found.save(tmp_path)
-    assert load(tmp_path).rows == found.rows
+    wins = {("x", "y"): 0.2, ("x", "z"): 0.7}
+    for soft in (True, False):
+        found = labelled(Table(wins), "x", "y", "z", form="rankings", soft=soft)
+        assert len(found.rows) == 1
+        found.save(tmp_path)
+        assert load(tmp_path).rows == found.rows
 
 
 # --- beside the labels of people

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from itertools import combinations
 
 import pytest
@@ -89,6 +90,13 @@ def test_the_loss_of_a_ranking_is_the_mean_over_all_its_pairs():
     wanted = [plain(scores[i], scores[j]) for i in range(4) for j in range(4) if ranks[i] < ranks[j]]
     assert len(wanted) == 6
     assert loss_of(scores, [ranking(ranks)]) == pytest.approx(sum(wanted) / 6, abs=1e-6)
+
+
+def test_the_loss_of_a_soft_ranking_takes_each_comparison_by_its_own_probability():
+    soft = replace(ranking((1, 2, 3)), preferences=(0.9, None, 0.25))
+    wanted = (plain(0.3, -1.0, 0.9) + plain(-1.0, 2.0, 0.25)) / 2
+    assert loss_of([0.3, -1.0, 2.0], [soft]) == pytest.approx(wanted, abs=1e-6)
+    assert [one.preference for one in reward.split_pairs(soft)] == [0.9, 0.75]
 
 
 def test_every_prompt_weighs_the_same_however_many_answers_it_has():
