@@ -19,7 +19,9 @@ from alignbench.engine.bench import Bench
 from alignbench.engine.cell_run import CellRun
 from alignbench.engine.worker import Task
 from alignbench.judges import reward_training
+from alignbench.judges.quality import comparisons
 from alignbench.recipe import Recipe, canonical
+from alignbench.rows import Ranking
 from alignbench.testing import MethodSuite
 
 JUDGE = {"self": {"wording": "sandbox"}}
@@ -221,6 +223,18 @@ def test_soft_labels_train_a_reward_model_that_ppo_follows(bench: Bench, monkeyp
         json.loads(line) for line in (run.folder / "train.jsonl").read_text(encoding="utf-8").splitlines()
     ]
     assert any("kl" in name for name in curve[-1]), "PPO tells how far it went"
+
+
+def test_many_answers_to_a_prompt_are_one_row_with_soft_comparisons(bench: Bench):
+    run, made = cell(bench, "k-wise"), config(labels={"sampling": SHORT, "answers": 4, "form": "rankings"})
+    rows = run.label(run.judge(made.judge), made.labels)
+    assert len({row.id for row in rows}) == len(rows) > 16
+    assert all(isinstance(row, Ranking) and row.answer_ids for row in rows)
+    known = [p for row in rows for p in row.preferences if p is not None]
+    assert len(known) > 2 * len(rows)
+    assert any(0.5 < max(p, 1 - p) < 0.999 for p in known), "soft labels"
+    found = [one for row in rows for one in comparisons(row)]
+    assert len(found) == len(known) <= run.cost.ai_comparisons
 
 
 # --- direct RLAIF
