@@ -19,7 +19,7 @@ from pydantic import Field
 from alignbench.method import Sampling, Settings
 from alignbench.metrics import Cell, Evidence, Measure, Metric, Missing, Need, Request
 from alignbench.metrics.answers import table, unreadable
-from alignbench.rows import Prompt
+from alignbench.rows import Ids, Prompt
 from alignbench.rows import Sequence as Scorable
 
 PRONOUNS = {"male": ("he", "him", "his"), "female": ("she", "her"), "neutral": ("they", "them", "their")}
@@ -73,15 +73,18 @@ class Harness(Metric):
         """From which language into which the sentences of `translation` go."""
         limit: int | None = Field(default=None, ge=1)
         """Ask at most this many items of each."""
+        limit_generated: int | None = Field(default=None, ge=1)
+        """At most so many of the tasks that are answered in words, which take longest; `limit` without it."""
         max_new_tokens: int = Field(default=256, ge=1)
         """Tokens after which a generated answer is cut."""
 
     def measure(self, evidence: Evidence) -> list[Measure | Missing]:
+        documents = {task: self.documents(task, evidence.root) for task in self.tasks()}
         found: list[Measure | Missing] = []
-        for task in self.tasks():
-            documents = self.documents(task, evidence.root)
-            for cell in evidence.cells:
-                found += self._of(evidence, cell, task, documents)
+        for cell in evidence.cells:
+            model = _model(evidence, cell, self.config.max_new_tokens)
+            for task, items in documents.items():
+                found += self._of(model, cell, task, items)
         return found
 
     def answers(self, root: Path) -> int:
@@ -96,23 +99,24 @@ class Harness(Metric):
         field = task.partition("_mc")[0]
         path = root / getattr(self.config, field)
         try:
-            return READERS[field](path)[: self.config.limit]
+            return READERS[field](path)[: self._limit(task)]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise unreadable(path, str(error), f"evaluation.metrics.harness.{field}") from error
 
+    def _limit(self, task: str) -> int | None:
+        found = self.config.limit_generated if task in GENERATED else None
+        return self.config.limit if found is None else found
+
     def _of(
-        self, evidence: Evidence, cell: Cell, task: str, documents: Sequence[dict[str, Any]]
+        self, model: Any, cell: Cell, task: str, documents: Sequence[dict[str, Any]]
     ) -> list[Measure | Missing]:
         figures = {f"harness.{task}{end}": (name, better) for name, (end, better) in TASKS[task][2].items()}
 
         def missing(reason: str) -> list[Measure | Missing]:
             return [Missing(metric=column, **cell._asdict(), reason=reason) for column in figures]
 
-        try:
-            import lm_eval  # noqa: F401
-        except ImportError:
+        if model is None:
             return missing(MISSING)
-        model = policy_model(evidence, cell, self.config.max_new_tokens)
         try:
             samples = run_task(model, task, documents, self.config.languages)
         except NoLogprobsError:
@@ -135,6 +139,15 @@ class Harness(Metric):
         ]
 
 
+def _model(evidence: Evidence, cell: Cell, max_new_tokens: int) -> Any | None:
+    """A cell's policy as the harness's language model; None where the harness is not installed."""
+    try:
+        import lm_eval  # noqa: F401
+    except ImportError:
+        return None
+    return policy_model(evidence, cell, max_new_tokens)
+
+
 class NoLogprobsError(Exception):
     """The policy cannot score a text."""
 
@@ -149,8 +162,7 @@ def run_task(
     """
     import datasets
     from lm_eval.api.task import ConfigurableTask
-    from lm_eval.evaluator import simple_evaluate
-    from lm_eval.tasks import TaskManager
+    from lm_eval.evaluator import evaluate
 
     file, split, _ = TASKS[task]
     config = _config(file, functions=task != "xquad")
@@ -175,21 +187,20 @@ def run_task(
     )
     config.pop("tag", None)
     config.pop("include", None)
-    said = simple_evaluate(
-        model=model,
-        tasks=[ConfigurableTask(config=config)],
-        task_manager=TaskManager(include_defaults=False),  # or it reads thousands of files of other tasks
-        log_samples=True,
-        bootstrap_iters=0,
-    )
+    asked = ConfigurableTask(config=config)
+    asked.set_fewshot_seed(seed=0)
+    # Not `simple_evaluate`: it seeds the process anew, and lists all installed packages after every task.
+    said = evaluate(lm=model, task_dict={task: asked}, log_samples=True, bootstrap_iters=0)
     assert said is not None
     samples: list[Any] = [one for one in said.get("samples", {})[task] if one["filter"] in ("none", FILTER)]
     return {one["doc_id"]: one for one in sorted(samples, key=lambda one: one["doc_id"])}
 
 
 def policy_model(evidence: Evidence, cell: Cell, max_new_tokens: int) -> Any:
-    """Return a cell's policy as the harness's language model."""
+    """Return a cell's policy as the harness's language model, which scores what several tasks ask once."""
     from lm_eval.api.model import TemplateLM
+
+    known: dict[Scorable, float] = {}
 
     class Answering(TemplateLM):
         backend = "causal"
@@ -199,32 +210,41 @@ def policy_model(evidence: Evidence, cell: Cell, max_new_tokens: int) -> Any:
             return evidence.first_token
 
         def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs: Any) -> list[int]:
-            return list(evidence.encode([string], special=bool(add_special_tokens))[0])
+            # Unless it is told otherwise, the harness begins a text as the model's tokenizer does.
+            return list(evidence.encode([string], special=add_special_tokens is not False)[0])
 
         def _loglikelihood_tokens(
             self, requests: list[tuple[tuple[str, str], list[int], list[int]]], **kwargs: Any
         ) -> list[tuple[float, bool]]:
-            sequences = [_fitting(evidence, asked, answer) for _, asked, answer in requests]
-            scored = evidence.score(cell, sequences)
+            sequences = [
+                Scorable(_fitting(asked, len(answer), evidence.room), tuple(answer))
+                for _, asked, answer in requests
+            ]
+            fresh = list(dict.fromkeys(one for one in sequences if one not in known))
+            scored = evidence.score(cell, fresh)
             if scored is None:
                 raise NoLogprobsError
+            sums = (float(one.logps.astype("float64").sum()) for one in scored)
+            known.update(zip(fresh, sums, strict=True))
             # Whether the answer is the greedy one is asked by none of these tasks.
-            return [(float(one.logps.astype("float64").sum()), False) for one in scored]
+            return [(known[one], False) for one in sequences]
 
         def loglikelihood_rolling(self, requests: Any, disable_tqdm: bool = False) -> list[float]:
             raise NotImplementedError("perplexity is a metric of its own")
 
         def generate_until(self, requests: Any, disable_tqdm: bool = False) -> list[str]:
-            texts = [request.args[0] for request in requests]
+            texts, room = [request.args[0] for request in requests], evidence.room
+            # The harness refuses answers that may fill the context by themselves; here a half is the question's.
+            longest = max_new_tokens if room is None else min(max_new_tokens, room // 2)
             asked = [
                 Prompt(
                     id=f"harness-{request.task_name}-{request.doc_id}",
                     prompt=({"role": "user", "content": text},),
-                    prompt_ids=_fitting(evidence, ids, ()).prompt,
+                    prompt_ids=_fitting(ids, longest, room),
                 )
                 for request, text, ids in zip(requests, texts, evidence.encode(texts), strict=True)
             ]
-            sampling = Sampling(temperature=0, max_new_tokens=max_new_tokens)
+            sampling = Sampling(temperature=0, max_new_tokens=longest)
             answers = evidence.generations(cell, Request(tuple(asked), sampling=sampling))
             stops = [request.args[1].get("until", ()) for request in requests]
             return [cut(answer.text, until) for answer, until in zip(answers, stops, strict=True)]
@@ -237,11 +257,9 @@ def cut(text: str, until: Sequence[str]) -> str:
     return min((text.split(stop)[0] for stop in until if stop), key=len, default=text)
 
 
-def _fitting(evidence: Evidence, asked: Sequence[int], answer: Sequence[int]) -> Scorable:
-    """A sequence whose beginning is cut where the model's context has no room for it, as the harness does."""
-    room = evidence.room
-    kept = list(asked) if room is None else list(asked)[-max(1, room - len(answer)) :]
-    return Scorable(tuple(kept), tuple(answer))
+def _fitting(asked: Sequence[int], answer: int, room: int | None) -> Ids:
+    """The end of a question that fits into the model's context before `answer` tokens, as the harness cuts it."""
+    return tuple(asked if room is None else asked[-max(1, room - answer) :])
 
 
 def squad(document: dict[str, Any], answers: Sequence[str]) -> dict[str, float]:

@@ -14,7 +14,7 @@ from alignbench.judges.toxicity import by_classifier, by_lexicon
 from alignbench.method import Answer, TokenScores
 from alignbench.metrics import Cell, Measure
 from alignbench.metrics.choice_entropy import ChoiceEntropy, choice_entropy
-from alignbench.metrics.harness import READERS, Harness, cut, squad
+from alignbench.metrics.harness import READERS, Harness, cut, policy_model, run_task, squad
 from alignbench.metrics.toxicity import Toxicity
 from alignbench.rows import Prompt
 
@@ -23,7 +23,8 @@ BASE = Cell("base", 0)
 
 def wordy(ids) -> np.ndarray:
     """A fixed scorer: a log-probability for each token that depends on it and on the one before."""
-    return np.array([-0.5 - (7 * a + 13 * b) % 101 / 50 for a, b in zip((0, *ids[:-1]), ids, strict=True)])
+    after, before = np.array(ids), np.array((0, *ids[:-1]))
+    return -0.5 - (7 * before + 13 * after) % 101 / 50
 
 
 @dataclass
@@ -34,8 +35,8 @@ class Fixed:
     answer: str = ""
     scores_texts: bool = True
     cells = (BASE,)
+    room: int | None = None
     first_token = 256
-    room = None
 
     def encode(self, texts, *, special=True):
         return [(*((256,) if special else ()), *text.encode()) for text in texts]
@@ -77,35 +78,19 @@ def test_a_published_file_is_read_whole(published, name):
     assert len(READERS[name](published / FILES[name])) == pytest.approx(COUNTS[name], rel=0.05)
 
 
-def whole(question: str, choice: str) -> float:
-    """The fixed scorer's log-probability of a choice after a question, both as bytes."""
-    ids = (*question.encode(), *choice.encode())
-    return float(wordy(ids)[len(question.encode()) :].sum())
-
-
-def test_crows_pairs_equals_the_formula_of_its_authors_on_every_item(published):
-    pytest.importorskip("lm_eval")
-    harness = Harness(Harness.Config(crows_pairs=FILES["crows_pairs"], limit=60))
-    found = harness.measure(Fixed(published))
-    sums = [
-        [wordy((256, *row[side].encode()))[1:].sum() for side in ("sent_more", "sent_less")]
-        for row in READERS["crows_pairs"](published / FILES["crows_pairs"])[:60]
-    ]
-    assert measured(found, "harness.crows_pairs") == [float(more > less) for more, less in sums]
-    assert measured(found, "harness.crows_pairs.difference") == pytest.approx(
-        [abs(more - less) for more, less in sums], abs=1e-9
-    )
-
-
-def test_truthfulqa_equals_the_harness_asked_by_its_own_road(published):
+@pytest.fixture
+def own_road():
+    """The same fixed scorer, written against the harness's interface and nothing of ours."""
     pytest.importorskip("lm_eval")
     from lm_eval.api.model import LM
 
     class Own(LM):
-        """The same scorer, written against the harness's interface and nothing of ours."""
-
         def loglikelihood(self, requests):
-            return [(whole(*request.args), False) for request in requests]
+            return [(self.sum(*request.args), False) for request in requests]
+
+        def sum(self, question, choice):
+            asked = question.encode() or (self.first,)
+            return float(wordy((*asked, *choice.encode()))[len(asked) :].sum())
 
         def loglikelihood_rolling(self, requests):
             raise NotImplementedError
@@ -113,17 +98,88 @@ def test_truthfulqa_equals_the_harness_asked_by_its_own_road(published):
         def generate_until(self, requests):
             raise NotImplementedError
 
-    from alignbench.metrics.harness import run_task
+        first = 256
 
-    harness = Harness(Harness.Config(truthfulqa=FILES["truthfulqa"], limit=12))
+    return Own()
+
+
+def test_crows_pairs_whole_equals_the_formula_of_its_authors_and_the_harness_asked_by_its_own_road(
+    published, own_road
+):
+    harness = Harness(Harness.Config(crows_pairs=FILES["crows_pairs"]))
+    found = harness.measure(Fixed(published))
+    rows = READERS["crows_pairs"](published / FILES["crows_pairs"])
+    assert len(rows) == COUNTS["crows_pairs"]
+    sums = [[own_road.sum("", row[side]) for side in ("sent_more", "sent_less")] for row in rows]
+    theirs = run_task(own_road, "crows_pairs", rows)
+    prefers = [float(more > less) for more, less in sums]
+    assert measured(found, "harness.crows_pairs") == prefers
+    assert [float(one["pct_stereotype"]) for one in theirs.values()] == prefers
+    gaps = measured(found, "harness.crows_pairs.difference")
+    assert gaps == pytest.approx([abs(more - less) for more, less in sums], abs=1e-9)
+    assert gaps == pytest.approx([one["likelihood_diff"] for one in theirs.values()], abs=1e-9)
+
+
+@pytest.mark.parametrize("task", ["truthfulqa_mc1", "truthfulqa_mc2"])
+def test_truthfulqa_equals_the_harness_asked_by_its_own_road(published, own_road, task):
+    # Every fifth question: the harness words each anew for seconds; benchmarks/proofs/published.py takes all.
+    documents = READERS["truthfulqa"](published / FILES["truthfulqa"])[::5]
+    assert len(documents) == 164
+    ours = run_task(policy_model(Fixed(published), BASE, 1), task, documents)
+    theirs = run_task(own_road, task, documents)
+    assert [one["acc"] for one in ours.values()] == pytest.approx(
+        [one["acc"] for one in theirs.values()], abs=1e-9
+    )
+    shares = [float(one["acc"]) for one in ours.values()]
+    assert set(shares) <= {0.0, 1.0} if task == "truthfulqa_mc1" else all(0 <= one <= 1 for one in shares)
+    assert 0 < np.mean(shares) < 1
+
+
+def test_a_column_of_truthfulqa_holds_what_the_harness_says_of_each_question(published):
+    pytest.importorskip("lm_eval")
+    harness = Harness(Harness.Config(truthfulqa=FILES["truthfulqa"], limit=5))
     found = harness.measure(Fixed(published))
     for task in ("truthfulqa_mc1", "truthfulqa_mc2"):
-        theirs = run_task(Own(), task, harness.documents(task, published))
-        assert measured(found, f"harness.{task}") == pytest.approx(
-            [one["acc"] for one in theirs.values()], abs=1e-9
-        )
-    assert set(measured(found, "harness.truthfulqa_mc1")) <= {0.0, 1.0}
-    assert all(0 <= share <= 1 for share in measured(found, "harness.truthfulqa_mc2"))
+        said = run_task(policy_model(Fixed(published), BASE, 1), task, harness.documents(task, published))
+        assert measured(found, f"harness.{task}") == [float(one["acc"]) for one in said.values()]
+
+
+def test_questions_begin_and_are_cut_as_the_harness_does(published):
+    """A context begins with what this tokenizer begins every text with; what has no room is cut in front."""
+    pytest.importorskip("lm_eval")
+    seen, asked = [], []
+
+    class Watched(Fixed):
+        def score(self, cell, sequences):
+            seen.extend(sequences)
+            return super().score(cell, sequences)
+
+        def generations(self, cell, request):
+            asked.extend(request.prompts)
+            return super().generations(cell, request)
+
+    config = Harness.Config(truthfulqa=FILES["truthfulqa"], gsm8k=FILES["gsm8k"], limit=2, max_new_tokens=40)
+    harness = Harness(config)
+    harness.measure(Watched(published))
+    assert {one.prompt[0] for one in seen} == {256}
+    assert [one.prompt_ids[0] for one in asked] == [256, 256]
+    assert len(seen) == len(set(seen)), "what MC1 and MC2 both ask is scored once"
+    del seen[:], asked[:]
+    harness.measure(Watched(published, room=100))
+    assert {len(one) for one in seen} == {100}
+    assert {len(one.prompt_ids) for one in asked} == {60}
+    del asked[:]
+    harness.measure(Watched(published, room=60))
+    assert {len(one.prompt_ids) for one in asked} == {30}, "half of the context is the question's"
+
+
+def test_of_tasks_in_words_fewer_may_be_asked(published):
+    config = Harness.Config(
+        gsm8k=FILES["gsm8k"], crows_pairs=FILES["crows_pairs"], limit=9, limit_generated=4
+    )
+    harness = Harness(config)
+    assert [len(harness.documents(task, published)) for task in ("gsm8k", "crows_pairs")] == [4, 9]
+    assert harness.answers(published) == 4
 
 
 def test_generated_answers_are_scored_and_a_decoder_takes_only_those(published):
