@@ -231,7 +231,20 @@ def test_what_a_judge_was_put_through_is_one_row_and_why_it_may_not_rank_stands_
     rows = [words(row) for row in elements(shown) if row.tag.endswith("}tr")]
     assert rows[1] == "gold no 0.78 [0.64, 0.87] 0.04 0.12 \N{MINUS SIGN}0.19 n/a 1.00 50"
     assert rows[2] == "gold may not rank: an answer that says everything twice wins 12% more often"
-    assert "people pairs 50 kappa 0.500 alpha 0.500" in words(shown)
+    assert "against people's labels pairs 50 kappa 0.500 alpha 0.500" in words(shown)
+
+
+def test_a_judge_that_labels_is_shown_with_how_far_it_agrees_with_people(small, tmp_path: Path):
+    people = {"asked": 64, "n": 60, "accuracy": 0.7, "ci95": [0.57, 0.8], "kappa": 0.4, "first": 0.55}
+    folder = small.write(tmp_path / "run")
+    results = read(folder)
+    judged = {"name": "self", "quality": {"compared": 900, "people": people}}
+    cells = [one.model_copy(update={"judges": (judged,)}) for one in results.cells[-1:]]
+    record.write(results.model_copy(update={"cells": (*results.cells[:-1], *cells)}), folder)
+    said = words(section(parsed(write_html(folder).read_text(encoding="utf-8")), "judges"))
+    assert f"self of {cells[0].label}, seed {cells[0].seed} on held-out rows compared 900" in said
+    shown = "asked 64 pairs 60 accuracy 0.700 95% interval 0.570 to 0.800 kappa 0.400 first 0.550"
+    assert f"against people's labels {shown}" in said
 
 
 def test_fairness_departures_data_costs_and_recipe_are_all_there(tree: Any):
