@@ -1,18 +1,13 @@
-r"""Published benchmarks on 4-bit policies, and lm-evaluation-harness's own word on the same base, item by item.
+"""Published benchmarks on 4-bit policies, and lm-evaluation-harness's own word on the same base, item by item.
 
     python benchmarks/proofs/published.py FOLDER --out runs/published
-    python benchmarks/proofs/published.py FOLDER --out runs/published-stories --name stories260K --only base \
-        --set model.id=MODEL --set data.max_length=400 --set evaluation.metrics.1.harness.limit=40 \
-        --set 'model.chat_template="{% for message in messages %}{{ message.content }} {% endfor %}"'
 
 FOLDER holds the published files as their authors name them: truthfulqa/mc_task.json, crows_pairs, winogender,
 gsm8k, xquad_en, ifeval, xstest, advbench, decodingtrust. Runs published.yaml on them, then gives the base to the
 harness by its own road: its class for transformers around the network, its own task files with local data, one
 request at a time. Nothing of this project lies between, but for the network's 4-bit weights and the items of
 TruthfulQA, Winogender and XQuAD, which the harness expects in another shape than their authors' files. Writes the
-figures, and how far the two roads differ, into published.json beside this file, under the name given. The second
-model, a Llama of 0.26 million weights, begins each text with a token of its own, and some questions are longer than
-its context: where the roads could part.
+figures, and how far the two roads differ, into published.json beside this file, under the name given.
 """
 
 from __future__ import annotations
