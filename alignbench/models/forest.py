@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from collections.abc import Sequence as Many
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
@@ -15,6 +16,7 @@ from transformers import DynamicCache
 
 from alignbench.errors import ModelError
 from alignbench.models.generation import gumbel_of, stop_ids
+from alignbench.models.last_layer import only
 from alignbench.models.pool import NAME, Masked, Packed, Pool, Window
 from alignbench.rows import Ids
 
@@ -31,6 +33,9 @@ LOGITS = {"cpu": 2**22, "cuda": 2**27}
 
 CLOSE = 1e-4
 """Two choices closer than this are a tie, which rounding may have decided: it is some 1e-5 in float32."""
+
+FEW = 3 / 4
+"""Share of the new positions below which it is worth computing the last layer where it is read alone."""
 
 FULL = 1 / 2
 """A tree with less than this share of the new positions of the first beside it attends by itself."""
@@ -74,13 +79,15 @@ class Reply:
 class _Node:
     """One token of a tree: where its keys, values and hidden state lie, and what follows it."""
 
-    __slots__ = ("depth", "lineage", "parent", "slot", "token", "under")
+    __slots__ = ("depth", "lineage", "parent", "said", "slot", "token", "under")
 
     def __init__(self, parent: _Node | None, token: int, slot: int):
         self.parent = parent
         self.token = token
         self.slot = slot
         self.under: dict[int, _Node] = {}
+        self.said: bool | None = None
+        """Whether its hidden state lies in the pool; None where nobody has asked for it."""
         self.depth: int = 0 if parent is None else parent.depth + 1
         """Tokens of the path."""
         self.lineage: NDArray[np.int64] = _NONE if parent is None else _and(parent.lineage, slot)
@@ -112,13 +119,15 @@ class Tree:
         self._apart: Trunk | None = None
         if shared is not None:
             last = shared.last
-            self._root.slot, self._root.depth = last.slot, last.depth
+            self._root.slot, self._root.depth, self._root.said = last.slot, last.depth, True
             if forest._packs and last.depth >= APART:
                 self._apart = shared
             else:
                 self._root.lineage = last.lineage
         self._kept: tuple[Ids, _Node] = (trunk, self._root)
         """The path on which everything else was freed: most queries begin with it."""
+        self._recent: dict[Ids, _Node] = {}
+        """Where the paths of the last queries end, by what follows the path above: most go on by a token."""
         self.forwards = 0
         """Model calls that this tree took part in."""
         self.tokens = 0
@@ -126,6 +135,7 @@ class Tree:
 
     def keep(self, path: Ids) -> None:
         """Free what does not lie on `path` or under it."""
+        self._recent = {}
         node = self._root
         for token in path[len(self._trunk) :]:
             for other in [other for other in node.under if other != token]:
@@ -137,7 +147,7 @@ class Tree:
 
     def cut(self, path: Ids) -> None:
         """Free what lies under `path`."""
-        self._kept = self._trunk, self._root
+        self._kept, self._recent = (self._trunk, self._root), {}
         node = self._root
         for token in path[len(self._trunk) :]:
             if token not in node.under:
@@ -147,12 +157,14 @@ class Tree:
             self._forest._free(under)
         node.under = {}
 
-    def _from(self, path: Ids) -> tuple[_Node, Ids]:
-        """A node on the path, and the tokens of the path that follow it."""
+    def _from(self, path: Ids) -> tuple[_Node, Ids, Ids | None]:
+        """A node on the path, the tokens of the path that follow it, and those that follow what is kept."""
         kept, node = self._kept
-        if path[: len(kept)] == kept:
-            return node, path[len(kept) :]
-        return self._root, path[len(self._trunk) :]
+        if path[: len(kept)] != kept:
+            return self._root, path[len(self._trunk) :], None
+        rest = path[len(kept) :]
+        near = self._recent.get(rest[:-1])
+        return (node, rest, rest) if near is None else (near, rest[-1:], rest)
 
 
 class Forest:
@@ -175,6 +187,8 @@ class Forest:
         """The most bytes that trees have held."""
         self._pool = Pool(self.base)
         self._trunks: dict[Ids, Trunk] = {}
+        self._no_mask = torch.zeros(1, 1, 1, 1, dtype=self.base.dtype, device=self.base.device)
+        """Whatever has four dimensions keeps transformers from making a mask that nobody looks at."""
         self._packs = self._packing()
 
     @property
@@ -186,7 +200,9 @@ class Forest:
         """Return a new tree whose paths all begin with `trunk`, which is computed once for all of them."""
         if trunk and trunk not in self._trunks:
             first = Tree(self, (), None)
-            new, (last,) = self._grow(first, [trunk])
+            new, (last,) = self._grow(first, [Query(trunk)])
+            for node in new:
+                node.said = False
             self._compute([(first, new)])
             self._trunks[trunk] = Trunk(first, last)
         return Tree(self, trunk, self._trunks.get(trunk))
@@ -198,7 +214,7 @@ class Forest:
 
     def ask(self, asked: Many[tuple[Tree, Many[Query]]]) -> list[list[Reply]]:
         """Answer the queries of each tree, no tree twice; positions that are not known yet are computed."""
-        grown = [(tree, *self._grow(tree, [query.path for query in queries])) for tree, queries in asked]
+        grown = [(tree, *self._grow(tree, queries)) for tree, queries in asked]
         base = self.base
         with torch.inference_mode(), base.using(self.policy), base.arithmetic():
             self._compute([(tree, new) for tree, new, _ in grown if new])
@@ -231,7 +247,9 @@ class Forest:
                 trial._packs = packs
                 try:
                     tree = trial.plant(trunk)
-                    new, _ = trial._grow(tree, [(*trunk, 1, 2), (*trunk, 1, 3, 4)])
+                    new, _ = trial._grow(tree, [Query((*trunk, 1, 2)), Query((*trunk, 1, 3, 4))])
+                    for node in new:
+                        node.said = False
                     trial._compute([(tree, new)])
                 except (TypeError, ValueError, KeyError, RuntimeError, NotImplementedError):
                     if not packs:
@@ -244,21 +262,39 @@ class Forest:
 
     # --- trees ----------------------------------------------------------------------------------------------
 
-    def _grow(self, tree: Tree, paths: Iterable[Ids]) -> tuple[list[_Node], list[_Node]]:
-        """Add the nodes that the paths lack; return them, parents first, and the last node of each path."""
+    def _grow(self, tree: Tree, queries: Iterable[Query]) -> tuple[list[_Node], list[_Node]]:
+        """Add the nodes that the paths lack; return what is to be computed and the last node of each path.
+
+        To be computed is what is new, parents first, and what was there but had nobody to read its state.
+        """
         new: list[_Node] = []
         ends: list[_Node] = []
-        for path in paths:
-            node, rest = tree._from(path)
+        unsaid: list[_Node] = []
+        take = self._pool.take
+        recent: dict[Ids, _Node] = {}
+        for query in queries:
+            node, rest, behind = tree._from(query.path)
             for token in rest:
                 below = node.under.get(token)
                 if below is None:
-                    below = node.under[token] = _Node(node, token, self._pool.take())
+                    below = node.under[token] = _Node(node, token, take())
                     new.append(below)
                 node = below
             if node.slot < 0:
                 raise ModelError("a path without tokens has nothing that could follow it")
             ends.append(node)
+            if behind is not None:
+                recent[behind] = node
+            first = min(query.since) if query.since else node.depth - 1
+            above: _Node | None = node
+            while above is not None and above.depth > first:
+                if above.said is None:
+                    above.said = False
+                    unsaid.append(above)
+                above = above.parent
+        tree._recent = recent
+        fresh = set(new)
+        new += [node for node in unsaid if node not in fresh]
         return new, ends
 
     def _free(self, node: _Node) -> None:
@@ -280,7 +316,7 @@ class Forest:
         self.peak_bytes = max(self.peak_bytes, self.bytes)
 
     def _forward(self, rows: list[tuple[Tree, list[_Node]]]) -> None:
-        """Compute new positions and put them into the pool."""
+        """Compute positions and put them into the pool."""
         pool, device = self._pool, self.base.device
         nodes = [node for _, new in rows for node in new]
         ids = torch.tensor([node.token for node in nodes], device=device)
@@ -291,15 +327,23 @@ class Forest:
             windows.append(Window(pool, alike, at))
             at = windows[-1].stop
         if self._packs:
-            packed = Packed(pool, where, windows, _spans(rows))
-            config = self.base.model.config
-            before, config._attn_implementation = config._attn_implementation, NAME
+            read = np.flatnonzero([node.said is not None for node in nodes])
+            packed = Packed(pool, where, windows, _spans(rows), read)
+            places = torch.from_numpy(read).to(device)
+            model = self.base.model
+            few = only(model, places) if len(read) < FEW * len(nodes) else nullcontext(False)
+            before, model.config._attn_implementation = model.config._attn_implementation, NAME
             try:
-                hidden = self._hidden(packed, ids[None], positions[None], None, packed=packed)
+                with few as cut:
+                    hidden = self._hidden(packed, ids[None], positions[None], self._no_mask, packed=packed)
             finally:
-                config._attn_implementation = before
-            pool.states[where] = hidden[0]
+                model.config._attn_implementation = before
+            pool.states[where[places] if cut else where] = hidden[0]
+            for node in [nodes[place] for place in read] if cut else nodes:
+                node.said = True
             return
+        for node in nodes:
+            node.said = True
         for window in windows:
             ours = window.flat(window.places)
             cache = Masked(pool, where[ours], window)

@@ -19,8 +19,9 @@ def only(model: PreTrainedModel, read: Tensor) -> Iterator[bool]:
     """Let forwards inside the block return the last hidden states at the places `read`, int64 [E], alone.
 
     The last layer's keys and values are those of all places, since others look at them; what stands behind its
-    attention works on each place by itself. Says whether it does so: models whose last layer is built in
-    another way return all states, as ever.
+    attention works on each place by itself. An attention function is told `read`, and what it returns for other
+    places is nobody's. Says whether it does so: models whose last layer is built in another way return all states,
+    as ever.
     """
     if not _proven(model):
         yield False
@@ -44,7 +45,7 @@ def _cut(model: PreTrainedModel, read: Tensor) -> Iterator[None]:
 
 def _behind(layer: Any, read: Tensor) -> Callable[..., Tensor]:
     def forward(hidden_states: Tensor, **how: Any) -> Tensor:
-        attended, *_ = layer.self_attn(hidden_states=layer.input_layernorm(hidden_states), **how)
+        attended, *_ = layer.self_attn(hidden_states=layer.input_layernorm(hidden_states), read=read, **how)
         states = hidden_states.index_select(1, read) + attended.index_select(1, read)
         return states + layer.mlp(layer.post_attention_layernorm(states))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import copy
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -106,21 +107,39 @@ class Window:
         mask = np.full((count, 1, width, past + width), blind, np.float32)
         each = np.repeat(np.arange(len(nodes)), lengths)
         mask[row_of[each], 0, column[each], pool.column[np.concatenate(lines)]] = 0.0
-        places = np.zeros((count, width), np.int64)
-        places[row_of, column] = start + np.arange(len(nodes))
         device = pool.states.device
-        self.start, self.stop = start, start + len(nodes)
         self.past = past
-        self.full = len(nodes) == count * width
-        """Whether all rows are equally long."""
         self.slots = torch.from_numpy(slots).to(device)
         """[rows, past + width]"""
         self.mask = torch.from_numpy(mask).to(device, pool.dtype)
         """[rows, 1, width, past + width], to be added."""
-        self.places = torch.from_numpy(places).to(device)
-        """Where among all new positions each is, [rows, width]."""
-        self.real = torch.from_numpy(row_of * width + column).to(device)
+        self._row_of, self._column = row_of, column
+        self._lay_out(start, row_of, column)
+
+    def _lay_out(self, start: int, row_of: NDArray[np.int64], column: NDArray[np.int64]) -> None:
+        """Note where the positions that ask, from `start` on, stand in the rows."""
+        count, _, width, _ = self.mask.shape
+        places = np.zeros((count, width), np.int64)
+        places[row_of, column] = start + np.arange(len(row_of))
+        self.start, self.stop = start, start + len(row_of)
+        self.full = len(row_of) == count * width
+        """Whether all rows are equally long."""
+        self.places = torch.from_numpy(places).to(self.mask.device)
+        """Where among all positions that ask each is, [rows, width]."""
+        self.real = torch.from_numpy(row_of * width + column).to(self.mask.device)
         """Which of the flattened places are no padding."""
+
+    def of(self, read: NDArray[np.int64], start: int) -> Window:
+        """Return the window of some of its positions, which stand from `start` on among all that ask."""
+        row_of, old = self._row_of[read - self.start], self._column[read - self.start]
+        counts = np.bincount(row_of, minlength=len(self.mask))
+        column = _numbered(counts)
+        made = copy(self)
+        made.mask = self.mask.new_zeros(len(counts), 1, int(counts.max()), self.mask.shape[3])
+        made.mask[row_of, 0, column] = self.mask[row_of, 0, old]
+        made._row_of, made._column = row_of, column
+        made._lay_out(start, row_of, column)
+        return made
 
     def rows(self, packed: Tensor) -> Tensor:
         """Return what the row of all new positions [positions, ...] has for these: [rows, width, ...]."""
@@ -141,10 +160,31 @@ class Window:
 class Packed(DynamicCache):
     """One row of all new positions, and how they attend: to what their tree sees, and to its trunk."""
 
-    def __init__(self, pool: Pool, where: Tensor, windows: list[Window], trunks: list[tuple[Trunk, slice]]):
+    def __init__(
+        self,
+        pool: Pool,
+        where: Tensor,
+        windows: list[Window],
+        trunks: list[tuple[Trunk, slice]],
+        read: NDArray[np.int64] | None = None,
+    ):
         super().__init__()
         self.pool, self.where, self.windows, self.trunks = pool, where, windows, trunks
         self.at = -1
+        self._read = read
+
+    def _of_read(self) -> tuple[list[Window], list[tuple[Trunk, slice]]]:
+        """Return the windows and trunks of the positions that are read."""
+        read = self._read
+        assert read is not None
+        edges = [0, *np.searchsorted(read, [window.stop for window in self.windows]).tolist()]
+        windows = [
+            window.of(read[at:end], at)
+            for window, at, end in zip(self.windows, edges, edges[1:], strict=False)
+            if end > at
+        ]
+        spans = [np.searchsorted(read, (span.start, span.stop)).tolist() for _, span in self.trunks]
+        return windows, [(trunk, slice(*span)) for (trunk, _), span in zip(self.trunks, spans, strict=True)]
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         return 0
@@ -159,22 +199,31 @@ class Packed(DynamicCache):
         self.at = layer_idx
         return key_states, value_states
 
-    def attend(self, query: Tensor, scale: float | None) -> Tensor:
-        """Return what each position [1, heads, positions, size] sees, [1, positions, heads, size]."""
+    def attend(self, query: Tensor, scale: float | None, read: Tensor | None = None) -> Tensor:
+        """Return what each position [1, heads, positions, size] sees, [1, positions, heads, size].
+
+        With `read` what is returned for all others is zero.
+        """
         asked = query[0].transpose(0, 1)
+        windows, trunks = self.windows, self.trunks
+        if read is not None:
+            asked = asked[read]
+            windows, trunks = self._of_read()
         keys, values = self.pool.layer(self.at)
         parts, weights = [], []
-        for window in self.windows:
+        for window in windows:
             found, weight = attended(
                 window.rows(asked), window.see(keys), window.see(values), window.mask, scale
             )
             parts.append(window.flat(found))
             weights.append(window.flat(weight))
         found, weight = (parts[0], weights[0]) if len(parts) == 1 else (torch.cat(parts), torch.cat(weights))
-        for trunk, span in self.trunks:
+        for trunk, span in trunks:
             common, its = attended(asked[None, span], *trunk.layer(self.pool, self.at), None, scale)
             share = torch.sigmoid(its[0] - weight[span])[..., None].to(found.dtype)
             found[span] += share * (common[0] - found[span])
+        if read is not None:
+            found = found.new_zeros(query.shape[2], *found.shape[1:]).index_copy_(0, read, found)
         return found[None]
 
 
@@ -238,13 +287,14 @@ def attention(
     *,
     packed: Packed,
     scaling: float | None = None,
+    read: Tensor | None = None,
     **more: Any,
 ) -> tuple[Tensor, None]:
     """Attend as transformers' attention functions do, in one row of many trees."""
     unknown = [name for name in ("softcap", "s_aux", "position_bias") if more.get(name) is not None]
     if unknown:
         raise NotImplementedError(f"attention with {', '.join(unknown)}")
-    return packed.attend(query, scaling), None
+    return packed.attend(query, scaling, read), None
 
 
 NAME = "alignbench_forest"

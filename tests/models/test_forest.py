@@ -3,6 +3,7 @@ from __future__ import annotations
 import random
 from weakref import WeakKeyDictionary
 
+import numpy as np
 import pytest
 import torch
 
@@ -11,6 +12,7 @@ from alignbench.errors import ModelError
 from alignbench.models import Forest, Query, forest, load_base, pool
 from alignbench.models.forest import replies_of
 from alignbench.models.generation import gumbel
+from alignbench.models.last_layer import only
 
 from .conftest import build_gpt2, build_model, disturb
 
@@ -35,7 +37,8 @@ def tokens(draw, count):
 
 
 def logits_of(trees, tree, path):
-    _, (node,) = trees._grow(tree, [path])
+    new, (node,) = trees._grow(tree, [Query(path)])
+    assert not new, "it was asked for"
     return trees.base.logits(trees._pool.states[node.slot][None])[:, : trees.base.vocabulary]
 
 
@@ -86,6 +89,33 @@ def test_no_position_is_computed_twice_and_a_trunk_only_once(policy):
     trees.ask([(one, [Query((*trunk, 10, 11))])])
     assert (one.tokens, one.forwards) == (3, 1)
     assert trees.bytes == 6 * trees._pool.per_position
+
+
+@pytest.mark.parametrize("packs", [True, False], ids=["one row", "a row for each tree"])
+def test_a_position_whose_state_nobody_read_is_computed_again_when_somebody_asks(policy, packs):
+    draw, trees = random.Random(3), Forest(policy)
+    trees._packs = packs
+    trunk = tokens(draw, 34)
+    texts = [(*trunk, *tokens(draw, count)) for count in (20, 12, 12, 1)]
+    planted = [trees.plant(trunk) for _ in texts]
+    asked = [
+        (tree, [Query(text + (5,)), Query(text + (6, 7))]) for tree, text in zip(planted, texts, strict=True)
+    ]
+    trees.ask(asked)
+    assert worst(trees, asked) < 2e-5
+    inside = [(tree, [Query(text[:-1])]) for tree, text in zip(planted[:3], texts, strict=False)]
+    before = [tree.tokens for tree in planted[:3]]
+    trees.ask(inside)
+    assert worst(trees, [*inside, *asked]) < 2e-5
+    with only(trees.base.model, torch.tensor([0])) as cut:
+        again = int(packs and cut)
+    assert [tree.tokens for tree in planted[:3]] == [one + again for one in before]
+    starts = tuple(range(30, 36))
+    ((reply,),) = trees.ask([(planted[0], [Query(texts[0], since=starts)])])
+    fresh = Forest(policy)
+    ((wanted,),) = fresh.ask([(fresh.plant(), [Query(texts[0], since=starts)])])
+    np.testing.assert_allclose(reply.states, wanted.states, atol=2e-5)
+    assert worst(trees, asked) < 2e-5
 
 
 def test_what_is_freed_is_used_again_and_what_is_kept_stays_right(policy):
