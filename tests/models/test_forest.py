@@ -99,7 +99,7 @@ def test_a_position_whose_state_nobody_read_is_computed_again_when_somebody_asks
     texts = [(*trunk, *tokens(draw, count)) for count in (20, 12, 12, 1)]
     planted = [trees.plant(trunk) for _ in texts]
     asked = [
-        (tree, [Query(text + (5,)), Query(text + (6, 7))]) for tree, text in zip(planted, texts, strict=True)
+        (tree, [Query((*text, 5)), Query((*text, 6, 7))]) for tree, text in zip(planted, texts, strict=True)
     ]
     trees.ask(asked)
     assert worst(trees, asked) < 2e-5
