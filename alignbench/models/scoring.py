@@ -44,7 +44,7 @@ def score(policy: ModelPolicy, sequences: Many[Sequence], *, entropy: bool = Fal
             batch = [sequences[place] for place in places]
             # Padding lies to the right, where no token looks: attention stays causal, its fastest form.
             ids, _ = base.pad([(*one.prompt, *one.response) for one in batch], "right")
-            hidden = base.hidden(ids)
+            hidden = base.hidden(ids[:, :-1])  # nothing follows the last token
             rows, columns = _positions(batch, base.device)
             logps, entropies = _token_scores(base, hidden[rows, columns], ids[rows, columns + 1], entropy)
             ends = np.cumsum([len(one.response) for one in batch])[:-1]
@@ -92,8 +92,9 @@ def _token_scores(base: Base, hidden: Tensor, targets: Tensor, entropy: bool) ->
     logps, entropies = [], []
     for states, wanted in zip(hidden.split(rows), targets.split(rows), strict=True):
         logits = base.logits(states)
-        norm = logits.logsumexp(-1)
-        logps.append(logits.gather(-1, wanted[:, None])[:, 0] - norm)
+        # Normalised first: the entropy as a difference of two large numbers would lose a digit.
+        logits = logits.sub_(logits.logsumexp(-1, keepdim=True))
+        logps.append(logits.gather(-1, wanted[:, None])[:, 0])
         if entropy:
-            entropies.append(norm - (logits.sub(norm[:, None]).exp_().mul_(logits)).sum(-1))
+            entropies.append(-(logits.exp().mul_(logits)).sum(-1))
     return torch.cat(logps), torch.cat(entropies) if entropy else None
