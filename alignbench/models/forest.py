@@ -34,7 +34,7 @@ LOGITS = {"cpu": 2**22, "cuda": 2**27}
 CLOSE = 1e-4
 """Two choices closer than this are a tie, which rounding may have decided: it is some 1e-5 in float32."""
 
-FEW = 3 / 4
+FEW = 7 / 8
 """Share of the new positions below which it is worth computing the last layer where it is read alone."""
 
 FULL = 1 / 2
@@ -76,6 +76,9 @@ class Reply:
     """float32 [starts, hidden], where the query asked for states."""
 
 
+_NONE = np.zeros(0, np.int64)
+
+
 class _Node:
     """One token of a tree: where its keys, values and hidden state lie, and what follows it."""
 
@@ -88,10 +91,15 @@ class _Node:
         self.under: dict[int, _Node] = {}
         self.said: bool | None = None
         """Whether its hidden state lies in the pool; None where nobody has asked for it."""
-        self.depth: int = 0 if parent is None else parent.depth + 1
+        self.depth = 0
         """Tokens of the path."""
-        self.lineage: NDArray[np.int64] = _NONE if parent is None else _and(parent.lineage, slot)
+        self.lineage = _NONE
         """The slots of the path, its own last; those of a trunk that is read apart are left out."""
+        if parent is not None:
+            self.depth = parent.depth + 1
+            above = parent.lineage
+            self.lineage = np.empty(len(above) + 1, np.int64)
+            self.lineage[:-1], self.lineage[-1] = above, slot
 
 
 class Trunk:
@@ -303,6 +311,7 @@ class Forest:
             one = waiting.pop()
             self._pool.give(one.slot)
             waiting.extend(one.under.values())
+            one.parent, one.under = None, {}  # a circle would wait for the garbage collector
 
     # --- the network ----------------------------------------------------------------------------------------
 
@@ -461,14 +470,6 @@ def replies_of(logits: Tensor, rows: Tensor, queries: Many[Query]) -> tuple[list
     named = tokens.gather(1, picked)[:, 0].tolist()
     return [Reply((t,), (share,)) for t, share in zip(named, shares, strict=True)], certain.tolist()
 
-
-def _and(lineage: NDArray[np.int64], slot: int) -> NDArray[np.int64]:
-    longer = np.empty(len(lineage) + 1, np.int64)
-    longer[:-1], longer[-1] = lineage, slot
-    return longer
-
-
-_NONE = np.zeros(0, np.int64)
 
 Row = tuple[Tree, list[_Node]]
 """A tree and its new positions."""

@@ -28,13 +28,17 @@ class Pool:
         self.states = torch.zeros(0, base.head.in_features, dtype=base.dtype, device=base.device)
         self.column = np.zeros(0, np.int64)
         """For whoever wants to note a number for each slot."""
-        self.used = 0
         self._free: list[int] = []
 
     @property
     def per_position(self) -> int:
         numbers = sum(one[0].numel() for one in (*self.keys, *self.values)) + self.states.shape[1]
         return numbers * self.dtype.itemsize
+
+    @property
+    def used(self) -> int:
+        """Slots that are taken."""
+        return len(self.column) - len(self._free)
 
     def take(self) -> int:
         """Return a free slot."""
@@ -46,12 +50,10 @@ class Pool:
             self.states = _grown(self.states, more)
             self.keys = [_grown(one, more) for one in self.keys]
             self.values = [_grown(one, more) for one in self.values]
-        self.used += 1
         return self._free.pop()
 
     def give(self, slot: int) -> None:
         """Take a slot back."""
-        self.used -= 1
         self._free.append(slot)
 
     def layer(self, index: int, *like: Tensor) -> tuple[Tensor, Tensor]:

@@ -147,6 +147,18 @@ def noise(*key: object) -> int:
     return int.from_bytes(digest, "big") >> 1
 
 
+def noises(*key: object) -> Callable[[int], int]:
+    """Return `noise(*key, number)` as a function of the number: the key, of two parts or more, is hashed once."""
+    begun = hashlib.blake2b(repr(key)[:-1].encode(), digest_size=8)
+
+    def of(number: int) -> int:
+        whole = begun.copy()
+        whole.update(f", {number})".encode())
+        return int.from_bytes(whole.digest(), "big") >> 1
+
+    return of
+
+
 class Search:
     """One answer under search. `key` holds seed, prompt and sample; `spent` tells whether the budget is."""
 
@@ -379,10 +391,9 @@ class Search:
     def simulation(self, path: Ids) -> Draw:
         """Go on as the model would to the end of the clause; return the tokens."""
         said: Ids = ()
+        opened, key = self.prompt + path, noises(*self.key, path, "simulation")
         while True:
-            whole = path + said
-            key = noise(*self.key, path, "simulation", len(said))
-            reply = yield Query(self.prompt + whole, noise=key)
+            reply = yield Query(opened + said, noise=key(len(said)))
             said += reply.tokens
             whole = path + said
             if len(whole) >= self.limit or self.words.ended(whole) or self.words.clause_ends(whole):
@@ -391,10 +402,13 @@ class Search:
     def candidate(self, path: Ids, length: int, number: int) -> Draw:
         """Draw a set of `length` tokens, or fewer where the answer ends; return it and its probability."""
         rules, said, share = self.rules, (), 1.0
+        opened, key = self.prompt + path, noises(*self.key, path, number)
         while len(said) < length:
-            key = None if number == GREEDY else noise(*self.key, path, number, len(said))
             reply = yield Query(
-                self.prompt + path + said, noise=key, temperature=rules.temperature, top_k=rules.top_k
+                opened + said,
+                noise=None if number == GREEDY else key(len(said)),
+                temperature=rules.temperature,
+                top_k=rules.top_k,
             )
             said, share = said + reply.tokens, share * reply.probabilities[0]
             if self.words.ended(path + said):

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 from alignbench_rain import RAIN
-from alignbench_rain.search import Node, Search, back_up, most_visited, noise, weighed
+from alignbench_rain.search import Node, Search, back_up, most_visited, noise, noises, weighed
 
 from .reference import Reference, visited
 from .scripted import COMMA, END, KEY, PROMPT, WORDS, ForReference, Script, dice, random_logits
@@ -225,3 +225,6 @@ def test_another_key_draws_another_tree():
     assert len({answer((seed, "prompt", 0)) for seed in range(8)}) > 1
     assert noise(0, "a", 1) != noise(0, "a", 2)
     assert 0 <= noise(END) < 1 << 63
+    assert [noises(0, "a", (1, 2))(number) for number in (0, 17)] == [
+        noise(0, "a", (1, 2), number) for number in (0, 17)
+    ]
