@@ -140,7 +140,7 @@ def main() -> None:
         judge.open(Models(base))  # pyright: ignore[reportArgumentType]
         judge.meter = lambda **said: spent.update(said)
         began = time.process_time()
-        said = judge.compare(prompts, a, b)
+        said = [one.preference for one in judge.opinions(prompts, a, b)]
         return said, time.process_time() - began
 
     judged()  # warms up

@@ -89,15 +89,36 @@ def states(base: Base, packed: Packed) -> Tensor:
     asks, looked, ends = there(asked), there(keys), there(np.append(packed.ends, 0))
     asking = asks.view(len(starts), step, 1)
     seen = (looked[:, None] <= asking) & (asking < ends[looked][:, None])
+    last = there(np.array([path[-1] for path in packed.paths]))
+    gather = looked.clamp_max(count - 1).view(-1)
     layout = Ragged(
-        gather=looked.clamp_max(count - 1).view(-1),
+        gather=gather,
         back=torch.arange(count, device=device),
         batch=len(starts),
         width=width,
         asked=asks,
         seen=seen[:, None],
+        few=_of(last, gather, seen),
     )
-    last = there(np.array([path[-1] for path in packed.paths]))
     with only(base.model, last) as cut:
         found = hidden_states(base.model, there(packed.ids), there(packed.depths), layout)
     return found if cut else found[last]
+
+
+def _of(read: Tensor, gather: Tensor, seen: Tensor) -> Ragged:
+    """Return how the tokens `read`, int64 [E], attend by themselves; `seen` [rows, step, width] is that of all."""
+    count, step, width = seen.shape
+    tokens, back = torch.unique(read, return_inverse=True)
+    rows, columns = tokens // step, tokens % step
+    order = torch.arange(len(rows), device=read.device) - torch.searchsorted(rows, rows)
+    asks = torch.zeros(count, int(order.max()) + 1, dtype=torch.int64, device=read.device)
+    asks[rows, order] = columns  # what pads a row asks what its first token asks
+    every = torch.arange(count, device=read.device)[:, None]
+    return Ragged(
+        gather=gather,
+        back=(rows * asks.shape[1] + order)[back],
+        batch=count,
+        width=width,
+        asked=(every * step + asks).view(-1),
+        seen=seen[every, asks][:, None],
+    )

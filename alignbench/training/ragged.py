@@ -31,6 +31,8 @@ class Ragged:
     """int64 [B * Q]: the tokens that ask, where not all of a sequence do; `back` then counts among these."""
     seen: Tensor | None = None
     """bool [B, 1, Q, T]: the places of its sequence that each of them looks at."""
+    few: Ragged | None = None
+    """How those attend that are read in the last layer, where it is computed for these alone."""
 
 
 def attend(
@@ -43,13 +45,19 @@ def attend(
     ragged: Ragged,
     scaling: float | None = None,
     dropout: float = 0.0,
+    read: Tensor | None = None,
     **more: Any,
 ) -> tuple[Tensor, None]:
     """Causal attention inside each sequence, or as `seen` says: query [1, heads, F, width] to
     [1, F, heads, width].
 
-    Padding exists here only, where it is cheap: to the right, where no token looks.
+    Padding exists here only, where it is cheap: to the right, where no token looks. Of the tokens outside `read`,
+    int64 [E], nobody asks what they see.
     """
+    count = query.shape[2]
+    few = None if read is None else ragged.few
+    if few is not None:
+        ragged = few
     unknown = [name for name in ("softcap", "s_aux", "position_bias") if more.get(name) is not None]
     if unknown:
         raise NotImplementedError(f"attention with {', '.join(unknown)}")
@@ -71,6 +79,8 @@ def attend(
         enable_gqa=key.shape[1] != heads,
     )
     rows = out.transpose(1, 2).reshape(-1, heads * out.shape[3]).index_select(0, ragged.back)
+    if few is not None and read is not None:
+        rows = rows.new_zeros(count, rows.shape[1]).index_copy_(0, read, rows)
     return rows.view(1, rows.shape[0], heads, -1), None
 
 
