@@ -219,7 +219,7 @@ class _Check:
             if made is not None:
                 if group != "methods":  # what builds on a method looks into it
                     self.builds_on(name, own, made)
-                if group == "judges" and self.said(("sweep",), None) is not None:
+                if route[:2] == ("evaluation", "judges") and self.said(("sweep",), None) is not None:
                     self.valid(kind.Config, {**config, **kind.twin(made)}, own)
             if group == "data" and made is not None:
                 self.views[str(route[-1])] = kind(made, root=self.root).view()

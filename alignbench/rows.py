@@ -174,7 +174,8 @@ def derive(row: Row, view: type[View], *, seed: int, epoch: int = 0, draw: Draw 
         good, bad = {**chosen, "desirable": True}, {**rejected, "desirable": False}
         return view(**common, **good), view(**common, **bad)
     ids = (row.chosen_ids, row.rejected_ids)
-    both: dict[str, Any] = {"answers": (row.chosen, row.rejected), "ranks": (1, 2), "answer_ids": ids}
+    ranks = (1, 1) if row.preference == 0.5 else (1, 2) if row.preference > 0.5 else (2, 1)
+    both: dict[str, Any] = {"answers": (row.chosen, row.rejected), "ranks": ranks, "answer_ids": ids}
     if row.preference != 1.0:
         both["preferences"] = (row.preference,)
     return (view(**common, **both),)

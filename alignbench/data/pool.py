@@ -104,7 +104,7 @@ def useless(row: Row) -> str:
     if isinstance(row, Pair) and row.chosen == row.rejected:
         return "chosen equals rejected"
     if isinstance(row, Ranking):
-        if len(set(row.ranks)) == 1:
+        if not row.comparisons():
             return "all answers are tied"
         if len(set(zip(texts, row.ranks, strict=True))) > len(set(texts)):
             return "equal answers with different ranks"

@@ -202,7 +202,7 @@ def identity(
             "budget": said["budget"],
             "block": block,
             "comparisons": "file" if anew is None else anew.model_dump(mode="json"),
-            "reserved": reserved(recipe),
+            **({"reserved": share} if (share := reserved(recipe)) else {}),
             "evaluation": sampled,
             "data": data,
             "parents": parents,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence as Many
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -56,14 +57,17 @@ def labels(
 def beside_people(run: CellRun, judge: Judge, how: Labelling) -> dict[str, Any]:
     """Return as `people` how far a judge that labels agrees with the people who labelled held-out pairs.
 
-    {} where the data holds no such pairs. Asked once for each judge of a cell, which is charged with it.
+    {} where the data holds no such pairs. Asked once for each judge of a cell, which is charged with it; the cell
+    learns nothing from these rows, and has not seen them.
     """
     from alignbench.judges import labelling
 
-    if not can_derive(run._bench.table.view, Pair):
+    table = run._bench.table
+    if not how.people or not can_derive(table.view, Pair):
         return {}
     # What a judge wrote into a file carries its name.
-    held_out = [row for row in run.rows(Pair, "validation") if "judge" not in row.extra][: how.people]
+    rows = (row for row in table.rows(Pair, "validation", seed=run.seed) if "judge" not in row.extra)
+    held_out = list(islice(rows, how.people))
     if held_out and "people" not in judge.quality:
         principles = labelling.principles(how.constitution, run.root)
 

@@ -234,7 +234,9 @@ def _ranking(
         return []
     kept = sorted(ranks)
     chances = (found.get(pair) for pair in combinations(kept, 2))
-    preferences = (None if p is None or abs(p - 0.5) < how.ties or p == 0.5 else p for p in chances)
+    preferences = [None if p is None or abs(p - 0.5) < how.ties or p == 0.5 else p for p in chances]
+    if how.soft and not any(preferences):
+        return []
     return [
         Ranking(
             id=prompt.id,

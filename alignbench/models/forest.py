@@ -143,7 +143,7 @@ class Tree:
 
     def keep(self, path: Ids) -> None:
         """Free what does not lie on `path` or under it."""
-        self._recent = {}
+        self._kept, self._recent = (self._trunk, self._root), {}
         node = self._root
         for token in path[len(self._trunk) :]:
             for other in [other for other in node.under if other != token]:
@@ -222,10 +222,15 @@ class Forest:
 
     def ask(self, asked: Many[tuple[Tree, Many[Query]]]) -> list[list[Reply]]:
         """Answer the queries of each tree, no tree twice; positions that are not known yet are computed."""
-        grown = [(tree, *self._grow(tree, queries)) for tree, queries in asked]
         base = self.base
         with torch.inference_mode(), base.using(self.policy), base.arithmetic():
-            self._compute([(tree, new) for tree, new, _ in grown if new])
+            try:
+                grown = [(tree, *self._grow(tree, queries)) for tree, queries in asked]
+                self._compute([(tree, new) for tree, new, _ in grown if new])
+            except BaseException:
+                for tree, _ in asked:
+                    tree.cut(())  # what was never computed must not seem known
+                raise
             replies = self._reply(
                 [
                     (node, tree, query)

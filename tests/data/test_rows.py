@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import product
 from typing import Any
 
@@ -95,6 +96,8 @@ def test_a_soft_ranking_gives_soft_pairs_and_a_soft_pair_a_soft_ranking():
     assert derive(back, Pair, seed=0) == (pair,)
     (plain,) = derive(ROWS[Pair], Ranking, seed=0)
     assert plain.preferences == ()
+    (turned,) = derive(replace(pair, preference=0.3), Ranking, seed=0)
+    assert (turned.ranks, turned.comparisons()) == ((2, 1), [(1, 0, 0.7)])
 
 
 def test_sequences_are_the_prompt_with_each_answer():

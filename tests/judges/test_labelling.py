@@ -149,6 +149,8 @@ def test_answers_that_are_nearly_as_good_share_a_rank():
 
 def test_a_prompt_of_ties_alone_gives_no_ranking():
     assert labelled(Table({("x", "y"): 0.5}), "x", "y", form="rankings").rows == []
+    # As worths the two are further apart than `ties`, as a comparison they are not.
+    assert labelled(Table({("x", "y"): 0.58}), "x", "y", form="rankings", ties=0.1).rows == []
 
 
 def test_a_principle_is_drawn_for_each_comparison_and_stays_with_it():

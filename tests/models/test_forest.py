@@ -118,6 +118,36 @@ def test_a_position_whose_state_nobody_read_is_computed_again_when_somebody_asks
     assert worst(trees, asked) < 2e-5
 
 
+def test_what_a_failed_forward_did_not_compute_is_not_known(policy, monkeypatch):
+    trees = Forest(policy)
+    tree, query = trees.plant((7, 8)), Query((7, 8, 9, 10), options=(5, 6))
+
+    def full(*said, **more):
+        raise RuntimeError("out of memory")
+
+    with monkeypatch.context() as failing, pytest.raises(RuntimeError):
+        failing.setattr(Forest, "_hidden", full)
+        trees.ask([(tree, [query])])
+    with pytest.raises(ModelError):
+        trees.ask([(tree, [query]), (trees.plant(), [Query(())])])
+    ((found,),), ((wanted,),) = (one.ask([(one.plant((7, 8)), [query])]) for one in (trees, Forest(policy)))
+    ((again,),) = trees.ask([(tree, [query])])
+    assert found.probabilities == pytest.approx(wanted.probabilities, abs=1e-5)
+    assert again.probabilities == pytest.approx(wanted.probabilities, abs=1e-5)
+
+
+def test_a_path_that_is_kept_and_is_not_there_frees_what_was_kept_before(policy):
+    draw, trees = random.Random(4), Forest(policy)
+    tree = trees.plant()
+    trees.ask([(tree, [Query((7, 8, 9, 10))])])
+    tree.keep((7, 8, 9))
+    tree.keep((7, 11))
+    trees.ask([(trees.plant(), [Query(tokens(draw, 9))])])
+    asked = [(tree, [Query((7, 8, 9, 12))])]
+    trees.ask(asked)
+    assert worst(trees, asked) < 2e-5
+
+
 def test_what_is_freed_is_used_again_and_what_is_kept_stays_right(policy):
     draw, trees = random.Random(1), Forest(policy)
     tree = trees.plant()
