@@ -235,7 +235,7 @@ def _ranking(
     kept = sorted(ranks)
     chances = (found.get(pair) for pair in combinations(kept, 2))
     preferences = [None if p is None or abs(p - 0.5) < how.ties or p == 0.5 else p for p in chances]
-    if how.soft and not any(preferences):
+    if how.soft and all(p is None for p in preferences):
         return []
     return [
         Ranking(

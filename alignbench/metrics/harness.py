@@ -216,10 +216,9 @@ def policy_model(evidence: Evidence, cell: Cell, max_new_tokens: int) -> Any:
         def _loglikelihood_tokens(
             self, requests: list[tuple[tuple[str, str], list[int], list[int]]], **kwargs: Any
         ) -> list[tuple[float, bool]]:
+            # The last token of an answer is not read, and needs no room.
             sequences = [
-                Scorable(
-                    _fitting(asked, len(answer) - 1, evidence.room), tuple(answer)
-                )  # its last is not read
+                Scorable(_fitting(asked, len(answer) - 1, evidence.room), tuple(answer))
                 for _, asked, answer in requests
             ]
             fresh = list(dict.fromkeys(one for one in sequences if one not in known))

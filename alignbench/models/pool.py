@@ -115,11 +115,11 @@ class Window:
         """[rows, past + width]"""
         self.mask = torch.from_numpy(mask).to(device, pool.dtype)
         """[rows, 1, width, past + width], to be added."""
-        self._row_of, self._column = row_of, column
         self._lay_out(start, row_of, column)
 
     def _lay_out(self, start: int, row_of: NDArray[np.int64], column: NDArray[np.int64]) -> None:
         """Note where the positions that ask, from `start` on, stand in the rows."""
+        self._row_of, self._column = row_of, column
         count, _, width, _ = self.mask.shape
         places = np.zeros((count, width), np.int64)
         places[row_of, column] = start + np.arange(len(row_of))
@@ -139,7 +139,6 @@ class Window:
         made = copy(self)
         made.mask = self.mask.new_zeros(len(counts), 1, int(counts.max()), self.mask.shape[3])
         made.mask[row_of, 0, column] = self.mask[row_of, 0, old]
-        made._row_of, made._column = row_of, column
         made._lay_out(start, row_of, column)
         return made
 
@@ -168,7 +167,7 @@ class Packed(DynamicCache):
         where: Tensor,
         windows: list[Window],
         trunks: list[tuple[Trunk, slice]],
-        read: NDArray[np.int64] | None = None,
+        read: NDArray[np.int64],
     ):
         super().__init__()
         self.pool, self.where, self.windows, self.trunks = pool, where, windows, trunks
@@ -178,7 +177,6 @@ class Packed(DynamicCache):
     def _of_read(self) -> tuple[list[Window], list[tuple[Trunk, slice]]]:
         """Return the windows and trunks of the positions that are read."""
         read = self._read
-        assert read is not None
         edges = [0, *np.searchsorted(read, [window.stop for window in self.windows]).tolist()]
         windows = [
             window.of(read[at:end], at)

@@ -149,6 +149,8 @@ def test_answers_that_are_nearly_as_good_share_a_rank():
 
 def test_a_prompt_of_ties_alone_gives_no_ranking():
     assert labelled(Table({("x", "y"): 0.5}), "x", "y", form="rankings").rows == []
+    (sure,) = labelled(Table({("x", "y"): 0.0}), "x", "y", form="rankings").rows
+    assert (sure.ranks, sure.preferences) == ((2, 1), (0.0,))  # pyright: ignore[reportAttributeAccessIssue]
     # As worths the two are further apart than `ties`, as a comparison they are not.
     assert labelled(Table({("x", "y"): 0.58}), "x", "y", form="rankings", ties=0.1).rows == []
 
