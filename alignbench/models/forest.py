@@ -113,8 +113,10 @@ class Trunk:
         """Return keys and values of one layer, [1, tokens, heads, size]."""
         if index not in self._layers:
             slots = torch.from_numpy(self.last.lineage).to(pool.states.device)
-            keys, values = pool.layer(index)
-            self._layers[index] = keys[slots][None], values[slots][None]
+            # Head by head, as attention reads them.
+            self._layers[index] = tuple(
+                one[slots].transpose(0, 1).contiguous().transpose(0, 1)[None] for one in pool.layer(index)
+            )
         return self._layers[index]
 
 

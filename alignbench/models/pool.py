@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from alignbench.models.forest import Row, Trunk
 
 
+GROWTH = {"cpu": 2.0, "cuda": 1.5}
+"""A full pool grows so many times; on the CPU what is not written yet costs nothing."""
+
+
 class Pool:
     """Where the keys, values and last hidden states of all positions lie, a slot for each."""
 
@@ -28,12 +32,9 @@ class Pool:
         self.states = torch.zeros(0, base.head.in_features, dtype=base.dtype, device=base.device)
         self.column = np.zeros(0, np.int64)
         """For whoever wants to note a number for each slot."""
+        self.per_position = self.states.shape[1] * self.dtype.itemsize
+        """Bytes of a slot."""
         self._free: list[int] = []
-
-    @property
-    def per_position(self) -> int:
-        numbers = sum(one[0].numel() for one in (*self.keys, *self.values)) + self.states.shape[1]
-        return numbers * self.dtype.itemsize
 
     @property
     def used(self) -> int:
@@ -44,12 +45,12 @@ class Pool:
         """Return a free slot."""
         if not self._free:
             have = len(self.column)
-            more = max(1024, have // 2)
-            self._free = list(range(have + more - 1, have - 1, -1))
-            self.column = np.zeros(have + more, np.int64)
-            self.states = _grown(self.states, more)
-            self.keys = [_grown(one, more) for one in self.keys]
-            self.values = [_grown(one, more) for one in self.values]
+            want = max(1024, int(have * GROWTH[self.states.device.type]))
+            self._free = list(range(want - 1, have - 1, -1))
+            self.column = np.zeros(want, np.int64)
+            self.states = _grown(self.states, want)
+            self.keys = [_grown(one, want) for one in self.keys]
+            self.values = [_grown(one, want) for one in self.values]
         return self._free.pop()
 
     def give(self, slot: int) -> None:
@@ -62,11 +63,14 @@ class Pool:
             for store, one in zip((self.keys, self.values), like, strict=True):
                 shape = (len(self.column), one.shape[1], one.shape[3])
                 store.append(torch.zeros(shape, dtype=one.dtype, device=one.device))
+                self.per_position += one[0, :, 0].numel() * self.dtype.itemsize
         return self.keys[index], self.values[index]
 
 
-def _grown(tensor: Tensor, more: int) -> Tensor:
-    return torch.cat([tensor, tensor.new_zeros(more, *tensor.shape[1:])])
+def _grown(tensor: Tensor, want: int) -> Tensor:
+    grown = tensor.new_empty(want, *tensor.shape[1:])
+    grown[: len(tensor)] = tensor
+    return grown
 
 
 def _numbered(counts: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -111,8 +115,8 @@ class Window:
         mask[row_of[each], 0, column[each], pool.column[np.concatenate(lines)]] = 0.0
         device = pool.states.device
         self.past = past
-        self.slots = torch.from_numpy(slots).to(device)
-        """[rows, past + width]"""
+        self.slots = torch.from_numpy(slots.ravel()).to(device)
+        """[rows x (past + width)]"""
         self.mask = torch.from_numpy(mask).to(device, pool.dtype)
         """[rows, 1, width, past + width], to be added."""
         self._lay_out(start, row_of, column)
@@ -145,7 +149,7 @@ class Window:
     def rows(self, packed: Tensor) -> Tensor:
         """Return what the row of all new positions [positions, ...] has for these: [rows, width, ...]."""
         if self.full:
-            return packed[self.start : self.stop].unflatten(0, self.places.shape)
+            return packed[self.start : self.stop].view(*self.places.shape, *packed.shape[1:])
         return packed[self.places]
 
     def flat(self, rows: Tensor) -> Tensor:
@@ -155,7 +159,7 @@ class Window:
 
     def see(self, store: Tensor) -> Tensor:
         """Return what is seen of keys or values [slots, heads, size]: [rows, past + width, heads, size]."""
-        return store.index_select(0, self.slots.flatten()).unflatten(0, self.slots.shape)
+        return store.index_select(0, self.slots).view(len(self.mask), -1, *store.shape[1:])
 
 
 class Packed(DynamicCache):
@@ -194,8 +198,8 @@ class Packed(DynamicCache):
     ) -> tuple[Tensor, Tensor]:
         """Put the new keys and values [1, heads, positions, size] into the pool."""
         keys, values = self.pool.layer(layer_idx, key_states, value_states)
-        keys[self.where] = key_states[0].transpose(0, 1)
-        values[self.where] = value_states[0].transpose(0, 1)
+        keys.index_copy_(0, self.where, key_states[0].transpose(0, 1))
+        values.index_copy_(0, self.where, value_states[0].transpose(0, 1))
         self.at = layer_idx
         return key_states, value_states
 
@@ -221,7 +225,7 @@ class Packed(DynamicCache):
         for trunk, span in trunks:
             common, its = attended(asked[None, span], *trunk.layer(self.pool, self.at), None, scale)
             share = torch.sigmoid(its[0] - weight[span])[..., None].to(found.dtype)
-            found[span] += share * (common[0] - found[span])
+            found[span].lerp_(common[0], share)
         if read is not None:
             found = found.new_zeros(query.shape[2], *found.shape[1:]).index_copy_(0, read, found)
         return found[None]
@@ -265,7 +269,7 @@ def attended(
         mask = mask if mask is None else mask.repeat(1, 1, groups, 1)
     factor: float = size**-0.5 if scale is None else scale
     if query.device.type == "cpu" and size == values.shape[-1]:
-        found, weight = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+        found, weight = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default(
             asked, keys, values, 0.0, False, attn_mask=mask, scale=factor
         )
     else:

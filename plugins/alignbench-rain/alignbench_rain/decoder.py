@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from collections.abc import Sequence as Many
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,6 +40,9 @@ SIDE_BY_SIDE = 256
 
 MEMORY = {"cpu": 1 << 31, "cuda": 1 << 35}
 """Bytes of all trees beyond which only the prompt that was begun first goes on."""
+
+RARELY = 20_000
+"""New objects after which the garbage collector looks at them while answers are searched; it comes with 700."""
 
 GROWS = 8
 """What is held for a prompt grows to so many times what its first step holds, as on the sandbox."""
@@ -94,6 +99,17 @@ class _Seat:
         return self.wants.rate
 
 
+@contextmanager
+def _rarely_collected() -> Iterator[None]:
+    """A search makes many objects that live on: to look at all of them again and again takes time."""
+    before = gc.get_threshold()
+    gc.set_threshold(max(before[0], RARELY) if before[0] else 0, *before[1:])
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
+
+
 class Decoder:
     """A frozen start that searches, judges and rewinds its answers."""
 
@@ -118,6 +134,7 @@ class Decoder:
         self.peak = 0
         """The most bytes that all trees held while it last answered."""
 
+    @_rarely_collected()
     def answer(
         self, prompts: Many[Prompt], sampling: Sampling, key: int, *, samples: int = 1
     ) -> list[Answer]:

@@ -146,14 +146,15 @@ class About:
 
     def queries(self, answer: str) -> list[Query]:
         """Return the questions about an answer, one for each order."""
-        paths = [self._path(form, answer) for form in self.forms]
+        paths = self._paths(answer)
         if self._stem is None:
-            self._stem = common([paths[0], self._path(self.forms[0], "")])
+            self._stem = common([paths[0], self._paths("")[0]])
         return [Query(path, options=self.options) for path in paths]
 
-    def _path(self, form: tuple[Ids, str], answer: str) -> Ids:
-        begun, rest = form
-        return begun + self.evaluation._ids(rest.replace(_ANSWER, answer))
+    def _paths(self, answer: str) -> list[Ids]:
+        rests = [rest.replace(_ANSWER, answer) for _, rest in self.forms]
+        found = self.evaluation.tokenizer(rests, add_special_tokens=False)["input_ids"]
+        return [begun + tuple(ids) for (begun, _), ids in zip(self.forms, found, strict=True)]
 
     def forget(self) -> None:
         """Free what was read of answers; what all of them begin with stays."""
