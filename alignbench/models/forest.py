@@ -114,9 +114,8 @@ class Trunk:
         if index not in self._layers:
             slots = torch.from_numpy(self.last.lineage).to(pool.states.device)
             # Head by head, as attention reads them.
-            self._layers[index] = tuple(
-                one[slots].transpose(0, 1).contiguous().transpose(0, 1)[None] for one in pool.layer(index)
-            )
+            keys, values = (one[slots].transpose(0, 1).contiguous() for one in pool.layer(index))
+            self._layers[index] = keys.transpose(0, 1)[None], values.transpose(0, 1)[None]
         return self._layers[index]
 
 

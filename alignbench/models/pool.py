@@ -105,14 +105,21 @@ class Window:
         slots = np.zeros((count, past + width), np.int64)
         slots[rows_seen, order] = seen
         slots[row_of, past + column] = own
-        pool.column[seen] = order
-        pool.column[own] = past + column
         lines = [node.lineage for node in nodes]
         lengths = [len(line) for line in lines]
+        looks: list[NDArray[np.int64]] = []
+        known_to = new_to = 0
+        for its_known, its_new in zip(counts.tolist(), widths, strict=True):
+            # Row by row: a trunk that several rows see stands at another place in each.
+            old, new = slice(known_to, known_to + its_known), slice(new_to, new_to + its_new)
+            pool.column[seen[old]] = order[old]
+            pool.column[own[new]] = past + column[new]
+            looks.append(pool.column[np.concatenate(lines[new])])
+            known_to, new_to = old.stop, new.stop
         blind = float(torch.finfo(pool.dtype).min)
         mask = np.full((count, 1, width, past + width), blind, np.float32)
         each = np.repeat(np.arange(len(nodes)), lengths)
-        mask[row_of[each], 0, column[each], pool.column[np.concatenate(lines)]] = 0.0
+        mask[row_of[each], 0, column[each], np.concatenate(looks)] = 0.0
         device = pool.states.device
         self.past = past
         self.slots = torch.from_numpy(slots.ravel()).to(device)

@@ -77,6 +77,24 @@ def test_every_path_of_every_tree_sees_itself_alone(policy, packs, length):
         assert worst(trees, asked) < 2e-5
 
 
+@pytest.mark.parametrize("packs", [True, False], ids=["one row", "a row for each tree"])
+def test_a_short_trunk_lies_anywhere_among_the_slots_of_its_trees(policy, packs):
+    draw, trees = random.Random(5), Forest(policy)
+    trees._packs = packs
+    earlier = trees.plant()
+    trees.ask([(earlier, [Query(tokens(draw, 40))])])
+    earlier.cut(())  # its slots are taken again, the last first
+    trunk = tokens(draw, 6)
+    planted = [trees.plant(trunk) for _ in range(5)]
+    stems = [(*trunk, *tokens(draw, count)) for count in (1, 14, 3, 22, 9)]
+    trees.ask([(tree, [Query(stem)]) for tree, stem in zip(planted, stems, strict=True)])
+    asked = [
+        (tree, [Query((*stem, 5)), Query((*stem, 6))]) for tree, stem in zip(planted, stems, strict=True)
+    ]
+    trees.ask(asked)
+    assert worst(trees, asked) < 2e-5
+
+
 def test_no_position_is_computed_twice_and_a_trunk_only_once(policy):
     trees, trunk = Forest(policy), (7, 8, 9)
     one, other = trees.plant(trunk), trees.plant(trunk)

@@ -24,6 +24,9 @@ Ids = tuple[int, ...]
 GREEDY = 0
 """The number of the candidate that takes the likeliest tokens; the others are drawn."""
 
+AHEAD = 4
+"""Searches that are foreseen, at most."""
+
 MORE = 15
 """Searches that a move gets at least where its root brings its visits along."""
 
@@ -92,7 +95,7 @@ class Node:
     drawn: int = 0
     """Candidates that were drawn below."""
     draws: Draws | None = None
-    """What is being drawn below, or was and has not been looked at yet."""
+    """What is being drawn below."""
 
 
 @dataclass
@@ -121,10 +124,10 @@ class Words:
 
 @dataclass(eq=False)
 class Draws:
-    """Candidates that are being drawn, each a walk of its own, beside whatever else the search does."""
+    """What is being drawn, candidates or a simulation, each a walk of its own, in step with all else."""
 
     node: Node
-    """Below which they come."""
+    """Below which it comes."""
     path: Ids
     walks: list[Draw]
     asks: dict[int, Query]
@@ -135,7 +138,7 @@ class Draws:
 Draw = Generator[Query, Reply, Any]
 """Asks what the model would say, one token after the other."""
 
-Walk = Generator[Query | Rate | Draws, Any, Any]
+Walk = Generator[Rate | Draws, Any, Any]
 """Asks one thing after the other; for draws it waits until all have ended, and is told their results."""
 
 Steps = Generator[Wants, Told, Any]
@@ -184,6 +187,12 @@ class Search:
         self.best: tuple[float, Ids] | None = None
         """The best finished answer that was looked at, with its value."""
         self.under_way: list[Draws] = []
+        self.foreseen: dict[Ids, Draws] = {}
+        """By path: simulations that were begun before their turn."""
+        self.leaf: Node | None = None
+        """What is being judged."""
+        self.last = 1.0
+        """What the last answer was worth that was judged."""
         self.searches = self.moves = 0
         self.compares = bool(rules.similarity or rules.spread)
         """Whether anything depends on what sets are like."""
@@ -194,23 +203,34 @@ class Search:
         Draws that are under way go on in step with the search, which waits for them where it needs them.
         """
         walk = self.moving()
-        wants = next(walk)
-        while True:
-            asking = [(draws, place) for draws in self.under_way for place in draws.asks]
-            queries = [draws.asks[place] for draws, place in asking]
-            own = [wants] if isinstance(wants, Query) else []
-            told = yield Wants(own + queries, wants if isinstance(wants, Rate) else None)
-            for (draws, place), reply in zip(asking, told.replies[len(own) :], strict=True):
-                go_on(draws, place, reply)
-            self.under_way = [draws for draws in self.under_way if draws.asks]
-            reply = told.replies[0] if own else told.rated
-            try:
-                if not isinstance(wants, Draws):
-                    wants = walk.send(reply)
+        try:
+            wants = next(walk)
+            while True:
                 while isinstance(wants, Draws) and not wants.asks:
                     wants = walk.send(wants.results)
-            except StopIteration as done:
-                return done.value
+                asking = [(draws, place) for draws in self.under_way for place in draws.asks]
+                queries = [draws.asks[place] for draws, place in asking]
+                told = yield Wants(queries, wants if isinstance(wants, Rate) else None)
+                for (draws, place), reply in zip(asking, told.replies, strict=True):
+                    go_on(draws, place, reply)
+                self.settle()
+                if isinstance(wants, Rate):
+                    wants = walk.send(told.rated)
+        except StopIteration as done:
+            return done.value
+
+    def settle(self) -> None:
+        """Give nodes the children that have been drawn; more can be foreseen then."""
+        ended = [draws for draws in self.under_way if not draws.asks]
+        self.under_way = [draws for draws in self.under_way if draws.asks]
+        proposed = [draws for draws in ended if draws.node.draws is draws]
+        for draws in proposed:
+            node, path, drawn = draws.node, draws.path, draws.results
+            node.draws = None
+            node.candidates = drawn[0] if self.length(node, path) == 1 else weighed(drawn)
+            self.adopt(node, node.candidates, path)
+        if proposed and self.leaf is not None:
+            self.foresee(self.leaf)
 
     def moving(self) -> Walk:
         """Take one set of tokens after the other; return `Found`."""
@@ -225,11 +245,11 @@ class Search:
             self.answer += move.tokens
             self.root, move.parent = move, None
             self.under_way = [draws for draws in self.under_way if self.lives(draws.node)]
+            self.foreseen = {path: draws for path, draws in self.foreseen.items() if self.lives(draws.node)}
             if move.end:
                 break
             self.moved(self.answer)
-            yield from self.proposed(move)
-            if self.rules.flavour == "code" and move.children:
+            if self.rules.flavour == "code":
                 flatten(move.children.values())
         return Found(self.answer, self.words.ended(self.answer), self.searches, self.moves)
 
@@ -261,9 +281,9 @@ class Search:
         """One search: select down to a leaf, say how good it is, tell all above it, propose what follows."""
         node, path = self.root, self.answer
         while not node.end and node.visits:
-            if not node.children and node.draws is None:
-                self.expand(node, path)
-            yield from self.proposed(node)
+            self.expand(node, path)
+            if node.draws is not None:
+                yield node.draws
             if self.wants_another(node):
                 yield from self.add(node, path)
             node = max(node.children.values(), key=self.promise)
@@ -272,17 +292,46 @@ class Search:
             # Nothing is said yet, and what an empty answer is worth would be of no use.
             node.n, node.visits = node.n + 1, node.visits + 1
             return
-        # What is proposed below a leaf depends neither on its simulation nor on its value.
-        if not node.end:
-            self.expand(node, path)
+        self.leaf = node
+        self.foresee(node)
         value, embeddings = yield from self.judged(node, path)
+        self.leaf, self.last = None, value
         back_up(node, value, embeddings, self.rules.similarity, self.threshold)
+
+    def foresee(self, leaf: Node) -> None:
+        """Begin what the next searches will ask for, as if all that is not judged yet were worth what the last was.
+
+        What is drawn is keyed by its place, and what a set is proposed with is found below it: when that happens
+        changes nothing but how soon it is known.
+        """
+        before: dict[Node, tuple[float, int, float]] = {}
+        for _ in range(AHEAD):
+            value = leaf.value if leaf.visits else self.last
+            above: Node | None = leaf
+            while above is not None:
+                before.setdefault(above, (above.n, above.visits, above.value))
+                above.n, above.visits = above.n + 1, above.visits + 1
+                above.value += (value - above.value) / above.n
+                above = above.parent
+            leaf, path = self.root, self.answer
+            while leaf.visits and leaf.children:
+                leaf = max(leaf.children.values(), key=self.promise)
+                path = path + leaf.tokens
+            if leaf.visits and not leaf.end:  # its children are not known yet
+                self.expand(leaf, path)
+                break
+            if not leaf.end and path not in self.foreseen and not self.words.clause_ends(path):
+                self.foreseen[path] = self.draw(leaf, path, [self.simulation(path)])
+        for node, (n, visits, value) in before.items():
+            node.n, node.visits, node.value = n, visits, value
 
     def judged(self, node: Node, path: Ids) -> Walk:
         """Go on to the end of the clause; return what the answer is worth, and the embeddings above its end."""
         whole = path
         if not node.end and not self.words.clause_ends(path):
-            whole += yield from self.simulation(path)
+            foreseen = self.foreseen.pop(path, None)
+            (said,) = yield foreseen or self.draw(node, path, [self.simulation(path)])
+            whole += said
         return (yield from self.rate(node, path, whole))
 
     def rate(self, node: Node, path: Ids, whole: Ids) -> Walk:
@@ -318,8 +367,9 @@ class Search:
     # --- proposing ------------------------------------------------------------------------------------------
 
     def expand(self, node: Node, path: Ids) -> None:
-        """Begin to draw what is to follow a node."""
-        node.draws = self.draw(node, path, self.candidates(node, path, self.rules.candidates))
+        """Begin to draw what is to follow a node, unless that was begun before."""
+        if node.draws is None and not node.children:
+            node.draws = self.draw(node, path, self.candidates(node, path, self.rules.candidates))
 
     def draw(self, node: Node, path: Ids, walks: list[Draw]) -> Draws:
         """Let walks go on beside the search."""
@@ -328,15 +378,6 @@ class Search:
             go_on(draws, place, None)
         self.under_way.append(draws)
         return draws
-
-    def proposed(self, node: Node) -> Walk:
-        """Wait for what was drawn below a node, and give the node the children that it is."""
-        if node.draws is not None:
-            drawn, path = (yield node.draws), node.draws.path
-            node.draws = None
-            found = drawn[0] if self.length(node, path) == 1 else weighed(drawn)
-            node.candidates = found
-            self.adopt(node, found, path)
 
     def candidates(self, node: Node, path: Ids, count: int) -> list[Draw]:
         """The walks that propose `count` sets: all of one token in one, or one each, the first greedy."""
@@ -424,9 +465,10 @@ class Search:
 
     def give_up(self) -> Walk:
         """Return the best answer so far: the best finished one, or what was visited most."""
-        if not self.answer and not self.root.children:
+        if not self.answer:
             self.expand(self.root, ())
-            yield from self.proposed(self.root)
+            if self.root.draws is not None:
+                yield self.root.draws
         if self.best is not None and self.best[1][: len(self.answer)] == self.answer:
             ids = self.best[1]
         else:

@@ -208,6 +208,39 @@ def test_tree_and_text_are_those_of_the_reference(flavour, kind, seed):
     assert_same_trees(roots, reference)
 
 
+@pytest.mark.parametrize("flavour", ["code", "paper"])
+@pytest.mark.parametrize("searches", [2, 3])
+def test_a_move_to_a_set_that_was_hardly_looked_at_is_that_of_the_reference(flavour, searches):
+    """What comes below such a set is still being drawn when it becomes the root."""
+    said = rules(flavour=flavour, candidates=5, searches=searches, lengths=(2, 3), top_k=6)
+    _, found, roots = Script(random_logits(0), VALUES["mixed"]).search(said, threshold=0.6)
+    script = ForReference(Script(random_logits(0), VALUES["mixed"]))
+    reference = Reference(script, said, PROMPT, KEY, 12, 0.6)
+    assert reference.answer() == found.ids
+    assert_same_trees(roots, reference)
+
+
+@pytest.mark.parametrize("kind", VALUES)
+def test_what_is_foreseen_comes_sooner_and_changes_nothing(kind, monkeypatch):
+    def searched(ahead):
+        monkeypatch.setattr("alignbench_rain.search.AHEAD", ahead)
+        script = Script(random_logits(1), VALUES[kind])
+        run, found, roots = script.search(rules(candidates=5, lengths=(1, 2, 3), spread=0.4), limit=18)
+        trees = [visited(root, of_fast) for root in roots]
+        paths = {query.path for queries in script.asked for query in queries}
+        return (found.ids, run.searches, trees), len(script.asked), len(paths)
+
+    plain, rounds, paths = searched(0)
+    foreseen, fewer, more = searched(4)
+    assert foreseen == plain
+    assert fewer < 0.9 * rounds
+    if kind in (
+        "good",
+        "bad",
+    ):  # where values are dice the guess is often wrong, and more is drawn than needed
+        assert more < 1.3 * paths
+
+
 def test_the_reference_is_followed_through_additions_and_similar_siblings():
     """The cases above must not agree for want of the rules they are about."""
     said = rules(candidates=5, searches=30, lengths=(1, 2, 3), top_k=6, spread=0.4)
