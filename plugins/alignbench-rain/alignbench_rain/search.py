@@ -238,6 +238,7 @@ class Search:
             yield from self.think()
             if self.spent():
                 return (yield from self.give_up())
+            yield from self.proposed(self.root, self.answer)
             move = most_visited(self.root)
             if move is None:
                 break
@@ -278,12 +279,10 @@ class Search:
                 return
 
     def once(self) -> Walk:
-        """One search: select down to a leaf, say how good it is, tell all above it, propose what follows."""
+        """One search: select down to a leaf, say how good it is, tell all above it."""
         node, path = self.root, self.answer
         while not node.end and node.visits:
-            self.expand(node, path)
-            if node.draws is not None:
-                yield node.draws
+            yield from self.proposed(node, path)
             if self.wants_another(node):
                 yield from self.add(node, path)
             node = max(node.children.values(), key=self.promise)
@@ -370,6 +369,12 @@ class Search:
         """Begin to draw what is to follow a node, unless that was begun before."""
         if node.draws is None and not node.children:
             node.draws = self.draw(node, path, self.candidates(node, path, self.rules.candidates))
+
+    def proposed(self, node: Node, path: Ids) -> Walk:
+        """Wait until it is known what may follow a node."""
+        self.expand(node, path)
+        if node.draws is not None:
+            yield node.draws
 
     def draw(self, node: Node, path: Ids, walks: list[Draw]) -> Draws:
         """Let walks go on beside the search."""
@@ -466,9 +471,7 @@ class Search:
     def give_up(self) -> Walk:
         """Return the best answer so far: the best finished one, or what was visited most."""
         if not self.answer:
-            self.expand(self.root, ())
-            if self.root.draws is not None:
-                yield self.root.draws
+            yield from self.proposed(self.root, ())
         if self.best is not None and self.best[1][: len(self.answer)] == self.answer:
             ids = self.best[1]
         else:

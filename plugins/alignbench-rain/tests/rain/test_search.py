@@ -209,7 +209,7 @@ def test_tree_and_text_are_those_of_the_reference(flavour, kind, seed):
 
 
 @pytest.mark.parametrize("flavour", ["code", "paper"])
-@pytest.mark.parametrize("searches", [2, 3])
+@pytest.mark.parametrize("searches", [1, 2, 3])
 def test_a_move_to_a_set_that_was_hardly_looked_at_is_that_of_the_reference(flavour, searches):
     """What comes below such a set is still being drawn when it becomes the root."""
     said = rules(flavour=flavour, candidates=5, searches=searches, lengths=(2, 3), top_k=6)
@@ -217,7 +217,8 @@ def test_a_move_to_a_set_that_was_hardly_looked_at_is_that_of_the_reference(flav
     script = ForReference(Script(random_logits(0), VALUES["mixed"]))
     reference = Reference(script, said, PROMPT, KEY, 12, 0.6)
     assert reference.answer() == found.ids
-    assert_same_trees(roots, reference)
+    if searches > 1:  # with one, every root is new, and what a new root is worth is of no use and not asked
+        assert_same_trees(roots, reference)
 
 
 @pytest.mark.parametrize("kind", VALUES)
