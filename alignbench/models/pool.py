@@ -46,11 +46,12 @@ class Pool:
         if not self._free:
             have = len(self.column)
             want = max(1024, int(have * GROWTH[self.states.device.type]))
-            self._free = list(range(want - 1, have - 1, -1))
+            states = _grown(self.states, want)
+            keys, values = ([_grown(one, want) for one in stores] for stores in (self.keys, self.values))
+            # Only now: what does not fit into memory leaves the pool as it was.
+            self.states, self.keys, self.values = states, keys, values
             self.column = np.zeros(want, np.int64)
-            self.states = _grown(self.states, want)
-            self.keys = [_grown(one, want) for one in self.keys]
-            self.values = [_grown(one, want) for one in self.values]
+            self._free = list(range(want - 1, have - 1, -1))
         return self._free.pop()
 
     def give(self, slot: int) -> None:
@@ -60,10 +61,10 @@ class Pool:
     def layer(self, index: int, *like: Tensor) -> tuple[Tensor, Tensor]:
         """Return keys and values of one layer, [slots, heads, size]; `like` are some [1, heads, 1, size]."""
         while len(self.keys) <= index:
-            for store, one in zip((self.keys, self.values), like, strict=True):
-                shape = (len(self.column), one.shape[1], one.shape[3])
-                store.append(torch.zeros(shape, dtype=one.dtype, device=one.device))
-                self.per_position += one[0, :, 0].numel() * self.dtype.itemsize
+            keys, values = (one.new_zeros(len(self.column), one.shape[1], one.shape[3]) for one in like)
+            self.keys.append(keys)
+            self.values.append(values)
+            self.per_position += (keys[0].numel() + values[0].numel()) * self.dtype.itemsize
         return self.keys[index], self.values[index]
 
 

@@ -155,6 +155,28 @@ def test_what_a_failed_forward_did_not_compute_is_not_known(policy, monkeypatch)
     assert again.probabilities == pytest.approx(wanted.probabilities, abs=1e-5)
 
 
+def test_a_pool_that_cannot_grow_stays_as_it_was(policy, monkeypatch):
+    draw, trees = random.Random(6), Forest(policy)
+    tree = trees.plant()
+    trees.ask([(tree, [Query(tokens(draw, 9))])])
+    grow, grown = pool._grown, []
+
+    def full(tensor, want):
+        grown.append(want)
+        if len(grown) == 3:
+            raise RuntimeError("out of memory")
+        return grow(tensor, want)
+
+    trees._pool._free = trees._pool._free[-5:]  # as if all others were taken
+    with monkeypatch.context() as failing:
+        failing.setattr(pool, "_grown", full)
+        with pytest.raises(RuntimeError):
+            trees.ask([(tree, [Query(tokens(draw, 40))])])
+    asked = [(tree, [Query(tokens(draw, 40))])]
+    trees.ask(asked)
+    assert worst(trees, asked) < 2e-5
+
+
 def test_a_path_that_is_kept_and_is_not_there_frees_what_was_kept_before(policy):
     draw, trees = random.Random(4), Forest(policy)
     tree = trees.plant()

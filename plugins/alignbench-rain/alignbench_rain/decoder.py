@@ -41,8 +41,9 @@ SIDE_BY_SIDE = 256
 MEMORY = {"cpu": 1 << 31, "cuda": 1 << 35}
 """Bytes of all trees beyond which only the prompt that was begun first goes on."""
 
-RARELY = 20_000
-"""New objects after which the garbage collector looks at them while answers are searched; it comes with 700."""
+RARELY = (20_000, 2, 2)
+"""When the garbage collector looks while answers are searched: at what is new less often than it would by itself (700
+objects), at everything as often, since sets that were passed over hold each other."""
 
 GROWS = 8
 """What is held for a prompt grows to so many times what its first step holds, as on the sandbox."""
@@ -103,7 +104,8 @@ class _Seat:
 def _rarely_collected() -> Iterator[None]:
     """A search makes many objects that live on: to look at all of them again and again takes time."""
     before = gc.get_threshold()
-    gc.set_threshold(max(before[0], RARELY) if before[0] else 0, *before[1:])
+    if before[0]:
+        gc.set_threshold(*RARELY)
     try:
         yield
     finally:

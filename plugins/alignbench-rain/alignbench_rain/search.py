@@ -238,7 +238,6 @@ class Search:
             yield from self.think()
             if self.spent():
                 return (yield from self.give_up())
-            yield from self.proposed(self.root, self.answer)
             move = most_visited(self.root)
             if move is None:
                 break
@@ -290,6 +289,7 @@ class Search:
         if node is self.root:
             # Nothing is said yet, and what an empty answer is worth would be of no use.
             node.n, node.visits = node.n + 1, node.visits + 1
+            yield from self.proposed(node, path)
             return
         self.leaf = node
         self.foresee(node)
@@ -533,7 +533,9 @@ def back_up(
         at.visits += 1
         if at.parent is not None and embeddings is not None:
             new = embeddings[place]
-            at.embedding = new if at.embedding is None else at.embedding + (new - at.embedding) / at.visits
+            at.embedding = (
+                new.copy() if at.embedding is None else at.embedding + (new - at.embedding) / at.visits
+            )
             place += 1
             alike(at, value, similarity, threshold)
         at.value += (value - at.value) / at.n

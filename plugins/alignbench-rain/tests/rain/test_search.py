@@ -221,6 +221,23 @@ def test_a_move_to_a_set_that_was_hardly_looked_at_is_that_of_the_reference(flav
         assert_same_trees(roots, reference)
 
 
+def test_a_search_that_is_content_with_anything_ends_with_the_first_as_in_the_reference():
+    said = rules(
+        flavour="paper",
+        candidates=3,
+        searches=8,
+        least_searches=0,
+        good_enough=0.0,
+        lengths=(1, 2, 3),
+        top_k=6,
+    )
+    run, found, _ = Script(random_logits(0), VALUES["soft"]).search(said, limit=5)
+    script = ForReference(Script(random_logits(0), VALUES["soft"]))
+    reference = Reference(script, said, PROMPT, KEY, 5, 0.95)
+    assert reference.answer() == found.ids
+    assert reference.searches == run.searches
+
+
 @pytest.mark.parametrize("kind", VALUES)
 def test_what_is_foreseen_comes_sooner_and_changes_nothing(kind, monkeypatch):
     def searched(ahead):
