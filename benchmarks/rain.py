@@ -38,7 +38,7 @@ from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM, PreTrained
 
 from alignbench import Answer, Forest, Prompt, Reply, Sampling, recipe
 from alignbench.models import Base, load_base
-from alignbench.models.forest import replies_of
+from alignbench.models.replies import replies_of
 from alignbench.sandbox import MODEL, rows
 
 CONVERSATION, QUESTION = 375, 1250

@@ -12,13 +12,15 @@ from alignbench.rows import Prompt
 
 if TYPE_CHECKING:
     from alignbench.models.base import Base, ModelPolicy
-    from alignbench.models.forest import Forest, Query, Reply, Tree
+    from alignbench.models.forest import Forest, Tree
     from alignbench.models.loading import load_base, load_classifier
+    from alignbench.models.replies import Query, Reply
 
 _HOMES = {
     "base": ("Base", "ModelPolicy"),
-    "forest": ("Forest", "Query", "Reply", "Tree"),
+    "forest": ("Forest", "Tree"),
     "loading": ("load_base", "load_classifier"),
+    "replies": ("Query", "Reply"),
 }
 _WHERE = {name: module for module, names in _HOMES.items() for name in names}
 __all__ = [

@@ -9,10 +9,10 @@ import torch
 
 from alignbench import recipe
 from alignbench.errors import ModelError
-from alignbench.models import Forest, Query, forest, load_base, pool
-from alignbench.models.forest import replies_of
+from alignbench.models import Forest, Query, forest, load_base, pool, replies
 from alignbench.models.generation import gumbel
 from alignbench.models.last_layer import only
+from alignbench.models.replies import replies_of
 
 from .conftest import build_gpt2, build_model, disturb
 
@@ -303,7 +303,7 @@ def test_what_rounding_could_decide_is_not_called_certain():
 
 def test_a_tie_is_decided_by_the_path_alone_and_paid_for(policy, monkeypatch):
     trees, path = Forest(policy), (7, 8, 9)
-    monkeypatch.setattr(forest, "CLOSE", 1e9)
+    monkeypatch.setattr(replies, "CLOSE", 1e9)
     tree = trees.plant()
     ((reply,),) = trees.ask([(tree, [Query(path)])])
     assert reply.tokens == (int(trees.alone(path).argmax()),)

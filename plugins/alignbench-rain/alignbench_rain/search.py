@@ -9,17 +9,16 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Generator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from alignbench import Query, Reply
+from alignbench_rain.tree import Ids, Node, back_up, flatten, mixed, most_visited, upwards, weighed
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-Ids = tuple[int, ...]
 
 GREEDY = 0
 """The number of the candidate that takes the likeliest tokens; the others are drawn."""
@@ -29,9 +28,6 @@ AHEAD = 4
 
 MORE = 15
 """Searches that a move gets at least where its root brings its visits along."""
-
-NOISE = 0.25
-"""Share of the uniform distribution in the priors at the root."""
 
 
 @dataclass(frozen=True)
@@ -71,31 +67,6 @@ class Told:
     replies: list[Reply]
     """One for each query."""
     rated: Rated | None = None
-
-
-@dataclass(eq=False)
-class Node:
-    """A set of tokens that may come next."""
-
-    tokens: Ids
-    prior: float
-    parent: Node | None
-    step: int
-    """Sets before this one, from the beginning of the answer."""
-    end: bool = False
-    """Nothing follows: the answer is finished, or as long as it may be."""
-    n: float = 0.0
-    """Visits, and the parts of visits that similar siblings gave."""
-    visits: int = 0
-    value: float = 0.0
-    embedding: NDArray[np.float32] | None = None
-    children: dict[Ids, Node] = field(default_factory=dict)
-    candidates: list[tuple[Ids, float]] = field(default_factory=list)
-    """Every candidate that was proposed below, with its probability, the latest first."""
-    drawn: int = 0
-    """Candidates that were drawn below."""
-    draws: Draws | None = None
-    """What is being drawn below."""
 
 
 @dataclass
@@ -187,6 +158,8 @@ class Search:
         self.best: tuple[float, Ids] | None = None
         """The best finished answer that was looked at, with its value."""
         self.under_way: list[Draws] = []
+        self.proposing: dict[Node, Draws] = {}
+        """By the node below which they come: candidates that are being drawn."""
         self.foreseen: dict[Ids, Draws] = {}
         """By path: simulations that were begun before their turn."""
         self.leaf: Node | None = None
@@ -223,10 +196,10 @@ class Search:
         """Give nodes the children that have been drawn; more can be foreseen then."""
         ended = [draws for draws in self.under_way if not draws.asks]
         self.under_way = [draws for draws in self.under_way if draws.asks]
-        proposed = [draws for draws in ended if draws.node.draws is draws]
+        proposed = [draws for draws in ended if self.proposing.get(draws.node) is draws]
         for draws in proposed:
             node, path, drawn = draws.node, draws.path, draws.results
-            node.draws = None
+            del self.proposing[node]
             node.candidates = drawn[0] if self.length(node, path) == 1 else weighed(drawn)
             self.adopt(node, node.candidates, path)
         if proposed and self.leaf is not None:
@@ -245,19 +218,18 @@ class Search:
             self.answer += move.tokens
             self.root, move.parent = move, None
             self.under_way = [draws for draws in self.under_way if self.lives(draws.node)]
+            self.proposing = {node: draws for node, draws in self.proposing.items() if self.lives(node)}
             self.foreseen = {path: draws for path, draws in self.foreseen.items() if self.lives(draws.node)}
             if move.end:
                 break
             self.moved(self.answer)
             if self.rules.flavour == "code":
-                flatten(move.children.values())
+                flatten(move)
         return Found(self.answer, self.words.ended(self.answer), self.searches, self.moves)
 
     def lives(self, node: Node) -> bool:
         """Whether a node lies below the root."""
-        while node.parent is not None:
-            node = node.parent
-        return node is self.root
+        return any(above is self.root for above in upwards(node))
 
     def think(self) -> Walk:
         """Search until the next set of tokens is clear."""
@@ -300,18 +272,14 @@ class Search:
     def foresee(self, leaf: Node) -> None:
         """Begin what the next searches will ask for, as if all that is not judged yet were worth what the last was.
 
-        What is drawn is keyed by its place, and what a set is proposed with is found below it: when that happens
-        changes nothing but how soon it is known.
+        What is drawn is keyed by its place in the tree: to draw it early changes nothing but how soon it is known.
         """
         before: dict[Node, tuple[float, int, float]] = {}
         for _ in range(AHEAD):
-            value = leaf.value if leaf.visits else self.last
-            above: Node | None = leaf
-            while above is not None:
+            for above in upwards(leaf):
                 before.setdefault(above, (above.n, above.visits, above.value))
-                above.n, above.visits = above.n + 1, above.visits + 1
-                above.value += (value - above.value) / above.n
-                above = above.parent
+            value = leaf.value if leaf.visits else self.last
+            back_up(leaf, value, None, self.rules.similarity, self.threshold)
             leaf, path = self.root, self.answer
             while leaf.visits and leaf.children:
                 leaf = max(leaf.children.values(), key=self.promise)
@@ -367,14 +335,14 @@ class Search:
 
     def expand(self, node: Node, path: Ids) -> None:
         """Begin to draw what is to follow a node, unless that was begun before."""
-        if node.draws is None and not node.children:
-            node.draws = self.draw(node, path, self.candidates(node, path, self.rules.candidates))
+        if node not in self.proposing and not node.children:
+            self.proposing[node] = self.draw(node, path, self.candidates(node, path, self.rules.candidates))
 
     def proposed(self, node: Node, path: Ids) -> Walk:
         """Wait until it is known what may follow a node."""
         self.expand(node, path)
-        if node.draws is not None:
-            yield node.draws
+        if node in self.proposing:
+            yield self.proposing[node]
 
     def draw(self, node: Node, path: Ids, walks: list[Draw]) -> Draws:
         """Let walks go on beside the search."""
@@ -489,71 +457,3 @@ def go_on(draws: Draws, place: int, reply: Reply | None) -> None:
         draws.asks[place] = next(walk) if reply is None else walk.send(reply)
     except StopIteration as done:
         draws.results[place] = done.value
-
-
-def weighed(drawn: list[tuple[Ids, float]]) -> list[tuple[Ids, float]]:
-    """Drop sets that came twice; the greedy one, the first, was not drawn and gets a share of its own."""
-    (greedy, share), *others = drawn
-    distinct = {tokens: p for tokens, p in others if tokens != greedy}
-    if distinct:
-        shares = distinct.values()
-        share = max(min(share, sum(shares)), max(shares) + min(shares))
-    return [(greedy, share), *distinct.items()]
-
-
-def mixed(priors: list[float]) -> list[float]:
-    """Priors with a share of the uniform distribution."""
-    blend = [(1 - NOISE) * prior + NOISE / len(priors) for prior in priors]
-    return [one / sum(blend) for one in blend]
-
-
-def flatten(nodes: Any) -> None:
-    """Mix the priors of a new root's children."""
-    nodes = list(nodes)
-    for node, prior in zip(nodes, mixed([node.prior for node in nodes]), strict=True):
-        node.prior = prior
-
-
-def most_visited(node: Node) -> Node | None:
-    """The child visited most, and of those the best."""
-    return max(node.children.values(), key=lambda one: (one.n, one.value), default=None)
-
-
-def back_up(
-    node: Node, value: float, embeddings: NDArray[np.float32] | None, similarity: float, threshold: float
-) -> None:
-    """Tell a leaf and all above it what it is worth, and their siblings as far as they are alike.
-
-    Without embeddings nothing is alike.
-    """
-    at: Node | None = node
-    place = 0
-    while at is not None:
-        at.n += 1
-        at.visits += 1
-        if at.parent is not None and embeddings is not None:
-            new = embeddings[place]
-            at.embedding = (
-                new.copy() if at.embedding is None else at.embedding + (new - at.embedding) / at.visits
-            )
-            place += 1
-            alike(at, value, similarity, threshold)
-        at.value += (value - at.value) / at.n
-        at = at.parent
-
-
-def alike(node: Node, value: float, similarity: float, threshold: float) -> None:
-    """Count a visit in part for those siblings whose embedding is close."""
-    assert node.parent is not None
-    assert node.embedding is not None
-    others = [one for one in node.parent.children.values() if one is not node and one.embedding is not None]
-    if not others or not similarity:
-        return
-    matrix = np.stack([one.embedding for one in others])  # pyright: ignore[reportArgumentType, reportCallIssue]
-    norms = np.linalg.norm(matrix, axis=1) * np.linalg.norm(node.embedding)
-    cosines = matrix @ node.embedding / np.maximum(norms, 1e-8)
-    for other, cosine in zip(others, cosines.tolist(), strict=True):
-        if cosine >= threshold:
-            weight = similarity * cosine
-            other.value = (other.value * other.n + weight * value) / (other.n + weight)
-            other.n += weight

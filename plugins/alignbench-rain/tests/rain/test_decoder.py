@@ -16,7 +16,7 @@ from alignbench_rain.search import Search
 
 from alignbench import Forest, ModelError, PluginError, Prompt, Reply, Sampling
 from alignbench.judges.gold import Gold
-from alignbench.models.forest import replies_of
+from alignbench.models.replies import replies_of
 from alignbench.sandbox import gold
 
 from .conftest import QUESTION, THRESHOLD

@@ -7,7 +7,8 @@ import math
 import numpy as np
 import pytest
 from alignbench_rain import RAIN
-from alignbench_rain.search import Node, Search, back_up, most_visited, noise, noises, weighed
+from alignbench_rain.search import Search, noise, noises
+from alignbench_rain.tree import Node, back_up, most_visited, weighed
 
 from .reference import Reference, visited
 from .scripted import COMMA, END, KEY, PROMPT, WORDS, ForReference, Script, dice, random_logits
@@ -222,15 +223,8 @@ def test_a_move_to_a_set_that_was_hardly_looked_at_is_that_of_the_reference(flav
 
 
 def test_a_search_that_is_content_with_anything_ends_with_the_first_as_in_the_reference():
-    said = rules(
-        flavour="paper",
-        candidates=3,
-        searches=8,
-        least_searches=0,
-        good_enough=0.0,
-        lengths=(1, 2, 3),
-        top_k=6,
-    )
+    content = {"flavour": "paper", "least_searches": 0, "good_enough": 0.0}
+    said = rules(**content, candidates=3, searches=8, lengths=(1, 2, 3), top_k=6)
     run, found, _ = Script(random_logits(0), VALUES["soft"]).search(said, limit=5)
     script = ForReference(Script(random_logits(0), VALUES["soft"]))
     reference = Reference(script, said, PROMPT, KEY, 5, 0.95)
@@ -252,11 +246,8 @@ def test_what_is_foreseen_comes_sooner_and_changes_nothing(kind, monkeypatch):
     foreseen, fewer, more = searched(4)
     assert foreseen == plain
     assert fewer < 0.9 * rounds
-    if kind in (
-        "good",
-        "bad",
-    ):  # where values are dice the guess is often wrong, and more is drawn than needed
-        assert more < 1.3 * paths
+    # Where values are dice the guess is often wrong, and more is drawn than needed.
+    assert more < (1.3 if kind in ("good", "bad") else 1.6) * paths
 
 
 def test_the_reference_is_followed_through_additions_and_similar_siblings():
