@@ -17,16 +17,17 @@ _HOME = {
     "alignbench.errors": (
         "AlignbenchError DataError Diverged Exit ModelError PluginError Problem RecipeError SecurityError StorageError"
     ),
-    "alignbench.rows": "Demonstration Message Pair Prompt Ranking Row Sequence Text Verdict",
-    "alignbench.method": (
-        "API Answer Budget Can Departure Label Labelling Method MethodConfig NamedJudge NamedMethod "
-        "NamedSource Policy Revising Rows Run Sampling Scored Select Sequences Settings TokenScores"
+    "alignbench.rows": "Demonstration Message Pair Prompt Ranking Row Sequence Text UnpairedPreference",
+    "alignbench.api.config": (
+        "API Budget Label Labelling NamedJudge NamedMethod NamedSource Revising Sampling Select Settings"
     ),
+    "alignbench.api.policy": "Answer Can Policy TokenScores",
+    "alignbench.api.method": "Departure GroupScores Method MethodConfig Rows Run ScoringGroup",
+    "alignbench.api.judge": "Judge PairwiseJudgment Score",
+    "alignbench.api.metric": "Evidence Metric",
+    "alignbench.api.data": "RowFilter Source",
     "alignbench.hooks": "hookimpl",
-    "alignbench.judges": "Judge Opinion Score",
-    "alignbench.metrics": "Evidence Metric",
-    "alignbench.data": "RowFilter Source",
-    "alignbench.models": "Forest Generator Query Reply Tree",
+    "alignbench.models": "Generator Query Reply TokenTree TokenTrees",
 }
 _WHERE = {name: module for module, names in _HOME.items() for name in names.split()}
 __all__ = sorted(_WHERE)  # pyright: ignore[reportUnsupportedDunderAll]
@@ -43,8 +44,35 @@ def __dir__() -> list[str]:
 
 
 if TYPE_CHECKING:
-    from alignbench.data import RowFilter as RowFilter
-    from alignbench.data import Source as Source
+    from alignbench.api.config import API as API
+    from alignbench.api.config import Budget as Budget
+    from alignbench.api.config import Label as Label
+    from alignbench.api.config import Labelling as Labelling
+    from alignbench.api.config import NamedJudge as NamedJudge
+    from alignbench.api.config import NamedMethod as NamedMethod
+    from alignbench.api.config import NamedSource as NamedSource
+    from alignbench.api.config import Revising as Revising
+    from alignbench.api.config import Sampling as Sampling
+    from alignbench.api.config import Select as Select
+    from alignbench.api.config import Settings as Settings
+    from alignbench.api.data import RowFilter as RowFilter
+    from alignbench.api.data import Source as Source
+    from alignbench.api.judge import Judge as Judge
+    from alignbench.api.judge import PairwiseJudgment as PairwiseJudgment
+    from alignbench.api.judge import Score as Score
+    from alignbench.api.method import Departure as Departure
+    from alignbench.api.method import GroupScores as GroupScores
+    from alignbench.api.method import Method as Method
+    from alignbench.api.method import MethodConfig as MethodConfig
+    from alignbench.api.method import Rows as Rows
+    from alignbench.api.method import Run as Run
+    from alignbench.api.method import ScoringGroup as ScoringGroup
+    from alignbench.api.metric import Evidence as Evidence
+    from alignbench.api.metric import Metric as Metric
+    from alignbench.api.policy import Answer as Answer
+    from alignbench.api.policy import Can as Can
+    from alignbench.api.policy import Policy as Policy
+    from alignbench.api.policy import TokenScores as TokenScores
     from alignbench.errors import AlignbenchError as AlignbenchError
     from alignbench.errors import DataError as DataError
     from alignbench.errors import Diverged as Diverged
@@ -56,38 +84,11 @@ if TYPE_CHECKING:
     from alignbench.errors import SecurityError as SecurityError
     from alignbench.errors import StorageError as StorageError
     from alignbench.hooks import hookimpl as hookimpl
-    from alignbench.judges import Judge as Judge
-    from alignbench.judges import Opinion as Opinion
-    from alignbench.judges import Score as Score
-    from alignbench.method import API as API
-    from alignbench.method import Answer as Answer
-    from alignbench.method import Budget as Budget
-    from alignbench.method import Can as Can
-    from alignbench.method import Departure as Departure
-    from alignbench.method import Label as Label
-    from alignbench.method import Labelling as Labelling
-    from alignbench.method import Method as Method
-    from alignbench.method import MethodConfig as MethodConfig
-    from alignbench.method import NamedJudge as NamedJudge
-    from alignbench.method import NamedMethod as NamedMethod
-    from alignbench.method import NamedSource as NamedSource
-    from alignbench.method import Policy as Policy
-    from alignbench.method import Revising as Revising
-    from alignbench.method import Rows as Rows
-    from alignbench.method import Run as Run
-    from alignbench.method import Sampling as Sampling
-    from alignbench.method import Scored as Scored
-    from alignbench.method import Select as Select
-    from alignbench.method import Sequences as Sequences
-    from alignbench.method import Settings as Settings
-    from alignbench.method import TokenScores as TokenScores
-    from alignbench.metrics import Evidence as Evidence
-    from alignbench.metrics import Metric as Metric
-    from alignbench.models import Forest as Forest
     from alignbench.models import Generator as Generator
     from alignbench.models import Query as Query
     from alignbench.models import Reply as Reply
-    from alignbench.models import Tree as Tree
+    from alignbench.models import TokenTree as TokenTree
+    from alignbench.models import TokenTrees as TokenTrees
     from alignbench.rows import Demonstration as Demonstration
     from alignbench.rows import Message as Message
     from alignbench.rows import Pair as Pair
@@ -96,4 +97,4 @@ if TYPE_CHECKING:
     from alignbench.rows import Row as Row
     from alignbench.rows import Sequence as Sequence
     from alignbench.rows import Text as Text
-    from alignbench.rows import Verdict as Verdict
+    from alignbench.rows import UnpairedPreference as UnpairedPreference

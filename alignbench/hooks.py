@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import pluggy
 
+from alignbench import plugins
+
 if TYPE_CHECKING:
-    from alignbench.recipe import Recipe
+    from alignbench.recipe.schema import Recipe
     from alignbench.results import Results
 
 hookspec = pluggy.HookspecMarker("alignbench")
@@ -77,3 +79,14 @@ class Observers:
         warnings.warn(
             f"the observer '{name}' is switched off, the run goes on: {reason}", RuntimeWarning, stacklevel=3
         )
+
+
+def installed() -> Observers:
+    """Return all installed observers, ready to be told. A broken one is left out with a warning."""
+    made: dict[str, object] = {}
+    for name in plugins.installed("hooks"):
+        try:
+            made[name] = plugins.load("hooks", name)()
+        except Exception as error:
+            warnings.warn(f"the observer '{name}' is left out: {error}", RuntimeWarning, stacklevel=2)
+    return Observers(made)

@@ -10,7 +10,6 @@ import inspect
 import re
 import sys
 import traceback
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -20,10 +19,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, get_args
 
-import alignbench
+from alignbench.api.config import API, NAME
 from alignbench.errors import PluginError
-from alignbench.hooks import Observers
-from alignbench.method import API, NAME
 
 Group = Literal["methods", "judges", "metrics", "data", "filters", "generators", "hooks"]
 GROUPS: tuple[Group, ...] = get_args(Group)
@@ -38,14 +35,14 @@ _WORD = {
     "hooks": "observer",
 }
 _BASE = {
-    "methods": "Method",
-    "judges": "Judge",
-    "metrics": "Metric",
-    "data": "Source",
-    "filters": "RowFilter",
-    "generators": "Generator",
+    "methods": "alignbench.api.method:Method",
+    "judges": "alignbench.api.judge:Judge",
+    "metrics": "alignbench.api.metric:Metric",
+    "data": "alignbench.api.data:Source",
+    "filters": "alignbench.api.data:RowFilter",
+    "generators": "alignbench.models:Generator",
 }
-"""The public name a class of each group must inherit; an observer is any class with hooks."""
+"""The class that one of each group must inherit; an observer is any class with hooks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +141,8 @@ def load_found(found: Found) -> Any:
             f"{found} gives for '{found.name}' no class, but {found.value} is a {type(loaded).__name__}"
         )
     if found.group in _BASE:
-        base = getattr(alignbench, _BASE[found.group])
+        module, _, name = _BASE[found.group].partition(":")
+        base = getattr(importlib.import_module(module), name)
         if not issubclass(loaded, base):
             what = f"{found} gives for the {_WORD[found.group]} '{found.name}' what is no {base.__name__}"
             raise PluginError(what, f"let {loaded.__name__} inherit alignbench.{base.__name__}")
@@ -171,17 +169,6 @@ def reason_broken(found: Found) -> str | None:
     except PluginError as error:
         return str(error)
     return None
-
-
-def observers() -> Observers:
-    """Return all installed observers, ready to be told. A broken one is left out with a warning."""
-    made: dict[str, object] = {}
-    for name in installed("hooks"):
-        try:
-            made[name] = load("hooks", name)()
-        except Exception as error:
-            warnings.warn(f"the observer '{name}' is left out: {error}", RuntimeWarning, stacklevel=2)
-    return Observers(made)
 
 
 @cache

@@ -12,8 +12,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from alignbench import store
+from alignbench.api.method import Departure
 from alignbench.errors import Problem, RecipeError, StorageError
-from alignbench.method import Departure
 
 SCHEMA = 1
 """Rises when a reader of the old record would misread the new one; a field that is only added leaves it."""
@@ -253,7 +253,7 @@ class Comparison(Record):
     missing: str = ""
     """Why there is no difference."""
 
-    def turned(self) -> Comparison:
+    def swapped(self) -> Comparison:
         """The same comparison with a and b in each other's place."""
         opposite: dict[Outcome, Outcome] = {"better": "worse", "worse": "better"}
         return self.model_copy(
@@ -343,7 +343,7 @@ class Results(Record):
                 if (one.a, one.b) == (a, b):
                     return one
                 if (one.a, one.b) == (b, a):
-                    return one.turned()
+                    return one.swapped()
         return None
 
 

@@ -6,7 +6,7 @@ look at the same row:
 
     Ranking -> Pair            one pair per row and epoch, drawn by seed
     Pair -> Demonstration      the chosen answer
-    Pair -> Verdict            two: the chosen is desirable, the rejected is not
+    Pair -> UnpairedPreference            two: the chosen is desirable, the rejected is not
     anything with a prompt -> Prompt
 """
 
@@ -79,7 +79,7 @@ class Demonstration(Prompt):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Verdict(Demonstration):
+class UnpairedPreference(Demonstration):
     """A prompt, an answer, and whether the answer is desirable."""
 
     desirable: bool
@@ -134,9 +134,9 @@ Draw = Literal["one", "all", "best_worst"]
 
 
 _WAYS: Mapping[type[Row], tuple[type[Row], ...]] = {
-    Ranking: (Pair, Demonstration, Verdict, Prompt),
-    Pair: (Ranking, Demonstration, Verdict, Prompt),
-    Verdict: (Demonstration, Prompt),
+    Ranking: (Pair, Demonstration, UnpairedPreference, Prompt),
+    Pair: (Ranking, Demonstration, UnpairedPreference, Prompt),
+    UnpairedPreference: (Demonstration, Prompt),
     Demonstration: (Prompt,),
 }
 
@@ -162,7 +162,7 @@ def derive(row: Row, view: type[View], *, seed: int, epoch: int = 0, draw: Draw 
     if isinstance(row, Ranking):
         pairs = _pairs(row, common, seed, epoch, draw)
         return tuple(seen for pair in pairs for seen in derive(pair, view, seed=seed, epoch=epoch))
-    if isinstance(row, Verdict):
+    if isinstance(row, UnpairedPreference):
         answer = {"response": row.response, "response_ids": row.response_ids}
         return (view(**common, **answer),) if row.desirable else ()
     assert isinstance(row, Pair)
@@ -170,7 +170,7 @@ def derive(row: Row, view: type[View], *, seed: int, epoch: int = 0, draw: Draw 
     rejected = {"response": row.rejected, "response_ids": row.rejected_ids}
     if view is Demonstration:
         return (view(**common, **chosen),)
-    if view is Verdict:
+    if view is UnpairedPreference:
         good, bad = {**chosen, "desirable": True}, {**rejected, "desirable": False}
         return view(**common, **good), view(**common, **bad)
     ids = (row.chosen_ids, row.rejected_ids)

@@ -23,17 +23,19 @@ from typing import Any
 
 import torch
 
-from alignbench import recipe, store
+from alignbench import store
+from alignbench.api.config import Named
+from alignbench.commands.open_run import recipe_of
 from alignbench.data.tokens import encode, render
-from alignbench.engine import evaluation, samples
-from alignbench.engine.finished import origin, recipe_of
-from alignbench.engine.worker import Task
+from alignbench.engine.environment import origin
 from alignbench.judges.language_model import Self
 from alignbench.judges.wording import asked, filled
-from alignbench.method import Named
 from alignbench.models import load_base
+from alignbench.recipe import schema
+from alignbench.recipe.graph import complete
 from alignbench.rows import Prompt
-from alignbench.wiring import complete
+from alignbench.worker import evaluate, samples
+from alignbench.worker.messages import Task
 
 PLAIN = ["reward", "win_rate", "length_controlled", "bradley_terry", "kl", "preference", "length", "refusal",
          "attack", "hallucination", "capability", "perplexity", "entropy", "words"]  # fmt: skip
@@ -45,7 +47,7 @@ class Models:
     """What the judge reads with."""
 
     def __init__(self):
-        self.base = load_base(recipe.Model(id="sandbox"))
+        self.base = load_base(schema.Model(id="sandbox"))
         self.start, self.root, self.store = self.base.policy(), Path(), None
 
 
@@ -113,11 +115,11 @@ def seconds(run: Path, metrics: list[str] | None) -> dict[str, float]:
             for one in sorted(copy.glob(f"cells/*/seed-*/{store.COMMIT}"))
         ]
         task = Task(
-            "evaluate", copy, origin(run), recipe.canonical(wanted), Path(folder) / "home",
+            "evaluate", copy, origin(run), schema.canonical(wanted), Path(folder) / "home",
             copy / "evaluation.log", torch.get_num_threads(), {"cells": cells, "key": "bench"},
         )  # fmt: skip
         wall, cpu = time.perf_counter(), time.process_time()
-        evaluation.main(task, lambda event: None)
+        evaluate.main(task, lambda event: None)
         return {
             "wall": round(time.perf_counter() - wall, 2),
             "processor": round(time.process_time() - cpu, 2),

@@ -17,10 +17,11 @@ import tempfile
 import time
 from pathlib import Path
 
-from alignbench import engine, results
-from alignbench.engine.calibration import Clock, calibrate, side_by_side
+from alignbench import results
+from alignbench.commands.forecast import Clock, calibrate, side_by_side
+from alignbench.engine import run as engine
 from alignbench.engine.plan import cells
-from alignbench.reading import load
+from alignbench.recipe.load import load
 
 
 def main() -> None:

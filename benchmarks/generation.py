@@ -24,10 +24,10 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from alignbench import recipe
-from alignbench.method import Sampling
+from alignbench.api.config import Sampling
 from alignbench.models import Base, ModelPolicy, load_base
 from alignbench.models.generation import gumbel, noise_key
+from alignbench.recipe import schema
 from alignbench.rows import Prompt
 
 TEMPLATE = (
@@ -93,7 +93,7 @@ def main() -> None:
     pairs = parser.parse_args().pairs
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
-        model = recipe.Model(id=str(build(Path(folder))))
+        model = schema.Model(id=str(build(Path(folder))))
         kept: Base = load_base(model, resident=True)
         anew: Base = load_base(model, resident=False)
     mine, theirs = (base.add_adapter("policy", seed=0) for base in (kept, anew))

@@ -28,12 +28,12 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
-from alignbench import recipe
 from alignbench.data.tokens import encode, render
-from alignbench.judges.labelling import principles
+from alignbench.feedback.labelling import principles
 from alignbench.judges.language_model import Self
 from alignbench.judges.wording import asked, filled, wording
 from alignbench.models import Base, load_base
+from alignbench.recipe import schema
 from alignbench.rows import Prompt
 from alignbench.sandbox import MODEL, rows
 
@@ -117,7 +117,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
-    base = load_base(recipe.Model(id="sandbox"))
+    base = load_base(schema.Model(id="sandbox"))
     words = wording(given.wording)
     rubric = " ".join(principles("built-in", Path())) + " " if given.rubric else ""
     template = rubric + words.compare
@@ -140,7 +140,7 @@ def main() -> None:
         judge.open(Models(base))  # pyright: ignore[reportArgumentType]
         judge.meter = lambda **said: spent.update(said)
         began = time.process_time()
-        said = [one.preference for one in judge.opinions(prompts, a, b)]
+        said = [one.preference for one in judge.judge_pairs(prompts, a, b)]
         return said, time.process_time() - began
 
     judged()  # warms up

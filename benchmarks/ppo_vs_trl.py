@@ -72,13 +72,13 @@ def alignbench(scratch: Path) -> dict[str, float]:
     import torch
     from alignbench_rlhf.ppo import PPO
 
-    from alignbench.engine import prepare
-    from alignbench.engine.bench import Bench
-    from alignbench.engine.cell_run import CellRun
-    from alignbench.engine.policies import load_method
-    from alignbench.engine.worker import Task
-    from alignbench.recipe import Recipe, canonical
+    from alignbench.recipe.schema import Recipe, canonical
     from alignbench.rows import Prompt
+    from alignbench.worker import prepare
+    from alignbench.worker.context import CellContext
+    from alignbench.worker.messages import Task
+    from alignbench.worker.policy_io import load_method
+    from alignbench.worker.session import Session
 
     torch.set_num_threads(1)
     own = {
@@ -102,19 +102,19 @@ def alignbench(scratch: Path) -> dict[str, float]:
     task = Task("prepare", **paths, recipe=canonical(recipe), threads=1, what={"key": "ppo"})
     if not (scratch / "run").exists():
         prepare.main(task, lambda event: None)
-    bench = Bench(task)
-    prompts = [list(row.prompt_ids) for row in bench.table.rows(Prompt, seed=0)]
+    session = Session(task)
+    prompts = [list(row.prompt_ids) for row in session.table.rows(Prompt, seed=0)]
     (scratch / "prompts.json").write_text(json.dumps(prompts))
     cell = scratch / f"cell-{os.getpid()}"
     cell.mkdir()
-    run = CellRun(bench, label="rlhf", seed=0, method="rlhf", start="base", folder=cell)
+    run = CellContext(session, label="rlhf", seed=0, method="rlhf", start="base", folder=cell)
     ppo = PPO(run, load_method("rlhf", own).config)
-    counter, generated = Counter(), bench.base.generated
-    counter.watch(bench.base.model.base_model)
+    counter, generated = Counter(), session.base.generated
+    counter.watch(session.base.model.base_model)
 
     def work() -> dict[str, float]:
         ppo.train()
-        return {"generated": bench.base.generated - generated, "samples": ROUND * ppo.state["round"]}
+        return {"generated": session.base.generated - generated, "samples": ROUND * ppo.state["round"]}
 
     return measured(work, counter)
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from alignbench.engine import cell, prepare
-from alignbench.engine.worker import Task
-from alignbench.reading import load
-from alignbench.recipe import Recipe, canonical
+from alignbench.recipe.load import load
+from alignbench.recipe.schema import Recipe, canonical
+from alignbench.worker import cell, prepare
+from alignbench.worker.messages import Task
 
 RECIPE: Recipe = load(Path(__file__).parents[1] / "recipes" / "quickstart.yaml", ()).recipe
 

@@ -36,9 +36,10 @@ from alignbench_rain.questions import Question
 from reference import Reference
 from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from alignbench import Answer, Forest, Prompt, Reply, Sampling, recipe
+from alignbench import Answer, Prompt, Reply, Sampling, TokenTrees
 from alignbench.models import Base, load_base
-from alignbench.models.replies import replies_of
+from alignbench.models.queries import replies_of
+from alignbench.recipe import schema
 from alignbench.sandbox import MODEL, rows
 
 CONVERSATION, QUESTION = 375, 1250
@@ -67,7 +68,7 @@ def random_base(folder: Path) -> Base:
         model.get_input_embeddings().weight[tokenizer.eos_token_id] = 0
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    return load_base(recipe.Model(id=str(folder)))
+    return load_base(schema.Model(id=str(folder)))
 
 
 def filler(count: int) -> str:
@@ -187,13 +188,13 @@ def main() -> None:
     form = shots + " {question} {answer} is this answer A %s or B %s ?"
     question = Question(ask=form % ("harmless", "harmful"), swapped=form % ("harmful", "harmless"))
     votes = thresholds(
-        Lenient(Forest(base.policy()), question, soft=False), prompts[:8], chosen.tokens, chosen.share
+        Lenient(TokenTrees(base.policy()), question, soft=False), prompts[:8], chosen.tokens, chosen.share
     )
     rules = RAIN.Config(question=question, similarity=0.0, spread=0.0, clause_ends="gy.,")
     sampling = Sampling(max_new_tokens=chosen.tokens)
 
-    def decoder(forest: Forest | None = None) -> Decoder:
-        forest = Forest(base.policy()) if forest is None else forest
+    def decoder(forest: TokenTrees | None = None) -> Decoder:
+        forest = TokenTrees(base.policy()) if forest is None else forest
         evaluation = Lenient(forest, question, soft=False)
         evaluation.thresholds = votes
         return Decoder(rules, forest, evaluation, OwnStates(np.zeros(1, np.float32), 2.0))

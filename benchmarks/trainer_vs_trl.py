@@ -48,14 +48,16 @@ from transformers import Trainer, TrainerCallback
 from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 from trl.experimental.orpo import ORPOConfig, ORPOTrainer
 
-from alignbench import recipe
-from alignbench.data import open_table, prepare
-from alignbench.method import Budget
+from alignbench.api.config import Budget
+from alignbench.data.prepare import prepare
+from alignbench.data.table import open_table
 from alignbench.models import ModelPolicy, load_base
+from alignbench.recipe import schema
 from alignbench.rows import Demonstration, Pair, Row, derive
-from alignbench.training import reference, train
+from alignbench.training import reference
 from alignbench.training import trainer as ours
 from alignbench.training.batches import epoch
+from alignbench.training.trainer import train
 
 BATCH = 16
 RATE = 1e-3
@@ -124,7 +126,7 @@ def main() -> None:
 
 def sandbox_pairs(folder: Path, count: int) -> list[Pair]:
     """The sandbox's training rows as pairs, tokenised once, in the order of the first epoch."""
-    said = recipe.Recipe.model_validate(
+    said = schema.Recipe.model_validate(
         {
             "model": {"id": "sandbox"},
             "data": {"train": "sandbox", "limit": count, "max_length": 128},
@@ -166,7 +168,7 @@ def compare(method: str, rows: list[Pair], scratch: Path, given: argparse.Namesp
 
 
 def our_arm(method: str, rows: list[Pair], scratch: Path) -> tuple[Arm, ModelPolicy]:
-    base = load_base(recipe.Model(id="sandbox"))
+    base = load_base(schema.Model(id="sandbox"))
     policy = base.add_adapter("policy", seed=0)
     state: dict[str, Any] = {"checked": True}
     if method == "sft":
@@ -191,7 +193,7 @@ def our_arm(method: str, rows: list[Pair], scratch: Path) -> tuple[Arm, ModelPol
             sequences,
             loss,
             learning_rate=RATE,
-            training=recipe.Training(batch=BATCH, schedule="constant", warmup=0.0),
+            training=schema.Training(batch=BATCH, schedule="constant", warmup=0.0),
             budget=Budget(steps=steps),
             seed=0,
             folder=scratch / "ours",
@@ -203,7 +205,7 @@ def our_arm(method: str, rows: list[Pair], scratch: Path) -> tuple[Arm, ModelPol
 
 
 def trl_arm(method: str, rows: list[Pair], scratch: Path, policy: ModelPolicy, order: str) -> Arm:
-    base = load_base(recipe.Model(id="sandbox"))
+    base = load_base(schema.Model(id="sandbox"))
     shape = policy.base.adapter
     lora = LoraConfig(
         r=shape.rank, lora_alpha=shape.alpha, target_modules=list(base.targets), task_type="CAUSAL_LM"

@@ -48,20 +48,21 @@ def _commands() -> Iterator[str]:
 
 
 def _config() -> Iterator[str]:
-    from alignbench import plugins, recipe
+    from alignbench import plugins
+    from alignbench.recipe import schema
 
     yield "# Recipe and plugins\n\nMade from the code by `docs/generate.py`. Unknown keys are errors.\n"
     for kind in (
-        recipe.Recipe,
-        recipe.Model,
-        recipe.Adapter,
-        recipe.Data,
-        recipe.Where,
-        recipe.Training,
-        recipe.Budget,
-        recipe.MethodBlock,
-        recipe.Evaluation,
-        recipe.Sampling,
+        schema.Recipe,
+        schema.Model,
+        schema.Adapter,
+        schema.Data,
+        schema.Where,
+        schema.Training,
+        schema.Budget,
+        schema.MethodBlock,
+        schema.Evaluation,
+        schema.Sampling,
     ):
         yield f"## {kind.__name__}\n\n{inspect.getdoc(kind) or ''}\n"
         yield from _fields(kind)

@@ -39,8 +39,8 @@ def chat(
     from rich.console import Console
 
     from alignbench import results
-    from alignbench.cli.room import Room
-    from alignbench.engine.finished import finished, recipe_of, reopen
+    from alignbench.cli.chat_view import Room
+    from alignbench.commands.open_run import finished, recipe_of, reopen
 
     found = results.read(run)
     cells = finished(found, [label for label in labels.split(",") if label], seed)
@@ -51,8 +51,8 @@ def chat(
     hush(context)
     console = Console()
     with console.status("loading the policies") if console.is_terminal else nullcontext():
-        bench = reopen(run, cores())
-        room = Room({cell: bench.policy(cell.label, cell.seed) for cell in cells}, sampling, talk)
+        session = reopen(run, cores())
+        room = Room({cell: session.policy(cell.label, cell.seed) for cell in cells}, sampling, talk)
     for question in prompt or _questions(console):
         room.ask(question, console)
 

@@ -28,12 +28,13 @@ def claims(
     jobs: Annotated[int | None, typer.Option(metavar="N", help="Cells that run side by side.")] = None,
 ) -> None:
     """Put claims of the literature to the test on the sandbox; what is finished is not run again."""
-    from alignbench import engine, report, results, sandbox, store
+    from alignbench import report, results, sandbox, store
     from alignbench.cli.progress import watching
-    from alignbench.engine.claims import Found, Verdict, judge, load, runs_of
-    from alignbench.engine.claims import page as written
-    from alignbench.engine.world import fork
-    from alignbench.reading import load as load_recipe
+    from alignbench.commands.claims import Found, Verdict, judge, load, runs_of
+    from alignbench.commands.claims import page as written
+    from alignbench.engine import run as engine
+    from alignbench.engine.environment import fork
+    from alignbench.recipe.load import load as load_recipe
 
     known = load(folder)
     if unknown := set(only) - set(known):

@@ -33,8 +33,8 @@ def export(
 
     from alignbench import results, store
     from alignbench.cli.chat import cores
-    from alignbench.engine import export as engine
-    from alignbench.engine.finished import finished, recipe_of
+    from alignbench.commands import export as engine
+    from alignbench.commands.open_run import finished, recipe_of
     from alignbench.report.card import card
 
     found = results.read(run)

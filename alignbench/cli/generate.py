@@ -36,9 +36,9 @@ def generate(
     as_json: ForPrograms = False,
 ) -> None:
     """Let a recipe's model write preferences or demonstrations for its training prompts; train nothing."""
-    from alignbench.engine.generate import generate
-    from alignbench.method import Labelling, NamedJudge, Revising
-    from alignbench.reading import load
+    from alignbench.api.config import Labelling, NamedJudge, Revising
+    from alignbench.commands.generate import generate
+    from alignbench.recipe.load import load
 
     loaded = load(recipe, overrides)
     wanted = Labelling if kind == "preferences" else Revising
@@ -57,9 +57,9 @@ def generate(
 def _made(kind: Any, text: str, option: str) -> Any:
     from pydantic import ValidationError
 
-    from alignbench import strictyaml
+    from alignbench.recipe import yaml
 
-    said = strictyaml.parse(text, option).data
+    said = yaml.parse(text, option).data
     try:
         return kind.model_validate({} if said is None else said)
     except ValidationError as error:

@@ -12,7 +12,7 @@ from alignbench.cli.shell import print_json, show_table
 
 if TYPE_CHECKING:
     from alignbench.engine.plan import Cell
-    from alignbench.recipe import Loaded, Recipe
+    from alignbench.recipe.schema import Loaded, Recipe
 
 
 def plan(
@@ -29,9 +29,10 @@ def plan(
     as_json: ForPrograms = False,
 ) -> None:
     """List what will run and what is finished, in what each cell differs, and what it will take."""
-    from alignbench import engine
+    from alignbench.engine import resources
+    from alignbench.engine import run as engine
     from alignbench.engine.plan import cells, requested
-    from alignbench.reading import load
+    from alignbench.recipe.load import load
 
     loaded = load(recipe, overrides)
     folder = out or Path("runs") / recipe.stem
@@ -39,7 +40,7 @@ def plan(
     planned = cells(loaded.recipe, only)
     there = engine.standing(loaded, folder, planned)
     left = tuple(cell for cell in planned if not there[cell])
-    engine.room.check(loaded.recipe, left, folder, loaded.path.parent, engine.lanes(loaded.recipe))
+    resources.check(loaded.recipe, left, folder, loaded.path.parent, engine.lanes(loaded.recipe))
     rows = [
         {**_planned(loaded.recipe, cell), "state": "finished" if there[cell] else "to run"}
         for cell in planned
@@ -60,19 +61,20 @@ def plan(
 
 def _tuning(loaded: Loaded, folder: Path) -> tuple[Loaded, dict[str, Any] | None, tuple[Cell, ...]]:
     """Return the recipe, with what a finished tuning has chosen; what tuning is; and its cells that are left."""
-    from alignbench import engine, results
-    from alignbench.engine import sweep
+    from alignbench import results
+    from alignbench.engine import run as engine
+    from alignbench.engine import tuning
     from alignbench.engine.plan import cells
 
-    if loaded.recipe.sweep is None or not sweep.labels(loaded.recipe):
+    if loaded.recipe.sweep is None or not tuning.labels(loaded.recipe):
         return loaded, None, ()
-    place = folder / sweep.FOLDER
-    trials, names = sweep.tuning(loaded)
+    place = folder / tuning.FOLDER
+    trials, names = tuning.tuning(loaded)
     there = engine.standing(trials, place, cells(trials.recipe, names))
     left = tuple(cell for cell, done in there.items() if not done)
     said = {
         "trials": loaded.recipe.sweep.trials,
-        "labels": list(sweep.labels(loaded.recipe)),
+        "labels": list(tuning.labels(loaded.recipe)),
         "seed": loaded.recipe.sweep.seed,
         "metric": loaded.recipe.sweep.metric,
         "folder": str(place),
@@ -80,13 +82,13 @@ def _tuning(loaded: Loaded, folder: Path) -> tuple[Loaded, dict[str, Any] | None
         "finished": len(there) - len(left),
     }
     finished = not left and (place / results.FILE).exists()
-    return sweep.chosen(loaded, place) if finished else loaded, said, left
+    return tuning.chosen(loaded, place) if finished else loaded, said, left
 
 
 def _planned(recipe: Recipe, cell: Cell) -> dict[str, Any]:
     from alignbench import plugins
-    from alignbench.engine.plan import departures
-    from alignbench.recipe import own_budget
+    from alignbench.recipe.departures import departures
+    from alignbench.recipe.schema import own_budget
 
     row: dict[str, Any] = {"cell": str(cell), "label": cell.label, "seed": cell.seed}
     block = recipe.methods.get(cell.label)
@@ -116,7 +118,7 @@ def _show_tuning(said: dict[str, Any] | None) -> None:
 
 def _show(rows: list[dict[str, Any]]) -> None:
     """Print the cells; what is equal for all cells of a label stands once, below them."""
-    from alignbench.method import Budget
+    from alignbench.api.config import Budget
     from alignbench.report.text import line
 
     show_table(
@@ -166,17 +168,17 @@ def _forecast(
     """Return what the cells that are left will take, and whether they fit this machine's device."""
     from dataclasses import asdict
 
-    from alignbench import engine
     from alignbench.cli.doctor import device_memory
     from alignbench.cli.progress import watching
-    from alignbench.engine import sweep
-    from alignbench.engine.calibration import calibrate
+    from alignbench.commands.forecast import calibrate
+    from alignbench.engine import run as engine
+    from alignbench.engine import tuning
 
     with watching() as watch:
         found = calibrate(loaded, only, watch)
     device, memory = device_memory()
     lanes = engine.lanes(loaded.recipe)
-    like = {name: label for label, names in sweep.labels(loaded.recipe).items() for name in names}
+    like = {name: label for label, names in tuning.labels(loaded.recipe).items() for name in names}
     peak = max((one.peak_memory_bytes for one in found.labels.values()), default=0.0)
     return {
         "labels": {label: asdict(one) for label, one in found.labels.items()},

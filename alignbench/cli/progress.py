@@ -17,7 +17,7 @@ from rich.progress import TimeRemainingColumn as TimeLeft
 from alignbench.report.text import duration, line
 
 if TYPE_CHECKING:
-    from alignbench.engine import News
+    from alignbench.engine.run import News
 
 
 WIDE = 110

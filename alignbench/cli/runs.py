@@ -64,10 +64,12 @@ def run(
     ] = False,
 ) -> None:
     """Run a comparison, or go on with one that was interrupted."""
-    from alignbench import engine, plugins, report, results
+    from alignbench import hooks, report, results
     from alignbench.cli.progress import as_line, telling, watching
-    from alignbench.engine.tracking import check_trackers
-    from alignbench.reading import load
+    from alignbench.engine import environment
+    from alignbench.engine import run as engine
+    from alignbench.recipe.load import load
+    from alignbench.worker.trackers import check_trackers
 
     for sign in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(sign, _stop)
@@ -75,7 +77,7 @@ def run(
     loaded = load(recipe, overrides)
     folder = out or Path("runs") / recipe.stem
     if fork:
-        folder = engine.world.fork(folder, loaded)
+        folder = environment.fork(folder, loaded)
     check_trackers(track)
     try:
         with nullcontext(telling(typer.echo)) if as_json else watching(quiet=quiet) as watch:
@@ -89,7 +91,7 @@ def run(
                 allow_env_change=allow_env_change,
                 track=track,
                 watch=watch,
-                observers=plugins.observers(),
+                observers=hooks.installed(),
             )
     except Stopped as stopped:
         typer.echo(f"stopped; nothing is lost, go on with: {engine.command()}", err=True)
@@ -129,7 +131,7 @@ def check(
 ) -> None:
     """Check a recipe, and say all that is wrong with it at once."""
     from alignbench.engine.plan import cells
-    from alignbench.reading import load
+    from alignbench.recipe.load import load
 
     loaded = load(recipe, overrides)
     checked, read = loaded.recipe, ""

@@ -10,11 +10,11 @@ from itertools import combinations
 
 from pydantic import Field
 
-from alignbench.data.contract import RowFilter
+from alignbench.api.config import Settings
+from alignbench.api.data import RowFilter
 from alignbench.data.sources import Jsonl
 from alignbench.data.split import prompt_key
 from alignbench.errors import DataError, Problem
-from alignbench.method import Settings
 from alignbench.rows import Pair, Ranking, Row, derive
 
 Ranks = Mapping[str, int]

@@ -8,11 +8,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+from alignbench.api.config import Split
 from alignbench.data.pool import SPLITS, Pool
 from alignbench.data.split import prompt_key
 from alignbench.errors import DataError, ModelError
-from alignbench.method import Split
-from alignbench.recipe import Data, Recipe
+from alignbench.recipe.schema import Data, Recipe
 from alignbench.rows import Prompt, Row
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from alignbench.data import hh
 from alignbench.errors import Problem
-from alignbench.rows import Demonstration, Messages, Pair, Prompt, Ranking, Row, Text, Verdict
+from alignbench.rows import Demonstration, Messages, Pair, Prompt, Ranking, Row, Text, UnpairedPreference
 
 Fields = Mapping[str, Any]
 
@@ -177,7 +177,7 @@ SHAPES = (
     Shape(Ranking, ("prompt", "ranking"), _best_first),
     Shape(Pair, ("prompt", "chosen", "rejected"), _pair, ("preference",)),
     Shape(Pair, ("chosen", "rejected"), _pair_of_conversations, ("preference",)),
-    Shape(Verdict, ("prompt", "completion", "label"), _verdict),
+    Shape(UnpairedPreference, ("prompt", "completion", "label"), _verdict),
     Shape(Demonstration, ("prompt", "completion"), _demonstration),
     Shape(Demonstration, ("messages",), _talk),
     Shape(Prompt, ("prompt",), lambda fields: {"prompt": _prompt(fields["prompt"])}),

@@ -11,8 +11,8 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from alignbench.data.contract import RowFilter
-from alignbench.method import Settings
+from alignbench.api.config import Settings
+from alignbench.api.data import RowFilter
 from alignbench.rows import Demonstration, Pair, Prompt, Ranking, Row, Text
 
 

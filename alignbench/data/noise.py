@@ -7,7 +7,7 @@ from dataclasses import replace
 from hashlib import sha256
 
 from alignbench.errors import DataError
-from alignbench.rows import Pair, Ranking, Row, Verdict
+from alignbench.rows import Pair, Ranking, Row, UnpairedPreference
 
 
 def flip(rows: Sequence[Row], rate: float, seed: int) -> tuple[list[Row], int]:
@@ -38,6 +38,6 @@ def _turned(row: Row) -> Row:
             chosen_ids=row.rejected_ids,
             rejected_ids=row.chosen_ids,
         )
-    if isinstance(row, Verdict):
+    if isinstance(row, UnpairedPreference):
         return replace(row, desirable=not row.desirable)
     raise DataError(f"{type(row).__name__} rows carry no label that could be turned", "leave out data.noise")

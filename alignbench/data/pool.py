@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from alignbench import plugins
-from alignbench.data.contract import RowFilter, Source
-from alignbench.data.sources import open_source
+from alignbench.api.config import Split
+from alignbench.api.data import RowFilter, Source
 from alignbench.data.split import order_of, prompt_key, split_of
 from alignbench.data.tokens import answers
 from alignbench.errors import DataError
-from alignbench.method import Split
-from alignbench.recipe import Named, Recipe
-from alignbench.rows import Pair, Prompt, Ranking, Row, Text, Verdict
+from alignbench.recipe.named import open_source
+from alignbench.recipe.schema import Named, Recipe
+from alignbench.rows import Pair, Prompt, Ranking, Row, Text, UnpairedPreference
 
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 CHUNK = 1024
@@ -49,7 +49,7 @@ class Pool:
 def gather(recipe: Recipe, root: Path, tell: Progress, models: Any = None) -> Pool:
     """Return the recipe's rows. Where it sets a limit, memory holds few more rows than that.
 
-    `models` is what filters may read with: see `alignbench.judges.Models`.
+    `models` is what filters may read with: see `alignbench.api.judge.Models`.
 
     Raises DataError where rows cannot be read or differ in kind.
     """
@@ -197,7 +197,7 @@ def _compare(row: Row, known: dict[int, int], pool: Pool) -> None:
         label = [row.ranks[place] for place in order]
     elif isinstance(row, Pair):
         label = order
-    elif isinstance(row, Verdict):
+    elif isinstance(row, UnpairedPreference):
         label = row.desirable
     prompt = prompt_key(row.prompt) if isinstance(row, Prompt) else ""
     asked, said = _number([prompt, [texts[place] for place in order]]), _number(label)

@@ -10,16 +10,16 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from alignbench.api.config import Split
 from alignbench.data import checks
 from alignbench.data.checks import Part
 from alignbench.data.noise import flip
 from alignbench.data.pool import CHUNK, SPLITS, Progress, ample, gather, wanted
-from alignbench.data.sources import open_source
 from alignbench.data.split import split_of
 from alignbench.data.table import RECORD, TEXTS, digest_of, write_rows
 from alignbench.data.tokens import context, ending, fingerprint, load_tokenizer, tokenise
-from alignbench.method import Split
-from alignbench.recipe import Recipe
+from alignbench.recipe.named import open_source
+from alignbench.recipe.schema import Recipe
 from alignbench.rows import Prompt, Row, Sequence, Text
 
 if TYPE_CHECKING:

@@ -11,54 +11,17 @@ from typing import Any
 
 from pydantic import Field
 
-from alignbench import plugins
+from alignbench.api.config import Settings, Split
+from alignbench.api.data import Source
 from alignbench.data import fields, jsonl
-from alignbench.data.contract import Source
 from alignbench.errors import DataError, Problem
-from alignbench.method import Settings, Split
-from alignbench.recipe import Named
+from alignbench.recipe.named import READERS, check_exists
 from alignbench.rows import Ranking, Row, Text
 
 SHOWN = 20
 """Bad rows that are listed; the others are counted."""
 
-_READERS = {".jsonl": "jsonl", ".json": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
 _SPLIT_IN_NAME = re.compile(r"(train|validation|valid|val|dev|test|eval)(?![a-z])")
-
-
-def resolve(named: Named, root: Path) -> tuple[str, dict[str, Any]]:
-    """Return the name of the source plugin that `named` stands for, and its config.
-
-    A plugin's name stands for itself, a file or folder for the reader of its suffix, and `owner/name` that
-    is no path for the hub. Raises DataError or PluginError where it is none of these.
-    """
-    name = named.name
-    if name in plugins.installed("data"):
-        return name, named.config
-    path = root / name
-    if path.is_dir():
-        kinds = {_READERS[file.suffix] for file in path.iterdir() if file.suffix in _READERS}
-        if len(kinds) != 1:
-            held = f"{' and '.join(sorted(kinds))} files" if kinds else "no .jsonl or .parquet file"
-            raise DataError(Problem(f"the folder holds {held}", "name one file", file=name))
-        return kinds.pop(), {"path": name, **named.config}
-    if path.suffix in _READERS:
-        _there(path, name, root)
-        return _READERS[path.suffix], {"path": name, **named.config}
-    if path.is_file():
-        raise DataError(Problem(f"no reader for '{path.suffix}' files", "use .jsonl or .parquet", file=name))
-    if re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name):
-        return "hub", {"id": name, **named.config}
-    if "/" in name:
-        _there(path, name, root)
-    return plugins.find("data", name).name, named.config
-
-
-def open_source(named: Named, root: Path) -> Source:
-    """Return the source that a recipe names, ready to read."""
-    name, config = resolve(named, root)
-    kind: type[Source] = plugins.load("data", name)
-    return kind(kind.Config.model_validate(config), root=root)
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,10 +237,10 @@ def _opened(kind: Callable[[Path], Any], file: Path, name: str) -> Any:
 def files_of(root: Path, given: str, kind: str) -> list[tuple[Path, str]]:
     """The files that a path stands for, each with its name in messages and in the record."""
     path = root / given
-    _there(path, given, root)
+    check_exists(path, given, root)
     if path.is_file():
         return [(path, given)]
-    files = sorted(file for file in path.iterdir() if _READERS.get(file.suffix) == kind)
+    files = sorted(file for file in path.iterdir() if READERS.get(file.suffix) == kind)
     parts = {found[1] for file in files if (found := _SPLIT_IN_NAME.match(file.name))}
     if len(parts) > 1:
         what = f"the folder holds files of several splits ({', '.join(sorted(parts))})"
@@ -285,12 +248,6 @@ def files_of(root: Path, given: str, kind: str) -> list[tuple[Path, str]]:
             Problem(what, "name a file each in data.train, data.validation, data.test", file=given)
         )
     return [(file, f"{given.rstrip('/')}/{file.name}") for file in files]
-
-
-def _there(path: Path, given: str, root: Path) -> None:
-    if not path.exists():
-        where = f"relative paths start from the recipe's folder, {root.resolve()}"
-        raise DataError(Problem("there is no such file", where, file=given))
 
 
 def _first_line(error: Exception) -> str:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from hashlib import sha256
 
-from alignbench.method import Split
-from alignbench.recipe import Where
+from alignbench.api.config import Split
+from alignbench.recipe.schema import Where
 from alignbench.rows import Demonstration, Messages, Prompt, Row, Text
 
 

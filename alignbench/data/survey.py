@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from alignbench.data.pool import Pool, gather
-from alignbench.data.sources import open_source
 from alignbench.errors import DataError, Problem
-from alignbench.recipe import Recipe
+from alignbench.recipe.named import open_source
+from alignbench.recipe.schema import Recipe
 
 
 def survey(recipe: Recipe, root: Path) -> Pool:

@@ -11,9 +11,9 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, Generic
 
+from alignbench.api.config import Split
 from alignbench.data.split import prompt_key
 from alignbench.errors import DataError, StorageError
-from alignbench.method import Split
 from alignbench.rows import (
     Demonstration,
     Draw,
@@ -22,7 +22,7 @@ from alignbench.rows import (
     Ranking,
     Row,
     Text,
-    Verdict,
+    UnpairedPreference,
     View,
     can_derive,
     derive,
@@ -31,7 +31,7 @@ from alignbench.rows import (
 RECORD = "record.json"
 TEXTS = "pretraining"
 _VIEWS: dict[str, type[Row]] = {
-    view.__name__: view for view in (Ranking, Pair, Verdict, Demonstration, Prompt, Text)
+    view.__name__: view for view in (Ranking, Pair, UnpairedPreference, Demonstration, Prompt, Text)
 }
 _JSON = ("prompt", "extra")
 """Fields kept as JSON text, since their shape is the source's."""

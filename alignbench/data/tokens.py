@@ -9,8 +9,8 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from alignbench import recipe
 from alignbench.errors import ModelError, SecurityError
+from alignbench.recipe import schema
 from alignbench.rows import Demonstration, Ids, Message, Pair, Prompt, Ranking, Row, Text
 from alignbench.safety import CODE_KEYS
 
@@ -26,7 +26,7 @@ The day is the one that Llama's templates fall back to.
 """
 
 
-def model_path(model: recipe.Model, root: Path) -> str:
+def model_path(model: schema.Model, root: Path) -> str:
     """Return what `model.id` stands for: a folder of the sandbox's base, a local folder, or a hub id.
 
     `sandbox/early` and `sandbox/middle` are earlier checkpoints of the base's pretraining.
@@ -43,7 +43,7 @@ def model_path(model: recipe.Model, root: Path) -> str:
     return str(local) if local.is_dir() else model.id
 
 
-def load_tokenizer(model: recipe.Model, root: Path = Path()) -> PreTrainedTokenizerFast:
+def load_tokenizer(model: schema.Model, root: Path = Path()) -> PreTrainedTokenizerFast:
     """Return the base's tokenizer with the recipe's chat template, put to the test.
 
     Its `eos_token` is the token that ends a turn in that template, a `pad_token` is set, padding is on the
@@ -79,7 +79,7 @@ def load_tokenizer(model: recipe.Model, root: Path = Path()) -> PreTrainedTokeni
     return tokenizer
 
 
-def context(model: recipe.Model, root: Path = Path()) -> int | None:
+def context(model: schema.Model, root: Path = Path()) -> int | None:
     """Return how many tokens the model can look at, or None where its configuration does not say."""
     config = _json(model_path(model, root), "config.json", model.revision)
     config = config.get("text_config", config)

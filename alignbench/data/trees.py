@@ -6,11 +6,11 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from alignbench.api.config import Settings, Split
+from alignbench.api.data import Source
 from alignbench.data import jsonl
-from alignbench.data.contract import Source
 from alignbench.data.sources import Problems, Record, files_of, read
 from alignbench.errors import Problem
-from alignbench.method import Settings, Split
 from alignbench.rows import Ranking, Row
 
 Message = Mapping[str, Any]

@@ -15,7 +15,8 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-from alignbench.engine.worker import ALIVE, PRELOAD, STACKS, Event, Finished, Task, main
+from alignbench.worker.messages import ALIVE, Event, Finished, Task
+from alignbench.worker.process import PRELOAD, STACKS, main
 
 
 def has_cuda() -> bool:
@@ -49,7 +50,7 @@ class Executor:
 
     def __init__(self) -> None:
         self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(["alignbench.engine.worker", *(() if has_cuda() else PRELOAD)])
+        self._context.set_forkserver_preload(["alignbench.worker.process", *(() if has_cuda() else PRELOAD)])
         self._children: dict[str, Child] = {}
 
     def __enter__(self) -> Executor:

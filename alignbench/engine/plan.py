@@ -2,31 +2,21 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alignbench import plugins
 from alignbench.errors import RecipeError
-from alignbench.method import Departure
-from alignbench.recipe import BASE, FILE, MethodBlock, ModelStart, Recipe
-from alignbench.store import digest
-from alignbench.wiring import (
-    built_on,
-    compares,
+from alignbench.recipe.graph import (
     edges,
-    group_of,
-    judges_of,
     order,
-    overlap,
-    reserved,
-    rewritten,
 )
+from alignbench.recipe.schema import BASE, Recipe
 
 if TYPE_CHECKING:
-    from alignbench.metrics import Metric
+    from alignbench.api.metric import Metric
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,131 +91,3 @@ def requested(recipe: Recipe, root: Path) -> list[dict[str, Any]]:
             one["answers"] = max(one["answers"], answers)
             one["most tokens"] = None if longest is None else one["answers"] * longest
     return list(found.values())
-
-
-def departures(recipe: Recipe, label: str) -> tuple[Departure, ...]:
-    """Return in what a label differs from what the recipe gives to all."""
-    block, found = recipe.methods[label], []
-    if block.budget is not None and block.budget != recipe.budget:
-        found.append(Departure("budget", str(recipe.budget), str(block.budget)))
-    for name, own in block.training.items():
-        shared = getattr(recipe.training, name)
-        if own != shared:
-            found.append(Departure(f"training.{name}", str(shared), str(own)))
-    if recipe.sweep is not None and not block.sweep:
-        found.append(Departure("tuning", f"{recipe.sweep.trials} trials", "none"))
-    source = recipe.data.source
-    if source != FILE and compares(recipe, label) and rewritten(recipe, label) is None:
-        found.append(Departure("comparisons", f"answers of {source.policy}", "the file's"))
-    if block.seeds is not None and block.seeds != recipe.seeds:
-        found.append(Departure("seeds", _listed(recipe.seeds), _listed(block.seeds)))
-    for judge in judges_of(recipe, label):
-        found += [
-            Departure(f"trained on its yardstick, {name}") for name in overlap(recipe, judge, allowed=True)
-        ]
-        kind = plugins.load("judges", judge.name)
-        reader = kind.reads_with(kind.Config(**judge.config), recipe.model.id)
-        if reader == recipe.model.id:
-            found.append(Departure(f"labelled by its own base, as the judge {judge.name}"))
-        elif related(reader, recipe.model.id):
-            found.append(Departure(f"labelled by a relative of its base, {reader}"))
-    if isinstance(block.start, ModelStart):
-        found.append(Departure("base model", recipe.model.id, block.start.model))
-    return tuple(found)
-
-
-def related(one: str, other: str) -> bool:
-    """Whether two models seem to be of one family, by their names: a model's, or the letters it begins with."""
-    if not one or not other:
-        return False
-    stems = [re.match("[a-z]*", id.rstrip("/").rpartition("/")[2].lower()) for id in (one, other)]
-    first, second = (stem.group() if stem else "" for stem in stems)
-    return (first == second != "") or one.startswith(f"{other}/") or other.startswith(f"{one}/")
-
-
-def table_identity(recipe: Recipe, *, files: Mapping[str, str], versions: dict[str, str]) -> str:
-    """Return the key of the prepared table, of all that goes into its rows; `files`: digests by name."""
-    named = [recipe.data.train, recipe.data.validation, recipe.data.test, recipe.data.pretraining]
-    groups: tuple[tuple[plugins.Group, list[Any]], ...] = (("data", named), ("filters", recipe.data.filters))
-    sources = {
-        f"{group} {one.name}": plugins.source_digest(plugins.find(group, one.name))
-        for group, ones in groups
-        for one in ones
-        if one is not None and one.name in plugins.installed(group)
-    }
-    inputs = {**recipe.model_dump(mode="json", include={"model", "data"}), "files": dict(files)}
-    return _key(inputs, {"versions": versions, "sources": sources})
-
-
-def _key(inputs: Any, environment: Any) -> str:
-    return f"{digest(inputs)}.{digest(environment)}"
-
-
-def same_inputs(one: str, other: str) -> bool:
-    """Return whether two keys differ in nothing but the environment: libraries and plugins."""
-    return one.partition(".")[0] == other.partition(".")[0]
-
-
-def identity(
-    recipe: Recipe,
-    cell: Cell,
-    *,
-    versions: dict[str, str],
-    data: str,
-    parents: dict[str, str],
-    files: Mapping[str, str] | None = None,
-) -> str:
-    """Return the key of a cell: everything that goes into its policy and its samples.
-
-    `data` is the content digest of the prepared table, `parents` those of the cells it needs, `files` those
-    of the files that the recipe names.
-    """
-    said = recipe.model_dump(mode="json")
-    block = said["methods"].get(cell.label)
-    anew = None
-    if block is not None:
-        del block["seeds"], block["sweep"]  # the cell's own seed and fields say it all
-        anew = rewritten(recipe, cell.label)
-    plugin = {} if block is None else _plugins_of(recipe.methods[cell.label])
-    if anew is not None:
-        judge = plugins.find("judges", anew.judge.name)
-        plugin["compared by"] = [str(judge), plugins.source_digest(judge)]
-    asked = ("prompts", "split", "samples_per_prompt", "sampling")
-    sampled = {name: said["evaluation"][name] for name in asked}
-    if recipe.evaluation.curve is not None:
-        sampled["curve"] = said["evaluation"]["curve"]
-    return _key(
-        {
-            "cell": [cell.label, cell.seed],
-            "model": said["model"],
-            "training": said["training"],
-            "budget": said["budget"],
-            "block": block,
-            "comparisons": "file" if anew is None else anew.model_dump(mode="json"),
-            **({"reserved": share} if (share := reserved(recipe)) else {}),
-            "evaluation": sampled,
-            "data": data,
-            "parents": parents,
-            "files": dict(files or {}),
-        },
-        {"versions": versions, **plugin},
-    )
-
-
-def _plugins_of(block: MethodBlock) -> dict[str, Any]:
-    """The method and every plugin that its fields name, each with the digest of its source."""
-    found = plugins.find("methods", block.method)
-    others = [
-        plugins.find(group_of(one), one.name)
-        for one in built_on(block.method, block.config)
-        if one.name in plugins.installed(group_of(one))
-    ]
-    return {
-        "plugin": str(found),
-        "source": plugins.source_digest(found),
-        "builds on": [[str(one), one.name, plugins.source_digest(one)] for one in others],
-    }
-
-
-def _listed(seeds: list[int]) -> str:
-    return ", ".join(map(str, seeds))

@@ -9,7 +9,7 @@ from random import Random
 from statistics import fmean
 from typing import Any
 
-from alignbench.judges import Judge, Opinion
+from alignbench.api.judge import Judge, PairwiseJudgment
 from alignbench.rows import Pair, Prompt
 
 UPLIFT = 0.05
@@ -73,7 +73,7 @@ def controls(
         "people": agreement([_side(one) for one in plain], [1] * len(pairs), turned),
     }
     if gold is not None:
-        truth = [_side(one) for one in gold.opinions(prompts, chosen, rejected)]
+        truth = [_side(one) for one in gold.judge_pairs(prompts, chosen, rejected)]
         found["gold"] = agreement([_side(one) for one in plain], truth, turned)
     reasons = _reasons(found)
     return {**found, "fit": not reasons, "reasons": reasons}
@@ -126,34 +126,38 @@ def wilson(hits: int, n: int) -> tuple[float, float]:
 
 def _asked(
     judge: Judge, prompts: Sequence[Prompt], a: Sequence[str], b: Sequence[str], turned: Sequence[bool]
-) -> list[Opinion]:
+) -> list[PairwiseJudgment]:
     """What the judge thinks of `a` and `b`, asked as (b, a) where `turned`."""
     first = [y if flip else x for x, y, flip in zip(a, b, turned, strict=True)]
     second = [x if flip else y for x, y, flip in zip(a, b, turned, strict=True)]
-    found = judge.opinions(prompts, first, second)
-    return [one.turned() if flip else one for one, flip in zip(found, turned, strict=True)]
+    found = judge.judge_pairs(prompts, first, second)
+    return [one.swapped() if flip else one for one, flip in zip(found, turned, strict=True)]
 
 
 def _steady(
-    judge: Judge, prompts: Sequence[Prompt], a: Sequence[str], b: Sequence[str], before: Sequence[Opinion]
+    judge: Judge,
+    prompts: Sequence[Prompt],
+    a: Sequence[str],
+    b: Sequence[str],
+    before: Sequence[PairwiseJudgment],
 ) -> float | None:
     judge.forget()
-    again = judge.opinions(prompts[::-1], a[::-1], b[::-1])[::-1]
+    again = judge.judge_pairs(prompts[::-1], a[::-1], b[::-1])[::-1]
     sides = [(_side(x), _side(y)) for x, y in zip(before, again, strict=True)]
     return _mean([float(x == y) for x, y in sides if x is not None or y is not None])
 
 
-def _side(opinion: Opinion) -> int | None:
-    if opinion.preference is None or opinion.preference == 0.5:
+def _side(judgment: PairwiseJudgment) -> int | None:
+    if judgment.preference is None or judgment.preference == 0.5:
         return None
-    return 1 if opinion.preference > 0.5 else -1
+    return 1 if judgment.preference > 0.5 else -1
 
 
-def _wins(opinion: Opinion, *, better: bool) -> float | None:
+def _wins(judgment: PairwiseJudgment, *, better: bool) -> float | None:
     """How much of a win `a` (`better`) or `b` has: 1, 0.5 for a tie, 0; None is an abstention."""
-    if opinion.preference is None:
+    if judgment.preference is None:
         return None
-    won = 0.5 if opinion.preference == 0.5 else float(opinion.preference > 0.5)
+    won = 0.5 if judgment.preference == 0.5 else float(judgment.preference > 0.5)
     return won if better else 1 - won
 
 

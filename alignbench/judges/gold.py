@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from alignbench.api.judge import Judge, Score
 from alignbench.errors import DataError, Problem
-from alignbench.judges import Judge, Score
 from alignbench.rows import Prompt
 
 PARTS = ("helpful", "honest", "harmless")

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from alignbench import store
+from alignbench.api.judge import Models
 from alignbench.errors import ModelError, Problem, RecipeError, SecurityError
-from alignbench.judges import Models
 from alignbench.judges.reader import Ask, Asking, Found, Group, Reader
 
 if TYPE_CHECKING:

@@ -8,11 +8,11 @@ from typing import Any
 from pydantic import Field
 
 from alignbench import plugins
-from alignbench.data import RowFilter
-from alignbench.judges import Judge, Models
-from alignbench.judges.quality import comparisons
-from alignbench.method import NamedJudge, Settings
-from alignbench.rows import Demonstration, Pair, Prompt, Ranking, Row, Verdict
+from alignbench.api.config import NamedJudge, Settings
+from alignbench.api.data import RowFilter
+from alignbench.api.judge import Judge, Models
+from alignbench.rows import Demonstration, Pair, Prompt, Ranking, Row, UnpairedPreference
+from alignbench.training.reward_quality import comparisons
 
 
 class Inspector(RowFilter):
@@ -72,7 +72,8 @@ class Inspector(RowFilter):
         asked = [
             (place, row)
             for place, row in enumerate(rows)
-            if isinstance(row, Demonstration) and not (isinstance(row, Verdict) and not row.desirable)
+            if isinstance(row, Demonstration)
+            and not (isinstance(row, UnpairedPreference) and not row.desirable)
         ]
         marks = self.judge.score([row for _, row in asked], [row.response for _, row in asked])
         for (place, _), mark in zip(asked, marks, strict=True):

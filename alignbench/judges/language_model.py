@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
+from alignbench.api.config import Sampling
+from alignbench.api.judge import Models
 from alignbench.errors import PluginError
-from alignbench.judges import Models
 from alignbench.judges.reader import Ask, Asking, Found, Group, Reader
-from alignbench.method import Sampling
 from alignbench.rows import Prompt
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ class InProcess:
         think: tuple[str, int] | None,
     ) -> tuple[list[Found], int]:
         from alignbench.data.tokens import encode, render
-        from alignbench.judges.options import options_of, read
+        from alignbench.models.choices import options_of, read
 
         base, tokens = self.policy.base, 0
         turns = [({"role": "user", "content": question},) for question in questions]
@@ -98,9 +98,9 @@ class LanguageModel(Reader):
         return config.id
 
     def reader(self, models: Models) -> Ask:
-        from alignbench import recipe
         from alignbench.models import load_base
+        from alignbench.recipe import schema
 
         config = self.config
-        wanted = recipe.Model(id=config.id, revision=config.revision, quantization=config.quantization)
+        wanted = schema.Model(id=config.id, revision=config.revision, quantization=config.quantization)
         return InProcess(load_base(wanted, root=models.root).policy())

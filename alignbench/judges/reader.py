@@ -9,10 +9,10 @@ from typing import Any, ClassVar, Literal, Protocol
 
 from pydantic import Field, ValidationInfo, field_validator
 
+from alignbench.api.config import Settings
+from alignbench.api.judge import Judge, Models, PairwiseJudgment, Score
 from alignbench.errors import Problem
-from alignbench.judges import Judge, Models, Opinion, Score
 from alignbench.judges.wording import MARKS, OPTIONS, asked, filled, placeholders, wording
-from alignbench.method import Settings
 from alignbench.rows import Prompt
 
 CLAMP = (0.4, 0.6)
@@ -108,7 +108,7 @@ class Reader(Judge):
     Config: ClassVar[type[Settings]] = Asking
 
     @classmethod
-    def loses_principles(cls, config: Any) -> Problem | None:
+    def check_principles(cls, config: Any) -> Problem | None:
         if config.compare is None or "principle" in placeholders(config.compare):
             return None
         return Problem("its question has no place for it", "write {principle} into it", field="compare")
@@ -120,7 +120,7 @@ class Reader(Judge):
     def open(self, models: Models) -> None:
         self.ask = self.reader(models)
         self.words = wording(self.config.wording)
-        self._opinions: dict[tuple[str, str, str, str], Opinion] = {}
+        self._opinions: dict[tuple[str, str, str, str], PairwiseJudgment] = {}
         self._scores: dict[tuple[str, str], float | None] = {}
 
     def fingerprint(self) -> Any:
@@ -148,13 +148,13 @@ class Reader(Judge):
                 self._scores[key] = sum(n * p for n, p in enumerate(found, start=1)) / mass
         return [Score(self._scores[key]) for key in wanted]
 
-    def opinions(
+    def judge_pairs(
         self,
         prompts: Sequence[Prompt],
         a: Sequence[str],
         b: Sequence[str],
         principles: Sequence[str] | None = None,
-    ) -> list[Opinion]:
+    ) -> list[PairwiseJudgment]:
         inline = self.words.inline
         wanted = [
             (asked(p.prompt, inline=inline), first, second, principle)
@@ -170,9 +170,9 @@ class Reader(Judge):
         for key, first, second in zip(new, found[::2], found[1::2], strict=True):
             self._opinions[key] = self._opinion(first, second)
         return [
-            opinion if (key[1], key[2]) == (as_asked[1], as_asked[2]) else opinion.turned()
+            judgment if (key[1], key[2]) == (as_asked[1], as_asked[2]) else judgment.swapped()
             for key, as_asked in zip(wanted, asked_as, strict=True)
-            for opinion in (self._opinions[as_asked],)
+            for judgment in (self._opinions[as_asked],)
         ]
 
     def _question(self, question: str, a: str, b: str, principle: str) -> str:
@@ -184,26 +184,26 @@ class Reader(Judge):
             template = own or (words.by_principle if principle else words.compare)
         return filled(template, question, a=a, b=b, principle=principle)
 
-    def _opinion(self, first: Found, second: Found) -> Opinion:
+    def _opinion(self, first: Found, second: Found) -> PairwiseJudgment:
         """Of the answer that came first in the first order: from the options' probabilities in both."""
         if isinstance(first, str) or isinstance(second, str):
             reason = first if isinstance(first, str) else str(second)
-            return self._abstain(Opinion(None, reason=reason))
+            return self._abstain(PairwiseJudgment(None, reason=reason))
         mass = min(sum(first), sum(second))
         if mass < self.config.min_mass or mass == 0:
-            return self._abstain(Opinion(None, mass=mass, reason="neither option"))
+            return self._abstain(PairwiseJudgment(None, mass=mass, reason="neither option"))
         orders = first[0] / sum(first), second[1] / sum(second)
-        opinion = Opinion(sum(orders) / 2, orders, mass)
-        if self.config.strict and not opinion.consistent:
-            return self._abstain(Opinion(None, orders, mass, "the orders disagree"))
+        judgment = PairwiseJudgment(sum(orders) / 2, orders, mass)
+        if self.config.strict and not judgment.consistent:
+            return self._abstain(PairwiseJudgment(None, orders, mass, "the orders disagree"))
         if self.config.think:
             low, high = CLAMP
-            return Opinion(min(max(sum(orders) / 2, low), high), orders, mass)
-        return opinion
+            return PairwiseJudgment(min(max(sum(orders) / 2, low), high), orders, mass)
+        return judgment
 
-    def _abstain(self, opinion: Opinion) -> Opinion:
-        self.abstained[opinion.reason] += 1
-        return opinion
+    def _abstain(self, judgment: PairwiseJudgment) -> PairwiseJudgment:
+        self.abstained[judgment.reason] += 1
+        return judgment
 
     def _read(self, questions: Sequence[str], options: Sequence[str], groups: Sequence[Group]) -> list[Found]:
         if not questions:

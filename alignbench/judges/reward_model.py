@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
+from alignbench.api.config import Settings
+from alignbench.api.judge import Judge, Models, Score
 from alignbench.errors import ModelError
-from alignbench.judges import Judge, Models, Score
-from alignbench.method import Settings
 from alignbench.rows import Demonstration, Messages, Prompt
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ class RewardModel(Judge):
         return self.config.after + self.config.share if self.config.train_on == "held-out" else 0.0
 
     @classmethod
-    def twin(cls, config: Any) -> dict[str, Any]:
+    def tuning_judge(cls, config: Any) -> dict[str, Any]:
         return {"after": config.after + config.share} if config.train_on == "held-out" else {}
 
     @classmethod

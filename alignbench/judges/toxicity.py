@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 
+from alignbench.api.config import Settings
+from alignbench.api.judge import Judge, Models, Score
 from alignbench.errors import DataError, Problem
-from alignbench.judges import Judge, Models, Score
-from alignbench.method import Settings
 from alignbench.rows import Prompt
 
 LEXICON = """

@@ -7,10 +7,10 @@ from typing import ClassVar
 
 import numpy as np
 
-from alignbench.metrics import Cell, Evidence, Measure, Metric, Missing, Need, by_prompt
+from alignbench.api.metric import Cell, Evidence, Measure, Metric, Missing, Need, by_prompt
 from alignbench.metrics.comparison import column
 from alignbench.metrics.fits import NoFitError, kappa
-from alignbench.recipe import BASE
+from alignbench.recipe.schema import BASE
 
 
 class Agreement(Metric):

@@ -8,8 +8,8 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from alignbench.method import Sampling, Settings
-from alignbench.metrics import Cell, Evidence, Measure, Metric, Missing, Need, Request, by_prompt
+from alignbench.api.config import Sampling, Settings
+from alignbench.api.metric import Cell, Evidence, Measure, Metric, Missing, Need, Request, by_prompt
 from alignbench.metrics.answers import READER, refuses, user_prompts
 from alignbench.rows import Prompt
 

@@ -9,7 +9,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from alignbench.metrics import NO_JUDGE, Cell, Evidence, Measure, Metric, Missing, Need, by_prompt
+from alignbench.api.metric import NO_JUDGE, Cell, Evidence, Measure, Metric, Missing, Need, by_prompt
 from alignbench.metrics.fits import NoFitError, strengths
 
 ELO = 400 / log(10)

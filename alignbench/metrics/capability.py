@@ -8,9 +8,9 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from alignbench.method import Sampling, Settings
-from alignbench.metrics import Cell, Evidence, Measure, Metric, Missing, Need, Request, by_prompt
-from alignbench.recipe import BASE
+from alignbench.api.config import Sampling, Settings
+from alignbench.api.metric import Cell, Evidence, Measure, Metric, Missing, Need, Request, by_prompt
+from alignbench.recipe.schema import BASE
 from alignbench.rows import Prompt
 
 FOREIGN = "foreign"

@@ -7,8 +7,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from alignbench.method import Settings
-from alignbench.metrics import Evidence, Measure, Metric, Missing, Need
+from alignbench.api.config import Settings
+from alignbench.api.metric import Evidence, Measure, Metric, Missing, Need
 from alignbench.metrics.harness import crows_pairs, winogender
 from alignbench.rows import Sequence
 

@@ -10,8 +10,8 @@ from itertools import combinations
 from typing import Any
 
 from alignbench import results, stats
+from alignbench.api.metric import Cell, Difference, Evidence, Measure, Metric, Missing
 from alignbench.errors import AlignbenchError
-from alignbench.metrics import Cell, Difference, Evidence, Measure, Metric, Missing
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,7 +215,7 @@ def _estimate(estimand: stats.Estimand, group: Sequence[Measure | Difference]) -
     try:
         table = _rows(group)
         if estimand == "method" and any(against is not None for _, against in sides):
-            # Every seed of a against every seed of b, in the order of `alignbench.metrics.matches`.
+            # Every seed of a against every seed of b, in the order of `alignbench.api.metric.matches`.
             seeds = len({seed for seed, _ in sides})
             return stats.unpaired(table.reshape(seeds, -1, table.shape[1]))
         return stats.ESTIMATORS[estimand](table)

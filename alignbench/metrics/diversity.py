@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from alignbench.metrics import Evidence, Measure, Metric, Missing, Need, Picture, Request
+from alignbench.api.metric import Evidence, Measure, Metric, Missing, Need, Picture, Request
 from alignbench.metrics.open_prompts import OpenPrompts, answers, needs_package, segmenter, words
 
 BLEU_OF = 20

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from alignbench.metrics import Evidence, Measure, Metric, Missing, Need, Picture, by_prompt, histograms
+from alignbench.api.metric import Evidence, Measure, Metric, Missing, Need, Picture, by_prompt, histograms
 
 POSITIONS = ((1, 1), (2, 4), (5, 8), (9, 16), (17, 32), (33, None))
 """Places in an answer, from 1, that are averaged together: `entropy.2-4`."""

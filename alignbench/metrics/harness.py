@@ -16,8 +16,8 @@ from typing import Any, ClassVar
 
 from pydantic import Field
 
-from alignbench.method import Sampling, Settings
-from alignbench.metrics import Cell, Evidence, Measure, Metric, Missing, Need, Request
+from alignbench.api.config import Sampling, Settings
+from alignbench.api.metric import Cell, Evidence, Measure, Metric, Missing, Need, Request
 from alignbench.metrics.answers import table, unreadable
 from alignbench.rows import Ids, Prompt
 from alignbench.rows import Sequence as Scorable

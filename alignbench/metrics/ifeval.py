@@ -15,8 +15,8 @@ from typing import Any, ClassVar
 
 from pydantic import Field
 
-from alignbench.method import Sampling, Settings
-from alignbench.metrics import Evidence, Measure, Metric, Missing, Need, Request, by_prompt
+from alignbench.api.config import Sampling, Settings
+from alignbench.api.metric import Evidence, Measure, Metric, Missing, Need, Request, by_prompt
 from alignbench.metrics.answers import unreadable
 from alignbench.rows import Prompt
 

@@ -8,8 +8,9 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from alignbench.method import Sampling, TokenScores
-from alignbench.metrics import Evidence, Measure, Metric, Missing, Need, Under, by_prompt
+from alignbench.api.config import Sampling
+from alignbench.api.metric import Evidence, Measure, Metric, Missing, Need, Under, by_prompt
+from alignbench.api.policy import TokenScores
 
 OTHERS: tuple[Under, ...] = ("base", "start")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from alignbench.metrics import Evidence, Measure, Metric, Missing, by_prompt
+from alignbench.api.metric import Evidence, Measure, Metric, Missing, by_prompt
 
 
 class Length(Metric):

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from alignbench.metrics import (
+from alignbench.api.metric import (
     NO_JUDGE,
     Cell,
     Difference,
@@ -21,7 +21,7 @@ from alignbench.metrics import (
     matches,
 )
 from alignbench.metrics.fits import NoFitError, share_at_equal_length
-from alignbench.recipe import BASE
+from alignbench.recipe.schema import BASE
 
 NAME = "win_rate.length_controlled"
 

@@ -6,8 +6,8 @@ import re
 
 from pydantic import Field
 
-from alignbench.method import Sampling, Settings
-from alignbench.metrics import Cell, Evidence, Request
+from alignbench.api.config import Sampling, Settings
+from alignbench.api.metric import Cell, Evidence, Request
 from alignbench.rows import Prompt
 
 FAMILIES = ("name", "country", "review")

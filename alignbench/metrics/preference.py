@@ -6,7 +6,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from alignbench.metrics import Evidence, Measure, Metric, Missing, Need
+from alignbench.api.metric import Evidence, Measure, Metric, Missing, Need
 
 
 class Preference(Metric):

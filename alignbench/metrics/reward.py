@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from alignbench.metrics import NO_JUDGE, Evidence, Measure, Metric, Missing, Need, by_prompt
+from alignbench.api.metric import NO_JUDGE, Evidence, Measure, Metric, Missing, Need, by_prompt
 
 
 class Reward(Metric):

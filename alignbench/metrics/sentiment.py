@@ -8,9 +8,9 @@ from typing import ClassVar
 
 import numpy as np
 
-from alignbench.metrics import Cell, Evidence, Measure, Metric, Missing, Need, Picture, Request, histograms
+from alignbench.api.metric import Cell, Evidence, Measure, Metric, Missing, Need, Picture, Request, histograms
 from alignbench.metrics.open_prompts import OpenPrompts, answers, needs_package
-from alignbench.recipe import BASE
+from alignbench.recipe.schema import BASE
 
 NAMES = ("sentiment.mean", "sentiment.variance", "sentiment.distance")
 REVIEW = "review"

@@ -9,9 +9,9 @@ from typing import ClassVar
 
 from pydantic import Field
 
+from alignbench.api.config import Sampling, Settings
+from alignbench.api.metric import Evidence, Measure, Metric, Missing, Need, Request, by_prompt
 from alignbench.judges.toxicity import Toxicity as Toxic
-from alignbench.method import Sampling, Settings
-from alignbench.metrics import Evidence, Measure, Metric, Missing, Need, Request, by_prompt
 from alignbench.metrics.answers import unreadable
 from alignbench.rows import Prompt
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import ClassVar
 
-from alignbench.metrics import (
+from alignbench.api.metric import (
     NO_JUDGE,
     Cell,
     Difference,
@@ -17,7 +17,7 @@ from alignbench.metrics import (
     by_prompt,
     matches,
 )
-from alignbench.recipe import BASE
+from alignbench.recipe.schema import BASE
 
 
 class WinRate(Metric):

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 
-from alignbench.metrics import Evidence, Measure, Metric, Missing, Need, Picture, Request
+from alignbench.api.metric import Evidence, Measure, Metric, Missing, Need, Picture, Request
 from alignbench.metrics.diversity import entropy, top_share
 from alignbench.metrics.open_prompts import OpenPrompts, answers, segmenter, words
 

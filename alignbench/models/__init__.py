@@ -7,24 +7,25 @@ from collections.abc import Sequence as Many
 from importlib import import_module
 from typing import TYPE_CHECKING, ClassVar
 
-from alignbench.method import API, Answer, Sampling
+from alignbench.api.config import API, Sampling
+from alignbench.api.policy import Answer
 from alignbench.rows import Prompt
 
 if TYPE_CHECKING:
     from alignbench.models.base import Base, ModelPolicy
-    from alignbench.models.forest import Forest, Tree
     from alignbench.models.loading import load_base, load_classifier
-    from alignbench.models.replies import Query, Reply
+    from alignbench.models.queries import Query, Reply
+    from alignbench.models.token_tree import TokenTree, TokenTrees
 
 _HOMES = {
     "base": ("Base", "ModelPolicy"),
-    "forest": ("Forest", "Tree"),
     "loading": ("load_base", "load_classifier"),
-    "replies": ("Query", "Reply"),
+    "queries": ("Query", "Reply"),
+    "token_tree": ("TokenTree", "TokenTrees"),
 }
 _WHERE = {name: module for module, names in _HOMES.items() for name in names}
 __all__ = [
-    "Base", "Forest", "Generator", "ModelPolicy", "Query", "Reply", "Tree", "load_base", "load_classifier",
+    "Base", "Generator", "ModelPolicy", "Query", "Reply", "TokenTree", "TokenTrees", "load_base", "load_classifier",
 ]  # fmt: skip
 
 

@@ -17,11 +17,13 @@ from warnings import catch_warnings, simplefilter
 import torch
 from torch import Tensor, nn
 
-from alignbench import life, recipe
+from alignbench import heartbeat
+from alignbench.api.config import Sampling
+from alignbench.api.policy import Answer, Can, TokenScores
 from alignbench.errors import ModelError, Problem
-from alignbench.method import Answer, Can, Sampling, TokenScores
 from alignbench.models import Generator
 from alignbench.models.scoring import score
+from alignbench.recipe import schema
 from alignbench.rows import Prompt, Sequence
 
 if TYPE_CHECKING:
@@ -45,12 +47,12 @@ class Base:
         model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerFast,
         *,
-        adapter: recipe.Adapter | None = None,
+        adapter: schema.Adapter | None = None,
         fingerprint: str = "",
     ):
         self.model = model.requires_grad_(False).eval()
         self.tokenizer = tokenizer
-        self.adapter = recipe.Adapter() if adapter is None else adapter
+        self.adapter = schema.Adapter() if adapter is None else adapter
         self.fingerprint = fingerprint
         self.device: torch.device = model.device
         self.dtype: torch.dtype = model.dtype
@@ -62,7 +64,7 @@ class Base:
         self.vocabulary = len(tokenizer)
         """Token ids below this have a token; logits beyond it belong to a padded vocabulary."""
         self.targets = _targets(model, self.adapter.targets)
-        model.base_model.register_forward_pre_hook(life.beat)
+        model.base_model.register_forward_pre_hook(heartbeat.beat)
         self.peft: PeftModel | None = None
         """The same network as peft sees it; None before the first adapter."""
         self._positions = "position_ids" in signature(type(model.base_model).forward).parameters
@@ -319,7 +321,7 @@ class ModelPolicy:
         base: Base,
         adapter: str | None,
         *,
-        name: str = recipe.BASE,
+        name: str = schema.BASE,
         config: LoraConfig | None = None,
         trainable: bool = False,
     ):

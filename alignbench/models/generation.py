@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from alignbench.method import Answer, Sampling
+from alignbench.api.config import Sampling
+from alignbench.api.policy import Answer
 from alignbench.models import Generator
 from alignbench.rows import Prompt
 

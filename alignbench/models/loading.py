@@ -15,10 +15,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from alignbench import recipe
 from alignbench.errors import ModelError, Problem
 from alignbench.models.base import Base
 from alignbench.models.memory import keep_freed
+from alignbench.recipe import schema
 from alignbench.safety import inspect
 from alignbench.store import Store, digest, file_digest
 
@@ -43,7 +43,7 @@ RESIDENT_SHARE = 0.25
 
 
 def load_base(
-    model: recipe.Model,
+    model: schema.Model,
     *,
     root: Path = Path(),
     device: str = "auto",

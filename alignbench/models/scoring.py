@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from alignbench.api.policy import TokenScores
 from alignbench.errors import ModelError
-from alignbench.method import TokenScores
 from alignbench.rows import Sequence
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from alignbench.method import Sampling
+from alignbench.api.config import Sampling
 from alignbench.models.generation import TransformersGenerator, _draw, _Row, noise_key, stop_ids
 from alignbench.rows import Prompt
 

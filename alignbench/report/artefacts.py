@@ -44,7 +44,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class Picture:
-    """`alignbench.metrics.Picture` as it was written down."""
+    """`alignbench.api.metric.Picture` as it was written down."""
 
     kind: Literal["histogram", "words", "map"]
     title: str

@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from alignbench.report import text
-from alignbench.report.board import Row, board, metric_infos, places, start_of, title
+from alignbench.report.leaderboard import Row, board, metric_infos, places, start_of, title
 from alignbench.results import Results
 
 PEFT = """\

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
 from alignbench.errors import RecipeError
-from alignbench.report.board import Board, board
+from alignbench.report.leaderboard import Board, board
 from alignbench.report.tables import board_csv, board_markdown, numbers
 from alignbench.report.terminal import draw
 from alignbench.results import Results, read

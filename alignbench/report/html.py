@@ -8,11 +8,11 @@ from typing import Any
 
 from alignbench import store
 from alignbench.report import artefacts, figures, text
-from alignbench.report import board as boards
+from alignbench.report import leaderboard as boards
 from alignbench.report.judging import judges, pairs, samples
 from alignbench.report.measures import diversity, leaderboard, parts, tax
 from alignbench.report.page import Page, Section
-from alignbench.report.planes import frontier, price
+from alignbench.report.scatter import frontier, price
 from alignbench.report.training import curves
 from alignbench.results import Results, read
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from alignbench.report import board as boards
+from alignbench.report import leaderboard as boards
 from alignbench.report import text
 from alignbench.report.disagreement import most_disputed
 from alignbench.report.page import Page, tables_of

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from alignbench.report import artefacts, figures, text
-from alignbench.report import board as boards
+from alignbench.report import leaderboard as boards
 from alignbench.report.page import Page, bars_of, tables_of
 
 

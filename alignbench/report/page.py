@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from alignbench.report import board as boards
 from alignbench.report import figures
-from alignbench.report.board import Board, Column
+from alignbench.report import leaderboard as boards
+from alignbench.report.leaderboard import Board, Column
 from alignbench.results import Interval, Measured, Results
 
 

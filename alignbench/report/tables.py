@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from alignbench.report import text
-from alignbench.report.board import Board, Column, Row, board, metric_infos, spent_tokens, start_of
+from alignbench.report.leaderboard import Board, Column, Row, board, metric_infos, spent_tokens, start_of
 from alignbench.results import Estimate, Results
 
 COLUMNS = (

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from alignbench.report import text
-from alignbench.report.board import Board, Column, Row, board, spent_tokens, start_of
+from alignbench.report.leaderboard import Board, Column, Row, board, spent_tokens, start_of
 from alignbench.results import Results
 
 if TYPE_CHECKING:

@@ -12,16 +12,18 @@ from typing import Any, ClassVar
 import pytest
 
 from alignbench import plugins, store
-from alignbench.engine import cell as cells
-from alignbench.engine import prepare
-from alignbench.engine.bench import Bench
-from alignbench.engine.cell_run import CellRun
-from alignbench.engine.cost import Cost
-from alignbench.engine.worker import Task
-from alignbench.method import API, Answer, Method, NamedMethod, Policy, Sampling
-from alignbench.recipe import Recipe, canonical
+from alignbench.api.config import API, NamedMethod, Sampling
+from alignbench.api.method import Method
+from alignbench.api.policy import Answer, Policy
+from alignbench.recipe.graph import built_on
+from alignbench.recipe.schema import Recipe, canonical
 from alignbench.training.checkpoint import Checkpoints
-from alignbench.wiring import built_on
+from alignbench.worker import cell as cells
+from alignbench.worker import prepare
+from alignbench.worker.context import CellContext
+from alignbench.worker.ledger import Cost
+from alignbench.worker.messages import Task
+from alignbench.worker.session import Session
 
 STEPS, BATCH, ROWS, PROMPTS, SEED = 2, 8, 64, 6, 0
 
@@ -35,7 +37,7 @@ class MethodSuite:
 
     @pytest.fixture(scope="class")
     @classmethod
-    def bench(cls, tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    def session(cls, tmp_path_factory: pytest.TempPathFactory) -> Session:
         """A real bench: the sandbox in NF4, its rows prepared, an empty store of its own."""
         folder = tmp_path_factory.mktemp(cls.method)
         recipe = Recipe.model_validate(
@@ -59,13 +61,13 @@ class MethodSuite:
             what={"key": cls.method},
         )
         prepare.main(task, lambda event: None)
-        return Bench(task)
+        return Session(task)
 
     @pytest.fixture(scope="class")
     @classmethod
-    def aligned(cls, bench: Bench) -> tuple[CellRun, Policy]:
+    def aligned(cls, session: Session) -> tuple[CellContext, Policy]:
         """The method's policy after two steps, and the run that made it."""
-        return cls._align(bench, "first")
+        return cls._align(session, "first")
 
     def test_the_entry_point_resolves_and_the_api_fits(self):
         kind = plugins.load("methods", self.method)
@@ -81,33 +83,45 @@ class MethodSuite:
             assert not info.is_required(), f"{name} has no default"
             assert info.description, f"{name} has no description: write a docstring under the field"
 
-    def test_a_short_run_answers_every_prompt(self, bench: Bench, aligned: tuple[CellRun, Policy]):
-        answers = self._answers(bench, aligned[1])
+    def test_a_short_run_answers_every_prompt(self, session: Session, aligned: tuple[CellContext, Policy]):
+        answers = self._answers(session, aligned[1])
         assert [answer.prompt_id for answer in answers] == [
-            p.id for p in bench.table.prompts("test", PROMPTS)
+            p.id for p in session.table.prompts("test", PROMPTS)
         ]
         assert all(answer.ids for answer in answers)
 
-    def test_the_same_seed_gives_the_same_answers(self, bench: Bench, aligned: tuple[CellRun, Policy]):
-        again = self._align(bench, "again")[1]
-        assert self._texts(bench, again) == self._texts(bench, aligned[1])
+    def test_the_same_seed_gives_the_same_answers(
+        self, session: Session, aligned: tuple[CellContext, Policy]
+    ):
+        again = self._align(session, "again")[1]
+        assert self._texts(session, again) == self._texts(session, aligned[1])
 
     def test_a_hit_in_the_store_equals_a_miss(
-        self, bench: Bench, aligned: tuple[CellRun, Policy], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+        self,
+        session: Session,
+        aligned: tuple[CellContext, Policy],
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
     ):
-        monkeypatch.setattr(bench, "store", store.Store(tmp_path / "empty"))
-        computed = self._align(bench, "computed")[1]
-        found = self._align(bench, "found")[1]
-        assert self._texts(bench, computed) == self._texts(bench, found) == self._texts(bench, aligned[1])
+        monkeypatch.setattr(session, "store", store.Store(tmp_path / "empty"))
+        computed = self._align(session, "computed")[1]
+        found = self._align(session, "found")[1]
+        assert (
+            self._texts(session, computed) == self._texts(session, found) == self._texts(session, aligned[1])
+        )
 
     def test_killed_after_any_checkpoint_and_called_again_it_ends_the_same(
-        self, bench: Bench, aligned: tuple[CellRun, Policy], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+        self,
+        session: Session,
+        aligned: tuple[CellContext, Policy],
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
     ):
         """Each attempt dies after the first checkpoint it writes, and the next goes on from there."""
-        monkeypatch.setattr(bench, "store", store.Store(tmp_path))
-        monkeypatch.setattr(bench, "task", replace(bench.task, every=0.0))
+        monkeypatch.setattr(session, "store", store.Store(tmp_path))
+        monkeypatch.setattr(session, "task", replace(session.task, every=0.0))
         monkeypatch.setattr("alignbench.training.checkpoint.SHARE", 0)
-        save, deaths, folder = Checkpoints.save, 0, bench.run / "cells" / "killed"
+        save, deaths, folder = Checkpoints.save, 0, session.run / "cells" / "killed"
 
         def die_after(self: Checkpoints, step: int, value: Any) -> None:
             save(self, step, value)
@@ -117,58 +131,58 @@ class MethodSuite:
         while True:
             cells.clear(folder)
             try:
-                run, policy = cells.align(bench, "tried", SEED, folder)
+                run, policy = cells.align(session, "tried", SEED, folder)
                 break
             except _Killed:
                 deaths += 1
                 assert deaths < 200, "it begins anew each time"
         if not deaths:
             pytest.skip(f"{self.method} trains nothing")
-        assert self._texts(bench, policy) == self._texts(bench, aligned[1])
+        assert self._texts(session, policy) == self._texts(session, aligned[1])
         assert _numbers(run.folder) == _numbers(aligned[0].folder)
         assert run.seen == aligned[0].seen
         assert _counted(run.cost) == _counted(aligned[0].cost)
 
     def test_a_saved_policy_equals_the_one_that_was_saved(
-        self, bench: Bench, aligned: tuple[CellRun, Policy]
+        self, session: Session, aligned: tuple[CellContext, Policy]
     ):
         run, policy = aligned
-        reloaded = bench.restore(run.folder / "policy", label="tried", seed=SEED)
+        reloaded = session.restore(run.folder / "policy", label="tried", seed=SEED)
         assert reloaded.can == policy.can
-        assert self._texts(bench, reloaded) == self._texts(bench, policy)
+        assert self._texts(session, reloaded) == self._texts(session, policy)
 
-    def test_the_base_is_untouched(self, bench: Bench, aligned: tuple[CellRun, Policy]):
-        untouched = Bench(bench.task)
-        assert untouched.base.checksum() == bench.base.checksum()
-        assert self._texts(untouched, untouched.base.policy()) == self._texts(bench, bench.base.policy())
+    def test_the_base_is_untouched(self, session: Session, aligned: tuple[CellContext, Policy]):
+        untouched = Session(session.task)
+        assert untouched.base.checksum() == session.base.checksum()
+        assert self._texts(untouched, untouched.base.policy()) == self._texts(session, session.base.policy())
 
-    def test_the_budget_is_kept(self, aligned: tuple[CellRun, Policy]):
+    def test_the_budget_is_kept(self, aligned: tuple[CellContext, Policy]):
         steps = [
             int(line.split('"step": ')[1].split(",")[0].rstrip("}\n")) for line in _curves(aligned[0].folder)
         ]
         assert all(step <= STEPS for step in steps)
 
-    def test_it_saw_only_kept_training_rows(self, bench: Bench, aligned: tuple[CellRun, Policy]):
+    def test_it_saw_only_kept_training_rows(self, session: Session, aligned: tuple[CellContext, Policy]):
         run = aligned[0]
         kind = plugins.load("methods", self.method)
         if not kind.consumes:
             assert not run.seen
             return
-        kept = {row.id for row in bench.table.rows(kind.consumes[0], "train", seed=SEED)}
+        kept = {row.id for row in session.table.rows(kind.consumes[0], "train", seed=SEED)}
         assert any(run.seen.values()), "it read no rows"
         assert run.seen.get("train", set()) <= kept
         assert "test" not in run.seen
 
     def test_it_writes_nothing_outside_its_folder(
-        self, bench: Bench, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+        self, session: Session, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     ):
         monkeypatch.chdir(tmp_path)
-        before = _files(bench.run)
-        folder = self._align(bench, "contained")[0].folder
+        before = _files(session.run)
+        folder = self._align(session, "contained")[0].folder
         assert not list(tmp_path.iterdir())
-        assert {path for path in _files(bench.run) - before if folder not in path.parents} == set()
+        assert {path for path in _files(session.run) - before if folder not in path.parents} == set()
 
-    def test_it_needs_no_other_plugin(self, bench: Bench, monkeypatch: pytest.MonkeyPatch):
+    def test_it_needs_no_other_plugin(self, session: Session, monkeypatch: pytest.MonkeyPatch):
         """Beside those that its config names."""
         own = plugins.find("methods", self.method)
         named = [one.name for one in built_on(self.method, self.config) if isinstance(one, NamedMethod)]
@@ -185,20 +199,20 @@ class MethodSuite:
             }
 
         monkeypatch.setattr(plugins, "installed", alone)
-        self._align(bench, "alone")
+        self._align(session, "alone")
 
     @staticmethod
-    def _align(bench: Bench, name: str) -> tuple[CellRun, Policy]:
-        folder = bench.run / "cells" / name
+    def _align(session: Session, name: str) -> tuple[CellContext, Policy]:
+        folder = session.run / "cells" / name
         folder.mkdir(parents=True)
-        return cells.align(bench, "tried", SEED, folder)
+        return cells.align(session, "tried", SEED, folder)
 
-    def _answers(self, bench: Bench, policy: Policy) -> list[Answer]:
-        prompts = bench.table.prompts("test", PROMPTS)
+    def _answers(self, session: Session, policy: Policy) -> list[Answer]:
+        prompts = session.table.prompts("test", PROMPTS)
         return policy.answer(prompts, Sampling(max_new_tokens=12), SEED)
 
-    def _texts(self, bench: Bench, policy: Policy) -> list[str]:
-        return [answer.text for answer in self._answers(bench, policy)]
+    def _texts(self, session: Session, policy: Policy) -> list[str]:
+        return [answer.text for answer in self._answers(session, policy)]
 
 
 def _curves(folder: Path) -> list[str]:

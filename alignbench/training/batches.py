@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from itertools import count
 from typing import TypeVar
 
+from alignbench.api.method import Rows
 from alignbench.errors import DataError
-from alignbench.method import Rows
 from alignbench.rows import Row
 
 View = TypeVar("View", bound=Row)

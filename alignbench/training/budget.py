@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from alignbench.method import Budget
+from alignbench.api.config import Budget
 
 
 @dataclass

@@ -14,10 +14,10 @@ from torch import Tensor
 
 from alignbench.errors import DataError
 from alignbench.models import ModelPolicy
+from alignbench.models.forward import Group, lay_out, response_states, spread
+from alignbench.models.lm_head import log_probabilities
+from alignbench.models.varlen import attention
 from alignbench.rows import Sequence
-from alignbench.training.head import log_probabilities
-from alignbench.training.ragged import attention
-from alignbench.training.scores import Group, lay_out, response_states, spread
 
 FILE = "reference.safetensors"
 

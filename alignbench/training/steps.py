@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator
 from itertools import chain, count, takewhile
 from typing import Any
 
-from alignbench.method import Budget, Rows
+from alignbench.api.config import Budget
+from alignbench.api.method import Rows
 from alignbench.training import batches as order
 from alignbench.training.budget import Spent
 

@@ -24,26 +24,19 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.trainer_callback import PrinterCallback
 from transformers.trainer_utils import TrainOutput
 
-from alignbench import life
+from alignbench import heartbeat
+from alignbench.api.config import Budget
+from alignbench.api.method import LossFn, ScoreFn, ScoringGroup
 from alignbench.errors import Diverged, ModelError
-from alignbench.method import Budget, LossFn, ScoreFn, Sequences
-from alignbench.models import ModelPolicy
-from alignbench.recipe import Training
+from alignbench.models import ModelPolicy, varlen
+from alignbench.models.forward import Group, Layout, Scores, lay_out, read, response_states
+from alignbench.recipe.schema import Training
 from alignbench.rows import Sequence
 from alignbench.training import optimizer as optimizers
-from alignbench.training import ragged
 from alignbench.training.batches import cut
 from alignbench.training.budget import Spent, rate
 from alignbench.training.checkpoint import Checkpoints
 from alignbench.training.gradients import Gradients
-from alignbench.training.scores import (
-    Group,
-    Layout,
-    Scores,
-    lay_out,
-    read,
-    response_states,
-)
 from alignbench.training.steps import Batches, Steps
 
 LOG_STEPS = 10
@@ -52,7 +45,7 @@ LOG_STEPS = 10
 FULL = 4096
 """Tokens of a forward below which unpacking 4-bit weights costs more than recomputing activations."""
 
-Given = Mapping[str, Sequences | Many[Sequence]]
+Given = Mapping[str, ScoringGroup | Many[Sequence]]
 Numbers = Mapping[str, Tensor | float]
 Log = Callable[[int, Mapping[str, float]], None]
 Look = Callable[[int, float], float]
@@ -105,7 +98,7 @@ def train(
     checkpoints: Checkpoints | None = None,
     moving: Many[ModelPolicy] = (),
 ) -> Record:
-    """Train `policy` until `budget` is spent, and return what it cost; see `alignbench.method.Run.train`.
+    """Train `policy` until `budget` is spent, and return what it cost; see `alignbench.api.method.Run.train`.
 
     `spent` is the running account of the cell: what it holds already is taken off the budget. `f(step)` ends
     the training early by returning no rows; a budget in epochs is for a view of rows only.
@@ -137,10 +130,10 @@ def train(
     if kept is not None:
         trainer.go_on(kept)
     if trainer.args.max_steps > 0 and not trainer.over:
-        with life.training():
+        with heartbeat.training():
             trainer.train()
             trainer.keep(over=True)
-        life.stop_if_asked()
+        heartbeat.stop_if_asked()
     return Record(
         steps=spent.steps - before.steps,
         rows=spent.rows - before.rows,
@@ -282,10 +275,10 @@ class AdapterTrainer(Trainer):
         self.clock, self.aside = self.clock + aside, self.aside + aside
         if self.control.should_training_stop or self.state.global_step % LOG_STEPS == 0:
             self._look()
-        if self.checkpoints is not None and (life.asked_to_stop() or self.checkpoints.due()):
+        if self.checkpoints is not None and (heartbeat.asked_to_stop() or self.checkpoints.due()):
             self.keep()
         if not self.control.should_training_stop:
-            life.stop_if_asked()
+            heartbeat.stop_if_asked()
 
     def _finalize_training(self, trial, num_train_samples, start_time) -> TrainOutput:
         self.control = self.callback_handler.on_train_end(self.args, self.state, self.control)
@@ -379,7 +372,7 @@ class AdapterTrainer(Trainer):
         loss = torch.zeros((), device=self.base.device)
         totals: dict[str, Tensor | float] = {}
         tokens, gradients = 0, Gradients(self.trained)
-        with ragged.attention(self.base.model, width):
+        with varlen.attention(self.base.model, width):
             for part in cut(rows, math.ceil(self.steps.rows(rows) / self.micro_batch)):
                 given = whole if len(part) == len(rows) else self.sequences(part)
                 scores, processed = self._scores(given, len(rows), responses)
@@ -396,8 +389,8 @@ class AdapterTrainer(Trainer):
         """Score all groups of a micro-batch, one forward for each adapter; count positions with gradient."""
         by_policy: dict[tuple[ModelPolicy, str], dict[str, Group]] = {}
         for name, group in given.items():
-            policy: Any = group.policy if isinstance(group, Sequences) else None
-            term = group.term if isinstance(group, Sequences) else ""
+            policy: Any = group.policy if isinstance(group, ScoringGroup) else None
+            term = group.term if isinstance(group, ScoringGroup) else ""
             by_policy.setdefault((policy or self.policy, term), {})[name] = _group(group)
         scores: dict[str, Scores] = {}
         tokens = 0
@@ -422,7 +415,7 @@ class AdapterTrainer(Trainer):
         scored: dict[ModelPolicy, None] = {self.policy: None}
         rows = self.steps.first()
         for group in self.sequences(rows).values() if rows else ():
-            if isinstance(group, Sequences) and isinstance(group.policy, ModelPolicy):
+            if isinstance(group, ScoringGroup) and isinstance(group.policy, ModelPolicy):
                 scored[group.policy] = None
         return [*(policy for policy in scored if policy.trainable), *self.modules.values()]
 
@@ -472,7 +465,7 @@ class AdapterTrainer(Trainer):
 
     @property
     def tolerance(self) -> float | None:
-        """How far equal policies may differ here: see `alignbench.method.Scored.tolerance`."""
+        """How far equal policies may differ here: see `alignbench.api.method.Scored.tolerance`."""
         if self.dropouts:
             return None
         return 1e-5 if self.base.dtype == torch.float32 else 1e-2
@@ -557,8 +550,10 @@ def _to(device: torch.device, value: Any) -> Any:
     return [_to(device, item) for item in value] if isinstance(value, list) else value
 
 
-def _group(given: Sequences | Many[Sequence]) -> Group:
-    return Group(given.items, given.head, given.temperature) if isinstance(given, Sequences) else Group(given)
+def _group(given: ScoringGroup | Many[Sequence]) -> Group:
+    return (
+        Group(given.items, given.head, given.temperature) if isinstance(given, ScoringGroup) else Group(given)
+    )
 
 
 def _out_of_memory(error: RuntimeError) -> bool:

@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from alignbench import results, stats
-from alignbench.metrics import Difference
+from alignbench.api.metric import Difference
 from alignbench.metrics.comparison import comparisons
 from alignbench.sandbox import FINGERPRINT
 

@@ -29,11 +29,11 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
 
 from alignbench import results
-from alignbench.engine.evaluation import BenchEvidence
-from alignbench.engine.finished import reopen
-from alignbench.metrics import Cell
+from alignbench.api.metric import Cell
+from alignbench.commands.open_run import reopen
 from alignbench.metrics.harness import GENERATED, TASKS, Harness, policy_model, run_task
 from alignbench.sandbox import FINGERPRINT
+from alignbench.worker.evaluate import RunEvidence
 
 HERE = Path(__file__).parent
 BASE = Cell("base", 0)
@@ -157,20 +157,20 @@ def main() -> None:
     given, more = parser.parse_known_args()
     run(given.folder, given.out, more)
     record = results.read(given.out)
-    bench = reopen(given.out.resolve(), 1)
-    (named,) = [one for one in bench.recipe.evaluation.metrics if one.name == "harness"]
+    session = reopen(given.out.resolve(), 1)
+    (named,) = [one for one in session.recipe.evaluation.metrics if one.name == "harness"]
     harness = Harness(Harness.Config(**named.config))
-    evidence = BenchEvidence(bench, [BASE], lambda event: None)
+    evidence = RunEvidence(session, [BASE], lambda event: None)
     model = policy_model(evidence, BASE, harness.config.max_new_tokens)
     columns, found = figures(record), {}
     for task in harness.tasks():
-        documents = harness.documents(task, bench.root)
+        documents = harness.documents(task, session.root)
         began = time.perf_counter()
         ours = run_task(model, task, documents, harness.config.languages)
         between = time.perf_counter()
         with tempfile.TemporaryDirectory() as work:
             theirs = own_road(
-                bench.base, harness, task, bench.root, harness.config.max_new_tokens, Path(work)
+                session.base, harness, task, session.root, harness.config.max_new_tokens, Path(work)
             )
         found[task] = apart(task, ours, theirs) | {
             "seconds": round(between - began, 1),

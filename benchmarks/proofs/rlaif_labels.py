@@ -17,13 +17,13 @@ from statistics import fmean
 from typing import Any
 
 from alignbench import Labelling, NamedJudge, NamedMethod, results, store
-from alignbench.engine.bench import Bench
-from alignbench.engine.cell_run import CellRun
-from alignbench.engine.worker import Task
 from alignbench.judges.gold import Gold
-from alignbench.recipe import Recipe, canonical
+from alignbench.recipe.schema import Recipe, canonical
 from alignbench.rows import Pair, Prompt, Ranking, Sequence
 from alignbench.sandbox import FINGERPRINT
+from alignbench.worker.context import CellContext
+from alignbench.worker.messages import Task
+from alignbench.worker.session import Session
 
 HELD_OUT = 300
 """Pairs that annotators, judges and reward models are asked about."""
@@ -77,15 +77,17 @@ def measured(run: Path) -> dict[str, Any]:
     """Return who agrees how often with gold, seed by seed."""
     record = results.read(run)
     recipe = Recipe.model_validate(record.recipe)
-    bench = Bench(Task("evaluate", run, run, canonical(recipe), store.default_root(), run / "proof.txt", 1))
+    session = Session(
+        Task("evaluate", run, run, canonical(recipe), store.default_root(), run / "proof.txt", 1)
+    )
     truth, found = Truth(), {}
     done = {(cell.label, cell.seed) for cell in record.cells if cell.status == "done"}
     for seed in recipe.seeds:
-        held = list(bench.table.rows(Pair, "validation", seed=seed, draw="all"))[:HELD_OUT]
+        held = list(session.table.rows(Pair, "validation", seed=seed, draw="all"))[:HELD_OUT]
         chosen, rejected = [row.chosen for row in held], [row.rejected for row in held]
         margins = truth.margins(list(held), chosen, rejected)
         one: dict[str, Any] = {"annotators": agreement(margins, [1.0] * len(held))}
-        train = list(bench.training_rows(Ranking))
+        train = list(session.training_rows(Ranking))
         one["annotators' training labels"] = on_labels(truth, train)
 
         def asked(score: Callable[[list[Sequence]], Any], held: list[Pair] = held) -> list[float | None]:
@@ -95,22 +97,22 @@ def measured(run: Path) -> dict[str, Any]:
         for label, block in recipe.methods.items():
             if (label, seed) not in done or block.method not in ("rlaif", "rlhf"):
                 continue
-            run_of = CellRun(
-                bench, label="proof", seed=seed, method=block.method, start="sft", folder=run / "proof"
+            run_of = CellContext(
+                session, label="proof", seed=seed, method=block.method, start="sft", folder=run / "proof"
             )
             rows, how = None, block.config
             if block.method == "rlaif":
                 judge = run_of.judge(NamedJudge.model_validate(how["judge"]))
-                opinions = [one.preference for one in judge.opinions(list(held), chosen, rejected)]
-                verdicts = [None if p is None else p - 0.5 for p in opinions]
+                judgments = [one.preference for one in judge.judge_pairs(list(held), chosen, rejected)]
+                verdicts = [None if p is None else p - 0.5 for p in judgments]
                 one[f"judge of {label}"] = agreement(margins, verdicts)
                 rows = run_of.label(judge, Labelling.model_validate(how["labels"]))
                 one[f"labels of {label}"] = on_labels(truth, rows)
                 optimizer = NamedMethod.model_validate(how["optimizer"])
                 how = optimizer.config if optimizer.name == "rlhf" else None
             if how is not None:
-                inside = CellRun(
-                    bench,
+                inside = CellContext(
+                    session,
                     label="proof",
                     seed=seed,
                     method="rlhf",

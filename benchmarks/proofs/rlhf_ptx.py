@@ -20,13 +20,13 @@ from typing import Any
 import numpy as np
 
 from alignbench import results, stats, store
-from alignbench.engine.bench import Bench
-from alignbench.engine.evaluation import BenchEvidence
-from alignbench.engine.worker import Task
-from alignbench.metrics import Cell, Measure
+from alignbench.api.metric import Cell, Measure
 from alignbench.metrics.capability import Capability
-from alignbench.recipe import Recipe, canonical
+from alignbench.recipe.schema import Recipe, canonical
 from alignbench.sandbox import FINGERPRINT
+from alignbench.worker.evaluate import RunEvidence
+from alignbench.worker.messages import Task
+from alignbench.worker.session import Session
 
 START, PLAIN = "sft", "rlhf"
 
@@ -34,11 +34,11 @@ START, PLAIN = "sft", "rlhf"
 def skills(run: Path, record: results.Results) -> dict[str, np.ndarray]:
     """Return 1 for each right answer, else 0: label -> float [seeds, questions]. The answers lie in the store."""
     recipe = Recipe.model_validate(record.recipe)
-    bench = Bench(Task("evaluate", run, run, canonical(recipe), store.default_root(), run / "log.txt", 1))
+    session = Session(Task("evaluate", run, run, canonical(recipe), store.default_root(), run / "log.txt", 1))
     named = next(one for one in recipe.evaluation.metrics if one.name == "capability")
     metric = Capability(Capability.Config(**named.config))
     cells = [Cell(cell.label, cell.seed) for cell in record.cells]
-    found = metric.measure(BenchEvidence(bench, cells, lambda event: None, [metric]))
+    found = metric.measure(RunEvidence(session, cells, lambda event: None, [metric]))
     values: dict[Cell, dict[str, float]] = {cell: {} for cell in cells}
     for one in found:
         if isinstance(one, Measure) and ".tax." not in one.metric:

@@ -32,16 +32,17 @@ import numpy as np
 import torch
 
 from alignbench import results, stats, store
-from alignbench.engine import samples
-from alignbench.engine.bench import Bench
-from alignbench.engine.cell_run import CellRun
-from alignbench.engine.worker import Task
-from alignbench.method import Answer, Split
+from alignbench.api.config import Split
+from alignbench.api.policy import Answer
 from alignbench.metrics.kl import k1
 from alignbench.models import load_base
-from alignbench.recipe import MethodBlock, Recipe, canonical
+from alignbench.recipe.schema import MethodBlock, Recipe, canonical
 from alignbench.rows import Prompt, Sequence
 from alignbench.sandbox import FINGERPRINT, MODEL, gold
+from alignbench.worker import samples
+from alignbench.worker.context import CellContext
+from alignbench.worker.messages import Task
+from alignbench.worker.session import Session
 
 TRIED = (5e-4, 7e-4, 1e-3, 1.4e-3, 2e-3, 2.8e-3)
 """Learning rates that `--tune` tries."""
@@ -49,7 +50,7 @@ ANSWERS = 4
 """To one prompt, of which RLOO's baseline is made."""
 
 
-def rloo(bench: Bench, block: MethodBlock, seed: int, rate: float, folder: Path) -> dict[str, int]:
+def rloo(session: Session, block: MethodBlock, seed: int, rate: float, folder: Path) -> dict[str, int]:
     """Train TRL's RLOO from `sft` and save its adapter in `folder`; return what it generated."""
     from datasets import Dataset
     from peft import PeftModel
@@ -57,17 +58,17 @@ def rloo(bench: Bench, block: MethodBlock, seed: int, rate: float, folder: Path)
     from trl.trainer.rloo_config import RLOOConfig
     from trl.trainer.rloo_trainer import RLOOTrainer
 
-    config, batch = block.config, bench.recipe.training.batch
-    run = CellRun(bench, label="rlhf", seed=seed, method="rlhf", start="sft", folder=folder)
+    config, batch = block.config, session.recipe.training.batch
+    run = CellContext(session, label="rlhf", seed=seed, method="rlhf", start="sft", folder=folder)
     reward = run.reward_model(**config["reward_model"])
     rows = run.rows(Prompt)
     prompts = run.draw(rows, 0, len(rows) // ANSWERS)
     tokenizer = AutoTokenizer.from_pretrained(MODEL, padding_side="left")
     network = AutoModelForCausalLM.from_pretrained(MODEL, dtype=torch.float32)
     network.load_state_dict(
-        load_base(bench.recipe.model, root=bench.root, cache=bench.store).model.state_dict()
+        load_base(session.recipe.model, root=session.root, cache=session.store).model.state_dict()
     )
-    sft = bench.run / "cells" / "sft" / f"seed-{seed}" / "policy"
+    sft = session.run / "cells" / "sft" / f"seed-{seed}" / "policy"
     policy = PeftModel.from_pretrained(network, str(sft), is_trainable=True)
     spent = {"answers": 0, "tokens": 0}
 
@@ -105,9 +106,9 @@ def rloo(bench: Bench, block: MethodBlock, seed: int, rate: float, folder: Path)
             epsilon=config["clip"],
             normalize_advantages=True,
             learning_rate=rate,
-            lr_scheduler_type=bench.recipe.training.schedule,
-            warmup_steps=bench.recipe.training.warmup,
-            max_grad_norm=bench.recipe.training.max_grad_norm,
+            lr_scheduler_type=session.recipe.training.schedule,
+            warmup_steps=session.recipe.training.warmup,
+            max_grad_norm=session.recipe.training.max_grad_norm,
             gradient_checkpointing=False,
             bf16=False,
             use_cpu=True,
@@ -122,33 +123,35 @@ def rloo(bench: Bench, block: MethodBlock, seed: int, rate: float, folder: Path)
     return spent
 
 
-def rewards(bench: Bench, answers: list[Answer], split: Split = "test") -> np.ndarray:
+def rewards(session: Session, answers: list[Answer], split: Split = "test") -> np.ndarray:
     """Return gold's reward for each answer: float [answers]."""
-    asked = {one.id: one for one in bench.table.prompts(split, bench.recipe.evaluation.prompts)}
+    asked = {one.id: one for one in session.table.prompts(split, session.recipe.evaluation.prompts)}
     return np.array(
         [gold([dict(turn) for turn in asked[one.prompt_id].prompt], one.text).reward for one in answers]
     )
 
 
-def answered(bench: Bench, adapter: Path, seed: int, split: Split = "test") -> list[Answer]:
+def answered(session: Session, adapter: Path, seed: int, split: Split = "test") -> list[Answer]:
     """Return the answers of an adapter in a folder, drawn as the evaluation draws."""
-    policy = bench.base.load_adapter(adapter, f"measured-{seed}-{time.monotonic_ns()}")
-    prompts = bench.table.prompts(split, bench.recipe.evaluation.prompts)
-    found = policy.answer(prompts, bench.recipe.evaluation.sampling, seed)
-    bench.base.drop(policy)
+    policy = session.base.load_adapter(adapter, f"measured-{seed}-{time.monotonic_ns()}")
+    prompts = session.table.prompts(split, session.recipe.evaluation.prompts)
+    found = policy.answer(prompts, session.recipe.evaluation.sampling, seed)
+    session.base.drop(policy)
     return found
 
 
-def reached(bench: Bench, block: MethodBlock, seed: int, adapter: Path, scratch: Path) -> dict[str, float]:
+def reached(
+    session: Session, block: MethodBlock, seed: int, adapter: Path, scratch: Path
+) -> dict[str, float]:
     """Return what a policy made of its objective on test prompts: mean score of the reward model, nats from `sft`."""
-    run = CellRun(bench, label="rlhf", seed=seed, method="rlhf", start="sft", folder=scratch)
+    run = CellContext(session, label="rlhf", seed=seed, method="rlhf", start="sft", folder=scratch)
     reward = run.reward_model(**block.config["reward_model"])
-    policy = bench.base.load_adapter(adapter, f"reached-{seed}-{time.monotonic_ns()}")
-    prompts = bench.table.prompts("test", bench.recipe.evaluation.prompts)
-    answers = policy.answer(prompts, bench.recipe.evaluation.sampling, seed)
+    policy = session.base.load_adapter(adapter, f"reached-{seed}-{time.monotonic_ns()}")
+    prompts = session.table.prompts("test", session.recipe.evaluation.prompts)
+    answers = policy.answer(prompts, session.recipe.evaluation.sampling, seed)
     items = [Sequence(p.prompt_ids, one.ids) for p, one in zip(prompts, answers, strict=True)]
     apart = k1(policy.logprobs(items), run.start.logprobs(items))
-    bench.base.drop(policy)
+    session.base.drop(policy)
     return {"reward model": float(reward.score(items).mean()), "kl": float(np.mean(apart))}
 
 
@@ -164,21 +167,21 @@ def main() -> None:
     torch.set_num_threads(1)
     run = given.run.resolve()
     recipe = Recipe.model_validate(results.read(run).recipe)
-    bench = Bench(Task("evaluate", run, run, canonical(recipe), store.default_root(), run / "log.txt", 1))
+    session = Session(Task("evaluate", run, run, canonical(recipe), store.default_root(), run / "log.txt", 1))
     out = Path(__file__).with_suffix(".json")
     told: dict[str, Any] = json.loads(out.read_text()) if out.exists() else {}
     told |= {"sandbox": FINGERPRINT}
     with tempfile.TemporaryDirectory() as scratch:
         if given.tune:
-            told["tuning"] = tune(bench, recipe, Path(scratch))
+            told["tuning"] = tune(session, recipe, Path(scratch))
         else:
             best = max(told["tuning"], key=lambda one: np.mean([one[key] for key in one if "seed" in key]))
-            told |= compare(bench, recipe, best["learning_rate"], Path(scratch))
+            told |= compare(session, recipe, best["learning_rate"], Path(scratch))
     out.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
     print(json.dumps(told, indent=1))
 
 
-def tune(bench: Bench, recipe: Recipe, scratch: Path) -> list[dict[str, float]]:
+def tune(session: Session, recipe: Recipe, scratch: Path) -> list[dict[str, float]]:
     """Return what gold says of each setting on validation prompts, for choosing one."""
     found = []
     for rate in TRIED:
@@ -186,37 +189,37 @@ def tune(bench: Bench, recipe: Recipe, scratch: Path) -> list[dict[str, float]]:
         for seed in recipe.seeds:
             folder = scratch / f"{rate}-{seed}"
             folder.mkdir()
-            rloo(bench, recipe.methods["rlhf"], seed, rate, folder)
-            said = rewards(bench, answered(bench, folder / "policy", seed, "validation"), "validation")
+            rloo(session, recipe.methods["rlhf"], seed, rate, folder)
+            said = rewards(session, answered(session, folder / "policy", seed, "validation"), "validation")
             told[f"seed {seed}"] = float(said.mean())
         print(told, flush=True)
         found.append(told)
     return found
 
 
-def compare(bench: Bench, recipe: Recipe, rate: float, scratch: Path) -> dict[str, Any]:
+def compare(session: Session, recipe: Recipe, rate: float, scratch: Path) -> dict[str, Any]:
     """Return ours minus RLOO at its chosen rate under both estimands, and each seed's numbers."""
     ours, theirs, told = [], [], {}
     for seed in recipe.seeds:
         folder = scratch / f"seed-{seed}"
         folder.mkdir()
         begun = time.process_time()
-        spent = rloo(bench, recipe.methods["rlhf"], seed, rate, folder)
+        spent = rloo(session, recipe.methods["rlhf"], seed, rate, folder)
         seconds = time.process_time() - begun
-        ours.append(rewards(bench, samples.read(bench.run / "cells" / "rlhf" / f"seed-{seed}")))
-        theirs.append(rewards(bench, answered(bench, folder / "policy", seed)))
+        ours.append(rewards(session, samples.read(session.run / "cells" / "rlhf" / f"seed-{seed}")))
+        theirs.append(rewards(session, answered(session, folder / "policy", seed)))
         told[f"seed {seed}"] = {
             "rlhf": float(ours[-1].mean()),
             "rloo": float(theirs[-1].mean()),
             "rloo spent": {**spent, "cpu_seconds": seconds},
             "rlhf reached": reached(
-                bench,
+                session,
                 recipe.methods["rlhf"],
                 seed,
-                bench.run / "cells" / "rlhf" / f"seed-{seed}" / "policy",
+                session.run / "cells" / "rlhf" / f"seed-{seed}" / "policy",
                 folder,
             ),
-            "rloo reached": reached(bench, recipe.methods["rlhf"], seed, folder / "policy", folder),
+            "rloo reached": reached(session, recipe.methods["rlhf"], seed, folder / "policy", folder),
         }
         print(seed, told[f"seed {seed}"], flush=True)
     table = np.stack(ours) - np.stack(theirs)

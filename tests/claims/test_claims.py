@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from alignbench.engine.claims import Claim, judge, load, page, runs_of
+from alignbench.commands.claims import Claim, judge, load, page, runs_of
 from alignbench.errors import RecipeError
-from alignbench.reading import load as load_recipe
+from alignbench.recipe.load import load as load_recipe
 from alignbench.results import Cell, Comparison, Cost, Measured, MetricInfo, Results
 
 CLAIMS = Path(__file__).parents[2] / "recipes" / "claims"

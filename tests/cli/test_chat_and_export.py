@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 
 from alignbench import results
-from alignbench.engine import samples
-from alignbench.engine.finished import finished, reopen
-from alignbench.method import Sampling
+from alignbench.api.config import Sampling
+from alignbench.commands.open_run import finished, reopen
 from alignbench.models.streaming import can_stream, stream
 from alignbench.rows import Prompt
+from alignbench.worker import samples
 
 CLI = [sys.executable, "-c", "from alignbench.cli import app; app()"]
 RECIPE = """
@@ -82,9 +82,9 @@ def test_a_label_that_is_not_there_is_named_with_those_that_are(run: Path):
 
 
 def test_a_streamed_answer_is_the_answer(run: Path):
-    bench = reopen(run, 1)
+    session = reopen(run, 1)
     cells = finished(results.read(run), ["base", "sft"])
-    policies = [bench.policy(cell.label, cell.seed) for cell in cells]
+    policies = [session.policy(cell.label, cell.seed) for cell in cells]
     sampling = Sampling(temperature=1.0, top_p=0.9, max_new_tokens=12)
     prompts = [Prompt(id=f"p{i}", prompt=({"role": "user", "content": said},)) for i, said in enumerate("ab")]
     for prompt in prompts:
@@ -120,7 +120,7 @@ print(json.dumps(told))
 OURS = """
 import json, sys
 from pathlib import Path
-from alignbench.engine.finished import reopen
+from alignbench.commands.open_run import reopen
 from alignbench.rows import Sequence
 
 bench, asked = reopen(Path(sys.argv[1]), 1), [Sequence(*map(tuple, one)) for one in json.loads(sys.argv[2])]

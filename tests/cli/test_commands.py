@@ -133,7 +133,7 @@ def test_a_bug_is_one_line_that_says_how_to_see_it_whole(alignbench, recipe: Pat
     def buggy(*_):
         raise KeyError("no such thing")
 
-    monkeypatch.setattr("alignbench.reading.load", buggy)
+    monkeypatch.setattr("alignbench.recipe.load.load", buggy)
     done = alignbench("check", recipe)
     assert done.exit_code == Exit.INTERNAL
     assert done.stderr.splitlines() == [
@@ -146,7 +146,7 @@ def test_an_interrupt_ends_with_its_own_exit_code(alignbench, recipe: Path, monk
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("alignbench.reading.load", interrupted)
+    monkeypatch.setattr("alignbench.recipe.load.load", interrupted)
     assert alignbench("check", recipe).exit_code == Exit.INTERRUPTED
 
 

@@ -10,8 +10,8 @@ import torch
 from typer.testing import CliRunner
 
 from alignbench.cli import app
-from alignbench.data.sources import open_source
-from alignbench.recipe import Named
+from alignbench.recipe.named import open_source
+from alignbench.recipe.schema import Named
 from alignbench.rows import Demonstration, Pair
 
 RECIPE = """\

@@ -9,7 +9,7 @@ from alignbench.errors import Exit
 
 TEACHING = """\
 from pydantic import Field
-from alignbench import Label, Method, MethodConfig, Pair, Verdict
+from alignbench import Label, Method, MethodConfig, Pair, UnpairedPreference
 
 class Teach(Method):
     '''Learns from a teacher.
@@ -17,7 +17,7 @@ class Teach(Method):
     Source: here.
     '''
 
-    consumes = (Verdict,)
+    consumes = (UnpairedPreference,)
 
     class Config(MethodConfig):
         rate: float = Field(0.1, gt=0)
@@ -49,7 +49,7 @@ def test_methods_lists_names_versions_and_the_reasons_of_broken_ones(alignbench,
 def test_a_method_is_shown_with_what_it_reads_and_its_fields(alignbench, install) -> None:
     install("alignbench-teach", modules={"teach_plugin": TEACHING}, methods={"teach": "teach_plugin:Teach"})
     said = json.loads(alignbench("methods", "teach", "--json").stdout)
-    assert said["reads"] == ["Verdict"]
+    assert said["reads"] == ["UnpairedPreference"]
     assert said["description"].startswith("Learns from a teacher.")
     assert said["fields"][0] == {
         "name": "rate",
@@ -58,12 +58,15 @@ def test_a_method_is_shown_with_what_it_reads_and_its_fields(alignbench, install
         "description": "How fast it learns.",
     }
     shown = alignbench("methods", "teach").stdout
-    assert "alignbench-teach 1.0, reads Verdict" in shown
+    assert "alignbench-teach 1.0, reads UnpairedPreference" in shown
     assert "Whom it asks." in shown
 
 
 def test_a_method_without_rows_and_fields_says_so(alignbench, install) -> None:
-    bare = TEACHING.replace("(Verdict,)", "()").partition("    class Config")[0] + "    align = None\n"
+    bare = (
+        TEACHING.replace("(UnpairedPreference,)", "()").partition("    class Config")[0]
+        + "    align = None\n"
+    )
     install("alignbench-bare", modules={"bare_plugin": bare}, methods={"bare": "bare_plugin:Teach"})
     shown = alignbench("methods", "bare").stdout
     assert "alignbench-bare 1.0, reads no rows" in shown

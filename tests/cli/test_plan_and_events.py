@@ -14,14 +14,16 @@ import pytest
 from rich.console import Console
 
 from alignbench.cli.progress import telling, watching
-from alignbench.engine import News, calibration
-from alignbench.engine.calibration import Clock, _line, shrunk, side_by_side
-from alignbench.engine.cell_run import _total
+from alignbench.commands import forecast
+from alignbench.commands.forecast import Clock, _line, shrunk, side_by_side
 from alignbench.engine.plan import Cell
-from alignbench.engine.tracking import Tracking, check_trackers
-from alignbench.engine.worker import Event, Finished, busy_clock
+from alignbench.engine.run import News
 from alignbench.errors import RecipeError
-from alignbench.recipe import Recipe
+from alignbench.recipe.schema import Recipe
+from alignbench.worker.context import _total
+from alignbench.worker.messages import Event, Finished
+from alignbench.worker.process import busy_clock
+from alignbench.worker.trackers import Tracking, check_trackers
 
 NEWS = [
     News("dpo/seed-0", Event("training", 3, 32, {"loss": float("nan"), "margin": 0.5})),
@@ -128,7 +130,7 @@ def test_a_small_run_shrinks_rows_budget_prompts_and_seeds_and_nothing_else() ->
     assert small.data.limit == 16
     assert small.methods["kto"].budget is not None
     assert small.methods["kto"].budget.steps == 2
-    assert small.evaluation.prompts == 2 * calibration.PROMPTS
+    assert small.evaluation.prompts == 2 * forecast.PROMPTS
     assert small.seeds == [4]
     assert (small.model, small.training, small.budget) == (whole.model, whole.training, whole.budget)
 

@@ -9,9 +9,10 @@ import pytest
 from rich.console import Console
 
 from alignbench.cli.progress import watching
-from alignbench.engine import News, cell
-from alignbench.engine.worker import Event, Finished
+from alignbench.engine.run import News
 from alignbench.errors import DataError
+from alignbench.worker import cell
+from alignbench.worker.messages import Event, Finished
 
 STORY = [
     News("data", Event("preparing data")),

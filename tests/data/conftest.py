@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from alignbench.data import Table, open_table, prepare
+from alignbench.data.prepare import prepare
+from alignbench.data.table import Table, open_table
 from alignbench.errors import DataError
-from alignbench.recipe import Recipe
+from alignbench.recipe.schema import Recipe
 
 WriteRows = Callable[..., str]
 MakeRecipe = Callable[..., Recipe]

@@ -10,7 +10,7 @@ import pytest
 from alignbench.data import hh
 from alignbench.data.fields import RecordError, UselessRecordError, read, shape
 from alignbench.data.sources import Jsonl
-from alignbench.rows import Demonstration, Pair, Prompt, Ranking, Row, Text, Verdict, derive
+from alignbench.rows import Demonstration, Pair, Prompt, Ranking, Row, Text, UnpairedPreference, derive
 
 
 def user(text: str) -> dict[str, str]:
@@ -47,7 +47,7 @@ def row(record: dict[str, Any]) -> Any:
             {"messages": [user("q"), assistant("a"), user("r"), assistant("b")]},
             (Demonstration, (user("q"), assistant("a"), user("r")), "b"),
         ),
-        ({"prompt": "q", "completion": "a", "label": False}, (Verdict, (user("q"),), "a", False)),
+        ({"prompt": "q", "completion": "a", "label": False}, (UnpairedPreference, (user("q"),), "a", False)),
         ({"prompt": "q", "ranking": ["a", "b", "c"]}, (Ranking, (user("q"),), ("a", "b", "c"), (1, 2, 3))),
         (
             {"prompt": "q", "answers": ["a", "b", "c"], "ranks": [5, 0, 0]},
@@ -66,7 +66,7 @@ def test_the_field_names_of_trl_and_of_rankings_give_the_views(
     names = {
         Pair: ("prompt", "chosen", "rejected"),
         Demonstration: ("prompt", "response"),
-        Verdict: ("prompt", "response", "desirable"),
+        UnpairedPreference: ("prompt", "response", "desirable"),
         Ranking: ("prompt", "answers", "ranks"),
         Prompt: ("prompt",),
         Text: ("text",),

@@ -6,7 +6,7 @@ import pytest
 
 from alignbench.data.noise import flip
 from alignbench.errors import DataError
-from alignbench.rows import Demonstration, Pair, Ranking, Verdict, derive
+from alignbench.rows import Demonstration, Pair, Ranking, UnpairedPreference, derive
 
 ASKED = ({"role": "user", "content": "?"},)
 
@@ -62,7 +62,7 @@ def test_a_soft_ranking_turns_its_probabilities_too():
 
 
 def test_a_verdict_says_the_opposite_and_a_demonstration_has_no_label():
-    verdict = Verdict(id="v", prompt=ASKED, response="x", desirable=True)
+    verdict = UnpairedPreference(id="v", prompt=ASKED, response="x", desirable=True)
     assert flip([verdict], 1, seed=0)[0][0].desirable is False
     with pytest.raises(DataError, match="carry no label"):
         flip([Demonstration(id="d", prompt=ASKED, response="x")], 1, seed=0)

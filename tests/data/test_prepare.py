@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
-from alignbench.data import open_table, prepare
+from alignbench.data.prepare import prepare
+from alignbench.data.table import open_table
 from alignbench.errors import DataError, Exit, StorageError
-from alignbench.rows import Demonstration, Pair, Prompt, Ranking, Text, Verdict
+from alignbench.rows import Demonstration, Pair, Prompt, Ranking, Text, UnpairedPreference
 
 from .conftest import MakeRecipe, Prepare, WriteRows, pairs
 
@@ -108,7 +109,7 @@ def test_long_rows_are_dropped_for_all_methods_alike(write: WriteRows, table: Pr
     made = table("data.jsonl")
     dropped = sum(part["dropped"].get("longer than max_length", 0) for part in made.record["splits"].values())
     assert dropped == 10
-    seen = {view: made.rows(view, seed=0) for view in (Pair, Demonstration, Prompt, Verdict)}
+    seen = {view: made.rows(view, seed=0) for view in (Pair, Demonstration, Prompt, UnpairedPreference)}
     kept = set(ids(made, "train"))
     for rows in seen.values():
         assert {row.id for row in rows} == kept == set(rows.seen)

@@ -15,7 +15,7 @@ from alignbench.rows import (
     Ranking,
     Row,
     Text,
-    Verdict,
+    UnpairedPreference,
     can_derive,
     derive,
 )
@@ -32,7 +32,7 @@ ROWS: dict[type[Row], Row] = {
     ),
     Pair: Pair(id="p", chosen="a", rejected="b", chosen_ids=(3,), rejected_ids=(4,), **PROMPT),
     Demonstration: Demonstration(id="d", response="a", response_ids=(3,), **PROMPT),
-    Verdict: Verdict(id="v", response="a", response_ids=(3,), desirable=True, **PROMPT),
+    UnpairedPreference: UnpairedPreference(id="v", response="a", response_ids=(3,), desirable=True, **PROMPT),
     Prompt: Prompt(id="q", **PROMPT),
     Text: Text(id="t", text="plain", ids=(1, 2)),
 }
@@ -57,20 +57,20 @@ def test_what_can_be_derived_is_derived_and_nothing_else(source: type[Row], view
 def test_a_pair_is_a_demonstration_of_the_chosen_and_two_verdicts():
     (demonstration,) = derive(ROWS[Pair], Demonstration, seed=0)
     assert (demonstration.response, demonstration.response_ids) == ("a", (3,))
-    good, bad = derive(ROWS[Pair], Verdict, seed=0)
+    good, bad = derive(ROWS[Pair], UnpairedPreference, seed=0)
     assert (good.response, good.response_ids, good.desirable) == ("a", (3,), True)
     assert (bad.response, bad.response_ids, bad.desirable) == ("b", (4,), False)
 
 
 def test_an_undesirable_answer_is_no_demonstration():
-    row = Verdict(id="v", response="a", desirable=False, **PROMPT)
+    row = UnpairedPreference(id="v", response="a", desirable=False, **PROMPT)
     assert derive(row, Demonstration, seed=0) == ()
 
 
 def test_every_view_of_a_ranking_is_of_the_same_drawn_pair():
     (pair,) = derive(ROWS[Ranking], Pair, seed=3, epoch=2)
     (demonstration,) = derive(ROWS[Ranking], Demonstration, seed=3, epoch=2)
-    good, bad = derive(ROWS[Ranking], Verdict, seed=3, epoch=2)
+    good, bad = derive(ROWS[Ranking], UnpairedPreference, seed=3, epoch=2)
     assert (pair.chosen, pair.chosen_ids) == ("b", (4,))
     assert demonstration.response == good.response == pair.chosen
     assert bad.response == pair.rejected
@@ -101,7 +101,7 @@ def test_a_soft_ranking_gives_soft_pairs_and_a_soft_pair_a_soft_ranking():
 
 
 def test_sequences_are_the_prompt_with_each_answer():
-    for kind in (Ranking, Pair, Demonstration, Verdict):
+    for kind in (Ranking, Pair, Demonstration, UnpairedPreference):
         row: Any = ROWS[kind]
         assert {sequence.prompt for sequence in row.sequences()} == {(1, 2)}
         assert [sequence.response for sequence in row.sequences()] == [(3,), (4,), (5,)][

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from alignbench.data import open_source, resolve
 from alignbench.data.sources import Hub, Parquet
 from alignbench.errors import DataError, PluginError
-from alignbench.recipe import Named
-from alignbench.rows import Pair, Ranking, Verdict
+from alignbench.recipe.named import open_source, resolve
+from alignbench.recipe.schema import Named
+from alignbench.rows import Pair, Ranking, UnpairedPreference
 
 from .conftest import WriteRows, pairs, problems
 
@@ -104,7 +104,7 @@ def test_parquet_gives_the_same_rows_as_json_lines(write: WriteRows, tmp_path: P
     write(records)
     found = list(parquet(tmp_path, records).rows("train", None, 0))
     assert found == list(open_source(Named(name="data.jsonl"), tmp_path).rows("train", None, 0))
-    assert parquet(tmp_path, records).view() is Verdict
+    assert parquet(tmp_path, records).view() is UnpairedPreference
 
 
 def test_a_bad_parquet_row_is_named_by_its_number(tmp_path: Path):

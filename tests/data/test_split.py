@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from alignbench.data.split import order_of, split_of
-from alignbench.recipe import Where
+from alignbench.recipe.schema import Where
 from alignbench.rows import Prompt, Text
 
 

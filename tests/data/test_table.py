@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from alignbench.data import Table
+from alignbench.data.table import Table
 from alignbench.errors import DataError
 from alignbench.rows import Pair, Prompt, Ranking, Text
 

@@ -9,10 +9,9 @@ from typing import Any
 
 import pytest
 
-from alignbench.data import load_tokenizer
-from alignbench.data.tokens import context, encode, ending, render, tokenise
+from alignbench.data.tokens import context, encode, ending, load_tokenizer, render, tokenise
 from alignbench.errors import Exit, ModelError, SecurityError
-from alignbench.recipe import Model
+from alignbench.recipe.schema import Model
 from alignbench.rows import Demonstration, Pair, Prompt, Ranking, Text
 
 from .conftest import CHATML

@@ -16,7 +16,7 @@ import yaml
 
 from alignbench.cli import app
 from alignbench.errors import AlignbenchError
-from alignbench.reading import load
+from alignbench.recipe.load import load
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"

@@ -118,7 +118,7 @@ methods:
 """
 
 
-class Bench:
+class Session:
     """Runs recipes in a process of its own, as a user does."""
 
     def __init__(self, folder: Path, site: Path):
@@ -149,5 +149,5 @@ class Bench:
 
 
 @pytest.fixture(scope="module")
-def bench(tmp_path_factory: pytest.TempPathFactory, misbehaving: Path) -> Bench:
-    return Bench(tmp_path_factory.mktemp("bench"), misbehaving)
+def session(tmp_path_factory: pytest.TempPathFactory, misbehaving: Path) -> Session:
+    return Session(tmp_path_factory.mktemp("bench"), misbehaving)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from alignbench.engine.record import _decoding
+from alignbench.engine.collect import _decoding
 from alignbench.results import Cost
 
 PLAIN = Cost(answer_tokens=30, answer_forwards=10, answer_seconds=0.5, answer_length=10)

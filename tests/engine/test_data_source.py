@@ -7,15 +7,16 @@ from typing import Any
 
 import pytest
 
-from alignbench.engine import cell, plan, prepare
-from alignbench.engine.bench import Bench
-from alignbench.engine.cell_run import CellRun
-from alignbench.engine.worker import Task
+from alignbench.engine import plan
 from alignbench.errors import AlignbenchError
-from alignbench.reading import load
-from alignbench.recipe import Recipe, Rewritten, canonical
-from alignbench.rows import Demonstration, Pair, Prompt, Verdict
-from alignbench.wiring import edges, rewritten
+from alignbench.recipe.graph import edges, relabelled
+from alignbench.recipe.load import load
+from alignbench.recipe.schema import Recipe, Relabelled, canonical
+from alignbench.rows import Demonstration, Pair, Prompt, UnpairedPreference
+from alignbench.worker import cell, prepare
+from alignbench.worker.context import CellContext
+from alignbench.worker.messages import Task
+from alignbench.worker.session import Session
 
 LABELS = {"answers": 2, "sampling": {"max_new_tokens": 24}}
 JUDGE = {"self": {"wording": "sandbox"}}
@@ -42,84 +43,84 @@ def by(policy: str) -> dict[str, Any]:
     return {"policy": policy, "judge": JUDGE, "labels": LABELS}
 
 
-def make_bench(folder: Path, source: Any) -> Bench:
+def make_bench(folder: Path, source: Any) -> Session:
     paths = {"run": folder / "run", "root": folder, "home": folder / "home", "log": folder / "log.txt"}
     said = canonical(recipe(source))
     task = Task("prepare", **paths, recipe=said, threads=1, what={"key": "source"})
     prepare.main(task, lambda event: None)
-    bench = Bench(task)
+    session = Session(task)
     tuned = folder / "run" / "cells" / "tuned" / "seed-0"
     tuned.mkdir(parents=True)
-    cell.align(bench, "tuned", 0, tuned)
-    return bench
+    cell.align(session, "tuned", 0, tuned)
+    return session
 
 
-def a_run(bench: Bench, label: str, folder: Path) -> CellRun:
-    block = bench.recipe.methods[label]
+def a_run(session: Session, label: str, folder: Path) -> CellContext:
+    block = session.recipe.methods[label]
     folder.mkdir(exist_ok=True)
-    return CellRun(
-        bench,
+    return CellContext(
+        session,
         label=label,
         seed=0,
         method=block.method,
         start=block.start,
         folder=folder,
-        comparisons=rewritten(bench.recipe, label),
+        comparisons=relabelled(session.recipe, label),
     )
 
 
-def answers_of(bench: Bench, label: str, run: CellRun) -> dict[str, set[str]]:
+def answers_of(session: Session, label: str, run: CellContext) -> dict[str, set[str]]:
     """What a policy says to the training prompts, drawn here once more."""
-    prompts = list(bench.table.rows(Prompt, "train", seed=0))
-    how = Rewritten.model_validate(by(label)).labels
+    prompts = list(session.table.rows(Prompt, "train", seed=0))
+    how = Relabelled.model_validate(by(label)).labels
     said: dict[str, set[str]] = {}
-    for one in bench.policy(label, 0).answer(prompts, how.sampling, run._number("labels"), samples=2):
+    for one in session.policy(label, 0).answer(prompts, how.sampling, run._number("labels"), samples=2):
         said.setdefault(one.prompt_id, set()).add(one.text)
     return said
 
 
 @pytest.fixture(scope="module")
-def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+def session(tmp_path_factory: pytest.TempPathFactory) -> Session:
     return make_bench(tmp_path_factory.mktemp("source"), by("tuned"))
 
 
 def test_the_comparisons_are_of_answers_that_the_policy_gives_to_the_tables_prompts(
-    bench: Bench, tmp_path: Path
+    session: Session, tmp_path: Path
 ):
-    run = a_run(bench, "direct", tmp_path)
+    run = a_run(session, "direct", tmp_path)
     rows = list(run.rows(Pair))
-    written = answers_of(bench, "tuned", run)
-    by_text = {row.prompt[-1]["content"]: row.id for row in bench.table.rows(Prompt, "train", seed=0)}
+    written = answers_of(session, "tuned", run)
+    by_text = {row.prompt[-1]["content"]: row.id for row in session.table.rows(Prompt, "train", seed=0)}
     assert len(rows) > 5
     for row in rows:
         assert {row.chosen, row.rejected} == written[by_text[row.prompt[-1]["content"]]]
         assert 0.5 <= row.preference <= 1
-    assert next(iter(run.rows(Verdict))).prompt == rows[0].prompt
+    assert next(iter(run.rows(UnpairedPreference))).prompt == rows[0].prompt
 
 
-def test_the_judge_is_paid_and_no_annotator_is(bench: Bench, tmp_path: Path):
-    run = a_run(bench, "direct", tmp_path)
+def test_the_judge_is_paid_and_no_annotator_is(session: Session, tmp_path: Path):
+    run = a_run(session, "direct", tmp_path)
     run.rows(Pair)
     assert run.cost.ai_comparisons > 0
     assert run.cost.judge_calls > 0
     assert run.cost.comparisons == 0
     assert [one["name"] for one in run.judges] == ["self"]
-    kept = {row.id for row in bench.table.kept("train")}
+    kept = {row.id for row in session.table.kept("train")}
     assert run.seen["train"] == kept
 
 
-def test_demonstrations_and_prompts_stay_the_files(bench: Bench, tmp_path: Path):
-    run = a_run(bench, "direct", tmp_path)
+def test_demonstrations_and_prompts_stay_the_files(session: Session, tmp_path: Path):
+    run = a_run(session, "direct", tmp_path)
     for view in (Demonstration, Prompt):
-        assert list(run.rows(view)) == list(bench.table.rows(view, "train", seed=0))
-    assert list(run.rows(Pair, "validation")) == list(bench.table.rows(Pair, "validation", seed=0))
+        assert list(run.rows(view)) == list(session.table.rows(view, "train", seed=0))
+    assert list(run.rows(Pair, "validation")) == list(session.table.rows(Pair, "validation", seed=0))
 
 
 def test_start_is_the_policy_that_each_method_starts_from(tmp_path: Path):
-    bench = make_bench(tmp_path, by("start"))
-    direct, stacked = a_run(bench, "direct", tmp_path / "d"), a_run(bench, "stacked", tmp_path / "s")
+    session = make_bench(tmp_path, by("start"))
+    direct, stacked = a_run(session, "direct", tmp_path / "d"), a_run(session, "stacked", tmp_path / "s")
     for run, label in ((direct, "base"), (stacked, "tuned")):
-        written = set().union(*answers_of(bench, label, run).values())
+        written = set().union(*answers_of(session, label, run).values())
         assert {text for row in run.rows(Pair) for text in (row.chosen, row.rejected)} <= written
 
 
@@ -127,19 +128,19 @@ def test_the_policy_that_writes_them_comes_first_and_reads_the_files_itself():
     given = recipe(by("stacked"), other={"method": "sft"})
     assert edges(given) == {"tuned": (), "direct": ("stacked",), "stacked": ("tuned",), "other": ()}
     assert [one.label for one in plan.cells(given)].index("stacked") < 4
-    assert rewritten(given, "stacked") is None
-    assert rewritten(given, "other") is None  # it learns from no comparison
-    assert rewritten(given, "direct") == given.data.source
+    assert relabelled(given, "stacked") is None
+    assert relabelled(given, "other") is None  # it learns from no comparison
+    assert relabelled(given, "direct") == given.data.source
     assert edges(recipe("file"))["direct"] == ()
 
 
 def test_who_reads_the_files_comparisons_where_others_do_not_departs(tmp_path: Path):
-    bench = make_bench(tmp_path, by("stacked"))
-    run = a_run(bench, "stacked", tmp_path / "s")
-    assert list(run.rows(Pair)) == list(bench.table.rows(Pair, "train", seed=0))
+    session = make_bench(tmp_path, by("stacked"))
+    run = a_run(session, "stacked", tmp_path / "s")
+    assert list(run.rows(Pair)) == list(session.table.rows(Pair, "train", seed=0))
     assert run.departures == []
     said = {
-        label: [str(one) for one in plan.departures(bench.recipe, label)] for label in ("stacked", "direct")
+        label: [str(one) for one in plan.departures(session.recipe, label)] for label in ("stacked", "direct")
     }
     assert "comparisons: the file's instead of answers of stacked" in said["stacked"]
     assert said["direct"] == ["labelled by its own base, as the judge self"]
@@ -191,5 +192,5 @@ def test_a_source_in_its_short_form_is_spelled_out(tmp_path: Path):
     path = tmp_path / "recipe.yaml"
     path.write_text(TEXT.format(source="sft", judge="gold"))
     source = load(path).recipe.data.source
-    assert isinstance(source, Rewritten)
+    assert isinstance(source, Relabelled)
     assert (source.policy, source.judge.name, source.judge.config["min_mass"]) == ("sft", "self", 0.5)

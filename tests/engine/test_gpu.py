@@ -9,23 +9,23 @@ import pytest
 
 from alignbench import results
 from alignbench.engine.executor import has_cuda
-from alignbench.engine.worker import PRELOAD
+from alignbench.worker.process import PRELOAD
 
-from .conftest import Bench
+from .conftest import Session
 
 
 @pytest.mark.gpu
 def test_nothing_that_is_preloaded_initialises_the_device():
-    program = "import alignbench.engine.worker, sys; assert 'torch' not in sys.modules, 'torch is loaded'"
+    program = "import alignbench.worker.process, sys; assert 'torch' not in sys.modules, 'torch is loaded'"
     subprocess.run([sys.executable, "-c", program], check=True)
     assert has_cuda()
 
 
 @pytest.mark.gpu
-def test_two_cells_run_on_the_device(bench: Bench):
-    code, said = bench.run(bench.recipe("good: {}\nbetter: {method: good}", "cuda"), "cuda")
+def test_two_cells_run_on_the_device(session: Session):
+    code, said = session.run(session.recipe("good: {}\nbetter: {method: good}", "cuda"), "cuda")
     assert code == 0, said
-    record = results.read(bench.folder / "cuda")
+    record = results.read(session.folder / "cuda")
     assert record.environment["device"].startswith("cuda")
     assert [cell.status for cell in record.cells] == ["done"] * 3
 

@@ -14,7 +14,7 @@ import pytest
 from alignbench import results, store
 from alignbench.results import Results
 
-from .conftest import Bench
+from .conftest import Session
 
 ALL = """
 raises: {}
@@ -29,18 +29,18 @@ after: {method: good, start: raises}
 
 
 @pytest.fixture(scope="module")
-def ran(bench: Bench) -> tuple[int, str, Results]:
-    code, said = bench.run(bench.recipe(ALL), "all")
+def ran(session: Session) -> tuple[int, str, Results]:
+    code, said = session.run(session.recipe(ALL), "all")
     assert code == 1, said
-    return code, said, results.read(bench.folder / "all")
+    return code, said, results.read(session.folder / "all")
 
 
 @pytest.fixture(scope="module")
-def alone(bench: Bench) -> Path:
+def alone(session: Session) -> Path:
     """The folder of a run in which nothing goes wrong."""
-    code, said = bench.run(bench.recipe("good: {}", "alone"), "alone")
+    code, said = session.run(session.recipe("good: {}", "alone"), "alone")
     assert code == 0, said
-    return bench.folder / "alone"
+    return session.folder / "alone"
 
 
 def cell(record: Results, label: str) -> results.Cell:
@@ -92,20 +92,20 @@ def test_the_others_go_on(ran: tuple[int, str, Results]):
 
 
 def test_the_bytes_of_the_others_equal_a_run_without_it(
-    bench: Bench, ran: tuple[int, str, Results], alone: Path
+    session: Session, ran: tuple[int, str, Results], alone: Path
 ):
     for label in ("base", "good"):
-        assert digest(alone / "cells" / label) == digest(bench.folder / "all" / "cells" / label)
+        assert digest(alone / "cells" / label) == digest(session.folder / "all" / "cells" / label)
 
 
-def test_switches_a_method_turns_are_turned_back_before_its_policy_answers(bench: Bench, ran):
-    cells = bench.folder / "all" / "cells"
+def test_switches_a_method_turns_are_turned_back_before_its_policy_answers(session: Session, ran):
+    cells = session.folder / "all" / "cells"
     assert answers(cells / "meddles/seed-0/samples.parquet") == answers(cells / "good/seed-0/samples.parquet")
 
 
-def test_what_a_plugin_prints_goes_into_its_log(bench: Bench, ran: tuple[int, str, Results]):
+def test_what_a_plugin_prints_goes_into_its_log(session: Session, ran: tuple[int, str, Results]):
     assert "noise" not in ran[1]
-    log = (bench.folder / "all" / "cells" / "chats" / "seed-0" / "log.txt").read_text()
+    log = (session.folder / "all" / "cells" / "chats" / "seed-0" / "log.txt").read_text()
     assert "noise on stdout" in log
     assert "noise from a child" in log
 
@@ -114,57 +114,57 @@ def test_no_process_is_left_behind(ran: tuple[int, str, Results]):
     assert not running("alignbench-test-orphan")
 
 
-def test_a_finished_cell_is_not_run_again(bench: Bench, ran: tuple[int, str, Results]):
-    sealed = bench.folder / "all" / "cells" / "good" / "seed-0" / "COMMIT"
+def test_a_finished_cell_is_not_run_again(session: Session, ran: tuple[int, str, Results]):
+    sealed = session.folder / "all" / "cells" / "good" / "seed-0" / "COMMIT"
     before = sealed.stat().st_mtime_ns
-    code, _ = bench.run(bench.recipe(ALL), "all")
+    code, _ = session.run(session.recipe(ALL), "all")
     assert code == 1
     assert sealed.stat().st_mtime_ns == before
 
 
-def test_a_damaged_cell_is_run_again_to_the_same_bytes(bench: Bench, alone: Path):
+def test_a_damaged_cell_is_run_again_to_the_same_bytes(session: Session, alone: Path):
     folder = alone / "cells" / "good"
     before = digest(folder)
     with (folder / "seed-0" / "samples.parquet").open("ab") as file:
         file.write(b"x")
-    code, said = bench.run(bench.recipe("good: {}", "alone"), "alone")
+    code, said = session.run(session.recipe("good: {}", "alone"), "alone")
     assert code == 0, said
     assert digest(folder) == before
 
 
-def test_another_recipe_does_not_overwrite_a_run(bench: Bench, ran: tuple[int, str, Results]):
-    code, said = bench.run(bench.recipe("good: {}\nbetter: {method: good}", "changed"), "all")
+def test_another_recipe_does_not_overwrite_a_run(session: Session, ran: tuple[int, str, Results]):
+    code, said = session.run(session.recipe("good: {}\nbetter: {method: good}", "changed"), "all")
     assert code == 2
     assert "another recipe" in said
 
 
-def test_a_killed_parent_leaves_no_child(bench: Bench):
-    process = bench.start(bench.recipe("good: {}", "orphans"), "orphans", SLOW="600")
-    wait_for(bench.folder / "orphans" / "cells" / "good" / "seed-0" / "started")
+def test_a_killed_parent_leaves_no_child(session: Session):
+    process = session.start(session.recipe("good: {}", "orphans"), "orphans", SLOW="600")
+    wait_for(session.folder / "orphans" / "cells" / "good" / "seed-0" / "started")
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     deadline = time.monotonic() + 10
-    while (left := children_of(bench.folder / "orphans")) and time.monotonic() < deadline:
+    while (left := children_of(session.folder / "orphans")) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not left
 
 
-def test_one_ctrl_c_ends_the_run_with_130_and_no_process_left(bench: Bench):
-    process = bench.start(bench.recipe("good: {}", "stopped"), "stopped", SLOW="600")
-    wait_for(bench.folder / "stopped" / "cells" / "good" / "seed-0" / "started")
+def test_one_ctrl_c_ends_the_run_with_130_and_no_process_left(session: Session):
+    process = session.start(session.recipe("good: {}", "stopped"), "stopped", SLOW="600")
+    wait_for(session.folder / "stopped" / "cells" / "good" / "seed-0" / "started")
     began = time.monotonic()
     os.kill(process.pid, signal.SIGINT)
     said, _ = process.communicate(timeout=30)
     assert process.returncode == 130, said
     assert time.monotonic() - began < 30
-    assert not children_of(bench.folder / "stopped")
+    assert not children_of(session.folder / "stopped")
 
 
-def test_a_folder_in_which_another_process_runs_is_refused_and_left_alone(bench: Bench):
-    out = bench.folder / "held"
+def test_a_folder_in_which_another_process_runs_is_refused_and_left_alone(session: Session):
+    out = session.folder / "held"
     out.mkdir()
     with store.alone(out):
-        code, said = bench.run(bench.recipe("good: {}", "held"), "held")
+        code, said = session.run(session.recipe("good: {}", "held"), "held")
     assert code == 6, said
     assert "another process is running in" in said
     assert not list(out.iterdir())
@@ -189,7 +189,7 @@ def curves(path: Path) -> str:
 
 
 def answers(path: Path) -> str:
-    from alignbench.engine import samples
+    from alignbench.worker import samples
 
     said = [(a.prompt_id, a.sample, a.ids, a.text, a.finished) for a in samples.read(path.parent)]
     return hashlib.sha256(repr(said).encode()).hexdigest()

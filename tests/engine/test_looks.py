@@ -10,21 +10,21 @@ import numpy as np
 import pytest
 import torch
 
-from alignbench.engine import looks, prepare
-from alignbench.engine.bench import Bench
-from alignbench.engine.cell_run import CellRun
-from alignbench.engine.worker import Task
+from alignbench.api.config import Settings
 from alignbench.errors import DataError
 from alignbench.judges.gold import Gold
-from alignbench.method import Settings
-from alignbench.recipe import Curve, Recipe, canonical
+from alignbench.recipe.schema import Curve, Recipe, canonical
 from alignbench.rows import Demonstration
 from alignbench.rows import Sequence as Scorable
+from alignbench.worker import learning_curve, prepare
+from alignbench.worker.context import CellContext
+from alignbench.worker.messages import Task
+from alignbench.worker.session import Session
 
 CURVE = {"looks": 2, "prompts": 4}
 
 
-def make_run(folder: Path, curve: dict[str, int] | None, **changes: Any) -> CellRun:
+def make_run(folder: Path, curve: dict[str, int] | None, **changes: Any) -> CellContext:
     recipe = Recipe.model_validate(
         {
             "model": {"id": "sandbox"},
@@ -39,14 +39,14 @@ def make_run(folder: Path, curve: dict[str, int] | None, **changes: Any) -> Cell
     paths = {"run": folder / "run", "root": folder, "home": folder.parent / "home", "log": folder / "log.txt"}
     task = Task("prepare", **paths, recipe=canonical(recipe), threads=1, what={"key": "looks"})
     prepare.main(task, lambda event: None)
-    return CellRun(Bench(task), label="tried", seed=0, method="frozen", start="base", folder=folder)
+    return CellContext(Session(task), label="tried", seed=0, method="frozen", start="base", folder=folder)
 
 
 def likelihood(scored: Any, rows: Any) -> Any:
     return -scored["all"].token_mean(scored["all"].logps), {}
 
 
-def train(run: CellRun, loss: Any = likelihood, **how: Any) -> list[torch.Tensor]:
+def train(run: CellContext, loss: Any = likelihood, **how: Any) -> list[torch.Tensor]:
     """Fine-tune, and return the weights."""
     policy = run.adapt()
     run.train(
@@ -61,7 +61,7 @@ def train(run: CellRun, loss: Any = likelihood, **how: Any) -> list[torch.Tensor
 
 
 @pytest.fixture(scope="module")
-def followed(tmp_path_factory: pytest.TempPathFactory) -> tuple[CellRun, list[torch.Tensor]]:
+def followed(tmp_path_factory: pytest.TempPathFactory) -> tuple[CellContext, list[torch.Tensor]]:
     folder = tmp_path_factory.mktemp("looks") / "followed"
     run = make_run(folder, CURVE)
     lengths = lambda items: torch.tensor([float(len(one.response)) for one in items])  # noqa: E731
@@ -69,7 +69,7 @@ def followed(tmp_path_factory: pytest.TempPathFactory) -> tuple[CellRun, list[to
 
 
 def test_a_followed_training_ends_with_the_weights_budget_and_cost_of_one_that_is_not(
-    followed: tuple[CellRun, list[torch.Tensor]], tmp_path: Path
+    followed: tuple[CellContext, list[torch.Tensor]], tmp_path: Path
 ):
     run, weights = followed
     alone = make_run(tmp_path / "alone", None)
@@ -77,41 +77,41 @@ def test_a_followed_training_ends_with_the_weights_budget_and_cost_of_one_that_i
     assert run.cost.train_tokens == alone.cost.train_tokens
     assert run.cost.generated_tokens == alone.cost.generated_tokens == 0
     assert run.curves.read_text().count("\n") == alone.curves.read_text().count("\n")
-    assert not (alone.folder / looks.FILE).exists()
+    assert not (alone.folder / learning_curve.FILE).exists()
 
 
 def test_the_judge_speaks_afterwards_of_the_start_and_of_every_look(
-    followed: tuple[CellRun, list[torch.Tensor]],
+    followed: tuple[CellContext, list[torch.Tensor]],
 ):
     run, _ = followed
-    said = looks.judged(run._bench, run.folder, "gold", Gold(Settings()))
+    said = learning_curve.judged(run._session, run.folder, "gold", Gold(Settings()))
     assert [one["step"] for one in said["checkpoints"]] == [0, 2, 4]
     assert all(0 <= one["yardstick"]["value"] <= 1 for one in said["checkpoints"])
-    lines = looks.read(run.folder)
+    lines = learning_curve.read(run.folder)
     assert [line["proxy"] for line in lines if line["step"] == 4] == pytest.approx(
         [float(len(line["text"].split())) for line in lines if line["step"] == 4], abs=1
     )
 
 
 def test_the_distance_from_base_is_that_of_the_answers_given_on_the_way(
-    followed: tuple[CellRun, list[torch.Tensor]],
+    followed: tuple[CellContext, list[torch.Tensor]],
 ):
     run, _ = followed
-    base, (policy,) = run._bench.base, run._adapted
-    asked = run._bench.table.prompts("validation", CURVE["prompts"])
-    answers = policy.answer(asked, run._bench.recipe.evaluation.sampling, run.seed)
+    base, (policy,) = run._session.base, run._adapted
+    asked = run._session.table.prompts("validation", CURVE["prompts"])
+    answers = policy.answer(asked, run._session.recipe.evaluation.sampling, run.seed)
     items = [Scorable(one.prompt_ids, said.ids) for one, said in zip(asked, answers, strict=True)]
     own, other = policy.logprobs(items), base.policy().logprobs(items)
     apart = [float((p.logps - q.logps).sum()) for p, q in zip(own, other, strict=True)]
-    lines = looks.read(run.folder)
+    lines = learning_curve.read(run.folder)
     assert [line["kl"] for line in lines if line["step"] == 4] == pytest.approx(apart, abs=1e-4)
     assert [line["kl"] for line in lines if line["step"] == 0] == pytest.approx([0] * 4, abs=1e-4)
-    told = looks.judged(run._bench, run.folder, "gold", Gold(Settings()))["checkpoints"]
+    told = learning_curve.judged(run._session, run.folder, "gold", Gold(Settings()))["checkpoints"]
     assert told[-1]["kl"]["value"] == pytest.approx(sum(apart) / 4, abs=1e-4)
 
 
 def test_a_killed_training_goes_on_with_the_answers_it_has_given(
-    followed: tuple[CellRun, list[torch.Tensor]], tmp_path: Path
+    followed: tuple[CellContext, list[torch.Tensor]], tmp_path: Path
 ):
     run = make_run(tmp_path / "killed", CURVE)
     run.every = 0.0  # a checkpoint after each step
@@ -124,28 +124,28 @@ def test_a_killed_training_goes_on_with_the_answers_it_has_given(
 
     with pytest.raises(KeyboardInterrupt):
         train(run, loss=power_cut)
-    assert not (run.folder / looks.FILE).exists()
-    again = CellRun(run._bench, label="tried", seed=0, method="frozen", start="base", folder=run.folder)
+    assert not (run.folder / learning_curve.FILE).exists()
+    again = CellContext(run._session, label="tried", seed=0, method="frozen", start="base", folder=run.folder)
     weights = train(again)
     whole, expected = followed
     assert all(torch.equal(one, other) for one, other in zip(weights, expected, strict=True))
-    said, wanted = ([line["text"] for line in looks.read(one.folder)] for one in (again, whole))
+    said, wanted = ([line["text"] for line in learning_curve.read(one.folder)] for one in (again, whole))
     assert said == wanted
 
 
 def test_a_method_without_a_reward_of_its_own_has_a_curve_and_no_proxy(tmp_path: Path):
     run = make_run(tmp_path / "plain", CURVE)
     train(run)
-    said = looks.judged(run._bench, run.folder, "gold", Gold(Settings()))
+    said = learning_curve.judged(run._session, run.folder, "gold", Gold(Settings()))
     assert [one["proxy"] for one in said["checkpoints"]] == [None] * 3
     assert said["alarms"] == []
 
 
 def test_a_second_training_of_the_same_cell_goes_on_where_the_first_ended(tmp_path: Path):
     line = {"prompt_id": "a", "text": "yes", "proxy": None}
-    looks.add(tmp_path, [{"step": 0, **line}, {"step": 6, **line}])
-    looks.add(tmp_path, [{"step": 0, **line}, {"step": 4, **line}])
-    assert [one["step"] for one in looks.read(tmp_path)] == [0, 6, 6, 10]
+    learning_curve.add(tmp_path, [{"step": 0, **line}, {"step": 6, **line}])
+    learning_curve.add(tmp_path, [{"step": 0, **line}, {"step": 4, **line}])
+    assert [one["step"] for one in learning_curve.read(tmp_path)] == [0, 6, 6, 10]
 
 
 def test_too_few_validation_prompts_are_refused_before_anything_is_trained(tmp_path: Path):
@@ -189,7 +189,7 @@ def worth(*means: float) -> np.ndarray:
 def test_the_alarm_goes_off_where_the_proxy_rises_while_the_yardstick_falls(
     yardstick: tuple[float, ...], proxy: tuple[float, ...], since: int | None
 ):
-    said = looks._over_optimised("gold", [0, 2, 4], worth(*yardstick), worth(*proxy))
+    said = learning_curve._over_optimised("gold", [0, 2, 4], worth(*yardstick), worth(*proxy))
     assert (said is None) == (since is None)
     if said is not None:
         assert said.startswith(f"step 4: since step {since} the reward it learns from rose by")

@@ -8,7 +8,7 @@ import pytest
 
 from alignbench.engine import plan
 from alignbench.errors import RecipeError
-from alignbench.recipe import Recipe, own_budget
+from alignbench.recipe.schema import Recipe, own_budget
 
 VERSIONS = {"torch": "2.13.0"}
 

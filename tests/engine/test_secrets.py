@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import Bench
+from .conftest import Session
 
 CANARY = "sk-canary-4f9a2b7c"
 OTHERS = {"HF_TOKEN": "hf_canary_4f9a2b7c", "WANDB_API_KEY": "wandb-canary-4f9a2b7c"}
@@ -60,17 +60,17 @@ def heard() -> Iterator[tuple[str, list[str]]]:
 
 @pytest.mark.parametrize("temper", ["kind", "cross"])
 def test_no_byte_that_a_run_writes_or_says_holds_a_key(
-    bench: Bench, heard: tuple[str, list[str]], temper: str
+    session: Session, heard: tuple[str, list[str]], temper: str
 ):
     url, keys = heard
-    recipe = bench.folder / f"{temper}.yaml"
+    recipe = session.folder / f"{temper}.yaml"
     recipe.write_text(JUDGED.replace("URL", f"{url}/{temper}/v1"))
-    _, said = bench.run(recipe, temper, JUDGE_KEY=CANARY, **OTHERS)
+    _, said = session.run(recipe, temper, JUDGE_KEY=CANARY, **OTHERS)
     assert f"Bearer {CANARY}" in keys, f"the judge was never asked: {said}"
-    assert (bench.folder / temper / "results.json").exists() if temper == "kind" else "(the key)" in said
+    assert (session.folder / temper / "results.json").exists() if temper == "kind" else "(the key)" in said
     secrets = [CANARY, *OTHERS.values()]
     assert not [secret for secret in secrets if secret in said]
-    places = [path for path in bench.folder.rglob("*") if path.is_file()]
+    places = [path for path in session.folder.rglob("*") if path.is_file()]
     assert len(places) > 20
     assert not [path for path in places if _holds(path, secrets)]
 

@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from alignbench.engine import prepare
-from alignbench.engine.bench import Bench
-from alignbench.engine.cell_run import CellRun
-from alignbench.engine.worker import Task
-from alignbench.judges import Judge, Score
-from alignbench.method import NamedJudge, Sampling, Select
-from alignbench.recipe import Recipe, canonical
+from alignbench.api.config import NamedJudge, Sampling, Select
+from alignbench.api.judge import Judge, Score
+from alignbench.recipe.schema import Recipe, canonical
 from alignbench.rows import Demonstration, Prompt
+from alignbench.worker import prepare
+from alignbench.worker.context import CellContext
+from alignbench.worker.messages import Task
+from alignbench.worker.session import Session
 
 LOOKS = 4
 
@@ -56,7 +56,7 @@ def test_the_weights_of_the_best_look_are_kept_and_both_curves_are_logged(
     }
     task = Task("prepare", **paths, recipe=canonical(recipe), threads=1, what={"key": "selection"})
     prepare.main(task, lambda event: None)
-    run = CellRun(Bench(task), label="tried", seed=0, method="frozen", start="base", folder=tmp_path)
+    run = CellContext(Session(task), label="tried", seed=0, method="frozen", start="base", folder=tmp_path)
     judge = Told()
     monkeypatch.setattr(run, "judge", lambda named: judge)
     policy = run.adapt()

@@ -10,16 +10,16 @@ import pytest
 
 from alignbench import results
 
-from .conftest import Bench
+from .conftest import Session
 from .test_isolation import children_of, digest, wait_for
 
 TRAINS = "tried: {method: dpo, budget: {steps: 40}}"
 
 
-def test_a_training_that_is_asked_to_stop_keeps_its_step_and_goes_on_to_the_same_bytes(bench: Bench):
-    recipe = bench.recipe("tried: {method: dpo, budget: {steps: 40}}", "trains")
-    out = bench.folder / "stopped-once"
-    process = bench.start(recipe, out.name)
+def test_a_training_that_is_asked_to_stop_keeps_its_step_and_goes_on_to_the_same_bytes(session: Session):
+    recipe = session.recipe("tried: {method: dpo, budget: {steps: 40}}", "trains")
+    out = session.folder / "stopped-once"
+    process = session.start(recipe, out.name)
     wait_for(out / "cells/tried/seed-0/train.jsonl", 300)
     began = time.monotonic()
     os.killpg(process.pid, signal.SIGINT)  # to the whole group, as a terminal does
@@ -32,10 +32,10 @@ def test_a_training_that_is_asked_to_stop_keeps_its_step_and_goes_on_to_the_same
     assert (kept / "COMMIT").exists()
     assert 10 <= int(kept.name) < 40
 
-    code, said = bench.run(recipe, out.name)
+    code, said = session.run(recipe, out.name)
     assert code == 0, said
-    whole = bench.folder / "never-stopped"
-    code, said = bench.run(recipe, whole.name)
+    whole = session.folder / "never-stopped"
+    code, said = session.run(recipe, whole.name)
     assert code == 0, said
     assert digest(out / "cells/tried") == digest(whole / "cells/tried")
     assert not (out / "cells/tried/seed-0/checkpoints").exists()
@@ -46,12 +46,12 @@ BOTH = "good: {}\nhangs: {}"
 
 @pytest.mark.parametrize(("sign", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 143)])
 def test_the_service_manager_s_word_and_a_lost_terminal_end_a_run_in_order(
-    bench: Bench, sign: signal.Signals, code: int
+    session: Session, sign: signal.Signals, code: int
 ):
-    out = bench.folder / "both"
+    out = session.folder / "both"
     started = out / "cells/good/seed-0/started"
     started.unlink(missing_ok=True)
-    process = bench.start(bench.recipe(BOTH, "both"), "both", "--only", "good", SLOW="600")
+    process = session.start(session.recipe(BOTH, "both"), "both", "--only", "good", SLOW="600")
     wait_for(started, 300)
     os.killpg(process.pid, sign)
     said, _ = process.communicate(timeout=60)
@@ -60,9 +60,9 @@ def test_the_service_manager_s_word_and_a_lost_terminal_end_a_run_in_order(
     assert not children_of(out)
 
 
-def test_a_second_ctrl_c_stops_at_once(bench: Bench):
-    out = bench.folder / "both"
-    process = bench.start(bench.recipe(BOTH, "both"), "both", "--only", "hangs")
+def test_a_second_ctrl_c_stops_at_once(session: Session):
+    out = session.folder / "both"
+    process = session.start(session.recipe(BOTH, "both"), "both", "--only", "hangs")
     wait_for(out / "cells/hangs/seed-0/started", 300)
     os.kill(process.pid, signal.SIGINT)
     time.sleep(2)
@@ -76,13 +76,13 @@ def test_a_second_ctrl_c_stops_at_once(bench: Bench):
     assert not children_of(out)
 
 
-def test_a_cell_without_a_sign_of_life_is_a_failed_row_with_its_stacks_in_its_log(bench: Bench):
-    code, said = bench.run(bench.recipe(BOTH, "both"), "both", "--heartbeat", "30")
+def test_a_cell_without_a_sign_of_life_is_a_failed_row_with_its_stacks_in_its_log(session: Session):
+    code, said = session.run(session.recipe(BOTH, "both"), "both", "--heartbeat", "30")
     assert code == 1, said
-    record = results.read(bench.folder / "both")
+    record = results.read(session.folder / "both")
     (hung,), (good,) = record.cells_of("hangs"), record.cells_of("good")
     assert (hung.status, good.status) == ("failed", "done")
     assert "silent for 30 seconds, and stopped" in hung.reason
-    log = (bench.folder / "both/cells/hangs/seed-0/log.txt").read_text()
+    log = (session.folder / "both/cells/hangs/seed-0/log.txt").read_text()
     assert "misbehaving.py" in log
     assert "in align" in log

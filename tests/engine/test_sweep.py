@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from alignbench import results
-from alignbench.engine import plan, sweep
+from alignbench.engine import plan, tuning
 from alignbench.errors import AlignbenchError, RecipeError
-from alignbench.reading import load
-from alignbench.recipe import Loaded, Recipe
+from alignbench.recipe.load import load
+from alignbench.recipe.schema import Loaded, Recipe
 from alignbench.results import LabelResult, Measured, MetricInfo, Results
 
 SPACE = {"learning_rate": {"low": 1e-4, "high": 1e-2, "log": True}, "beta": [0.1, 0.3]}
@@ -34,7 +34,7 @@ def recipe(**changed) -> Recipe:
 
 
 def test_every_swept_method_gets_the_same_number_of_trials_the_first_as_it_is_written():
-    trials = sweep.expanded(recipe())
+    trials = tuning.expanded(recipe())
     assert list(trials.methods) == [
         *("first", "second", "third", "first.1", "first.2", "first.3", "second.1", "second.2", "second.3")
     ]
@@ -45,14 +45,14 @@ def test_every_swept_method_gets_the_same_number_of_trials_the_first_as_it_is_wr
 
 
 def test_trials_look_at_validation_prompts_and_at_a_seed_of_their_own():
-    trials = sweep.expanded(recipe())
+    trials = tuning.expanded(recipe())
     assert (trials.evaluation.split, trials.seeds, trials.sweep) == ("validation", [100], None)
     assert [one.name for one in trials.evaluation.metrics] == ["reward"]
     assert {cell.seed for cell in plan.cells(trials)} == {100}
 
 
 def test_the_same_recipe_draws_the_same_settings():
-    assert sweep.expanded(recipe()) == sweep.expanded(recipe())
+    assert tuning.expanded(recipe()) == tuning.expanded(recipe())
 
 
 def finished(trials: Recipe, values: dict[str, float | None], *, higher=True) -> Results:
@@ -75,7 +75,7 @@ def tune(tmp_path, values, **how):
         out.mkdir()
         results.write(finished(trial.recipe, values, **how), out)
 
-    return sweep.tuned(loaded, tmp_path / "sweep", run).recipe, seen[0]
+    return tuning.tuned(loaded, tmp_path / "sweep", run).recipe, seen[0]
 
 
 def test_the_best_setting_of_each_method_takes_part_in_the_comparison(tmp_path):
@@ -87,7 +87,7 @@ def test_the_best_setting_of_each_method_takes_part_in_the_comparison(tmp_path):
 
 
 def test_only_what_is_tuned_and_what_it_stands_on_runs_before_the_comparison():
-    trials, names = sweep.tuning(Loaded(recipe(), Path("r.yaml"), ""))
+    trials, names = tuning.tuning(Loaded(recipe(), Path("r.yaml"), ""))
     assert {cell.label for cell in plan.cells(trials.recipe, names)} == {"base", *names}
     assert "third" not in names
 
@@ -112,7 +112,7 @@ def test_a_method_that_is_not_tuned_beside_others_that_are_departs():
 def test_a_field_that_the_method_does_not_have_is_named():
     wrong = recipe(methods={"first": {"method": "dpo", "sweep": {"betta": [1]}}})
     with pytest.raises(RecipeError, match=r"methods\.first\.sweep\.betta: the method has no such field"):
-        sweep.expanded(wrong)
+        tuning.expanded(wrong)
 
 
 def test_no_two_trials_of_a_method_are_alike():
@@ -120,7 +120,7 @@ def test_no_two_trials_of_a_method_are_alike():
     given = recipe(
         methods={"a": {"method": "dpo", "config": {"beta": 0.2}, "sweep": lists}}, sweep={"trials": 6}
     )
-    tried = [block.config for block in sweep.expanded(given).methods.values()]
+    tried = [block.config for block in tuning.expanded(given).methods.values()]
     assert len(tried) == 6
     assert all(one not in tried[:place] for place, one in enumerate(tried))
 
@@ -130,7 +130,7 @@ def test_values_that_make_too_few_settings_are_refused():
     with pytest.raises(
         RecipeError, match=r"methods\.a\.sweep: its values make 2 unlike .* sweep\.trials to 2"
     ):
-        sweep.expanded(few)
+        tuning.expanded(few)
 
 
 @pytest.mark.parametrize(
@@ -207,7 +207,7 @@ def test_two_methods_with_three_trials_each_are_tuned_and_then_compared(tmp_path
     # Who asks for one label first and for all of them later has one run, of one recipe.
     assert plain.invoke(app, ["run", str(path), "--out", str(out), "--only", "first"]).exit_code == 0
     assert plain.invoke(app, ["run", str(path), "--out", str(out)]).exit_code == 0
-    trials, compared = results.read(out / sweep.FOLDER), results.read(out)
+    trials, compared = results.read(out / tuning.FOLDER), results.read(out)
     assert [len(trials.cells_of(label)) for label in ("first", "first.1", "first.2", "second.2")] == [1] * 4
     assert trials.recipe["evaluation"]["split"] == "validation"
     assert {cell.label for cell in compared.cells} == {"base", "first", "second"}

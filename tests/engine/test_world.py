@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from alignbench.engine import plan, world
+from alignbench.engine import environment, plan
 from alignbench.errors import RecipeError
-from alignbench.reading import load
-from alignbench.recipe import Loaded, Recipe, canonical
+from alignbench.recipe.load import load
+from alignbench.recipe.schema import Loaded, Recipe, canonical
 
 TEXT = """
 model: {id: sandbox}
@@ -41,13 +41,13 @@ def loaded(tmp_path: Path):
 def out(tmp_path: Path, loaded) -> Path:
     folder = tmp_path / "runs" / "tried"
     folder.mkdir(parents=True)
-    assert world.settle(folder, loaded()) == ()
+    assert environment.settle(folder, loaded()) == ()
     (folder / "cells").mkdir()
     return folder
 
 
 def test_the_same_recipe_goes_on(out: Path, loaded):
-    assert world.settle(out, loaded("   # enough", "")) == ()
+    assert environment.settle(out, loaded("   # enough", "")) == ()
 
 
 def test_a_run_written_down_before_a_field_came_into_being_is_the_same_run(out: Path, loaded):
@@ -59,14 +59,14 @@ def test_a_run_written_down_before_a_field_came_into_being_is_the_same_run(out: 
         said["methods"]["dpo"]["config"]["label_smoothing"],
     )
     file.write_text(json.dumps(said))
-    assert world.settle(out, loaded()) == ()
-    assert world.fork(out, loaded()) == out
+    assert environment.settle(out, loaded()) == ()
+    assert environment.fork(out, loaded()) == out
 
 
 def test_a_changed_recipe_is_shown_field_by_field_and_refused(out: Path, loaded):
     before = {path.name: path.read_bytes() for path in out.glob("*.*")}
     with pytest.raises(RecipeError) as caught:
-        world.settle(
+        environment.settle(
             out, loaded("{beta: 0.2, start: base}", "{beta: 0.5, start: base, training: {batch: 2}}")
         )
     assert [(one.field, one.what) for one in caught.value.problems[1:]] == [
@@ -76,57 +76,57 @@ def test_a_changed_recipe_is_shown_field_by_field_and_refused(out: Path, loaded)
     assert "--fork" in str(caught.value)
     assert caught.value.exit_code == 2
     with pytest.raises(RecipeError, match=r"methods.dpo: is gone\n.*methods.kdo: is new"):
-        world.settle(out, loaded("dpo: {", "kdo: {method: dpo, "))
+        environment.settle(out, loaded("dpo: {", "kdo: {method: dpo, "))
     assert {path.name: path.read_bytes() for path in out.glob("*.*")} == before
 
 
 def test_where_nothing_was_made_yet_a_mended_recipe_starts_afresh(out: Path, loaded):
     (out / "cells").rmdir()
     changed = loaded("steps: 4", "steps: 5")
-    assert world.fork(out, changed) == out
-    assert world.settle(out, changed) == ()
+    assert environment.fork(out, changed) == out
+    assert environment.settle(out, changed) == ()
     assert '"steps":5' in (out / "recipe.json").read_text()
     (out / "data").mkdir()
     (out / "data" / "COMMIT").touch()
     with pytest.raises(RecipeError, match=r"budget.steps: was 5, is 4"):
-        world.settle(out, loaded())
+        environment.settle(out, loaded())
 
 
 def test_a_fork_is_a_new_folder_and_the_same_one_again(out: Path, loaded):
     changed = loaded("steps: 4", "steps: 5")
-    folder = world.fork(out, changed)
+    folder = environment.fork(out, changed)
     assert folder.name == "tried-2"
     (folder / "cells").mkdir(parents=True)
-    world.settle(folder, changed)
-    assert world.fork(out, changed) == folder
-    assert world.fork(out, loaded()) == out
-    assert world.fork(out, loaded("steps: 4", "steps: 6")).name == "tried-3"
+    environment.settle(folder, changed)
+    assert environment.fork(out, changed) == folder
+    assert environment.fork(out, loaded()) == out
+    assert environment.fork(out, loaded("steps: 4", "steps: 6")).name == "tried-3"
 
 
 def test_one_byte_of_a_row_is_another_run(out: Path, loaded, tmp_path: Path):
     rows = tmp_path / "rows.jsonl"
     rows.write_bytes(rows.read_bytes().replace(b"yes", b"yEs", 1))
     with pytest.raises(RecipeError, match=r"rows.jsonl: was .*, is "):
-        world.settle(out, loaded(), allow_env_change=True)
+        environment.settle(out, loaded(), allow_env_change=True)
 
 
 def test_another_library_is_refused_or_allowed_and_then_the_result_is_mixed(out: Path, loaded, monkeypatch):
-    now = world.versions()
-    monkeypatch.setattr(world, "versions", lambda: {**now, "torch": "9.9"})
+    now = environment.versions()
+    monkeypatch.setattr(environment, "versions", lambda: {**now, "torch": "9.9"})
     with pytest.raises(RecipeError, match=r'versions.torch: was ".*", is "9.9"'):
-        world.settle(out, loaded())
+        environment.settle(out, loaded())
     said = f'versions.torch was "{now["torch"]}", is "9.9"'
-    assert world.settle(out, loaded(), allow_env_change=True) == (said,)
-    assert world.settle(out, loaded()) == (said,), "once allowed it stays on record"
+    assert environment.settle(out, loaded(), allow_env_change=True) == (said,)
+    assert environment.settle(out, loaded()) == (said,), "once allowed it stays on record"
 
 
 def test_an_edited_plugin_is_another_environment(out: Path, loaded, monkeypatch):
-    digest = world.plugins.source_digest
+    digest = environment.plugins.source_digest
     monkeypatch.setattr(
-        world.plugins, "source_digest", lambda found: "edited" if found.name == "dpo" else digest(found)
+        environment.plugins, "source_digest", lambda found: "edited" if found.name == "dpo" else digest(found)
     )
     with pytest.raises(RecipeError, match=r"plugins.methods dpo"):
-        world.settle(out, loaded())
+        environment.settle(out, loaded())
 
 
 # --- keys ---------------------------------------------------------------------------------------------------
@@ -241,9 +241,9 @@ def test_a_folder_of_files_is_read_whole(tmp_path: Path):
             "methods": {"dpo": {"method": "dpo", "start": "base"}},
         }
     )
-    before = world.files(given, tmp_path)
+    before = environment.files(given, tmp_path)
     assert list(before) == ["./model"]
     (folder / "config.json").write_text("{ }")
-    assert world.files(given, tmp_path) != before
+    assert environment.files(given, tmp_path) != before
     shutil.rmtree(folder)
-    assert world.files(given, tmp_path) == {}
+    assert environment.files(given, tmp_path) == {}

@@ -69,9 +69,9 @@ def lab(tmp_path_factory: pytest.TempPathFactory, faults: Faults):
     torch.set_num_threads(THREADS)
     with pytest.MonkeyPatch.context() as patch:
         lab = Lab(tmp_path_factory.mktemp("lab"), faults, METHODS)
-        from alignbench.engine.bench import Bench
+        from alignbench.worker.session import Session
 
-        base = Bench(lab.task).base
+        base = Session(lab.task).base
         patch.setattr(models, "load_base", lambda *_, **__: base)
         patch.setattr(checkpoint, "SHARE", 0)
         step = trainer.AdapterTrainer.training_step

@@ -22,10 +22,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from alignbench import store
-from alignbench.engine import cell, prepare, samples
-from alignbench.engine.resume import CHECKPOINTS
-from alignbench.engine.worker import Task
-from alignbench.recipe import Recipe, canonical
+from alignbench.recipe.schema import Recipe, canonical
+from alignbench.worker import cell, prepare, samples
+from alignbench.worker.messages import Task
+from alignbench.worker.resume import CHECKPOINTS
 
 from .injection import Faults
 

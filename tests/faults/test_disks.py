@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from alignbench.engine import plan, room
+from alignbench.engine import plan, resources
 from alignbench.errors import StorageError
-from alignbench.recipe import Recipe
+from alignbench.recipe.schema import Recipe
 from alignbench.training import checkpoint
 
 from .injection import broken_disk, disk_full
@@ -85,9 +85,9 @@ def test_too_little_room_is_refused_before_anything_runs(tmp_path: Path, monkeyp
     cells = plan.cells(recipe)
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=2**40))
-    room.check(recipe, cells, tmp_path / "run", tmp_path, 1)
+    resources.check(recipe, cells, tmp_path / "run", tmp_path, 1)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=10**9))
     with pytest.raises(
         StorageError, match=r"too little room .*bytes needed at least, 1,000,000,000 bytes free"
     ):
-        room.check(recipe, cells, tmp_path / "run", tmp_path, 1)
+        resources.check(recipe, cells, tmp_path / "run", tmp_path, 1)

@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from alignbench import store
-from alignbench.engine.cell import GROWING, clear
-from alignbench.engine.resume import CHECKPOINTS
 from alignbench.training import checkpoint
+from alignbench.worker.cell import GROWING, clear
+from alignbench.worker.resume import CHECKPOINTS
 
 from .injection import Faults, killed
 

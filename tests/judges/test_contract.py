@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from alignbench.judges import Judge, Opinion, Score
+from alignbench.api.judge import Judge, PairwiseJudgment, Score
 from alignbench.rows import Prompt
 
 PROMPTS = [Prompt(id=str(i), prompt=({"role": "user", "content": "say something"},)) for i in range(4)]
@@ -58,6 +58,6 @@ def test_the_contract_and_every_first_party_judge_import_no_torch():
     ("orders", "verdict"), [((0.9, 0.6), 0.75), ((0.9, 0.4), 0.5), ((0.5, 0.9), 0.7), ((0.2, 0.5), 0.35)]
 )
 def test_a_verdict_is_the_mean_of_both_orders_or_a_tie_and_turns_with_the_answers(orders, verdict):
-    opinion = Opinion(sum(orders) / 2, orders)
-    assert opinion.verdict == pytest.approx(verdict)
-    assert opinion.turned().verdict == pytest.approx(1 - verdict)
+    judgment = PairwiseJudgment(sum(orders) / 2, orders)
+    assert judgment.verdict == pytest.approx(verdict)
+    assert judgment.swapped().verdict == pytest.approx(1 - verdict)

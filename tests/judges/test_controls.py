@@ -9,7 +9,7 @@ import pytest
 from statsmodels.stats.inter_rater import cohens_kappa
 from statsmodels.stats.proportion import proportion_confint
 
-from alignbench.judges import Judge, Opinion, Score
+from alignbench.api.judge import Judge, PairwiseJudgment, Score
 from alignbench.judges.controls import NULL, agreement, controls, kappa, wilson
 from alignbench.rows import Pair
 
@@ -66,9 +66,9 @@ def test_a_judge_that_can_be_fooled_is_not(worth, reason: str):
 class Placed(By):
     """Sees the better answer, but mostly follows the place."""
 
-    def opinions(self, prompts, a, b, principles=None):
+    def judge_pairs(self, prompts, a, b, principles=None):
         place = [0.9 if n % 5 else 0.1 for n in range(len(a))]
-        return [Opinion((p + (1 - 0.1)) / 2, (p, 0.05)) for p in place]
+        return [PairwiseJudgment((p + (1 - 0.1)) / 2, (p, 0.05)) for p in place]
 
 
 def test_a_judge_that_follows_the_place_is_not_fit():

@@ -7,20 +7,21 @@ from typing import Any
 
 import pytest
 
-from alignbench import wiring
-from alignbench.engine import plan, prepare, sweep
-from alignbench.engine.bench import Bench
-from alignbench.engine.cell_run import CellRun
-from alignbench.engine.worker import Task
+from alignbench.engine import plan, tuning
 from alignbench.errors import RecipeError
 from alignbench.judges.reward_model import RewardModel
-from alignbench.recipe import Recipe, canonical
+from alignbench.recipe import graph
+from alignbench.recipe.schema import Recipe, canonical
 from alignbench.rows import Demonstration, Pair, Prompt, Ranking
+from alignbench.worker import prepare
+from alignbench.worker.context import CellContext
+from alignbench.worker.messages import Task
+from alignbench.worker.session import Session
 
 JUDGE = {"reward-model": {"train_on": "held-out", "share": 0.4, "learning_rate": 1e-3}}
 
 
-def make_bench(folder: Path, **changes: Any) -> Bench:
+def make_bench(folder: Path, **changes: Any) -> Session:
     recipe = Recipe.model_validate(
         {
             "model": {"id": "sandbox"},
@@ -33,38 +34,40 @@ def make_bench(folder: Path, **changes: Any) -> Bench:
     paths = {"run": folder / "run", "root": folder, "home": folder / "home", "log": folder / "log.txt"}
     task = Task("prepare", **paths, recipe=canonical(recipe), threads=1, what={"key": "held out"})
     prepare.main(task, lambda event: None)
-    return Bench(task)
+    return Session(task)
 
 
-def seen(bench: Bench, view: type[Any]) -> set[str]:
-    run = CellRun(bench, label="tried", seed=0, method="frozen", start="base", folder=bench.run)
+def seen(session: Session, view: type[Any]) -> set[str]:
+    run = CellContext(session, label="tried", seed=0, method="frozen", start="base", folder=session.run)
     return {row.id for row in run.rows(view)}
 
 
 @pytest.fixture(scope="module")
-def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+def session(tmp_path_factory: pytest.TempPathFactory) -> Session:
     folder = tmp_path_factory.mktemp("held-out")
     return make_bench(folder, evaluation={"prompts": 8, "judges": [JUDGE]})
 
 
-def test_methods_never_see_the_rows_that_a_judge_is_trained_on(bench: Bench, monkeypatch: pytest.MonkeyPatch):
+def test_methods_never_see_the_rows_that_a_judge_is_trained_on(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+):
     read: list[str] = []
-    original = CellRun.reward_model
+    original = CellContext.reward_model
 
-    def spy(self: CellRun, rows: Any = None, **how: Any) -> Any:
+    def spy(self: CellContext, rows: Any = None, **how: Any) -> Any:
         read.extend(row.id for row in rows)
         return original(self, rows, **how)
 
-    monkeypatch.setattr(CellRun, "reward_model", spy)
+    monkeypatch.setattr(CellContext, "reward_model", spy)
     judge = RewardModel(RewardModel.Config(**JUDGE["reward-model"]))
-    judge.open(bench)  # pyright: ignore[reportArgumentType]
-    kept = {row.id for row in bench.table.kept("train")}
+    judge.open(session)  # pyright: ignore[reportArgumentType]
+    kept = {row.id for row in session.table.kept("train")}
     for view in (Demonstration, Pair, Ranking, Prompt):
-        assert not seen(bench, view) & set(read)
-    assert seen(bench, Prompt) | set(read) == kept
+        assert not seen(session, view) & set(read)
+    assert seen(session, Prompt) | set(read) == kept
     assert 0.2 < len(read) / len(kept) < 0.6
     assert judge.quality["comparisons"] > 0
-    prompts = bench.table.prompts("test", 4)
+    prompts = session.table.prompts("test", 4)
     spent: list[dict[str, float]] = []
     judge.meter = lambda **one: spent.append(one)
     scores = [score.value for score in judge.score(prompts * 2, ["i do not know ."] * 4 + ["no ."] * 4)]
@@ -74,10 +77,10 @@ def test_methods_never_see_the_rows_that_a_judge_is_trained_on(bench: Bench, mon
     assert scores[:4] == [one.value for one in judge.score(prompts, ["i do not know ."] * 4)]
 
 
-def test_a_reward_model_of_the_methods_own_rows_cannot_evaluate(bench: Bench):
+def test_a_reward_model_of_the_methods_own_rows_cannot_evaluate(session: Session):
     judge = RewardModel(RewardModel.Config(train_on="train"))
     with pytest.raises(RecipeError, match="cannot evaluate"):
-        judge.open(bench)  # pyright: ignore[reportArgumentType]
+        judge.open(session)  # pyright: ignore[reportArgumentType]
 
 
 @pytest.mark.parametrize("config", [{}, {"id": "some/model", "train_on": "held-out"}])
@@ -113,26 +116,28 @@ def test_the_judge_that_chooses_shares_no_row_with_the_judge_that_reports_and_me
         "methods": {"tried": {"method": "frozen"}},
         "sweep": {"trials": 2},
     }
-    bench = make_bench(tmp_path, **swept)
-    trials = sweep.expanded(bench.recipe)
-    assert wiring.reserved(trials) == wiring.reserved(bench.recipe) == 0.6
+    session = make_bench(tmp_path, **swept)
+    trials = tuning.expanded(session.recipe)
+    assert graph.reserved(trials) == graph.reserved(session.recipe) == 0.6
     read: list[set[str]] = []
     monkeypatch.setattr(
-        CellRun, "reward_model", lambda self, rows=None, **how: read.append({row.id for row in rows or ()})
+        CellContext,
+        "reward_model",
+        lambda self, rows=None, **how: read.append({row.id for row in rows or ()}),
     )
-    for recipe in (bench.recipe, trials):
+    for recipe in (session.recipe, trials):
         (named,) = recipe.evaluation.judges
         part = RewardModel.Config(**named.config)
-        bench.own_reward_model((part.after, part.after + part.share))
+        session.own_reward_model((part.after, part.after + part.share))
     reports, chooses = read
-    kept = {row.id for row in bench.table.kept("train")}
+    kept = {row.id for row in session.table.kept("train")}
     assert not reports & chooses
     assert min(len(reports), len(chooses)) > 0.15 * len(kept)
-    assert kept - reports - chooses == seen(bench, Prompt)
+    assert kept - reports - chooses == seen(session, Prompt)
 
 
-def test_a_cell_of_fewer_rows_is_another_cell(bench: Bench):
-    given = bench.recipe
+def test_a_cell_of_fewer_rows_is_another_cell(session: Session):
+    given = session.recipe
     without = given.model_copy(update={"evaluation": given.evaluation.model_copy(update={"judges": []})})
     cell = plan.cells(given)[-1]
     one, other = (

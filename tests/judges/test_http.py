@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 
+from alignbench.api.judge import PairwiseJudgment
 from alignbench.errors import ModelError, RecipeError, SecurityError
-from alignbench.judges import Opinion
 from alignbench.judges import http as module
 from alignbench.judges.http import HTTP, resolve
 from alignbench.judges.language_model import Self
@@ -129,7 +129,7 @@ def test_log_probabilities_make_a_soft_label(serve, opened):
             "A" if first else "B", top={"A": 0.6, " A": 0.1, "B": 0.2} if first else {"A": 0.3, "B": 0.6}
         )
 
-    (found,) = opened(serve(answer).url).opinions([PROMPT], ["x"], ["y"])
+    (found,) = opened(serve(answer).url).judge_pairs([PROMPT], ["x"], ["y"])
     assert found.orders == pytest.approx((0.7 / 0.9, 0.6 / 0.9))
     assert found.mass == pytest.approx(0.9)
 
@@ -142,7 +142,7 @@ def test_a_server_that_refuses_log_probabilities_is_asked_without(serve, opened)
 
 @pytest.mark.parametrize("text", ["A", " A ", "A.", "**A**", '"A"', "(A)", "`A`\n"])
 def test_an_option_with_marks_around_it_is_a_verdict(serve, opened, text: str):
-    assert opened(serve(chat(text)).url).opinions([PROMPT], ["x"], ["y"])[0].preference == 0.5
+    assert opened(serve(chat(text)).url).judge_pairs([PROMPT], ["x"], ["y"])[0].preference == 0.5
 
 
 @pytest.mark.parametrize(
@@ -366,7 +366,7 @@ def test_reasons_are_asked_for_first(serve, opened):
         return chat("the first one is nicer" if len(body["messages"]) == 1 else "A")
 
     server = serve(answer)
-    (found,) = opened(server.url, think=True, think_tokens=99).opinions([PROMPT], ["x"], ["y"])
+    (found,) = opened(server.url, think=True, think_tokens=99).judge_pairs([PROMPT], ["x"], ["y"])
     asked = [body for body in server.requests if len(body["messages"]) == 3]
     questions = {body["messages"][0]["content"] for body in asked}
     assert questions == {f"what is the sky ?|{pair}{PLAIN.reasons}" for pair in ("x|y", "y|x")}
@@ -434,18 +434,18 @@ def test_a_real_server_judges_as_the_model_itself_does(real: str, opened):
     from jinja2 import Template
     from transformers.decision.template_utils import DECISION_PROMPT, Question
 
-    from alignbench import recipe
     from alignbench.models import load_base
+    from alignbench.recipe import schema
     from alignbench.sandbox import MODEL, judging
 
     class Models:
-        base = load_base(recipe.Model(id="sandbox", quantization="none"))
+        base = load_base(schema.Model(id="sandbox", quantization="none"))
         start = base.policy()
 
-    def itself(question: str) -> list[Opinion]:
+    def itself(question: str) -> list[PairwiseJudgment]:
         made = Self(Self.Config(wording="sandbox", compare=question, min_mass=0))
         made.open(Models())  # pyright: ignore[reportArgumentType]
-        return made.opinions(*pairs)
+        return made.judge_pairs(*pairs)
 
     items = list(judging("pair", 12, seed=9))
     prompts = [Prompt(id=str(n), prompt=tuple(item["prompt"])) for n, item in enumerate(items)]
@@ -455,7 +455,7 @@ def test_a_real_server_judges_as_the_model_itself_does(real: str, opened):
     given = {"model": str(MODEL), "compare": compare, "wording": "sandbox", "timeout": 120}
 
     # It ignores log-probabilities: verdicts as written.
-    written = [one.orders for one in opened(real, **given).opinions(*pairs)]
+    written = [one.orders for one in opened(real, **given).judge_pairs(*pairs)]
     own = [one.orders or () for one in itself(compare)]
     assert written == [tuple(float(p > 0.5) for p in orders) for orders in own]
     assert {p for orders in written for p in orders} == {0.0, 1.0}
@@ -463,6 +463,6 @@ def test_a_real_server_judges_as_the_model_itself_does(real: str, opened):
     # It puts a prompt of its own around the question, and computes with fewer bits.
     options = Question("verdict", "choice", None, ["A", "B"], ["A", "B"], [None, None])
     own = [one.orders for one in itself(Template(DECISION_PROMPT).render(state=compare, question=options))]
-    soft = opened(real, api="decisions", **given).opinions(*pairs)
+    soft = opened(real, api="decisions", **given).judge_pairs(*pairs)
     assert [one.orders for one in soft] == [pytest.approx(orders, abs=0.06) for orders in own]
     assert all(one.mass == pytest.approx(1) for one in soft)

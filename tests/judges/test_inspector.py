@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from alignbench.judges import Judge, Score
+from alignbench.api.config import NamedJudge
+from alignbench.api.judge import Judge, Score
 from alignbench.judges.inspector import Inspector
-from alignbench.method import NamedJudge
-from alignbench.rows import Demonstration, Pair, Ranking, Verdict
+from alignbench.rows import Demonstration, Pair, Ranking, UnpairedPreference
 
 ASKED = ({"role": "user", "content": "q"},)
 HALF = Inspector.Config(judge=NamedJudge(name="self"))
@@ -63,5 +63,5 @@ def test_a_poor_demonstration_is_dropped():
 
 
 def test_an_answer_that_is_called_undesirable_may_be_poor():
-    row = Verdict(id="v", prompt=ASKED, response="no", desirable=False)
+    row = UnpairedPreference(id="v", prompt=ASKED, response="no", desirable=False)
     assert inspected(row)[0] == [row]

@@ -7,14 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from alignbench.data.sources import open_source
+from alignbench.api.config import Labelling, Revising, Sampling
+from alignbench.api.judge import Judge, PairwiseJudgment, Score
+from alignbench.api.policy import Answer
 from alignbench.errors import DataError, PluginError
-from alignbench.judges import Judge, Opinion, Score
-from alignbench.judges.labelling import beside_people, label, load, principles
+from alignbench.feedback.labelling import beside_people, label, load, principles
+from alignbench.feedback.revising import revise
 from alignbench.judges.language_model import Self
-from alignbench.judges.revising import revise
-from alignbench.method import Answer, Labelling, Revising, Sampling
-from alignbench.recipe import Named
+from alignbench.recipe.named import open_source
+from alignbench.recipe.schema import Named
 from alignbench.rows import Pair, Prompt, Ranking
 
 
@@ -44,19 +45,20 @@ class Parrot:
 class Table(Judge):
     """Prefers by a table of (a, b); unknown pairs are abstentions."""
 
-    def __init__(self, table: dict[tuple[str, str], Opinion | float]):
+    def __init__(self, table: dict[tuple[str, str], PairwiseJudgment | float]):
         super().__init__()
         self.table, self.principles = table, []
 
     def score(self, prompts, answers):
         return [Score(None) for _ in answers]
 
-    def opinions(self, prompts, a, b, principles=None):
+    def judge_pairs(self, prompts, a, b, principles=None):
         self.principles.append(principles)
         found = [
-            self.table.get((x, y), Opinion(None, reason="no verdict")) for x, y in zip(a, b, strict=True)
+            self.table.get((x, y), PairwiseJudgment(None, reason="no verdict"))
+            for x, y in zip(a, b, strict=True)
         ]
-        return [one if isinstance(one, Opinion) else Opinion(one) for one in found]
+        return [one if isinstance(one, PairwiseJudgment) else PairwiseJudgment(one) for one in found]
 
 
 PROMPTS = [
@@ -99,27 +101,27 @@ def test_answers_that_were_cut_are_not_compared():
 @pytest.mark.parametrize(
     ("said", "how", "reason"),
     [
-        (Opinion(None, reason="refused"), {}, "refused"),
-        (Opinion(0.5), {}, "tie"),
-        (Opinion(0.55), {"ties": 0.1}, "tie"),
-        (Opinion(0.7, orders=(0.9, 0.45)), {"consistent": True}, "the orders disagree"),
+        (PairwiseJudgment(None, reason="refused"), {}, "refused"),
+        (PairwiseJudgment(0.5), {}, "tie"),
+        (PairwiseJudgment(0.55), {"ties": 0.1}, "tie"),
+        (PairwiseJudgment(0.7, orders=(0.9, 0.45)), {"consistent": True}, "the orders disagree"),
     ],
 )
-def test_what_labels_nothing_is_counted_under_its_reason(said: Opinion, how: dict, reason: str):
+def test_what_labels_nothing_is_counted_under_its_reason(said: PairwiseJudgment, how: dict, reason: str):
     found = labelled(Table({("x", "y"): said}), "x", "y", **how)
     assert found.rows == []
     assert found.facts["dropped"] == {reason: 1}
 
 
 def test_a_verdict_that_both_orders_share_is_kept():
-    found = labelled(Table({("x", "y"): Opinion(0.7, (0.9, 0.55), 0.8)}), "x", "y", consistent=True)
+    found = labelled(Table({("x", "y"): PairwiseJudgment(0.7, (0.9, 0.55), 0.8)}), "x", "y", consistent=True)
     assert len(found.rows) == 1
     assert found.facts["consistent"] == 1.0
     assert found.facts["mass"] == 0.8
 
 
 def test_how_often_the_first_place_wins_is_told():
-    found = labelled(Table({("x", "y"): Opinion(0.6, (0.9, 0.3), 1.0)}), "x", "y")
+    found = labelled(Table({("x", "y"): PairwiseJudgment(0.6, (0.9, 0.3), 1.0)}), "x", "y")
     assert found.facts["first"] == 1.0
 
 
@@ -203,7 +205,7 @@ class Favours(Judge):
     def score(self, prompts, answers):
         return [Score(None) for _ in answers]
 
-    def opinions(self, prompts, a, b, principles=None):
+    def judge_pairs(self, prompts, a, b, principles=None):
         return [self.prefers(*one) for one in zip(a, b, principles or [""] * len(a), strict=True)]
 
 
@@ -220,8 +222,10 @@ HUMAN = [
 """Of the last quarter people are said to like the second answer better."""
 
 
-def good(a: str, b: str, principle: str) -> Opinion:
-    return Opinion(0.9 if a.startswith("good") else 0.1, (0.9, 0.9) if a.startswith("good") else (0.1, 0.1))
+def good(a: str, b: str, principle: str) -> PairwiseJudgment:
+    return PairwiseJudgment(
+        0.9 if a.startswith("good") else 0.1, (0.9, 0.9) if a.startswith("good") else (0.1, 0.1)
+    )
 
 
 def test_labels_are_held_against_those_of_people():
@@ -234,8 +238,8 @@ def test_labels_are_held_against_those_of_people():
 
 
 def test_a_judge_that_follows_the_place_agrees_with_people_as_chance_does():
-    def place(a: str, b: str, principle: str) -> Opinion:
-        return Opinion(0.6, (0.9, 0.3))
+    def place(a: str, b: str, principle: str) -> PairwiseJudgment:
+        return PairwiseJudgment(0.6, (0.9, 0.3))
 
     found = beside_people(Favours(place), HUMAN[:30], Labelling(), key=0)
     assert 0.2 < found["accuracy"] < 0.8
@@ -244,8 +248,8 @@ def test_a_judge_that_follows_the_place_agrees_with_people_as_chance_does():
 
 
 def test_what_would_label_nothing_is_no_disagreement_with_people():
-    def torn(a: str, b: str, principle: str) -> Opinion:
-        return Opinion(0.6, (0.9, 0.3)) if a.endswith(("1", "2")) else good(a, b, principle)
+    def torn(a: str, b: str, principle: str) -> PairwiseJudgment:
+        return PairwiseJudgment(0.6, (0.9, 0.3)) if a.endswith(("1", "2")) else good(a, b, principle)
 
     found = beside_people(Favours(torn), HUMAN[:30], Labelling(consistent=True), key=0)
     assert found["dropped"] == {"the orders disagree": 6}
@@ -253,8 +257,8 @@ def test_what_would_label_nothing_is_no_disagreement_with_people():
 
 
 def test_a_judge_is_held_against_people_by_its_principles():
-    def turncoat(a: str, b: str, principle: str) -> Opinion:
-        return good(a, b, "") if principle == "kind" else good(a, b, "").turned()
+    def turncoat(a: str, b: str, principle: str) -> PairwiseJudgment:
+        return good(a, b, "") if principle == "kind" else good(a, b, "").swapped()
 
     found = beside_people(Favours(turncoat), HUMAN[:30], Labelling(), ("kind",), key=0)
     assert found["accuracy"] == 1.0

@@ -7,10 +7,10 @@ import torch
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from alignbench import recipe
 from alignbench.errors import ModelError
-from alignbench.judges.options import options_of, read
 from alignbench.models import Base, load_base
+from alignbench.models.choices import options_of, read
+from alignbench.recipe import schema
 
 TEMPLATE = (
     "{% for m in messages %}{{ m.content }}{% if m.role == 'assistant' %}<end>{% endif %}{% endfor %}"
@@ -118,14 +118,14 @@ def test_what_is_read_together_does_not_change_what_is_read(letters: Base, monke
     questions = [ids(letters, text) for _, _, text in QUESTIONS]
     groups = [(p, first) for p, first, _ in QUESTIONS]
     whole = read(letters.policy(), questions, options, groups)
-    monkeypatch.setattr("alignbench.judges.options.PACKED", {"cpu": 90})
+    monkeypatch.setattr("alignbench.models.choices.PACKED", {"cpu": 90})
     pieces = read(letters.policy(), questions, options, groups)
     assert pieces.forwards > whole.forwards
     torch.testing.assert_close(whole.probabilities, pieces.probabilities, atol=1e-6, rtol=0)
 
 
 def test_the_sandbox_model_reads_its_letters_as_single_words():
-    base = load_base(recipe.Model(id="sandbox", quantization="none"))
+    base = load_base(schema.Model(id="sandbox", quantization="none"))
     options = options_of(base, "<bos> <user> which answer is better ? <bot>", ("A", "B"))
     assert [len(ways) for ways in options.variants] == [1, 1]
     assert options.longest == 1

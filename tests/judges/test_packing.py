@@ -16,12 +16,10 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from alignbench.judges import options
-from alignbench.judges.options import options_of, read
-from alignbench.judges.packing import pack, states
-from alignbench.models import Base
+from alignbench.models import Base, choices, varlen
+from alignbench.models.choices import options_of, read
+from alignbench.models.prefix_tree import pack, states
 from alignbench.rows import Ids
-from alignbench.training import ragged
 
 SMALL = {"vocab_size": 24, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
 SMALL |= {"initializer_range": 0.3, "bos_token_id": None, "eos_token_id": 2, "pad_token_id": 0}
@@ -71,7 +69,7 @@ def questions(*answers: str) -> tuple[list[Ids], list[tuple[str, str]]]:
     return [tuple(ids[letter] for letter in text) for text in texts], [(p, x) for p, x, _ in named]
 
 
-def separately(base: Base, asked: list[Ids], found: options.Options) -> torch.Tensor:
+def separately(base: Base, asked: list[Ids], found: choices.Options) -> torch.Tensor:
     """The plain way: a forward for each question and way to write an option, nothing shared."""
     rows = []
     for question in asked:
@@ -92,7 +90,7 @@ def separately(base: Base, asked: list[Ids], found: options.Options) -> torch.Te
 def test_a_tree_says_what_separate_forwards_say(
     base: Base, answers: list[str], monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(options, "PACKED", {"cpu": 1 << 14})  # one forward
+    monkeypatch.setattr(choices, "PACKED", {"cpu": 1 << 14})  # one forward
     asked, groups = questions(*answers)
     found = options_of(base, ">", "AB")
     few = slice(None, None, max(1, len(asked) // 10))
@@ -106,7 +104,7 @@ def test_a_tree_says_what_separate_forwards_say(
 
 
 def test_only_a_model_that_passes_the_test_reads_a_tree(base: Base):
-    with ragged.attention(base.model, 100) as packs:
+    with varlen.attention(base.model, 100) as packs:
         assert packs == base.whole  # pyright: ignore[reportAttributeAccessIssue]
 
 
@@ -114,7 +112,7 @@ def test_steps_and_trees_say_the_same(base: Base, monkeypatch: pytest.MonkeyPatc
     asked, groups = questions(*ANSWERS[:4])
     found = options_of(base, ">", [str(mark) for mark in range(1, 11)])
     tree = read(base.policy(), asked, found, groups).probabilities
-    monkeypatch.setattr(ragged, "_proven", lambda model: False)
+    monkeypatch.setattr(varlen, "_proven", lambda model: False)
     steps = read(base.policy(), asked, found, groups).probabilities
     torch.testing.assert_close(tree, steps, atol=1e-6, rtol=0)
 
@@ -131,7 +129,7 @@ def test_what_texts_begin_with_stands_there_once(base: Base, texts: list[Ids]):
     assert [tuple(packed.ids[path]) for path in packed.paths] == texts
     for text, path in zip(texts, packed.paths, strict=True):
         assert packed.depths[path].tolist() == list(range(len(text)))
-    with torch.no_grad(), ragged.attention(base.model, 4) as packs:
+    with torch.no_grad(), varlen.attention(base.model, 4) as packs:
         if packs:
             found = states(base, packed)
             for text, last in zip(texts, found, strict=True):

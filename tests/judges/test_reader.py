@@ -7,10 +7,11 @@ from typing import Any, Literal
 
 import pytest
 
-from alignbench.judges import Opinion, options
+from alignbench.api.judge import PairwiseJudgment
 from alignbench.judges.language_model import LanguageModel, Self
 from alignbench.judges.reader import Asking, Found, Reader
 from alignbench.judges.wording import PLAIN, filled, nonce, wording
+from alignbench.models import choices
 from alignbench.rows import Prompt
 
 
@@ -60,7 +61,7 @@ def likes(better: str, sure: float = 0.9) -> Callable[[str], Found]:
 
 def test_both_orders_are_asked_and_averaged():
     made, script = judge(lambda question: [0.8, 0.1] if question.endswith("|x|y") else [0.3, 0.3])
-    (found,) = made.opinions([prompt("q")], ["x"], ["y"])
+    (found,) = made.judge_pairs([prompt("q")], ["x"], ["y"])
     assert script.asked == ["q|x|y", "q|y|x"]
     assert found.preference == pytest.approx((0.8 / 0.9 + 0.5) / 2)
     assert found.orders == pytest.approx((0.8 / 0.9, 0.5))
@@ -71,16 +72,16 @@ def test_exchanging_the_answers_gives_exactly_the_opposite():
     made, _ = judge(lambda question: [0.8, 0.1] if question.endswith("|x|y") else [0.3, 0.35])
     prompts = [prompt("q"), prompt("r")]
     forth, back = (
-        made.opinions(prompts, ["x", "y"], ["y", "x"]),
-        made.opinions(prompts, ["y", "x"], ["x", "y"]),
+        made.judge_pairs(prompts, ["x", "y"], ["y", "x"]),
+        made.judge_pairs(prompts, ["y", "x"], ["x", "y"]),
     )
-    assert forth == [one.turned() for one in back]
+    assert forth == [one.swapped() for one in back]
     assert [a.preference for a in forth] == [1 - (b.preference or 0) for b in back]
 
 
 def test_a_judge_that_follows_the_place_is_undecided():
     made, _ = judge(lambda question: [0.9, 0.1])
-    (found,) = made.opinions([prompt()], ["x"], ["y"])
+    (found,) = made.judge_pairs([prompt()], ["x"], ["y"])
     assert found.preference == pytest.approx(0.5)
     assert found.consistent is False
 
@@ -90,15 +91,15 @@ def test_orders_that_disagree_are_a_tie_but_their_mean_stays_the_soft_label(orde
     forth, back = orders
     made, _ = judge(lambda text: [forth, 1 - forth] if text.endswith("|x|y") else [1 - back, back])
     mean = sum(orders) / 2
-    assert made.opinions([prompt()], ["x"], ["y"])[0].preference == pytest.approx(mean)
-    assert made.opinions([prompt()], ["y"], ["x"])[0].preference == pytest.approx(1 - mean)
+    assert made.judge_pairs([prompt()], ["x"], ["y"])[0].preference == pytest.approx(mean)
+    assert made.judge_pairs([prompt()], ["y"], ["x"])[0].preference == pytest.approx(1 - mean)
     assert made.compare([prompt()], ["x"], ["y"]) == [0.5]
     assert made.compare([prompt()], ["y"], ["x"]) == [0.5]
 
 
 def test_under_the_strict_policy_a_verdict_that_follows_the_place_is_an_abstention():
     made, _ = judge(lambda question: [0.9, 0.1], strict=True)
-    (found,) = made.opinions([prompt()], ["x"], ["y"])
+    (found,) = made.judge_pairs([prompt()], ["x"], ["y"])
     assert (found.preference, found.reason) == (None, "the orders disagree")
     assert made.abstained == {"the orders disagree": 1}
 
@@ -119,13 +120,13 @@ def test_a_judge_that_would_rather_say_something_else_abstains():
 @pytest.mark.parametrize("reason", ["refused", "no verdict", "timeout", "too long"])
 def test_what_is_no_verdict_is_an_abstention_under_its_name(reason: str):
     made, _ = judge(lambda question: reason if question.endswith("y") else [1.0, 0.0])
-    assert made.opinions([prompt()], ["x"], ["y"]) == [Opinion(None, reason=reason)]
+    assert made.judge_pairs([prompt()], ["x"], ["y"]) == [PairwiseJudgment(None, reason=reason)]
     assert made.abstained == {reason: 1}
 
 
 def test_reasons_before_the_verdict_hold_the_probability_near_the_middle():
     made, script = judge(likes("x", 0.99), think=True, think_tokens=7)
-    (found,) = made.opinions([prompt()], ["x"], ["y"])
+    (found,) = made.judge_pairs([prompt()], ["x"], ["y"])
     assert found.preference == 0.6
     assert found.orders == pytest.approx((0.99, 0.99))
     assert script.thinks == [(PLAIN.verdict, 7)]
@@ -133,7 +134,7 @@ def test_reasons_before_the_verdict_hold_the_probability_near_the_middle():
 
 def test_a_question_of_ones_own_stays_when_reasons_are_asked_for():
     made, script = judge(likes("x"), compare="{principle}: {question}|{a}|{b}", think=True)
-    made.opinions([prompt("q")], ["x"], ["y"], ["be kind"])
+    made.judge_pairs([prompt("q")], ["x"], ["y"], ["be kind"])
     assert script.asked == ["be kind: q|x|y" + PLAIN.reasons, "be kind: q|y|x" + PLAIN.reasons]
 
 
@@ -141,7 +142,7 @@ def test_a_question_of_ones_own_stays_when_reasons_are_asked_for():
 def test_a_principle_stays_when_reasons_are_asked_for(name: Literal["plain", "sandbox"]):
     made, script = judge(lambda question: [0.5, 0.5], compare=None, wording=name, think=True)
     for principle in ("helpful", None):
-        made.opinions([prompt("q")], ["x"], ["y"], [principle] if principle else None)
+        made.judge_pairs([prompt("q")], ["x"], ["y"], [principle] if principle else None)
     words = wording(name)
     assert script.asked[:2] == [
         filled(words.think_by_principle, "q", a=a, b=b, principle="helpful") for a, b in ("xy", "yx")
@@ -191,7 +192,7 @@ def test_what_judging_costs_is_told():
 
 def test_a_principle_is_part_of_the_question():
     made, script = judge(likes("x"), compare="{principle}: {question}|{a}|{b}")
-    made.opinions([prompt("q")] * 2, ["x", "x"], ["y", "y"], ["be kind", "be brief"])
+    made.judge_pairs([prompt("q")] * 2, ["x", "x"], ["y", "y"], ["be kind", "be brief"])
     assert script.asked == ["be kind: q|x|y", "be kind: q|y|x", "be brief: q|x|y", "be brief: q|y|x"]
 
 
@@ -228,10 +229,10 @@ class Models:
 
 @pytest.fixture(scope="module")
 def models():
-    from alignbench import recipe
     from alignbench.models import load_base
+    from alignbench.recipe import schema
 
-    return Models(load_base(recipe.Model(id="sandbox")))
+    return Models(load_base(schema.Model(id="sandbox")))
 
 
 @pytest.fixture(scope="module")
@@ -301,11 +302,11 @@ def test_the_principle_and_the_reasons_come_before_the_verdict(
         texts.extend(policy.base.tokenizer.decode(one) for one in ids)
         return actual(policy, ids, *rest)
 
-    actual = options.read
-    monkeypatch.setattr(options, "read", read)
+    actual = choices.read
+    monkeypatch.setattr(choices, "read", read)
     made = Self(Self.Config(wording="sandbox", think=True, think_tokens=24))
     made.open(models)
-    found = made.opinions(*[part[:8] for part in pairs], ["harmless"] * 8)
+    found = made.judge_pairs(*[part[:8] for part in pairs], ["harmless"] * 8)
     assert len(texts) == 16
     for text in texts:
         question, _, answer = text.partition("<bot>")

@@ -10,13 +10,13 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
-from alignbench import recipe
 from alignbench.errors import DataError
-from alignbench.judges import reward_training as reward
-from alignbench.judges.quality import agreement, calibration, comparisons, quality
 from alignbench.models import Base
+from alignbench.models.forward import Scores
+from alignbench.recipe import schema
 from alignbench.rows import Pair, Ranking, Sequence
-from alignbench.training.scores import Scores
+from alignbench.training import reward_model as reward
+from alignbench.training.reward_quality import agreement, calibration, comparisons, quality
 
 
 class Tokenizer:
@@ -48,7 +48,7 @@ def base(request: pytest.FixtureRequest) -> Base:
     with torch.random.fork_rng():
         torch.manual_seed(3)
         model = request.param()
-    return Base(model, Tokenizer(), adapter=recipe.Adapter(rank=2, alpha=4))  # pyright: ignore[reportArgumentType]
+    return Base(model, Tokenizer(), adapter=schema.Adapter(rank=2, alpha=4))  # pyright: ignore[reportArgumentType]
 
 
 def ranking(ranks: tuple[int, ...], id: str = "row", **extra: object) -> Ranking:

@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from alignbench.judges import Judge, Score
-from alignbench.method import Answer, Sampling, TokenScores
-from alignbench.metrics import Cell, PairLogprobs
+from alignbench.api.config import Sampling
+from alignbench.api.judge import Judge, Score
+from alignbench.api.metric import Cell, PairLogprobs
+from alignbench.api.policy import Answer, TokenScores
 from alignbench.rows import Prompt, Text
 
 

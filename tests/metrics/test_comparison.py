@@ -12,7 +12,7 @@ import pytest
 from scipy import stats as reference
 
 from alignbench import results
-from alignbench.metrics import Cell, Difference, Measure, Missing
+from alignbench.api.metric import Cell, Difference, Measure, Missing
 from alignbench.metrics.comparison import by_cell, by_label, column, comparisons, infos, summarise
 from alignbench.metrics.kl import KL
 from alignbench.metrics.length import Length

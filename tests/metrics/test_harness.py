@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from alignbench.api.metric import Cell, Measure
+from alignbench.api.policy import Answer, TokenScores
 from alignbench.judges.toxicity import Toxicity as ToxicityJudge
 from alignbench.judges.toxicity import by_classifier, by_lexicon
-from alignbench.method import Answer, TokenScores
-from alignbench.metrics import Cell, Measure
 from alignbench.metrics.choice_entropy import ChoiceEntropy, choice_entropy
 from alignbench.metrics.harness import READERS, Harness, cut, policy_model, run_task, squad
 from alignbench.metrics.toxicity import Toxicity

@@ -9,8 +9,8 @@ from importlib.metadata import entry_points
 import numpy as np
 import pytest
 
-from alignbench.method import Sampling
-from alignbench.metrics import Cell, Measure, Missing, PairLogprobs
+from alignbench.api.config import Sampling
+from alignbench.api.metric import Cell, Measure, Missing, PairLogprobs
 from alignbench.metrics.kl import KL
 from alignbench.metrics.length import Length
 from alignbench.metrics.preference import Preference

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from alignbench import sandbox
-from alignbench.metrics import Cell, Measure, Request
+from alignbench.api.metric import Cell, Measure, Request
 from alignbench.metrics.capability import Capability
 from alignbench.metrics.diversity import Diversity, distinct, entropy, mean_cosine, self_bleu
 from alignbench.metrics.entropy import Entropy
@@ -114,11 +114,11 @@ def test_next_token_entropy_equals_scipys_of_the_same_distributions_to_1e_9(give
 def test_a_models_entropies_are_float64s_of_its_logits_within_ten_float32_roundings_of_the_largest():
     import torch
 
-    from alignbench import recipe
     from alignbench.models import load_base
+    from alignbench.recipe import schema
     from alignbench.rows import Sequence
 
-    base, seen = load_base(recipe.Model(id="sandbox", quantization="none")), []
+    base, seen = load_base(schema.Model(id="sandbox", quantization="none")), []
     plain = base.logits
 
     def watched(hidden):

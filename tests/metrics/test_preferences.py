@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from alignbench.judges import Judge, Score
-from alignbench.metrics import Cell, Measure
+from alignbench.api.judge import Judge, Score
+from alignbench.api.metric import Cell, Measure
 from alignbench.metrics.agreement import Agreement
 from alignbench.metrics.bradley_terry import ELO, BradleyTerry
 from alignbench.metrics.comparison import summarise

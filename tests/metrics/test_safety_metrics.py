@@ -7,8 +7,8 @@ import csv
 import pytest
 
 from alignbench import sandbox
+from alignbench.api.metric import Cell, Measure
 from alignbench.errors import DataError
-from alignbench.metrics import Cell, Measure
 from alignbench.metrics.answers import invents, refuses, user_prompts
 from alignbench.metrics.attack import Attack
 from alignbench.metrics.hallucination import Hallucination

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from alignbench import recipe
 from alignbench.models import Base, load_base
+from alignbench.recipe import schema
 
 TEMPLATE = (
     "{% for m in messages %}{{ m.role }} {{ m.content }} "
@@ -98,4 +98,4 @@ def folder(tmp_path_factory) -> Path:
 @pytest.fixture
 def base(folder) -> Base:
     """A fresh NF4 base: what a test does to it is gone with it."""
-    return load_base(recipe.Model(id=str(folder), adapter=recipe.Adapter(rank=4, alpha=8)))
+    return load_base(schema.Model(id=str(folder), adapter=schema.Adapter(rank=4, alpha=8)))

@@ -6,10 +6,10 @@ from itertools import pairwise
 import pytest
 import torch
 
-from alignbench import recipe
+from alignbench.api.config import Sampling
 from alignbench.errors import ModelError, SecurityError
-from alignbench.method import Sampling
 from alignbench.models import load_base
+from alignbench.recipe import schema
 from alignbench.rows import Prompt, Sequence
 
 from .conftest import disturb
@@ -40,7 +40,7 @@ def logps(policy) -> list[list[float]]:
 
 
 def fresh(folder):
-    return load_base(recipe.Model(id=str(folder), adapter=recipe.Adapter(rank=4, alpha=8)))
+    return load_base(schema.Model(id=str(folder), adapter=schema.Adapter(rank=4, alpha=8)))
 
 
 def test_a_new_adapter_computes_what_the_base_computes(base):
@@ -135,7 +135,7 @@ def test_gradients_after_an_evaluation_pass_are_those_before_it_and_of_the_dequa
 ):
     from alignbench.models.loading import dequantised
 
-    base = load_base(recipe.Model(id=str(folder)), resident=resident)
+    base = load_base(schema.Model(id=str(folder)), resident=resident)
     policy = base.add_adapter("policy", seed=0)
     disturb(policy)
 
@@ -152,14 +152,14 @@ def test_gradients_after_an_evaluation_pass_are_those_before_it_and_of_the_dequa
     after = gradient(policy)
     assert all(torch.equal(before[name], after[name]) for name in before)
 
-    quantised = load_base(recipe.Model(id=str(folder)), resident=False)
-    plain = load_base(recipe.Model(id=str(folder), quantization="none"))
+    quantised = load_base(schema.Model(id=str(folder)), resident=False)
+    plain = load_base(schema.Model(id=str(folder), quantization="none"))
     for name, module in quantised.model.named_modules():
         if hasattr(module, "quant_state"):
             plain.model.get_submodule(name).weight.data = dequantised(module)
-    twin = plain.add_adapter("policy", seed=0)
-    disturb(twin)
-    assert same(before, gradient(twin))
+    tuning_judge = plain.add_adapter("policy", seed=0)
+    disturb(tuning_judge)
+    assert same(before, gradient(tuning_judge))
 
 
 def test_the_adapter_outside_a_block_is_active_again_after_it(base):
@@ -242,7 +242,7 @@ def test_an_adapter_in_a_pickle_is_refused(base, tmp_path):
 
 
 def test_a_target_that_the_model_does_not_have_is_an_error(folder):
-    model = recipe.Model(id=str(folder), adapter=recipe.Adapter(targets=["c_attn"]))
+    model = schema.Model(id=str(folder), adapter=schema.Adapter(targets=["c_attn"]))
     with pytest.raises(ModelError, match="c_attn"):
         load_base(model).add_adapter("policy", seed=0)
 

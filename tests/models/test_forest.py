@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from alignbench import recipe
 from alignbench.errors import ModelError
-from alignbench.models import Forest, Query, forest, load_base, pool, replies
+from alignbench.models import Query, TokenTrees, kv_pool, load_base, queries, token_tree
 from alignbench.models.generation import gumbel
 from alignbench.models.last_layer import only
-from alignbench.models.replies import replies_of
+from alignbench.models.queries import replies_of
+from alignbench.recipe import schema
 
 from .conftest import build_gpt2, build_model, disturb
 
@@ -26,7 +26,7 @@ KINDS = {
 @pytest.fixture(scope="module", params=KINDS)
 def policy(request, tmp_path_factory):
     folder = KINDS[request.param](tmp_path_factory.mktemp("forest") / "model")
-    base = load_base(recipe.Model(id=str(folder), adapter=recipe.Adapter(rank=4)))
+    base = load_base(schema.Model(id=str(folder), adapter=schema.Adapter(rank=4)))
     adapter = base.add_adapter("policy", seed=0)
     disturb(adapter)
     return adapter
@@ -54,11 +54,11 @@ def worst(trees, asked):
 @pytest.mark.parametrize("length", [6, 34], ids=["short trunk", "trunk read apart"])
 def test_every_path_of_every_tree_sees_itself_alone(policy, packs, length):
     draw = random.Random(0)
-    trees = Forest(policy)
+    trees = TokenTrees(policy)
     assert trees._packs, "these models allow it"
     trees._packs = packs
     trunk = tokens(draw, length)
-    planted = [trees.plant(trunk if number % 2 else ()) for number in range(7)]
+    planted = [trees.new_tree(trunk if number % 2 else ()) for number in range(7)]
     assert (planted[1]._apart is not None) == (packs and length > 6)
     stems = [(trunk if number % 2 else ()) + tokens(draw, draw.randint(1, 12)) for number in range(7)]
     asked = [(tree, [Query(stem)]) for tree, stem in zip(planted, stems, strict=True)]
@@ -79,13 +79,13 @@ def test_every_path_of_every_tree_sees_itself_alone(policy, packs, length):
 
 @pytest.mark.parametrize("packs", [True, False], ids=["one row", "a row for each tree"])
 def test_a_short_trunk_lies_anywhere_among_the_slots_of_its_trees(policy, packs):
-    draw, trees = random.Random(5), Forest(policy)
+    draw, trees = random.Random(5), TokenTrees(policy)
     trees._packs = packs
-    earlier = trees.plant()
+    earlier = trees.new_tree()
     trees.ask([(earlier, [Query(tokens(draw, 40))])])
     earlier.cut(())  # its slots are taken again, the last first
     trunk = tokens(draw, 6)
-    planted = [trees.plant(trunk) for _ in range(5)]
+    planted = [trees.new_tree(trunk) for _ in range(5)]
     stems = [(*trunk, *tokens(draw, count)) for count in (1, 14, 3, 22, 9)]
     trees.ask([(tree, [Query(stem)]) for tree, stem in zip(planted, stems, strict=True)])
     asked = [
@@ -96,8 +96,8 @@ def test_a_short_trunk_lies_anywhere_among_the_slots_of_its_trees(policy, packs)
 
 
 def test_no_position_is_computed_twice_and_a_trunk_only_once(policy):
-    trees, trunk = Forest(policy), (7, 8, 9)
-    one, other = trees.plant(trunk), trees.plant(trunk)
+    trees, trunk = TokenTrees(policy), (7, 8, 9)
+    one, other = trees.new_tree(trunk), trees.new_tree(trunk)
     assert (one.tokens, one.forwards) == (0, 0)
     trees.ask(
         [(one, [Query((*trunk, 10)), Query((*trunk, 10, 11)), Query((*trunk, 12))]), (other, [Query(trunk)])]
@@ -111,11 +111,11 @@ def test_no_position_is_computed_twice_and_a_trunk_only_once(policy):
 
 @pytest.mark.parametrize("packs", [True, False], ids=["one row", "a row for each tree"])
 def test_a_position_whose_state_nobody_read_is_computed_again_when_somebody_asks(policy, packs):
-    draw, trees = random.Random(3), Forest(policy)
+    draw, trees = random.Random(3), TokenTrees(policy)
     trees._packs = packs
     trunk = tokens(draw, 34)
     texts = [(*trunk, *tokens(draw, count)) for count in (20, 12, 12, 1)]
-    planted = [trees.plant(trunk) for _ in texts]
+    planted = [trees.new_tree(trunk) for _ in texts]
     asked = [
         (tree, [Query((*text, 5)), Query((*text, 6, 7))]) for tree, text in zip(planted, texts, strict=True)
     ]
@@ -130,36 +130,38 @@ def test_a_position_whose_state_nobody_read_is_computed_again_when_somebody_asks
     assert [tree.tokens for tree in planted[:3]] == [one + again for one in before]
     starts = tuple(range(30, 36))
     ((reply,),) = trees.ask([(planted[0], [Query(texts[0], since=starts)])])
-    fresh = Forest(policy)
-    ((wanted,),) = fresh.ask([(fresh.plant(), [Query(texts[0], since=starts)])])
+    fresh = TokenTrees(policy)
+    ((wanted,),) = fresh.ask([(fresh.new_tree(), [Query(texts[0], since=starts)])])
     np.testing.assert_allclose(reply.states, wanted.states, atol=2e-5)
     assert worst(trees, asked) < 2e-5
 
 
 def test_what_a_failed_forward_did_not_compute_is_not_known(policy, monkeypatch):
-    trees = Forest(policy)
-    tree, query = trees.plant((7, 8)), Query((7, 8, 9, 10), options=(5, 6))
+    trees = TokenTrees(policy)
+    tree, query = trees.new_tree((7, 8)), Query((7, 8, 9, 10), options=(5, 6))
 
     def full(*said, **more):
         raise RuntimeError("out of memory")
 
     with monkeypatch.context() as failing:
-        failing.setattr(Forest, "_hidden", full)
+        failing.setattr(TokenTrees, "_hidden", full)
         with pytest.raises(RuntimeError):
             trees.ask([(tree, [query])])
     with pytest.raises(ModelError):
-        trees.ask([(tree, [query]), (trees.plant(), [Query(())])])
-    ((found,),), ((wanted,),) = (one.ask([(one.plant((7, 8)), [query])]) for one in (trees, Forest(policy)))
+        trees.ask([(tree, [query]), (trees.new_tree(), [Query(())])])
+    ((found,),), ((wanted,),) = (
+        one.ask([(one.new_tree((7, 8)), [query])]) for one in (trees, TokenTrees(policy))
+    )
     ((again,),) = trees.ask([(tree, [query])])
     assert found.probabilities == pytest.approx(wanted.probabilities, abs=1e-5)
     assert again.probabilities == pytest.approx(wanted.probabilities, abs=1e-5)
 
 
 def test_a_pool_that_cannot_grow_stays_as_it_was(policy, monkeypatch):
-    draw, trees = random.Random(6), Forest(policy)
-    tree = trees.plant()
+    draw, trees = random.Random(6), TokenTrees(policy)
+    tree = trees.new_tree()
     trees.ask([(tree, [Query(tokens(draw, 9))])])
-    grow, grown = pool._grown, []
+    grow, grown = kv_pool._grown, []
 
     def full(tensor, want):
         grown.append(want)
@@ -169,7 +171,7 @@ def test_a_pool_that_cannot_grow_stays_as_it_was(policy, monkeypatch):
 
     trees._pool._free = trees._pool._free[-5:]  # as if all others were taken
     with monkeypatch.context() as failing:
-        failing.setattr(pool, "_grown", full)
+        failing.setattr(kv_pool, "_grown", full)
         with pytest.raises(RuntimeError):
             trees.ask([(tree, [Query(tokens(draw, 40))])])
     asked = [(tree, [Query(tokens(draw, 40))])]
@@ -178,20 +180,20 @@ def test_a_pool_that_cannot_grow_stays_as_it_was(policy, monkeypatch):
 
 
 def test_a_path_that_is_kept_and_is_not_there_frees_what_was_kept_before(policy):
-    draw, trees = random.Random(4), Forest(policy)
-    tree = trees.plant()
+    draw, trees = random.Random(4), TokenTrees(policy)
+    tree = trees.new_tree()
     trees.ask([(tree, [Query((7, 8, 9, 10))])])
     tree.keep((7, 8, 9))
     tree.keep((7, 11))
-    trees.ask([(trees.plant(), [Query(tokens(draw, 9))])])
+    trees.ask([(trees.new_tree(), [Query(tokens(draw, 9))])])
     asked = [(tree, [Query((7, 8, 9, 12))])]
     trees.ask(asked)
     assert worst(trees, asked) < 2e-5
 
 
 def test_what_is_freed_is_used_again_and_what_is_kept_stays_right(policy):
-    draw, trees = random.Random(1), Forest(policy)
-    tree = trees.plant()
+    draw, trees = random.Random(1), TokenTrees(policy)
+    tree = trees.new_tree()
     stem, branches = tokens(draw, 5), [tokens(draw, 4) for _ in range(6)]
     asked = [(tree, [Query(stem + branch) for branch in branches])]
     trees.ask(asked)
@@ -199,7 +201,7 @@ def test_what_is_freed_is_used_again_and_what_is_kept_stays_right(policy):
     tree.keep(stem + branches[0])
     assert trees.bytes < held
     assert trees.peak_bytes == held
-    trees.ask([(trees.plant(), [Query(tokens(draw, 9))])])
+    trees.ask([(trees.new_tree(), [Query(tokens(draw, 9))])])
     assert worst(trees, [(tree, [Query(stem + branches[0])])]) < 2e-5
     trees.ask(asked)
     assert worst(trees, asked) < 2e-5
@@ -210,58 +212,58 @@ def test_what_is_freed_is_used_again_and_what_is_kept_stays_right(policy):
 
 
 def test_trees_of_unlike_length_attend_apart_and_a_forward_has_its_limit(policy, monkeypatch):
-    draw, trees = random.Random(2), Forest(policy)
-    asked = [(trees.plant(), [Query(tokens(draw, count))]) for count in (20, 19, 18, 3, 3, 2, 1)]
+    draw, trees = random.Random(2), TokenTrees(policy)
+    asked = [(trees.new_tree(), [Query(tokens(draw, count))]) for count in (20, 19, 18, 3, 3, 2, 1)]
     alike, forwards = [], []
-    window, forward = pool.Window.__init__, Forest._forward
-    monkeypatch.setattr(pool.Window, "__init__", lambda *said: alike.append(len(said[2])) or window(*said))
+    window, forward = kv_pool.Window.__init__, TokenTrees._forward
+    monkeypatch.setattr(kv_pool.Window, "__init__", lambda *said: alike.append(len(said[2])) or window(*said))
     monkeypatch.setattr(
-        Forest, "_forward", lambda self, rows: forwards.append(len(rows)) or forward(self, rows)
+        TokenTrees, "_forward", lambda self, rows: forwards.append(len(rows)) or forward(self, rows)
     )
     trees.ask(asked)
     assert (alike, forwards) == ([3, 3, 1], [7])
     assert worst(trees, asked) < 2e-5
     forwards.clear()
-    monkeypatch.setitem(forest.POSITIONS, "cpu", 8)
-    trees.ask([(trees.plant(), query) for _, query in asked])
+    monkeypatch.setitem(token_tree.POSITIONS, "cpu", 8)
+    trees.ask([(trees.new_tree(), query) for _, query in asked])
     assert forwards == [1, 1, 1, 3, 1]
 
 
 def test_a_model_that_computes_something_else_in_one_row_is_found_out(policy, monkeypatch):
-    attend = pool.Packed.attend
-    monkeypatch.setattr(pool.Packed, "attend", lambda self, *said: 1.01 * attend(self, *said))
-    monkeypatch.setattr(forest, "_TRIED", WeakKeyDictionary())
-    assert not Forest(policy)._packs
-    monkeypatch.setattr(pool.Packed, "attend", attend)
-    assert not Forest(policy)._packs, "tried once"
+    attend = kv_pool.Packed.attend
+    monkeypatch.setattr(kv_pool.Packed, "attend", lambda self, *said: 1.01 * attend(self, *said))
+    monkeypatch.setattr(token_tree, "_TRIED", WeakKeyDictionary())
+    assert not TokenTrees(policy)._packs
+    monkeypatch.setattr(kv_pool.Packed, "attend", attend)
+    assert not TokenTrees(policy)._packs, "tried once"
     with pytest.raises(NotImplementedError, match="softcap"):
-        pool.attention(None, *[torch.zeros(1, 1, 1, 1)] * 3, None, packed=None, softcap=30.0)
+        kv_pool.attention(None, *[torch.zeros(1, 1, 1, 1)] * 3, None, packed=None, softcap=30.0)
 
 
 def test_attention_in_parts_is_attention(monkeypatch):
     torch.manual_seed(0)
     query, keys, values = torch.randn(2, 5, 6, 8), torch.randn(2, 9, 3, 8), torch.randn(2, 9, 3, 8)
     mask = torch.zeros(2, 1, 5, 9).masked_fill(torch.rand(2, 1, 5, 9) < 0.3, -1e9)
-    found, weight = pool.attended(query, keys, values, mask, None)
+    found, weight = kv_pool.attended(query, keys, values, mask, None)
     wanted = torch.nn.functional.scaled_dot_product_attention(
         *(part.transpose(1, 2) for part in (query, keys, values)), attn_mask=mask, enable_gqa=True
     )
     assert torch.allclose(found.transpose(1, 2), wanted, atol=1e-6)
     # Values wider than keys, as other devices too, take the plain way.
-    wide, same = pool.attended(query, keys, torch.cat([values, values], -1), mask, None)
+    wide, same = kv_pool.attended(query, keys, torch.cat([values, values], -1), mask, None)
     assert torch.allclose(wide, torch.cat([found, found], -1), atol=1e-6)
     assert torch.allclose(same, weight, atol=1e-5)
 
 
 def test_a_felled_trunk_leaves_nothing(policy):
-    trees, trunk = Forest(policy), tuple(range(5, 45))
-    tree = trees.plant(trunk)
+    trees, trunk = TokenTrees(policy), tuple(range(5, 45))
+    tree = trees.new_tree(trunk)
     trees.ask([(tree, [Query((*trunk, 7, 8))])])
     tree.cut(())
     assert trees.bytes == len(trunk) * trees._pool.per_position
-    trees.fell(trunk)
+    trees.free_prefix(trunk)
     assert trees.bytes == 0
-    again = [(trees.plant(trunk), [Query((*trunk, 7, 8))])]
+    again = [(trees.new_tree(trunk), [Query((*trunk, 7, 8))])]
     trees.ask(again)
     assert worst(trees, again) < 2e-5
 
@@ -302,9 +304,9 @@ def test_what_rounding_could_decide_is_not_called_certain():
 
 
 def test_a_tie_is_decided_by_the_path_alone_and_paid_for(policy, monkeypatch):
-    trees, path = Forest(policy), (7, 8, 9)
-    monkeypatch.setattr(replies, "CLOSE", 1e9)
-    tree = trees.plant()
+    trees, path = TokenTrees(policy), (7, 8, 9)
+    monkeypatch.setattr(queries, "CLOSE", 1e9)
+    tree = trees.new_tree()
     ((reply,),) = trees.ask([(tree, [Query(path)])])
     assert reply.tokens == (int(trees.alone(path).argmax()),)
     assert (tree.forwards, tree.tokens) == (2, 6)
@@ -312,9 +314,9 @@ def test_a_tie_is_decided_by_the_path_alone_and_paid_for(policy, monkeypatch):
 
 @pytest.mark.parametrize("trunk", [(), tuple(range(5, 39))], ids=["no trunk", "trunk"])
 def test_states_are_means_over_the_end_of_a_path(policy, trunk):
-    trees, path = Forest(policy), (*trunk, 7, 8, 9, 10, 11)
+    trees, path = TokenTrees(policy), (*trunk, 7, 8, 9, 10, 11)
     starts = (1, len(path) - 2)
-    ((reply,),) = trees.ask([(trees.plant(trunk), [Query(path, since=starts)])])
+    ((reply,),) = trees.ask([(trees.new_tree(trunk), [Query(path, since=starts)])])
     with torch.no_grad():
         hidden = policy.hidden(torch.tensor([path]))[0]
     for found, start in zip(reply.states, starts, strict=True):
@@ -322,6 +324,6 @@ def test_states_are_means_over_the_end_of_a_path(policy, trunk):
 
 
 def test_a_path_without_tokens_is_refused(policy):
-    trees = Forest(policy)
+    trees = TokenTrees(policy)
     with pytest.raises(ModelError, match="without tokens"):
-        trees.ask([(trees.plant(), [Query(())])])
+        trees.ask([(trees.new_tree(), [Query(())])])

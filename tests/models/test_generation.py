@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from alignbench import recipe
-from alignbench.method import Sampling
+from alignbench.api.config import Sampling
 from alignbench.models import Generator, generation, load_base
 from alignbench.models.generation import _kept, gumbel, noise_key, stop_ids
+from alignbench.recipe import schema
 from alignbench.rows import Prompt
 
 from .conftest import build_gpt2, build_model, disturb
@@ -26,7 +26,7 @@ def prompts(count: int, words: int = 90) -> list[Prompt]:
 
 @pytest.fixture(scope="module")
 def policies(folder):
-    base = load_base(recipe.Model(id=str(folder), adapter=recipe.Adapter(rank=4)))
+    base = load_base(schema.Model(id=str(folder), adapter=schema.Adapter(rank=4)))
     policy = base.add_adapter("policy", seed=0)
     disturb(policy)
     return {"base": base.policy(), "adapter": policy}
@@ -131,7 +131,7 @@ def test_rows_that_have_ended_leave_the_batch(base):
 
 
 def test_every_end_token_ends_an_answer(folder):
-    base = load_base(recipe.Model(id=str(folder)))
+    base = load_base(schema.Model(id=str(folder)))
     base.model.generation_config.eos_token_id = [2, 17]
     assert stop_ids(base) == {2, 17}
     answers = base.policy().answer(prompts(60), Sampling(max_new_tokens=60), 0)
@@ -139,13 +139,13 @@ def test_every_end_token_ends_an_answer(folder):
 
 
 def test_no_id_beyond_the_tokenizer_is_ever_drawn(tmp_path):
-    base = load_base(recipe.Model(id=str(build_model(tmp_path, vocab_size=256))))
+    base = load_base(schema.Model(id=str(build_model(tmp_path, vocab_size=256))))
     answers = base.policy().answer(prompts(40), Sampling(max_new_tokens=20), 0)
     assert max(id for answer in answers for id in answer.ids) < len(base.tokenizer) == 95
 
 
 def test_left_padding_gives_learned_positions_their_place(tmp_path):
-    base = load_base(recipe.Model(id=str(build_gpt2(tmp_path))))
+    base = load_base(schema.Model(id=str(build_gpt2(tmp_path))))
     policy, asked = base.policy(), prompts(12)
     together = policy.answer(asked, SAMPLINGS["plain"], 0)
     assert [one.ids for one in together] == [policy.answer([p], SAMPLINGS["plain"], 0)[0].ids for p in asked]

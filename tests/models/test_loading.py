@@ -11,11 +11,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from alignbench import recipe
+from alignbench.api.config import Sampling
 from alignbench.errors import ModelError
-from alignbench.method import Sampling
 from alignbench.models import load_base, load_classifier, loading
 from alignbench.models.loading import ERROR_LIMIT, dequantised
+from alignbench.recipe import schema
 from alignbench.rows import Prompt, Sequence
 from alignbench.store import Store
 
@@ -31,7 +31,7 @@ IDS = torch.tensor([[5, 9, 12, 7, 30, 2], [8, 8, 40, 6, 2, 33]])
 
 def load(folder, **settings):
     resident = settings.pop("resident", None)
-    return load_base(recipe.Model(id=str(folder), **settings), resident=resident)
+    return load_base(schema.Model(id=str(folder), **settings), resident=resident)
 
 
 def quantised(base) -> dict:
@@ -180,7 +180,7 @@ def test_in_bfloat16_an_evaluation_pass_leaves_the_gradients_as_they_were(folder
 def test_a_large_model_is_quantised_once_and_read_back_exactly(tmp_path, monkeypatch, build, quantization):
     from bitsandbytes.nn import modules
 
-    model = recipe.Model(id=str(build(tmp_path / "model")), quantization=quantization)
+    model = schema.Model(id=str(build(tmp_path / "model")), quantization=quantization)
     fresh = load_base(model)
     monkeypatch.setattr(loading, "WORTH_KEEPING", 0)
     cache = Store(tmp_path / "store")
@@ -307,12 +307,12 @@ def test_on_a_gpu_the_4_bit_base_answers_scores_and_trains_as_its_dequantised_tw
     base = load(folder)
     assert base.dtype == torch.bfloat16
     assert quantised(base)
-    twin = copy.deepcopy(base.model)
+    tuning_judge = copy.deepcopy(base.model)
     for name, layer in quantised(base).items():
-        twin.set_submodule(name, loading._plain(layer, base.dtype))
+        tuning_judge.set_submodule(name, loading._plain(layer, base.dtype))
     ids = IDS.to(base.device)
     with torch.no_grad():
-        wanted = twin(input_ids=ids).logits.float()
+        wanted = tuning_judge(input_ids=ids).logits.float()
         got = base.logits(base.hidden(ids))
     assert relative(got, wanted) < 0.02
     policy = base.add_adapter("policy", seed=0)

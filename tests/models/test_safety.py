@@ -5,10 +5,10 @@ import shutil
 
 import pytest
 
-from alignbench import recipe
 from alignbench.errors import Exit, ModelError, SecurityError
 from alignbench.models import load_base
 from alignbench.models.loading import obtain
+from alignbench.recipe import schema
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def set_keys(folder, file="config.json", **keys):
 
 def refused(folder, rule):
     with pytest.raises(SecurityError, match=rule) as caught:
-        load_base(recipe.Model(id=str(folder)))
+        load_base(schema.Model(id=str(folder)))
     assert caught.value.exit_code == Exit.SECURITY == 7
     return str(caught.value)
 
@@ -53,7 +53,7 @@ def test_a_folder_with_pickled_weights_only_is_refused_unread(copy, canary):
 def test_a_pickle_beside_safetensors_is_never_read(copy, canary):
     path, _ = canary
     (copy / "pytorch_model.bin").write_bytes(b"not even a pickle")
-    load_base(recipe.Model(id=str(copy)))
+    load_base(schema.Model(id=str(copy)))
     assert not path.exists()
 
 
@@ -84,7 +84,7 @@ def test_a_configuration_that_names_foreign_kernels_is_refused(copy, keys):
 
 def test_the_implementations_of_transformers_are_allowed(copy):
     set_keys(copy, _attn_implementation="sdpa")
-    load_base(recipe.Model(id=str(copy)))
+    load_base(schema.Model(id=str(copy)))
 
 
 def test_a_link_that_leaves_the_folder_is_refused(copy, tmp_path):
@@ -116,7 +116,7 @@ def test_a_chat_template_cannot_reach_python(copy, canary):
     (copy / "chat_template.jinja").write_text(template)
     set_keys(copy, "tokenizer_config.json", chat_template=template)
     with pytest.raises(ModelError, match="SecurityError"):
-        load_base(recipe.Model(id=str(copy)))
+        load_base(schema.Model(id=str(copy)))
     assert not path.exists()
 
 
@@ -145,13 +145,13 @@ def test_a_hub_snapshot_may_link_into_its_own_cache_and_no_further(copy, tmp_pat
 def test_broken_json_is_named_with_its_file(copy):
     (copy / "generation_config.json").write_text("{")
     with pytest.raises(ModelError, match=r"generation_config\.json: not readable as JSON"):
-        load_base(recipe.Model(id=str(copy)))
+        load_base(schema.Model(id=str(copy)))
 
 
 def test_a_folder_without_weights_says_so(copy):
     (copy / "model.safetensors").unlink()
     with pytest.raises(ModelError, match="no weights"):
-        load_base(recipe.Model(id=str(copy)))
+        load_base(schema.Model(id=str(copy)))
 
 
 @pytest.mark.parametrize("id", ["./nowhere", "/no/such/folder", "a/b/c"])

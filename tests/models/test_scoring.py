@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from alignbench import recipe
 from alignbench.errors import ModelError
 from alignbench.models import load_base, scoring
+from alignbench.recipe import schema
 from alignbench.rows import Sequence
 
 from .conftest import build_gpt2, disturb
@@ -25,7 +25,7 @@ def talks(count: int) -> list[Sequence]:
 
 @pytest.fixture(scope="module")
 def policy(folder):
-    policy = load_base(recipe.Model(id=str(folder))).add_adapter("policy", seed=0)
+    policy = load_base(schema.Model(id=str(folder))).add_adapter("policy", seed=0)
     disturb(policy)
     return policy
 
@@ -79,7 +79,7 @@ def test_an_empty_response_has_no_scores_and_an_empty_prompt_is_refused(policy):
 
 
 def test_left_and_right_padding_give_the_same_hidden_states(policy, tmp_path):
-    for base in (policy.base, load_base(recipe.Model(id=str(build_gpt2(tmp_path))))):
+    for base in (policy.base, load_base(schema.Model(id=str(build_gpt2(tmp_path))))):
         rows = [(5, 6, 7, 8, 9), (10, 11)]
         states = {}
         for side in ("left", "right"):

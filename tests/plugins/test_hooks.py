@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from alignbench import hookimpl, plugins
+from alignbench import hookimpl
 from alignbench.hooks import Observers, Spec
 
 CELL = {"label": "kto", "seed": 0}
@@ -87,7 +87,7 @@ def test_installed_observers_are_ready_and_broken_ones_are_left_out(install) -> 
     install("good-log", modules={"good_log": source}, hooks={"good": "good_log:Log"})
     install("bad-log", modules={"bad_log": "import nothing_like_it"}, hooks={"bad": "bad_log:Log"})
     with pytest.warns(RuntimeWarning, match="'bad' is left out: bad-log 1.0 could not be loaded"):
-        observers = plugins.observers()
+        observers = hooks.installed()
     assert observers.names == ("good",)
 
 

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 
 from alignbench.errors import AlignbenchError
-from alignbench.reading import load
-from alignbench.recipe import Loaded
+from alignbench.recipe.load import load
+from alignbench.recipe.schema import Loaded
 
 LEARNER = '''
 from pydantic import Field, model_validator
 
-from alignbench import Label, Method, MethodConfig, Pair, Text, Verdict
+from alignbench import Label, Method, MethodConfig, Pair, Text, UnpairedPreference
 
 
 class Learner(Method):

@@ -9,9 +9,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from alignbench.errors import AlignbenchError
-from alignbench.reading import load
-from alignbench.recipe import Recipe, canonical
-from alignbench.strictyaml import parse
+from alignbench.recipe.load import load
+from alignbench.recipe.schema import Recipe, canonical
+from alignbench.recipe.yaml import parse
 
 MARKS = st.sampled_from(
     [*"[]{}:,-?!&*#|>'\"%@`~ \n\tab01.", "---\n", ": ", "- ", "<<", "!!", "1e9", "\u202e", "\x00"]

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from alignbench.engine.plan import departures, related
 from alignbench.errors import AlignbenchError
-from alignbench.reading import load
-from alignbench.wiring import judges_of
+from alignbench.recipe.departures import departures, related
+from alignbench.recipe.graph import judges_of
+from alignbench.recipe.load import load
 
 BLOCK = """\
 model: {{id: sandbox}}

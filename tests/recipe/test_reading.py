@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from alignbench.errors import Exit, PluginError, RecipeError
-from alignbench.reading import load
+from alignbench.recipe.load import load
 
 HEAD = "model: {id: sandbox}\ndata: {train: sandbox}\n"
 GOOD = HEAD + "methods: {learner: {}}\n"

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
 from alignbench.errors import RecipeError
-from alignbench.recipe import Recipe, canonical
-from alignbench.wiring import edges, find_circle, order
+from alignbench.recipe.graph import edges, find_circle, order
+from alignbench.recipe.schema import Recipe, canonical
 
 TEXT = """\
 model: {id: sandbox}

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from alignbench.engine.plan import cells
-from alignbench.reading import load
-from alignbench.wiring import order
+from alignbench.recipe.graph import order
+from alignbench.recipe.load import load
 
 ROOT = Path(__file__).parents[2]
 SHIPPED = sorted(path.name for path in (ROOT / "recipes").glob("*.yaml"))
@@ -33,7 +33,7 @@ def test_a_shipped_recipe_passes_check_and_plan(name: str, request: pytest.Fixtu
 
 @pytest.mark.parametrize("name", SHIPPED)
 def test_a_shipped_recipe_treats_all_its_methods_alike(name: str) -> None:
-    from alignbench.engine.plan import departures
+    from alignbench.recipe.departures import departures
 
     text = (ROOT / "recipes" / name).read_text(encoding="utf-8")
     if "../shared/" in text and not (ROOT.parent / "shared").is_dir():

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from alignbench.errors import Exit, RecipeError, SecurityError
-from alignbench.strictyaml import MAX_BYTES, Place, parse, read
+from alignbench.recipe.yaml import MAX_BYTES, Place, parse, read
 
 
 def said(text: str) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from alignbench import results as record
-from alignbench.method import Departure
+from alignbench.api.method import Departure
 from alignbench.results import (
     Cell,
     Comparison,

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from alignbench.report import board as boards
-from alignbench.report.board import board
+from alignbench.report import leaderboard as boards
+from alignbench.report.leaderboard import board
 from alignbench.results import Cell, Comparison, LabelResult, Measured, MetricInfo, Results
 
 

@@ -13,9 +13,9 @@ from rich.console import Console
 
 from alignbench import report
 from alignbench import results as record
+from alignbench.api.method import Departure
 from alignbench.errors import RecipeError
-from alignbench.method import Departure
-from alignbench.report.board import flat
+from alignbench.report.leaderboard import flat
 from alignbench.results import Cell, LabelResult, Measured, MetricInfo, Results
 
 

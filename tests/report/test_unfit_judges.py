@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from alignbench.report import board as boards
+from alignbench.report import leaderboard as boards
 from alignbench.results import Results
 
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from alignbench import results as record
+from alignbench.api.method import Departure
 from alignbench.errors import Exit, RecipeError, StorageError
-from alignbench.method import Departure
 from alignbench.results import (
     Cell,
     Comparison,
@@ -239,7 +239,7 @@ def test_a_comparison_is_found_whichever_way_round_it_is_stored():
     assert turned is not None
     assert (turned.a, turned.b, turned.difference, turned.ci95) == ("base", "dpo", -0.1, (-0.2, -0.05))
     assert turned.verdict == "worse"
-    assert turned.turned() == a_run().comparison("dpo", "base", "reward")
+    assert turned.swapped() == a_run().comparison("dpo", "base", "reward")
 
 
 def test_a_comparison_under_another_estimand_or_judge_is_not_confused_with_it():

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from alignbench import recipe
 from alignbench.models import Base, ModelPolicy, load_base
+from alignbench.recipe import schema
 from alignbench.rows import Pair, Row, derive
 from alignbench.rows import Sequence as Scorable
 
@@ -126,4 +126,4 @@ def folder(tmp_path_factory) -> Path:
 @pytest.fixture
 def base(folder) -> Base:
     """A fresh NF4 base: what a test does to it is gone with it."""
-    return load_base(recipe.Model(id=str(folder), adapter=recipe.Adapter(rank=4, alpha=8)))
+    return load_base(schema.Model(id=str(folder), adapter=schema.Adapter(rank=4, alpha=8)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from alignbench.errors import DataError
-from alignbench.rows import Demonstration, Pair, Prompt, Verdict
+from alignbench.rows import Demonstration, Pair, Prompt, UnpairedPreference
 from alignbench.training.batches import cut, epoch, size, steps_of, stream
 
 from .conftest import Table, make_pairs
@@ -17,14 +17,14 @@ def ids(steps):
     return [list(dict.fromkeys(row.id for row in step)) for step in steps]
 
 
-@pytest.mark.parametrize("view", [Demonstration, Verdict, Prompt])
+@pytest.mark.parametrize("view", [Demonstration, UnpairedPreference, Prompt])
 def test_methods_that_look_at_the_same_rows_in_other_views_meet_them_in_the_same_steps(view):
     pairs = ids(epoch(Table(ROWS, Pair), 0, 16, seed=3))
     assert ids(epoch(Table(ROWS, view), 0, 16, seed=3)) == pairs
 
 
 def test_a_step_holds_both_verdicts_of_its_rows():
-    steps = epoch(Table(ROWS, Verdict), 0, 16, seed=3)
+    steps = epoch(Table(ROWS, UnpairedPreference), 0, 16, seed=3)
     assert [len(step) for step in steps[:-1]] == [32] * 12
 
 
@@ -54,7 +54,7 @@ def test_rows_of_like_length_share_a_step():
 
 @pytest.mark.parametrize("limit", [1, 16, 100, 203, 204, 500])
 def test_a_budget_of_rows_is_spent_to_the_row(limit):
-    steps = list(stream(Table(ROWS, Verdict), 16, 0, limit))
+    steps = list(stream(Table(ROWS, UnpairedPreference), 16, 0, limit))
     assert sum(len(step) for step in ids(steps)) == limit
     assert len(steps) == steps_of(203, 16, limit)
 

@@ -6,9 +6,8 @@ import math
 
 import pytest
 
-from alignbench.method import Budget
-from alignbench.training import Spent
-from alignbench.training.budget import rate
+from alignbench.api.config import Budget
+from alignbench.training.budget import Spent, rate
 
 
 def rates(schedule: str, warmup: float, steps: int = 20) -> list[float]:

@@ -10,13 +10,16 @@ import numpy as np
 import pytest
 import torch
 
-from alignbench import life, recipe
+from alignbench import heartbeat
+from alignbench.api.config import Budget
+from alignbench.api.method import ScoringGroup
 from alignbench.errors import PluginError
-from alignbench.method import Budget, Sequences
 from alignbench.models import load_base
+from alignbench.recipe import schema
 from alignbench.rows import Demonstration, Pair
-from alignbench.training import checkpoint, train
+from alignbench.training import checkpoint
 from alignbench.training.checkpoint import Checkpoints
+from alignbench.training.trainer import train
 
 from .conftest import Table, make_pairs
 
@@ -34,7 +37,7 @@ class Killed(BaseException):
     """What kill -9 is to a process, for a training inside one."""
 
 
-class Bench:
+class Session:
     """Trains a small model, a head, and an adapter moved by hand, with dropout on, as a method would."""
 
     def __init__(self, folder: Path, model: Path, **training):
@@ -44,7 +47,7 @@ class Bench:
     def train(self, *, die_at: int | None = None, every: float = 0.0, view=Pair, budget=None, draws=False):
         """One attempt; returns all that it leaves behind. It dies before step `die_at`."""
         base = load_base(
-            recipe.Model(id=str(self.model), adapter=recipe.Adapter(rank=4, alpha=8, dropout=0.2))
+            schema.Model(id=str(self.model), adapter=schema.Adapter(rank=4, alpha=8, dropout=0.2))
         )
         policy, shadow = base.add_adapter("policy", seed=1), base.add_adapter("shadow", seed=2)
         torch.manual_seed(3)
@@ -67,7 +70,7 @@ class Bench:
 
         def sequences(batch):
             items = [row.sequences()[0] for row in batch]
-            return {"all": items, "values": Sequences(items, head=head)}
+            return {"all": items, "values": ScoringGroup(items, head=head)}
 
         def loss(scored, batch):
             nonlocal steps
@@ -91,7 +94,7 @@ class Bench:
             sequences,
             loss,
             learning_rate=0.01,
-            training=recipe.Training(batch=3, micro_batch=2, threads=1, **self.training),
+            training=schema.Training(batch=3, micro_batch=2, threads=1, **self.training),
             budget=budget or Budget(steps=STEPS),
             seed=5,
             folder=self.folder,
@@ -123,36 +126,36 @@ def same(one: dict, other: dict) -> bool:
 @pytest.mark.parametrize("draws", [False, True], ids=["rows", "on-policy"])
 @pytest.mark.parametrize("optimizer", ["adamw", "adamw-8bit"])
 def test_killed_at_any_step_and_called_again_it_ends_bit_for_bit_the_same(tmp_path, folder, draws, optimizer):
-    whole = Bench(tmp_path / "whole", folder, optimizer=optimizer).train(draws=draws)
-    assert same(whole, Bench(tmp_path / "again", folder, optimizer=optimizer).train(draws=draws)), "void"
+    whole = Session(tmp_path / "whole", folder, optimizer=optimizer).train(draws=draws)
+    assert same(whole, Session(tmp_path / "again", folder, optimizer=optimizer).train(draws=draws)), "void"
     for die_at in (0, 1, 2, 7, 12) if optimizer == "adamw" else (7,):
-        bench = Bench(tmp_path / str(die_at), folder, optimizer=optimizer)
+        session = Session(tmp_path / str(die_at), folder, optimizer=optimizer)
         with pytest.raises(Killed):
-            bench.train(die_at=die_at, draws=draws)
-        assert same(bench.train(draws=draws), whole), f"killed before step {die_at}"
+            session.train(die_at=die_at, draws=draws)
+        assert same(session.train(draws=draws), whole), f"killed before step {die_at}"
 
 
 @pytest.mark.parametrize("budget", [Budget(epochs=1.3), Budget(rows=31), Budget(tokens=400)], ids=str)
 def test_every_budget_goes_on_where_it_was(tmp_path, folder, budget):
-    whole = Bench(tmp_path / "whole", folder).train(budget=budget)
-    bench = Bench(tmp_path / "killed", folder)
+    whole = Session(tmp_path / "whole", folder).train(budget=budget)
+    session = Session(tmp_path / "killed", folder)
     for die_at in (8, 3):
         with pytest.raises(Killed):
-            bench.train(die_at=die_at, budget=budget)
-    assert same(bench.train(budget=budget), whole)
+            session.train(die_at=die_at, budget=budget)
+    assert same(session.train(budget=budget), whole)
 
 
 def test_a_training_that_is_over_takes_no_step_more(tmp_path, folder):
-    bench = Bench(tmp_path, folder)
-    whole = bench.train()
-    again = bench.train()
+    session = Session(tmp_path, folder)
+    whole = session.train()
+    again = session.train()
     assert again["steps"] == 0
     assert same(again, whole)
 
 
 def test_a_kill_between_the_last_step_and_its_end_takes_no_step_more(tmp_path, folder, monkeypatch):
-    bench = Bench(tmp_path, folder)
-    whole = Bench(tmp_path / "whole", folder).train()
+    session = Session(tmp_path, folder)
+    whole = Session(tmp_path / "whole", folder).train()
     save = Checkpoints.save
 
     def killed_at_the_end(self, step, value):
@@ -162,19 +165,19 @@ def test_a_kill_between_the_last_step_and_its_end_takes_no_step_more(tmp_path, f
 
     monkeypatch.setattr(Checkpoints, "save", killed_at_the_end)
     with pytest.raises(Killed):
-        bench.train()
+        session.train()
     monkeypatch.undo()
-    again = bench.train()
+    again = session.train()
     assert again["steps"] == 0
     assert same(again, whole)
 
 
 @pytest.mark.parametrize("damage", ["flip", "cut", "delete", "no seal", "empty"])
 def test_a_torn_last_checkpoint_is_named_and_the_one_before_is_used(tmp_path, folder, damage, caplog):
-    bench = Bench(tmp_path, folder)
-    whole = Bench(tmp_path / "whole", folder).train()
+    session = Session(tmp_path, folder)
+    whole = Session(tmp_path / "whole", folder).train()
     with pytest.raises(Killed):
-        bench.train(die_at=14)
+        session.train(die_at=14)
     *_, before, last = sorted(path for path in tmp_path.iterdir() if path.name.isdecimal())
     tensors = last / checkpoint.TENSORS
     if damage == "flip":
@@ -190,50 +193,50 @@ def test_a_torn_last_checkpoint_is_named_and_the_one_before_is_used(tmp_path, fo
             if damage == "empty" or path.name == "COMMIT":
                 path.unlink()
     assert before.name < last.name
-    assert same(bench.train(), whole)
+    assert same(session.train(), whole)
     assert [str(last) in record.message for record in caplog.records] == [True]
 
 
 def test_a_checkpoint_of_another_training_is_not_used(tmp_path, folder):
-    bench = Bench(tmp_path, folder)
+    session = Session(tmp_path, folder)
     with pytest.raises(Killed):
-        bench.train(die_at=10)
+        session.train(die_at=10)
     other = Checkpoints(tmp_path, "another key")
     assert other.last() is None
 
 
 def test_asked_to_stop_it_finishes_the_step_keeps_it_and_stops(tmp_path, folder, monkeypatch):
-    whole = Bench(tmp_path / "whole", folder).train()
-    bench = Bench(tmp_path / "stopped", folder)
+    whole = Session(tmp_path / "whole", folder).train()
+    session = Session(tmp_path / "stopped", folder)
     scored = []
-    forward = life.beat
+    forward = heartbeat.beat
 
     def asked_in_the_middle(*_):
         scored.append(1)
         if len(scored) == 9:
-            life.ask_to_stop()
+            heartbeat.ask_to_stop()
 
-    monkeypatch.setattr(life, "_tell", None)
-    monkeypatch.setattr(life, "beat", asked_in_the_middle)
+    monkeypatch.setattr(heartbeat, "_tell", None)
+    monkeypatch.setattr(heartbeat, "beat", asked_in_the_middle)
     with pytest.raises(KeyboardInterrupt):
-        bench.train(every=1e9)
-    monkeypatch.setattr(life, "beat", forward)
-    assert [path.name for path in bench.folder.iterdir()], "the step is kept"
-    again = bench.train(every=1e9)
+        session.train(every=1e9)
+    monkeypatch.setattr(heartbeat, "beat", forward)
+    assert [path.name for path in session.folder.iterdir()], "the step is kept"
+    again = session.train(every=1e9)
     assert again["steps"] < whole["steps"]
     assert same(again, whole)
 
 
 def test_where_nothing_trains_a_wish_to_stop_is_an_interrupt_at_once():
     with pytest.raises(KeyboardInterrupt):
-        life.ask_to_stop()
-    with life.training():
-        life.ask_to_stop()
+        heartbeat.ask_to_stop()
+    with heartbeat.training():
+        heartbeat.ask_to_stop()
         with pytest.raises(KeyboardInterrupt):
-            life.ask_to_stop()
+            heartbeat.ask_to_stop()
     with pytest.raises(KeyboardInterrupt):
-        life.stop_if_asked()
-    assert not life.asked_to_stop()
+        heartbeat.stop_if_asked()
+    assert not heartbeat.asked_to_stop()
 
 
 def test_any_nested_value_comes_back_as_it_was(tmp_path):
@@ -259,17 +262,17 @@ def test_what_cannot_be_kept_is_named(tmp_path):
 
 
 def test_it_keeps_two_and_writes_them_at_its_pace(tmp_path, folder, monkeypatch):
-    bench = Bench(tmp_path, folder)
-    bench.train()
+    session = Session(tmp_path, folder)
+    session.train()
     assert len([path for path in tmp_path.iterdir() if path.name.isdecimal()]) == 2
-    slow = Bench(tmp_path / "slow", folder)
+    slow = Session(tmp_path / "slow", folder)
     slow.train(every=1e9)
     assert len([path for path in slow.folder.iterdir() if path.name.isdecimal()]) == 1, "only its end"
 
 
 def test_demonstrations_resume_too(tmp_path, folder):
-    whole = Bench(tmp_path / "whole", folder).train(view=Demonstration)
-    bench = Bench(tmp_path / "killed", folder)
+    whole = Session(tmp_path / "whole", folder).train(view=Demonstration)
+    session = Session(tmp_path / "killed", folder)
     with pytest.raises(Killed):
-        bench.train(die_at=9, view=Demonstration)
-    assert same(bench.train(view=Demonstration), whole)
+        session.train(die_at=9, view=Demonstration)
+    assert same(session.train(view=Demonstration), whole)

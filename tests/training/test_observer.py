@@ -9,9 +9,9 @@ import pytest
 import torch
 from transformers import Trainer, TrainingArguments
 
+from alignbench.api.config import Budget
 from alignbench.errors import Diverged
-from alignbench.method import Budget
-from alignbench.training import observer
+from alignbench.training.callback import observer
 
 
 class Line(torch.nn.Module):

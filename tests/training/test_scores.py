@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from alignbench import recipe
 from alignbench.errors import DataError
-from alignbench.models import load_base
+from alignbench.models import lm_head, load_base, varlen
+from alignbench.models.forward import Group, lay_out, response_states, spread
+from alignbench.models.lm_head import log_probabilities
+from alignbench.recipe import schema
 from alignbench.rows import Sequence
-from alignbench.training import head, ragged, reference
-from alignbench.training.head import log_probabilities
-from alignbench.training.scores import Group, lay_out, response_states, spread
+from alignbench.training import reference
 
 from .conftest import disturb, save_model, scorables
 
@@ -32,7 +32,7 @@ KINDS = {
 def scored(policy, items):
     base = policy.base
     layout = lay_out({"all": Group(items)}, base.device)
-    with base.using(policy), ragged.attention(base.model, max(map(len, items))):
+    with base.using(policy), varlen.attention(base.model, max(map(len, items))):
         states = response_states(base, layout)
         return spread(log_probabilities(base, states, layout.targets), layout.spans["all"])
 
@@ -40,21 +40,21 @@ def scored(policy, items):
 @pytest.mark.parametrize("kind", KINDS)
 def test_scores_without_padding_equal_those_with_it_on_many_architectures(kind, tmp_path):
     folder = save_model(tmp_path / kind, kind, **KINDS[kind])
-    base = load_base(recipe.Model(id=str(folder), adapter=recipe.Adapter(rank=4, alpha=8)))
+    base = load_base(schema.Model(id=str(folder), adapter=schema.Adapter(rank=4, alpha=8)))
     policy = disturb(base.add_adapter("policy", seed=0))
     items = scorables(8)
     found = scored(policy, items).detach()
     for row, (item, wanted) in enumerate(zip(items, policy.logprobs(items), strict=True)):
         np.testing.assert_allclose(found[row, : len(item.response)], wanted.logps, atol=2e-5)
         assert not found[row, len(item.response) :].any()
-    seen = ragged.sees_all(base.model, 21) and ragged._proven(base.model)
+    seen = varlen.sees_all(base.model, 21) and varlen._proven(base.model)
     assert seen == (kind not in ("mistral", "gemma2")), "the fast road is taken where it is right, only there"
 
 
 def test_a_window_as_wide_as_the_sequences_does_not_matter(tmp_path):
-    base = load_base(recipe.Model(id=str(save_model(tmp_path / "m", "mistral", sliding_window=32))))
-    assert ragged.sees_all(base.model, 32)
-    assert not ragged.sees_all(base.model, 33)
+    base = load_base(schema.Model(id=str(save_model(tmp_path / "m", "mistral", sliding_window=32))))
+    assert varlen.sees_all(base.model, 32)
+    assert not varlen.sees_all(base.model, 33)
 
 
 def test_a_prompt_that_two_answers_share_goes_through_the_network_once(base):
@@ -79,7 +79,7 @@ def test_long_responses_are_projected_in_pieces_with_equal_values_and_gradients(
     items = scorables(6)
     gradients = []
     for tile in (1 << 25, 91 * 7):
-        monkeypatch.setattr(head, "TILE", tile)
+        monkeypatch.setattr(lm_head, "TILE", tile)
         total = scored(policy, items).sum()
         gradients.append([total.detach(), *torch.autograd.grad(total, list(policy.parameters()))])
     for whole, pieces in zip(*gradients, strict=True):
@@ -89,11 +89,11 @@ def test_long_responses_are_projected_in_pieces_with_equal_values_and_gradients(
 @pytest.mark.parametrize("kind", ["llama", "gemma2"])
 def test_the_fused_head_of_a_gpu_gives_the_values_and_gradients_of_the_plain_one(kind, tmp_path):
     """Gemma 2 caps its logits. TRL's head runs here without its kernels, by the same arithmetic."""
-    base = load_base(recipe.Model(id=str(save_model(tmp_path / kind, kind)), quantization="none"))
+    base = load_base(schema.Model(id=str(save_model(tmp_path / kind, kind)), quantization="none"))
     states = torch.randn(50, 64, requires_grad=True)
     targets = torch.randint(0, 91, (50,))
     found = []
-    for read in (head.fused, log_probabilities):
+    for read in (lm_head.fused, log_probabilities):
         logps = read(base, states, targets)
         found.append((logps, *torch.autograd.grad((logps * torch.arange(50)).sum(), states)))
     for fused, plain in zip(*found, strict=True):
@@ -102,8 +102,8 @@ def test_the_fused_head_of_a_gpu_gives_the_values_and_gradients_of_the_plain_one
 
 def test_the_model_attends_as_before_once_the_block_is_left(base):
     before = base.model.config._attn_implementation
-    with suppress(ZeroDivisionError), ragged.attention(base.model, 8):
-        assert base.model.config._attn_implementation == ragged.NAME
+    with suppress(ZeroDivisionError), varlen.attention(base.model, 8):
+        assert base.model.config._attn_implementation == varlen.NAME
         raise ZeroDivisionError
     assert base.model.config._attn_implementation == before
 

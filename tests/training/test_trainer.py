@@ -11,15 +11,17 @@ import pytest
 import torch
 from torch import nn
 
-from alignbench import recipe
+from alignbench.api.config import Budget
+from alignbench.api.method import ScoringGroup
 from alignbench.errors import Diverged, ModelError
-from alignbench.method import Budget, Sequences
 from alignbench.models import Base, ModelPolicy, load_base
-from alignbench.rows import Pair, Verdict
-from alignbench.training import Spent, train
+from alignbench.recipe import schema
+from alignbench.rows import Pair, UnpairedPreference
 from alignbench.training import batches as order
 from alignbench.training import optimizer as optimizers
 from alignbench.training import trainer as module
+from alignbench.training.budget import Spent
+from alignbench.training.trainer import train
 
 from .conftest import Table, disturb, make_pairs, save_model
 
@@ -49,7 +51,7 @@ def run(policy: ModelPolicy, tmp_path, *, loss=contrast, sequences=both, batches
         rows,
         sequences,
         loss,
-        training=recipe.Training(**training),
+        training=schema.Training(**training),
         folder=tmp_path,
         log=lambda step, numbers: said.__setitem__(step, dict(numbers)),
         **settings,
@@ -149,12 +151,12 @@ def test_two_trained_adapters_in_one_loss_get_the_gradients_of_two_models(folder
 
     def at(policy, other):
         return lambda rows: {
-            "second": Sequences([row.sequences()[1] for row in rows], policy=other),
+            "second": ScoringGroup([row.sequences()[1] for row in rows], policy=other),
             "first": [row.sequences()[0] for row in rows],
         }
 
     for checkpointing in (False, True):
-        shared = load_base(recipe.Model(id=str(folder), adapter=recipe.Adapter(rank=4, alpha=8)))
+        shared = load_base(schema.Model(id=str(folder), adapter=schema.Adapter(rank=4, alpha=8)))
         one, other = two("one", shared), two("other", shared)
         run(
             one,
@@ -165,8 +167,8 @@ def test_two_trained_adapters_in_one_loss_get_the_gradients_of_two_models(folder
             training={"checkpointing": checkpointing},
         )
         shared.checkpointing(False)
-    left = load_base(recipe.Model(id=str(folder), adapter=recipe.Adapter(rank=4, alpha=8)))
-    right = load_base(recipe.Model(id=str(folder), adapter=recipe.Adapter(rank=4, alpha=8)))
+    left = load_base(schema.Model(id=str(folder), adapter=schema.Adapter(rank=4, alpha=8)))
+    right = load_base(schema.Model(id=str(folder), adapter=schema.Adapter(rank=4, alpha=8)))
     one, other = two("one", left), two("other", right)
     rows = order.epoch(Table(ROWS, Pair), 0, 8, 0)[0]
     sums = {"one": [], "other": []}
@@ -192,7 +194,7 @@ def test_a_head_reads_the_state_before_each_token_and_trains_with_the_adapter(ba
 
     def values(rows):
         items = [row.sequences()[0] for row in rows]
-        return {"logps": items, "values": Sequences(items, head=head)}
+        return {"logps": items, "values": ScoringGroup(items, head=head)}
 
     def loss(scored, rows):
         seen.setdefault("values", scored["values"].values.detach().clone())
@@ -228,7 +230,7 @@ def test_a_frozen_policy_is_scored_without_gradient_or_tokens_of_the_budget(base
     before = weights(frozen)
 
     def against(rows):
-        return both(rows) | {"old": Sequences([row.sequences()[0] for row in rows], policy=frozen)}
+        return both(rows) | {"old": ScoringGroup([row.sequences()[0] for row in rows], policy=frozen)}
 
     def loss(scored, rows):
         assert not scored["old"].logps.requires_grad
@@ -265,7 +267,7 @@ def poisoned(at: int, how: Callable[[torch.Tensor], torch.Tensor]):
 def test_what_is_not_finite_reaches_no_weight_and_the_run_stops_with_its_step(folder, tmp_path, how, kind):
     ends = []
     for steps in (3, 8):
-        base = load_base(recipe.Model(id=str(folder), adapter=recipe.Adapter(rank=4, alpha=8)))
+        base = load_base(schema.Model(id=str(folder), adapter=schema.Adapter(rank=4, alpha=8)))
         policy = disturb(base.add_adapter("policy", seed=0))
         loss = contrast if steps == 3 else poisoned(3, how)
         if steps == 3:
@@ -497,7 +499,7 @@ def test_other_errors_keep_their_traceback(base, tmp_path):
 
 
 def trained(folder, tmp_path, *, seed=0, dropout=0.0, noise=0, **given) -> list[torch.Tensor]:
-    base = load_base(recipe.Model(id=str(folder), adapter=recipe.Adapter(rank=4, alpha=8, dropout=dropout)))
+    base = load_base(schema.Model(id=str(folder), adapter=schema.Adapter(rank=4, alpha=8, dropout=dropout)))
     torch.manual_seed(noise)
     policy = base.add_adapter("policy", seed=0)
     run(policy, tmp_path, seed=seed, **given)
@@ -525,7 +527,7 @@ def test_the_dropout_of_the_base_itself_stays_off(tmp_path):
 
 
 def test_a_trained_policy_is_back_in_evaluation_mode(folder, tmp_path):
-    base = load_base(recipe.Model(id=str(folder), adapter=recipe.Adapter(rank=4, alpha=8, dropout=0.5)))
+    base = load_base(schema.Model(id=str(folder), adapter=schema.Adapter(rank=4, alpha=8, dropout=0.5)))
     policy = base.add_adapter("policy", seed=0)
     run(policy, tmp_path, training={"checkpointing": True})
     assert not any(part.training for part in base.model.modules())
@@ -535,12 +537,12 @@ def test_a_trained_policy_is_back_in_evaluation_mode(folder, tmp_path):
 
 
 def test_a_frozen_policy_is_scored_without_its_dropout(folder, tmp_path):
-    base = load_base(recipe.Model(id=str(folder), adapter=recipe.Adapter(rank=4, alpha=8, dropout=0.5)))
+    base = load_base(schema.Model(id=str(folder), adapter=schema.Adapter(rank=4, alpha=8, dropout=0.5)))
     frozen = disturb(base.add_adapter("frozen", seed=1, trainable=False))
     seen = []
 
     def against(rows):
-        return both(rows) | {"old": Sequences([row.sequences()[0] for row in rows], policy=frozen)}
+        return both(rows) | {"old": ScoringGroup([row.sequences()[0] for row in rows], policy=frozen)}
 
     def look(scored, rows):
         seen.append(scored["old"].sums())
@@ -559,7 +561,7 @@ def test_a_frozen_policy_is_scored_without_its_dropout(folder, tmp_path):
 def test_a_tolerance_is_told_where_scores_can_be_compared(folder, tmp_path):
     for dropout, wanted in ((0.0, 1e-5), (0.1, None)):
         base = load_base(
-            recipe.Model(id=str(folder), adapter=recipe.Adapter(rank=4, alpha=8, dropout=dropout))
+            schema.Model(id=str(folder), adapter=schema.Adapter(rank=4, alpha=8, dropout=dropout))
         )
         seen = []
 
@@ -584,7 +586,7 @@ def test_both_verdicts_of_a_row_count_as_one_row_of_the_budget_and_two_of_the_me
     record, _ = run(
         base.add_adapter("policy", seed=0),
         tmp_path,
-        batches=Table(ROWS, Verdict),
+        batches=Table(ROWS, UnpairedPreference),
         sequences=verdicts,
         loss=loss,
         budget=Budget(rows=8),

@@ -166,7 +166,7 @@ def test_yaml_is_read_strictly_or_not_at_all() -> None:
         if isinstance(node, ast.Attribute)
         and re.fullmatch(r"yaml\.\w*(load|compose|Loader)\w*", ast.unparse(node))
     ]
-    assert {one.partition(":")[0] for one in found} == {"alignbench/strictyaml.py"}
+    assert {one.partition(":")[0] for one in found} == {"alignbench/recipe/yaml.py"}
 
 
 def test_every_file_begins_by_saying_what_it_is_for() -> None:

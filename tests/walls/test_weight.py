@@ -21,11 +21,13 @@ def loaded_by(statement: str, root: Path) -> list[str]:
 
 
 LIGHT = (
-    "alignbench, alignbench.method, alignbench.rows, alignbench.errors, alignbench.hooks",
-    "alignbench.plugins, alignbench.recipe, alignbench.strictyaml, alignbench.reading",
-    "alignbench.data, alignbench.models, alignbench.judges, alignbench.metrics, alignbench.results",
+    "alignbench, alignbench.rows, alignbench.errors, alignbench.hooks, alignbench.results",
+    "alignbench.api.config, alignbench.api.policy, alignbench.api.method, alignbench.api.judge",
+    "alignbench.api.metric, alignbench.api.data",
+    "alignbench.plugins, alignbench.recipe.schema, alignbench.recipe.yaml, alignbench.recipe.load",
+    "alignbench.data, alignbench.models, alignbench.judges, alignbench.metrics",
     "alignbench.cli.runs, alignbench.cli.methods, alignbench.cli.doctor, alignbench.cli.progress",
-    "alignbench.engine, alignbench.engine.plan",
+    "alignbench.engine.run, alignbench.engine.plan, alignbench.worker.messages",
     "alignbench.report",
 )
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from alignbench import Method, MethodConfig, Pair, PluginError, Policy, Run, Scored, Sequence
+from alignbench import GroupScores, Method, MethodConfig, Pair, PluginError, Policy, Run, Sequence
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -56,7 +56,7 @@ def _loss(
 
     from alignbench_dpo.losses import pair_loss, unmoved
 
-    def loss(scored: Mapping[str, Scored], rows: list[Pair]) -> tuple[Tensor, Mapping[str, Tensor]]:
+    def loss(scored: Mapping[str, GroupScores], rows: list[Pair]) -> tuple[Tensor, Mapping[str, Tensor]]:
         chosen, rejected = scored["chosen"], scored["rejected"]
         pairs = _sequences(rows)
         ratios = [

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from alignbench import Method, MethodConfig, Pair, Policy, Run, Scored, Sequence
+from alignbench import GroupScores, Method, MethodConfig, Pair, Policy, Run, Sequence
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -48,7 +48,7 @@ def _loss(odds_weight: float) -> Callable[..., Any]:
 
     from alignbench_orpo.losses import log_odds_ratio, odds_ratio_loss
 
-    def loss(scored: Mapping[str, Scored], rows: list[Pair]) -> tuple[Tensor, Mapping[str, Tensor]]:
+    def loss(scored: Mapping[str, GroupScores], rows: list[Pair]) -> tuple[Tensor, Mapping[str, Tensor]]:
         chosen, rejected = scored["chosen"], scored["rejected"]
         preference = torch.tensor([row.preference for row in rows], device=chosen.logps.device)
         nll = -chosen.token_mean(chosen.logps)

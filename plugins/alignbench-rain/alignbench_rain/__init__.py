@@ -12,6 +12,7 @@ from pydantic import Field
 from alignbench import (
     Answer,
     Demonstration,
+    GroupScores,
     Label,
     Method,
     MethodConfig,
@@ -21,7 +22,6 @@ from alignbench import (
     Prompt,
     Run,
     Sampling,
-    Scored,
     Sequence,
 )
 from alignbench_rain.questions import Named, Question
@@ -109,12 +109,12 @@ class RAIN(Method):
     Config = Searching
 
     def align(self, run: Run) -> Policy:
-        from alignbench_rain.making import Maker
+        from alignbench_rain.builder import Maker
 
         return Maker(run, self.config).decoder()
 
     def restore(self, folder: Path, run: Run) -> Policy:
-        from alignbench_rain.making import Maker
+        from alignbench_rain.builder import Maker
 
         return Maker(run, self.config).restored(folder)
 
@@ -137,12 +137,12 @@ class BestOfN(Method):
         """Draw as many answers as cost what this label's searches cost, measured on training prompts."""
 
     def align(self, run: Run) -> Policy:
-        from alignbench_rain.making import Maker
+        from alignbench_rain.builder import Maker
 
         return Maker(run, self.config).best_of_n()
 
     def restore(self, folder: Path, run: Run) -> Policy:
-        from alignbench_rain.making import Maker
+        from alignbench_rain.builder import Maker
 
         return Maker(run, self.config).best_of_n(json.loads((folder / "n.json").read_text(encoding="utf-8")))
 
@@ -166,7 +166,7 @@ class RainSFT(Method):
         """Tokens after which an answer is cut; what is cut is not learnt."""
 
     def align(self, run: Run) -> Policy:
-        from alignbench_rain.making import Maker
+        from alignbench_rain.builder import Maker
 
         rows = list(run.rows(Prompt))[: self.config.prompts]
         # Outside of what is shared: what it tells the run, it tells whoever finds the answers made.
@@ -239,6 +239,8 @@ def _sequences(rows: list[Demonstration]) -> Mapping[str, list[Sequence]]:
     return {"response": [sequence for row in rows for sequence in row.sequences()]}
 
 
-def _loss(scored: Mapping[str, Scored], rows: list[Demonstration]) -> tuple[Tensor, Mapping[str, Tensor]]:
+def _loss(
+    scored: Mapping[str, GroupScores], rows: list[Demonstration]
+) -> tuple[Tensor, Mapping[str, Tensor]]:
     response = scored["response"]
     return -response.token_mean(response.logps), {"logp": response.row_mean(response.sums().detach())}

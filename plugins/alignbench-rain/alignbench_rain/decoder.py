@@ -17,7 +17,6 @@ import numpy as np
 from alignbench import (
     Answer,
     Can,
-    Forest,
     PluginError,
     Prompt,
     Query,
@@ -25,7 +24,8 @@ from alignbench import (
     Sampling,
     Sequence,
     TokenScores,
-    Tree,
+    TokenTree,
+    TokenTrees,
 )
 from alignbench_rain.evaluation import About, Evaluation, SelfEvaluation, common
 from alignbench_rain.search import Found, Rate, Rated, Search, Told, Wants, Words
@@ -73,7 +73,7 @@ class _Seat:
     place: int
     prompt: Prompt
     sample: int
-    tree: Tree
+    tree: TokenTree
     about: About | None
     search: Search
     shared: int
@@ -120,7 +120,7 @@ class Decoder:
     def __init__(
         self,
         rules: Any,
-        forest: Forest,
+        forest: TokenTrees,
         evaluation: Evaluation,
         encoder: OwnStates | SentenceEncoder,
         log: Callable[..., None] = lambda **numbers: None,
@@ -153,9 +153,9 @@ class Decoder:
             (place, prompt, sample)
             for place, (prompt, sample) in enumerate((p, s) for p in tokenised for s in range(samples))
         ][::-1]
-        self.forest.plant(trunk)
+        self.forest.new_tree(trunk)
         if isinstance(evaluation, SelfEvaluation):
-            evaluation.forest.plant(opening)
+            evaluation.forest.new_tree(opening)
         limit, ground = MEMORY[self.forest.base.device.type], self.held
         self.peak = ground
         done: dict[int, _Seat] = {}
@@ -184,9 +184,9 @@ class Decoder:
                     if seat.about is not None:
                         seat.about.tree.cut(())
             seats = [seat for seat in seats if seat.found is None]
-        self.forest.fell(trunk)
+        self.forest.free_prefix(trunk)
         if isinstance(evaluation, SelfEvaluation) and opening != evaluation.trunk:
-            evaluation.forest.fell(opening)
+            evaluation.forest.free_prefix(opening)
         answers = [self._answer(done[place]) for place in sorted(done)]
         self._tell(list(done.values()), answers)
         return answers
@@ -219,7 +219,7 @@ class Decoder:
         if isinstance(self.evaluation, SelfEvaluation):
             about = self.evaluation.about(prompt, opening)
             shared += len(opening) - len(self.evaluation.trunk)
-        tree = self.forest.plant(trunk)
+        tree = self.forest.new_tree(trunk)
 
         def moved(answer: Ids) -> None:
             tree.keep(prompt.prompt_ids + answer)
@@ -271,9 +271,9 @@ class Decoder:
 
     def _asked(self, seats: list[_Seat]) -> dict[int, list[Reply]]:
         """Ask every forest once for all that is wanted of it; the replies by tree."""
-        forests: dict[int, tuple[Forest, list[tuple[Tree, list[Query]]]]] = {}
+        forests: dict[int, tuple[TokenTrees, list[tuple[TokenTree, list[Query]]]]] = {}
 
-        def ask(forest: Forest, tree: Tree, queries: list[Query]) -> None:
+        def ask(forest: TokenTrees, tree: TokenTree, queries: list[Query]) -> None:
             if queries:
                 forests.setdefault(id(forest), (forest, []))[1].append((tree, queries))
 
@@ -348,7 +348,7 @@ class Decoder:
         )
 
 
-def words_of(forest: Forest, rules: Any) -> Words:
+def words_of(forest: TokenTrees, rules: Any) -> Words:
     """Return what a search knows of the tokens of a model."""
     tokenizer: Any = forest.base.tokenizer
     ends = tuple(rules.clause_ends)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence as Many
 from typing import Any
 
-from alignbench import Forest, Judge, ModelError, PluginError, Prompt, Query, Reply, Tree
+from alignbench import Judge, ModelError, PluginError, Prompt, Query, Reply, TokenTree, TokenTrees
 from alignbench_rain.questions import Question
 
 Ids = tuple[int, ...]
@@ -27,7 +27,7 @@ class SelfEvaluation:
     What all questions begin with is read once, then what all questions about one prompt begin with.
     """
 
-    def __init__(self, forest: Forest, question: Question, *, soft: bool):
+    def __init__(self, forest: TokenTrees, question: Question, *, soft: bool):
         self.forest, self.question, self.soft = forest, question, soft
         self.tokenizer: Any = forest.base.tokenizer
         forms = [self._opened(form) for form in (question.ask, question.swapped) if form]
@@ -135,13 +135,13 @@ class About:
             more, rest = evaluation.begun(rest.replace(_QUESTION, text), _ANSWER)
             self.forms.append((begun + more, rest))
         self._opening = opening
-        self._tree: Tree | None = None
+        self._tree: TokenTree | None = None
         self._stem: Ids | None = None
 
     @property
-    def tree(self) -> Tree:
+    def tree(self) -> TokenTree:
         if self._tree is None:
-            self._tree = self.evaluation.forest.plant(self._opening)
+            self._tree = self.evaluation.forest.new_tree(self._opening)
         return self._tree
 
     def queries(self, answer: str) -> list[Query]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from alignbench import (
+    GroupScores,
     Method,
     MethodConfig,
     NamedJudge,
@@ -16,9 +17,8 @@ from alignbench import (
     Prompt,
     Run,
     Sampling,
-    Scored,
+    ScoringGroup,
     Sequence,
-    Sequences,
 )
 
 if TYPE_CHECKING:
@@ -92,8 +92,8 @@ class OnPolicy:
         items = [Sequence(prompt.prompt_ids, one.ids) for prompt, one in zip(asked, answers, strict=True)]
         scored = self.run.score(
             {
-                "policy": Sequences(items, self.policy, temperature=config.temperature),
-                "start": Sequences(items, self.run.reference(), temperature=config.temperature),
+                "policy": ScoringGroup(items, self.policy, temperature=config.temperature),
+                "start": ScoringGroup(items, self.run.reference(), temperature=config.temperature),
             }
         )
         kl = (scored["policy"].sums() - scored["start"].sums()).tolist()
@@ -118,12 +118,12 @@ class OnPolicy:
         low, high = self.config.lowest, self.config.highest
         return min(1.0, max(-1.0, 2 * (mark - low) / (high - low) - 1)) if finished else -1.0
 
-    def sequences(self, items: list[Item]) -> Mapping[str, Sequences]:
+    def sequences(self, items: list[Item]) -> Mapping[str, ScoringGroup]:
         """Return what a step scores: its answers, as they were drawn."""
-        return {"answers": Sequences([one.sequence for one in items], temperature=self.config.temperature)}
+        return {"answers": ScoringGroup([one.sequence for one in items], temperature=self.config.temperature)}
 
 
-def loss(scored: Mapping[str, Scored], items: list[Item]) -> tuple[Tensor, Mapping[str, Tensor]]:
+def loss(scored: Mapping[str, GroupScores], items: list[Item]) -> tuple[Tensor, Mapping[str, Tensor]]:
     """Return the loss, -advantage x log-probability of the whole answer, and what to log."""
     import torch
 

@@ -14,15 +14,15 @@ from alignbench_rlaif.direct import DirectRLAIF, OnPolicy
 from alignbench_rlaif.red_team import DISGUISES, RedTeam
 
 from alignbench import Answer, Budget, DataError, NamedJudge, NamedMethod, Policy, Prompt, Score
-from alignbench.engine import prepare
-from alignbench.engine.bench import Bench
-from alignbench.engine.cell_run import CellRun
-from alignbench.engine.worker import Task
-from alignbench.judges import reward_training
-from alignbench.judges.quality import comparisons
-from alignbench.recipe import Recipe, canonical
+from alignbench.recipe.schema import Recipe, canonical
 from alignbench.rows import Ranking
 from alignbench.testing import MethodSuite
+from alignbench.training import reward_model
+from alignbench.training.reward_quality import comparisons
+from alignbench.worker import prepare
+from alignbench.worker.context import CellContext
+from alignbench.worker.messages import Task
+from alignbench.worker.session import Session
 
 JUDGE = {"self": {"wording": "sandbox"}}
 SHORT = {"max_new_tokens": 16}
@@ -64,7 +64,7 @@ class TestConstitutionalSL(MethodSuite):
 
 
 @pytest.fixture(scope="module")
-def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+def session(tmp_path_factory: pytest.TempPathFactory) -> Session:
     folder = tmp_path_factory.mktemp("bench")
     recipe = Recipe.model_validate(
         {
@@ -86,13 +86,13 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
         what={"key": "rlaif"},
     )
     prepare.main(task, lambda event: None)
-    return Bench(task)
+    return Session(task)
 
 
-def cell(bench: Bench, name: str) -> CellRun:
-    folder = bench.run / "cells" / name
+def cell(session: Session, name: str) -> CellContext:
+    folder = session.run / "cells" / name
     folder.mkdir(parents=True, exist_ok=True)
-    return CellRun(bench, label="tried", seed=0, method="rlaif", start="base", folder=folder)
+    return CellContext(session, label="tried", seed=0, method="rlaif", start="base", folder=folder)
 
 
 def config(**fields: Any) -> RLAIF.Config:
@@ -101,17 +101,17 @@ def config(**fields: Any) -> RLAIF.Config:
 
 
 def test_every_round_labels_answers_of_the_policy_as_it_then_is(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
+    session: Session, monkeypatch: pytest.MonkeyPatch
 ):
-    run, seen = cell(bench, "rounds"), []
-    label = CellRun.label
+    run, seen = cell(session, "rounds"), []
+    label = CellContext.label
 
-    def spy(self: CellRun, judge: Any, how: Any, *, policy: Policy, part: slice) -> list[Any]:
+    def spy(self: CellContext, judge: Any, how: Any, *, policy: Policy, part: slice) -> list[Any]:
         rows = label(self, judge, how, policy=policy, part=part)
         seen.append((policy.fingerprint(), {row.id.partition("/")[0] for row in rows}))  # pyright: ignore
         return rows
 
-    monkeypatch.setattr(CellRun, "label", spy)
+    monkeypatch.setattr(CellContext, "label", spy)
     policy = RLAIF(config(rounds=3, optimizer={"dpo": {"learning_rate": 1e-3}})).align(run)
     starts = [start for start, _ in seen]
     assert len(set(starts)) == 3
@@ -121,8 +121,8 @@ def test_every_round_labels_answers_of_the_policy_as_it_then_is(
     assert sum(map(len, parts)) == len(set.union(*parts))
 
 
-def test_what_judging_costs_is_the_cells_own(bench: Bench):
-    run = cell(bench, "cost")
+def test_what_judging_costs_is_the_cells_own(session: Session):
+    run = cell(session, "cost")
     RLAIF(config()).align(run)
     assert run.cost.ai_comparisons > 0
     beside = run.judges[0]["quality"]["people"]["asked"]
@@ -133,16 +133,16 @@ def test_what_judging_costs_is_the_cells_own(bench: Bench):
     assert run.judges[0]["name"] == "self"
     assert run.judges[0]["quality"]["compared"] == run.cost.ai_comparisons
     # A second cell finds everything in the store, and is charged the same.
-    again = cell(bench, "cost-again")
+    again = cell(session, "cost-again")
     RLAIF(config()).align(again)
     for name in ("ai_comparisons", "judge_calls", "judge_tokens", "generated_tokens"):
         assert getattr(again.cost, name) == getattr(run.cost, name)
 
 
-def test_a_judge_that_labels_is_held_against_people_on_held_out_pairs(bench: Bench):
+def test_a_judge_that_labels_is_held_against_people_on_held_out_pairs(session: Session):
     found = {}
     for people in (0, 3):
-        run, made = cell(bench, f"people-{people}"), config(labels={"sampling": SHORT, "people": people})
+        run, made = cell(session, f"people-{people}"), config(labels={"sampling": SHORT, "people": people})
         judge = run.judge(made.judge)
         labels = [run.label(judge, made.labels, part=slice(number, None, 2)) for number in range(2)]
         found[people] = labels, run
@@ -158,8 +158,8 @@ def test_a_judge_that_labels_is_held_against_people_on_held_out_pairs(bench: Ben
     assert "people" not in plain.judges[0]["quality"]
 
 
-def test_the_curves_of_the_stage_are_the_cells(bench: Bench):
-    run = cell(bench, "curves")
+def test_the_curves_of_the_stage_are_the_cells(session: Session):
+    run = cell(session, "curves")
     RLAIF(config(rounds=2)).align(run)
     lines = (run.folder / "train.jsonl").read_text(encoding="utf-8").splitlines()
     steps = [json.loads(line)["step"] for line in lines]
@@ -167,12 +167,12 @@ def test_the_curves_of_the_stage_are_the_cells(bench: Bench):
     assert len(set(steps)) == len(steps)
 
 
-def test_another_judge_gives_other_labels_and_another_policy(bench: Bench):
+def test_another_judge_gives_other_labels_and_another_policy(session: Session):
     early = {"language-model": {"id": "sandbox/early", "wording": "sandbox", "min_mass": 0}}
     labels: list[list[float]] = []
     policies: list[str] = []
     for name, judge in (("same", JUDGE), ("other", early)):
-        run, made = cell(bench, name), config(judge=judge)
+        run, made = cell(session, name), config(judge=judge)
         labels.append([row.preference for row in run.label(run.judge(made.judge), made.labels)])
         policies.append(RLAIF(made).align(run).fingerprint())  # pyright: ignore[reportAttributeAccessIssue]
     assert len(labels[0]) == len(labels[1]) > 16, "both judge the same answers"
@@ -199,15 +199,15 @@ def test_the_default_is_rlhf_on_labels_of_the_model_itself():
     assert made.judge == NamedJudge(name="self")
 
 
-def test_soft_labels_train_a_reward_model_that_ppo_follows(bench: Bench, monkeypatch: pytest.MonkeyPatch):
-    run, learned = cell(bench, "default"), []
-    finish = reward_training.finish
+def test_soft_labels_train_a_reward_model_that_ppo_follows(session: Session, monkeypatch: pytest.MonkeyPatch):
+    run, learned = cell(session, "default"), []
+    finish = reward_model.finish
 
     def spy(policy: Any, head: Any, held_out: Any) -> Any:
         learned.append(policy)
         return finish(policy, head, held_out)
 
-    monkeypatch.setattr(reward_training, "finish", spy)
+    monkeypatch.setattr(reward_model, "finish", spy)
     rates = {"reward_model": {"learning_rate": 1e-2}, "learning_rate": 1e-2}
     optimizer = {"rlhf": {**rates, "rollouts": 16, "passes": 1, **SHORT}}
     made = config(optimizer=optimizer)
@@ -224,8 +224,8 @@ def test_soft_labels_train_a_reward_model_that_ppo_follows(bench: Bench, monkeyp
     assert any("kl" in name for name in curve[-1]), "PPO tells how far it went"
 
 
-def test_many_answers_to_a_prompt_are_one_row_with_soft_comparisons(bench: Bench):
-    run, made = cell(bench, "k-wise"), config(labels={"sampling": SHORT, "answers": 4, "form": "rankings"})
+def test_many_answers_to_a_prompt_are_one_row_with_soft_comparisons(session: Session):
+    run, made = cell(session, "k-wise"), config(labels={"sampling": SHORT, "answers": 4, "form": "rankings"})
     rows = run.label(run.judge(made.judge), made.labels)
     assert len({row.id for row in rows}) == len(rows) > 16
     assert all(isinstance(row, Ranking) and row.answer_ids for row in rows)

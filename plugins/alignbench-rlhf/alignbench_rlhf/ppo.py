@@ -10,7 +10,18 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from alignbench import Answer, PluginError, Policy, Prompt, Run, Sampling, Scored, Sequence, Sequences, Text
+from alignbench import (
+    Answer,
+    GroupScores,
+    PluginError,
+    Policy,
+    Prompt,
+    Run,
+    Sampling,
+    ScoringGroup,
+    Sequence,
+    Text,
+)
 from alignbench_rlhf import losses
 
 OFF = {True: 1e-3, False: 1e-2}
@@ -105,9 +116,9 @@ class PPO:
         ]
         scored = run.score(
             {
-                "policy": Sequences(items, self.policy, temperature=config.temperature),
-                "values": Sequences(items, self.critic, self.head),
-                "reference": Sequences(items, self.reference, temperature=config.temperature),
+                "policy": ScoringGroup(items, self.policy, temperature=config.temperature),
+                "values": ScoringGroup(items, self.critic, self.head),
+                "reference": ScoringGroup(items, self.reference, temperature=config.temperature),
             }
         )
         logps, values, mask = scored["policy"].logps, scored["values"].values, scored["policy"].mask
@@ -175,7 +186,7 @@ class PPO:
 
     # --- the step -------------------------------------------------------------------------------------------
 
-    def sequences(self, batch: list[Item]) -> Mapping[str, Sequences]:
+    def sequences(self, batch: list[Item]) -> Mapping[str, ScoringGroup]:
         """Return what a step scores: the rollouts under policy and critic, and the texts."""
         config, state = self.config, self.state
         items = [
@@ -184,16 +195,16 @@ class PPO:
         ]
         term = "ppo" if config.critic == "shared-trunk" else "value"
         groups = {
-            "policy": Sequences(items, self.policy, temperature=config.temperature, term="ppo"),
-            "values": Sequences(items, self.critic, self.head, term=term),
+            "policy": ScoringGroup(items, self.policy, temperature=config.temperature, term="ppo"),
+            "values": ScoringGroup(items, self.critic, self.head, term=term),
         }
         if self.texts is not None:
             texts = [sequence for item in batch for text in item.texts for sequence in text.sequences()]
-            groups["texts"] = Sequences(texts, self.policy, term="ptx")
+            groups["texts"] = ScoringGroup(texts, self.policy, term="ptx")
         return groups
 
     def loss(
-        self, scored: Mapping[str, Scored], batch: list[Item]
+        self, scored: Mapping[str, GroupScores], batch: list[Item]
     ) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor]]:
         """Return the terms of the loss, shares all, and what to log."""
         config, policy, critic = self.config, scored["policy"], scored["values"]

@@ -11,15 +11,15 @@ import pytest
 import torch
 from alignbench_rlhf.ppo import PPO, Item
 
-from alignbench import Sequence, Sequences
-from alignbench.engine import cell as cells
-from alignbench.engine import looks, prepare
-from alignbench.engine.bench import Bench
-from alignbench.engine.cell_run import CellRun
-from alignbench.engine.policies import load_method
-from alignbench.engine.worker import Task
-from alignbench.recipe import Recipe, canonical
+from alignbench import ScoringGroup, Sequence
+from alignbench.recipe.schema import Recipe, canonical
 from alignbench.testing import MethodSuite
+from alignbench.worker import cell as cells
+from alignbench.worker import learning_curve, prepare
+from alignbench.worker.context import CellContext
+from alignbench.worker.messages import Task
+from alignbench.worker.policy_io import load_method
+from alignbench.worker.session import Session
 
 SMALL = {"rollouts": 16, "passes": 1, "max_new_tokens": 12}
 
@@ -37,7 +37,7 @@ def one_thread():
     torch.set_num_threads(before)
 
 
-def make_bench(folder: Path, root: Path, **changes: Any) -> Bench:
+def make_bench(folder: Path, root: Path, **changes: Any) -> Session:
     recipe = Recipe.model_validate(
         {
             "model": {"id": "sandbox", "adapter": {"dropout": 0.1}},
@@ -52,11 +52,11 @@ def make_bench(folder: Path, root: Path, **changes: Any) -> Bench:
     paths = {"run": folder / "run", "root": root, "home": folder / "home", "log": folder / "log.txt"}
     task = Task("prepare", **paths, recipe=canonical(recipe), threads=1, what={"key": "rlhf"})
     prepare.main(task, lambda event: None)
-    return Bench(task)
+    return Session(task)
 
 
 @pytest.fixture(scope="module")
-def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+def session(tmp_path_factory: pytest.TempPathFactory) -> Session:
     folder = tmp_path_factory.mktemp("rlhf")
     return make_bench(folder, folder)
 
@@ -65,11 +65,11 @@ Make = Callable[..., PPO]
 
 
 @pytest.fixture
-def make(bench: Bench, tmp_path: Path) -> Make:
+def make(session: Session, tmp_path: Path) -> Make:
     """A PPO on the sandbox, ready to train: its reward model is trained once for all tests."""
 
     def make(**config: Any) -> PPO:
-        run = CellRun(bench, label="tried", seed=0, method="rlhf", start="base", folder=tmp_path)
+        run = CellContext(session, label="tried", seed=0, method="rlhf", start="base", folder=tmp_path)
         return PPO(run, load_method("rlhf", {**SMALL, **config}).config)
 
     return make
@@ -105,11 +105,11 @@ def test_before_the_first_step_the_kl_is_zero_and_the_ratios_are_one(make: Make)
 def test_a_followed_training_tells_what_its_reward_model_makes_of_the_answers(make: Make):
     ppo = make()
     ppo.train()
-    bench = ppo.run._bench
-    prompts = bench.table.prompts(looks.SPLIT, 2)
-    answers = ppo.run.start.answer(prompts, bench.recipe.evaluation.sampling, 0)
+    session = ppo.run._session
+    prompts = session.table.prompts(learning_curve.SPLIT, 2)
+    answers = ppo.run.start.answer(prompts, session.recipe.evaluation.sampling, 0)
     worth = ppo.reward.score([Sequence(p.prompt_ids, a.ids) for p, a in zip(prompts, answers, strict=True)])
-    lines = looks.read(ppo.run.folder)
+    lines = learning_curve.read(ppo.run.folder)
     assert [line["step"] for line in lines] == [0, 0, 4, 4]
     assert [line["text"] for line in lines[:2]] == [answer.text for answer in answers]
     assert [line["proxy"] for line in lines[:2]] == pytest.approx(worth.tolist(), abs=1e-4)
@@ -124,7 +124,7 @@ def test_temperature_divides_the_logits_of_rollout_reference_and_update_alike(ma
 
 def test_dropout_of_the_recipe_is_off_in_rollout_and_update(make: Make):
     ppo = make()
-    assert ppo.run._bench.recipe.model.adapter.dropout == 0.1
+    assert ppo.run._session.recipe.model.adapter.dropout == 0.1
     ppo.train()
     assert "ratio" not in ppo.run.alarms
 
@@ -197,7 +197,7 @@ def gradients(ppo: PPO, weights: list[torch.Tensor], batch: list[Item]) -> list[
     groups, found = ppo.sequences(batch), [torch.zeros_like(weight) for weight in weights]
     for term in ("ppo", "value"):
         scored = {
-            name: _graph(ppo, group if isinstance(group, Sequences) else Sequences(group))
+            name: _graph(ppo, group if isinstance(group, ScoringGroup) else ScoringGroup(group))
             for name, group in groups.items()
         }
         terms, _ = ppo.loss(scored, batch)
@@ -206,8 +206,8 @@ def gradients(ppo: PPO, weights: list[torch.Tensor], batch: list[Item]) -> list[
     return found
 
 
-def _graph(ppo: PPO, group: Sequences) -> Any:
-    from alignbench.training.scores import Scores
+def _graph(ppo: PPO, group: ScoringGroup) -> Any:
+    from alignbench.models.forward import Scores
 
     policy: Any = group.policy or ppo.policy
     base, items = policy.base, list(group.items)
@@ -231,9 +231,9 @@ def _graph(ppo: PPO, group: Sequences) -> Any:
 
 @pytest.mark.parametrize("checkpointing", [False, True], ids=["kept", "recomputed"])
 def test_policy_and_critic_get_the_gradients_of_two_models_on_their_own(make: Make, checkpointing: bool):
-    from alignbench.method import Budget
-    from alignbench.recipe import Training
-    from alignbench.training import Spent
+    from alignbench.api.config import Budget
+    from alignbench.recipe.schema import Training
+    from alignbench.training.budget import Spent
     from alignbench.training.steps import Steps
     from alignbench.training.trainer import AdapterTrainer
 
@@ -351,8 +351,8 @@ class TestAlarms:
         assert "negative KL" in ppo.run.alarms
 
 
-def test_alarms_and_the_reward_models_quality_reach_the_cells_record(bench: Bench, tmp_path: Path):
-    run, _ = cells.align(bench, "tried", 0, tmp_path)
+def test_alarms_and_the_reward_models_quality_reach_the_cells_record(session: Session, tmp_path: Path):
+    run, _ = cells.align(session, "tried", 0, tmp_path)
     (judge,) = run.judges
     assert judge["name"] == "reward-model"
     assert 0 <= judge["quality"]["accuracy"] <= 1
@@ -378,7 +378,7 @@ TEMPLATE = (
 
 def test_real_dialogues_and_real_weights_in_nf4(shared: Path, tmp_path: Path):
     model = str(shared / "models" / "stories260K")
-    bench = make_bench(
+    session = make_bench(
         tmp_path, tmp_path, model={"id": model, "quantization": "nf4", "chat_template": TEMPLATE},
         data={"train": str(shared / "data" / "hh" / "train.jsonl"), "limit": 24, "max_length": 256,
               "allowed_drop": 0.9},
@@ -386,13 +386,13 @@ def test_real_dialogues_and_real_weights_in_nf4(shared: Path, tmp_path: Path):
     )  # fmt: skip
     folder = tmp_path / "cell"
     folder.mkdir()
-    before = bench.base.checksum()
-    run, policy = cells.align(bench, "tried", 0, folder)
-    assert bench.base.checksum() == before
+    before = session.base.checksum()
+    run, policy = cells.align(session, "tried", 0, folder)
+    assert session.base.checksum() == before
     assert run.cost.train_tokens > 0
     assert len([line for line in (folder / "train.jsonl").read_text().splitlines() if "reward" in line]) >= 2
     assert "ratio" not in run.alarms
-    assert len(policy.answer(bench.table.prompts("test", 2), bench.recipe.evaluation.sampling, 0)) == 2
+    assert len(policy.answer(session.table.prompts("test", 2), session.recipe.evaluation.sampling, 0)) == 2
 
 
 class Killed(BaseException):
@@ -406,7 +406,7 @@ EVERYTHING = {"reference_decay": 0.5, "target_kl": 6.0, "ptx_coef": 0.5, "ptx_te
     ("config", "step"), [({}, 3), (EVERYTHING, 5)], ids=["within a pass", "everything on, between passes"]
 )
 def test_killed_in_the_middle_of_ppo_and_run_again_it_ends_bit_for_bit_the_same(
-    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, config: dict[str, Any], step: int
+    session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, config: dict[str, Any], step: int
 ):
     from alignbench.training import checkpoint
 
@@ -415,7 +415,7 @@ def test_killed_in_the_middle_of_ppo_and_run_again_it_ends_bit_for_bit_the_same(
 
     def attempt(folder: Path) -> PPO:
         folder.mkdir(exist_ok=True)
-        run = CellRun(bench, label="tried", seed=0, method="rlhf", start="base", folder=folder)
+        run = CellContext(session, label="tried", seed=0, method="rlhf", start="base", folder=folder)
         run.every = 0.0
         return PPO(run, made)
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from alignbench import Demonstration, Method, MethodConfig, Policy, Run, Scored, Select, Sequence
+from alignbench import Demonstration, GroupScores, Method, MethodConfig, Policy, Run, Select, Sequence
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -47,6 +47,8 @@ def _sequences(rows: list[Demonstration]) -> Mapping[str, list[Sequence]]:
     return {"response": [sequence for row in rows for sequence in row.sequences()]}
 
 
-def _loss(scored: Mapping[str, Scored], rows: list[Demonstration]) -> tuple[Tensor, Mapping[str, Tensor]]:
+def _loss(
+    scored: Mapping[str, GroupScores], rows: list[Demonstration]
+) -> tuple[Tensor, Mapping[str, Tensor]]:
     response = scored["response"]
     return -response.token_mean(response.logps), {"logp": response.row_mean(response.sums().detach())}

@@ -10,8 +10,9 @@ from alignbench_rain.decoder import Decoder, OwnStates
 from alignbench_rain.evaluation import SelfEvaluation
 from alignbench_rain.questions import Question
 
-from alignbench import Forest, Prompt, recipe
+from alignbench import Prompt, TokenTrees
 from alignbench.models import load_base
+from alignbench.recipe import schema
 from alignbench.sandbox import TEMPLATES, rows
 
 QUESTION = Question(ask=TEMPLATES["harmless"], swapped=TEMPLATES["harmless_swapped"])
@@ -28,7 +29,7 @@ def one_thread():
 
 @pytest.fixture(scope="session")
 def base():
-    return load_base(recipe.Model(id="sandbox"))
+    return load_base(schema.Model(id="sandbox"))
 
 
 @pytest.fixture(scope="session")
@@ -42,8 +43,8 @@ def make(base):
     """Make a decoder: `make(candidates=4)`."""
 
     def make(policy=None, evaluator=None, log=lambda **numbers: None, question=QUESTION, **rules):
-        forest = Forest(policy or base.policy())
-        judging = forest if evaluator is None else Forest(evaluator)
+        forest = TokenTrees(policy or base.policy())
+        judging = forest if evaluator is None else TokenTrees(evaluator)
         said = RAIN.Config(question=question, **rules)
         evaluation = SelfEvaluation(judging, question, soft=said.votes == "soft")
         return Decoder(said, forest, evaluation, OwnStates(np.zeros(1, np.float32), THRESHOLD), log)

@@ -14,9 +14,9 @@ from alignbench_rain.evaluation import JudgeEvaluation, SelfEvaluation
 from alignbench_rain.questions import QUESTIONS, Question
 from alignbench_rain.search import Search
 
-from alignbench import Forest, ModelError, PluginError, Prompt, Reply, Sampling
+from alignbench import ModelError, PluginError, Prompt, Reply, Sampling, TokenTrees
 from alignbench.judges.gold import Gold
-from alignbench.models.replies import replies_of
+from alignbench.models.queries import replies_of
 from alignbench.sandbox import gold
 
 from .conftest import QUESTION, THRESHOLD
@@ -122,11 +122,13 @@ def test_it_says_less_that_is_harmful(make, prompts, base):
 
 def test_the_cost_of_an_answer_is_counted_exactly(make, prompts, monkeypatch):
     decoder, computed = make(candidates=4), []
-    forward = Forest._forward
-    monkeypatch.setattr(Forest, "_forward", lambda self, rows: computed.append(rows) or forward(self, rows))
+    forward = TokenTrees._forward
+    monkeypatch.setattr(
+        TokenTrees, "_forward", lambda self, rows: computed.append(rows) or forward(self, rows)
+    )
     alone = []
     monkeypatch.setattr(
-        Forest, "alone", lambda self, path, of=Forest.alone: alone.append(path) or of(self, path)
+        TokenTrees, "alone", lambda self, path, of=TokenTrees.alone: alone.append(path) or of(self, path)
     )
     trunk = len(decoder.evaluation.trunk)
     (answer,) = decoder.answer(prompts[:1], SHORT, KEY)
@@ -169,8 +171,10 @@ def test_little_memory_lowers_the_peak_and_changes_no_answer(make, prompts, monk
 
 
 def test_while_memory_is_full_the_clock_of_those_that_wait_stands_still(make, prompts, monkeypatch):
-    asked, ask = [], Forest.ask
-    monkeypatch.setattr(Forest, "ask", lambda forest, trees: asked.append(len(trees)) or ask(forest, trees))
+    asked, ask = [], TokenTrees.ask
+    monkeypatch.setattr(
+        TokenTrees, "ask", lambda forest, trees: asked.append(len(trees)) or ask(forest, trees)
+    )
     monkeypatch.setattr(decoders, "time", SimpleNamespace(perf_counter=lambda: float(len(asked))))
 
     def answered(limit):
@@ -291,7 +295,7 @@ def vote(good, bad):
 
 
 def test_each_order_casts_a_vote_and_the_mean_is_the_value(base):
-    hard = SelfEvaluation(Forest(base.policy()), QUESTION, soft=False)
+    hard = SelfEvaluation(TokenTrees(base.policy()), QUESTION, soft=False)
     assert (hard.good, hard.bad) == ((6,), (7,))
     assert hard.value([vote(0.9, 0.1), vote(0.4, 0.6)]) == 1.0
     assert hard.value([vote(0.9, 0.1), vote(0.6, 0.4)]) == 0.0
@@ -300,7 +304,7 @@ def test_each_order_casts_a_vote_and_the_mean_is_the_value(base):
 
 
 def test_a_question_without_a_second_order_has_one_vote(base):
-    once = SelfEvaluation(Forest(base.policy()), Question(ask=QUESTION.ask), soft=False)
+    once = SelfEvaluation(TokenTrees(base.policy()), Question(ask=QUESTION.ask), soft=False)
     assert once.value([vote(0.6, 0.4)]) == 1.0
     assert once.value([vote(0.4, 0.6)]) == -1.0
 
@@ -308,7 +312,7 @@ def test_a_question_without_a_second_order_has_one_vote(base):
 def test_the_verdict_is_read_where_the_model_was_taught_to_give_it(base):
     from alignbench.sandbox import judging
 
-    evaluation = SelfEvaluation(Forest(base.policy()), QUESTION, soft=False)
+    evaluation = SelfEvaluation(TokenTrees(base.policy()), QUESTION, soft=False)
     right = 0
     for number, item in enumerate(judging("harmless", 60)):
         prompt = Prompt(id=str(number), prompt=tuple(item["prompt"]))
@@ -327,10 +331,10 @@ def test_options_that_begin_alike_are_refused(base):
     for options in (("A", "A"), ("zzz", "qqq")):
         with pytest.raises(ModelError, match="cannot tell the options"):
             SelfEvaluation(
-                Forest(base.policy()), QUESTION.model_copy(update={"options": options}), soft=False
+                TokenTrees(base.policy()), QUESTION.model_copy(update={"options": options}), soft=False
             )
     with pytest.raises(PluginError, match="lacks"):
-        SelfEvaluation(Forest(base.policy()), Question(ask="is {answer} good ?"), soft=False)
+        SelfEvaluation(TokenTrees(base.policy()), Question(ask="is {answer} good ?"), soft=False)
 
 
 def test_what_all_questions_begin_with_is_read_once(make, prompts):

@@ -8,14 +8,14 @@ from types import ModuleType, SimpleNamespace
 import pytest
 from alignbench_rain import RAIN, BestOfN, Shown, write
 from alignbench_rain.best import BestOf
+from alignbench_rain.builder import PLAIN, Maker
 from alignbench_rain.decoder import SentenceEncoder
-from alignbench_rain.making import PLAIN, Maker
 
 from alignbench import Demonstration, PluginError, Prompt, Sampling
-from alignbench.data.sources import open_source
 from alignbench.errors import RecipeError
-from alignbench.reading import load
-from alignbench.recipe import Named
+from alignbench.recipe.load import load
+from alignbench.recipe.named import open_source
+from alignbench.recipe.schema import Named
 
 from .conftest import QUESTION
 

@@ -1,0 +1,358 @@
+"""The one page a plugin author reads: what a method is given, what it gives back, and the laws between.
+
+Nothing heavy is imported here, and a plugin's module should import torch only inside the functions that
+need it: a recipe is checked and planned without torch.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from collections.abc import Sequence as Many
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    ClassVar,
+    Generic,
+    Literal,
+    Protocol,
+    TypeVar,
+)
+
+from alignbench.rows import Draw, Pair, Prompt, Row, Sequence, View
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
+    from torch.nn import Module
+    from transformers import TrainerCallback
+
+    from alignbench.api.judge import Judge
+    from alignbench.training.reward_model import RewardModel
+
+from alignbench.api.config import (
+    ALL,
+    API,
+    Budget,
+    Labelling,
+    NamedJudge,
+    NamedSource,
+    Revising,
+    Select,
+    Settings,
+    Split,
+)
+from alignbench.api.policy import Answer, Policy
+
+
+@dataclass(frozen=True, slots=True)
+class ScoringGroup:
+    """Sequences scored in one forward: under which adapter, and with which head."""
+
+    items: Many[Sequence]
+    policy: Policy | None = None
+    """The adapter that scores; None is the policy that is being trained."""
+    head: Module | None = None
+    """None reads log-probabilities off the language-model head; a module maps hidden states
+    [tokens, hidden] to values [tokens]. Either reads the state before each response token, the one that
+    predicts it. The last token itself is never read: one more, of any kind, gives the state after the end."""
+    temperature: float = 1.0
+    """Divides the logits before log-probabilities are taken: an on-policy method draws and scores alike."""
+    term: str = ""
+    """The term of the loss that reads this group, where the loss has several. A term has forwards of its own."""
+
+
+class GroupScores(Protocol):
+    """What the trainer hands to a loss for one group of sequences: N sequences, R response positions."""
+
+    logps: Tensor
+    """float32 [N, R]: log-probability of each response token; 0 outside the mask."""
+    values: Tensor
+    """float32 [N, R]: the head's values, where the group has a head."""
+    mask: Tensor
+    """bool [N, R]: True on response tokens, the end of sequence included."""
+    rows: int
+    """Rows of the whole optimiser step, of which this micro-batch holds a part."""
+    tokens: int
+    """Response tokens of this group in the whole optimiser step."""
+    tolerance: float | None
+    """How far two scores of equal policies may differ in this arithmetic: 1e-5 in float32, 1e-2 in less.
+    None under dropout, where they cannot be compared."""
+
+    def sums(self) -> Tensor:
+        """float32 [N]: the log-probability of each whole response."""
+        ...
+
+    def means(self) -> Tensor:
+        """float32 [N]: the log-probability of each response divided by its length."""
+        ...
+
+    def row_mean(self, values: Tensor) -> Tensor:
+        """This micro-batch's share of the mean of `values` over the rows of the step.
+
+        Law: the shares of a step's micro-batches add up to the step's loss, whatever the micro-batch is.
+        """
+        ...
+
+    def token_mean(self, values: Tensor) -> Tensor:
+        """This micro-batch's share of the mean of `values` [N, R] over the response tokens of the step."""
+        ...
+
+
+Batch = TypeVar("Batch")
+ScoreFn = Callable[[list[Batch]], Mapping[str, ScoringGroup | Many[Sequence]]]
+LossFn = Callable[
+    [Mapping[str, GroupScores], list[Batch]],
+    "tuple[Tensor | Mapping[str, Tensor], Mapping[str, Tensor | float]]",
+]
+
+
+class Rows(Protocol, Generic[View]):
+    """The kept rows of one split, in one view. Iterating records the ids: the proof of what a method saw."""
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[View]:
+        """The rows as the first epoch sees them."""
+        ...
+
+    def epoch(self, number: int) -> list[View]:
+        """The rows as epoch `number` (from 0) sees them: a ranking draws another pair each epoch."""
+        ...
+
+
+class Run(Protocol):
+    """One cell at work: everything a method may touch."""
+
+    @property
+    def start(self) -> Policy:
+        """The policy to improve, frozen."""
+        ...
+
+    budget: Budget
+    batch: int
+    """Rows of one optimiser step."""
+    seed: int
+    folder: Path
+    """The only place to write."""
+
+    def rows(self, view: type[View], split: Split = "train", *, draw: Draw = "one") -> Rows[View]:
+        """Return the shared rows. `draw` other than `one` is recorded as a departure."""
+        ...
+
+    def draw(self, rows: Rows[View], step: int, size: int) -> list[View]:
+        """Return the rows of step `step` (from 0) of `size` rows, in the one order that all methods share.
+
+        For on-policy methods; an epoch's last step may be smaller.
+        """
+        ...
+
+    def adapt(self, start: Policy | None = None, *, name: str = "policy", dropout: bool = True) -> Policy:
+        """Return a trainable adapter on the shared base that equals `start` (default: the run's start).
+
+        Without `dropout` it has none, whatever the recipe gives adapters: for methods that score what they drew.
+        Raises PluginError where `start` is a decoder, which has no weights to train.
+        """
+        ...
+
+    def reference(self) -> Policy:
+        """The start, frozen, on the same base."""
+        ...
+
+    def policy(self, label: str) -> Policy:
+        """The finished policy of a label that a config field of type `Label` names."""
+        ...
+
+    def model(self, id: str) -> Policy:
+        """A second model, by hub id or folder, planned in memory; recorded as a departure."""
+        ...
+
+    def judge(self, named: NamedJudge) -> Judge:
+        """The judge that a config field of type `NamedJudge` names, ready, and charged to this cell."""
+        ...
+
+    def label(
+        self, judge: Judge, how: Labelling, *, policy: Policy | None = None, part: slice = ALL
+    ) -> list[Any]:
+        """Return Pair (or Ranking) rows: answers of `policy` (default: the start), labelled by `judge`.
+
+        Shared by all cells that ask for the same; beside it lies an ordinary preference file. `part` picks
+        among the training prompts.
+        """
+        ...
+
+    def revise(self, prompts: Many[Prompt], how: Revising) -> list[Any]:
+        """Return Demonstration rows: answers of the start to `prompts`, revised by itself; shared like labels."""
+        ...
+
+    def prompts(self, source: NamedSource, limit: int) -> list[Prompt]:
+        """Return prompts that a config field names beside the recipe's rows: a departure."""
+        ...
+
+    def stage(
+        self,
+        method: str,
+        *,
+        rows: Many[Row] | None = None,
+        start: Policy | None = None,
+        budget: Budget | None = None,
+        **config: Any,
+    ) -> Policy:
+        """Run an installed method by name and return its policy; cached like a cell.
+
+        `rows` replace the training rows; those without token ids are tokenised, and dropped by length, as the
+        shared rows were. `budget` (default: this run's) is what the method may spend on them.
+        """
+        ...
+
+    def shared(self, make: Callable[[Path], None], **inputs: Any) -> Path:
+        """Return the folder that `make` filled, computed once for all cells with equal `inputs`.
+
+        The key also holds base, start, tokenizer, template, rows, seed, library versions and the source of
+        the plugin. The random state is set from the key inside `make` and put back after, so that a hit
+        equals a miss.
+        """
+        ...
+
+    def reference_logprobs(self, rows: Rows[Any]) -> Callable[[Many[Sequence]], Tensor]:
+        """Return a look-up of the start's log-probabilities, computed once and shared by all cells.
+
+        It maps N sequences of `rows`, of any epoch of the budget, to float32 [N], on the base's device:
+        the log-probability of each whole response under the start.
+        """
+        ...
+
+    def train(
+        self,
+        policy: Policy,
+        batches: Rows[Any] | Callable[[int], list[Any]],
+        sequences: ScoreFn[Any],
+        loss: LossFn[Any],
+        *,
+        learning_rate: float,
+        modules: Mapping[str, Module] | None = None,
+        rates: Mapping[Policy | Module, float] | None = None,
+        passes: int = 1,
+        select: Select | None = None,
+        state: MutableMapping[str, Any] | None = None,
+        proxy: Callable[[list[Sequence]], Tensor] | None = None,
+    ) -> None:
+        """Train `policy` until the budget is spent, with the one trainer that all methods share.
+
+        `batches` is a view of rows, or `f(step)` for on-policy methods. `sequences(batch)` says what is
+        scored, under which adapter; `loss(scored, batch)` returns this micro-batch's share of the step's
+        loss and numbers to log, without side effects: tensors are shares too and add up, floats are
+        constants of the step. A loss of several named terms is their sum; the norm of each term's gradient is
+        logged. `modules` are further float32 modules to train; `rates` are peak learning rates other than
+        `learning_rate`. `passes` says how often `f(step)` hands out each row it has drawn: the budget counts
+        a row once. `select` keeps the best weights on the way instead of the last. `state` holds the method's
+        own resumable numbers (JSON values and tensors). `proxy` gives answers the worth, float32 [N], that the
+        method takes them to have: where the recipe follows a training, it is set against the yardstick.
+        Raises Diverged when a loss or gradient is not finite.
+        """
+        ...
+
+    def score(self, groups: Mapping[str, ScoringGroup]) -> Mapping[str, GroupScores]:
+        """Score groups of sequences as `train` would, without gradient, whatever their number."""
+        ...
+
+    def reward_model(
+        self,
+        rows: Rows[Any] | None = None,
+        *,
+        learning_rate: float,
+        head_rate: float | None = None,
+        epochs: float = 1,
+        batching: Literal["per-prompt", "shuffled-pairs"] = "per-prompt",
+    ) -> RewardModel:
+        """Return a reward model of `rows` (default: the training rows, rankings whole), which starts as `start`.
+
+        Shared by all cells that ask for the same. Its quality on held-out rows goes into the record.
+        """
+        ...
+
+    def observer(self) -> TrainerCallback:
+        """A callback that gives a trainer from elsewhere this run's budget, log and checkpoints."""
+        ...
+
+    def charge(self, answers: Many[Answer]) -> None:
+        """Charge this cell with what answers cost that were made on the way, as those it learns from.
+
+        Inside `shared` every cell that uses the folder is charged.
+        """
+        ...
+
+    def log(self, step: int, **numbers: float) -> None:
+        """Add a point to this cell's curves."""
+        ...
+
+    def depart(self, what: str, shared: str = "", own: str = "") -> None:
+        """Record a way in which this method is not treated like the others: `own` instead of `shared`."""
+        ...
+
+    def vouch(self, judge: str, **quality: float) -> None:
+        """Record how good a judge of the method's own is: shares in [0, 1] by name, in results and report."""
+        ...
+
+    def alarm(self, name: str, step: int, text: str) -> None:
+        """Say that the training looks sick; the first of each name is kept in the record, and how many came."""
+        ...
+
+    def rng(self, stream: str) -> np.random.Generator:
+        """A generator for one named purpose (`labels`, `sampling`): keyed by seed and stream."""
+        ...
+
+
+class MethodConfig(Settings):
+    """A method's own fields. Each has a default and, as its docstring, a description."""
+
+
+class Method(ABC):
+    """One way of turning feedback into a policy.
+
+    The docstring of a method cites its source. Law: equal (config, seed, rows) give equal answers.
+    """
+
+    api: ClassVar[int] = API
+    consumes: ClassVar[tuple[type[Row], ...]] = (Pair,)
+    """The views it reads; a recipe whose data lacks one is refused before anything runs."""
+    on_decoders: ClassVar[bool] = True
+    """Whether a decoder that it returns can stand on another decoder; a method that trains never can."""
+
+    Config: ClassVar[type[MethodConfig]] = MethodConfig
+    """The method's fields; a subclass of MethodConfig, written inside the method."""
+
+    def __init__(self, config: MethodConfig | None = None):
+        self.config: Any = self.Config() if config is None else config
+
+    def reads(self) -> tuple[type[Row], ...]:
+        """Return `consumes`, and what its fields make it read beside that."""
+        return self.consumes
+
+    @abstractmethod
+    def align(self, run: Run) -> Policy:
+        """Return the aligned policy."""
+
+    def restore(self, folder: Path, run: Run) -> Policy:
+        """Rebuild a decoder that `Policy.save` wrote to `folder`, in another process.
+
+        Adapters are rebuilt by the core; only a method that returns a policy of its own kind writes this.
+        """
+        raise NotImplementedError(f"{type(self).__name__} returns no policy of its own kind")
+
+
+@dataclass(frozen=True, slots=True)
+class Departure:
+    """One way in which a method was not treated like the others; printed, never hidden."""
+
+    what: str
+    shared: str = ""
+    """The value all others have."""
+    own: str = ""
+    extra: Mapping[str, Any] = field(default_factory=dict, hash=False)
+
+    def __str__(self) -> str:
+        said = f"{self.what}: {self.own}" if self.own else self.what
+        return f"{said} instead of {self.shared}" if self.own and self.shared else said

@@ -1,0 +1,324 @@
+"""A metric turns samples, log-probabilities and verdicts into one number per prompt: the contract.
+
+A metric never averages: it gives values per prompt, so that `alignbench.stats` can pair labels prompt by
+prompt. What it cannot measure is Missing, with the reason: an `n/a` cell, never a hole or a default number.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import fmean
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol
+
+from alignbench.api.config import API, Sampling, Settings
+from alignbench.api.judge import Judge, Score
+from alignbench.api.policy import Answer, TokenScores
+from alignbench.rows import Ids, Prompt, Text
+from alignbench.rows import Sequence as Scorable
+from alignbench.store import digest
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+__all__ = [
+    "Cell",
+    "Difference",
+    "Evidence",
+    "Measure",
+    "Metric",
+    "Missing",
+    "Need",
+    "PairLogprobs",
+    "Picture",
+    "Request",
+    "Under",
+]
+
+Under = Literal["self", "base", "start"]
+"""Whose log-probabilities of a cell's samples: the policy's own, the base's, or those of its start."""
+
+Need = Literal["samples", "logprobs", "entropy", "judge", "comparisons", "pairs", "generations", "texts"]
+"""What a metric reads of the evidence, so that nothing else is computed. `comparisons`: every label judged
+against every other, which a judge then reads all at once, and what they have in common once."""
+
+
+NO_JUDGE = "the recipe names no judge"
+"""Why a metric that needs a judge is missing where there is none."""
+
+
+class Cell(NamedTuple):
+    """One label at one seed. The untouched model is ("base", seed) at every seed of the recipe."""
+
+    label: str
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class PairLogprobs:
+    """What a policy says about one held-out pair, in nats, summed over each response at temperature 1."""
+
+    row_id: str
+    chosen: float
+    rejected: float
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """Answers that a metric asks of every policy beside those to the evaluation prompts.
+
+    Equal requests of several metrics are answered once, those that differ in `samples` alone by the first
+    of the largest. What they cost is the evaluation's, not the method's.
+    """
+
+    prompts: tuple[Prompt, ...]
+    """A prompt without token ids is tokenised like a row's; one with token ids is continued as it is."""
+    samples: int = 1
+    sampling: Sampling = field(default_factory=Sampling)
+
+    @property
+    def key(self) -> str:
+        """What is asked, and how it is drawn, whatever the number of samples."""
+        asked = [[one.id, [dict(turn) for turn in one.prompt], list(one.prompt_ids)] for one in self.prompts]
+        return digest({"asked": asked, "sampling": self.sampling.model_dump(mode="json")})
+
+
+class Evidence(Protocol):
+    """What all metrics read, computed once: the samples of each finished cell and what is known of them."""
+
+    cells: Sequence[Cell]
+    """The finished cells, base among them."""
+    prompts: Sequence[Prompt]
+
+    @property
+    def judges(self) -> Mapping[str, Judge]:
+        """By name, in the recipe's order; the first is the yardstick of columns without a judge's name."""
+        ...
+
+    sampling: Sampling
+    """How the samples were drawn."""
+    root: Path
+    """Where relative paths of the recipe start."""
+
+    def start(self, cell: Cell) -> Cell | None:
+        """The cell that `cell` started from, base's own for base; None where it started from none of this run."""
+        ...
+
+    def samples(self, cell: Cell) -> Sequence[Answer]:
+        """The answers of a cell: prompt by prompt, sample by sample, in one order for all cells."""
+        ...
+
+    def logprobs(self, cell: Cell, *, under: Under) -> Sequence[TokenScores] | None:
+        """Log-probabilities of the cell's own samples, aligned with them; None where that policy has none."""
+        ...
+
+    def preference_logprobs(self, cell: Cell) -> Sequence[PairLogprobs] | None:
+        """Log-probabilities of the held-out pairs: none without pairs, None where the policy cannot."""
+        ...
+
+    def scores(self, judge: str, cell: Cell) -> Sequence[Score]:
+        """A judge's scores of a cell's samples, aligned with them."""
+        ...
+
+    def compare(self, judge: str, a: Cell, b: Cell) -> Sequence[float | None]:
+        """A judge's probabilities that `a`'s sample is better than `b`'s, aligned with both."""
+        ...
+
+    def generations(self, cell: Cell, request: Request) -> Sequence[Answer]:
+        """The cell's answers to a request that the metric made in `requests`: prompt by prompt, sample by
+        sample."""
+        ...
+
+    def score(self, cell: Cell, sequences: Sequence[Scorable]) -> Sequence[TokenScores] | None:
+        """Log-probabilities of any sequences under the cell's policy; None where it has none."""
+        ...
+
+    def encode(self, texts: Sequence[str], *, special: bool = True) -> list[Ids]:
+        """The token ids of plain texts, with what this tokenizer begins every sequence with if `special`."""
+        ...
+
+    @property
+    def first_token(self) -> int:
+        """The token that a text begins with: the beginning of a sequence, else the end of one."""
+        ...
+
+    @property
+    def room(self) -> int | None:
+        """Tokens that the model can look at; None where its configuration does not say."""
+        ...
+
+    def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """The mean of the base's last hidden states over each text, float32 [texts, hidden]."""
+        ...
+
+    @property
+    def texts(self) -> Sequence[Text]:
+        """Held-out pretraining text; none where the recipe names no source of it."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measure:
+    """One metric of one cell, prompt by prompt."""
+
+    metric: str
+    """Dotted for a part: `reward.harmless`."""
+    label: str
+    seed: int
+    values: Mapping[str, float]
+    """Prompt (or row) id -> value, the mean over its samples; a prompt without a value is absent."""
+    judge: str | None = None
+    unit: str = ""
+    higher_is_better: bool | None = None
+    """None where neither direction is better; such a metric gets differences but no verdict."""
+    description: str = ""
+    """What the number says, and what a reader must know to read it rightly."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Missing:
+    """A metric that one cell does not have, and why."""
+
+    metric: str
+    label: str
+    seed: int
+    reason: str
+    judge: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Difference:
+    """One metric of label `a` minus that of label `b` at one seed, prompt by prompt."""
+
+    metric: str
+    a: str
+    b: str
+    seed: int
+    values: Mapping[str, float]
+    against: int | None = None
+    """The seed of `b` where the labels share none: every seed of `a` then meets every seed of `b`."""
+    missing: str = ""
+    """Why these two cannot be compared although both were measured."""
+    judge: str | None = None
+    unit: str = ""
+    higher_is_better: bool | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Picture:
+    """What a metric shows beside its numbers: the report draws it, with each label in its colour."""
+
+    kind: Literal["histogram", "words", "map"]
+    title: str
+    """What is counted; on the first axis."""
+    description: str
+    """What to read from it, for one who cannot see it too."""
+    data: Mapping[str, Any]
+    """By label. histogram: shares [bins], which sum to 1; words: {word: share}, the commonest first; map:
+    places [[x, y], ...]."""
+    edges: tuple[float, ...] = ()
+    """Borders of a histogram's bins [bins + 1], the same for every label."""
+
+
+class Metric(ABC):
+    """Measures every finished cell, and how any two labels differ."""
+
+    api: ClassVar[int] = API
+    needs: ClassVar[frozenset[Need]] = frozenset({"samples"})
+
+    Config: ClassVar[type[Settings]] = Settings
+    """The fields that a recipe may set: a subclass of Settings in a metric that has any."""
+
+    def __init__(self, config: Settings | None = None):
+        self.config: Any = self.Config() if config is None else config
+
+    def requests(self, root: Path) -> Sequence[Request]:
+        """Return the answers this metric needs beside the samples; `root` is where the recipe's paths start.
+
+        Raises DataError where a file that the config names cannot be read.
+        """
+        return ()
+
+    def answers(self, root: Path) -> int:
+        """Return how many answers beside the samples each policy will give, for the plan."""
+        return sum(len(one.prompts) * one.samples for one in self.requests(root))
+
+    @abstractmethod
+    def measure(self, evidence: Evidence) -> list[Measure | Missing]:
+        """Return what each cell of `evidence` measures, one entry for each of the metric's parts."""
+
+    def pictures(self, evidence: Evidence) -> Sequence[Picture]:
+        """Return what to show beside the numbers; called after `measure`."""
+        return ()
+
+    def differences(
+        self, evidence: Evidence, measures: Iterable[Measure | Missing], a: str, b: str
+    ) -> list[Difference]:
+        """Return `a` minus `b` per prompt that both have, for each part and each match of seeds (`matches`).
+
+        `measures` is what `measure` returned. Law: exchanging `a` and `b` changes the sign and nothing else.
+        """
+        found = {(m.metric, m.judge, m.label, m.seed): m for m in measures if isinstance(m, Measure)}
+        parts = dict.fromkeys((metric, judge) for metric, judge, label, _ in found if label == a)
+        return [
+            Difference(
+                metric=metric,
+                a=a,
+                b=b,
+                seed=seed,
+                against=against,
+                judge=judge,
+                unit=one.unit,
+                higher_is_better=one.higher_is_better,
+                values={
+                    id: value - other.values[id] for id, value in one.values.items() if id in other.values
+                },
+            )
+            for metric, judge in parts
+            for seed, against in matches(
+                [Cell(m.label, m.seed) for m in found.values() if (m.metric, m.judge) == (metric, judge)],
+                a,
+                b,
+            )
+            if (one := found[metric, judge, a, seed])
+            and (other := found[metric, judge, b, seed if against is None else against])
+        ]
+
+
+def matches(cells: Iterable[Cell], a: str, b: str) -> list[tuple[int, int | None]]:
+    """Return which seeds of `a` meet which of `b`: equal ones, as (seed, None), or where the labels share
+    none, each of the one with each of the other."""
+    of: dict[str, list[int]] = defaultdict(list)
+    for cell in cells:
+        of[cell.label].append(cell.seed)
+    shared = [seed for seed in of[a] if seed in of[b]]
+    return [(seed, None) for seed in shared] or [(seed, other) for seed in of[a] for other in of[b]]
+
+
+def histograms(
+    values: Mapping[str, Sequence[float] | NDArray[np.floating]], span: tuple[float, float], bins: int = 24
+) -> tuple[tuple[float, ...], dict[str, list[float]]]:
+    """Return common borders [bins + 1] within `span` and each label's shares [bins], to four digits."""
+    import numpy as np
+
+    edges = np.linspace(*span, bins + 1)
+    shares = {
+        label: np.histogram(np.clip(ones, *span), edges)[0] / max(1, len(ones))
+        for label, ones in values.items()
+    }
+    return tuple(edges.tolist()), {
+        label: [round(x, 4) for x in ones.tolist()] for label, ones in shares.items()
+    }
+
+
+def by_prompt(samples: Sequence[Answer], values: Iterable[float | None]) -> dict[str, float]:
+    """Average aligned `values` over the samples of each prompt, leaving out None."""
+    found: dict[str, list[float]] = defaultdict(list)
+    for sample, value in zip(samples, values, strict=True):
+        if value is not None:
+            found[sample.prompt_id].append(value)
+    return {id: fmean(of_one) for id, of_one in found.items()}

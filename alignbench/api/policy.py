@@ -1,0 +1,80 @@
+"""A policy: what answers prompts, and what it may be asked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Many
+from dataclasses import dataclass
+from pathlib import Path
+from typing import (
+    TYPE_CHECKING,
+    Literal,
+    Protocol,
+    runtime_checkable,
+)
+
+from alignbench.rows import Ids, Prompt, Sequence
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+from alignbench.api.config import Sampling
+
+Can = Literal["answer", "logprobs", "adapter"]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One prompt's answer, and what it cost."""
+
+    prompt_id: str
+    text: str
+    ids: Ids
+    """The tokens of the answer, the end-of-sequence token included where the policy stopped by itself."""
+    finished: bool
+    """False where the answer was cut at `max_new_tokens`."""
+    sample: int = 0
+    forwards: int = 0
+    """Model calls this answer took part in."""
+    tokens: int = 0
+    """Positions processed for this answer: prompt, answer, and whatever a search looked at."""
+    seconds: float = 0.0
+    """This answer's share of the wall time."""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenScores:
+    """What a policy says about one response, token by token: float32 arrays of shape [response tokens]."""
+
+    logps: NDArray[np.float32]
+    entropy: NDArray[np.float32] | None = None
+    """Of the next-token distribution, in nats."""
+
+
+@runtime_checkable
+class Policy(Protocol):
+    """Anything that answers prompts: a model with adapters, or a decoder around a frozen one."""
+
+    @property
+    def can(self) -> frozenset[Can]:
+        """`answer` always; `logprobs`; `adapter` where there are trainable weights on the shared base."""
+        ...
+
+    def answer(
+        self, prompts: Many[Prompt], sampling: Sampling, key: int, *, samples: int = 1
+    ) -> list[Answer]:
+        """Answer each prompt `samples` times: prompt by prompt, sample by sample.
+
+        Law: the noise is keyed by (key, prompt id, sample, position), so an answer does not depend on which
+        other prompts were asked (in float32).
+        """
+        ...
+
+    def logprobs(self, sequences: Many[Sequence], *, entropy: bool = False) -> list[TokenScores]:
+        """Score each response at temperature 1. Raises PluginError where the policy cannot."""
+        ...
+
+    def save(self, folder: Path) -> None:
+        """Write all that `Method.restore` (for an adapter: the core) needs to rebuild the policy."""
+        ...

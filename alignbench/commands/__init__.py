@@ -1,0 +1,1 @@
+"""What a command of the CLI does beyond running a recipe."""

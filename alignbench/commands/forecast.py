@@ -1,0 +1,268 @@
+"""What a run will take: its data read once, the recipe run twice in small, and a line drawn through both."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from alignbench import results, store
+from alignbench.api.config import Budget
+from alignbench.engine import run as engine
+from alignbench.engine.executor import Executor
+from alignbench.engine.plan import Cell, cells
+from alignbench.errors import AlignbenchError
+from alignbench.recipe.schema import Loaded, Recipe, canonical
+from alignbench.worker.messages import Task
+from alignbench.worker.prepare import FOLDER as DATA
+
+SIZES = (2, 6)
+"""Batches of the two small runs: what does not grow with the rows, such as loading, falls out of two."""
+HEADROOM = 1.2
+"""How much more memory the whole is taken to need than the small runs: its longest rows are longer than theirs.
+The quickstart needed 1.12 to 1.21 times as much."""
+PROMPTS = 4
+"""Evaluation prompts for each batch of a small run."""
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What one cell of a label takes."""
+
+    seconds: float
+    """On a machine that has nothing else to do: time in which other programs had the core is not counted."""
+    tokens: float
+    """Positions with gradient plus positions generated, in training."""
+    peak_memory_bytes: float
+    """The larger of the two small runs', with HEADROOM for longer rows; 0 where nothing was trained."""
+    failed: str = ""
+    """Why a small run of it failed; the numbers are then those of what did run."""
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """What a whole run takes."""
+
+    labels: Mapping[str, Estimate]
+    prepare_seconds: float
+    evaluate_seconds: float
+    took_seconds: float
+    """What finding out took."""
+
+    def seconds(self, cells: Iterable[Cell], lanes: int, like: Mapping[str, str] | None = None) -> float:
+        """Return the wall time of `cells`, `lanes` side by side, with data and evaluation.
+
+        A label that was not forecast takes as long as the one that `like` gives for it.
+        """
+        known = {cell: (like or {}).get(cell.label, cell.label) for cell in cells}
+        each = {cell: self.labels[label].seconds for cell, label in known.items() if label in self.labels}
+        return self.prepare_seconds + side_by_side(each, lanes) + self.evaluate_seconds
+
+
+def side_by_side(seconds: Mapping[Cell, float], lanes: int) -> float:
+    """Return how long cells take that run as the engine runs them: in order, each once its parents are done."""
+    waiting, running, now = list(seconds), dict[Cell, float](), 0.0
+    while waiting or running:
+        for cell in list(waiting):
+            left = {other.label for other in (*waiting, *running) if other.seed == cell.seed}
+            if len(running) < lanes and left.isdisjoint(cell.parents):
+                waiting.remove(cell)
+                running[cell] = now + seconds[cell]
+        done = min(running, key=running.__getitem__)
+        now = running.pop(done)
+    return now
+
+
+def calibrate(
+    loaded: Loaded, only: Iterable[str] = (), watch: Callable[[engine.News], None] = lambda news: None
+) -> Forecast:
+    """Run a recipe, or `only` these labels and what they start from, twice in small; return what it would take.
+
+    Nothing of the small runs is kept.
+    """
+    began = time.monotonic()
+    with TemporaryDirectory(prefix="alignbench-plan-") as place, _own_store(Path(place)):
+        rows, read = _read(loaded, Path(place) / "data", watch)
+        small = [_run(loaded, Path(place) / str(size), size, tuple(only), watch) for size in SIZES]
+    recipe = loaded.recipe
+    planned = dict.fromkeys(cell.label for cell in cells(recipe, only))
+    labels = {label: _label(recipe, label, small, rows) for label in planned}
+    prompts = recipe.evaluation.prompts
+    evaluate = _line([(run.prompts, run.clock.spent(engine.EVALUATION)) for run in small], prompts)
+    return Forecast(labels, read, evaluate, time.monotonic() - began)
+
+
+@dataclass
+class Clock:
+    """How long each task of a run took, without the seconds in which other programs had its core."""
+
+    begun: dict[str, float] = field(default_factory=dict)
+    answering: dict[str, float] = field(default_factory=dict)
+    ended: dict[str, float] = field(default_factory=dict)
+
+    def hear(self, news: engine.News) -> None:
+        if news.event is not None:
+            self.begun.setdefault(news.task, news.event.clock)
+            if news.event.phase == "answering":
+                self.answering.setdefault(news.task, news.event.clock)
+        if news.ended is not None and news.ended.clock:
+            self.ended[news.task] = news.ended.clock
+
+    def spent(self, task: str) -> float:
+        """Return the seconds of a task from its first word to its last."""
+        return (
+            self.ended.get(task, 0.0) - self.begun[task] if task in self.begun and task in self.ended else 0.0
+        )
+
+    def answers(self, cell: str) -> float:
+        """Return the part of them in which a cell answered, and wrote its answers down."""
+        return self.ended[cell] - self.answering[cell] if self.spent(cell) and cell in self.answering else 0.0
+
+
+@dataclass(frozen=True)
+class _Small:
+    """One small run."""
+
+    rows: int
+    prompts: int
+    found: results.Results | None
+    clock: Clock
+    recipe: Recipe
+    fault: str = ""
+
+
+def _run(
+    loaded: Loaded, out: Path, size: int, only: tuple[str, ...], watch: Callable[[engine.News], None]
+) -> _Small:
+    recipe, clock = shrunk(loaded.recipe, size), Clock()
+
+    def hear(news: engine.News) -> None:
+        clock.hear(news)
+        watch(news)
+
+    fault = ""
+    try:
+        engine.run(replace(loaded, recipe=recipe), out=out, only=only, jobs=1, watch=hear)
+    except AlignbenchError as error:
+        fault = str(error)
+    kept = _kept(out) if (out / DATA / "record.json").is_file() else 0
+    found = results.read(out) if (out / results.FILE).is_file() else None
+    return _Small(kept, recipe.evaluation.prompts, found, clock, recipe, fault)
+
+
+def shrunk(recipe: Recipe, size: int) -> Recipe:
+    """Return the recipe for about `size` batches of rows at its first seed."""
+    batch, longest = recipe.training.batch, recipe.data.max_length
+
+    def less(budget: Budget | None) -> Budget | None:
+        if budget is None or budget.epochs is not None:
+            return budget
+        bounds = {
+            "steps": size,
+            "rows": size * batch,
+            "tokens": size * batch * longest // 4,
+            "seconds": 2.0 * size,
+        }
+        unit = next(unit for unit in bounds if getattr(budget, unit) is not None)
+        return budget.model_copy(update={unit: min(getattr(budget, unit), bounds[unit])})
+
+    data = recipe.data
+    limit = size * batch if data.limit is None else min(data.limit, size * batch)
+    prompts = min(recipe.evaluation.prompts, size * PROMPTS)
+    methods = {
+        label: block.model_copy(update={"budget": less(block.budget), "seeds": None, "sweep": {}})
+        for label, block in recipe.methods.items()
+    }
+    return recipe.model_copy(
+        update={
+            "data": data.model_copy(update={"limit": limit, "allowed_drop": 1.0}),
+            "budget": less(recipe.budget),
+            "methods": methods,
+            "evaluation": recipe.evaluation.model_copy(update={"prompts": prompts}),
+            "seeds": recipe.seeds[:1],
+            "sweep": None,
+        }
+    )
+
+
+def _read(loaded: Loaded, out: Path, watch: Callable[[engine.News], None]) -> tuple[int, float]:
+    """Prepare all of the recipe's data; return the training rows it keeps, and how long it took."""
+    out.mkdir()
+    said = canonical(loaded.recipe)
+    task = Task(
+        "prepare", out, loaded.path.parent, said, store.default_root(), out / "data.log", 1, {"key": said}
+    )
+    clock = Clock()
+
+    def hear(news: engine.News) -> None:
+        clock.hear(news)
+        watch(news)
+
+    with Executor() as executor:
+        engine.run_alone(executor, "data", task, hear)
+    return _kept(out), clock.spent("data")
+
+
+def _kept(out: Path) -> int:
+    record = json.loads((out / DATA / "record.json").read_text(encoding="utf-8"))
+    return int(record["splits"]["train"]["kept"])
+
+
+def _label(recipe: Recipe, label: str, small: list[_Small], rows: int) -> Estimate:
+    block = recipe.methods.get(label)
+    budget = recipe.budget if block is None or block.budget is None else block.budget
+    times, tokens, memory, answers, why = [], [], 0.0, [], ""
+    for run in small:
+        cell = next((one for one in run.found.cells if one.label == label), None) if run.found else None
+        if cell is None or cell.status != "done":
+            why = why or (cell.reason or cell.status if cell is not None else run.fault or "it did not run")
+            continue
+        mine = run.recipe.methods.get(label)
+        amount = _amount(run.recipe.budget if mine is None or mine.budget is None else mine.budget, run.rows)
+        name = f"{label}/seed-{cell.seed}"
+        answered = run.clock.answers(name)
+        times.append((amount, run.clock.spent(name) - answered))
+        answers.append((run.prompts, answered))
+        tokens.append((amount, (cell.cost.train_tokens or 0) + (cell.cost.generated_tokens or 0)))
+        memory = max(memory, cell.cost.peak_memory_bytes or 0.0)
+    whole = _amount(budget, rows)
+    seconds = _line(times, whole) + _line(answers, recipe.evaluation.prompts)
+    return Estimate(seconds, _line(tokens, whole), HEADROOM * memory, why)
+
+
+def _amount(budget: Budget, rows: int) -> float:
+    """Return a budget in its own unit; one in epochs, in rows."""
+    if budget.epochs is not None:
+        return budget.epochs * rows
+    units = ("rows", "steps", "tokens", "seconds")
+    return float(next(value for unit in units if (value := getattr(budget, unit)) is not None))
+
+
+def _line(points: list[tuple[float, float]], at: float) -> float:
+    """Return the line through two points at `at`, never falling; through one point and nought."""
+    if not points:
+        return 0.0
+    (x, y), *more = points
+    if not more or more[-1][0] <= x:
+        return points[-1][1] * (at / points[-1][0] if points[-1][0] else 1.0)
+    slope = max(0.0, (more[-1][1] - y) / (more[-1][0] - x))
+    return more[-1][1] + slope * (at - more[-1][0])
+
+
+@contextmanager
+def _own_store(place: Path) -> Iterator[None]:
+    """Keep what the small runs share apart: a stage found in the store would look free."""
+    before = os.environ.get("ALIGNBENCH_HOME")
+    os.environ["ALIGNBENCH_HOME"] = str(place / "store")
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["ALIGNBENCH_HOME"]
+        else:
+            os.environ["ALIGNBENCH_HOME"] = before

@@ -1,0 +1,53 @@
+"""A run opened again: its base and the policies of its finished cells, to talk to or to take out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from alignbench import store
+from alignbench.engine.environment import origin
+from alignbench.engine.plan import Cell
+from alignbench.errors import RecipeError
+from alignbench.recipe.schema import Recipe
+from alignbench.results import Results
+from alignbench.worker.messages import Task
+
+if TYPE_CHECKING:
+    from alignbench.worker.session import Session
+
+
+def recipe_of(run: Path) -> Recipe:
+    """Return the recipe of a run. Raises RecipeError where the folder holds none."""
+    file = run / "recipe.json"
+    if not file.is_file():
+        raise RecipeError(f"{run} holds no run", "name the folder that `alignbench run` wrote")
+    return Recipe.model_validate_json(file.read_text(encoding="utf-8"))
+
+
+def finished(results: Results, labels: Iterable[str] = (), seed: int | None = None) -> list[Cell]:
+    """Return one finished cell for each label, at `seed` or at its first finished one.
+
+    Without `labels` those of all labels. Raises RecipeError for a label that is not there or not finished.
+    """
+    done = [cell for cell in results.cells if cell.status == "done" and seed in (None, cell.seed)]
+    first = {cell.label: Cell(cell.label, cell.seed) for cell in reversed(done)}
+    wanted = list(labels) or [label.label for label in results.labels if label.label in first]
+    if lacking := [label for label in wanted if label not in first]:
+        at = "" if seed is None else f" at seed {seed}"
+        known = ", ".join(dict.fromkeys(cell.label for cell in done)) or "none"
+        raise RecipeError(f"{', '.join(lacking)}: no finished cell{at}", f"finished are {known}")
+    return [first[label] for label in wanted]
+
+
+def reopen(run: Path, threads: int) -> Session:
+    """Return the bench of a run, whose `policy(label, seed)` rebuilds what a cell made. Imports torch."""
+    import torch
+
+    from alignbench.recipe.schema import canonical
+    from alignbench.worker.session import Session
+
+    torch.set_num_threads(threads)
+    recipe = canonical(recipe_of(run))
+    return Session(Task("chat", run, origin(run), recipe, store.default_root(), run / "chat.log", threads))

@@ -1,0 +1,281 @@
+"""The record: gathers what the cells and the evaluation left behind into `results.json`."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from alignbench import plugins, results
+from alignbench.api.method import Departure
+from alignbench.engine.plan import Cell
+from alignbench.engine.tuning import FOLDER as SWEEP
+from alignbench.recipe.departures import departures
+from alignbench.recipe.schema import BASE, Loaded, Recipe
+from alignbench.versions import installed, versions
+from alignbench.worker.evaluate import FILE as SUMMARY
+from alignbench.worker.prepare import FOLDER as DATA
+from alignbench.worker.samples import FILE as SAMPLES
+
+if TYPE_CHECKING:
+    from alignbench.engine.run import Fate
+
+COUNTED = tuple(results.Cost.model_fields)
+_NOT_ASKED = {"missing": "the recipe does not ask for it"}
+AVERAGED = (
+    "answer_tokens",
+    "answer_seconds",
+    "answer_forwards",
+    "answer_length",
+    "answer_uncached_seconds",
+    "answer_uncached_tokens",
+)
+"""Costs of one answer: of a chain, the last policy's alone."""
+
+
+def write(
+    run: Path,
+    loaded: Loaded,
+    fates: Mapping[Cell, Fate],
+    *,
+    started: float,
+    threads: int,
+    command: str,
+    mixed: tuple[str, ...] = (),
+) -> results.Results:
+    """Write `results.json` into the run's folder and return it."""
+    recipe = loaded.recipe
+    data = json.loads((run / DATA / "record.json").read_text(encoding="utf-8"))
+    summary = _read(run / "evaluation" / SUMMARY)
+    sealed = {
+        cell: _read(cell.folder(run) / "cell.json") for cell, fate in fates.items() if fate.status == "done"
+    }
+    own = {cell: results.Cost(**said["cost"]) for cell, said in sealed.items()}
+    measured = {Cell(one["label"], one["seed"]): one["metrics"] for one in summary.get("cells", ())}
+    followed = {Cell(one["label"], one["seed"]): one for one in summary.get("looks", ())}
+    record = results.Results(
+        schema=results.SCHEMA,
+        run=run.resolve().name,
+        command=command,
+        recipe=recipe.model_dump(mode="json"),
+        environment={
+            "versions": versions(),
+            "installed": installed(),
+            "python": platform.python_version(),
+            "platform": f"{platform.system()} {platform.machine()}",
+            "device": summary.get("base", {}).get("device"),
+            "cores": len(os.sched_getaffinity(0)),
+            "threads": threads,
+            "mixed": list(mixed),
+            "host": platform.node(),
+            "started": _date(started),
+            "finished": _date(time.time()),
+        },
+        fairness=_fairness(recipe, data, summary),
+        data=_counts(data),
+        judges=tuple(summary.get("judges", ())),
+        metrics={name: summary["metrics"][name] for name in summary.get("order", ())},
+        labels=tuple(_label(label, recipe, fates, sealed, own, summary) for label in _labels(fates)),
+        cells=tuple(
+            results.Cell(
+                label=cell.label,
+                seed=cell.seed,
+                status=fate.status,  # pyright: ignore[reportArgumentType]
+                reason=fate.reason,
+                metrics=measured.get(Cell(cell.label, cell.seed), {}),
+                alarms=(
+                    *sealed.get(cell, {}).get("alarms", ()),
+                    *followed.get(Cell(cell.label, cell.seed), {}).get("alarms", ()),
+                ),
+                judges=tuple(sealed.get(cell, {}).get("judges", ())),
+                cost=own.get(cell, results.Cost()),
+                samples=_there(cell, run, SAMPLES),
+                curves=_there(cell, run, "train.jsonl"),
+                checkpoints=followed.get(Cell(cell.label, cell.seed), {}).get("checkpoints", ()),
+            )
+            for cell, fate in fates.items()
+        ),
+        comparisons=tuple(summary.get("comparisons", ())),
+        frontier=(*_finished(measured), *_on_the_way(followed)),
+        cost=_sum(own.values()),
+        tuning=_tuning(run),
+        evaluation=results.Cost(**summary.get("cost", {})),
+    )
+    results.write(record, run)
+    return record
+
+
+def _tuning(run: Path) -> results.Cost:
+    """What the trials of the run's sweep cost; nothing where it has none."""
+    trials = run / SWEEP
+    return results.read(trials).cost if (trials / results.FILE).is_file() else results.Cost()
+
+
+def _finished(measured: Mapping[Cell, Mapping[str, Any]]) -> Iterator[results.Point]:
+    for cell, columns in measured.items():
+        kl, reward = (columns.get(name, _NOT_ASKED) for name in ("kl.base", "reward"))
+        yield results.Point(label=cell.label, seed=cell.seed, kl=kl, reward=reward)
+
+
+def _on_the_way(followed: Mapping[Cell, Mapping[str, Any]]) -> Iterator[results.Point]:
+    for cell, found in followed.items():
+        for one in found["checkpoints"]:
+            if one["kl"] is not None and one["yardstick"] is not None:
+                yield results.Point(
+                    label=cell.label, seed=cell.seed, step=one["step"], kl=one["kl"], reward=one["yardstick"]
+                )
+
+
+def _label(
+    label: str,
+    recipe: Recipe,
+    fates: Mapping[Cell, Fate],
+    sealed: Mapping[Cell, dict[str, Any]],
+    own: Mapping[Cell, results.Cost],
+    summary: Mapping[str, Any],
+) -> results.LabelResult:
+    block = recipe.methods.get(label)
+    cells = [cell for cell in fates if cell.label == label]
+    found = plugins.find("methods", block.method) if block else None
+    seen = [Departure(**one) for cell in cells if cell in sealed for one in sealed[cell]["departures"]]
+    if block and not seen:
+        seen = list(departures(recipe, label))
+    start = block.start if block else None
+    done = [cell for cell in cells if cell in own]
+    cost = _mean([own[cell] for cell in done])
+    return results.LabelResult(
+        label=label,
+        method=block.method if block else None,
+        distribution=found.distribution if found else None,
+        version=found.version if found else None,
+        start=start if start is None or isinstance(start, str) else start.model_dump(),
+        departures=tuple(dict.fromkeys(seen)),
+        seeds=tuple(cell.seed for cell in cells),
+        metrics=summary.get("labels", {}).get(label, {}),
+        cost=results.Costs(
+            own=cost,
+            chain=_mean([_sum([own[link] for link in _chain(cell, fates)], last=own[cell]) for cell in done]),
+        ),
+        decoding=_decoding(cost, start, _mean([own[cell] for cell in own if cell.label == start])),
+    )
+
+
+def _decoding(cost: results.Cost, start: Any, plain: results.Cost) -> results.Decoding | None:
+    """Set what an answer token costs against the plain decoding of the start."""
+    if cost.answer_uncached_tokens is None or not cost.answer_length or not plain.answer_length:
+        return None
+
+    def token(one: results.Cost, what: str) -> float | None:
+        value, length = getattr(one, what), one.answer_length
+        return None if value is None or not length else value / length
+
+    def times(what: str, theirs: float | None) -> float | None:
+        ours = token(cost, what)
+        return None if ours is None or not theirs else ours / theirs
+
+    return results.Decoding(
+        against=start,
+        forwards=token(cost, "answer_forwards"),
+        tokens=token(cost, "answer_tokens"),
+        seconds=token(cost, "answer_seconds"),
+        cached_forwards=times("answer_forwards", token(plain, "answer_forwards")),
+        cached_tokens=times("answer_tokens", token(plain, "answer_tokens")),
+        cached_seconds=times("answer_seconds", token(plain, "answer_seconds")),
+        uncached_tokens=times("answer_tokens", token(cost, "answer_uncached_tokens")),
+        uncached_seconds=times("answer_seconds", token(cost, "answer_uncached_seconds")),
+    )
+
+
+def _chain(cell: Cell, cells: Mapping[Cell, Any]) -> list[Cell]:
+    """The cell and every cell it stands on, each once."""
+    found, queue = [], [cell]
+    while queue:
+        link = queue.pop()
+        if link not in found:
+            found.append(link)
+            queue += [other for other in cells if other.seed == link.seed and other.label in link.parents]
+    return found
+
+
+def _sum(costs: Any, *, last: results.Cost | None = None) -> results.Cost:
+    """Add up what was spent; the peak of memory is the highest. `last` tells what one answer costs."""
+    costs = list(costs)
+    total: dict[str, float | None] = {}
+    for name in COUNTED:
+        values = [getattr(cost, name) for cost in costs if getattr(cost, name) is not None]
+        total[name] = (max if name == "peak_memory_bytes" else sum)(values) if values else None
+        if name in AVERAGED:
+            total[name] = getattr(last, name) if last else None
+    return results.Cost(**total)
+
+
+def _mean(costs: list[results.Cost]) -> results.Cost:
+    """The mean over the finished seeds, of what every one of them counted."""
+    mean: dict[str, float | None] = {}
+    for name in COUNTED:
+        values = [getattr(cost, name) for cost in costs]
+        mean[name] = None if not values or None in values else sum(values) / len(values)
+    return results.Cost(**mean)
+
+
+def _fairness(recipe: Recipe, data: Mapping[str, Any], summary: Mapping[str, Any]) -> dict[str, Any]:
+    """What was equal for all labels; two runs whose contracts differ are not comparable."""
+    said = recipe.model_dump(mode="json")
+    del said["evaluation"]["curve"]  # it changes no policy and no sample
+    return {
+        "base": {**said["model"], **summary.get("base", {})},
+        "data": data.get("fingerprints", {}),
+        "stages": recipe.data.stages,
+        "comparisons": _comparisons(said["data"]["source"]),
+        "max_length": recipe.data.max_length,
+        "training": said["training"],
+        "tuning": said["sweep"],
+        "budget": {name: value for name, value in said["budget"].items() if value is not None},
+        "loss": "end of sequence in, prompt out, last assistant turn",
+        "order": "one permutation for each seed and epoch, from the length of the shared row",
+        "evaluation": {
+            **said["evaluation"],
+            **{group: [_short(one) for one in said["evaluation"][group]] for group in ("judges", "metrics")},
+        },
+        "seeds": list(recipe.seeds),
+    }
+
+
+def _comparisons(source: str | Mapping[str, Any]) -> Any:
+    return source if isinstance(source, str) else {**source, "judge": _short(source["judge"])}
+
+
+def _short(named: Mapping[str, Any]) -> Any:
+    """A plugin as a recipe names it: by its name alone where all its fields have their defaults."""
+    return {named["name"]: named["config"]} if named["config"] else named["name"]
+
+
+def _counts(data: Mapping[str, Any]) -> results.DataCounts:
+    """The prepared table's record, with the rows kept in each split and dropped for each reason on top."""
+    dropped = Counter(data["dropped"])
+    for split in data["splits"].values():
+        dropped.update(split["dropped"])
+    kept = {name: split["kept"] for name, split in data["splits"].items()}
+    return results.DataCounts(**{**data, "kept": kept, "dropped": dict(dropped)})
+
+
+def _labels(fates: Mapping[Cell, Any]) -> list[str]:
+    return list(dict.fromkeys([BASE, *(cell.label for cell in fates)]))
+
+
+def _there(cell: Cell, run: Path, name: str) -> str | None:
+    path = cell.folder(run) / name
+    return path.relative_to(run).as_posix() if path.exists() else None
+
+
+def _read(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+
+def _date(seconds: float) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))

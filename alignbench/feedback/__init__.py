@@ -1,0 +1,1 @@
+"""Feedback written by models: preferences labelled by a judge, and revisions."""

@@ -1,0 +1,279 @@
+"""The probabilities of a few options after a question, with the text that questions share read once."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from collections.abc import Sequence as Many
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from alignbench.data.tokens import encode, spelled
+from alignbench.errors import ModelError
+from alignbench.models import ModelPolicy
+from alignbench.models.prefix_tree import pack, states
+from alignbench.models.varlen import attention, sees_all
+from alignbench.rows import Ids
+
+if TYPE_CHECKING:
+    from alignbench.models import Base
+
+PACKED = {"cpu": 4096, "cuda": 65536}
+"""Tokens of the questions of one forward, before what they have in common is taken out."""
+
+POSITIONS = {"cpu": 2048, "cuda": 65536}
+"""The same of one forward in steps, with the cache and padding."""
+
+LOGITS = {"cpu": 2**24, "cuda": 2**28}
+"""Numbers of the largest logits tensor: questions x vocabulary."""
+
+WORTH = 0.05
+"""Share of all tokens that reading a common beginning once must save to be worth a forward of its own."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """The ways in which each option can be written after a question: the tokens as they really split."""
+
+    variants: tuple[tuple[Ids, ...], ...]
+    """By option; no two are equal."""
+
+    @property
+    def ways(self) -> list[Ids]:
+        return [ids for of_one in self.variants for ids in of_one]
+
+    @property
+    def begun(self) -> list[Ids]:
+        """What is written when a token of an option is still to come; the shortest, nothing, is first."""
+        return sorted({ids[:cut] for ids in self.ways for cut in range(len(ids))})
+
+    @property
+    def longest(self) -> int:
+        return max(map(len, self.ways))
+
+
+def options_of(base: Base, opened: str, options: Many[str]) -> Options:
+    """Return how the tokenizer writes each option after `opened`, a text that waits for its answer.
+
+    As it stands, and with a space before it. Raises ModelError where two options are written alike.
+    """
+    (before,) = encode(base.tokenizer, [opened])
+    ways: list[tuple[Ids, ...]] = []
+    for option in options:
+        found: dict[Ids, None] = {}
+        for text in (option, f" {option}"):
+            (whole,) = encode(base.tokenizer, [opened + text])
+            ids = whole[len(before) :]
+            if whole[: len(before)] != before:
+                ids = spelled(text, before, whole, base.tokenizer)
+            if ids:
+                found[ids] = None
+        ways.append(tuple(found))
+    made = Options(tuple(ways))
+    unknown = base.tokenizer.unk_token_id
+    if len(set(made.ways)) < len(made.ways) or not all(ways) or any(unknown in ids for ids in made.ways):
+        raise ModelError(
+            f"the tokenizer cannot tell the options {', '.join(options)} apart",
+            "name options that it can write",
+        )
+    return made
+
+
+@dataclass
+class Reading:
+    """The probabilities of options after questions, and what finding them cost."""
+
+    probabilities: Tensor
+    """float32 [questions, options]: of each option as a whole, in all its ways to be written."""
+    tokens: int = 0
+    """Positions that went through the model, padding left out."""
+    forwards: int = 0
+
+
+@torch.no_grad()
+def read(
+    policy: ModelPolicy, questions: Many[Ids], options: Options, groups: Many[Many[object]] = ()
+) -> Reading:
+    """Return how likely each option is after each question, at temperature 1 over the full vocabulary.
+
+    What questions have in common is computed once: all questions of a forward stand in one row, as a tree.
+    A model that cannot read it so is asked in steps, its cache carried on; then `groups`, aligned with
+    `questions`, says which begin alike: by the first name, then by the first two, and so on. Where a cache
+    would not be that of the whole text, nothing is shared. An option that
+    begins another one ("1" of "10") does not get the other's probability.
+    """
+    base = policy.base
+    reading = Reading(torch.empty(len(questions), len(options.variants)))
+    base.model.eval()
+    groups = groups or [()] * len(questions)
+    width = max(map(len, questions), default=0) + options.longest
+    with base.using(policy), base.arithmetic(), attention(base.model, width) as packs:
+        # A step pads in the middle of a text, which shifts a window and goes through a recurrent state.
+        stateful = getattr(base.model, "_is_stateful", False)
+        way = _in_rows if packs else _in_steps if sees_all(base.model, width) and not stateful else _apart
+        way(base, questions, options, groups, reading)
+    return reading
+
+
+def _in_rows(
+    base: Base, questions: Many[Ids], options: Options, groups: Many[Many[object]], reading: Reading
+) -> None:
+    """Read all questions of a forward, and the options of more than one token behind each, as one tree."""
+    for places in _buckets(questions, groups, options.longest, PACKED[base.device.type]):
+        asked = [questions[place] for place in places]
+        texts = [question + begun for begun in options.begun for question in asked]
+        packed = pack(texts)
+        reading.forwards += 1
+        reading.tokens += len(packed.ids)
+        found = states(base, packed).split(len(asked))
+        after = dict(zip(options.begun, found, strict=True))
+        reading.probabilities[places] = _of_each(base, after, options).cpu()
+
+
+def _apart(
+    base: Base, questions: Many[Ids], options: Options, groups: Many[Many[object]], reading: Reading
+) -> None:
+    """Read every question, and every option of more than one token behind it, from its beginning."""
+    for places in _buckets(questions, groups, options.longest, POSITIONS[base.device.type]):
+        after: dict[Ids, Tensor] = {}
+        for begun in options.begun:
+            texts = [questions[place] + begun for place in places]
+            ids, mask = base.pad(texts, "left")
+            after[begun] = base.hidden(ids, mask)[:, -1]
+            reading.forwards += 1
+            reading.tokens += sum(map(len, texts))
+        reading.probabilities[places] = _of_each(base, after, options).cpu()
+
+
+def _in_steps(
+    base: Base, questions: Many[Ids], options: Options, groups: Many[Many[object]], reading: Reading
+) -> None:
+    """Read common beginnings first, and what follows each with its keys and values."""
+    for places in _buckets(questions, groups, options.longest, POSITIONS[base.device.type]):
+        asked = [questions[place] for place in places]
+        tree, begun = _Tree(base, reading), [0] * len(asked)
+        for ends in _levels(asked, [groups[place] for place in places]):
+            tree.grow([question[:end] for question, end in zip(asked, ends, strict=True)], begun)
+            begun = ends
+        after = {(): tree.grow(asked, begun)} | tree.options([ids for ids in options.begun if ids])
+        reading.probabilities[places] = _of_each(base, after, options).cpu()
+
+
+def _buckets(
+    questions: Many[Ids], groups: Many[Many[object]], longest: int, positions: int
+) -> Iterator[list[int]]:
+    """Places of questions that are read together: of like length, and whole groups where they fit."""
+    members: dict[object, list[int]] = defaultdict(list)
+    for place, names in enumerate(groups):
+        members[names[0] if names else place].append(place)
+
+    def length(places: list[int]) -> int:
+        return max(len(questions[place]) for place in places) + longest
+
+    bucket: list[int] = []
+    for places in sorted(members.values(), key=lambda places: (-length(places), places[0])):
+        if bucket and (len(bucket) + len(places)) * length([*bucket, *places]) > positions:
+            yield bucket
+            bucket = []
+        most = max(1, positions // length(places))
+        while len(places) > most:
+            yield places[:most]
+            places = places[most:]
+        bucket = [*bucket, *places]
+    if bucket:
+        yield bucket
+
+
+def _levels(questions: Many[Ids], groups: Many[Many[object]]) -> list[list[int]]:
+    """How much of each question its group begins with, group by group from coarse to fine, where it pays."""
+    begun, levels = [0] * len(questions), []
+    total = sum(map(len, questions))
+    for depth in range(max(map(len, groups)) + 1):
+        members: dict[tuple[object, ...], list[int]] = defaultdict(list)
+        for place, names in enumerate(groups):
+            members[tuple(names[:depth])].append(place)
+        ends, saved = list(begun), 0
+        for places in members.values():
+            end = _common([questions[place] for place in places])
+            saved += sum(end - begun[place] for place in places[1:])
+            for place in places:
+                ends[place] = end
+        if saved > WORTH * total:
+            levels.append(ends)
+            begun = ends
+    return levels
+
+
+def _common(questions: Many[Ids]) -> int:
+    """How many tokens all of them begin with; one at least is left to each."""
+    first, last = min(questions), max(questions)  # in the order of tuples these two differ soonest
+    most = min(map(len, questions)) - 1
+    return next((at for at in range(most) if first[at] != last[at]), most)
+
+
+class _Tree:
+    """Texts that grow from common beginnings: the keys and values of each, computed once."""
+
+    def __init__(self, base: Base, reading: Reading):
+        from transformers import DynamicCache
+
+        self.base, self.reading = base, reading
+        self.cache = DynamicCache(config=base.model.config)
+        self.mask: Tensor | None = None
+        self.rows: list[int] = []
+        """By text, in the order asked: the row of the cache that holds it."""
+
+    def grow(self, texts: Many[Ids], begun: Many[int]) -> Tensor:
+        """Read `texts` on from the `begun` tokens that were read; return states [texts, hidden].
+
+        Texts that are equal are read once.
+        """
+        unlike = {text: place for place, text in reversed(list(enumerate(texts)))}
+        row = {text: number for number, text in enumerate(unlike)}
+        hidden = self.extend(list(unlike.values()), [text[begun[place] :] for text, place in unlike.items()])
+        self.rows = [row[text] for text in texts]
+        return hidden[self.rows, -1]
+
+    def options(self, begun: Many[Ids]) -> dict[Ids, Tensor]:
+        """Return states [texts, hidden] after each text, as read last, and each of these tokens behind it."""
+        if not begun:
+            return {}
+        count = len(self.rows)
+        hidden = self.extend(list(range(count)) * len(begun), [ids for ids in begun for _ in range(count)])
+        return dict(zip(begun, hidden[:, -1].split(count), strict=True))
+
+    def extend(self, places: Many[int], rest: Many[Ids]) -> Tensor:
+        """Read each `rest` after the text at its place; return hidden states, padded on the left."""
+        ids, mask = self.base.pad(rest, "left")
+        if self.mask is not None:
+            index = torch.tensor([self.rows[place] for place in places], device=self.base.device)
+            self.cache.batch_select_indices(index)
+            mask = torch.cat([self.mask[index], mask], dim=1)
+        self.mask = mask
+        self.reading.forwards += 1
+        self.reading.tokens += sum(map(len, rest))
+        return self.base.hidden(ids, mask, past_key_values=self.cache, use_cache=True)
+
+
+def _of_each(base: Base, after: Mapping[Ids, Tensor], options: Options) -> Tensor:
+    """The probabilities [questions, options], from states [questions, hidden] after what is `begun` of each."""
+    chances: dict[Ids, Tensor] = {(): torch.zeros((), device=base.device)}
+    rows = max(1, LOGITS[base.device.type] // base.vocabulary)
+    for begun, known in sorted(after.items()):
+        following = sorted(
+            {ids[: len(begun) + 1] for ids in options.ways if ids[: len(begun)] == begun} - {begun}
+        )
+        wanted = torch.tensor([ids[-1] for ids in following], device=base.device)
+        parts = [base.logits(part).log_softmax(-1)[:, wanted] for part in known.split(rows)]
+        for ids, logps in zip(following, torch.cat(parts).T, strict=True):
+            chances[ids] = chances[begun] + logps
+
+    def alone(ids: Ids) -> Tensor:
+        # What goes on to be another option is that option's.
+        others = [chances[other].exp() for other in options.ways if other != ids and other[: len(ids)] == ids]
+        return (chances[ids].exp() - sum(others)).clamp_min(0)
+
+    return torch.stack([sum(map(alone, of_one)) for of_one in options.variants], dim=1)  # pyright: ignore

@@ -1,0 +1,218 @@
+"""One forward for all sequences under one adapter, of which only response positions meet the head."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from collections.abc import Sequence as Many
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import Module
+
+from alignbench.api.method import ScoringGroup
+from alignbench.models import Base, ModelPolicy
+from alignbench.models.lm_head import log_probabilities
+from alignbench.models.varlen import Ragged, attention, hidden_states
+from alignbench.rows import Sequence
+
+
+@dataclass(frozen=True)
+class Group:
+    """Sequences that a loss knows by one name, and what reads their hidden states."""
+
+    items: Many[Sequence]
+    head: Module | None = None
+    temperature: float = 1.0
+
+
+@dataclass
+class Scores:
+    """What a loss sees of one group: see `alignbench.api.method.Scored`."""
+
+    mask: Tensor
+    rows: int
+    tokens: int
+    tolerance: float | None
+    logps: Tensor = field(init=False)
+    values: Tensor = field(init=False)
+
+    def sums(self) -> Tensor:
+        return self.logps.sum(-1)
+
+    def means(self) -> Tensor:
+        return self.logps.sum(-1) / self.mask.sum(-1).clamp(min=1)
+
+    def row_mean(self, values: Tensor) -> Tensor:
+        return values.sum() / self.rows
+
+    def token_mean(self, values: Tensor) -> Tensor:
+        return values.masked_fill(~self.mask, 0.0).sum() / self.tokens
+
+
+@dataclass(frozen=True)
+class Span:
+    """Where one group's scores lie."""
+
+    part: slice
+    """Of the M response tokens."""
+    mask: Tensor
+    """bool [N, R]: True on response tokens."""
+    place: Tensor
+    """int64: their flat places in [N, R]."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where everything lies: F tokens that go through the network, of which M states meet a head."""
+
+    ids: Tensor
+    """int64 [F]: the tokens of all sequences but their last, which nothing follows."""
+    places: Tensor
+    """int64 [F]: the position of each token in its sequence."""
+    ragged: Ragged
+    states: Tensor
+    """int64 [M]: the tokens whose states predict the response tokens."""
+    targets: Tensor
+    """int64 [M]: the response tokens."""
+    spans: Mapping[str, Span]
+    tokens: int
+    """Tokens of all sequences, a shared prompt counted as often as it is used."""
+
+
+def lay_out(groups: Mapping[str, Group], device: torch.device) -> Layout:
+    """Place all groups side by side.
+
+    Groups over the same `items` share one forward, and sequences whose prompt is the same object share the
+    prompt's states: the chosen and the rejected answer of a pair, or K answers of a ranking.
+    """
+    prompts: dict[int, tuple[int, int]] = {}
+    flat: list[int] = []
+    places: list[np.ndarray] = []
+    rows: list[tuple[int, int, int, int]] = []
+    """Of each sequence: where its prompt and its response begin in `flat`, and how long they are there."""
+    first: dict[int, int] = {}
+    for group in groups.values():
+        if id(group.items) in first:
+            continue
+        first[id(group.items)] = len(rows)
+        for sequence in group.items:
+            size, more = len(sequence.prompt), len(sequence.response) - 1
+            if id(sequence.prompt) not in prompts:
+                prompts[id(sequence.prompt)] = len(flat), size
+                flat += sequence.prompt
+                places.append(np.arange(size))
+            rows.append((prompts[id(sequence.prompt)][0], size, len(flat), more))
+            flat += sequence.response[:more]
+            places.append(np.arange(size, size + more))
+    width = max(size + more for _, size, _, more in rows)
+    gather = np.zeros((len(rows), width), dtype=np.int64)
+    back = np.zeros(len(flat), dtype=np.int64)
+    for row, (prompt, size, response, more) in enumerate(rows):
+        gather[row, :size] = np.arange(prompt, prompt + size)
+        gather[row, size : size + more] = np.arange(response, response + more)
+        back[prompt : prompt + size] = np.arange(row * width, row * width + size)
+        back[response : response + more] = np.arange(row * width + size, row * width + size + more)
+    states, targets, spans, start = [], [], {}, 0
+    for name, group in groups.items():
+        longest = max(len(sequence.response) for sequence in group.items)
+        mask = np.zeros((len(group.items), longest), dtype=bool)
+        for at, sequence in enumerate(group.items):
+            prompt, size, response, more = rows[first[id(group.items)] + at]
+            mask[at, : more + 1] = True
+            states += [prompt + size - 1, *range(response, response + more)]
+            targets += sequence.response
+        count = int(mask.sum())
+        place = np.flatnonzero(mask)
+        spans[name] = Span(slice(start, start + count), _to(mask, device), _to(place, device))
+        start += count
+    return Layout(
+        ids=_to(np.array(flat), device),
+        places=_to(np.concatenate(places), device),
+        ragged=Ragged(_to(gather.reshape(-1), device), _to(back, device), *gather.shape),
+        states=_to(np.array(states), device),
+        targets=_to(np.array(targets), device),
+        spans=spans,
+        tokens=sum(size + more + 1 for _, size, _, more in rows),
+    )
+
+
+def response_states(base: Base, layout: Layout) -> Tensor:
+    """Return [M, hidden] of the active adapter: the states that predict the response tokens."""
+    states = hidden_states(base.model, layout.ids, layout.places, layout.ragged)
+    return states.index_select(0, layout.states)
+
+
+def spread(flat: Tensor, span: Span) -> Tensor:
+    """Return the scores of one group, [M] to [N, R], 0 outside the mask."""
+    return flat.new_zeros(span.mask.numel()).index_copy(0, span.place, flat).view(span.mask.shape)
+
+
+def read(base: Base, group: Group, states: Tensor, layout: Layout, name: str, scores: Scores) -> Scores:
+    """Fill in what one group's head says of the states [M, hidden] of its adapter."""
+    span = layout.spans[name]
+    part = states[span.part]
+    if group.head is None:
+        flat = log_probabilities(base, part, layout.targets[span.part], group.temperature)
+        scores.logps = spread(flat, span)
+    else:
+        scores.values = spread(group.head(part.float()).flatten(), span)
+    return scores
+
+
+@torch.no_grad()
+def score(
+    default: ModelPolicy, groups: Mapping[str, ScoringGroup], positions: int = 16384
+) -> dict[str, Scores]:
+    """Score whole groups on the trainer's own road, at most `positions` token positions in one forward.
+
+    A group without a policy is scored under `default`; groups over the same `items` share their forwards.
+    """
+    found: dict[str, Scores] = {}
+    together: dict[tuple[int, int], list[str]] = {}
+    for name, group in groups.items():
+        together.setdefault((id(group.policy or default), id(group.items)), []).append(name)
+    for names in together.values():
+        first = groups[names[0]]
+        policy: Any = first.policy or default
+        base, items = policy.base, first.items
+        order = sorted(range(len(items)), key=lambda place: (-len(items[place]), place))
+        longest = max(len(one.response) for one in items)
+        mask = torch.tensor([[at < len(one.response) for at in range(longest)] for one in items])
+        tokens = sum(len(one.response) for one in items)
+        for name in names:
+            found[name] = Scores(mask.to(base.device), len(items), tokens, _tolerance(base))
+            whole = torch.zeros(mask.shape, device=base.device)
+            if groups[name].head is None:
+                found[name].logps = whole
+            else:
+                found[name].values = whole
+        while order:
+            size = max(1, positions // len(items[order[0]]))
+            places, order = order[:size], order[size:]
+            part = [items[place] for place in places]
+            given = {name: Group(part, groups[name].head, groups[name].temperature) for name in names}
+            with base.using(policy), base.arithmetic(), attention(base.model, len(part[0])):
+                layout = lay_out(given, base.device)
+                states = response_states(base, layout)
+            for name, group in given.items():
+                span = layout.spans[name]
+                scores = read(base, group, states, layout, name, Scores(span.mask, 0, 0, None))
+                whole, some = (
+                    (found[name].logps, scores.logps)
+                    if group.head is None
+                    else (found[name].values, scores.values)
+                )
+                whole[torch.tensor(places, device=base.device), : some.shape[1]] = some
+    return found
+
+
+def _tolerance(base: Base) -> float:
+    return 1e-5 if base.dtype == torch.float32 else 1e-2
+
+
+def _to(array: np.ndarray, device: torch.device) -> Tensor:
+    tensor = torch.from_numpy(array)
+    return tensor if device.type == "cpu" else tensor.pin_memory().to(device, non_blocking=True)

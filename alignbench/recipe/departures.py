@@ -1,0 +1,59 @@
+"""In what a label differs from what the recipe gives to all."""
+
+from __future__ import annotations
+
+import re
+
+from alignbench import plugins
+from alignbench.api.method import Departure
+from alignbench.recipe.graph import (
+    compares,
+    judges_of,
+    overlap,
+    relabelled,
+)
+from alignbench.recipe.schema import FILE, ModelStart, Recipe
+
+
+def departures(recipe: Recipe, label: str) -> tuple[Departure, ...]:
+    """Return in what a label differs from what the recipe gives to all."""
+    block, found = recipe.methods[label], []
+    if block.budget is not None and block.budget != recipe.budget:
+        found.append(Departure("budget", str(recipe.budget), str(block.budget)))
+    for name, own in block.training.items():
+        shared = getattr(recipe.training, name)
+        if own != shared:
+            found.append(Departure(f"training.{name}", str(shared), str(own)))
+    if recipe.sweep is not None and not block.sweep:
+        found.append(Departure("tuning", f"{recipe.sweep.trials} trials", "none"))
+    source = recipe.data.source
+    if source != FILE and compares(recipe, label) and relabelled(recipe, label) is None:
+        found.append(Departure("comparisons", f"answers of {source.policy}", "the file's"))
+    if block.seeds is not None and block.seeds != recipe.seeds:
+        found.append(Departure("seeds", _listed(recipe.seeds), _listed(block.seeds)))
+    for judge in judges_of(recipe, label):
+        found += [
+            Departure(f"trained on its yardstick, {name}") for name in overlap(recipe, judge, allowed=True)
+        ]
+        kind = plugins.load("judges", judge.name)
+        reader = kind.reads_with(kind.Config(**judge.config), recipe.model.id)
+        if reader == recipe.model.id:
+            found.append(Departure(f"labelled by its own base, as the judge {judge.name}"))
+        elif related(reader, recipe.model.id):
+            found.append(Departure(f"labelled by a relative of its base, {reader}"))
+    if isinstance(block.start, ModelStart):
+        found.append(Departure("base model", recipe.model.id, block.start.model))
+    return tuple(found)
+
+
+def related(one: str, other: str) -> bool:
+    """Whether two models seem to be of one family, by their names: a model's, or the letters it begins with."""
+    if not one or not other:
+        return False
+    stems = [re.match("[a-z]*", id.rstrip("/").rpartition("/")[2].lower()) for id in (one, other)]
+    first, second = (stem.group() if stem else "" for stem in stems)
+    return (first == second != "") or one.startswith(f"{other}/") or other.startswith(f"{one}/")
+
+
+def _listed(seeds: list[int]) -> str:
+    return ", ".join(map(str, seeds))

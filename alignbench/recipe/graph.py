@@ -1,0 +1,255 @@
+"""How the parts of a recipe hang together: what each label needs, builds on and learns from, and in which order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from types import UnionType
+from typing import Annotated, Any, Union, get_args, get_origin
+
+from pydantic import BaseModel
+
+from alignbench import plugins
+from alignbench.api.config import Label, Labelling, Named, NamedJudge, NamedMethod, NamedSource
+from alignbench.errors import RecipeError
+from alignbench.recipe.schema import BASE, COMPARISONS, FILE, START, MethodBlock, Recipe, Relabelled
+
+
+def complete(recipe: Recipe) -> Recipe:
+    """Return the recipe with the defaults of every plugin it names written out."""
+
+    def fields(group: plugins.Group, name: str, given: dict[str, Any]) -> dict[str, Any]:
+        return plugins.load(group, name).Config(**given).model_dump(mode="json")
+
+    def named(group: plugins.Group, one: Named | None) -> Named | None:
+        if one is None or (group == "data" and one.name not in plugins.installed("data")):
+            return one
+        return Named(name=one.name, config=fields(group, one.name, one.config))
+
+    data, evaluation = recipe.data, recipe.evaluation
+    sources = {
+        name: named("data", getattr(data, name)) for name in ("train", "validation", "test", "pretraining")
+    }
+    filters = [named("filters", one) for one in data.filters]
+    source = data.source
+    if isinstance(source, Relabelled):
+        judge = fields("judges", source.judge.name, source.judge.config)
+        spelled = NamedJudge(name=source.judge.name, config=judge)
+        source = source.model_copy(update={"judge": spelled})
+    yardsticks = {
+        name: [named(name, one) for one in getattr(evaluation, name)] for name in ("judges", "metrics")
+    }
+    methods = {
+        label: block.model_copy(update={"config": _spelled_out(block)})
+        for label, block in recipe.methods.items()
+    }
+    return recipe.model_copy(
+        update={
+            "data": data.model_copy(update={**sources, "filters": filters, "source": source}),
+            "methods": methods,
+            "evaluation": evaluation.model_copy(update=yardsticks),
+        }
+    )
+
+
+def _spelled_out(block: MethodBlock) -> dict[str, Any]:
+    """Return a method's fields with all defaults, also those of the plugins that they name."""
+    config = plugins.load("methods", block.method).Config(**block.config)
+    said = config.model_dump(mode="json")
+    for route, one in named_in(config):
+        place = said
+        for part in route:
+            place = place[part]
+        group = group_of(one)
+        if group != "data" or one.name in plugins.installed("data"):
+            kind = plugins.load(group, one.name)
+            place["config"] = kind.Config(**one.config).model_dump(mode="json")
+    return said
+
+
+def group_of(one: Named) -> plugins.Group:
+    """Return where a plugin that a config names is looked up."""
+    groups: dict[type[Named], plugins.Group] = {
+        NamedJudge: "judges",
+        NamedMethod: "methods",
+        NamedSource: "data",
+    }
+    return groups[type(one)]
+
+
+def named_in(value: Any, route: tuple[str | int, ...] = ()) -> Iterator[tuple[tuple[str | int, ...], Named]]:
+    """Yield every plugin that a config names, and where in it."""
+    if isinstance(value, Named):
+        yield route, value
+    elif isinstance(value, BaseModel):
+        for name in type(value).model_fields:
+            yield from named_in(getattr(value, name), (*route, name))
+    elif isinstance(value, list | tuple):
+        for place, item in enumerate(value):
+            yield from named_in(item, (*route, place))
+
+
+def by_principles(value: Any, route: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], NamedJudge]]:
+    """Yield every judge that a config lets label by a constitution, and where in it."""
+    if not isinstance(value, BaseModel) or isinstance(value, Named):
+        return
+    own = {name: getattr(value, name) for name in type(value).model_fields}
+    drawn = any(isinstance(one, Labelling) and one.constitution is not None for one in own.values())
+    for name, one in own.items():
+        if drawn and isinstance(one, NamedJudge):
+            yield (*route, name), one
+        yield from by_principles(one, (*route, name))
+
+
+def built_on(method: str, config: Mapping[str, Any]) -> Iterator[Named]:
+    """Yield every plugin that a method's fields name, and what the methods among them name in turn."""
+    for _, one in named_in(plugins.load("methods", method).Config(**config)):
+        yield one
+        if isinstance(one, NamedMethod):
+            yield from built_on(one.name, one.config)
+
+
+def judges_of(recipe: Recipe, label: str) -> tuple[NamedJudge, ...]:
+    """Return the judges that a label learns from."""
+    block, anew = recipe.methods[label], relabelled(recipe, label)
+    own = tuple(one for one in built_on(block.method, block.config) if isinstance(one, NamedJudge))
+    return own if anew is None else (*own, anew.judge)
+
+
+def tuning_judge(judge: Named) -> Named:
+    """Return the judge that chooses the settings that `judge` reports on."""
+    kind = plugins.load("judges", judge.name)
+    changes = kind.tuning_judge(kind.Config(**judge.config))
+    return Named(name=judge.name, config={**judge.config, **changes})
+
+
+def reserved(recipe: Recipe) -> float:
+    """Return the share of the training rows that judges are trained on, and that no method sees."""
+    judges = list(recipe.evaluation.judges)
+    if recipe.sweep is not None:
+        judges += [tuning_judge(one) for one in judges]
+    for label in recipe.methods:
+        judges += judges_of(recipe, label)
+    kinds = [(plugins.load("judges", one.name), one.config) for one in judges]
+    return max((kind(kind.Config(**config)).held_out for kind, config in kinds), default=0.0)
+
+
+def relabelled(recipe: Recipe, label: str) -> Relabelled | None:
+    """Return how the comparisons that a label learns from are made anew; None where it reads the file's.
+
+    The policy that answers is there before its answers are: it, and what it stands on, reads the file's.
+    """
+    source = recipe.data.source
+    if source == FILE or not compares(recipe, label) or label in _writers(recipe, source):
+        return None
+    return source
+
+
+def compares(recipe: Recipe, label: str) -> bool:
+    """Return whether a label learns from comparisons."""
+    kind = plugins.load("methods", recipe.methods[label].method)
+    return bool(set(kind.consumes) & set(COMPARISONS))
+
+
+def _writers(recipe: Recipe, source: Relabelled) -> set[str]:
+    """The label that answers in `data.source`, and all that must be finished before it."""
+    found: set[str] = set()
+    queue = [source.policy] if source.policy in recipe.methods and source.policy != START else []
+    while queue:
+        found.add(label := queue.pop())
+        queue += [one for one in _needs(recipe.methods[label]) if one not in found]
+    return found
+
+
+def overlap(recipe: Recipe, judge: Named, *, allowed: bool = False) -> tuple[str, ...]:
+    """Return the evaluation's judges that are `judge`, or read with the same model.
+
+    Those that `evaluation.allow` names are left out, or with `allowed` are the only ones. Raises PluginError
+    where a judge is not installed, ValidationError where its config is wrong.
+    """
+
+    def reads(one: Named) -> tuple[Any, str]:
+        kind = plugins.load("judges", one.name)
+        config = kind.Config(**one.config)
+        return (plugins.find("judges", one.name), config), kind.reads_with(config, recipe.model.id)
+
+    same, model = reads(judge)
+    found = []
+    for one in recipe.evaluation.judges:
+        other, others_model = reads(one)
+        alike = other == same or (model and model == others_model)
+        if alike and (one.name in recipe.evaluation.allow) == allowed:
+            found.append(one.name)
+    return tuple(found)
+
+
+def edges(recipe: Recipe) -> dict[str, tuple[str, ...]]:
+    """Return for each label the labels that must be finished first.
+
+    They are its start, those its fields name, and the one that writes the comparisons it learns from.
+    """
+    found = {}
+    for label, block in recipe.methods.items():
+        anew = relabelled(recipe, label)
+        writer = () if anew is None or anew.policy in (START, BASE) else (anew.policy,)
+        found[label] = tuple(dict.fromkeys((*_needs(block), *writer)))
+    return found
+
+
+def _needs(block: MethodBlock) -> tuple[str, ...]:
+    config = plugins.load("methods", block.method).Config
+    starts = (block.start,) if isinstance(block.start, str) else ()
+    named = (label for _, label in labels_named(config, block.config))
+    return tuple(label for label in dict.fromkeys((*starts, *named)) if label != BASE)
+
+
+def labels_named(config: type[BaseModel], values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield (field, label) for every field of type `Label`, `list[Label]` or an optional one."""
+    for name, field in config.model_fields.items():
+        if name in values and _holds_labels(field.rebuild_annotation()):
+            value = values[name]
+            for label in value if isinstance(value, list) else [value]:
+                if isinstance(label, str):
+                    yield name, label
+
+
+def _holds_labels(kind: Any) -> bool:
+    if kind == Label:
+        return True
+    inside = get_origin(kind) in (Union, UnionType, list, tuple, Annotated)
+    return inside and any(_holds_labels(part) for part in get_args(kind))
+
+
+def order(recipe: Recipe) -> tuple[str, ...]:
+    """Return the labels in start order, and in the recipe's order where starts leave a choice."""
+    needs = edges(recipe)
+    if circle := find_circle(needs):
+        raise RecipeError(f"{' -> '.join(circle)} is a circle", "let one of them start from base")
+    done: dict[str, None] = {}
+
+    def visit(label: str) -> None:
+        for parent in needs[label]:
+            if parent not in done:
+                visit(parent)
+        done[label] = None
+
+    for label in needs:
+        if label not in done:
+            visit(label)
+    return tuple(done)
+
+
+def find_circle(needs: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
+    """Return labels that need each other in a circle, the first one again at the end; () where none do."""
+    clear: set[str] = set()
+
+    def walk(label: str, way: tuple[str, ...]) -> tuple[str, ...]:
+        if label in way:
+            return (*way[way.index(label) :], label)
+        if label not in clear:
+            for parent in needs.get(label, ()):
+                if circle := walk(parent, (*way, label)):
+                    return circle
+            clear.add(label)
+        return ()
+
+    return next((circle for label in needs if (circle := walk(label, ()))), ())

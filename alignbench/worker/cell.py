@@ -1,0 +1,162 @@
+"""One cell: load the base and the start, align, save the policy, answer the evaluation prompts, seal."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable
+from collections.abc import Sequence as Many
+from dataclasses import asdict
+from pathlib import Path
+
+from alignbench import store
+from alignbench.api.policy import Answer, Policy
+from alignbench.errors import PluginError
+from alignbench.recipe.departures import departures
+from alignbench.recipe.graph import relabelled
+from alignbench.recipe.schema import BASE, own_budget
+from alignbench.rows import Prompt
+from alignbench.worker import samples
+from alignbench.worker.context import CellContext
+from alignbench.worker.isolation import isolated
+from alignbench.worker.messages import Event, Task
+from alignbench.worker.policy_io import load_method, save_policy
+from alignbench.worker.resume import CHECKPOINTS
+from alignbench.worker.session import Session
+from alignbench.worker.trackers import Tracking
+
+GROWING = ("log.txt", "status.json", CHECKPOINTS)
+"""Files of a cell's folder that are no part of its sealed result."""
+
+PAUSE = 0.2
+"""Seconds between two words about how many prompts are answered."""
+
+
+def main(task: Task, emit: Callable[[Event], None]) -> None:
+    """Fill the cell's folder and seal it. `what`: label, seed, folder and key."""
+    label, seed, folder = task.what["label"], task.what["seed"], Path(task.what["folder"])
+    clear(folder)
+    session = Session(task, emit)
+    untouched = session.base.checksum()
+    run, policy = align(session, label, seed, folder)
+    if session.base.checksum() != untouched:
+        raise PluginError(f"'{label}' changed the weights of the shared base", "train adapters only")
+
+    prompts = session.table.prompts(session.recipe.evaluation.split, session.recipe.evaluation.prompts)
+    session.base.answered = counting(emit, len(prompts) * session.recipe.evaluation.samples_per_prompt)
+    began = time.perf_counter()
+    answers = policy.answer(
+        prompts,
+        session.recipe.evaluation.sampling,
+        seed,
+        samples=session.recipe.evaluation.samples_per_prompt,
+    )
+    wanted = [
+        (prompt.id, number)
+        for prompt in prompts
+        for number in range(session.recipe.evaluation.samples_per_prompt)
+    ]
+    if [(answer.prompt_id, answer.sample) for answer in answers] != wanted:
+        raise PluginError(f"'{label}' did not answer every prompt once for each sample, in order")
+    spent = time.perf_counter() - began
+    samples.write(folder, answers)
+    uncached = _uncached(run.start, prompts, answers) if "adapter" not in policy.can else (None, None)
+    sealed = {
+        "label": label,
+        "seed": seed,
+        "rows": {
+            split: {"count": len(ids), "digest": store.digest(sorted(ids))} for split, ids in run.seen.items()
+        },
+        "alarms": [str(alarm) for alarm in run.alarms.values()],
+        "judges": run.judges,
+        "departures": [asdict(departure) for departure in run.departures],
+        "cost": {
+            **vars(run.cost),
+            "answer_tokens": sum(answer.tokens for answer in answers) / len(answers),
+            "answer_forwards": sum(answer.forwards for answer in answers) / len(answers),
+            "answer_seconds": spent / len(answers),
+            "answer_length": sum(len(answer.ids) for answer in answers) / len(answers),
+            "answer_uncached_tokens": uncached[0],
+            "answer_uncached_seconds": uncached[1],
+        },
+    }
+    store.write_json(folder / "cell.json", sealed)
+    store.commit(folder, key=task.what["key"], producer=label, leave_out=GROWING)
+    shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
+
+
+def _uncached(
+    start: Policy, prompts: Many[Prompt], answers: Many[Answer]
+) -> tuple[float, float] | tuple[None, None]:
+    """Positions and seconds of one answer, had the start decoded it plainly and without a cache."""
+    from alignbench.models import ModelPolicy, generation
+
+    if not isinstance(start, ModelPolicy):
+        return None, None
+    return generation.uncached(start, start.tokenised(prompts), answers)
+
+
+def counting(emit: Callable[[Event], None], total: int) -> Callable[[int], None]:
+    """Return what to tell of answers that have ended, so that `emit` hears how many of `total` there are."""
+    done, told = 0, time.monotonic()
+    emit(Event("answering", done, total))
+
+    def count(more: int) -> None:
+        nonlocal done, told
+        done += more
+        now = time.monotonic()
+        if now - told >= PAUSE or done >= total:
+            told = now
+            emit(Event("answering", min(done, total), total))
+
+    return count
+
+
+def align(session: Session, label: str, seed: int, folder: Path) -> tuple[CellContext, Policy]:
+    """Run one label at one seed; return its run, with what it saw and spent, and the saved policy."""
+    block = session.recipe.methods.get(label)
+    if block is None:
+        run = CellContext(session, label=BASE, seed=seed, method="", start=BASE, folder=folder)
+        save_policy(run.start, folder / "policy", method="", config={}, start=BASE)
+        return run, run.start
+    method = load_method(block.method, block.config)
+    run = CellContext(
+        session,
+        label=label,
+        seed=seed,
+        method=block.method,
+        start=block.start,
+        folder=folder,
+        budget=own_budget(session.recipe, label),
+        training=block.training,
+        comparisons=relabelled(session.recipe, label),
+    )
+    run.departures.extend(departures(session.recipe, label))
+    session.emit(Event("aligning"))
+    config = block.model_dump(mode="json")
+
+    def lost(tracker: str, why: str) -> None:
+        run.alarm(f"tracker {tracker}", 0, f"the tracker {tracker} failed and was let go: {why}")
+
+    run.tracking = Tracking(session.task.what.get("track", ()), session.run, label, seed, config, lost)
+    try:
+        with isolated(run._number("global")):
+            policy = method.align(run)
+    finally:
+        run.tracking.end()
+    if not isinstance(policy, Policy) or "answer" not in policy.can:
+        raise PluginError(f"'{block.method}' returned {type(policy).__name__}, which is no policy")
+    save_policy(policy, folder / "policy", method=block.method, config=block.config, start=block.start)
+    return run, policy
+
+
+def clear(folder: Path) -> None:
+    """Throw away what an earlier attempt has left, but for its log and what its trainings go on from."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in folder.iterdir():
+        if path.name in GROWING:
+            continue
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()

@@ -1,0 +1,153 @@
+"""The yardstick over a training: a policy's answers on its way are kept, and judged when all cells are done.
+
+The process that trains only writes answers down: no judge of the evaluation is in it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Iterable, MutableMapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from alignbench import stats, store
+from alignbench.api.config import Split
+from alignbench.api.policy import Policy
+from alignbench.metrics.kl import k1
+from alignbench.recipe.schema import Curve
+from alignbench.rows import Sequence as Scorable
+
+if TYPE_CHECKING:
+    from alignbench.api.judge import Judge
+    from alignbench.worker.context import CellContext
+    from alignbench.worker.session import Session
+
+FILE = "looks.jsonl"
+"""Beside a cell's curves: one answer a line."""
+SPLIT: Split = "validation"
+NONE: dict[str, Any] = {"checkpoints": [], "alarms": []}
+"""Of a cell that was not followed."""
+
+Proxy = Callable[[list[Scorable]], Any]
+"""Sequences to float32 [N]: what the method itself takes their answers to be worth."""
+
+
+class Looks:
+    """Lets a policy answer the same prompts now and then while it trains; takes nothing off its budget.
+
+    What was answered lies in the training's `state` until it ends, so that a killed training goes on with it.
+    """
+
+    def __init__(
+        self,
+        run: CellContext,
+        policy: Policy,
+        curve: Curve,
+        state: MutableMapping[str, Any],
+        proxy: Proxy | None = None,
+    ):
+        self.run, self.policy, self.curve, self.state, self.proxy = run, policy, curve, state, proxy
+        self.prompts = run._session.table.prompts(SPLIT, curve.prompts)
+        state.setdefault("looks", {"looked": -1, "lines": []})
+
+    def look(self, step: int, progress: float) -> float:
+        """Answer wherever another share of the training is done; return the seconds that this took."""
+        done, begun = self.state["looks"], time.perf_counter()
+        share = int(progress * self.curve.looks + 1e-9)
+        if share <= done["looked"]:
+            return 0.0
+        base = self.run._session.base
+        generated = base.generated
+        answers = self.policy.answer(
+            self.prompts, self.run._session.recipe.evaluation.sampling, self.run.seed
+        )
+        items = [Scorable(one.prompt_ids, said.ids) for one, said in zip(self.prompts, answers, strict=True)]
+        worth = [None] * len(items) if self.proxy is None else self.proxy(items).tolist()
+        away = k1(self.policy.logprobs(items), base.policy().logprobs(items))
+        base.generated = generated
+        done["looked"] = share
+        done["lines"] += [
+            {"step": step, "prompt_id": said.prompt_id, "text": said.text, "proxy": proxy, "kl": kl}
+            for said, proxy, kl in zip(answers, worth, away, strict=True)
+        ]
+        return time.perf_counter() - begun
+
+    def settle(self) -> None:
+        """Write down what was answered, now that the training is over."""
+        add(self.run.folder, self.state["looks"]["lines"])
+
+
+def add(folder: Path, lines: Iterable[dict[str, Any]]) -> None:
+    """Add answers to those of `folder`, their steps behind the last one there."""
+    lines = list(lines)
+    if not lines:
+        return
+    before = read(folder)
+    first = before[-1]["step"] if before else 0
+    lines = [*before, *({**line, "step": first + line["step"]} for line in lines)]
+    store.write_text(folder / FILE, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+
+
+def read(folder: Path) -> list[dict[str, Any]]:
+    """Return the answers of a cell or stage in the order of their steps; none where it was not looked at."""
+    file = folder / FILE
+    lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+    return [json.loads(line) for line in lines]
+
+
+def judged(session: Session, folder: Path, name: str, judge: Judge) -> dict[str, Any]:
+    """Return the checkpoints of a cell, each with the yardstick's word on it, and the alarms they deserve."""
+    curve = session.recipe.evaluation.curve
+    lines = read(folder) if curve is not None else []
+    if curve is None or not lines:
+        return NONE
+    asked = {prompt.id: prompt for prompt in session.table.prompts(SPLIT, curve.prompts)}
+    scores = judge.score([asked[line["prompt_id"]] for line in lines], [line["text"] for line in lines])
+    steps = list(dict.fromkeys(line["step"] for line in lines))
+    place = {id: number for number, id in enumerate(asked)}
+    yardstick, proxy, kl = np.full((3, len(steps), len(asked)), np.nan)
+    for line, score in zip(lines, scores, strict=True):
+        at = steps.index(line["step"]), place[line["prompt_id"]]
+        yardstick[at] = math.nan if score.value is None else score.value
+        proxy[at] = math.nan if line["proxy"] is None else line["proxy"]
+        kl[at] = line["kl"]
+    told = [
+        {"step": step, "yardstick": _estimate(known), "proxy": _estimate(own), "kl": _estimate(away)}
+        for step, known, own, away in zip(steps, yardstick, proxy, kl, strict=True)
+    ]
+    alarm = _over_optimised(name, steps, yardstick, proxy)
+    return {"checkpoints": told, "alarms": [alarm] if alarm else []}
+
+
+def _over_optimised(name: str, steps: Sequence[int], yardstick: np.ndarray, proxy: np.ndarray) -> str | None:
+    """Say since which look the method's own reward has risen while the yardstick has fallen; else None.
+
+    `yardstick`, `proxy`: [looks, prompts]. Both differences are paired by prompt; their intervals hold for
+    all earlier looks at once (Bonferroni), since the worst of them is told.
+    """
+    level = 1 - (1 - stats.LEVEL) / max(1, len(steps) - 1)
+    found: list[tuple[float, str]] = []
+    for step, known, own in zip(steps[:-1], yardstick[:-1], proxy[:-1], strict=True):
+        fall, rise = _paired(yardstick[-1] - known), _paired(proxy[-1] - own)
+        if fall and rise and fall.interval(level)[1] < 0 < rise.interval(level)[0]:
+            said = (
+                f"step {steps[-1]}: since step {step} the reward it learns from rose by {rise.value:.2f}, and "
+                f"the yardstick {name} fell by {-fall.value:.2f}: it is over-optimised"
+            )
+            found.append((fall.value, said))
+    return min(found)[1] if found else None
+
+
+def _paired(differences: np.ndarray) -> stats.Estimate | None:
+    known = differences[np.isfinite(differences)]
+    return stats.policies(known[None, :]) if len(known) > 1 else None
+
+
+def _estimate(values: np.ndarray) -> dict[str, Any] | None:
+    """The mean over prompts with its interval; None where nothing is known."""
+    known = _paired(values)
+    return known and {"value": known.value, "ci95": list(known.interval()), "n": known.prompts}

@@ -1,0 +1,49 @@
+"""A policy on disk: written when its cell ends, rebuilt where another starts from it or it answers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from alignbench import plugins, store
+from alignbench.api.method import Method
+from alignbench.api.policy import Policy
+from alignbench.recipe.schema import AdapterStart, ModelStart, Start
+
+
+def load_method(name: str, config: Mapping[str, Any]) -> Method:
+    """Return the installed method `name` with its config."""
+    kind: type[Method] = plugins.load("methods", name)
+    return kind(kind.Config(**config))
+
+
+def save_policy(
+    policy: Policy, folder: Path, *, method: str, config: Mapping[str, Any], start: Start
+) -> None:
+    """Write a policy so that `Bench.restore` rebuilds it, also where it is a decoder of a plugin's own."""
+    from alignbench.models import ModelPolicy
+
+    folder.mkdir(parents=True, exist_ok=True)
+    said: dict[str, Any] = {
+        "kind": "method",
+        "method": method,
+        "config": dict(config),
+        "start": _say_start(start),
+    }
+    if isinstance(policy, ModelPolicy):
+        said["kind"] = "base" if policy.adapter is None else "adapter"
+    if said["kind"] != "base":
+        policy.save(folder)
+    store.write_json(folder / "policy.json", said)
+
+
+def _say_start(start: Start) -> Any:
+    return start if isinstance(start, str) else start.model_dump()
+
+
+def start_of(said: Any) -> Start:
+    """Return the start that `policy.json` names."""
+    if isinstance(said, str):
+        return said
+    return AdapterStart(**said) if "adapter" in said else ModelStart(**said)

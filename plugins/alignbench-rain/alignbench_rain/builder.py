@@ -1,0 +1,169 @@
+"""What a run gives to a decoder: model, evaluator and encoder, and how well the evaluator judges."""
+
+from __future__ import annotations
+
+import json
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from alignbench import Pair, PluginError, Policy, Prompt, Query, Run, Sampling, TokenTrees
+from alignbench_rain.best import BestOf
+from alignbench_rain.decoder import Decoder, OwnStates, SentenceEncoder
+from alignbench_rain.evaluation import Evaluation, JudgeEvaluation, SelfEvaluation
+from alignbench_rain.questions import question
+
+CALIBRATION = 32
+"""Training prompts whose plain answers tell when two texts are alike, and what answers cost."""
+
+FIRES = 0.05
+"""Share of unlike pairs of answers to one prompt that own states call alike."""
+
+SENTENCES = 0.95
+"""The authors' threshold for their sentence encoder."""
+
+PLAIN = Sampling(max_new_tokens=64)
+
+
+class Maker:
+    """Puts the parts of a decoder together for one run."""
+
+    def __init__(self, run: Run, config: Any):
+        self.run, self.config = run, config
+        self.start: Any = run.start
+        if "logprobs" not in self.start.can or not hasattr(self.start, "base"):
+            raise PluginError(
+                "a search needs a model to search, and its start is a decoder itself",
+                "let it start from the label below that decoder",
+            )
+        self.forest = TokenTrees(self.start)
+        self.base = self.start.base.policy()
+
+    def decoder(self) -> Decoder:
+        """Return the decoder of a run that aligns."""
+        encoder = self.encoder()
+        return Decoder(self.config, self.forest, self.evaluation(), encoder, self.tell())
+
+    def restored(self, folder: Path) -> Decoder:
+        """Return the decoder that was saved in `folder`."""
+        said = json.loads((folder / "encoder.json").read_text(encoding="utf-8"))
+        if "centre" in said:
+            encoder = OwnStates(np.asarray(said["centre"], np.float32), said["threshold"])
+        else:
+            encoder = SentenceEncoder(self.sentences(), said["threshold"])
+        return Decoder(self.config, self.forest, self.evaluation(), encoder)
+
+    def best_of_n(self, n: int | None = None) -> BestOf:
+        """Return the best-of-n decoder; without `n` as the config says."""
+        evaluation = self.evaluation()
+        if n is None:
+            self.tell()
+            like = self.config.like
+            n = int(self.config.n) if like is None else self.matched(self.run.policy(like))
+        return BestOf(self.start, evaluation, n)
+
+    def matched(self, other: Policy) -> int:
+        """Return how many plain answers, judged, cost the positions of one answer of `other`."""
+        prompts = list(self.run.rows(Prompt))[:CALIBRATION]
+        searched = other.answer(prompts, PLAIN, self.run.seed)
+        single = BestOf(self.start, self.evaluation(), 1).answer(prompts, PLAIN, self.run.seed)
+        return max(1, round(sum(a.tokens for a in searched) / sum(a.tokens for a in single)))
+
+    # --- the evaluator --------------------------------------------------------------------------------------
+
+    def evaluation(self) -> Evaluation:
+        """Return who says how good an answer is."""
+        named = self.config.evaluator
+        soft = self.config.votes == "soft"
+        if isinstance(named, str):
+            return self.own(self.forest if named == "start" else TokenTrees(self.base), soft=soft)
+        return JudgeEvaluation(
+            self.run.judge(named), self.config.judged_part, self.config.good_above, soft=soft
+        )
+
+    def own(self, forest: TokenTrees, *, soft: bool = False) -> SelfEvaluation:
+        """Return the self-evaluation of a model."""
+        return SelfEvaluation(forest, question(self.config.question), soft=soft)
+
+    def tell(self) -> Any:
+        """Measure how well start and base evaluate; return the log of what answers cost."""
+        pairs = list(self.run.rows(Pair, "validation"))[: self.config.pairs]
+        said: dict[str, float] = {}
+        if pairs:
+            said |= accuracy(self.own(self.forest), pairs, "start")
+            if self.start.adapter is not None:
+                said |= accuracy(self.own(TokenTrees(self.base)), pairs, "base")
+            named = self.config.evaluator
+            self.run.vouch(
+                f"self-evaluation (judged by {named if isinstance(named, str) else named.name})", **said
+            )
+        return lambda **numbers: self.run.log(0, **numbers)
+
+    # --- the encoder ----------------------------------------------------------------------------------------
+
+    def encoder(self) -> OwnStates | SentenceEncoder:
+        """Return what says how alike two texts are."""
+        threshold = self.config.threshold
+        if self.config.encoder != "own":
+            return SentenceEncoder(self.sentences(), SENTENCES if threshold is None else threshold)
+        states = self.states()
+        centre = np.concatenate(states).mean(0) if states else np.zeros(1, np.float32)
+        if threshold is None:
+            threshold = calibrated([rows - centre for rows in states])
+        own = f"own states at {threshold:.2f}"
+        self.run.depart("encoder of alike answers", f"MiniLM at {SENTENCES}", own)
+        return OwnStates(centre.astype(np.float32), threshold)
+
+    def sentences(self) -> Any:
+        """Return the sentence encoder."""
+        try:
+            from sentence_transformers import SentenceTransformer  # pyright: ignore[reportMissingImports]
+        except ImportError as error:
+            raise PluginError(
+                f"the encoder {self.config.encoder} needs sentence-transformers, which is not installed",
+                "pip install alignbench-rain[encoder], or set encoder: own",
+            ) from error
+        return SentenceTransformer(self.config.encoder)
+
+    def states(self) -> list[Any]:
+        """Return the mean states of the start's distinct answers to some training prompts, by prompt."""
+        rows = {row.id: row for row in self.run.rows(Pair)}
+        prompts = [Prompt(id=row.id, prompt=row.prompt, prompt_ids=row.prompt_ids) for row in rows.values()]
+        prompts = prompts[:CALIBRATION]
+        answers = self.start.answer(prompts, PLAIN, self.run.seed, samples=4)
+        of = {
+            prompt.id: list(dict.fromkeys(a.ids for a in answers if a.prompt_id == prompt.id))
+            for prompt in prompts
+        }
+        found = []
+        for prompt in prompts:
+            tree, begun = self.forest.new_tree(), (len(prompt.prompt_ids),)
+            queries = [Query(prompt.prompt_ids + ids, since=begun) for ids in of[prompt.id] if ids]
+            (replies,) = self.forest.ask([(tree, queries)])
+            found.append(np.concatenate([reply.states for reply in replies if reply.states is not None]))
+            tree.cut(())
+        return found
+
+
+def calibrated(answers: list[Any]) -> float:
+    """Return the cosine that a share `FIRES` of the pairs of answers to one prompt reach."""
+    cosines = [
+        float(one @ other / max(1e-8, float(np.linalg.norm(one) * np.linalg.norm(other))))
+        for rows in answers
+        for one, other in combinations(rows, 2)
+    ]
+    return float(np.quantile(cosines, 1 - FIRES)) if cosines else 1.0
+
+
+def accuracy(evaluation: SelfEvaluation, pairs: list[Pair], who: str) -> dict[str, float]:
+    """Return how often the votes on two answers differ, and how often they are then for the chosen one."""
+    prompts = [pair for pair in pairs for _ in range(2)]
+    texts = [text for pair in pairs for text in (pair.chosen, pair.rejected)]
+    values = evaluation.scores(prompts, texts, soft=False)
+    decided = [(a, b) for a, b in zip(values[::2], values[1::2], strict=True) if a != b]
+    said = {f"self_evaluation_{who}_decided": len(decided) / len(pairs)}
+    if decided:
+        said[f"self_evaluation_{who}"] = sum(a > b for a, b in decided) / len(decided)
+    return said
