@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from alignbench import hookimpl
+from alignbench import hookimpl, hooks
 from alignbench.hooks import Observers, Spec
 
 CELL = {"label": "kto", "seed": 0}
