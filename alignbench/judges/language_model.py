@@ -74,7 +74,7 @@ class Self(Reader):
     def reader(self, models: Models) -> Ask:
         from alignbench.models import ModelPolicy
 
-        policy = models.start if self.config.policy == "start" else models.base.policy()
+        policy = models.start if self.config.policy == "start" else models.base
         if not isinstance(policy, ModelPolicy):
             raise PluginError(
                 "the judge 'self' cannot read with a start that is a decoder", "write {self: {policy: base}}"

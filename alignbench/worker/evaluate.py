@@ -23,13 +23,13 @@ from alignbench.rows import Ids, Pair, Prompt, Text, can_derive
 from alignbench.rows import Sequence as Scorable
 from alignbench.worker import learning_curve, samples
 from alignbench.worker.messages import Event, Task
+from alignbench.worker.model_access import ModelAccess
 from alignbench.worker.session import Session
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from alignbench.models import Base
 
 FILE = "summary.json"
 PICTURES = "pictures.json"
@@ -182,7 +182,7 @@ class RunEvidence:
             self._emit(Event(f"opening the judge {named.name}"))
             judge = made[named.name] = _made("judges", named)
             judge.name = named.name
-            judge.open(_Shelf(self._session))
+            judge.open(ModelAccess(self._session, None, self._session.own_reward_model))
         return made
 
     def quality(self) -> list[dict[str, Any]]:
@@ -360,23 +360,6 @@ class RunEvidence:
 
     def _folder(self, cell: Cell) -> Path:
         return self._session.run / "cells" / cell.label / f"seed-{cell.seed}"
-
-
-class _Shelf:
-    """What a judge may read with in the evaluation, where nothing starts from anything but the base."""
-
-    def __init__(self, session: Session):
-        self._session = session
-        self.root, self.store = session.root, session.store
-        self.own_reward_model = session.own_reward_model
-
-    @property
-    def base(self) -> Base:
-        return self._session.base
-
-    @property
-    def start(self) -> Policy:
-        return self._session.base.policy()
 
 
 def _made(group: Any, named: Named) -> Any:

@@ -36,7 +36,7 @@ Proxy = Callable[[list[Scorable]], Any]
 """Sequences to float32 [N]: what the method itself takes their answers to be worth."""
 
 
-class Looks:
+class Evaluations:
     """Lets a policy answer the same prompts now and then while it trains; takes nothing off its budget.
 
     What was answered lies in the training's `state` until it ends, so that a killed training goes on with it.
@@ -51,34 +51,34 @@ class Looks:
         proxy: Proxy | None = None,
     ):
         self.run, self.policy, self.curve, self.state, self.proxy = run, policy, curve, state, proxy
-        self.prompts = run._session.table.prompts(SPLIT, curve.prompts)
-        state.setdefault("looks", {"looked": -1, "lines": []})
+        self.prompts = run.session.table.prompts(SPLIT, curve.prompts)
+        state.setdefault("evaluations", {"evaluated": -1, "lines": []})
 
-    def look(self, step: int, progress: float) -> float:
+    def on_step_end(self, step: int, progress: float) -> float:
         """Answer wherever another share of the training is done; return the seconds that this took."""
-        done, begun = self.state["looks"], time.perf_counter()
+        done, begun = self.state["evaluations"], time.perf_counter()
         share = int(progress * self.curve.looks + 1e-9)
-        if share <= done["looked"]:
+        if share <= done["evaluated"]:
             return 0.0
-        base = self.run._session.base
-        generated = base.generated
-        answers = self.policy.answer(
-            self.prompts, self.run._session.recipe.evaluation.sampling, self.run.seed
-        )
-        items = [Scorable(one.prompt_ids, said.ids) for one, said in zip(self.prompts, answers, strict=True)]
-        worth = [None] * len(items) if self.proxy is None else self.proxy(items).tolist()
-        away = k1(self.policy.logprobs(items), base.policy().logprobs(items))
-        base.generated = generated
-        done["looked"] = share
+        with self.run.meter.paused():
+            answers = self.policy.answer(
+                self.prompts, self.run.session.recipe.evaluation.sampling, self.run.seed
+            )
+            items = [
+                Scorable(one.prompt_ids, said.ids) for one, said in zip(self.prompts, answers, strict=True)
+            ]
+            worth = [None] * len(items) if self.proxy is None else self.proxy(items).tolist()
+            away = k1(self.policy.logprobs(items), self.run.session.base.policy().logprobs(items))
+        done["evaluated"] = share
         done["lines"] += [
             {"step": step, "prompt_id": said.prompt_id, "text": said.text, "proxy": proxy, "kl": kl}
             for said, proxy, kl in zip(answers, worth, away, strict=True)
         ]
         return time.perf_counter() - begun
 
-    def settle(self) -> None:
+    def write(self) -> None:
         """Write down what was answered, now that the training is over."""
-        add(self.run.folder, self.state["looks"]["lines"])
+        add(self.run.folder, self.state["evaluations"]["lines"])
 
 
 def add(folder: Path, lines: Iterable[dict[str, Any]]) -> None:

@@ -21,7 +21,7 @@ def load_method(name: str, config: Mapping[str, Any]) -> Method:
 def save_policy(
     policy: Policy, folder: Path, *, method: str, config: Mapping[str, Any], start: Start
 ) -> None:
-    """Write a policy so that `Bench.restore` rebuilds it, also where it is a decoder of a plugin's own."""
+    """Write a policy so that `Session.restore` rebuilds it, also where it is a decoder of a plugin's own."""
     from alignbench.models import ModelPolicy
 
     folder.mkdir(parents=True, exist_ok=True)

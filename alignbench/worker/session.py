@@ -1,4 +1,4 @@
-"""The bench that the cells of one process share: recipe, base, table, store, finished policies."""
+"""What the cells of one process share: recipe, base, table, store, finished policies."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from alignbench import store
 from alignbench.api.policy import Policy
 from alignbench.data.split import is_for_judges, is_in_stage
-from alignbench.data.table import TableRows, open_table
+from alignbench.data.table import open_table
 from alignbench.errors import PluginError, RecipeError
 from alignbench.recipe.graph import reserved
 from alignbench.recipe.schema import BASE, AdapterStart, ModelStart, Recipe, Start
@@ -22,10 +22,11 @@ from alignbench.worker.context import CellContext
 from alignbench.worker.messages import Event, Task
 from alignbench.worker.policy_io import load_method, start_of
 from alignbench.worker.prepare import FOLDER as DATA
+from alignbench.worker.row_origins import TableIndex
 
 if TYPE_CHECKING:
+    from alignbench.api.reward import RewardModel
     from alignbench.models import Base
-    from alignbench.training.reward_model import RewardModel
 
 
 class Session:
@@ -73,10 +74,17 @@ class Session:
             raise RecipeError(
                 "a reward model of the methods' own rows cannot evaluate", "set train_on: held-out for it"
             )
+        from alignbench.rewards import reward_model
+
         run = CellContext(self, label=BASE, seed=0, method="", start=BASE, folder=self.run)
         where = self.recipe.data.split
         held_out = [row for row in self.table.kept("train") if is_for_judges(row, where, rows)]
-        return run.reward_model(TableRows(held_out, run.compared, seed=0), **how)
+        return reward_model(run, held_out, **how)
+
+    @cached_property
+    def index(self) -> TableIndex:
+        """The kept rows by id and by prompt."""
+        return TableIndex(self.table)
 
     @cached_property
     def _data(self) -> str:
@@ -89,7 +97,9 @@ class Session:
             return self.base.policy()
         if isinstance(start, AdapterStart):
             local = self.root / start.adapter
-            return self.base.load_adapter(local if local.exists() else start.adapter, self._name("start"))
+            return self.base.load_adapter(
+                local if local.exists() else start.adapter, self.adapter_name("start")
+            )
         if isinstance(start, ModelStart):
             return self.model(start.model)
         return self.policy(str(start), seed)
@@ -118,7 +128,7 @@ class Session:
         if said["kind"] == "base":
             return self.base.policy()
         if said["kind"] == "adapter":
-            return self.base.load_adapter(folder, self._name(label))
+            return self.base.load_adapter(folder, self.adapter_name(label))
         method = load_method(said["method"], said["config"])
         run = CellContext(
             self, label=label, seed=seed, method=said["method"], start=start_of(said["start"]), folder=folder
@@ -129,6 +139,6 @@ class Session:
         """Return what every shared key holds about base, data and environment."""
         return {"base": self.base.fingerprint, "data": self._data, "versions": versions()}
 
-    def _name(self, wish: str) -> str:
+    def adapter_name(self, wish: str) -> str:
         self._adapters += 1
         return f"{wish}-{self._adapters}"

@@ -93,7 +93,7 @@ class OnPolicy:
         scored = self.run.score(
             {
                 "policy": ScoringGroup(items, self.policy, temperature=config.temperature),
-                "start": ScoringGroup(items, self.run.reference(), temperature=config.temperature),
+                "start": ScoringGroup(items, self.run.start, temperature=config.temperature),
             }
         )
         kl = (scored["policy"].sums() - scored["start"].sums()).tolist()

@@ -14,7 +14,7 @@ class RewardModelConfig(MethodConfig):
 
     learning_rate: float = Field(default=1e-4, gt=0, le=1)
     """Peak learning rate of its adapter."""
-    head_rate: float = Field(default=1e-3, gt=0, le=1)
+    head_learning_rate: float = Field(default=1e-3, gt=0, le=1)
     """Peak learning rate of its head."""
     epochs: float = Field(default=1.0, gt=0)
     """Passes over the rows: more than one over-fits (InstructGPT, appendix C.2)."""
