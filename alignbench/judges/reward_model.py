@@ -25,6 +25,7 @@ class RewardModel(Judge):
     Equal texts get equal scores, whatever they are batched with, so that equal answers tie.
     """
 
+    api = 2
     trains: ClassVar[bool] = True
 
     class Config(Settings):

@@ -99,9 +99,7 @@ def _budget(run: CellContext, asked: Budget | None, epochs: float) -> Budget:
         if not run.drawn(whole.unit):
             return whole
         amount = min(whole.amount, left / max(share, 1e-12))
-        return Budget(
-            **{whole.unit: amount if whole.unit in ("epochs", "seconds") else int(amount)}, scope=whole.scope
-        )
+        return whole.of(amount if whole.unit in ("epochs", "seconds") else int(amount))
     if asked.unit != whole.unit:
         raise PluginError(
             f"a stage of '{run.label}' asks for {asked}, and the run counts in {whole.unit}",

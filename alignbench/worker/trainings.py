@@ -83,7 +83,7 @@ def train(
     try:
         record = run_trainer(
             policy,  # pyright: ignore[reportArgumentType]
-            batches,
+            batches,  # pyright: ignore[reportArgumentType]
             usage.sequences,
             usage.loss,
             learning_rate=learning_rate,
