@@ -115,7 +115,10 @@ def test_a_keyboard_interrupt_while_importing_is_not_a_broken_plugin(install) ->
         (GOOD.replace("api = 2", "api = 1"), "KTO is written for version 1 of the plugin contract"),
         (GOOD.replace("    api = 2\n", ""), "KTO states no version of the plugin contract"),
         (GOOD + "class Heir(KTO):\n    pass\nKTO = Heir\n", "Heir states no version of the plugin contract"),
-        (GOOD.replace("api = 2", "api = 1"), "a loss returns values per row or per token and the core reduces them"),
+        (
+            GOOD.replace("api = 2", "api = 1"),
+            "a loss returns values per row or per token and the core reduces them",
+        ),
         (GOOD.replace("api = 2", "api = 1"), "see docs/plugins.md, then write `api = 2` in the body of KTO"),
         (GOOD.replace("api = 2", "api = 3"), "KTO is written for version 3"),
     ],

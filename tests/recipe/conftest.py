@@ -54,6 +54,7 @@ class Searcher(Learner):
 class Digger(Searcher):
     """Searches a model alone. Source: this test."""
 
+    api = 2
     on_decoders = False
 
 
@@ -61,7 +62,6 @@ class Reader(Learner):
     """Reads plain text. Source: this test."""
 
     api = 2
-
     consumes = (Text,)
 '''
 
