@@ -16,7 +16,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from alignbench import Labelling, NamedJudge, NamedMethod, results, store
+from alignbench import Labelling, NamedJudge, NamedMethod, feedback, results, store
 from alignbench.judges.gold import Gold
 from alignbench.recipe.schema import Recipe, canonical
 from alignbench.rewards import reward_model
@@ -107,7 +107,7 @@ def measured(run: Path) -> dict[str, Any]:
                 judgments = [one.preference for one in judge.judge_pairs(list(held), chosen, rejected)]
                 verdicts = [None if p is None else p - 0.5 for p in judgments]
                 one[f"judge of {label}"] = agreement(margins, verdicts)
-                rows = label(run_of, judge, Labelling.model_validate(how["labels"]))
+                rows = feedback.label(run_of, judge, Labelling.model_validate(how["labels"]))
                 one[f"labels of {label}"] = on_labels(truth, rows)
                 optimizer = NamedMethod.model_validate(how["optimizer"])
                 how = optimizer.config if optimizer.name == "rlhf" else None
