@@ -38,7 +38,7 @@ class RewardModel(Judge):
         """Share of the training rows before its own: those of another judge. A sweep sets it by itself."""
         learning_rate: float = Field(1e-4, gt=0)
         """Peak learning rate of its adapter, where it is trained."""
-        head_rate: float = Field(1e-3, gt=0)
+        head_learning_rate: float = Field(1e-3, gt=0)
         """Peak learning rate of its head."""
         epochs: float = Field(1.0, gt=0)
         """Passes over its rows."""
@@ -80,7 +80,7 @@ class RewardModel(Judge):
         config: RewardModel.Config = self.config
         self._known: dict[Any, float] = {}
         if config.train_on is not None:
-            how = {name: getattr(config, name) for name in ("learning_rate", "head_rate", "epochs")}
+            how = {name: getattr(config, name) for name in ("learning_rate", "head_learning_rate", "epochs")}
             part = (config.after, config.after + config.share)
             self.own = models.own_reward_model("train" if config.train_on == "train" else part, **how)
             self.quality = self.own.quality

@@ -58,12 +58,6 @@ def stream(rows: Rows[View], batch: int, seed: int, limit: int | None, skip: int
                 yield step
 
 
-def steps_of(size: int, batch: int, limit: int) -> int:
-    """Return in how many steps `limit` rows are drawn from a table of `size` rows."""
-    epochs, rest = divmod(limit, size)
-    return epochs * -(-size // batch) + -(-rest // batch)
-
-
 def cut(step: list[View], parts: int) -> Iterator[list[View]]:
     """Cut a step into at most `parts` micro-batches of like size, in its order."""
     size = -(-len(step) // parts)

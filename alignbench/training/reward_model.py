@@ -105,9 +105,9 @@ def ended(base: Base, sequences: Iterable[Sequence]) -> list[Sequence]:
     return [replace(one, response=(*one.response, unread)) for one in sequences]
 
 
-def at_end(scored: GroupScores) -> Tensor:
+def at_end(scores: GroupScores) -> Tensor:
     """Return [N]: the value at the last real token of each of `ended` sequences."""
-    return scored.values.gather(1, scored.mask.sum(1, keepdim=True) - 1)[:, 0]
+    return scores.values.gather(1, scores.mask.sum(1, keepdim=True) - 1)[:, 0]
 
 
 def raw_scores(policy: ModelPolicy, head: nn.Module, sequences: Many[Sequence]) -> Tensor:
@@ -130,33 +130,30 @@ def sequences_of(base: Base, head: nn.Module):
 
 
 def ranking_loss(
-    scored: Mapping[str, GroupScores], rows: list[Compared]
+    scores: Mapping[str, GroupScores], rows: list[Compared]
 ) -> tuple[Tensor, Mapping[str, Tensor]]:
-    """Return the K-wise loss: the mean over a row's comparisons, so that a row weighs the same whatever K is.
+    """Return the K-wise loss [n], the mean over each row's comparisons, and numbers to log.
 
     -p log s(r_i - r_j) - (1 - p) log s(r_j - r_i), s the logistic function and p the label's certainty
     (InstructGPT, arXiv:2203.02155, eq. 1; soft labels as in arXiv:2309.00267).
     """
-    rewards = scored["rewards"]
-    values = at_end(rewards)
-    better, worse, preference, weight, first = [], [], [], [], 0
-    for row in rows:
-        found = comparisons(row)
-        for one in found:
-            better.append(first + one.better)
-            worse.append(first + one.worse)
-            preference.append(one.preference)
-            weight.append(1 / len(found))
+    rewards = at_end(scores["rewards"])
+    compared = [comparisons(row) for row in rows]
+    better, worse, preference, first = [], [], [], 0
+    mean = torch.zeros(len(rows), sum(map(len, compared)))
+    """[n, comparisons]: takes the mean over each row's comparisons, so that a row counts the same whatever K."""
+    for place, (row, found) in enumerate(zip(rows, compared, strict=True)):
+        mean[place, len(better) : len(better) + len(found)] = 1 / len(found)
+        better += [first + one.better for one in found]
+        worse += [first + one.worse for one in found]
+        preference += [one.preference for one in found]
         first += len(row.sequences())
-    margin = values[better] - values[worse]
-    weights = torch.tensor(weight, device=values.device)
-    target = torch.tensor(preference, device=values.device)
-    losses = weights * F.binary_cross_entropy_with_logits(margin, target, reduction="none")
-    right = weights * (margin.detach() > 0)
-    return rewards.row_mean(losses), {
-        "accuracy": rewards.row_mean(right),
-        "margin": rewards.row_mean(weights * margin.detach()),
-    }
+    mean = mean.to(rewards.device)
+    margin = rewards[better] - rewards[worse]
+    target = torch.tensor(preference, device=rewards.device)
+    losses = F.binary_cross_entropy_with_logits(margin, target, reduction="none")
+    margin = margin.detach()
+    return mean @ losses, {"accuracy": mean @ (margin > 0).float(), "margin": mean @ margin}
 
 
 def usable(rows: Iterable[Compared]) -> list[Compared]:

@@ -346,8 +346,8 @@ class CellContext:
         *,
         learning_rate: float,
         modules: Mapping[str, Module] | None = None,
-        rates: Mapping[Any, float] | None = None,
-        passes: int = 1,
+        learning_rates: Mapping[Any, float] | None = None,
+        repeats: int = 1,
         select: Select | None = None,
         state: MutableMapping[str, Any] | None = None,
         proxy: learning_curve.Proxy | None = None,
@@ -379,15 +379,14 @@ class CellContext:
             loss,
             learning_rate=learning_rate,
             budget=budget,
-            folder=self.folder,
             curves=self.curves,
             moving=[policy for policy in self._adapted if policy.adapter is not None],
             modules=modules,
-            rates=rates,
-            passes=passes,
+            learning_rates=learning_rates,
+            repeats=repeats,
             state=state,
             log=lambda step, numbers: self.log(step, **numbers),
-            look=look,
+            on_step_end=look,
         )
         human = self._of_people and issubclass(self._session.table.view, (Pair, Ranking))
         if human and not callable(batches):
@@ -411,7 +410,7 @@ class CellContext:
             "rows": None if callable(batches) else rows_digest(batches),
             "budget": how["budget"].model_dump(),
             "training": self.training.model_dump(),
-            "rates": [how["learning_rate"], *(how.get("rates") or {}).values()],
+            "learning_rates": [how["learning_rate"], *(how.get("learning_rates") or {}).values()],
             "modules": sorted(how.get("modules") or {}),
         }
         record = train(
@@ -444,7 +443,7 @@ class CellContext:
         rows: Rows[Any] | None = None,
         *,
         learning_rate: float,
-        head_rate: float | None = None,
+        head_learning_rate: float | None = None,
         epochs: float = 1,
         batching: Batching = "per-prompt",
     ) -> RewardModel:
@@ -468,10 +467,11 @@ class CellContext:
                 reward.sequences_of(base, head),
                 reward.ranking_loss,
                 learning_rate=learning_rate,
-                rates={head: 10 * learning_rate if head_rate is None else head_rate},
+                learning_rates={
+                    head: 10 * learning_rate if head_learning_rate is None else head_learning_rate
+                },
                 modules={"head": head},
                 budget=Budget(epochs=epochs),
-                folder=folder,
                 curves=curves,
                 log=lambda step, said: _add_point(curves, step, said),
             )
@@ -488,7 +488,7 @@ class CellContext:
             start=start,
             rows=store.digest([_said(row) for row in rows]),
             learning_rate=learning_rate,
-            head_rate=head_rate,
+            head_learning_rate=head_learning_rate,
             epochs=epochs,
             batching=batching,
             training=self.training.model_dump(),
