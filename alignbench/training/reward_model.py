@@ -1,4 +1,4 @@
-"""The reward model: trained on comparisons as a LoRA adapter and a float32 head on the shared base."""
+"""The reward model: a LoRA adapter and a float32 head on the shared base, trained on comparisons."""
 
 from __future__ import annotations
 
@@ -33,24 +33,24 @@ Batching = Literal["per-prompt", "shuffled-pairs"]
 
 @dataclass(frozen=True)
 class RewardModel:
-    """Gives a whole answer one number: 0 for a typical demonstration, 1 more for a standard deviation."""
+    """Scores whole answers: 0 is the mean of the best held-out answers, 1 a standard deviation of all of them."""
 
     adapter: ModelPolicy
     head: nn.Linear
-    """float32, [hidden] to [1]; centring and scale are in it."""
+    """float32, [hidden] to [1]; centred and scaled."""
     mean: float
-    """What the head gave the reference answers before it was centred."""
+    """The mean score of the best held-out answers, before it was subtracted."""
     deviation: float
-    """The standard deviation, before it was scaled, of the scores of all held-out answers."""
+    """The standard deviation of the scores of all held-out answers, before they were scaled."""
     quality: Mapping[str, Any]
-    """What held-out comparisons say about it: see `alignbench.training.reward_quality`."""
+    """Its quality on held-out comparisons: see `alignbench.training.reward_quality`."""
 
     def score(self, sequences: Many[Sequence]) -> Tensor:
         """Return float32 [N]: one number for each sequence, read at its last real token."""
         return raw_scores(self.adapter, self.head, sequences)
 
     def save(self, folder: Path) -> None:
-        """Write adapter, head and facts, bit for bit what `load` reads."""
+        """Write adapter, head and facts; `load` reads them bit for bit."""
         self.adapter.save(folder)
         save_file(
             {name: tensor.detach().cpu() for name, tensor in self.head.state_dict().items()}, folder / HEAD
@@ -99,8 +99,8 @@ def split_pairs(row: Compared) -> list[Pair]:
 
 
 def ended(base: Base, sequences: Iterable[Sequence]) -> list[Sequence]:
-    """Return the sequences with one token more, which nobody reads: a state stands where it is predicted,
-    and so the state of the last real token stands at the end."""
+    """Return the sequences with one more token, which is not read: a head reads the state before each token, so
+    that the state after the last real token is read too."""
     unread = base.tokenizer.eos_token_id or 0
     return [replace(one, response=(*one.response, unread)) for one in sequences]
 
@@ -111,7 +111,7 @@ def at_end(scores: GroupScores) -> Tensor:
 
 
 def raw_scores(policy: ModelPolicy, head: nn.Module, sequences: Many[Sequence]) -> Tensor:
-    """Return float32 [N]: what `head` reads at the last real token of each sequence."""
+    """Return float32 [N]: the value of `head` at the last real token of each sequence."""
     if not sequences:
         return torch.zeros(0)
     items = ended(policy.base, sequences)
@@ -119,7 +119,7 @@ def raw_scores(policy: ModelPolicy, head: nn.Module, sequences: Many[Sequence]) 
 
 
 def sequences_of(base: Base, head: nn.Module):
-    """Return the trainer's view of rows: K answers to one prompt are K sequences of one group."""
+    """Return the `ScoreFn` of comparisons: K answers to one prompt are K sequences of one group."""
 
     def sequences(rows: list[Compared]) -> Mapping[str, ScoringGroup]:
         return {
@@ -157,7 +157,7 @@ def ranking_loss(
 
 
 def usable(rows: Iterable[Compared]) -> list[Compared]:
-    """Return the rows that compare anything. Raises DataError where none does."""
+    """Return the rows with at least one comparison. Raises DataError where there are none."""
     kept = [row for row in rows if comparisons(row)]
     if not kept:
         raise DataError(
@@ -182,7 +182,7 @@ def finish(policy: ModelPolicy, head: nn.Linear, held_out: Many[Compared]) -> Re
         head.weight.div_(deviation)
         head.bias.div_(deviation)
     head.requires_grad_(False)
-    # In the units of the loss: a scaled margin would say nothing about calibration.
+    # In the units of the loss: calibration cannot be measured on scaled margins.
     measured = quality(held_out, [part.tolist() for part in parts])
     return RewardModel(policy, head, mean, deviation, measured)
 
