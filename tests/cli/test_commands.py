@@ -65,7 +65,7 @@ def test_check_reads_every_row_where_it_is_asked_to_and_names_file_and_line(
     done = alignbench("check", recipe, "--data")
     assert (done.exit_code, done.stderr) == (0, "")
     assert done.stdout.splitlines()[1] == (
-        "3 Pair rows were read; of no use: chosen equals rejected (1); said twice: 1"
+        "3 Pair rows were read; unusable: chosen equals rejected (1); duplicates: 1"
     )
     rows.write_text(pair + same + '{"prompt": "e?", "chosen": "b"}\n', encoding="utf-8")
     texts.write_text('{"text": "plain"}\n{"text": 3}\n', encoding="utf-8")
@@ -137,8 +137,8 @@ def test_a_bug_is_one_line_that_says_how_to_see_it_whole(alignbench, recipe: Pat
     done = alignbench("check", recipe)
     assert done.exit_code == Exit.INTERNAL
     assert done.stderr.splitlines() == [
-        "error: KeyError: 'no such thing'; this is a bug in alignbench or in a plugin: see it whole with "
-        "alignbench --debug"
+        "error: KeyError: 'no such thing'; this is a bug in alignbench or in a plugin: alignbench --debug "
+        "shows the traceback"
     ]
 
 
