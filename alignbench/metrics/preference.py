@@ -1,4 +1,4 @@
-"""What a policy says about held-out pairs: how likely it makes the chosen and the rejected answers."""
+"""Log-probabilities of the chosen and rejected answers of held-out pairs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from alignbench.api.metric import Evidence, Measure, Metric, Missing, Need
 
 class Preference(Metric):
     """`preference.chosen` and `preference.rejected`, the log-probability of a whole answer, and
-    `preference.accuracy`, the share of pairs whose chosen answer is the likelier one."""
+    `preference.accuracy`, the share of pairs whose chosen answer is more likely."""
 
     needs: ClassVar[frozenset[Need]] = frozenset({"pairs"})
 

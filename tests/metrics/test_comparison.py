@@ -286,7 +286,7 @@ def test_what_the_run_was_built_to_show_is_found(run):
     assert verdicts["base", "rlaif", "reward", "method"] == "worse"
     assert verdicts["base", "rlaif", "win_rate", "policies"] == "worse"
     assert found.labels["rlaif"]["win_rate"].value > 0.7
-    assert found.labels["base"]["win_rate"].missing == "base is what the others are held against"
+    assert found.labels["base"]["win_rate"].missing == "base is the reference of the comparison"
     assert found.labels["rlaif"]["kl.base"].value == pytest.approx(0.1 * 5 * 12, rel=1e-4)
     assert found.labels["rain"]["kl.base"].missing == "the policy gives no log-probabilities"
     (gap,) = [c for c in found.comparisons if (c.a, c.b, c.metric) == ("base", "rain", "kl.base")]
