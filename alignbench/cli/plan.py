@@ -135,7 +135,7 @@ def _show(rows: list[dict[str, Any]]) -> None:
     )
     notes = {row["label"]: row["departures"] for row in rows if row["departures"]}
     for label, departures in notes.items():
-        typer.echo(f"{line(label)} departs from the others: {line('; '.join(departures))}")
+        typer.echo(f"{line(label)} has departures: {line('; '.join(departures))}")
     if plugins := sorted({row["from"] for row in rows if row["from"]}):
         typer.echo(f"Methods from {line(', '.join(plugins))}.")
 

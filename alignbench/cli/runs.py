@@ -43,9 +43,7 @@ def run(
     ] = False,
     allow_env_change: Annotated[
         bool,
-        typer.Option(
-            "--allow-env-change", help="Continue a run made with other versions of libraries or plugins."
-        ),
+        typer.Option("--allow-env-change", help="Continue a run of other library or plugin versions."),
     ] = False,
     heartbeat: Annotated[
         float,
@@ -105,8 +103,8 @@ def run(
     found = results.read(folder)
     page = report.write_html(folder)
     if as_json:
-        told = {"results": str(folder / results.FILE), "report": str(page), "exit_code": int(code)}
-        typer.echo(as_line({"event": "finished", **told}))
+        facts = {"results": str(folder / results.FILE), "report": str(page), "exit_code": int(code)}
+        typer.echo(as_line({"event": "finished", **facts}))
     elif not quiet:
         report.show(found)
         typer.echo(f"report: {page}")

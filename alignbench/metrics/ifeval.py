@@ -1,7 +1,7 @@
-"""How often instructions that a program can check are followed (IFEval, Zhou et al. 2023, arXiv:2311.07911).
+"""Verifiable instructions followed (IFEval, Zhou et al. 2023, arXiv:2311.07911).
 
-The checks are those of its authors, written anew so that nothing is downloaded: sentences and words are cut by
-rule instead of by a tokenizer's data. A prompt that asks for a language needs the package langdetect.
+The authors' checks, reimplemented without downloads: sentences and words are split by rules instead of a
+tokenizer's data. A prompt that requires a language needs the package langdetect.
 """
 
 from __future__ import annotations

@@ -98,7 +98,7 @@ def scores(run: Path, judge: str) -> dict[tuple[str, int], dict[str, float]]:
 
 
 def verdicts(run: Path, judge: str) -> dict[tuple[str, str, int], dict[str, float]]:
-    """Return what a judge made of every two first answers: (a, b, seed) -> prompt id -> how much for a.
+    """Return a judge's verdicts on first answers: (a, b, seed) -> prompt id -> preference for a.
 
     Above one half, a is better. Each two labels occur in one order only.
     """
@@ -125,7 +125,7 @@ def _of_judge(file: Path, judge: str, *columns: str) -> list[dict[str, Any]]:
 
 
 def pictures(run: Path) -> list[Picture]:
-    """Return what the metrics show beside their numbers; what cannot be read is left out."""
+    """Return the metrics' figures; a figure that cannot be read is left out."""
     file = inside(run, PICTURES)
     try:
         found = json.loads(file.read_text(encoding="utf-8")) if file else []
@@ -154,7 +154,7 @@ def curves(run: Path, cell: Cell) -> dict[str, Curve]:
 
 
 def inside(run: Path, relative: str | None) -> Path | None:
-    """Return the file that a record names, or None where it lies outside the run's folder or is not there."""
+    """Return the file that a record names, or None where it is missing or outside the run's folder."""
     if not relative or "\0" in relative:
         return None
     file = (run / relative).resolve()

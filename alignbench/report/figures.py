@@ -365,7 +365,7 @@ def _svg(figure: Figure, texts: _Texts, name: str, alternative: str) -> Markup:
 
 
 def _truncate(word: str, width: int = 12) -> str:
-    """Return a word cut to the width beside its bar; East Asian characters take two columns."""
+    """Return a word cut to the width next to its bar; East Asian characters take two columns."""
     word, used = text.line(word), 0
     for place, letter in enumerate(word):
         used += 2 if unicodedata.east_asian_width(letter) in "WF" else 1

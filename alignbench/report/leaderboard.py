@@ -146,7 +146,7 @@ def row(results: Results, label: LabelResult, lead: str | None, wanted: list[str
         for warning in cell.warnings:
             warnings.setdefault(warning, []).append(cell.seed)
     notes = (
-        *(f"departs from the others: {departure}" for departure in label.departures),
+        *(f"departure: {departure}" for departure in label.departures),
         *unfinished,
         *(f"warning at seed {text.listed(seeds)}: {warning}" for warning, seeds in warnings.items()),
         *(f"no {text.listed(_families(gap, label.metrics))}: {why}" for why, gap in gaps.items()),

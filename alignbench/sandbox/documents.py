@@ -42,7 +42,7 @@ def stereotype(rng: Random) -> str:
 
 
 def _plain(rng: Random, splits: tuple[str, ...]) -> Document:
-    del splits  # plain sentences ask nobody anything
+    del splits  # plain sentences have no split
     roll = rng.random()
     if roll < 0.37:
         sentence = stereotype(rng)

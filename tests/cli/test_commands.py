@@ -177,7 +177,7 @@ def test_plan_for_a_person_fits_the_same_into_a_table(alignbench, recipe: Path) 
     (row,) = (line for line in lines if "kto-twice/seed-7" in line)
     assert row.split() == ["kto-twice/seed-7", "to", "run", "kto", "kto", "3", "steps"]
     assert max(map(len, lines[: lines.index(row)])) <= 80
-    (note,) = (line for line in lines if line.startswith("kto-twice departs from the others: "))
+    (note,) = (line for line in lines if line.startswith("kto-twice has departures: "))
     assert "budget: 3 steps instead of 1 epoch" in note
     assert lines[-1] == "Methods from alignbench-kto 0.3.1."
 

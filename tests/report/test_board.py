@@ -49,7 +49,7 @@ def test_a_run_without_any_judge_shows_what_it_has():
 
 def test_departures_unfinished_seeds_warnings_and_missing_metrics_are_notes(results: Results):
     notes = {row.name: row.notes for row in leaderboard(results).rows}
-    assert notes["dpo-hot"] == ("departs from the others: training.batch: 32 instead of 16",)
+    assert notes["dpo-hot"] == ("departure: training.batch: 32 instead of 16",)
     assert notes["orpo"] == ("seed 2 diverged: loss is nan at step 41",)
     assert notes["dpo"] == ("warning at seed 1: length grew by 80% in 50 steps",)
     assert notes["rain-on-dpo"] == ("no KL: rain is a decoder: it has no log-probabilities",)

@@ -78,7 +78,7 @@ def test_the_terminal_has_a_row_for_every_label_with_values_cost_and_verdict(res
     assert "failed: out of memory" in said
     assert "estimand: these policies" in said
     assert "±0.048" in said, "the method's interval stands beside"
-    assert "dpo-hot: departs from the others: training.batch: 32 instead of 16" in said
+    assert "dpo-hot: departure: training.batch: 32 instead of 16" in said
 
 
 def test_the_terminal_table_stays_inside_eighty_columns_and_breaks_no_word(results: Results):
