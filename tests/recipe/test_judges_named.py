@@ -85,7 +85,8 @@ def test_a_judge_of_the_policys_family_is_printed_as_a_departure(recipe, model: 
 
 OWN = '"{question} {a} {b} A or B?"'
 LOST = (
-    "draws a principle for each comparison, and its question has no placeholder for a principle; write {principle} into it"
+    "draws a principle for each comparison, and its question has no placeholder for a principle; "
+    "write {principle} into it"
 )
 
 
