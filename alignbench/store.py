@@ -53,6 +53,11 @@ def digest(value: Any) -> str:
     return hashlib.sha256(canonical(value).encode()).hexdigest()
 
 
+def stream_key(seed: int, *stream: str) -> int:
+    """Return a 60-bit number that depends on seed and stream alone: every method draws from the same."""
+    return int(digest([seed, *stream])[:15], 16)
+
+
 def file_digest(path: Path) -> str:
     """Return the sha256 of a file's bytes, as 64 hex digits."""
     with path.open("rb") as file:

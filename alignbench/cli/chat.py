@@ -44,6 +44,7 @@ def chat(
     from alignbench import results
     from alignbench.cli.chat_view import ChatView
     from alignbench.commands.open_run import finished, recipe_of, reopen
+    from alignbench.worker.context import finished_policy
 
     found = results.read(run)
     cells = finished(found, [label for label in labels.split(",") if label], seed)
@@ -55,7 +56,9 @@ def chat(
     console = Console()
     with console.status("loading the policies") if console.is_terminal else nullcontext():
         session = reopen(run, cores())
-        view = ChatView({cell: session.policy(cell.label, cell.seed) for cell in cells}, sampling, talk)
+        view = ChatView(
+            {cell: finished_policy(session, cell.label, cell.seed) for cell in cells}, sampling, talk
+        )
     for question in prompt or _questions(console):
         view.ask(question, console)
 

@@ -15,7 +15,7 @@ from alignbench.api.config import Labelling, NamedJudge, Revising
 from alignbench.errors import RecipeError
 from alignbench.recipe.schema import BASE, AdapterStart, Loaded, canonical
 from alignbench.rows import Prompt
-from alignbench.worker import feedback, prepare
+from alignbench.worker import prepare
 from alignbench.worker.context import CellContext
 from alignbench.worker.messages import Event, Task
 from alignbench.worker.session import Session
@@ -39,7 +39,7 @@ def generate(
     Revising lets the model correct itself: `demonstrations.jsonl`. Any recipe can name the file as its data.
     Raises RecipeError where the folder holds something already.
     """
-    from alignbench.feedback import labelling, revising
+    from alignbench.feedback import beside_people, labelling, revising
 
     if out.exists() and any(out.iterdir()):
         raise RecipeError(f"{out} holds something already", "name a new folder with --out")
@@ -67,7 +67,7 @@ def generate(
             named = judge or NamedJudge(name="self")
             labeller = run.judge(named)
             found = labelling.label(labeller, run.start, prompts, how, principles, key=seed)
-            found = replace(found, facts={**found.facts, **feedback.beside_people(run, labeller, how)})
+            found = replace(found, facts={**found.facts, **beside_people(run, labeller, how)})
         else:
             named = None
             rows = revising.revise(run.start, prompts, how, principles, key=seed)
@@ -79,7 +79,9 @@ def generate(
             "how": how.model_dump(mode="json"),
             "seed": seed,
             "judge": None if named is None else _spelled_out(named),
-            "spent": {name: value for name, value in vars(run.cost).items() if name.startswith("judge")},
+            "spent": {
+                name: value for name, value in vars(run.ledger.cost).items() if name.startswith("judge")
+            },
             "generated_tokens": session.base.generated,
         }
         made = labelling.Labelled(found.rows, facts)

@@ -43,6 +43,7 @@ class HTTP(Reader):
     cloud metadata addresses are never contacted.
     """
 
+    api = 2
     trains = True
 
     class Config(Asking):

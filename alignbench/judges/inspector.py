@@ -23,6 +23,8 @@ class Inspector(RowFilter):
     Keeps a row on which the judge abstains.
     """
 
+    api = 2
+
     class Config(Settings):
         """The judge and its thresholds."""
 

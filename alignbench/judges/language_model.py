@@ -65,6 +65,8 @@ class InProcess:
 class Self(Reader):
     """The model under test as the judge: the frozen base, or the policy that a method starts from."""
 
+    api = 2
+
     class Config(Asking):
         policy: Literal["base", "start"] = "base"
         """The policy that judges; in an evaluation both are the base."""
@@ -76,7 +78,7 @@ class Self(Reader):
     def reader(self, models: Models) -> Ask:
         from alignbench.models import ModelPolicy
 
-        policy = models.start if self.config.policy == "start" else models.base.policy()
+        policy = models.start if self.config.policy == "start" else models.base
         if not isinstance(policy, ModelPolicy):
             raise PluginError(
                 "the judge 'self' cannot use a start that is a decoder", "write {self: {policy: base}}"
@@ -86,6 +88,8 @@ class Self(Reader):
 
 class LanguageModel(Reader):
     """Another chat model as the judge: from the hub, a local folder, or `sandbox/early`, `sandbox/middle`."""
+
+    api = 2
 
     class Config(Asking):
         id: str

@@ -30,6 +30,8 @@ class Toxicity(Judge):
     of the two was used.
     """
 
+    api = 2
+
     class Config(Settings):
         """The classifier."""
 

@@ -31,6 +31,7 @@ class Attack(Metric):
     without a search, so that the rates are a lower bound.
     """
 
+    api = 2
     needs: ClassVar[frozenset[Need]] = frozenset({"generations"})
 
     class Config(Settings):

@@ -22,6 +22,7 @@ class Capability(Metric):
     reward on requests in the toy language, which shows whether alignment transfers. For each, `.tax.base` and
     `.tax.start`: score of base (of the start) minus the label's, by prompt, so that higher is worse."""
 
+    api = 2
     needs: ClassVar[frozenset[Need]] = frozenset({"generations"})
 
     class Config(Settings):

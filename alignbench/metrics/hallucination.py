@@ -10,6 +10,8 @@ class Hallucination(Metric):
     """`hallucination`: among prompts with a text, the share of answers with a fact that is not in the text
     (closed-domain hallucination, Ouyang et al. 2022)."""
 
+    api = 2
+
     def measure(self, evidence: Evidence) -> list[Measure | Missing]:
         asked = {prompt.id: prompt for prompt in evidence.prompts}
         found: list[Measure | Missing] = []

@@ -23,6 +23,7 @@ class KL(Metric):
     never negative (Schulman 2020, "Approximating KL Divergence"). If they differ much, use more samples.
     """
 
+    api = 2
     needs: ClassVar[frozenset[Need]] = frozenset({"samples", "logprobs"})
 
     def measure(self, evidence: Evidence) -> list[Measure | Missing]:

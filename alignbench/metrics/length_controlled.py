@@ -33,6 +33,7 @@ class LengthControlled(Metric):
     Equal to the win rate where all answers are equally long.
     """
 
+    api = 2
     needs: ClassVar[frozenset[Need]] = frozenset({"samples", "comparisons"})
 
     def measure(self, evidence: Evidence) -> list[Measure | Missing]:

@@ -31,6 +31,7 @@ class Toxicity(Metric):
     the description names. The lexicon's numbers are not comparable with Perspective or published ones.
     """
 
+    api = 2
     needs: ClassVar[frozenset[Need]] = frozenset({"generations"})
 
     class Config(Settings):

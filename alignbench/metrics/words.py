@@ -19,6 +19,7 @@ class Words(Metric):
     """Word frequencies of each open question: `words.entropy` of the word frequencies in bits,
     `words.effective`, 2 to its power, `words.different`, and `words.top_share`, the share of the most frequent word."""
 
+    api = 2
     needs: ClassVar[frozenset[Need]] = frozenset({"generations"})
 
     class Config(OpenPrompts):

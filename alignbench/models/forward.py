@@ -172,6 +172,7 @@ def score(
     """
     found: dict[str, Scores] = {}
     together: dict[tuple[int, int], list[str]] = {}
+    default.base.meter.scored(sum(len(group.items) for group in groups.values()))
     for name, group in groups.items():
         together.setdefault((id(group.policy or default), id(group.items)), []).append(name)
     for names in together.values():

@@ -55,8 +55,3 @@ class Observer(TrainerCallback):
             "seconds": (time.perf_counter() - self.begun, budget.seconds),
         }
         return max(spent / limit for spent, limit in shares.values() if limit is not None)
-
-
-def observer(run: Run) -> TrainerCallback:
-    """Return a callback for any transformers trainer; its numbers and its end become this run's."""
-    return Observer(run)

@@ -18,7 +18,6 @@ from alignbench.recipe.schema import BASE, own_budget
 from alignbench.rows import Prompt
 from alignbench.worker import samples
 from alignbench.worker.context import CellContext
-from alignbench.worker.isolation import isolated
 from alignbench.worker.messages import Event, Task
 from alignbench.worker.policy_io import load_method, save_policy
 from alignbench.worker.resume import CHECKPOINTS
@@ -65,13 +64,14 @@ def main(task: Task, emit: Callable[[Event], None]) -> None:
         "label": label,
         "seed": seed,
         "rows": {
-            split: {"count": len(ids), "digest": store.digest(sorted(ids))} for split, ids in run.seen.items()
+            origin: {"count": len(ids), "digest": store.digest(sorted(ids))}
+            for origin, ids in run.ledger.rows.items()
         },
-        "warnings": [str(alarm) for alarm in run.alarms.values()],
-        "judges": run.judges,
-        "departures": [asdict(departure) for departure in run.departures],
+        "warnings": [str(warned) for warned in run.ledger.warnings.values()],
+        "judges": run.ledger.judges,
+        "departures": [asdict(departure) for departure in run.ledger.departures],
         "cost": {
-            **vars(run.cost),
+            **vars(run.ledger.cost),
             "answer_tokens": sum(answer.tokens for answer in answers) / len(answers),
             "answer_forwards": sum(answer.forwards for answer in answers) / len(answers),
             "answer_seconds": spent / len(answers),
@@ -131,17 +131,16 @@ def align(session: Session, label: str, seed: int, folder: Path) -> tuple[CellCo
         training=block.training,
         comparisons=relabelled(session.recipe, label),
     )
-    run.departures.extend(departures(session.recipe, label))
+    run.ledger.departures.extend(departures(session.recipe, label))
     session.emit(Event("aligning"))
     config = block.model_dump(mode="json")
 
     def lost(tracker: str, why: str) -> None:
-        run.alarm(f"tracker {tracker}", 0, f"the tracker {tracker} failed and was let go: {why}")
+        run.record.warning(f"tracker {tracker}", 0, f"the tracker {tracker} failed and was let go: {why}")
 
     run.tracking = Tracking(session.task.what.get("track", ()), session.run, label, seed, config, lost)
     try:
-        with isolated(run._number("global")):
-            policy = method.align(run)
+        policy = run.align(method)
     finally:
         run.tracking.end()
     if not isinstance(policy, Policy) or "answer" not in policy.can:

@@ -1,4 +1,4 @@
-"""The yardstick over a training: a policy's answers on its way are kept, and judged when all cells are done.
+"""The learning curve: a policy's answers during training are kept, and judged when all cells are done.
 
 The process that trains only writes answers down: no judge of the evaluation is in it.
 """
@@ -23,7 +23,7 @@ from alignbench.rows import Sequence as Scorable
 
 if TYPE_CHECKING:
     from alignbench.api.judge import Judge
-    from alignbench.worker.context import CellContext
+    from alignbench.worker.cell_state import CellState
     from alignbench.worker.session import Session
 
 FILE = "looks.jsonl"
@@ -36,7 +36,7 @@ Proxy = Callable[[list[Scorable]], Any]
 """Sequences to float32 [N]: what the method itself takes their answers to be worth."""
 
 
-class Looks:
+class Evaluations:
     """Lets a policy answer the same prompts now and then while it trains; takes nothing off its budget.
 
     What was answered lies in the training's `state` until it ends, so that a killed training goes on with it.
@@ -44,41 +44,41 @@ class Looks:
 
     def __init__(
         self,
-        run: CellContext,
+        run: CellState,
         policy: Policy,
         curve: Curve,
         state: MutableMapping[str, Any],
         proxy: Proxy | None = None,
     ):
         self.run, self.policy, self.curve, self.state, self.proxy = run, policy, curve, state, proxy
-        self.prompts = run._session.table.prompts(SPLIT, curve.prompts)
-        state.setdefault("looks", {"looked": -1, "lines": []})
+        self.prompts = run.session.table.prompts(SPLIT, curve.prompts)
+        state.setdefault("evaluations", {"evaluated": -1, "lines": []})
 
-    def look(self, step: int, progress: float) -> float:
+    def on_step_end(self, step: int, progress: float) -> float:
         """Answer wherever another share of the training is done; return the seconds that this took."""
-        done, begun = self.state["looks"], time.perf_counter()
+        done, begun = self.state["evaluations"], time.perf_counter()
         share = int(progress * self.curve.evaluations + 1e-9)
-        if share <= done["looked"]:
+        if share <= done["evaluated"]:
             return 0.0
-        base = self.run._session.base
-        generated = base.generated
-        answers = self.policy.answer(
-            self.prompts, self.run._session.recipe.evaluation.sampling, self.run.seed
-        )
-        items = [Scorable(one.prompt_ids, said.ids) for one, said in zip(self.prompts, answers, strict=True)]
-        worth = [None] * len(items) if self.proxy is None else self.proxy(items).tolist()
-        away = k1(self.policy.logprobs(items), base.policy().logprobs(items))
-        base.generated = generated
-        done["looked"] = share
+        with self.run.meter.paused():
+            answers = self.policy.answer(
+                self.prompts, self.run.session.recipe.evaluation.sampling, self.run.seed
+            )
+            items = [
+                Scorable(one.prompt_ids, said.ids) for one, said in zip(self.prompts, answers, strict=True)
+            ]
+            worth = [None] * len(items) if self.proxy is None else self.proxy(items).tolist()
+            away = k1(self.policy.logprobs(items), self.run.session.base.policy().logprobs(items))
+        done["evaluated"] = share
         done["lines"] += [
             {"step": step, "prompt_id": said.prompt_id, "text": said.text, "proxy": proxy, "kl": kl}
             for said, proxy, kl in zip(answers, worth, away, strict=True)
         ]
         return time.perf_counter() - begun
 
-    def settle(self) -> None:
+    def write(self) -> None:
         """Write down what was answered, now that the training is over."""
-        add(self.run.folder, self.state["looks"]["lines"])
+        add(self.run.folder, self.state["evaluations"]["lines"])
 
 
 def add(folder: Path, lines: Iterable[dict[str, Any]]) -> None:
@@ -93,14 +93,14 @@ def add(folder: Path, lines: Iterable[dict[str, Any]]) -> None:
 
 
 def read(folder: Path) -> list[dict[str, Any]]:
-    """Return the answers of a cell or stage in the order of their steps; none where it was not looked at."""
+    """Return the answers of a cell or stage in the order of their steps; none where there is no learning curve."""
     file = folder / FILE
     lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
     return [json.loads(line) for line in lines]
 
 
 def judged(session: Session, folder: Path, name: str, judge: Judge) -> dict[str, Any]:
-    """Return a cell's learning curve as judged by the evaluation judge, and the warnings it gives rise to."""
+    """Return a cell's learning curve as scored by the evaluation judge, and the warnings it gives rise to."""
     curve = session.recipe.evaluation.curve
     lines = read(folder) if curve is not None else []
     if curve is None or not lines:
@@ -115,12 +115,12 @@ def judged(session: Session, folder: Path, name: str, judge: Judge) -> dict[str,
         gold[at] = math.nan if score.value is None else score.value
         proxy[at] = math.nan if line["proxy"] is None else line["proxy"]
         kl[at] = line["kl"]
-    curve_points = [
+    points = [
         {"step": step, "score": _estimate(judged), "proxy": _estimate(own), "kl": _estimate(distance)}
         for step, judged, own, distance in zip(steps, gold, proxy, kl, strict=True)
     ]
     warning = _over_optimised(name, steps, gold, proxy)
-    return {"learning_curve": curve_points, "warnings": [warning] if warning else []}
+    return {"learning_curve": points, "warnings": [warning] if warning else []}
 
 
 def _over_optimised(name: str, steps: Sequence[int], gold: np.ndarray, proxy: np.ndarray) -> str | None:

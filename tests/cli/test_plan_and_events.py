@@ -20,7 +20,7 @@ from alignbench.engine.plan import Cell
 from alignbench.engine.run import News
 from alignbench.errors import RecipeError
 from alignbench.recipe.schema import Recipe
-from alignbench.worker.context import _total
+from alignbench.worker.cell_state import steps_expected
 from alignbench.worker.messages import Event, Finished
 from alignbench.worker.process import busy_clock
 from alignbench.worker.trackers import Tracking, check_trackers
@@ -51,10 +51,10 @@ def test_a_quiet_run_says_nothing() -> None:
     assert file.getvalue() == ""
 
 
-def test_a_training_tells_its_total_from_the_share_of_the_budget_that_is_spent() -> None:
-    assert _total(8, 0.25) == 32
-    assert _total(8, 0.0) is None
-    assert _total(33, 1.0) == 33
+def test_a_training_tells_itssteps_expected_from_the_share_of_the_budget_that_is_spent() -> None:
+    assert steps_expected(8, 0.25) == 32
+    assert steps_expected(8, 0.0) is None
+    assert steps_expected(33, 1.0) == 33
 
 
 def test_a_tracker_nobody_knows_is_named_with_those_that_are() -> None:

@@ -14,7 +14,7 @@ from alignbench.recipe.load import load
 from alignbench.recipe.schema import Recipe, Relabelled, canonical
 from alignbench.rows import Demonstration, Pair, Prompt, UnpairedPreference
 from alignbench.worker import cell, prepare
-from alignbench.worker.context import CellContext
+from alignbench.worker.context import CellContext, finished_policy
 from alignbench.worker.messages import Task
 from alignbench.worker.session import Session
 
@@ -74,7 +74,9 @@ def answers_of(session: Session, label: str, run: CellContext) -> dict[str, set[
     prompts = list(session.table.rows(Prompt, "train", seed=0))
     how = Relabelled.model_validate(by(label)).labels
     said: dict[str, set[str]] = {}
-    for one in session.policy(label, 0).answer(prompts, how.sampling, run._number("labels"), samples=2):
+    for one in finished_policy(session, label, 0).answer(
+        prompts, how.sampling, run.number("labels"), samples=2
+    ):
         said.setdefault(one.prompt_id, set()).add(one.text)
     return said
 
@@ -101,12 +103,12 @@ def test_the_comparisons_are_of_answers_that_the_policy_gives_to_the_tables_prom
 def test_the_judge_is_paid_and_no_annotator_is(session: Session, tmp_path: Path):
     run = a_run(session, "direct", tmp_path)
     run.rows(Pair)
-    assert run.cost.ai_comparisons > 0
-    assert run.cost.judge_calls > 0
-    assert run.cost.comparisons == 0
-    assert [one["name"] for one in run.judges] == ["self"]
+    assert run.ledger.cost.ai_comparisons > 0
+    assert run.ledger.cost.judge_calls > 0
+    assert run.ledger.cost.comparisons == 0
+    assert [one["name"] for one in run.ledger.judges] == ["self"]
     kept = {row.id for row in session.table.kept("train")}
-    assert run.seen["train"] == kept
+    assert run.ledger.rows["train"] == kept
 
 
 def test_demonstrations_and_prompts_stay_the_files(session: Session, tmp_path: Path):
@@ -138,7 +140,7 @@ def test_who_reads_the_files_comparisons_where_others_do_not_departs(tmp_path: P
     session = make_bench(tmp_path, by("stacked"))
     run = a_run(session, "stacked", tmp_path / "s")
     assert list(run.rows(Pair)) == list(session.table.rows(Pair, "train", seed=0))
-    assert run.departures == []
+    assert run.ledger.departures == []
     said = {
         label: [str(one) for one in plan.departures(session.recipe, label)] for label in ("stacked", "direct")
     }
@@ -169,7 +171,7 @@ evaluation: {{judges: [{judge}]}}
         ("stf", "gold", "data.source", "there is no label 'stf'; did you mean 'sft'?"),
         ("{policy: stf}", "gold", "data.source.policy", "there is no label 'stf'; did you mean 'sft'?"),
         ("{polcy: sft}", "gold", "data.source.polcy", "unknown; did you mean 'policy'?"),
-        ("{judge: gold}", "gold", "data.source.judge", "yardstick and never enters training"),
+        ("{judge: gold}", "gold", "data.source.judge", "evaluation judge and never enters training"),
         ("sft", "self", "data.source.judge", "'data.source' learns from the judge 'self'"),
         ("{judge: {self: {polcy: 1}}}", "gold", "data.source.judge.self.polcy", "did you mean 'policy'?"),
         ("{labels: {answers: 1}}", "gold", "data.source.labels.answers", "at least 2"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -74,8 +75,8 @@ def test_a_followed_training_ends_with_the_weights_budget_and_cost_of_one_that_i
     run, weights = followed
     alone = make_run(tmp_path / "alone", None)
     assert all(torch.equal(one, other) for one, other in zip(weights, train(alone), strict=True))
-    assert run.cost.train_tokens == alone.cost.train_tokens
-    assert run.cost.generated_tokens == alone.cost.generated_tokens == 0
+    assert run.ledger.cost.train_tokens == alone.ledger.cost.train_tokens
+    assert run.ledger.cost.generated_tokens == alone.ledger.cost.generated_tokens == 0
     assert run.curves.read_text().count("\n") == alone.curves.read_text().count("\n")
     assert not (alone.folder / learning_curve.FILE).exists()
 
@@ -84,7 +85,7 @@ def test_the_judge_speaks_afterwards_of_the_start_and_of_every_look(
     followed: tuple[CellContext, list[torch.Tensor]],
 ):
     run, _ = followed
-    said = learning_curve.judged(run._session, run.folder, "gold", Gold(Settings()))
+    said = learning_curve.judged(run.session, run.folder, "gold", Gold(Settings()))
     assert [one["step"] for one in said["learning_curve"]] == [0, 2, 4]
     assert all(0 <= one["score"]["value"] <= 1 for one in said["learning_curve"])
     lines = learning_curve.read(run.folder)
@@ -97,16 +98,16 @@ def test_the_distance_from_base_is_that_of_the_answers_given_on_the_way(
     followed: tuple[CellContext, list[torch.Tensor]],
 ):
     run, _ = followed
-    base, (policy,) = run._session.base, run._adapted
-    asked = run._session.table.prompts("validation", CURVE["prompts"])
-    answers = policy.answer(asked, run._session.recipe.evaluation.sampling, run.seed)
+    base, (policy,) = run.session.base, run.adapted
+    asked = run.session.table.prompts("validation", CURVE["prompts"])
+    answers = policy.answer(asked, run.session.recipe.evaluation.sampling, run.seed)
     items = [Scorable(one.prompt_ids, said.ids) for one, said in zip(asked, answers, strict=True)]
     own, other = policy.logprobs(items), base.policy().logprobs(items)
     apart = [float((p.logps - q.logps).sum()) for p, q in zip(own, other, strict=True)]
     lines = learning_curve.read(run.folder)
     assert [line["kl"] for line in lines if line["step"] == 4] == pytest.approx(apart, abs=1e-4)
     assert [line["kl"] for line in lines if line["step"] == 0] == pytest.approx([0] * 4, abs=1e-4)
-    told = learning_curve.judged(run._session, run.folder, "gold", Gold(Settings()))["learning_curve"]
+    told = learning_curve.judged(run.session, run.folder, "gold", Gold(Settings()))["learning_curve"]
     assert told[-1]["kl"]["value"] == pytest.approx(sum(apart) / 4, abs=1e-4)
 
 
@@ -114,7 +115,7 @@ def test_a_killed_training_goes_on_with_the_answers_it_has_given(
     followed: tuple[CellContext, list[torch.Tensor]], tmp_path: Path
 ):
     run = make_run(tmp_path / "killed", CURVE)
-    run.every = 0.0  # a checkpoint after each step
+    run.session.task = replace(run.session.task, every=0.0)  # a checkpoint after each step
     steps = iter(range(10))
 
     def power_cut(scored, rows):
@@ -125,7 +126,7 @@ def test_a_killed_training_goes_on_with_the_answers_it_has_given(
     with pytest.raises(KeyboardInterrupt):
         train(run, loss=power_cut)
     assert not (run.folder / learning_curve.FILE).exists()
-    again = CellContext(run._session, label="tried", seed=0, method="frozen", start="base", folder=run.folder)
+    again = CellContext(run.session, label="tried", seed=0, method="frozen", start="base", folder=run.folder)
     weights = train(again)
     whole, expected = followed
     assert all(torch.equal(one, other) for one, other in zip(weights, expected, strict=True))
@@ -136,7 +137,7 @@ def test_a_killed_training_goes_on_with_the_answers_it_has_given(
 def test_a_method_without_a_reward_of_its_own_has_a_curve_and_no_proxy(tmp_path: Path):
     run = make_run(tmp_path / "plain", CURVE)
     train(run)
-    said = learning_curve.judged(run._session, run.folder, "gold", Gold(Settings()))
+    said = learning_curve.judged(run.session, run.folder, "gold", Gold(Settings()))
     assert [one["proxy"] for one in said["learning_curve"]] == [None] * 3
     assert said["warnings"] == []
 
@@ -177,7 +178,7 @@ def worth(*means: float) -> np.ndarray:
 
 
 @pytest.mark.parametrize(
-    ("yardstick", "proxy", "since"),
+    ("gold", "proxy", "since"),
     [
         ((0.5, 0.8, 0.4), (0.0, 1.0, 2.0), 2),  # over-optimised after the middle look
         ((0.9, 0.8, 0.4), (0.0, 1.0, 2.0), 0),  # from the first step on
@@ -186,10 +187,10 @@ def worth(*means: float) -> np.ndarray:
         ((0.5, 0.5, 0.48), (0.0, 1.0, 2.0), None),  # a fall that chance explains
     ],
 )
-def test_the_alarm_goes_off_where_the_proxy_rises_while_the_yardstick_falls(
-    yardstick: tuple[float, ...], proxy: tuple[float, ...], since: int | None
+def test_there_is_a_warning_where_the_proxy_rises_while_the_score_falls(
+    gold: tuple[float, ...], proxy: tuple[float, ...], since: int | None
 ):
-    said = learning_curve._over_optimised("gold", [0, 2, 4], worth(*yardstick), worth(*proxy))
+    said = learning_curve._over_optimised("gold", [0, 2, 4], worth(*gold), worth(*proxy))
     assert (said is None) == (since is None)
     if said is not None:
         assert said.startswith(f"step 4: since step {since} the reward it learns from rose by")

@@ -439,8 +439,8 @@ def test_a_real_server_judges_as_the_model_itself_does(real: str, opened):
     from alignbench.sandbox import MODEL, judging
 
     class Models:
-        base = load_base(schema.Model(id="sandbox", quantization="none"))
-        start = base.policy()
+        base = load_base(schema.Model(id="sandbox", quantization="none")).policy()
+        start = base
 
     def itself(question: str) -> list[PairwiseJudgment]:
         made = Self(Self.Config(wording="sandbox", compare=question, min_mass=0))

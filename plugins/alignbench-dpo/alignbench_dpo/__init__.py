@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field
 
 from alignbench import GroupScores, Method, MethodConfig, Pair, PluginError, Policy, Run, Sequence
+from alignbench.reference import logprobs
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,6 +22,7 @@ class DPO(Method):
     2024 (arXiv:2403.00409). Soft labels enter as the expectation of the loss.
     """
 
+    api = 2
     consumes = (Pair,)
 
     class Config(MethodConfig):
@@ -39,7 +41,7 @@ class DPO(Method):
         rows = run.rows(Pair)
         policy = run.adapt()
         state: dict[str, Any] = {"checked": False}
-        loss = _loss(self.config, run.reference_logprobs(rows), state)
+        loss = _loss(self.config, logprobs(run, rows), state)
         run.train(policy, rows, _sequences, loss, learning_rate=self.config.learning_rate, state=state)
         return policy
 

@@ -35,6 +35,7 @@ class DirectRLAIF(Method):
     arXiv:2402.14740) instead of a learnt one.
     """
 
+    api = 2
     consumes = (Prompt,)
 
     class Config(MethodConfig):
@@ -93,7 +94,7 @@ class OnPolicy:
         scored = self.run.score(
             {
                 "policy": ScoringGroup(items, self.policy, temperature=config.temperature),
-                "start": ScoringGroup(items, self.run.reference(), temperature=config.temperature),
+                "start": ScoringGroup(items, self.run.start, temperature=config.temperature),
             }
         )
         kl = (scored["policy"].sums() - scored["start"].sums()).tolist()

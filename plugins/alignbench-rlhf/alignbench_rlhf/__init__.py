@@ -14,7 +14,7 @@ class RewardModelConfig(MethodConfig):
 
     learning_rate: float = Field(default=1e-4, gt=0, le=1)
     """Peak learning rate of its adapter."""
-    head_rate: float = Field(default=1e-3, gt=0, le=1)
+    head_learning_rate: float = Field(default=1e-3, gt=0, le=1)
     """Peak learning rate of its head."""
     epochs: float = Field(default=1.0, gt=0)
     """Passes over the rows: more than one over-fits (InstructGPT, appendix C.2)."""
@@ -29,6 +29,7 @@ class RLHF(Method):
     adaptive KL: Ziegler et al. 2019 (arXiv:1909.08593); moving reference: Xu et al. 2024 (arXiv:2404.10719).
     """
 
+    api = 2
     consumes = (Pair,)
 
     class Config(MethodConfig):

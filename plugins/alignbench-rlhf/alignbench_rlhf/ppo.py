@@ -21,7 +21,9 @@ from alignbench import (
     ScoringGroup,
     Sequence,
     Text,
+    TrainablePolicy,
 )
+from alignbench.rewards import reward_model
 from alignbench_rlhf import losses
 
 OFF = {True: 1e-3, False: 1e-2}
@@ -51,18 +53,19 @@ class PPO:
             raise PluginError(
                 "`ptx_coef` mixes in plain text, and there is none", "name a source in data.pretraining"
             )
-        self.reward = run.reward_model(**config.reward_model.model_dump())
-        self.policy: Any = run.adapt(name="policy", dropout=False)
+        self.reward = reward_model(run, **config.reward_model.model_dump())
+        self.policy = run.adapt(name="policy", dropout=False)
         self.critic, self.head = self._critic()
-        self.reference: Any = run.reference()
+        self.reference: Policy = run.start
+        self.moving = None
         if config.reference_decay is not None:
-            self.reference = run.adapt(name="reference", dropout=False)
+            self.reference = self.moving = run.adapt(name="reference", dropout=False)
         self.state: dict[str, Any] = {"round": 0, "left": [], "beta": config.beta}
 
     def train(self) -> Policy:
         """Train until the budget is spent, and return the policy."""
         config = self.config
-        rates: dict[Any, float] = {self.head: config.head_rate}
+        rates: dict[Policy | nn.Module, float] = {self.head: config.head_rate}
         if self.critic is not self.policy:
             rates[self.critic] = config.critic_rate
         self.run.train(
@@ -72,14 +75,14 @@ class PPO:
             self.loss,
             learning_rate=config.learning_rate,
             modules={"value": self.head},
-            rates=rates,
-            passes=config.passes,
+            learning_rates=rates,
+            repeats=config.passes,
             state=self.state,
             proxy=self.reward.score,
         )
         return self.policy
 
-    def _critic(self) -> tuple[Any, nn.Linear]:
+    def _critic(self) -> tuple[TrainablePolicy, nn.Linear]:
         """The critic begins as the reward model, whose score of what stands there is a fair first guess."""
         head = nn.Linear(self.reward.head.in_features, 1).to(self.reward.head.weight.device)
         if self.config.critic == "shared-trunk":
@@ -178,9 +181,9 @@ class PPO:
 
     def _move_reference(self) -> None:
         decay = self.config.reference_decay
-        if decay is not None and self.state["round"]:
+        if decay is not None and self.moving is not None and self.state["round"]:
             with torch.no_grad():
-                weights = zip(self.reference.parameters(), self.policy.parameters(), strict=True)
+                weights = zip(self.moving.parameters(), self.policy.parameters(), strict=True)
                 for kept, moved in weights:
                     kept.lerp_(moved, 1 - decay)
 
@@ -246,7 +249,7 @@ class PPO:
             off, limit = first.tolist()
             self.state["first"] = False
             if not off <= limit:
-                self.run.alarm(
+                self.run.record.warning(
                     "ratio",
                     step,
                     f"the first ratios of a round are off 1 by {off:.2g}: rollouts and updates differ",
@@ -297,17 +300,23 @@ class PPO:
             explained_variance=1 - error / max(spread, 1e-12),
         )
         if nats + 3 * doubt < -1e-3:
-            run.alarm(
+            run.record.warning(
                 "negative KL", step, f"the KL from the reference is {nats:.3g} nats, below what chance allows"
             )
         if finished == 0:
-            run.alarm("no end", step, "no answer ended by itself")
+            run.record.warning("no end", step, "no answer ended by itself")
         if deviation < 1e-6:
-            run.alarm("equal rewards", step, "all rollouts got the same reward: there is nothing to learn")
+            run.record.warning(
+                "equal rewards", step, "all rollouts got the same reward: there is nothing to learn"
+            )
         # Against the first round's: a critic begins wherever the reward model takes half an answer to be.
         if error > 10 * max(self.state.setdefault("value_error", error), deviation**2):
-            run.alarm("value loss", step, f"the critic's error is {error:.3g} and grows: it diverges")
+            run.record.warning(
+                "value loss", step, f"the critic's error is {error:.3g} and grows: it diverges"
+            )
         if not nats <= self.config.max_kl:
-            run.alarm("KL", step, f"the KL from the reference is {nats:.3g} nats for each answer: stopped")
+            run.record.warning(
+                "KL", step, f"the KL from the reference is {nats:.3g} nats for each answer: stopped"
+            )
             return False
         return True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +97,7 @@ def test_before_the_first_step_the_kl_is_zero_and_the_ratios_are_one(make: Make)
     ppo = make()
     ppo.train()
     assert numbers(ppo, "kl")[0] == pytest.approx(0, abs=1e-5)
-    assert ppo.run.alarms == {}
+    assert ppo.run.ledger.warnings == {}
     assert {"entropy", "clip_fraction", "length", "finished", "value_loss"} <= {
         name for line in curves(ppo) for name in line
     }
@@ -105,7 +106,7 @@ def test_before_the_first_step_the_kl_is_zero_and_the_ratios_are_one(make: Make)
 def test_a_followed_training_tells_what_its_reward_model_makes_of_the_answers(make: Make):
     ppo = make()
     ppo.train()
-    session = ppo.run._session
+    session = ppo.run.session
     prompts = session.table.prompts(learning_curve.SPLIT, 2)
     answers = ppo.run.start.answer(prompts, session.recipe.evaluation.sampling, 0)
     worth = ppo.reward.score([Sequence(p.prompt_ids, a.ids) for p, a in zip(prompts, answers, strict=True)])
@@ -119,14 +120,14 @@ def test_temperature_divides_the_logits_of_rollout_reference_and_update_alike(ma
     ppo = make(temperature=0.7)
     ppo.train()
     assert numbers(ppo, "kl")[0] == pytest.approx(0, abs=1e-5)
-    assert "ratio" not in ppo.run.alarms
+    assert "ratio" not in ppo.run.ledger.warnings
 
 
 def test_dropout_of_the_recipe_is_off_in_rollout_and_update(make: Make):
     ppo = make()
-    assert ppo.run._session.recipe.model.adapter.dropout == 0.1
+    assert ppo.run.session.recipe.model.adapter.dropout == 0.1
     ppo.train()
-    assert "ratio" not in ppo.run.alarms
+    assert "ratio" not in ppo.run.ledger.warnings
 
 
 def test_a_critic_begins_as_the_reward_model(make: Make):
@@ -303,38 +304,38 @@ class TestAlarms:
     def test_a_policy_that_runs_away_is_stopped_and_said(self, make: Make):
         ppo = make(max_kl=1e-9, learning_rate=1e-2, passes=2)
         ppo.train()
-        assert "KL" in ppo.run.alarms
-        assert "stopped" in str(ppo.run.alarms["KL"])
+        assert "KL" in ppo.run.ledger.warnings
+        assert "stopped" in str(ppo.run.ledger.warnings["KL"])
         assert ppo.state["round"] == 2  # drawn, seen to be off, not learnt from
         assert max(line["step"] for line in curves(ppo)) == 4
 
     def test_answers_that_never_end(self, make: Make):
         ppo = make(max_new_tokens=1)
         ppo.train()
-        assert "no end" in ppo.run.alarms
+        assert "no end" in ppo.run.ledger.warnings
 
     def test_rewards_that_are_all_equal(self, make: Make, monkeypatch: pytest.MonkeyPatch):
         ppo = make(missing_eos_penalty=0.0)
         monkeypatch.setattr(type(ppo.reward), "score", lambda self, items: torch.zeros(len(items)))
         ppo.minibatch(0)
-        assert "equal rewards" in ppo.run.alarms
+        assert "equal rewards" in ppo.run.ledger.warnings
 
     def test_a_policy_that_changed_between_rollout_and_update(self, make: Make):
         ppo = make()
         ppo.minibatch(0)
         ppo.state["logps"] += 0.1
         ppo.train()
-        assert "ratio" in ppo.run.alarms
+        assert "ratio" in ppo.run.ledger.warnings
 
     def test_a_critic_that_has_lost_its_way(self, make: Make):
         ppo = make()
         ppo.minibatch(0)
-        assert "value loss" not in ppo.run.alarms
+        assert "value loss" not in ppo.run.ledger.warnings
         ppo.state["left"] = []
         with torch.no_grad():
             ppo.head.bias.add_(1000.0)
         ppo.minibatch(1)
-        assert "value loss" in ppo.run.alarms
+        assert "value loss" in ppo.run.ledger.warnings
 
     def test_a_kl_below_what_chance_allows(self, make: Make):
         ppo = make()
@@ -348,16 +349,16 @@ class TestAlarms:
 
         ppo.run.score = score  # pyright: ignore[reportAttributeAccessIssue]
         ppo.minibatch(0)
-        assert "negative KL" in ppo.run.alarms
+        assert "negative KL" in ppo.run.ledger.warnings
 
 
 def test_alarms_and_the_reward_models_quality_reach_the_cells_record(session: Session, tmp_path: Path):
     run, _ = cells.align(session, "tried", 0, tmp_path)
-    (judge,) = run.judges
+    (judge,) = run.ledger.judges
     assert judge["name"] == "reward-model"
     assert 0 <= judge["quality"]["accuracy"] <= 1
-    assert run.cost.generated_tokens > 0
-    assert run.cost.comparisons > 48
+    assert run.ledger.cost.generated_tokens > 0
+    assert run.ledger.cost.comparisons > 48
 
 
 @pytest.fixture(scope="module")
@@ -389,9 +390,9 @@ def test_real_dialogues_and_real_weights_in_nf4(shared: Path, tmp_path: Path):
     before = session.base.checksum()
     run, policy = cells.align(session, "tried", 0, folder)
     assert session.base.checksum() == before
-    assert run.cost.train_tokens > 0
+    assert run.ledger.cost.train_tokens > 0
     assert len([line for line in (folder / "train.jsonl").read_text().splitlines() if "reward" in line]) >= 2
-    assert "ratio" not in run.alarms
+    assert "ratio" not in run.ledger.warnings
     assert len(policy.answer(session.table.prompts("test", 2), session.recipe.evaluation.sampling, 0)) == 2
 
 
@@ -411,12 +412,12 @@ def test_killed_in_the_middle_of_ppo_and_run_again_it_ends_bit_for_bit_the_same(
     from alignbench.training import checkpoint
 
     monkeypatch.setattr(checkpoint, "SHARE", 0)
+    monkeypatch.setattr(session, "task", replace(session.task, every=0.0))
     made = load_method("rlhf", {**SMALL, "passes": 2, "learning_rate": 1e-3, **config}).config
 
     def attempt(folder: Path) -> PPO:
         folder.mkdir(exist_ok=True)
         run = CellContext(session, label="tried", seed=0, method="rlhf", start="base", folder=folder)
-        run.every = 0.0
         return PPO(run, made)
 
     whole = attempt(tmp_path / "whole")
