@@ -23,7 +23,8 @@ FILE = "results.json"
 Status = Literal["done", "failed", "diverged", "degenerate", "blocked", "cancelled"]
 Estimand = Literal["policies", "method"]
 """`policies`: these trained weights, paired by prompt. `method`: any seed, crossed seed x prompt variance."""
-Outcome = Literal["better", "worse", "not distinguishable"]
+Outcome = Literal["better", "worse", "equivalent", "not distinguishable"]
+"""`equivalent`: closer than the recipe's `evaluation.margin`. Not distinguishable is not equivalent."""
 
 VOLATILE = (
     "/cost/*_seconds",
@@ -68,7 +69,8 @@ class Estimate(Record):
     value: Number = None
     ci95: Interval | None = None
     n: int | None = None
-    """What the interval rests on: prompts for `policies`, seeds for `method`."""
+    """What the interval rests on: prompts for `policies` (those of one conversation count as one), seeds for
+    `method`."""
     missing: str = ""
     """Why there is no value; empty where there is one."""
 
@@ -248,8 +250,14 @@ class Comparison(Record):
     """Of a paired permutation test over prompts, uncorrected: where it differs much, t is in doubt."""
     verdict: Outcome | None = None
     """Of a, as seen from b; None where nothing could be compared."""
+    margin: Number = None
+    """The recipe's `evaluation.margin` for this metric."""
+    p_equivalence: Number = None
+    """Of two one-sided tests (TOST) of a difference beyond the margin, corrected as `p_holm` is."""
     smallest_detectable: Number = None
-    """The smallest difference that this run would have found four times out of five."""
+    """The smallest difference that such a run finds four times out of five, from the variance of all pairs."""
+    seeds: tuple[int, ...] = ()
+    """The seeds of a that were compared."""
     missing: str = ""
     """Why there is no difference."""
 

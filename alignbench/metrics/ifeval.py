@@ -77,6 +77,7 @@ class IFEval(Metric):
                     metric=name,
                     **cell._asdict(),
                     unit="share",
+                    span=(0, 1),
                     higher_is_better=True,
                     values=by_prompt(answers, values),
                     description=f"on {told} of {len(shares)} prompts, greedily; sentences are cut by rule",

@@ -290,6 +290,9 @@ class Evaluation(Settings):
     """Judges from which methods may learn although they are yardsticks: a departure of that method."""
     metrics: list[Named] = [Named(name=name) for name in ("win_rate", "kl", "length")]
     """What is measured, in the order of the table's columns."""
+    margin: dict[str, Annotated[float, Field(gt=0)]] = {}
+    """Column -> the difference below which two labels count as equivalent: `{reward: 0.05}`. Without it, no
+    two labels are called equivalent."""
     curve: Curve | None = None
     """Follow each training with the first judge: `{looks: 8, prompts: 64}`. It costs no budget, and shows
     where a method's own reward rises while the yardstick falls."""
