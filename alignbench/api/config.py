@@ -82,10 +82,10 @@ class Select(Settings):
     """Who scores the answers; `{reward-model: {train_on: train}}` is the reward model of the training rows."""
     on: Literal["validation"] = "validation"
     """Whose prompts are answered."""
-    looks: int = Field(default=16, ge=2)
-    """How often the policy is looked at, at equal distances; the last look is at the end."""
+    evaluations: int = Field(default=16, ge=2)
+    """Evaluations of the policy, at equal intervals; the last one is at the end of training."""
     prompts: int = Field(default=64, ge=1)
-    """Prompts answered at each look."""
+    """Prompts answered in each evaluation."""
     sampling: Sampling = Sampling()
     """How they are answered."""
 

@@ -109,7 +109,7 @@ class Judge(ABC):
         self.config: Any = self.Config() if config is None else config
         self.name = type(self).__name__.lower()
         """What the recipe calls it."""
-        self.meter: Callable[..., object] = lambda **spent: None
+        self.record_cost: Callable[..., object] = lambda **spent: None
         """Told what judging cost, whenever it did: `judge_calls`, `judge_tokens`, `judge_seconds`."""
         self.quality: Mapping[str, Any] = {}
         """What is known of its verdicts once it is open, such as its accuracy on labels of people."""

@@ -147,8 +147,8 @@ class Evidence(Protocol):
         ...
 
     @property
-    def room(self) -> int | None:
-        """Tokens that the model can look at; None where its configuration does not say."""
+    def context_length(self) -> int | None:
+        """Tokens that the model can attend to; None where its configuration does not say."""
         ...
 
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:

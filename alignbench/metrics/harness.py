@@ -217,9 +217,9 @@ def policy_model(evidence: Evidence, cell: Cell, max_new_tokens: int) -> Any:
         def _loglikelihood_tokens(
             self, requests: list[tuple[tuple[str, str], list[int], list[int]]], **kwargs: Any
         ) -> list[tuple[float, bool]]:
-            # The last token of an answer is not read, and needs no room.
+            # The last token of an answer is not read, and takes no space.
             sequences = [
-                Scorable(_fitting(asked, len(answer) - 1, evidence.room), tuple(answer))
+                Scorable(_fitting(asked, len(answer) - 1, evidence.context_length), tuple(answer))
                 for _, asked, answer in requests
             ]
             fresh = list(dict.fromkeys(one for one in sequences if one not in known))
@@ -235,14 +235,14 @@ def policy_model(evidence: Evidence, cell: Cell, max_new_tokens: int) -> Any:
             raise NotImplementedError("perplexity is a metric of its own")
 
         def generate_until(self, requests: Any, disable_tqdm: bool = False) -> list[str]:
-            texts, room = [request.args[0] for request in requests], evidence.room
+            texts, context_length = [request.args[0] for request in requests], evidence.context_length
             # The harness refuses answers that may fill the context by themselves; here a half is the question's.
-            longest = max_new_tokens if room is None else min(max_new_tokens, room // 2)
+            longest = max_new_tokens if context_length is None else min(max_new_tokens, context_length // 2)
             asked = [
                 Prompt(
                     id=f"harness-{request.task_name}-{request.doc_id}",
                     prompt=({"role": "user", "content": text},),
-                    prompt_ids=_fitting(ids, longest, room),
+                    prompt_ids=_fitting(ids, longest, context_length),
                 )
                 for request, text, ids in zip(requests, texts, evidence.encode(texts), strict=True)
             ]
@@ -259,9 +259,9 @@ def cut(text: str, until: Sequence[str]) -> str:
     return min((text.split(stop)[0] for stop in until if stop), key=len, default=text)
 
 
-def _fitting(asked: Sequence[int], answer: int, room: int | None) -> Ids:
+def _fitting(asked: Sequence[int], answer: int, context_length: int | None) -> Ids:
     """The end of a question that fits into the model's context before `answer` tokens, as the harness cuts it."""
-    return tuple(asked if room is None else asked[-max(1, room - answer) :])
+    return tuple(asked if context_length is None else asked[-max(1, context_length - answer) :])
 
 
 def squad(document: dict[str, Any], answers: Sequence[str]) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""The files beside `results.json`: prompts, samples, curves. One that is missing is told, never fatal."""
+"""The files next to `results.json`: prompts, samples, training logs. A missing file is no error."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Place = Annotated[float, Field(allow_inf_nan=False)]
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One answer, as far as a reader needs it."""
+    """One answer of a policy."""
 
     prompt_id: str
     text: str
@@ -44,7 +44,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class Picture:
-    """`alignbench.api.metric.Picture` as it was written down."""
+    """`alignbench.api.metric.Picture`, read from its file."""
 
     kind: Literal["histogram", "words", "map"]
     title: str
@@ -57,7 +57,7 @@ _PICTURE = TypeAdapter(Picture)
 
 
 def prompts(run: Path) -> dict[str, Messages]:
-    """Return the evaluation prompts by id, in their order; empty where the file is not there."""
+    """Return the evaluation prompts by id, in order; empty where there is no file."""
     found = {}
     for line in _lines(run / PROMPTS):
         messages = line.get("prompt")
@@ -89,7 +89,7 @@ def samples(run: Path, cell: Cell) -> dict[str, Sample]:
 
 
 def scores(run: Path, judge: str) -> dict[tuple[str, int], dict[str, float]]:
-    """Return what a judge gave to every cell's first answers: (label, seed) -> prompt id -> score."""
+    """Return a judge's scores of every cell's first answers: (label, seed) -> prompt id -> score."""
     found: dict[tuple[str, int], dict[str, float]] = {}
     for row in _of_judge(run / JUDGEMENTS, judge, "label", "seed", "prompt_id", "score"):
         if (score := _finite(row["score"])) is not None:
@@ -142,7 +142,7 @@ def pictures(run: Path) -> list[Picture]:
 
 def curves(run: Path, cell: Cell) -> dict[str, Curve]:
     """Return a cell's training curves by name; empty where there are none."""
-    file = inside(run, cell.curves)
+    file = inside(run, cell.log)
     points: dict[str, list[tuple[float, float]]] = {}
     for line in _lines(file) if file else ():
         if (step := _finite(line.get("step"))) is None:

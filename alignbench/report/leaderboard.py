@@ -66,7 +66,7 @@ class Row:
     reason: str
     verdict: Verdict | None
     notes: tuple[str, ...]
-    """Departures, seeds that did not finish, missing metrics, alarms: one sentence each."""
+    """Departures, seeds that did not finish, missing metrics, warnings: one sentence each."""
 
     @property
     def done(self) -> bool:
@@ -80,7 +80,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Unlike:
+class FieldDifference:
     """A field of the fairness contract in which runs differ."""
 
     field: str
@@ -94,17 +94,17 @@ class Unlike:
 
 
 @dataclass(frozen=True)
-class Board:
+class Leaderboard:
     """The leaderboard of one run, or of several side by side."""
 
     runs: Mapping[str, Results]
     columns: tuple[Column, ...]
     rows: tuple[Row, ...]
     caption: str
-    unlike: tuple[Unlike, ...]
+    differences: tuple[FieldDifference, ...]
 
 
-def board(*runs: Results) -> Board:
+def leaderboard(*runs: Results) -> Leaderboard:
     """Return the leaderboard of `runs`; with several, equal labels stand next to each other."""
     named = _named(runs)
     infos: dict[str, MetricInfo] = {}
@@ -126,12 +126,12 @@ def board(*runs: Results) -> Board:
     for run, results in named.items():
         if lead and (why := unfit(results, lead)):
             caption += f" No verdicts{f' for {run}' if len(runs) > 1 else ''}: {why}."
-    return Board(named, columns, rows, caption.strip(), unlike(named))
+    return Leaderboard(named, columns, rows, caption.strip(), differences(named))
 
 
 def row(results: Results, label: LabelResult, lead: str | None, wanted: list[str], name: str) -> Row:
     """Return one label's row; what is missing of the `wanted` metrics and of its own is told in a note."""
-    status, reason = fate(results, label)
+    status, reason = status_of(results, label)
     gaps: dict[str, list[str]] = {}
     for metric in dict.fromkeys([*wanted, *label.metrics]) if status == "done" else ():
         if (measured := label.metrics.get(metric, NOT_RECORDED)).value is None:
@@ -141,14 +141,14 @@ def row(results: Results, label: LabelResult, lead: str | None, wanted: list[str
         for cell in results.cells_of(label.label)
         if cell.status != "done" and status == "done"
     ]
-    alarms: dict[str, list[int]] = {}
+    warnings: dict[str, list[int]] = {}
     for cell in results.cells_of(label.label):
-        for alarm in cell.alarms:
-            alarms.setdefault(alarm, []).append(cell.seed)
+        for warning in cell.warnings:
+            warnings.setdefault(warning, []).append(cell.seed)
     notes = (
         *(f"departs from the others: {departure}" for departure in label.departures),
         *unfinished,
-        *(f"alarm at seed {text.listed(seeds)}: {alarm}" for alarm, seeds in alarms.items()),
+        *(f"warning at seed {text.listed(seeds)}: {warning}" for warning, seeds in warnings.items()),
         *(f"no {text.listed(_families(gap, label.metrics))}: {why}" for why, gap in gaps.items()),
     )
     verdict = against_start(results, label, lead) if lead and status == "done" else None
@@ -166,7 +166,7 @@ def _families(gap: list[str], known: Iterable[str]) -> Iterator[str]:
     yield from told
 
 
-def fate(results: Results, label: LabelResult) -> tuple[str, str]:
+def status_of(results: Results, label: LabelResult) -> tuple[str, str]:
     """Return what became of a label and why: `done` as soon as one seed is."""
     cells: tuple[Cell, ...] = results.cells_of(label.label)
     if not cells or any(cell.status == "done" for cell in cells):
@@ -243,7 +243,7 @@ def against_start(results: Results, label: LabelResult, metric: str) -> Verdict 
     return Verdict(start, found.verdict, _short(found), _sentence(results, found), _over_seeds(method))
 
 
-def unlike(runs: Mapping[str, Results]) -> tuple[Unlike, ...]:
+def differences(runs: Mapping[str, Results]) -> tuple[FieldDifference, ...]:
     """Return the fields in which the runs' fairness contracts, and their rows, differ."""
     contracts = {
         run: dict(flat({**results.fairness, "data": results.data.fingerprints}))
@@ -251,7 +251,8 @@ def unlike(runs: Mapping[str, Results]) -> tuple[Unlike, ...]:
     }
     fields = dict.fromkeys(field for contract in contracts.values() for field in contract)
     told = (
-        Unlike(field, {run: c.get(field, "not recorded") for run, c in contracts.items()}) for field in fields
+        FieldDifference(field, {run: c.get(field, "not recorded") for run, c in contracts.items()})
+        for field in fields
     )
     return tuple(one for one in told if len(set(one.values.values())) > 1)
 

@@ -67,7 +67,7 @@ def main(task: Task, emit: Callable[[Event], None]) -> None:
         "rows": {
             split: {"count": len(ids), "digest": store.digest(sorted(ids))} for split, ids in run.seen.items()
         },
-        "alarms": [str(alarm) for alarm in run.alarms.values()],
+        "warnings": [str(alarm) for alarm in run.alarms.values()],
         "judges": run.judges,
         "departures": [asdict(departure) for departure in run.departures],
         "cost": {

@@ -189,7 +189,7 @@ class CellContext:
         judge = kind(kind.Config(**named.config))
         judge.name = named.name
         judge.open(self)
-        judge.meter = lambda **spent: self.cost.add(**spent)
+        judge.record_cost = lambda **spent: self.cost.add(**spent)
         return judge
 
     def label(

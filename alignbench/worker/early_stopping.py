@@ -32,9 +32,9 @@ class Selection:
     def look(self, step: int, progress: float) -> None:
         """Measure the policy wherever another share of the training is done."""
         best = self.state["selection"]
-        if progress * self.select.looks < best["looked"] + 1 - 1e-9:
+        if progress * self.select.evaluations < best["looked"] + 1 - 1e-9:
             return
-        best["looked"] = int(progress * self.select.looks + 1e-9)
+        best["looked"] = int(progress * self.select.evaluations + 1e-9)
         key = int(self.run.rng("selection").integers(2**62))
         answers = self.policy.answer(self.prompts, self.select.sampling, key)
         scores = [one.value for one in self.judge.score(self.prompts, [one.text for one in answers])]

@@ -76,7 +76,7 @@ def test_the_weights_of_the_best_look_are_kept_and_both_curves_are_logged(
         lambda scored, rows: (-scored["all"].token_mean(scored["all"].logps), {}),
         learning_rate=3e-3,
         select=Select(
-            by=NamedJudge(name="told"), looks=LOOKS, prompts=4, sampling=Sampling(max_new_tokens=8)
+            by=NamedJudge(name="told"), evaluations=LOOKS, prompts=4, sampling=Sampling(max_new_tokens=8)
         ),
     )
     assert len(at_look) == LOOKS

@@ -313,7 +313,7 @@ def test_a_key_is_not_sent_in_the_clear(opened, monkeypatch: pytest.MonkeyPatch)
     "url", ["file:///etc/passwd", "http://user:pass@host/v1", "host/v1", "http://h/v1?x=1"]
 )
 def test_what_is_no_plain_address_is_refused(url: str):
-    with pytest.raises(ValueError, match="no plain http address"):
+    with pytest.raises(ValueError, match="not a plain http address"):
         HTTP.Config(url=url, model="m")
 
 

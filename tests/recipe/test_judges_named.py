@@ -85,7 +85,7 @@ def test_a_judge_of_the_policys_family_is_printed_as_a_departure(recipe, model: 
 
 OWN = '"{question} {a} {b} A or B?"'
 LOST = (
-    "draws a principle for each comparison, and its question has no place for it; write {principle} into it"
+    "draws a principle for each comparison, and its question has no placeholder for a principle; write {principle} into it"
 )
 
 
@@ -141,10 +141,10 @@ def test_a_question_that_loses_nothing_is_fine(recipe, block: str):
 @pytest.mark.parametrize(
     ("asking", "said"),
     [
-        ('compare: "{question} A or B?"', "compare: asks about nothing; write {a}, {b} into it"),
-        ('compare: "{a} {b} {principel}"', "{principel} stands for nothing; it can hold {a}, {b}, {nonce}"),
-        ('compare: "{a} {b} {"', "compare: holds a brace that is no field's; write {{ or }}"),
-        ('rate: "{question} from 1 to 10?"', "rate: asks about nothing; write {answer} into it"),
+        ('compare: "{question} A or B?"', "compare: lacks a placeholder; write {a}, {b} into it"),
+        ('compare: "{a} {b} {principel}"', "{principel} is no placeholder; it can use {a}, {b}, {nonce}"),
+        ('compare: "{a} {b} {"', "compare: has an unmatched brace; write {{ or }}"),
+        ('rate: "{question} from 1 to 10?"', "rate: lacks a placeholder; write {answer} into it"),
     ],
 )
 def test_a_question_that_cannot_be_filled_in_is_refused(recipe, asking: str, said: str):

@@ -179,10 +179,10 @@ class World:
                         judges=({"name": "reward-model", "quality": {"accuracy": 0.71, "pairs": 102}},)
                         if label == "rlhf"
                         else (),
-                        alarms=("length grew by 80% in 50 steps",) if label == "dpo" and seed == 1 else (),
+                        warnings=("length grew by 80% in 50 steps",) if label == "dpo" and seed == 1 else (),
                         cost=cost,
                         samples=None if lost else f"{here}/samples.parquet",
-                        curves=f"{here}/train.jsonl" if method not in (None, "rain") else None,
+                        log=f"{here}/train.jsonl" if method not in (None, "rain") else None,
                     )
                 )
         comparisons = []
@@ -309,7 +309,7 @@ class World:
                 pq.write_table(
                     pa.Table.from_pylist(self.answers(cell.label, cell.seed, texts)), folder / cell.samples
                 )
-            if cell.curves:
+            if cell.log:
                 rng = np.random.default_rng(cell.seed)
                 lines = [
                     {
@@ -320,7 +320,7 @@ class World:
                     }
                     for step in range(0, 100, 2)
                 ]
-                (folder / cell.curves).write_text("".join(json.dumps(line) + "\n" for line in lines))
+                (folder / cell.log).write_text("".join(json.dumps(line) + "\n" for line in lines))
         rng = np.random.default_rng(0)
         judged = [
             {

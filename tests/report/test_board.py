@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from alignbench.report import leaderboard as boards
-from alignbench.report.leaderboard import board
+from alignbench.report import leaderboard as leaderboards
+from alignbench.report.leaderboard import leaderboard
 from alignbench.results import Cell, Comparison, LabelResult, Measured, MetricInfo, Results
 
 
 def test_every_label_has_a_row_base_and_failed_ones_too(results: Results):
-    rows = {row.name: row for row in board(results).rows}
+    rows = {row.name: row for row in leaderboard(results).rows}
     assert list(rows) == ["base", "sft", "dpo", "dpo-hot", "orpo", "rain-on-dpo", "rlhf"]
     assert rows["rlhf"].status == "failed"
     assert rows["rlhf"].reason == "out of memory in the critic's forward pass"
@@ -16,7 +16,7 @@ def test_every_label_has_a_row_base_and_failed_ones_too(results: Results):
 
 
 def test_the_columns_are_reward_win_rate_kl_and_length(results: Results):
-    assert [column.title for column in board(results).columns] == [
+    assert [column.title for column in leaderboard(results).columns] == [
         "reward ↑",
         "win rate ↑",
         "KL from base",
@@ -36,22 +36,22 @@ def test_a_run_without_reward_is_led_by_its_first_judged_metric():
             ),
         ),
     )
-    assert boards.headline(results) == "toxicity"
-    assert [column.title for column in board(results).columns] == ["toxicity ↓", "length"]
+    assert leaderboards.headline(results) == "toxicity"
+    assert [column.title for column in leaderboard(results).columns] == ["toxicity ↓", "length"]
 
 
 def test_a_run_without_any_judge_shows_what_it_has():
     results = Results(labels=(LabelResult(label="base", metrics={"length.words": Measured(value=9)}),))
-    seen = board(results)
+    seen = leaderboard(results)
     assert [column.metric for column in seen.columns] == ["length.words"]
-    assert boards.best(results) == "No metric that ranks the labels was measured."
+    assert leaderboards.best(results) == "No metric that ranks the labels was measured."
 
 
-def test_departures_lost_seeds_alarms_and_missing_metrics_are_notes(results: Results):
-    notes = {row.name: row.notes for row in board(results).rows}
+def test_departures_unfinished_seeds_warnings_and_missing_metrics_are_notes(results: Results):
+    notes = {row.name: row.notes for row in leaderboard(results).rows}
     assert notes["dpo-hot"] == ("departs from the others: training.batch: 32 instead of 16",)
     assert notes["orpo"] == ("seed 2 diverged: loss is nan at step 41",)
-    assert notes["dpo"] == ("alarm at seed 1: length grew by 80% in 50 steps",)
+    assert notes["dpo"] == ("warning at seed 1: length grew by 80% in 50 steps",)
     assert notes["rain-on-dpo"] == ("no KL: rain is a decoder: it has no log-probabilities",)
 
 
@@ -64,7 +64,7 @@ def test_a_wanted_metric_that_was_never_recorded_is_told():
         ),
         cells=(Cell(label="x", seed=0, status="done"),),
     )
-    row = board(results).rows[1]
+    row = leaderboard(results).rows[1]
     assert row.notes == ("no reward: not measured in this run",)
     assert row.verdict is not None
     assert row.verdict.outcome is None
@@ -79,11 +79,11 @@ def test_a_blocked_label_gives_way_to_the_seed_that_failed():
             Cell(label="x", seed=1, status="diverged", reason="loss is nan"),
         ),
     )
-    assert boards.fate(results, results.labels[0]) == ("diverged", "loss is nan")
+    assert leaderboards.status_of(results, results.labels[0]) == ("diverged", "loss is nan")
 
 
 def test_the_verdict_speaks_of_these_runs_and_of_the_method_apart(results: Results):
-    verdicts = {row.name: row.verdict for row in board(results).rows}
+    verdicts = {row.name: row.verdict for row in leaderboard(results).rows}
     dpo, rain = verdicts["dpo"], verdicts["rain-on-dpo"]
     assert dpo is not None
     assert dpo.sentence == (
@@ -97,13 +97,13 @@ def test_the_verdict_speaks_of_these_runs_and_of_the_method_apart(results: Resul
 
 
 def test_a_seed_that_did_not_finish_is_not_counted_among_the_training_runs(results: Results):
-    orpo = next(row.verdict for row in board(results).rows if row.name == "orpo")
+    orpo = next(row.verdict for row in leaderboard(results).rows if row.name == "orpo")
     assert orpo is not None
     assert "for these 2 training runs" in orpo.sentence
 
 
 def test_an_indistinguishable_difference_tells_what_would_have_shown(results: Results):
-    hot = next(row.verdict for row in board(results).rows if row.name == "dpo-hot")
+    hot = next(row.verdict for row in leaderboard(results).rows if row.name == "dpo-hot")
     assert hot is not None
     assert hot.short == "not distinguishable from dpo"
     assert "dpo-hot cannot be told from dpo on reward: the difference is \N{MINUS SIGN}0.013" in hot.sentence
@@ -121,7 +121,7 @@ def test_a_verdict_turns_a_comparison_that_is_stored_the_other_way_round():
             Comparison(a="base", b="x", metric="reward", difference=0.1, ci95=(0.05, 0.15), verdict="better"),
         ),
     )
-    verdict = board(results).rows[1].verdict
+    verdict = leaderboard(results).rows[1].verdict
     assert verdict is not None
     assert verdict.outcome == "worse"
     assert verdict.sentence.startswith(
@@ -132,15 +132,15 @@ def test_a_verdict_turns_a_comparison_that_is_stored_the_other_way_round():
 def test_a_start_from_elsewhere_is_compared_with_base():
     label = LabelResult(label="x", start={"adapter": "me/mine"}, metrics={"reward": Measured(value=0.3)})
     results = Results(labels=(LabelResult(label="base"), label))
-    assert boards.start_of(label) == "adapter me/mine"
-    verdict = boards.against_start(results, label, "reward")
+    assert leaderboards.start_of(label) == "adapter me/mine"
+    verdict = leaderboards.against_start(results, label, "reward")
     assert verdict is not None
     assert verdict.against == "base"
 
 
 def test_the_best_label_is_named_with_those_that_cannot_be_told_from_it(results: Results):
     assert (
-        boards.best(results)
+        leaderboards.best(results)
         == "rain-on-dpo has the best reward: 0.702 ±0.021; every other label is distinguishably worse."
     )
     close = tuple(
@@ -151,10 +151,11 @@ def test_the_best_label_is_named_with_those_that_cannot_be_told_from_it(results:
     )
     changed = results.model_copy(update={"comparisons": close})
     assert (
-        boards.best(changed) == "rain-on-dpo has the best reward: 0.702 ±0.021; dpo cannot be told from it."
+        leaderboards.best(changed)
+        == "rain-on-dpo has the best reward: 0.702 ±0.021; dpo cannot be told from it."
     )
     alone = results.model_copy(update={"comparisons": ()})
-    assert boards.best(alone).endswith("it was not compared with dpo, dpo-hot, orpo, sft and base.")
+    assert leaderboards.best(alone).endswith("it was not compared with dpo, dpo-hot, orpo, sft and base.")
 
 
 def test_where_less_is_better_the_smallest_is_best():
@@ -165,4 +166,4 @@ def test_where_less_is_better_the_smallest_is_best():
             LabelResult(label="x", metrics={"toxicity": Measured(value=0.1)}),
         ),
     )
-    assert boards.best(results).startswith("x has the best toxicity: 0.100")
+    assert leaderboards.best(results).startswith("x has the best toxicity: 0.100")

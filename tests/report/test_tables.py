@@ -124,7 +124,7 @@ def test_no_data_can_leave_its_cell_or_become_markup_in_markdown(text: str):
     table = [line for line in said.splitlines() if line.startswith("|")]
     assert len(table) == 5
     assert {len(re.findall(r"(?<!\\)\|", line)) for line in table} == {7}
-    assert "<" not in said.replace("> Unlike", "")
+    assert "<" not in said.replace("> FieldDifference", "")
     assert not re.search(r"(?<!\\)\[", said)
 
 
@@ -180,27 +180,27 @@ def test_stored_runs_stand_side_by_side_with_equal_labels_together(two_runs: lis
     assert "quickstart/dpo" in compared(two_runs, "table")
 
 
-def test_unlike_fairness_contracts_are_flagged_by_the_fields_that_differ(two_runs: list[Path]):
-    said = json.loads(compared(two_runs, "json"))["unlike"]
+def test_different_fairness_contracts_are_flagged_by_the_fields_that_differ(two_runs: list[Path]):
+    said = json.loads(compared(two_runs, "json"))["differences"]
     assert [one["field"] for one in said] == ["adapter.rank", "adapter.alpha", "adapter.targets", "batch"]
     assert said[3]["values"] == {"quickstart": "16", "larger": "64"}
     assert said[1]["values"] == {"quickstart": "32", "larger": "not recorded"}
-    assert "unlike: batch: 16 in quickstart, 64 in larger" in compared(two_runs, "table")
-    assert "> Unlike: batch: 16 in quickstart, 64 in larger" in compared(two_runs, "markdown")
+    assert "different: batch: 16 in quickstart, 64 in larger" in compared(two_runs, "table")
+    assert "> Different: batch: 16 in quickstart, 64 in larger" in compared(two_runs, "markdown")
 
 
-def test_runs_on_other_rows_are_unlike(results: Results, tmp_path: Path):
+def test_runs_on_other_rows_differ(results: Results, tmp_path: Path):
     data = results.data.model_copy(update={"fingerprints": {**results.data.fingerprints, "train": "0000"}})
     for name, one in (("a", results), ("b", results.model_copy(update={"data": data}))):
         (tmp_path / name).mkdir()
         record.write(one.model_copy(update={"run": name}), tmp_path / name)
-    said = json.loads(compared([tmp_path / "a", tmp_path / "b"], "json"))["unlike"]
+    said = json.loads(compared([tmp_path / "a", tmp_path / "b"], "json"))["differences"]
     assert [one["field"] for one in said] == ["data.train"]
 
 
 def test_like_runs_are_not_flagged(two_runs: list[Path]):
     said = json.loads(compared([two_runs[0], two_runs[0]], "json"))
-    assert said["unlike"] == []
+    assert said["differences"] == []
     assert said["runs"] == ["quickstart", "quickstart (2)"]
 
 
