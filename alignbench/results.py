@@ -101,6 +101,12 @@ class Measured(Estimate):
     method: Estimate | None = None
     """The same metric under the estimand `method`; absent with fewer than three seeds."""
 
+    def decisive(self) -> Measured:
+        """The number to show: of the method where three seeds or more estimate it, else of these policies."""
+        if self.method is None or self.method.value is None:
+            return self
+        return Measured(**dict(self.method), estimand="method")
+
 
 class MetricInfo(Record):
     """What a metric's numbers mean."""
@@ -357,6 +363,13 @@ class Results(Record):
                 if (one.a, one.b) == (b, a):
                     return one.swapped()
         return None
+
+    def decisive(self, a: str, b: str, metric: str) -> Comparison | None:
+        """Return the comparison that a verdict speaks of: of the method where three seeds or more estimate it,
+        else of these policies."""
+        method = self.comparison(a, b, metric, "method")
+        known = method is not None and method.difference is not None
+        return method if known else self.comparison(a, b, metric)
 
 
 def read(path: Path | str) -> Results:
