@@ -321,7 +321,7 @@ class Planning:
 
 
 PLANNING = Planning(seed=0.03, rest=0.42)
-"""Of gold's score, from 0 to 1, as the sandbox's quickstart has it (`benchmarks/proofs/aa.json`)."""
+"""Of gold's score, from 0 to 1, over seeds of one method on the sandbox (`benchmarks/proofs/aa.json`)."""
 
 
 def detectable(
@@ -341,12 +341,13 @@ def detectable(
     """
     _check(seeds if estimand == "method" else MIN_SEEDS, prompts)
     rest, prompt = 2 * planning.rest**2 / (seeds * prompts), 2 * planning.prompt**2 / prompts
-    of_seeds = 2 * planning.seed**2 / seeds if estimand == "method" else 0.0
-    total, df = of_seeds + rest + prompt, prompts - 1.0
+    total, df = rest + prompt, prompts - 1.0
     if estimand == "method":
-        freedom = (labels - 1) * (seeds - 1)
-        limits = of_seeds / freedom + rest / ((seeds - 1) * (prompts - 1)) + prompt / (prompts - 1)
-        df = total / limits if total else df
+        of_seeds = (2 * planning.seed**2 / seeds + rest) * (_guard(seeds - 1) if labels > 2 else 1.0)
+        total = of_seeds + prompt
+        known = rest if labels > 2 else 0.0
+        limits = (of_seeds - known) / ((labels - 1) * (seeds - 1)) + known / ((seeds - 1) * (prompts - 1))
+        df = total / (limits + prompt / (prompts - 1)) if total else df
     one = Estimate(estimand, 0.0, math.sqrt(total), df, prompts, seeds)
     return one.smallest_detectable((1 - LEVEL) / (pairs or math.comb(labels, 2)), power)
 
@@ -428,6 +429,14 @@ def _check(seeds: int, prompts: int) -> None:
         raise NotEstimableError(f"the method needs {MIN_SEEDS} seeds or more (got {seeds})")
     if prompts < 2:
         raise NotEstimableError(_FEW_PROMPTS.format(prompts))
+
+
+def _guard(df: int) -> float:
+    """How many times the pool's variance a label counts with on average, where all vary alike: the mean of
+    max(1, chi2 / df)."""
+    from scipy.special import chdtr, chdtrc
+
+    return float(chdtr(df, df) + chdtrc(df + 2, df))
 
 
 def _quantile(df: float, probability: float) -> float:

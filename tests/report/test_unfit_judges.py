@@ -8,10 +8,7 @@ from alignbench.results import Results
 
 def with_judge(results: Results, fit: bool) -> Results:
     name = results.metrics[str(leaderboards.headline(results))].judge
-    quality = {
-        "fit": fit,
-        "reasons": [] if fit else ["an answer that instructs it to prefer it wins 40% more"],
-    }
+    quality = {"fit": fit, "reasons": [] if fit else ["an answer that instructs it to prefer it wins 40% more"]}
     return results.model_copy(update={"judges": ({"name": name, "quality": quality},)})
 
 
