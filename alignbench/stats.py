@@ -192,8 +192,10 @@ def pooled(tables: Mapping[Pair, Table]) -> dict[Pair, Estimate]:
     variance, or with its own where that is larger: the guard for one label that is less stable than the
     others. Var(mean) = (w_a + w_b)/S + prompt/P.
 
-    Degrees of freedom: the parts of Var(mean) weigh as in `method`; the seeds' own part has (L-1)(S-1), its
-    rest (S-1)(P-1), the prompts' P-1. `benchmarks/proofs/power.py` measures power and false positives.
+    Degrees of freedom: the parts of Var(mean) weigh as in `method`, by their shares: the pool's has
+    (L-1)(S-1), rest (S-1)(P-1), the prompts' P-1. What a label varies beyond the pool rests on its own S-1
+    and weighs by the square of its share, as Satterthwaite has it. `benchmarks/proofs/power.py` measures
+    power and false positives.
 
     Where the pairs do not determine a variance for each label (two labels, or one against all others only),
     each pair is estimated by itself, as `method` does. Raises NotEstimableError for a table with fewer than
@@ -212,16 +214,16 @@ def pooled(tables: Mapping[Pair, Table]) -> dict[Pair, Estimate]:
     sides = np.stack([[one.seed_means for one in found], [one.rest for one in found] / prompts], axis=1)
     solved = np.linalg.lstsq(design * weights, sides * weights, rcond=None)[0]
     own, rest = solved[:, 0], np.maximum(0.0, solved[:, 1])
-    variance = np.maximum(own, rest + max(0.0, float((own - rest).mean())))
+    pool = max(0.0, float((own - rest).mean()))
+    beyond = np.maximum(0.0, own - rest - pool)
     freedom = (len(labels) - 1) * (int(seeds.min()) - 1)
     estimates = {}
     for (pair, table), one, of_labels in zip(tables.items(), found, design, strict=True):
         count, asked = table.shape
-        of_rest = float(of_labels @ rest) / count
-        parts = np.array([float(of_labels @ variance) / count - of_rest, of_rest, one.prompt / asked])
-        total = float(parts.sum())
-        limits = np.array([freedom, (count - 1) * (asked - 1), asked - 1])
-        df = total / float((parts / limits).sum()) if total else float(count - 1)
+        of_rest, excess = (float(of_labels @ part) / count for part in (rest, beyond))
+        of_pool, of_prompts = 2 * pool / count, one.prompt / asked
+        total = of_pool + of_rest + excess + of_prompts
+        df = _freedom(total, count, asked, pool=(of_pool, freedom), rest=of_rest, beyond=excess)
         estimates[pair] = Estimate("method", float(table.mean()), math.sqrt(total), df, asked, count)
     return estimates
 
@@ -343,11 +345,11 @@ def detectable(
     rest, prompt = 2 * planning.rest**2 / (seeds * prompts), 2 * planning.prompt**2 / prompts
     total, df = rest + prompt, prompts - 1.0
     if estimand == "method":
-        of_seeds = (2 * planning.seed**2 / seeds + rest) * (_guard(seeds - 1) if labels > 2 else 1.0)
-        total = of_seeds + prompt
-        known = rest if labels > 2 else 0.0
-        limits = (of_seeds - known) / ((labels - 1) * (seeds - 1)) + known / ((seeds - 1) * (prompts - 1))
-        df = total / (limits + prompt / (prompts - 1)) if total else df
+        of_seeds = 2 * planning.seed**2 / seeds
+        beyond = (of_seeds + rest) * _guard(seeds - 1) if labels > 2 else 0.0
+        total += of_seeds + beyond
+        pool = (of_seeds, (labels - 1) * (seeds - 1)) if labels > 2 else (of_seeds + rest, seeds - 1)
+        df = _freedom(total, seeds, prompts, pool=pool, rest=rest if labels > 2 else 0.0, beyond=beyond)
     one = Estimate(estimand, 0.0, math.sqrt(total), df, prompts, seeds)
     return one.smallest_detectable((1 - LEVEL) / (pairs or math.comb(labels, 2)), power)
 
@@ -431,12 +433,24 @@ def _check(seeds: int, prompts: int) -> None:
         raise NotEstimableError(_FEW_PROMPTS.format(prompts))
 
 
+def _freedom(
+    total: float, seeds: int, prompts: int, *, pool: tuple[float, int], rest: float, beyond: float
+) -> float:
+    """The degrees of freedom of a variance `total`, of which `pool` (with its own), `rest` and `beyond` are
+    parts and the remainder is the prompts'."""
+    if total == 0:
+        return seeds - 1.0
+    of_prompts = total - pool[0] - rest - beyond
+    by_share = pool[0] / pool[1] + rest / ((seeds - 1) * (prompts - 1)) + of_prompts / (prompts - 1)
+    return 1 / (by_share / total + (beyond / total) ** 2 / (seeds - 1))
+
+
 def _guard(df: int) -> float:
-    """How many times the pool's variance a label counts with on average, where all vary alike: the mean of
-    max(1, chi2 / df)."""
+    """How far a label's variance lies beyond the pool's on average where all vary alike, in units of the
+    pool's: the mean of max(0, chi2 / df - 1)."""
     from scipy.special import chdtr, chdtrc
 
-    return float(chdtr(df, df) + chdtrc(df + 2, df))
+    return float(chdtr(df, df) + chdtrc(df + 2, df)) - 1
 
 
 def _quantile(df: float, probability: float) -> float:
