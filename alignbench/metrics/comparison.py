@@ -202,21 +202,27 @@ def _family(
     )
     least = _detectable(estimand, known, tables)
     for pair, one in estimates.items():
+        table = tables[pair]
         first = pairs[pair][0]
-        seeds = tuple(dict.fromkeys(each.seed for each in pairs[pair]))
-        common = {"a": pair[0], "b": pair[1], "metric": name, "judge": first.judge, "estimand": estimand}
-        if isinstance(one, str):
-            yield results.Comparison(**common, seeds=seeds, missing=one)
+        common: dict[str, Any] = {
+            "a": pair[0],
+            "b": pair[1],
+            "metric": name,
+            "judge": first.judge,
+            "estimand": estimand,
+            "seeds": tuple(dict.fromkeys(each.seed for each in pairs[pair])),
+        }
+        if isinstance(one, str) or isinstance(table, str):
+            yield results.Comparison(**common, missing=str(one))
             continue
         yield results.Comparison(
             **common,
-            seeds=seeds,
             difference=one.value,
             ci95=one.interval(),
             p_value=p_values[pair],
             p_holm=p_holm[pair],
             verdict=stats.verdict(one.value, p_holm[pair], first.higher_is_better, p_equivalence.get(pair)),
-            p_permutation=stats.permutation(tables[pair]) if estimand == "policies" else None,
+            p_permutation=stats.permutation(table) if estimand == "policies" else None,
             margin=margin,
             p_equivalence=p_equivalence.get(pair),
             smallest_detectable=least[pair],

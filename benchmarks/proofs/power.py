@@ -98,7 +98,7 @@ def shares(
     ps: Sequence[float] = (0.02, 0.05, 0.95, 0.98), sizes: Sequence[int] = (20, 50)
 ) -> dict[str, float]:
     """Return the coverage of every setting."""
-    settings = [(1, "policies"), (3, "policies"), (3, "method")]
+    settings: list[tuple[int, stats.Estimand]] = [(1, "policies"), (3, "policies"), (3, "method")]
     return {
         f"{'difference, both' if pair else 'share,'} p = {p}, n = {n}, {seeds} seeds, {estimand}": covered(
             p, n, seeds, pair=pair, estimand=estimand
