@@ -4,7 +4,7 @@
 
 Seven labels on 400 prompts, one answer each, drawn with the standard deviations of the sandbox's quickstart
 (`alignbench.stats.PLANNING`); every verdict by `alignbench.metrics.comparison`'s own estimates and Holm's
-correction. Writes power.json beside this file. Seconds, on one core.
+correction. Writes power.json beside this file. About two minutes on one core.
 """
 
 from __future__ import annotations
@@ -127,7 +127,7 @@ def measured() -> dict[str, Any]:
         },
         "family-wise error": {
             f"{scene}, {prompts} prompts": {
-                seeds: false_positives(seeds, odd, prompts, 1500 if seeds == 3 else RUNS) for seeds in SEEDS
+                seeds: false_positives(seeds, odd, prompts, 3000 if seeds == 3 else RUNS) for seeds in SEEDS
             }
             for scene, odd in SCENES.items()
             for prompts in (100, PROMPTS)

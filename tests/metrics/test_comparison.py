@@ -446,3 +446,27 @@ def test_a_comparison_names_the_seeds_it_rests_on(rng):
     a, b = drawn("a", 0.0, rng=rng), drawn("b", 0.0, rng=rng, seeds=(0, 2))
     policies, *_ = comparisons(less([a[0], a[2]], b), JUDGES)
     assert policies.seeds == (0, 2)
+
+
+@pytest.mark.parametrize("margin", [0, -0.1])
+def test_a_margin_is_above_zero(margin):
+    from pydantic import ValidationError
+
+    from alignbench.recipe.schema import Evaluation
+
+    with pytest.raises(ValidationError, match="margin"):
+        Evaluation(margin={"reward": margin})
+
+
+def test_a_tuning_run_has_no_margin(tmp_path):
+    """Its columns are not those of the comparison, so that a margin would name none of them."""
+    from alignbench.engine import tuning
+    from alignbench.recipe.load import load
+
+    file = tmp_path / "recipe.yaml"
+    file.write_text(
+        "model: {id: sandbox}\ndata: {train: sandbox}\nmethods: {sft: {sweep: {learning_rate: [1e-4, 1e-3]}}}\n"
+        "sweep: {trials: 2}\nevaluation: {judges: [gold], metrics: [reward, kl], margin: {kl.base: 0.5}}\n"
+    )
+    trials, _ = tuning.tuning(load(file))
+    assert trials.recipe.evaluation.margin == {}
