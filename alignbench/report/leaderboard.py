@@ -273,7 +273,9 @@ def _short(results: Results, found: Comparison) -> str:
     else:
         said = f"{found.verdict} than {found.b} {text.signed(found.difference, _places(found))}"
     seeds, missing = _seeds(results, found)
-    return f"{said} ({len(seeds)} of {len(seeds) + len(missing)} seeds)" if missing else said
+    if not any(_failed(results, label) for label in (found.a, found.b)):
+        return said
+    return f"{said} ({len(seeds)} of {len(seeds) + len(missing)} seeds)"
 
 
 def _sentence(results: Results, found: Comparison) -> str:
