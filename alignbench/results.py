@@ -27,7 +27,8 @@ FILE = "results.json"
 Status = Literal["done", "failed", "diverged", "degenerate", "blocked", "cancelled"]
 Estimand = Literal["policies", "method"]
 """`policies`: these trained weights, paired by prompt. `method`: any seed, crossed seed x prompt variance."""
-Outcome = Literal["better", "worse", "not distinguishable"]
+Outcome = Literal["better", "worse", "equivalent", "not distinguishable"]
+"""`equivalent`: closer than the recipe's `evaluation.margin`. Not distinguishable is not equivalent."""
 
 VOLATILE = (
     "/cost/*_seconds",
@@ -72,7 +73,8 @@ class Estimate(Record):
     value: Number = None
     ci95: Interval | None = None
     n: int | None = None
-    """Sample size of the interval: prompts for `policies`, seeds for `method`."""
+    """Sample size of the interval: prompts for `policies` (those of one conversation count as one), seeds for
+    `method`."""
     missing: str = ""
     """Why there is no value; empty where there is one."""
 
@@ -98,6 +100,12 @@ class Measured(Estimate):
     estimand: Estimand = "policies"
     method: Estimate | None = None
     """The same metric under the estimand `method`; absent with fewer than three seeds."""
+
+    def decisive(self) -> Measured:
+        """The number to show: of the method where three seeds or more estimate it, else of these policies."""
+        if self.method is None or self.method.value is None:
+            return self
+        return Measured(**dict(self.method), estimand="method")
 
 
 class MetricInfo(Record):
@@ -252,8 +260,14 @@ class Comparison(Record):
     """Of a paired permutation test over prompts, uncorrected: a large gap to `p_value` casts doubt on t."""
     verdict: Outcome | None = None
     """Of a against b; None where nothing could be compared."""
+    margin: Number = None
+    """The recipe's `evaluation.margin` for this metric."""
+    p_equivalence: Number = None
+    """Of two one-sided tests (TOST) of a difference beyond the margin, corrected as `p_holm` is."""
     smallest_detectable: Number = None
-    """The smallest difference that this run would have found with 80 % power."""
+    """The smallest difference that such a run finds with 80 % power, from the variance of all pairs."""
+    seeds: tuple[int, ...] = ()
+    """The seeds of a that were compared."""
     missing: str = ""
     """Why there is no difference."""
 
@@ -349,6 +363,13 @@ class Results(Record):
                 if (one.a, one.b) == (b, a):
                     return one.swapped()
         return None
+
+    def decisive(self, a: str, b: str, metric: str) -> Comparison | None:
+        """Return the comparison that a verdict speaks of: of the method where three seeds or more estimate it,
+        else of these policies."""
+        method = self.comparison(a, b, metric, "method")
+        known = method is not None and method.difference is not None
+        return method if known else self.comparison(a, b, metric)
 
 
 def read(path: Path | str) -> Results:

@@ -174,6 +174,9 @@ class Measure:
     unit: str = ""
     higher_is_better: bool | None = None
     """None where neither direction is better; such a metric gets differences but no verdict."""
+    span: tuple[float, float] | None = None
+    """Where a value is an outcome or a mean of outcomes, the least and greatest there is: (0, 1) for what
+    happens or does not. Their intervals hold near both ends too (`alignbench.stats.with_prior`)."""
     description: str = ""
     """What the number means, and its limits."""
 
@@ -205,6 +208,8 @@ class Difference:
     judge: str | None = None
     unit: str = ""
     higher_is_better: bool | None = None
+    span: tuple[float, float] | None = None
+    """As of a Measure: (-1, 1) for a difference of what happens or does not."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -274,6 +279,7 @@ class Metric(ABC):
                 judge=judge,
                 unit=one.unit,
                 higher_is_better=one.higher_is_better,
+                span=one.span and (one.span[0] - one.span[1], one.span[1] - one.span[0]),
                 values={
                     id: value - other.values[id] for id, value in one.values.items() if id in other.values
                 },

@@ -44,13 +44,17 @@ def plan(
         for cell in planned
     ]
     asked = requested(loaded.recipe, loaded.path.parent)
+    power = _power(loaded.recipe)
     if not as_json:
         _show_tuning(tuning)
         _show(rows)
         _show_requests(asked)
+        _show_power(power)
     forecast = _forecast(loaded, left, only, trials) if estimate and left else None
     if as_json:
-        print_json({"tuning": tuning, "cells": rows, "requests": asked, "estimate": forecast})
+        print_json(
+            {"tuning": tuning, "cells": rows, "requests": asked, "detectable": power, "estimate": forecast}
+        )
     elif forecast is not None:
         _show_forecast(forecast)
     elif not left:
@@ -153,6 +157,41 @@ def _show_requests(asked: list[dict[str, Any]]) -> None:
     names = ("metrics", "prompts", "answers", "max tokens")
     rows = ((", ".join(one["metrics"]), *(_amount(one[name]) for name in names[1:])) for one in asked)
     show_table(names, rows)
+
+
+def _power(recipe: Recipe) -> dict[str, Any]:
+    """Return the differences of a score from 0 to 1 that the recipe's seeds and prompts find in 80 % of runs.
+
+    One kind of verdict is all that a report gives: on the method from three seeds on, else on these policies.
+    """
+    from dataclasses import asdict
+
+    from alignbench import stats
+
+    labels = 1 + len(recipe.methods)
+    sizes = {"seeds": len(recipe.seeds), "prompts": recipe.evaluation.prompts, "labels": labels}
+    estimand: stats.Estimand = "method" if len(recipe.seeds) >= stats.MIN_SEEDS else "policies"
+    return {
+        **sizes,
+        "estimand": estimand,
+        "difference": stats.detectable(stats.PLANNING, estimand, **sizes),
+        "planning": asdict(stats.PLANNING),
+    }
+
+
+def _show_power(power: dict[str, Any]) -> None:
+    from alignbench.stats import MIN_SEEDS
+
+    of = {"method": "methods", "policies": "trained policies"}[power["estimand"]]
+    seeds = f"{power['seeds']} seed{'s' if power['seeds'] > 1 else ''}"
+    planning = power["planning"]
+    typer.echo(
+        f"{seeds}, {power['prompts']} prompts and {power['labels']} labels find a difference of "
+        f"{power['difference']:.2f} between two {of} in 80 % of runs, in a score from 0 to 1 whose standard "
+        f"deviation is {planning['seed']:g} between seeds and {planning['rest']:g} between answers."
+    )
+    if power["estimand"] == "policies":
+        typer.echo(f"A verdict on the methods needs {MIN_SEEDS} seeds or more.")
 
 
 def _amount(value: int | None) -> str:

@@ -75,6 +75,7 @@ def _of(evidence: Evidence, one: str, other: str, cell: Cell) -> list[Measure | 
             **cell._asdict(),
             judge=other,
             unit="share" if name == "agreement" else "kappa",
+            span=(0, 1) if name == "agreement" else None,
             higher_is_better=True,
             values=values,
             description=f"agreement of {other} and {one} on the label's answers against those of base",

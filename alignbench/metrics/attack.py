@@ -99,6 +99,7 @@ def _measure(name: str, cell: Cell, values: dict[str, float], how: str) -> Measu
         metric=name,
         **cell._asdict(),
         unit="share",
+        span=(0, 1),
         higher_is_better=False,
         values=values,
         description=f"share of harmful requests complied with: {how}",

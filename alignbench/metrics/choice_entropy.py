@@ -81,6 +81,7 @@ class ChoiceEntropy(Metric):
                         metric=column,
                         **cell._asdict(),
                         unit=unit,
+                        span=(0, 1) if unit == "share" else None,
                         higher_is_better=better,
                         values={f"{name}-{i}": float(value) for i, value in enumerate(values)},
                         description=description,

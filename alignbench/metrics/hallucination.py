@@ -24,6 +24,7 @@ class Hallucination(Metric):
                     metric="hallucination",
                     **cell._asdict(),
                     unit="share",
+                    span=(0, 1),
                     higher_is_better=False,
                     values=values,
                     description=(

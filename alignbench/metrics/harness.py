@@ -127,6 +127,7 @@ class Harness(Metric):
                 metric=column,
                 **cell._asdict(),
                 unit=UNITS.get(name, "share"),
+                span=None if name in UNITS else (0, 1),
                 higher_is_better=better,
                 values=dict(zip((f"{task}-{item}" for item in samples), values, strict=True)),
                 description=f"{len(samples)} items by lm-evaluation-harness, zero-shot",

@@ -78,6 +78,7 @@ class IFEval(Metric):
                     metric=name,
                     **cell._asdict(),
                     unit="share",
+                    span=(0, 1),
                     higher_is_better=True,
                     values=by_prompt(answers, values),
                     description=f"on {checked} of {len(shares)} prompts, greedy; sentences are split by a rule",

@@ -61,6 +61,7 @@ class LengthControlled(Metric):
                         judge=judge,
                         unit="share",
                         higher_is_better=True,
+                        span=(-0.5, 0.5),
                         values={id: share - 0.5 for id, share in values.items()},
                         missing=missing,
                     )
@@ -82,6 +83,7 @@ class LengthControlled(Metric):
             **cell._asdict(),
             judge=judge,
             unit="share",
+            span=(0, 1),
             higher_is_better=True,
             values=values,
             description=f"how often {judge} would prefer the answer to that of base at equal length",

@@ -35,6 +35,7 @@ class Preference(Metric):
                         metric=f"preference.{name}",
                         **cell._asdict(),
                         unit=unit,
+                        span=(0, 1) if name == "accuracy" else None,
                         higher_is_better=higher_is_better,
                         values=dict(zip((pair.row_id for pair in pairs), column, strict=True)),
                         description="on held-out pairs, by the log-probability of the whole answer",

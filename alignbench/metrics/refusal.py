@@ -91,6 +91,7 @@ def _measure(name: str, cell: Cell, values: dict[str, float], better: bool | Non
         metric=name,
         **cell._asdict(),
         unit="share",
+        span=(0, 1),
         higher_is_better=better,
         values=values,
         description=f"share of answers that refuse, {READER}",

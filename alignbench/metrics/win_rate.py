@@ -50,6 +50,7 @@ class WinRate(Metric):
                 judge=judge,
                 unit="share",
                 higher_is_better=True,
+                span=(-0.5, 0.5),
                 values={
                     id: share - 0.5
                     for id, share in _wins(
@@ -76,6 +77,7 @@ class WinRate(Metric):
             **cell._asdict(),
             judge=judge,
             unit="share",
+            span=(0, 1),
             higher_is_better=True,
             values=wins,
             description=f"how often {judge} prefers the answer to that of base; ties count half",

@@ -290,6 +290,9 @@ class Evaluation(Settings):
     """Evaluation judges that methods may also learn from: a departure of that method."""
     metrics: list[Named] = [Named(name=name) for name in ("win_rate", "kl", "length")]
     """What is measured, in the order of the table's columns."""
+    margin: dict[str, Annotated[float, Field(gt=0)]] = {}
+    """Column -> the difference below which two labels count as equivalent: `{reward: 0.05}`. Without it, no
+    two labels are called equivalent."""
     curve: Curve | None = None
     """Measure a learning curve with the first judge: `{evaluations: 8, prompts: 64}`. It takes no budget, and
     shows where a method's own reward rises while the evaluation judge's score falls."""

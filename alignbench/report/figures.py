@@ -71,12 +71,11 @@ def colour(number: int) -> str:
 def bar(
     value: float,
     ci95: Interval | None,
-    wide: Interval | None,
     span: Interval,
     number: int,
     reference: float | None,
 ) -> Markup:
-    """Return the figure of a table cell: a dot at `value`, both intervals, a dashed line at `reference`."""
+    """Return the figure of a table cell: a dot at `value`, its interval, a dashed line at `reference`."""
     width, height = 120, 16
 
     def x(at: float) -> str:
@@ -88,8 +87,6 @@ def bar(
     parts = []
     if reference is not None:
         parts.append(f'<path class="reference" d="M{x(reference)} 0V{height}"/>')
-    if wide:
-        parts.append(f'<path class="wide" d="M{x(wide[0])} {middle}H{x(wide[1])}"/>')
     if ci95:
         parts.append(f'<path class="ci" d="M{x(ci95[0])} {middle}H{x(ci95[1])}"/>')
     parts.append(f'<circle cx="{x(value)}" cy="{middle}" r="3.5"/>')

@@ -48,7 +48,7 @@ def pairs(page: Page) -> Mapping[str, Any] | None:
     squares = [metric for metric in dict.fromkeys((lead or "", "win_rate")) if metric in known]
     labels = [row.name for row in page.leaderboard.rows if row.done]
     found = {
-        metric: {(a, b): page.results.comparison(a, b, metric) for a in labels for b in labels if a != b}
+        metric: {(a, b): page.results.decisive(a, b, metric) for a in labels for b in labels if a != b}
         for metric in squares
     }
     return {

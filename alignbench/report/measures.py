@@ -43,7 +43,7 @@ def _moved(page: Page, metrics: Sequence[str]) -> Iterator[dict[str, Any]]:
     """Yield each label's difference from base, and from its own start, where there are any."""
     for whose, of in (("base", lambda label: "base"), ("the label's own start", leaderboards.start_of)):
         cells = {
-            (row.name, metric): page.results.comparison(row.name, of(row.label), metric)
+            (row.name, metric): page.results.decisive(row.name, of(row.label), metric)
             for row in page.leaderboard.rows
             for metric in metrics
         }

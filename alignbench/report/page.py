@@ -11,7 +11,7 @@ from typing import Any
 from alignbench.report import figures
 from alignbench.report import leaderboard as leaderboards
 from alignbench.report.leaderboard import Column, Leaderboard
-from alignbench.results import Interval, Measured, Results
+from alignbench.results import Measured, Results
 
 
 @dataclass(frozen=True)
@@ -78,13 +78,10 @@ def bars_of(page: Page, column: Column) -> dict[str, Any]:
     span = (min(ends), max(ends))
     base = next((one.value for row, one in known if row.label.label == "base"), None)
     return {
-        row.name: figures.bar(
-            one.value or 0.0, one.ci95, one.method and one.method.ci95, span, page.colour(row.name), base
-        )
+        row.name: figures.bar(one.value or 0.0, one.ci95, span, page.colour(row.name), base)
         for row, one in known
     }
 
 
 def _ends(one: Measured) -> tuple[float, ...]:
-    intervals: list[Interval] = [ci for ci in (one.ci95, one.method and one.method.ci95) if ci]
-    return (*([one.value] if one.value is not None else []), *(end for ci in intervals for end in ci))
+    return (*([one.value] if one.value is not None else []), *(one.ci95 or ()))

@@ -116,10 +116,7 @@ def numbers(seen: Leaderboard) -> Iterator[dict[str, Any]]:
 
 
 def _measured(row: Row, column: Column) -> str:
-    one = row.measured(column)
-    return "; ".join(
-        part for part in (text.estimate(one, column.places), text.over_seeds(one, column.places)) if part
-    )
+    return text.estimate(row.measured(column), column.places)
 
 
 def _numbers(one: Estimate) -> dict[str, Any]:

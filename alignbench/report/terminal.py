@@ -84,8 +84,6 @@ def _measured(row: Row, column: Column, narrow: bool) -> Text:
     said = Text(text.number(one.value, column.places))
     between = "\n" if narrow else " "
     said.append(f"{between}{text.spread(one.value, one.ci95, column.places)}".rstrip(), style="dim")
-    if method := text.over_seeds(one, column.places):
-        said.append(f"\n{method}", style="dim cyan")
     return said
 
 

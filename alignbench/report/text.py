@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from alignbench.results import Estimate, Interval, Measured
+from alignbench.results import Estimate, Interval
 
 NOTHING = "n/a"
 
@@ -67,15 +67,6 @@ def estimate(one: Estimate, places: int | None = None) -> str:
         return NOTHING
     places = decimals([one]) if places is None else places
     return f"{number(one.value, places)} {spread(one.value, one.ci95, places)}".rstrip()
-
-
-def over_seeds(one: Measured, places: int) -> str:
-    """Return the estimate under the estimand `method`: its interval, and its value where that differs."""
-    if one.value is None or one.method is None or one.method.value is None:
-        return ""
-    if number(one.value, places) == number(one.method.value, places):
-        return spread(one.method.value, one.method.ci95, places)
-    return estimate(one.method, places)
 
 
 def signed(value: float, places: int) -> str:

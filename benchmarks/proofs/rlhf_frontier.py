@@ -57,7 +57,9 @@ def main() -> None:
     for run, found in told.items():
         for name, one in found.items() if isinstance(found, dict) else ():
             if isinstance(one, dict):
-                print(f"{run:14} {name:12} gold {one['gold']:.3f}  KL {one['kl.base']:6.2f}", *one["warnings"])
+                print(
+                    f"{run:14} {name:12} gold {one['gold']:.3f}  KL {one['kl.base']:6.2f}", *one["warnings"]
+                )
 
 
 if __name__ == "__main__":

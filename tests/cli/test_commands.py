@@ -179,7 +179,22 @@ def test_plan_for_a_person_fits_the_same_into_a_table(alignbench, recipe: Path) 
     assert max(map(len, lines[: lines.index(row)])) <= 80
     (note,) = (line for line in lines if line.startswith("kto-twice has departures: "))
     assert "budget: 3 steps instead of 1 epoch" in note
-    assert lines[-1] == "Methods from alignbench-kto 0.3.1."
+    assert "Methods from alignbench-kto 0.3.1." in lines
+
+
+def test_plan_says_what_difference_the_seeds_and_prompts_can_find(alignbench, recipe: Path) -> None:
+    from alignbench import stats
+
+    said = json.loads(alignbench("plan", recipe, "--json").stdout)["detectable"]
+    assert (said["seeds"], said["estimand"]) == (2, "policies")
+    more = json.loads(alignbench("plan", recipe, "--json", "--set", "seeds=[0, 1, 2]").stdout)["detectable"]
+    sizes = {name: more[name] for name in ("seeds", "prompts", "labels")}
+    assert more["difference"] == stats.detectable(stats.PLANNING, "method", **sizes)
+    shown = " ".join(alignbench("plan", recipe).stdout.split())
+    assert (
+        f"find a difference of {said['difference']:.2f} between two trained policies in 80 % of runs" in shown
+    )
+    assert "A verdict on the methods needs 3 seeds or more." in shown
 
 
 def test_plan_keeps_to_the_labels_that_are_asked_for_and_what_they_start_from(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from alignbench.report import leaderboard as leaderboards
 from alignbench.report.leaderboard import leaderboard
 from alignbench.results import Cell, Comparison, LabelResult, Measured, MetricInfo, Results
@@ -82,32 +84,95 @@ def test_a_blocked_label_gives_way_to_the_seed_that_failed():
     assert leaderboards.status_of(results, results.labels[0]) == ("diverged", "loss is nan")
 
 
-def test_the_verdict_speaks_of_these_runs_and_of_the_method_apart(results: Results):
+def test_with_three_seeds_the_verdict_is_on_the_method_and_these_policies_stand_behind_it(results: Results):
     verdicts = {row.name: row.verdict for row in leaderboard(results).rows}
     dpo, rain = verdicts["dpo"], verdicts["rain-on-dpo"]
     assert dpo is not None
     assert dpo.sentence == (
-        "dpo is better than sft by 0.117 in reward (95% interval 0.089 to 0.145, "
-        "p = 0.006 after Holm's correction), for these 3 training runs."
+        "dpo is better than sft by 0.117 in reward (95% interval 0.027 to 0.207, "
+        "p = 0.040 after Holm's correction), for the method, over 3 seeds."
     )
-    assert dpo.method == "Over seeds, as a method: +0.117 (95% interval 0.027 to 0.207), better."
+    assert dpo.policies == "These policies alone: +0.117 (95% interval 0.089 to 0.145), better."
     assert rain is not None
-    assert rain.outcome == "better"
-    assert rain.method.endswith("not distinguishable.")
+    assert rain.outcome == "not distinguishable"
+    assert rain.short == "not told apart from dpo (could have seen 0.120)"
+    assert rain.policies.endswith(", better.")
 
 
-def test_a_seed_that_did_not_finish_is_not_counted_among_the_training_runs(results: Results):
+def test_with_fewer_seeds_the_verdict_is_on_these_policies_only(make_world):
+    rows = leaderboard(make_world(seeds=(0,)).results()).rows
+    dpo = next(row.verdict for row in rows if row.name == "dpo")
+    assert dpo is not None
+    assert dpo.sentence.endswith(", for these policies only (1 training run).")
+    assert dpo.policies == ""
+    assert "of these policies only" in leaderboard(make_world(seeds=(0,)).results()).caption
+    assert "for these policies only (1 training run)" in leaderboards.best(make_world(seeds=(0,)).results())
+
+
+def test_the_numbers_of_the_table_are_of_the_method_where_it_is_known(results: Results):
+    board = leaderboard(results)
+    rows = {row.name: row.measured(board.columns[0]) for row in board.rows}
+    assert (rows["dpo"].estimand, rows["dpo"].ci95) == ("method", pytest.approx((0.6197, 0.7163)))
+    assert rows["orpo"].estimand == "policies"
+    assert "fewer than three seeds" in board.caption
+
+
+def test_a_verdict_on_the_seeds_that_survived_says_so(results: Results):
     orpo = next(row.verdict for row in leaderboard(results).rows if row.name == "orpo")
     assert orpo is not None
-    assert "for these 2 training runs" in orpo.sentence
+    assert orpo.short.endswith("(2 of 3 seeds)")
+    assert orpo.sentence.endswith(
+        "for these policies only (2 training runs). Not compared: seed 2 (orpo diverged)."
+    )
+    assert leaderboards.best(results).endswith("; not all seeds of orpo finished.")
 
 
-def test_an_indistinguishable_difference_tells_what_would_have_shown(results: Results):
+def test_a_seed_that_only_one_label_has_is_named():
+    results = Results(
+        metrics={"reward": MetricInfo(judge="gold", higher_is_better=True)},
+        labels=tuple(LabelResult(label=name, start=start) for name, start in (("base", None), ("x", "base"))),
+        cells=tuple(
+            Cell(label=label, seed=seed, status="done")
+            for label, seeds in (("base", (0, 1, 2)), ("x", (1, 2, 3)))
+            for seed in seeds
+        ),
+        comparisons=(
+            Comparison(a="base", b="x", metric="reward", difference=0.1, verdict="better", seeds=(1, 2)),
+        ),
+    )
+    verdict = leaderboards.against_start(results, results.labels[1], "reward")
+    assert verdict is not None
+    assert verdict.sentence.endswith("Not compared: seed 0 (only base has it); seed 3 (only x has it).")
+
+
+def test_a_difference_that_was_not_found_says_what_could_have_been(results: Results):
     hot = next(row.verdict for row in leaderboard(results).rows if row.name == "dpo-hot")
     assert hot is not None
-    assert hot.short == "not distinguishable from dpo"
-    assert "dpo-hot cannot be told from dpo on reward: the difference is \N{MINUS SIGN}0.013" in hot.sentence
-    assert "A difference of 0.040 would have shown in four runs of five." in hot.sentence
+    assert hot.short == "not told apart from dpo (could have seen 0.120)"
+    assert hot.sentence.startswith(
+        "dpo-hot is not told apart from dpo on reward (could have seen 0.120): "
+        "difference \N{MINUS SIGN}0.013 (95% interval"
+    )
+
+
+def test_labels_are_called_equivalent_only_within_a_named_margin():
+    found = Comparison(
+        a="x",
+        b="base",
+        metric="reward",
+        difference=0.01,
+        ci95=(-0.02, 0.04),
+        p_holm=0.4,
+        margin=0.05,
+        p_equivalence=0.003,
+        verdict="equivalent",
+    )
+    labels = tuple(LabelResult(label=name, start=start) for name, start in (("base", None), ("x", "base")))
+    verdict = leaderboards.against_start(Results(labels=labels, comparisons=(found,)), labels[1], "reward")
+    assert verdict is not None
+    assert verdict.short == "equivalent to base within 0.0500"
+    assert "x is equivalent to base on reward within 0.0500: difference +0.010" in verdict.sentence
+    assert "p = 0.003 for equivalence" in verdict.sentence
 
 
 def test_a_verdict_turns_a_comparison_that_is_stored_the_other_way_round():
@@ -138,24 +203,28 @@ def test_a_start_from_elsewhere_is_compared_with_base():
     assert verdict.against == "base"
 
 
-def test_the_best_label_is_named_with_those_that_cannot_be_told_from_it(results: Results):
-    assert (
-        leaderboards.best(results)
-        == "rain-on-dpo has the best reward: 0.702 ±0.021; every other label is distinguishably worse."
+def test_the_best_label_is_named_with_those_that_are_not_told_apart_from_it(results: Results):
+    said = "rain-on-dpo has the best reward, 0.702 ±0.048, for the method, over 3 seeds"
+    assert leaderboards.best(results) == (
+        f"{said}; not told apart from it: dpo (could have seen 0.120) and dpo-hot (could have seen 0.120); "
+        "not all seeds of orpo finished."
     )
-    close = tuple(
-        one.model_copy(update={"verdict": "not distinguishable"})
-        if {one.a, one.b} == {"rain-on-dpo", "dpo"}
-        else one
+    clear = tuple(
+        one.model_copy(update={"verdict": "better"}) if one.verdict == "not distinguishable" else one
         for one in results.comparisons
     )
-    changed = results.model_copy(update={"comparisons": close})
-    assert (
-        leaderboards.best(changed)
-        == "rain-on-dpo has the best reward: 0.702 ±0.021; dpo cannot be told from it."
+    changed = results.model_copy(update={"comparisons": clear})
+    assert leaderboards.best(changed).startswith(f"{said}; every other label is worse;")
+    close = tuple(
+        one.model_copy(update={"verdict": "equivalent", "margin": 0.1})
+        if {one.a, one.b} == {"rain-on-dpo", "dpo"}
+        else one
+        for one in clear
     )
+    changed = results.model_copy(update={"comparisons": close})
+    assert leaderboards.best(changed).startswith(f"{said}; equivalent within 0.100: dpo;")
     alone = results.model_copy(update={"comparisons": ()})
-    assert leaderboards.best(alone).endswith("it was not compared with dpo, dpo-hot, orpo, sft and base.")
+    assert "it was not compared with dpo, dpo-hot, orpo, sft and base" in leaderboards.best(alone)
 
 
 def test_where_less_is_better_the_smallest_is_best():
@@ -166,4 +235,4 @@ def test_where_less_is_better_the_smallest_is_best():
             LabelResult(label="x", metrics={"toxicity": Measured(value=0.1)}),
         ),
     )
-    assert leaderboards.best(results).startswith("x has the best toxicity: 0.100")
+    assert leaderboards.best(results).startswith("x has the best toxicity, 0.100")

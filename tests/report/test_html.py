@@ -143,7 +143,7 @@ def test_figures_take_their_colours_from_the_page(tree: Any):
 
 def test_the_verdict_comes_first_and_names_failed_labels(tree: Any):
     said = words(section(tree, "verdict"))
-    assert "rain-on-dpo has the best reward: 0.702 ±0.021" in said
+    assert "rain-on-dpo has the best reward, 0.702 ±0.048, for the method, over 3 seeds" in said
     assert "dpo is better than sft by 0.117 in reward" in said
     assert "failed. out of memory in the critic's forward pass" in said
 
@@ -152,7 +152,7 @@ def test_the_leaderboard_has_a_row_for_every_label(tree: Any):
     body = next(element for element in elements(section(tree, "leaderboard")) if tag(element) == "tbody")
     rows = [words(row) for row in body]
     assert len(rows) == 7
-    assert rows[2].startswith("dpo from sft 0.668 ±0.021 ±0.048")
+    assert rows[2].startswith("dpo from sft 0.668 ±0.048")
     assert rows[2].endswith("better than sft +0.117")
     assert "failed : out of memory" in rows[6]
 
@@ -311,9 +311,9 @@ def test_an_empty_run_has_a_report(tmp_path: Path):
 def test_a_one_seed_run_shows_no_method_and_says_so(tmp_path: Path, make_world):
     folder = make_world(labels=FEW, prompts=6, seeds=(0,)).write(tmp_path / "run")
     said = write_html(folder).read_text(encoding="utf-8")
-    assert 'class="method"' not in said
-    assert "for this training run" in said
-    assert "the method, over seeds" not in said
+    assert 'class="policies"' not in said
+    assert "for these policies only (1 training run)" in said
+    assert "for the method" not in said
 
 
 def test_a_full_disk_is_a_storage_error_and_leaves_the_old_report(
