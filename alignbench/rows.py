@@ -128,6 +128,13 @@ class Ranking(Prompt):
         return [(i, j, 1.0) if ranks[i] < ranks[j] else (j, i, 1.0) for i, j in pairs if ranks[i] != ranks[j]]
 
 
+def conversation(prompt: Messages) -> str:
+    """Return what a prompt's conversation begins with: its first user turn, which prompts that continue one
+    conversation share; else all its turns."""
+    first = next((turn["content"] for turn in prompt if turn["role"] == "user"), None)
+    return first if first is not None else repr([dict(turn) for turn in prompt])
+
+
 View = TypeVar("View", bound=Row)
 Draw = Literal["one", "all", "best_worst"]
 """Which pairs a ranking gives: `one` is the shared rule, the other two are departures."""

@@ -1,4 +1,4 @@
-"""Writes the reference pages from the code; with `--check` it says whether they are current."""
+"""Writes the reference pages from the code; `--check` reports whether they are current."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ def _commands() -> Iterator[str]:
     from alignbench.cli import app
 
     root = typer.main.get_command(app)
-    yield "# Command line\n\nMade from the code by `docs/generate.py`.\n"
+    yield "# Command line\n\nGenerated from the code by `docs/generate.py`.\n"
     yield (
-        "Exit codes: 0 done, 1 a cell failed, 2 a wrong recipe or command, 3 a bug, 4 data, 5 a plugin, "
+        "Exit codes: 0 done, 1 a cell failed, 2 an invalid recipe or command, 3 a bug, 4 data, 5 a plugin, "
         "6 disk or store, 7 refused for safety, 130 and 143 stopped.\n"
     )
     for name, command in root.commands.items():  # pyright: ignore[reportAttributeAccessIssue]
@@ -51,7 +51,7 @@ def _config() -> Iterator[str]:
     from alignbench import plugins
     from alignbench.recipe import schema
 
-    yield "# Recipe and plugins\n\nMade from the code by `docs/generate.py`. Unknown keys are errors.\n"
+    yield "# Recipe and plugins\n\nGenerated from the code by `docs/generate.py`. Unknown keys are errors.\n"
     for kind in (
         schema.Recipe,
         schema.Model,

@@ -86,8 +86,8 @@ def requested(recipe: Recipe, root: Path) -> list[dict[str, Any]]:
         if not parts and (count := metric.answers(root)):
             parts = [(named.name, count, count, None)]
         for key, prompts, answers, longest in parts:
-            one = found.setdefault(key, {"metrics": [], "prompts": prompts, "answers": 0, "most tokens": 0})
+            one = found.setdefault(key, {"metrics": [], "prompts": prompts, "answers": 0, "max tokens": 0})
             one["metrics"] = list(dict.fromkeys([*one["metrics"], named.name]))
             one["answers"] = max(one["answers"], answers)
-            one["most tokens"] = None if longest is None else one["answers"] * longest
+            one["max tokens"] = None if longest is None else one["answers"] * longest
     return list(found.values())

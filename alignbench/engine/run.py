@@ -1,7 +1,7 @@
 """The engine: a recipe in, a comparison out.
 
 This file reads like the experiment: prepare the rows once; for each seed and each label in start order,
-align and answer in a process of its own; measure all the answers with the same yardsticks; write the record.
+align and answer in a process of its own; measure all the answers with the same judges and metrics; write the record.
 The parent process never imports torch.
 """
 

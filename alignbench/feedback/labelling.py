@@ -120,7 +120,7 @@ def label(
         [drawn[prompt.id][j] for prompt, _, j in asked],
         chosen or None,
     )
-    judge.meter(ai_comparisons=len(asked))
+    judge.record_cost(ai_comparisons=len(asked))
     dropped: dict[str, int] = {}
     rows: list[Row] = []
     by_prompt: dict[str, dict[tuple[int, int], float]] = {prompt.id: {} for prompt in prompts}

@@ -33,7 +33,8 @@ def departures(recipe: Recipe, label: str) -> tuple[Departure, ...]:
         found.append(Departure("seeds", _listed(recipe.seeds), _listed(block.seeds)))
     for judge in judges_of(recipe, label):
         found += [
-            Departure(f"trained on its yardstick, {name}") for name in overlap(recipe, judge, allowed=True)
+            Departure(f"trained on its evaluation judge, {name}")
+            for name in overlap(recipe, judge, allowed=True)
         ]
         kind = plugins.load("judges", judge.name)
         reader = kind.reads_with(kind.Config(**judge.config), recipe.model.id)

@@ -174,7 +174,7 @@ class _Check:
             if not plugins.load("judges", one.name).trains:
                 allowed = self.said(("evaluation", "allow"), [])
                 if not isinstance(allowed, list) or one.name not in allowed:
-                    what = f"the judge '{one.name}' is a yardstick and never enters training"
+                    what = f"the judge '{one.name}' is an evaluation judge and never enters training"
                     self.problem(place, what, "let the method learn from another judge")
             elif yardsticks := self.yardsticks_like(one):
                 what = f"'{label}' learns from the judge '{one.name}', which also evaluates"

@@ -268,10 +268,10 @@ class MethodBlock(Settings):
 class Curve(Settings):
     """How a policy is followed while it trains: its answers are kept, and judged when all cells are done."""
 
-    looks: int = Field(default=8, ge=1)
-    """How often it is looked at after its start, at equal distances; the last look is at the end."""
+    evaluations: int = Field(default=8, ge=1)
+    """Evaluations after the start, at equal intervals; the last one is at the end of training."""
     prompts: int = Field(default=64, ge=2)
-    """Validation prompts that it answers at each look."""
+    """Validation prompts of each evaluation."""
 
 
 class Evaluation(Settings):
@@ -285,14 +285,17 @@ class Evaluation(Settings):
     """Answers of each policy to each prompt."""
     sampling: Sampling = Sampling()
     judges: list[Named] = []
-    """The yardsticks; the first is the one of columns without a judge's name."""
+    """The evaluation judges; columns without a judge's name come from the first one."""
     allow: list[str] = []
-    """Judges from which methods may learn although they are yardsticks: a departure of that method."""
+    """Evaluation judges that methods may also learn from: a departure of that method."""
     metrics: list[Named] = [Named(name=name) for name in ("win_rate", "kl", "length")]
     """What is measured, in the order of the table's columns."""
+    margin: dict[str, Annotated[float, Field(gt=0)]] = {}
+    """Column -> the difference below which two labels count as equivalent: `{reward: 0.05}`. Without it, no
+    two labels are called equivalent."""
     curve: Curve | None = None
-    """Follow each training with the first judge: `{looks: 8, prompts: 64}`. It costs no budget, and shows
-    where a method's own reward rises while the yardstick falls."""
+    """Measure a learning curve with the first judge: `{evaluations: 8, prompts: 64}`. It takes no budget, and
+    shows where a method's own reward rises while the evaluation judge's score falls."""
 
     @model_validator(mode="after")
     def _a_curve_has_a_judge(self) -> Evaluation:

@@ -30,7 +30,7 @@ def main(task: Task, emit: Callable[[Event], None]) -> None:
     metrics: list[Metric] = [make_named("metrics", named) for named in session.recipe.evaluation.metrics]
     cells = [Cell(label, seed) for label, seed in task.what["cells"]]
     evidence = RunEvidence(session, cells, emit, metrics)
-    summary = summarise(metrics, evidence)
+    summary = summarise(metrics, evidence, session.recipe.evaluation.margin)
     store.write_json(
         folder / FILE,
         {
@@ -49,7 +49,7 @@ def main(task: Task, emit: Callable[[Event], None]) -> None:
                 for cell, columns in summary.cells.items()
             ],
             "comparisons": [one.model_dump() for one in summary.comparisons],
-            "looks": [{**cell._asdict(), **evidence.looks(cell)} for cell in cells],
+            "learning_curves": [{**cell._asdict(), **evidence.learning_curve(cell)} for cell in cells],
             "cost": evidence.cost,
             "judges": evidence.quality(),
             "base": {
