@@ -124,7 +124,10 @@ def _present(record: Mapping[str, Any], names: Sequence[str]) -> list[str]:
 
 
 def as_yaml(columns: Columns, source: str = "", given: Columns = {}) -> str:  # noqa: B006
-    """Return a mapping as it stands in a recipe, on one line: in the fields of `source`, after those `given`."""
+    """Return a mapping as it stands in a recipe, on one line, after the columns `given`.
+
+    `source` is where it stands: nothing, a source's name, or `split: name`.
+    """
 
     def written(at: str | list[str] | None) -> str:
         if at is None:
@@ -132,5 +135,7 @@ def as_yaml(columns: Columns, source: str = "", given: Columns = {}) -> str:  # 
         return at if isinstance(at, str) else f"[{', '.join(at)}]"
 
     items = ", ".join(f"{field}: {written(at)}" for field, at in {**given, **columns}.items())
-    split, _, name = source.partition(": ")
-    return f"{split}: {{{name}: {{columns: {{{items}}}}}}}" if name else f"columns: {{{items}}}"
+    mapping = f"columns: {{{items}}}"
+    split, _, name = source.rpartition(": ")
+    fields = f"{{{name}: {{{mapping}}}}}" if name else mapping
+    return f"{split}: {fields}" if split else fields

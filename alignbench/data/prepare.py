@@ -54,7 +54,7 @@ def prepare(
     kept["train"], turned = flip(kept["train"], recipe.data.noise, recipe.data.split.seed)
     checks.lengths(parts.values(), recipe.data, room)
     checks.counts(pool, kept, recipe)
-    overlap = checks.overlap(kept, recipe.data)
+    overlap, near = checks.overlap(kept, recipe.data)
     texts, about_texts = read_texts(recipe, root, tokenizer, room, tell)
 
     record = {
@@ -67,6 +67,7 @@ def prepare(
         "duplicate_rows": pool.duplicates,
         "conflicting_labels": pool.conflicts,
         "overlap": overlap,
+        "near_duplicates": near,
         "labels_turned": turned,
         "splits": {split: part.record() for split, part in parts.items()},
         "max_length": recipe.data.max_length,

@@ -158,7 +158,7 @@ class Jsonl(Source):
     def view(self) -> type[Row] | None:
         for file, name in files_of(self.root, self.config.path, "jsonl"):
             for line in jsonl.read(file, name, lambda problem: None, Counter()):
-                return _view(line.record, self.config.columns)
+                return _view(Record(name, line.number, line.record), self)
         return None
 
     def rows(self, split: Split, limit: int | None, seed: int) -> Iterator[Row]:
@@ -189,7 +189,7 @@ class Parquet(Source):
         for file, name in files_of(self.root, self.config.path, "parquet"):
             with _opened(pq.ParquetFile, file, name) as table:
                 for batch in table.iter_batches(batch_size=1):
-                    return _view(batch.to_pylist()[0], self.config.columns)
+                    return _view(Record(name, 1, batch.to_pylist()[0]), self)
         return None
 
     def rows(self, split: Split, limit: int | None, seed: int) -> Iterator[Row]:
@@ -245,11 +245,16 @@ class Hub(Source):
         return read(records, Problems(), self, split, limit)
 
 
-def _view(record: Mapping[str, Any], mapping: columns.Columns) -> type[Row] | None:
+def _view(record: Record, source: Source) -> type[Row]:
+    """Return the view of a source's first record. Raises DataError where it is no row."""
+    mapping: columns.Columns = source.config.columns
+    line = partial(columns.as_yaml, source=source.config.path, given=mapping)
     try:
-        return fields.shape(columns.rename(record, mapping)).view
-    except RecordError:
-        return None  # reading all rows says what is wrong with this one
+        return fields.shape(columns.rename(record.fields, mapping), line).view
+    except RecordError as error:
+        raise DataError(
+            [replace(problem, file=record.file, line=record.line) for problem in error.problems]
+        ) from error
 
 
 def _opened(kind: Callable[[Path], Any], file: Path, name: str) -> Any:
