@@ -49,8 +49,9 @@ def lengths(parts: Iterable[Part], data: Data, room: int | None) -> None:
     reasons = ", ".join(f"{count} {reason}" for reason, count in dropped.most_common(3))
     what = f"{dropped.total()} of {rows} rows ({share:.0%}) cannot be used: {reasons}"
     known = [length for part in parts for length in part.lengths]
-    if not known:
-        raise ModelError(what, "set model.chat_template to a template that takes these conversations")
+    template = sum(count for reason, count in dropped.items() if "the chat template" in reason)
+    if not known or template > data.allowed_drop * rows:
+        raise ModelError(what, "set model.chat_template to a template that keeps these conversations whole")
     shown = ", ".join(f"{part:.0%} have at most {quantile(known, part)}" for part in (0.5, 0.9, 0.99, 1.0))
     wished = {math.ceil(quantile(known, part) / 16) * 16 for part in (0.5, 0.75, 0.9, 0.95, 1.0)}
     offers = {

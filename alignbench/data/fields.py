@@ -125,8 +125,13 @@ def read(record: Fields, wanted: Shape, line: Line = as_yaml) -> Row:
         used.update(CONTEXT)
     given = fields.get("id")
     id = str(given) if isinstance(given, (str, int)) else content_id(said)
-    extra = {column: record[column] for field, column in columns.items() if field not in used}
+    extra = {column: _known(record[column]) for field, column in columns.items() if field not in used}
     return wanted.view(id=text("id", id), extra=extra, **said)
+
+
+def _known(value: Any) -> Any:
+    """Return a column's value, null for NaN: that is how tables of numbers write that there is none."""
+    return None if isinstance(value, float) and value != value else value
 
 
 def _is_plain(record: Fields) -> bool:

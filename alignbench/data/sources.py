@@ -17,7 +17,7 @@ from alignbench.api.data import Source
 from alignbench.data import columns, fields, jsonl
 from alignbench.data.turns import RecordError, UselessRecordError
 from alignbench.errors import DataError, Problem
-from alignbench.recipe.named import READERS, check_exists
+from alignbench.recipe.named import READERS, check_exists, rows_in
 from alignbench.rows import Ranking, Row, Text
 
 SHOWN = 20
@@ -273,7 +273,7 @@ def files_of(root: Path, given: str, kind: str) -> list[tuple[Path, str]]:
     check_exists(path, given, root)
     if path.is_file():
         return [(path, given)]
-    files = sorted(file for file in path.iterdir() if READERS.get(file.suffix) == kind)
+    files = [file for file in rows_in(path) if READERS[file.suffix] == kind]
     parts = {found[1] for file in files if (found := _SPLIT_IN_NAME.match(file.name))}
     if len(parts) > 1:
         what = f"the folder holds files of several splits ({', '.join(sorted(parts))})"

@@ -49,7 +49,7 @@ class Model(Settings):
     """Dtype of the arithmetic; auto: bfloat16 on a GPU that has it, float32 on a CPU."""
     adapter: Adapter = Adapter()
     chat_template: str | None = None
-    """A Jinja template, or the path of one, that replaces the tokenizer's."""
+    """A Jinja template, or the path of one, that replaces the tokenizer's; or the name of one of its own."""
 
 
 CONVERSATION, PROMPT = "conversation", "prompt"

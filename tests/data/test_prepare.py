@@ -9,7 +9,7 @@ import pytest
 from alignbench.data.prepare import prepare
 from alignbench.data.split import split_of
 from alignbench.data.table import open_table
-from alignbench.errors import DataError, Exit, StorageError
+from alignbench.errors import DataError, Exit, ModelError, StorageError
 from alignbench.recipe.named import open_source
 from alignbench.recipe.schema import Named, Where
 from alignbench.rows import Demonstration, Pair, Prompt, Ranking, Text, UnpairedPreference
@@ -140,6 +140,18 @@ def test_too_many_long_rows_are_an_error_with_lengths_that_would_do(write: Write
     assert "longer than max_length. Tokens of a row: 50% have at most" in said
     assert "set data.max_length (the model's context is 256): " in said
     assert "112 keeps 100%; or data.allowed_drop: 0.7" in said
+
+
+def test_a_template_that_drops_what_tells_answers_apart_is_refused(write: WriteRows, table: Prepare):
+    thought = {"chosen": "<think>good</think>yes", "rejected": "<think>bad</think>yes"}
+    write([{**row, **thought} for row in pairs(40)])
+    template = (
+        "{% for m in messages %}{{ m.role + ' ' + m.content.split('</think>')[-1] + ' <eos> ' }}{% endfor %}"
+        "{% if add_generation_prompt %}assistant {% endif %}"
+    )
+    said = r"40 of 40 rows \(100%\) cannot be used: 40 the chat template drops part of an answer: its <think> part"
+    with pytest.raises(ModelError, match=said + ".*; set model.chat_template to a template that keeps"):
+        table("data.jsonl", model={"id": "sandbox", "chat_template": template})
 
 
 def test_lengths_that_the_model_cannot_hold_are_not_offered(write: WriteRows, table: Prepare):
