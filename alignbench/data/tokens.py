@@ -86,6 +86,15 @@ def context(model: schema.Model, root: Path = Path()) -> int | None:
     return length if isinstance(length, int) and length > 0 else None
 
 
+def check_vocabulary(tokenizer: PreTrainedTokenizerFast, model: schema.Model, root: Path = Path()) -> None:
+    """Raise ModelError where the tokenizer has ids that the model's configuration has no embedding for."""
+    config = _json(model_path(model, root), "config.json", model.revision)
+    rows = config.get("text_config", config).get("vocab_size")
+    if isinstance(rows, int) and len(tokenizer) > rows:
+        what = f"the tokenizer of {model.id} has {len(tokenizer)} tokens, the model embeds {rows}"
+        raise ModelError(what, "use the tokenizer that the model was trained with")
+
+
 def fingerprint(tokenizer: PreTrainedTokenizerFast) -> str:
     """Return the sha256 of what a tokenizer does: its whole pipeline, and its special tokens."""
     special = json.dumps(tokenizer.special_tokens_map, sort_keys=True, default=str)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from alignbench.data.prepare import prepare
-from alignbench.data.survey import survey
+from alignbench.data.survey import check_tokenizer, survey
 from alignbench.data.table import Table, open_table
 from alignbench.errors import AlignbenchError, DataError, ModelError
 from alignbench.recipe.load import load
@@ -147,3 +147,28 @@ def test_the_default_of_several_templates_is_taken(prepared: Prepared):
 def test_a_template_without_a_generation_prompt_is_refused(prepared: Prepared):
     with pytest.raises(ModelError, match="ignores add_generation_prompt"):
         prepared("33-no-generation-prompt")
+
+
+def test_a_tokenizer_with_more_tokens_than_the_model_is_refused(prepared: Prepared):
+    with pytest.raises(ModelError, match=r"has \d+ tokens, the model embeds \d+"):
+        prepared("35-added-tokens-not-resized")
+
+
+@pytest.mark.parametrize(
+    ("case", "said"),
+    [
+        ("30-template-strips-thinking", "drops part of an answer: its <think> part"),
+        ("33-no-generation-prompt", "ignores add_generation_prompt"),
+        ("35-added-tokens-not-resized", "the model embeds"),
+    ],
+)
+def test_what_small_files_tell_is_known_before_a_run(case: str, said: str, recipe: Callable[[str], Path]):
+    loaded = load(recipe(case))
+    pool = survey(loaded.recipe, loaded.path.parent)
+    with pytest.raises(ModelError, match=said):
+        check_tokenizer(loaded.recipe, loaded.path.parent, pool)
+
+
+def test_a_tokenizer_that_fits_passes(recipe: Callable[[str], Path]):
+    loaded = load(recipe("31-named-templates"))
+    check_tokenizer(loaded.recipe, loaded.path.parent, survey(loaded.recipe, loaded.path.parent))

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from alignbench.data.tokens import context, encode, ending, load_tokenizer, render, tokenise
+from alignbench.data.tokens import check_vocabulary, context, encode, ending, load_tokenizer, render, tokenise
 from alignbench.errors import Exit, ModelError, SecurityError
 from alignbench.recipe.schema import Model
 from alignbench.rows import Demonstration, Pair, Prompt, Ranking, Text
@@ -157,6 +157,20 @@ def test_of_several_templates_the_default_is_taken_or_the_one_that_is_named(
         ModelError, match=r"none is the default: rag, tool_use; set model.chat_template to one"
     ):
         load_tokenizer(model(folder, None))
+
+
+def test_a_tokenizer_with_more_tokens_than_the_model_embeds_is_refused(
+    tokenizer_folder: Path, tmp_path: Path
+):
+    folder = tmp_path / "small"
+    shutil.copytree(tokenizer_folder, folder)
+    (folder / "config.json").write_text('{"text_config": {"vocab_size": 64}}', encoding="utf-8")
+    tokenizer = load_tokenizer(model(folder))
+    check_vocabulary(
+        tokenizer, model(tokenizer_folder)
+    )  # where the configuration does not say, nothing is refused
+    with pytest.raises(ModelError, match=r"has \d+ tokens, the model embeds 64"):
+        check_vocabulary(tokenizer, model(folder))
 
 
 # F32
