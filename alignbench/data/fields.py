@@ -319,6 +319,12 @@ _UNREAD_ANSWERS: Mapping[type[Row], tuple[str, ...]] = {
 """Columns that are answers beyond doubt: a row that left them out would be another kind of row."""
 
 
+NAMES = frozenset(
+    {*_NAMES, *ALIASES, *CONTEXT, *UNREAD, *(name for names in _UNREAD_ANSWERS.values() for name in names)}
+)
+"""All columns that say what a row is."""
+
+
 def _proposal(record: Fields, found: Shape | None, unread: list[str], line: Line) -> Problem:
     """Return what is wrong with a record that fits no shape, and the likeliest way to read it."""
     there = f"the columns are {', '.join(record)}"
