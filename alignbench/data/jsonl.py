@@ -104,6 +104,9 @@ def _refuse_other_formats(file: BinaryIO, name: str) -> None:
     if body.startswith(b"["):
         what = f"a JSON array, not one object on each line (byte offset {head.index(b'[')})"
         raise DataError(Problem(what, "write each item on a line of its own (jq -c '.[]')", file=name))
+    if body.split(b"\n")[0].strip() == b"{" and len(body) > 1:
+        what = "one JSON object over many lines, not one on each line"
+        raise DataError(Problem(what, "write each row on a line of its own (jq -c .)", file=name))
 
 
 def _skip_line(file: BinaryIO) -> int:

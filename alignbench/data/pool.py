@@ -19,7 +19,7 @@ from alignbench.data.split import order_of, prompt_key, split_of
 from alignbench.data.tokens import answers
 from alignbench.errors import DataError
 from alignbench.recipe.named import open_source
-from alignbench.recipe.schema import Named, Recipe
+from alignbench.recipe.schema import CONVERSATION, PROMPT, Named, Recipe
 from alignbench.rows import Pair, Prompt, Ranking, Row, Text, UnpairedPreference
 
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
@@ -37,6 +37,9 @@ class Pool:
     view: type[Row] = Row
     rows: dict[Split, list[Row]] = field(default_factory=dict)
     read: int = 0
+    usable: int = 0
+    grouped: int = 0
+    """Usable rows that have what `data.split.by` names."""
     dropped: Counter[str] = field(default_factory=Counter)
     duplicates: int = 0
     """Rows that say what an earlier row says."""
@@ -79,6 +82,8 @@ def gather(recipe: Recipe, root: Path, tell: Progress, models: Any = None) -> Po
             if reason := useless(kept):
                 pool.dropped[reason] += 1
                 continue
+            pool.grouped += data.split.by in (CONVERSATION, PROMPT) or data.split.by in kept.extra
+            pool.usable += 1
             _compare(kept, known, pool)
             own = source.owns_splits or source is not main
             # A source with splits of its own has mixed its rows; others may be sorted by anything.
@@ -87,6 +92,9 @@ def gather(recipe: Recipe, root: Path, tell: Progress, models: Any = None) -> Po
         pool.dropped.update(source.dropped)
         source.dropped.clear()
         pool.sources["train" if source is main else split].update(source.facts)
+    if pool.usable and not pool.grouped:
+        what = f"data.split.by: no row has the column '{data.split.by}'"
+        raise DataError(what, f"name another, or leave it out: rows of one {CONVERSATION} stay together")
     pool.filters = [{"name": name, "counts": dict(sorted(one.counts.items()))} for name, one in filters]
     pool.rows = {split: first.rows() for split, first in found.items()}
     return pool

@@ -17,7 +17,7 @@ from alignbench.data.noise import flip
 from alignbench.data.pool import CHUNK, SPLITS, Progress, ample, gather, wanted
 from alignbench.data.split import split_of
 from alignbench.data.table import RECORD, TEXTS, digest_of, write_rows
-from alignbench.data.tokens import context, ending, fingerprint, load_tokenizer, tokenise
+from alignbench.data.tokens import check_vocabulary, context, ending, fingerprint, load_tokenizer, tokenise
 from alignbench.recipe.named import open_source
 from alignbench.recipe.schema import Recipe
 from alignbench.rows import Prompt, Row, Sequence, Text
@@ -40,6 +40,7 @@ def prepare(
     """
     tell = progress or (lambda what, count: None)
     tokenizer, room = load_tokenizer(recipe.model, root), context(recipe.model, root)
+    check_vocabulary(tokenizer, recipe.model, root)
     pool = gather(recipe, root, tell, models)
     parts: dict[Split, Part] = {}
     for split in SPLITS:
@@ -54,7 +55,7 @@ def prepare(
     kept["train"], turned = flip(kept["train"], recipe.data.noise, recipe.data.split.seed)
     checks.lengths(parts.values(), recipe.data, room)
     checks.counts(pool, kept, recipe)
-    overlap = checks.overlap(kept, recipe.data)
+    overlap, near = checks.overlap(kept, recipe.data)
     texts, about_texts = read_texts(recipe, root, tokenizer, room, tell)
 
     record = {
@@ -67,6 +68,7 @@ def prepare(
         "duplicate_rows": pool.duplicates,
         "conflicting_labels": pool.conflicts,
         "overlap": overlap,
+        "near_duplicates": near,
         "labels_turned": turned,
         "splits": {split: part.record() for split, part in parts.items()},
         "max_length": recipe.data.max_length,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence as Many
 from dataclasses import dataclass, replace
 from hashlib import sha256
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
 
 SANDBOX = "sandbox"
 SETTING = "model.chat_template"
+DROPS = "the chat template drops"
+"""How a reason begins why a row has no token ids, where another template would give it some."""
+
 TODAY = "{%- macro strftime_now(format) -%}26 Jul 2024{%- endmacro -%}"
 """Put before a template that writes the date, or else a run would not give the same bytes tomorrow.
 
@@ -64,12 +68,7 @@ def load_tokenizer(model: schema.Model, root: Path = Path()) -> PreTrainedTokeni
     except Exception as error:  # the readers of damaged files raise nearly anything
         what = f"the tokenizer of {model.id} cannot be loaded: {_first_line(error)}"
         raise ModelError(what, "check model.id, and the network where it is a hub id") from error
-    source = f"the chat template of {model.id}"
-    if model.chat_template is not None:
-        tokenizer.chat_template, source = _template(model.chat_template, root)
-    if not isinstance(tokenizer.chat_template, str):
-        what = f"the tokenizer of {model.id} has no chat template"
-        raise ModelError(what, f"set {SETTING} to Jinja text or to the path of a file that holds it")
+    tokenizer.chat_template, source = _template(model, tokenizer.chat_template, root)
     if "strftime_now" in tokenizer.chat_template:
         tokenizer.chat_template = TODAY + tokenizer.chat_template
     tokenizer.eos_token = ending(tokenizer, source).token
@@ -85,6 +84,15 @@ def context(model: schema.Model, root: Path = Path()) -> int | None:
     config = config.get("text_config", config)
     length = config.get("max_position_embeddings", config.get("n_positions"))
     return length if isinstance(length, int) and length > 0 else None
+
+
+def check_vocabulary(tokenizer: PreTrainedTokenizerFast, model: schema.Model, root: Path = Path()) -> None:
+    """Raise ModelError where the tokenizer has ids that the model's configuration has no embedding for."""
+    config = _json(model_path(model, root), "config.json", model.revision)
+    rows = config.get("text_config", config).get("vocab_size")
+    if isinstance(rows, int) and len(tokenizer) > rows:
+        what = f"the tokenizer of {model.id} has {len(tokenizer)} tokens, the model embeds {rows}"
+        raise ModelError(what, "use the tokenizer that the model was trained with")
 
 
 def fingerprint(tokenizer: PreTrainedTokenizerFast) -> str:
@@ -193,8 +201,8 @@ def tokenise(rows: Many[Row], tokenizer: PreTrainedTokenizerFast, end: Ending) -
         except Exception as error:  # a template may refuse a system turn, or two turns of one role
             places.append(f"refused by the chat template: {_first_line(error)}")
             continue
-        if not all(turn["content"].strip() in written[0] for turn in row.prompt):
-            places.append("the chat template drops a turn")
+        if reason := _lost(row, written):
+            places.append(reason)
             continue
         places.append(range(len(texts), len(texts) + len(written)))
         texts += written
@@ -215,8 +223,33 @@ def tokenise(rows: Many[Row], tokenizer: PreTrainedTokenizerFast, end: Ending) -
         if any(response.count(stop) != 1 for response in responses):
             done.append("the token that ends a turn stands inside an answer")
             continue
-        done.append(_with_ids(row, prompt, responses))
+        done.append(_indistinct(row, responses) or _with_ids(row, prompt, responses))
     return done
+
+
+def _lost(row: Prompt, written: Many[str]) -> str:
+    """Return what the template left out of a row, or an empty text. White space of an answer may change."""
+    if not all(turn["content"].strip() in written[0] for turn in row.prompt):
+        return f"{DROPS} a turn"
+    for answer, whole in zip(answers(row), written[1:], strict=True):
+        if answer.strip() not in whole and _packed(answer) not in _packed(whole):
+            tag = re.match(r"\s*(<[^<>\s]{1,20}>)", answer)
+            part = f"its {tag[1]} part" if tag and tag[1] not in whole else "some of its words"
+            return f"{DROPS} part of an answer: {part}"
+    return ""
+
+
+def _packed(text: str) -> str:
+    return "".join(text.split())
+
+
+def _indistinct(row: Row, responses: Many[Ids]) -> str:
+    """Return why answers that have equal token ids make a row useless, or an empty text."""
+    if isinstance(row, Pair) and responses[0] == responses[1]:
+        return "chosen and rejected have equal token ids"
+    if isinstance(row, Ranking) and len(set(zip(responses, row.ranks, strict=True))) > len(set(responses)):
+        return "answers with equal token ids have different ranks"
+    return ""
 
 
 def answers(row: Row) -> tuple[str, ...]:
@@ -278,15 +311,33 @@ def _turn(role: str, content: str) -> Message:
     return {"role": role, "content": content}
 
 
-def _template(given: str, root: Path) -> tuple[str, str]:
-    """A recipe's template and what to call it."""
+def _template(model: schema.Model, own: str | dict[str, str] | None, root: Path) -> tuple[str, str]:
+    """Return the chat template that a recipe chooses, and what to call it.
+
+    It is Jinja text, a file, or the name of one of the tokenizer's `own` templates; else the one that the
+    tokenizer has, or of several the `default`.
+    """
+    given, several = model.chat_template, own if isinstance(own, dict) else {}
+    names = ", ".join(sorted(several))
+    if given is None:
+        found = several.get("default") if several else own
+        if isinstance(found, str):
+            return found, f"the chat template of {model.id}"
+        if several:
+            what = f"the tokenizer of {model.id} has several chat templates and none is the default: {names}"
+            raise ModelError(what, f"set {SETTING} to one of these names")
+        what = f"the tokenizer of {model.id} has no chat template"
+        raise ModelError(what, f"set {SETTING} to Jinja text or to the path of a file that holds it")
+    if given in several:
+        return several[given], f"the chat template '{given}' of {model.id}"
     if "{{" in given or "{%" in given:
         return given, SETTING
     try:
         return (root / given).read_text(encoding="utf-8"), f"the chat template {given}"
     except (OSError, UnicodeDecodeError) as error:
         what = f"{SETTING}: '{given}' is neither Jinja text nor a file that can be read"
-        raise ModelError(what, "give text with {{ }}, or a path relative to the recipe") from error
+        also = f", or one of the model's own: {names}" if names else ""
+        raise ModelError(what, f"give text with {{{{ }}}}, or a path relative to the recipe{also}") from error
 
 
 def _json(path: str, file: str, revision: str | None) -> dict[str, Any]:

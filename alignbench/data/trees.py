@@ -50,7 +50,7 @@ class ReplyTrees(Source):
                 self.facts.setdefault("files", {})[name] = jsonl.digest(file)
             self.facts["tolerated"] = dict(sorted(tolerated.items()))
 
-        return read(records(), problems, self.dropped, limit)
+        return read(records(), problems, self, split, limit)
 
     def _tree(self, line: jsonl.Line, name: str, problems: Problems) -> Iterator[Record]:
         root = line.record.get("prompt")

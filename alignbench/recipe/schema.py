@@ -49,7 +49,11 @@ class Model(Settings):
     """Dtype of the arithmetic; auto: bfloat16 on a GPU that has it, float32 on a CPU."""
     adapter: Adapter = Adapter()
     chat_template: str | None = None
-    """A Jinja template, or the path of one, that replaces the tokenizer's."""
+    """A Jinja template, or the path of one, that replaces the tokenizer's; or the name of one of its own."""
+
+
+CONVERSATION, PROMPT = "conversation", "prompt"
+"""Values of `data.split.by` that are no columns."""
 
 
 class Where(Settings):
@@ -59,8 +63,9 @@ class Where(Settings):
     """Share of the rows."""
     test: float = Field(default=0.1, ge=0, lt=1)
     """Share of the rows."""
-    by: str = "user"
-    """Rows with an equal value in this column stay together; rows without it are divided by prompt."""
+    by: str = CONVERSATION
+    """What stays together: `conversation`, rows with an equal first turn of the user; `prompt`, rows with an
+    equal prompt; or a column, rows with an equal value in it."""
     seed: int = Field(default=0, ge=0)
     """Which rows fall where; the same for every seed of the recipe."""
 

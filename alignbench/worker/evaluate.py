@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from hashlib import sha256
 from pathlib import Path
 
 from alignbench import store
@@ -111,8 +112,17 @@ def _write_judgements(folder: Path, evidence: RunEvidence) -> None:
 
 def _write_prompts(folder: Path, prompts: Sequence[Prompt]) -> None:
     """Keep what was asked, for the report: one JSON object a line, in the order of the evaluation."""
+    from alignbench.data.split import conversation_key
+
     lines = (
-        json.dumps({"id": one.id, "prompt": [dict(turn) for turn in one.prompt]}, ensure_ascii=False)
+        json.dumps(
+            {
+                "id": one.id,
+                "conversation": sha256(conversation_key(one).encode()).hexdigest()[:16],
+                "prompt": [dict(turn) for turn in one.prompt],
+            },
+            ensure_ascii=False,
+        )
         for one in prompts
     )
     store.write_text(folder / "prompts.jsonl", "".join(f"{line}\n" for line in lines))

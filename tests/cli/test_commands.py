@@ -60,12 +60,13 @@ def test_check_reads_every_row_where_it_is_asked_to_and_names_file_and_line(
         RECIPE.replace("train: sandbox", "train: ./rows.jsonl, pretraining: ./texts.jsonl"), encoding="utf-8"
     )
     rows, texts = tmp_path / "rows.jsonl", tmp_path / "texts.jsonl"
-    rows.write_text(pair + same + pair, encoding="utf-8")
+    others = "".join(pair.replace("a?", f"a{n}?") for n in range(97))
+    rows.write_text(pair + same + pair + others, encoding="utf-8")
     texts.write_text('{"text": "plain"}\n', encoding="utf-8")
     done = alignbench("check", recipe, "--data")
     assert (done.exit_code, done.stderr) == (0, "")
     assert done.stdout.splitlines()[1] == (
-        "3 Pair rows were read; unusable: chosen equals rejected (1); duplicates: 1"
+        "100 Pair rows were read; unusable: chosen equals rejected (1); duplicates: 1"
     )
     rows.write_text(pair + same + '{"prompt": "e?", "chosen": "b"}\n', encoding="utf-8")
     texts.write_text('{"text": "plain"}\n{"text": 3}\n', encoding="utf-8")

@@ -195,3 +195,12 @@ def test_equal_rows_keep_apart_by_their_ids(row: dict[str, Any], write: WriteRow
 def test_a_missing_file_says_where_it_was_looked_for(tmp_path: Path):
     with pytest.raises(DataError, match=r"nowhere.jsonl: there is no such file; relative paths start from"):
         source(tmp_path, "nowhere.jsonl").view()
+
+
+def test_an_object_over_many_lines_is_one_problem(write: WriteRows, tmp_path: Path):
+    write(json.dumps(pairs(1)[0], indent=2).encode())
+    error = problems(source(tmp_path))
+    assert str(error) == (
+        "data.jsonl: one JSON object over many lines, not one on each line; "
+        "write each row on a line of its own (jq -c .)"
+    )
