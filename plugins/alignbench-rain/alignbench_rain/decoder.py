@@ -26,6 +26,7 @@ from alignbench import (
     Sequence,
     TokenScores,
     TokenTree,
+    TokenTrees,
 )
 from alignbench_rain.evaluation import About, Evaluation, SelfEvaluation, common
 from alignbench_rain.search import Found, Rate, Rated, Search, Told, Wants, Words
@@ -271,9 +272,9 @@ class Decoder:
 
     def _asked(self, seats: list[_Seat]) -> dict[int, list[Reply]]:
         """Ask every forest once for all that is wanted of it; the replies by tree."""
-        forests: dict[int, tuple[DecodingBase, list[tuple[TokenTree, list[Query]]]]] = {}
+        forests: dict[int, tuple[TokenTrees, list[tuple[TokenTree, list[Query]]]]] = {}
 
-        def ask(forest: DecodingBase, tree: TokenTree, queries: list[Query]) -> None:
+        def ask(forest: TokenTrees, tree: TokenTree, queries: list[Query]) -> None:
             if queries:
                 forests.setdefault(id(forest), (forest, []))[1].append((tree, queries))
 
