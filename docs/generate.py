@@ -97,7 +97,7 @@ plugin. All rows of a file are of one kind, which the columns of the first row d
   probability that the chosen answer is the better one.
 - A prompt or an answer is a text, a message, or a list of messages with `role` and `content` (or `from` and `value`).
 - Also read: {context}. Other names of columns: {aliases}.
-- Refused where they are filled, since they change what a conversation says and a row cannot hold them:
+- Refused where they are filled, since they change the meaning of a conversation and a row cannot hold them:
   {unread}; and tool calls, images and reasoning inside a message.
 - Every other column is kept with the row. `data.split.by` can name one of them; by default the rows of one
   conversation, those with an equal first turn of the user, stay in one split.

@@ -27,7 +27,7 @@ class Part:
     """Of every row that has token ids, kept or not."""
 
     def record(self) -> dict[str, Any]:
-        """Return what the record says of this split."""
+        """Return the record of this split."""
         return {
             "kept": len(self.kept),
             "dropped": dict(sorted(self.dropped.items())),
@@ -35,10 +35,10 @@ class Part:
         }
 
 
-def lengths(parts: Iterable[Part], data: Data, room: int | None) -> None:
-    """Raise DataError where more rows do not fit than `allowed_drop` lets, with the lengths that would do.
+def lengths(parts: Iterable[Part], data: Data, context_length: int | None) -> None:
+    """Raise DataError where more rows do not fit than `allowed_drop` lets, with the lengths that would keep them.
 
-    `room` is the model's context in tokens. Where not one row could be tokenised it is a ModelError.
+    Where not one row could be tokenised it is a ModelError.
     """
     parts = list(parts)
     dropped = sum((part.dropped for part in parts), Counter[str]())
@@ -51,15 +51,17 @@ def lengths(parts: Iterable[Part], data: Data, room: int | None) -> None:
     known = [length for part in parts for length in part.lengths]
     template = sum(count for reason, count in dropped.items() if "the chat template" in reason)
     if not known or template > data.allowed_drop * rows:
-        raise ModelError(what, "set model.chat_template to a template that keeps these conversations whole")
+        fix = "set model.chat_template to a template that keeps these conversations whole"
+        raise ModelError(what, fix if template else "use the tokenizer that the model was trained with")
     shown = ", ".join(f"{part:.0%} have at most {quantile(known, part)}" for part in (0.5, 0.9, 0.99, 1.0))
     wished = {math.ceil(quantile(known, part) / 16) * 16 for part in (0.5, 0.75, 0.9, 0.95, 1.0)}
     offers = {
-        wish: sum(one <= wish for one in known) for wish in {min(wish, room or wish) for wish in wished}
+        wish: sum(one <= wish for one in known)
+        for wish in {min(wish, context_length or wish) for wish in wished}
     }
     better = {wish: fits for wish, fits in sorted(offers.items()) if fits > rows - dropped.total()}
     keeps = ", ".join(f"{wish} keeps {fits / rows:.0%}" for wish, fits in better.items())
-    limit = f" (the model's context is {room})" if room else ""
+    limit = f" (the model's context is {context_length})" if context_length else ""
     allowing = f"data.allowed_drop: {math.ceil(share * 100) / 100}"
     fix = f"set data.max_length{limit}: {keeps}; or {allowing}"
     if not better:
@@ -83,17 +85,17 @@ def _too_few(pool: Pool, split: Split, there: int, least: int, use: str, data: D
     share = 1 - shares.validation - shares.test
     if split != "train":
         share = getattr(shares, split) if getattr(data, split) is None else 1.0
-    gone = pool.dropped.copy()
+    lost = pool.dropped.copy()
     for one in pool.filters:
         dropped = {reason: count for reason, count in one["counts"].items() if reason.startswith("dropped")}
-        gone.update({f"{one['name']} {reason}": count for reason, count in dropped.items()})
-    why = f" ({', '.join(f'{count} {reason}' for reason, count in gone.most_common(5))})" if gone else ""
+        lost.update({f"{one['name']} {reason}": count for reason, count in dropped.items()})
+    why = f" ({', '.join(f'{count} {reason}' for reason, count in lost.most_common(5))})" if lost else ""
     what = f"{pool.read} rows were read{why} and {there} are left for {split}"
     if share <= 0:
         raise DataError(what, f"give data.split.{split} a share, or name a source in data.{split}")
     wanted = math.ceil(least / share)
     fix = f"{use} needs at least {least}, so about {wanted} rows in all"
-    if pool.read - gone.total() >= wanted:
+    if pool.read - lost.total() >= wanted:
         fix += f"; rows of one {shares.by} stay together, so more of those, or a source in data.{split}"
         if shares.by not in (CONVERSATION, PROMPT):
             fix += f", or data.split.by: {CONVERSATION}"

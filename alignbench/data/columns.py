@@ -78,9 +78,9 @@ _SCORES = (
 _LABEL = ("label", "kto_tag", "desirable", "thumbs_up", "is_good")
 _BEST = ("best", "better_response_id", "best_index", "chosen_index")
 NUMBERED = tuple(
-    (f"{word}{mark}{one}", f"{word}{mark}{two}")
+    (f"{word}{separator}{one}", f"{word}{separator}{two}")
     for word in ("response", "answer", "completion", "output")
-    for mark in ("_", "")
+    for separator in ("_", "")
     for one, two in (("0", "1"), ("1", "2"), ("a", "b"))
 )
 """Columns of two answers that nothing but their place tells apart."""

@@ -39,7 +39,7 @@ UNREAD = (
     "tools", "functions", "tool_calls", "images", "image", "videos", "video", "audios", "audio",
     "chat_template_kwargs",
 )  # fmt: skip
-"""Columns that change what a conversation says, and that a row cannot hold: a record that fills one is refused."""
+"""Columns that change the meaning of a conversation and that a row cannot hold: refused where they are filled."""
 
 CONTEXT = ("system", "history")
 """Columns whose turns come before the prompt's."""
@@ -112,21 +112,21 @@ def read(record: Fields, wanted: Shape, line: Line = as_yaml) -> Row:
     if nulls:
         raise RecordError(*nulls)
     unread = [
-        Problem("is not read, and changes what a row says", _without(line, name), field=name)
+        Problem("is not read, and changes the meaning of a row", _without(line, name), field=name)
         for name in UNREAD
         if not is_empty(fields.get(name)) and wanted.view is not Text
     ]
     if unread:
         raise RecordError(*unread)
-    said = wanted.reader(fields)
+    values = wanted.reader(fields)
     used = {*wanted.names, *wanted.optional, "id"}
-    if "prompt" in said:
-        said["prompt"] = before(said["prompt"], *(fields.get(name) for name in CONTEXT))
+    if "prompt" in values:
+        values["prompt"] = before(values["prompt"], *(fields.get(name) for name in CONTEXT))
         used.update(CONTEXT)
     given = fields.get("id")
-    id = str(given) if isinstance(given, (str, int)) else content_id(said)
+    id = str(given) if isinstance(given, (str, int)) else content_id(values)
     extra = {column: _known(record[column]) for field, column in columns.items() if field not in used}
-    return wanted.view(id=text("id", id), extra=extra, **said)
+    return wanted.view(id=text("id", id), extra=extra, **values)
 
 
 def _known(value: Any) -> Any:
@@ -139,9 +139,9 @@ def _is_plain(record: Fields) -> bool:
     return isinstance(record["chosen"], str) and not hh.is_hh(record["chosen"])
 
 
-def content_id(said: Mapping[str, Any]) -> str:
+def content_id(values: Mapping[str, Any]) -> str:
     """Return an id made of the content of a row."""
-    return sha256(_canonical(said).encode()).hexdigest()[:16]
+    return sha256(_canonical(values).encode()).hexdigest()[:16]
 
 
 def _columns(record: Fields, wanted: Shape) -> dict[str, str]:
@@ -184,15 +184,15 @@ def _answers_and_ranks(fields: Fields) -> dict[str, Any]:
         bad = next((f" (one is {rank})" for rank in ranks if rank != rank), "") if is_list(ranks) else ""
         what = f"not a list of numbers{bad}"
         raise RecordError(Problem(what, "one rank for each answer, 1 is best", field="ranks"))
-    said = _ranked(fields, "answers", ranks, "ranks")
+    values = _ranked(fields, "answers", ranks, "ranks")
     given = fields.get("preferences")
     if given is None:
-        return said
+        return values
     pairs = len(ranks) * (len(ranks) - 1) // 2
     if not is_list(given) or len(given) != pairs or not all(one is None or _is_chance(one) for one in given):
         fix = "for each two answers (1-2, 1-3, ..., 2-3, ...) that the first is better, or null"
         raise RecordError(Problem(f"not a list of {pairs} probabilities", fix, field="preferences"))
-    return {**said, "preferences": tuple(None if one is None else float(one) for one in given)}
+    return {**values, "preferences": tuple(None if one is None else float(one) for one in given)}
 
 
 def _answers_and_scores(fields: Fields) -> dict[str, Any]:
@@ -271,7 +271,7 @@ def _labelled(reader: Callable[[Fields], dict[str, Any]]) -> Callable[[Fields], 
     def read(fields: Fields) -> dict[str, Any]:
         label = fields["label"]
         if label not in (0, 1):
-            fix = f"say whether the answer is desirable, drop the row, or {_without(as_yaml, 'label')}"
+            fix = f"state whether the answer is desirable, drop the row, or {_without(as_yaml, 'label')}"
             raise RecordError(Problem(wrong("label", label, "true or false").what, fix, field="label"))
         return {**reader(fields), "desirable": bool(label)}
 
@@ -322,7 +322,7 @@ _UNREAD_ANSWERS: Mapping[type[Row], tuple[str, ...]] = {
 NAMES = frozenset(
     {*_NAMES, *ALIASES, *CONTEXT, *UNREAD, *(name for names in _UNREAD_ANSWERS.values() for name in names)}
 )
-"""All columns that say what a row is."""
+"""All columns that decide what a row is."""
 
 
 def _proposal(record: Fields, found: Shape | None, unread: list[str], line: Line) -> Problem:

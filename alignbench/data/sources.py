@@ -112,7 +112,7 @@ def _column(field: str, mapping: columns.Columns) -> str:
 
 
 class Sandbox(Source):
-    """The embedded world: rankings of 4 to 9 answers, and the text its model was pretrained on."""
+    """The embedded sandbox: rankings of 4 to 9 answers, and the text its model was pretrained on."""
 
     api = 2
     owns_splits = True

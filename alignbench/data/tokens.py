@@ -1,4 +1,4 @@
-"""From messages to token ids: the tokenizer, its chat template put to the test, one tokenisation for all."""
+"""From messages to token ids: the tokenizer, its chat template checked, one tokenisation for all."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def model_path(model: schema.Model, root: Path) -> str:
 
 
 def load_tokenizer(model: schema.Model, root: Path = Path()) -> PreTrainedTokenizerFast:
-    """Return the base's tokenizer with the recipe's chat template, put to the test.
+    """Return the base's tokenizer with the recipe's chat template, checked.
 
     Its `eos_token` is the token that ends a turn in that template, a `pad_token` is set, padding is on the
     left. Raises ModelError where the tokenizer or the template cannot be used, SecurityError where the
@@ -79,7 +79,7 @@ def load_tokenizer(model: schema.Model, root: Path = Path()) -> PreTrainedTokeni
 
 
 def context(model: schema.Model, root: Path = Path()) -> int | None:
-    """Return how many tokens the model can look at, or None where its configuration does not say."""
+    """Return how many tokens the model can read, or None where its configuration does not say."""
     config = _json(model_path(model, root), "config.json", model.revision)
     config = config.get("text_config", config)
     length = config.get("max_position_embeddings", config.get("n_positions"))
@@ -117,10 +117,10 @@ class Ending:
 
 
 def ending(tokenizer: PreTrainedTokenizerFast, source: str = "the chat template") -> Ending:
-    """Put a chat template to the test, and return how it ends an answer.
+    """Check a chat template, and return how it ends an answer.
 
     Raises ModelError, naming `source`, where the template is no valid Jinja, drops turns or roles, begins
-    the sequence twice, or writes a prompt otherwise once its answer follows.
+    the sequence twice, or writes a prompt differently once its answer follows.
     """
     question, answer, second = "the first question", "the answer", "the second question"
     turns = [
@@ -150,7 +150,7 @@ def ending(tokenizer: PreTrainedTokenizerFast, source: str = "the chat template"
     if whole[ends[0] : ends[1] - len(answer)] == whole[ends[1] : ends[2] - len(second)]:
         raise unfit("drops the roles: it writes the same before a turn of the user and one of the assistant")
     if not whole.startswith(prompt):
-        raise unfit("writes a prompt otherwise once its answer follows")
+        raise unfit("writes a prompt differently once its answer follows")
     if prompt == unopened and not whole[len(prompt) :].startswith(answer):
         raise unfit("ignores add_generation_prompt, so that a policy would not know that it is its turn")
     bos = tokenizer.bos_token_id
@@ -186,7 +186,7 @@ def tokenise(rows: Many[Row], tokenizer: PreTrainedTokenizerFast, end: Ending) -
 
     A prompt's ids end where the answer starts; a response's ids end with the one token that ends a turn. The
     length is that of the prompt and its longest answer. Raises ModelError where the template writes a prompt
-    otherwise once its answer follows.
+    differently once its answer follows.
     """
     if rows and isinstance(rows[0], Text):
         return [*_tokenise_texts([row for row in rows if isinstance(row, Text)], tokenizer)]
@@ -266,7 +266,7 @@ def _written(row: Prompt, tokenizer: PreTrainedTokenizerFast, end: Ending) -> li
     prompt = render(tokenizer, row.prompt, answer=True)
     wholes = [render(tokenizer, [*row.prompt, _turn("assistant", answer)]) for answer in answers(row)]
     if not all(whole.startswith(prompt) for whole in wholes):
-        what = f"the chat template writes the prompt of row {row.id} otherwise once its answer follows"
+        what = f"the chat template writes the prompt of row {row.id} differently once its answer follows"
         raise ModelError(what, f"set {SETTING} to a template that does not")
     return [prompt, *map(end.cut, wholes)]
 

@@ -19,7 +19,7 @@ UNREAD = (
     "tool_calls", "function_call", "reasoning_content", "reasoning", "thinking",
     "images", "image", "videos", "video", "audios", "audio",
 )  # fmt: skip
-"""Fields of a message that change what it says, and that a turn of text cannot hold."""
+"""Fields of a message that change its meaning, and that a turn of text cannot hold."""
 
 UNTRAINED = ("train", "loss", "weight")
 """Fields of a message that can leave an answer out of the loss (Axolotl, ms-swift, OpenAI)."""
@@ -82,8 +82,8 @@ def answer_of(name: str, value: Any, prompt: Messages, written: Any = None) -> s
     HH separates turns by blanks, which are not part of the answer.
     """
     if isinstance(value, str):
-        said = text(name, value)
-        return said.strip() if isinstance(written, str) and hh.is_hh(written) else said
+        content = text(name, value)
+        return content.strip() if isinstance(written, str) and hh.is_hh(written) else content
     if isinstance(value, Mapping):
         value = [value]
     turns = _messages(name, value)
@@ -114,9 +114,9 @@ def before(prompt: Messages, system: Any, history: Any) -> Messages:
     if not is_list(history) or not all(is_list(pair) and len(pair) == 2 for pair in history):
         raise RecordError(wrong("history", history, "a list of [question, answer]"))
     earlier = [
-        {"role": role, "content": text(f"history[{place}]", said)}
+        {"role": role, "content": text(f"history[{place}]", content)}
         for place, pair in enumerate(history)
-        for role, said in zip(("user", "assistant"), pair, strict=True)
+        for role, content in zip(("user", "assistant"), pair, strict=True)
     ]
     return (*opening, *earlier, *rest)
 
@@ -167,14 +167,14 @@ def _parts(name: str, content: Any) -> str:
     """Return a message's text, also where it is a list of text parts."""
     if not is_list(content):
         return text(name, content)
-    said = []
+    texts = []
     for place, part in enumerate(content):
         kind = part.get("type") if isinstance(part, Mapping) else None
         if kind != "text":
             what = f"a part of the type {kind!r}, while only text is read"
             raise RecordError(Problem(what, "drop the row", field=f"{name}[{place}]"))
-        said.append(text(f"{name}[{place}].text", part.get("text")))
-    return "".join(said)
+        texts.append(text(f"{name}[{place}].text", part.get("text")))
+    return "".join(texts)
 
 
 def _check_trained(name: str, messages: Many[Mapping[str, Any]]) -> None:
@@ -211,7 +211,7 @@ def wrong(field: str, value: Any, wanted: str) -> Problem:
 
 
 def is_empty(value: Any) -> bool:
-    """Return whether a column says nothing in this record: null, blank, or an empty list, also as JSON."""
+    """Return whether a column is empty in this record: null, blank, or an empty list, also as JSON."""
     return (
         value is None
         or (isinstance(value, str) and value.strip() in ("", "[]", "{}", "null"))

@@ -114,17 +114,17 @@ def test_what_is_harmless_is_accepted_and_stated(write: WriteRows, tmp_path: Pat
     [
         (
             f'{GOOD}\n{{"prompt": "caf\u00e9"}}\n'.encode("latin-1"),
-            f"data.jsonl:2: not UTF-8: byte 0xe9 at byte offset {len(GOOD) + 16}; it looks like Latin-1",
+            f"data.jsonl:2: not UTF-8: byte 0xe9 at byte offset {len(GOOD) + 16}; probably Latin-1",
         ),
-        ('{"prompt": "\u3053\u3093\u306b\u3061\u306f"}\n'.encode("shift_jis"), "it looks like Shift-JIS"),
-        ('{"prompt": "\u3053\u3093\u306b\u3061\u306f"}\n'.encode("euc_jp"), "it looks like EUC-JP"),
+        ('{"prompt": "\u3053\u3093\u306b\u3061\u306f"}\n'.encode("shift_jis"), "probably Shift-JIS"),
+        ('{"prompt": "\u3053\u3093\u306b\u3061\u306f"}\n'.encode("euc_jp"), "probably EUC-JP"),
         (
             GOOD.encode("utf-16"),
             "data.jsonl: UTF-16 (little endian), not JSON lines in UTF-8 (byte offset 0)",
         ),
         (
             GOOD.encode("utf-16-be"),
-            "data.jsonl: not UTF-8: a zero byte at byte offset 0; it looks like UTF-16",
+            "data.jsonl: not UTF-8: a zero byte at byte offset 0; probably UTF-16",
         ),
         (
             b"\x1f\x8b\x08\x00rest",

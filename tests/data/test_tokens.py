@@ -192,7 +192,7 @@ AGAIN = CHATML.replace(
         ("{{ messages[0].nothing.at_all }}", r"model.chat_template cannot be rendered: UndefinedError"),
         (ROLES, r"model.chat_template drops the roles"),
         (TURNS, r"model.chat_template drops turns of a conversation"),
-        (AGAIN, r"model.chat_template writes a prompt otherwise once its answer follows"),
+        (AGAIN, r"model.chat_template writes a prompt differently once its answer follows"),
         ("<s><s>{{ '' }}" + CHATML, r"model.chat_template begins a sequence with <s> twice"),
         (CHATML.split("{% if add_gen")[0], r"model.chat_template ignores add_generation_prompt"),
         ("templates/none.jinja", r"'templates/none.jinja' is neither Jinja text nor a file that can be read"),
@@ -211,7 +211,7 @@ def test_a_template_that_rewrites_only_some_prompts_is_caught_at_the_row(tokeniz
     template = CHATML.replace("{% for", "{% if messages | length == 5 %}!{% endif %}{% for", 1)
     tokenizer = load_tokenizer(model(tokenizer_folder, template))
     rows = [Demonstration(id="seven", prompt=talk("a", "b", "c", "d", "e"), response="f")]
-    with pytest.raises(ModelError, match="the prompt of row seven otherwise once its answer follows"):
+    with pytest.raises(ModelError, match="the prompt of row seven differently once its answer follows"):
         tokenise(rows, tokenizer, ending(tokenizer))
 
 
