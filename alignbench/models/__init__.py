@@ -2,14 +2,8 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Sequence as Many
 from importlib import import_module
-from typing import TYPE_CHECKING, ClassVar
-
-from alignbench.api.config import API, Sampling
-from alignbench.api.policy import Answer
-from alignbench.rows import Prompt
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from alignbench.models.base import Base, ModelPolicy
@@ -27,25 +21,9 @@ _HOMES = {
 }
 _WHERE = {name: module for module, names in _HOMES.items() for name in names}
 __all__ = [
-    "Base", "DecodingBase", "Generator", "ModelPolicy", "Query", "Reply", "TokenTree", "TokenTrees", "load_base",
+    "Base", "DecodingBase", "ModelPolicy", "Query", "Reply", "TokenTree", "TokenTrees", "load_base",
     "load_classifier",
 ]  # fmt: skip
-
-
-class Generator(ABC):
-    """A way of drawing answers from a model; the plugins of the group `alignbench.generators`."""
-
-    api: ClassVar[int] = API
-
-    @abstractmethod
-    def generate(
-        self, policy: ModelPolicy, prompts: Many[Prompt], sampling: Sampling, key: int, *, samples: int = 1
-    ) -> list[Answer]:
-        """Answer each prompt `samples` times: prompt by prompt, sample by sample.
-
-        Every prompt has its token ids. Law: the noise is keyed by (key, prompt id, sample, position), so that
-        in float32 an answer does not depend on the other prompts, their order or their number.
-        """
 
 
 def __getattr__(name: str) -> object:

@@ -22,9 +22,8 @@ from alignbench import heartbeat
 from alignbench.api.config import Sampling
 from alignbench.api.policy import Answer, Can, TokenScores
 from alignbench.errors import ModelError, Problem
-from alignbench.models import Generator
+from alignbench.models import attention, stack
 from alignbench.models.meter import Meter
-from alignbench.models.scoring import score
 from alignbench.recipe import schema
 from alignbench.rows import Prompt, Sequence
 
@@ -58,7 +57,6 @@ class Base:
         self.fingerprint = fingerprint
         self.device: torch.device = model.device
         self.dtype: torch.dtype = model.dtype
-        self.generator = _default_generator()
         self.generated = 0
         """Tokens drawn so far, under any policy."""
         self.meter: Meter = Meter()
@@ -68,10 +66,11 @@ class Base:
         self.vocabulary = len(tokenizer)
         """Token ids below this have a token; logits beyond it belong to a padded vocabulary."""
         self.targets = _targets(model, self.adapter.targets)
+        attention.install(model)
         model.base_model.register_forward_pre_hook(heartbeat.beat)
         self.peft: PeftModel | None = None
         """The same network as peft sees it; None before the first adapter."""
-        self._positions = "position_ids" in signature(type(model.base_model).forward).parameters
+        self.takes_positions: bool = "position_ids" in signature(type(model.base_model).forward).parameters
         config = model.config.get_text_config()
         shapes = ("logit_scale", "logits_scaling", "final_logit_softcapping")
         self._shaping = [getattr(config, name, None) for name in shapes]
@@ -224,7 +223,7 @@ class Base:
         """
         if mask is not None:
             more["attention_mask"] = mask
-            if self._positions:
+            if self.takes_positions:
                 more["position_ids"] = (mask.cumsum(1) - 1).clamp_min(0)[:, -ids.shape[1] :]
         return self.model.base_model(input_ids=ids, **{"use_cache": False, **more}).last_hidden_state
 
@@ -299,9 +298,7 @@ class Base:
 
     def _activate(self, name: str | None) -> None:
         self._active = name
-        for layer in self._layers:
-            layer._disable_adapters = name is None
-            layer._active_adapter = [] if name is None else [name]
+        stack.activate(self._layers, name)
 
     @contextmanager
     def _active_inside(self, name: str | None) -> Iterator[None]:
@@ -339,8 +336,10 @@ class ModelPolicy:
     def answer(
         self, prompts: Many[Prompt], sampling: Sampling, key: int, *, samples: int = 1
     ) -> list[Answer]:
+        from alignbench.models.generation import generate
+
         begun = time.perf_counter()
-        made = self.base.generator.generate(self, self.tokenised(prompts), sampling, key, samples=samples)
+        made = generate(self, self.tokenised(prompts), sampling, key, samples=samples)
         tokens = sum(len(answer.ids) for answer in made)
         self.base.generated += tokens
         self.base.meter.answered(prompts, tokens, time.perf_counter() - begun)
@@ -353,7 +352,9 @@ class ModelPolicy:
 
     def logprobs(self, sequences: Many[Sequence], *, entropy: bool = False) -> list[TokenScores]:
         self.base.meter.scored(len(sequences))
-        return score(self, sequences, entropy=entropy)
+        from alignbench.models.scoring import token_scores
+
+        return token_scores(self, sequences, entropy=entropy)
 
     def hidden(self, ids: Tensor, mask: Tensor | None = None) -> Tensor:
         """Return the last hidden states [B, T, hidden] under this policy; see `Base.hidden`."""
@@ -495,9 +496,3 @@ def _check_head(base: Base) -> None:
             f"a {type(base.model).__name__} computes its logits in a way that is not known here",
             "use a causal language model whose head is one linear layer",
         )
-
-
-def _default_generator() -> Generator:
-    from alignbench.models.generation import TransformersGenerator
-
-    return TransformersGenerator()

@@ -1,8 +1,8 @@
-"""One forward for all sequences under one adapter, of which only response positions meet the head."""
+"""One forward for all sequences under one adapter; only the states that predict response tokens meet a head."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sized
 from collections.abc import Sequence as Many
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,7 +15,8 @@ from torch.nn import Module
 from alignbench.api.method import ScoringGroup
 from alignbench.models import Base, ModelPolicy
 from alignbench.models.lm_head import log_probabilities
-from alignbench.models.varlen import Ragged, attention, hidden_states
+from alignbench.models.memory import POSITIONS
+from alignbench.models.varlen import Varlen, hidden_states
 from alignbench.rows import Sequence
 
 
@@ -70,9 +71,9 @@ class Layout:
 
     ids: Tensor
     """int64 [F]: the tokens of all sequences but their last, which nothing follows."""
-    places: Tensor
+    positions: Tensor
     """int64 [F]: the position of each token in its sequence."""
-    ragged: Ragged
+    varlen: Varlen
     states: Tensor
     """int64 [M]: the tokens whose states predict the response tokens."""
     targets: Tensor
@@ -90,7 +91,7 @@ def lay_out(groups: Mapping[str, Group], device: torch.device) -> Layout:
     """
     prompts: dict[int, tuple[int, int]] = {}
     flat: list[int] = []
-    places: list[np.ndarray] = []
+    positions: list[np.ndarray] = []
     rows: list[tuple[int, int, int, int]] = []
     """Of each sequence: where its prompt and its response begin in `flat`, and how long they are there."""
     first: dict[int, int] = {}
@@ -103,10 +104,10 @@ def lay_out(groups: Mapping[str, Group], device: torch.device) -> Layout:
             if id(sequence.prompt) not in prompts:
                 prompts[id(sequence.prompt)] = len(flat), size
                 flat += sequence.prompt
-                places.append(np.arange(size))
+                positions.append(np.arange(size))
             rows.append((prompts[id(sequence.prompt)][0], size, len(flat), more))
             flat += sequence.response[:more]
-            places.append(np.arange(size, size + more))
+            positions.append(np.arange(size, size + more))
     width = max(size + more for _, size, _, more in rows)
     gather = np.zeros((len(rows), width), dtype=np.int64)
     back = np.zeros(len(flat), dtype=np.int64)
@@ -130,8 +131,8 @@ def lay_out(groups: Mapping[str, Group], device: torch.device) -> Layout:
         start += count
     return Layout(
         ids=_to(np.array(flat), device),
-        places=_to(np.concatenate(places), device),
-        ragged=Ragged(_to(gather.reshape(-1), device), _to(back, device), *gather.shape),
+        positions=_to(np.concatenate(positions), device),
+        varlen=Varlen(_to(gather.reshape(-1), device), _to(back, device), *gather.shape),
         states=_to(np.array(states), device),
         targets=_to(np.array(targets), device),
         spans=spans,
@@ -141,7 +142,7 @@ def lay_out(groups: Mapping[str, Group], device: torch.device) -> Layout:
 
 def response_states(base: Base, layout: Layout) -> Tensor:
     """Return [M, hidden] of the active adapter: the states that predict the response tokens."""
-    states = hidden_states(base.model, layout.ids, layout.places, layout.ragged)
+    states = hidden_states(base.model, layout.ids, layout.positions, layout.varlen)
     return states.index_select(0, layout.states)
 
 
@@ -162,11 +163,20 @@ def read(base: Base, group: Group, states: Tensor, layout: Layout, name: str, sc
     return scores
 
 
+def batches(items: Many[Sized], positions: int) -> Iterator[list[int]]:
+    """Yield places of items of similar length that fit into `positions` together, the longest first."""
+    order = sorted(range(len(items)), key=lambda place: (-len(items[place]), place))
+    while order:
+        size = max(1, positions // max(1, len(items[order[0]])))
+        yield order[:size]
+        order = order[size:]
+
+
 @torch.no_grad()
 def score(
-    default: ModelPolicy, groups: Mapping[str, ScoringGroup], positions: int = 16384
+    default: ModelPolicy, groups: Mapping[str, ScoringGroup], positions: int | None = None
 ) -> dict[str, Scores]:
-    """Score whole groups on the trainer's own road, at most `positions` token positions in one forward.
+    """Score whole groups as the trainer does, at most `positions` token positions in one forward.
 
     A group without a policy is scored under `default`; groups over the same `items` share their forwards.
     """
@@ -179,7 +189,6 @@ def score(
         first = groups[names[0]]
         policy: Any = first.policy or default
         base, items = policy.base, first.items
-        order = sorted(range(len(items)), key=lambda place: (-len(items[place]), place))
         longest = max(len(one.response) for one in items)
         mask = torch.tensor([[at < len(one.response) for at in range(longest)] for one in items])
         tokens = sum(len(one.response) for one in items)
@@ -190,12 +199,10 @@ def score(
                 found[name].logps = whole
             else:
                 found[name].values = whole
-        while order:
-            size = max(1, positions // len(items[order[0]]))
-            places, order = order[:size], order[size:]
+        for places in batches(items, positions or POSITIONS[base.device.type]):
             part = [items[place] for place in places]
             given = {name: Group(part, groups[name].head, groups[name].temperature) for name in names}
-            with base.using(policy), base.arithmetic(), attention(base.model, len(part[0])):
+            with base.using(policy), base.arithmetic():
                 layout = lay_out(given, base.device)
                 states = response_states(base, layout)
             for name, group in given.items():

@@ -13,17 +13,11 @@ from torch import Tensor
 
 from alignbench.api.config import Sampling
 from alignbench.api.policy import Answer
-from alignbench.models import Generator
+from alignbench.models.memory import ANSWERS, CACHE
 from alignbench.rows import Prompt
 
 if TYPE_CHECKING:
     from alignbench.models.base import Base, ModelPolicy
-
-ROWS = {"cpu": 256, "cuda": 256}
-"""Answers drawn side by side at most."""
-
-CACHE = {"cpu": 1 << 29, "cuda": 1 << 34}
-"""Bytes of keys and values of one batch at most."""
 
 STAY = 7 / 8
 """Share of a batch at which those that have ended are taken out of it: moving the others costs a copy."""
@@ -40,7 +34,7 @@ def _batch_size(base: Base, length: int) -> int:
     size = getattr(config, "head_dim", None) or config.hidden_size // heads
     per_token = 2 * config.num_hidden_layers * (getattr(config, "num_key_value_heads", None) or heads) * size
     fit = CACHE[base.device.type] // (per_token * base.dtype.itemsize * length)
-    return max(1, min(ROWS[base.device.type], fit))
+    return max(1, min(ANSWERS[base.device.type], fit))
 
 
 TIMED = 8
@@ -62,38 +56,40 @@ class _Row:
     finished: bool = False
 
 
-class TransformersGenerator(Generator):
-    """Decoding with transformers' own forward and a key-value cache, on any device."""
+def generate(
+    policy: ModelPolicy, prompts: Many[Prompt], sampling: Sampling, key: int, *, samples: int = 1
+) -> list[Answer]:
+    """Answer each tokenised prompt `samples` times: prompt by prompt, sample by sample.
 
-    def generate(
-        self, policy: ModelPolicy, prompts: Many[Prompt], sampling: Sampling, key: int, *, samples: int = 1
-    ) -> list[Answer]:
-        base = policy.base
-        rows = [
-            _Row(place * samples + sample, prompt, sample, noise_key(key, prompt.id, sample))
-            for place, prompt in enumerate(prompts)
-            for sample in range(samples)
-        ]
-        order = sorted(rows, key=lambda row: (-len(row.prompt.prompt_ids), row.place))
-        base.model.eval()
-        with torch.no_grad(), base.using(policy), base.arithmetic():
-            while order:
-                size = _batch_size(base, len(order[0].prompt.prompt_ids) + sampling.max_new_tokens)
-                _decode(base, order[:size], sampling)
-                order = order[size:]
-        return [
-            Answer(
-                prompt_id=row.prompt.id,
-                text=str(base.tokenizer.decode(row.ids, skip_special_tokens=True)),
-                ids=tuple(row.ids),
-                finished=row.finished,
-                sample=row.sample,
-                forwards=row.forwards,
-                tokens=row.tokens,
-                seconds=row.seconds,
-            )
-            for row in rows
-        ]
+    Law: the noise is keyed by (key, prompt id, sample, position), so that in float32 an answer does not depend on
+    the other prompts, their order or their number.
+    """
+    base = policy.base
+    rows = [
+        _Row(place * samples + sample, prompt, sample, noise_key(key, prompt.id, sample))
+        for place, prompt in enumerate(prompts)
+        for sample in range(samples)
+    ]
+    order = sorted(rows, key=lambda row: (-len(row.prompt.prompt_ids), row.place))
+    base.model.eval()
+    with torch.no_grad(), base.using(policy), base.arithmetic():
+        while order:
+            size = _batch_size(base, len(order[0].prompt.prompt_ids) + sampling.max_new_tokens)
+            _decode(base, order[:size], sampling)
+            order = order[size:]
+    return [
+        Answer(
+            prompt_id=row.prompt.id,
+            text=str(base.tokenizer.decode(row.ids, skip_special_tokens=True)),
+            ids=tuple(row.ids),
+            finished=row.finished,
+            sample=row.sample,
+            forwards=row.forwards,
+            tokens=row.tokens,
+            seconds=row.seconds,
+        )
+        for row in rows
+    ]
 
 
 def _decode(base: Base, rows: list[_Row], sampling: Sampling) -> None:

@@ -28,7 +28,7 @@ from alignbench import heartbeat
 from alignbench.api.config import Budget
 from alignbench.api.method import LossFn, ScoreFn, ScoringGroup
 from alignbench.errors import Diverged, ModelError
-from alignbench.models import ModelPolicy, varlen
+from alignbench.models import ModelPolicy
 from alignbench.models.forward import Group, Layout, Scores, lay_out, read, response_states
 from alignbench.recipe.schema import Training
 from alignbench.rows import Sequence
@@ -368,21 +368,19 @@ class AdapterTrainer(Trainer):
         whole = self.sequences(rows)
         items = {name: _group(given).items for name, given in whole.items()}
         responses = {name: sum(len(one.response) for one in ones) for name, ones in items.items()}
-        width = max(len(one) for ones in items.values() for one in ones)
         loss = torch.zeros((), device=self.base.device)
         totals: dict[str, Tensor | float] = {}
         tokens, gradients = 0, Gradients(self.trained)
-        with varlen.attention(self.base.model, width):
-            for part in cut(rows, math.ceil(self.steps.rows(rows) / self.micro_batch)):
-                given = whole if len(part) == len(rows) else self.sequences(part)
-                scores, processed = self._scores(given, len(rows), responses)
-                share, numbers = self.loss(scores, part)
-                loss += gradients.add(share)
-                tokens += processed
-                for name, number in numbers.items():
-                    if isinstance(number, Tensor):
-                        number = totals.get(name, 0.0) + number.detach()
-                    totals[name] = number
+        for part in cut(rows, math.ceil(self.steps.rows(rows) / self.micro_batch)):
+            given = whole if len(part) == len(rows) else self.sequences(part)
+            scores, processed = self._scores(given, len(rows), responses)
+            share, numbers = self.loss(scores, part)
+            loss += gradients.add(share)
+            tokens += processed
+            for name, number in numbers.items():
+                if isinstance(number, Tensor):
+                    number = totals.get(name, 0.0) + number.detach()
+                totals[name] = number
         return loss, totals | gradients.norms(), tokens
 
     def _scores(self, given: Given, rows: int, responses: Mapping[str, int]) -> tuple[dict[str, Scores], int]:
