@@ -6,22 +6,26 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from alignbench.models.base import Base, ModelPolicy
+    from alignbench.models.base import Base
     from alignbench.models.decoding import DecodingBase
     from alignbench.models.loading import load_base, load_classifier
+    from alignbench.models.network import Network
+    from alignbench.models.policy import ModelPolicy
     from alignbench.models.queries import Query, Reply
     from alignbench.models.token_tree import TokenTree, TokenTrees
 
 _HOMES = {
-    "base": ("Base", "ModelPolicy"),
+    "base": ("Base",),
     "decoding": ("DecodingBase",),
     "loading": ("load_base", "load_classifier"),
+    "network": ("Network",),
+    "policy": ("ModelPolicy",),
     "queries": ("Query", "Reply"),
     "token_tree": ("TokenTree", "TokenTrees"),
 }
 _WHERE = {name: module for module, names in _HOMES.items() for name in names}
 __all__ = [
-    "Base", "DecodingBase", "ModelPolicy", "Query", "Reply", "TokenTree", "TokenTrees", "load_base",
+    "Base", "DecodingBase", "ModelPolicy", "Network", "Query", "Reply", "TokenTree", "TokenTrees", "load_base",
     "load_classifier",
 ]  # fmt: skip
 

@@ -13,13 +13,13 @@ from torch import Tensor
 
 from alignbench.data.tokens import encode, spelled
 from alignbench.errors import ModelError
-from alignbench.models import ModelPolicy, stack, varlen
+from alignbench.models import stack, varlen
 from alignbench.models.memory import CACHED_QUESTIONS, LOGITS, QUESTIONS
 from alignbench.models.prefix_tree import last_states, prefix_tree
 from alignbench.rows import Ids
 
 if TYPE_CHECKING:
-    from alignbench.models import Base
+    from alignbench.models.network import Adapted, Network
 
 WORTH = 0.05
 """Share of all tokens that a shared prefix must save to be worth a separate forward."""
@@ -46,7 +46,7 @@ class Options:
         return max(map(len, self.ways))
 
 
-def options_of(base: Base, opened: str, options: Many[str]) -> Options:
+def options_of(base: Network, opened: str, options: Many[str]) -> Options:
     """Return how the tokenizer writes each option after `opened`, a text that ends before its answer.
 
     As it stands, and with a space before it. Raises ModelError where two options are written alike.
@@ -85,9 +85,7 @@ class Reading:
 
 
 @torch.no_grad()
-def read(
-    policy: ModelPolicy, questions: Many[Ids], options: Options, groups: Many[Many[object]] = ()
-) -> Reading:
+def read(policy: Adapted, questions: Many[Ids], options: Options, groups: Many[Many[object]] = ()) -> Reading:
     """Return how likely each option is after each question, at temperature 1 over the full vocabulary.
 
     What questions share is computed once: all questions of a forward are one row, as a prefix tree. A model that
@@ -114,7 +112,7 @@ def read(
 
 
 def _in_one_row(
-    base: Base, questions: Many[Ids], options: Options, groups: Many[Many[object]], reading: Reading
+    base: Network, questions: Many[Ids], options: Options, groups: Many[Many[object]], reading: Reading
 ) -> None:
     """Read the questions of a forward, and the options of more than one token behind each, as one prefix tree."""
     for places in _buckets(questions, groups, options.longest, QUESTIONS[base.device.type]):
@@ -129,7 +127,7 @@ def _in_one_row(
 
 
 def _one_by_one(
-    base: Base, questions: Many[Ids], options: Options, groups: Many[Many[object]], reading: Reading
+    base: Network, questions: Many[Ids], options: Options, groups: Many[Many[object]], reading: Reading
 ) -> None:
     """Read each question, and each option of more than one token behind it, as a whole text."""
     for places in _buckets(questions, groups, options.longest, CACHED_QUESTIONS[base.device.type]):
@@ -144,7 +142,7 @@ def _one_by_one(
 
 
 def _with_cache(
-    base: Base, questions: Many[Ids], options: Options, groups: Many[Many[object]], reading: Reading
+    base: Network, questions: Many[Ids], options: Options, groups: Many[Many[object]], reading: Reading
 ) -> None:
     """Read shared prefixes first, and what follows each with its keys and values."""
     for places in _buckets(questions, groups, options.longest, CACHED_QUESTIONS[base.device.type]):
@@ -212,7 +210,7 @@ def _common(questions: Many[Ids]) -> int:
 class _CachedTexts:
     """Texts that are extended from shared prefixes: the keys and values of each, computed once."""
 
-    def __init__(self, base: Base, reading: Reading):
+    def __init__(self, base: Network, reading: Reading):
         from transformers import DynamicCache
 
         self.base, self.reading = base, reading
@@ -250,7 +248,7 @@ class _CachedTexts:
         return self.base.hidden(ids, mask, past_key_values=self.cache, use_cache=True)
 
 
-def _of_each(base: Base, after: Mapping[Ids, Tensor], options: Options) -> Tensor:
+def _of_each(base: Network, after: Mapping[Ids, Tensor], options: Options) -> Tensor:
     """Return probabilities [questions, options] from states [questions, hidden] after each beginning of an option."""
     chances: dict[Ids, Tensor] = {(): torch.zeros((), device=base.device)}
     rows = max(1, LOGITS[base.device.type] // base.vocabulary)

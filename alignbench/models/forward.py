@@ -13,9 +13,9 @@ from torch import Tensor
 from torch.nn import Module
 
 from alignbench.api.method import ScoringGroup
-from alignbench.models import Base, ModelPolicy
 from alignbench.models.lm_head import log_probabilities
 from alignbench.models.memory import POSITIONS
+from alignbench.models.network import Adapted, Network
 from alignbench.models.varlen import Varlen, hidden_states
 from alignbench.rows import Sequence
 
@@ -140,7 +140,7 @@ def lay_out(groups: Mapping[str, Group], device: torch.device) -> Layout:
     )
 
 
-def response_states(base: Base, layout: Layout) -> Tensor:
+def response_states(base: Network, layout: Layout) -> Tensor:
     """Return [M, hidden] of the active adapter: the states that predict the response tokens."""
     states = hidden_states(base.model, layout.ids, layout.positions, layout.varlen)
     return states.index_select(0, layout.states)
@@ -151,7 +151,7 @@ def spread(flat: Tensor, span: Span) -> Tensor:
     return flat.new_zeros(span.mask.numel()).index_copy(0, span.place, flat).view(span.mask.shape)
 
 
-def read(base: Base, group: Group, states: Tensor, layout: Layout, name: str, scores: Scores) -> Scores:
+def read(base: Network, group: Group, states: Tensor, layout: Layout, name: str, scores: Scores) -> Scores:
     """Fill in what one group's head says of the states [M, hidden] of its adapter."""
     span = layout.spans[name]
     part = states[span.part]
@@ -174,7 +174,7 @@ def batches(items: Many[Sized], positions: int) -> Iterator[list[int]]:
 
 @torch.no_grad()
 def score(
-    default: ModelPolicy, groups: Mapping[str, ScoringGroup], positions: int | None = None
+    default: Adapted, groups: Mapping[str, ScoringGroup], positions: int | None = None
 ) -> dict[str, Scores]:
     """Score whole groups as the trainer does, at most `positions` token positions in one forward.
 
@@ -217,7 +217,7 @@ def score(
     return found
 
 
-def _tolerance(base: Base) -> float:
+def _tolerance(base: Network) -> float:
     return 1e-5 if base.dtype == torch.float32 else 1e-2
 
 

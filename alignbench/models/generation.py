@@ -17,7 +17,7 @@ from alignbench.models.memory import ANSWERS, CACHE
 from alignbench.rows import Prompt
 
 if TYPE_CHECKING:
-    from alignbench.models.base import Base, ModelPolicy
+    from alignbench.models.network import Adapted, Network
 
 STAY = 7 / 8
 """Share of a batch at which those that have ended are taken out of it: moving the others costs a copy."""
@@ -27,7 +27,7 @@ CLOSE = 5e-4
 decided: in float32 the row is then computed again, alone. That rounding is some 1e-5."""
 
 
-def _batch_size(base: Base, length: int) -> int:
+def _batch_size(base: Network, length: int) -> int:
     """How many answers of `length` tokens, their prompts included, are drawn side by side."""
     config = base.model.config.get_text_config()
     heads = config.num_attention_heads
@@ -57,7 +57,7 @@ class _Row:
 
 
 def generate(
-    policy: ModelPolicy, prompts: Many[Prompt], sampling: Sampling, key: int, *, samples: int = 1
+    policy: Adapted, prompts: Many[Prompt], sampling: Sampling, key: int, *, samples: int = 1
 ) -> list[Answer]:
     """Answer each tokenised prompt `samples` times: prompt by prompt, sample by sample.
 
@@ -92,7 +92,7 @@ def generate(
     ]
 
 
-def _decode(base: Base, rows: list[_Row], sampling: Sampling) -> None:
+def _decode(base: Network, rows: list[_Row], sampling: Sampling) -> None:
     """Draw the answers of one batch, token by token, all rows in step; rows that have ended leave it."""
     from transformers import DynamicCache
 
@@ -133,7 +133,7 @@ def _decode(base: Base, rows: list[_Row], sampling: Sampling) -> None:
     base.answered(sum(not row.finished for row in rows))
 
 
-def uncached(policy: ModelPolicy, prompts: Many[Prompt], answers: Many[Answer]) -> tuple[float, float]:
+def uncached(policy: Adapted, prompts: Many[Prompt], answers: Many[Answer]) -> tuple[float, float]:
     """Return the positions and the wall time of one answer, had the policy read all again for every token.
 
     Both are means over `answers`, one for each tokenised prompt or more. Positions are counted of all of
@@ -153,7 +153,7 @@ def uncached(policy: ModelPolicy, prompts: Many[Prompt], answers: Many[Answer]) 
     return positions / len(rows), seconds * sum(len(ids) for _, ids in rows) / len(rows)
 
 
-def stop_ids(base: Base) -> frozenset[int]:
+def stop_ids(base: Network) -> frozenset[int]:
     """Every token that ends an answer: those of the tokenizer, the model and its generation settings."""
     found: set[int] = set()
     for source in (base.tokenizer, base.model.config.get_text_config(), base.model.generation_config):
@@ -165,7 +165,7 @@ def stop_ids(base: Base) -> frozenset[int]:
 # --- drawing ------------------------------------------------------------------------------------------------
 
 
-def _draw(base: Base, logits: Tensor, rows: list[_Row], sampling: Sampling, position: int) -> list[int]:
+def _draw(base: Network, logits: Tensor, rows: list[_Row], sampling: Sampling, position: int) -> list[int]:
     """The next token of each row, from logits [B, vocabulary]."""
     tokens, sure = _choose(base, logits, rows, sampling, position)
     if base.dtype != torch.float32:
@@ -181,7 +181,7 @@ def _draw(base: Base, logits: Tensor, rows: list[_Row], sampling: Sampling, posi
 
 
 def _choose(
-    base: Base, logits: Tensor, rows: list[_Row], sampling: Sampling, position: int
+    base: Network, logits: Tensor, rows: list[_Row], sampling: Sampling, position: int
 ) -> tuple[list[int], list[bool]]:
     """The likeliest perturbed token of each row, and whether the choice is wider than rounding."""
     logits = logits[:, : base.vocabulary]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence as Many
 from copy import copy
 from typing import TYPE_CHECKING, Any
 
@@ -15,15 +16,14 @@ from alignbench.models.memory import POOL_GROWTH
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from alignbench.models.base import Base
-    from alignbench.models.token_tree import Row, SharedPrefix
+    from alignbench.models.network import Network
+    from alignbench.models.tree_nodes import Node, SharedPrefix
 
 
 class Pool:
     """Keys, values and last hidden states of all positions, a slot for each."""
 
-    def __init__(self, base: Base):
-        self._base = base
+    def __init__(self, base: Network):
         self.dtype: torch.dtype = base.dtype
         self.keys: list[Tensor] = []
         self.values: list[Tensor] = []
@@ -82,7 +82,7 @@ def _numbered(counts: NDArray[np.int64]) -> NDArray[np.int64]:
 class Rows:
     """What some trees attend to beside their shared prefixes: a row for each tree, its new positions last."""
 
-    def __init__(self, pool: Pool, rows: list[Row], start: int):
+    def __init__(self, pool: Pool, rows: Many[tuple[object, list[Node]]], start: int):
         nodes = [node for _, new in rows for node in new]
         widths = [len(new) for _, new in rows]
         count, width = len(rows), widths[0]
@@ -238,7 +238,7 @@ class OneRow(DynamicCache):
             weights.append(one.flat(weight))
         found, weight = (parts[0], weights[0]) if len(parts) == 1 else (torch.cat(parts), torch.cat(weights))
         for prefix, span in prefixes:
-            common, its = attended(queries[None, span], *prefix.layer(self.pool, self.at), None, scale)
+            common, its = attended(queries[None, span], *prefix.layer(self.at, keys, values), None, scale)
             share = torch.sigmoid(its[0] - weight[span])[..., None].to(found.dtype)
             found[span].lerp_(common[0], share)
         if read is not None:

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from alignbench.models import Base
 from alignbench.models.memory import LOGITS
+from alignbench.models.network import Network
 
 
-def log_probabilities(base: Base, states: Tensor, targets: Tensor, temperature: float = 1.0) -> Tensor:
+def log_probabilities(base: Network, states: Tensor, targets: Tensor, temperature: float = 1.0) -> Tensor:
     """Return float32 [M]: the log-probability of each target [M] after a state [M, hidden]."""
     if base.device.type == "cpu" and len(states) <= _rows(base):
         return _project(base, states, targets, temperature)
@@ -21,7 +21,7 @@ def log_probabilities(base: Base, states: Tensor, targets: Tensor, temperature: 
 
 
 @torch.no_grad()
-def log_probabilities_and_entropies(base: Base, states: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+def log_probabilities_and_entropies(base: Network, states: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     """Return two float32 [M], without gradient: log-probabilities, and entropies in nats."""
     found = torch.empty(2, len(states), device=base.device)
     for piece in _pieces(base, states):
@@ -41,7 +41,7 @@ class _InPieces(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, base: Base, states: Tensor, targets: Tensor, temperature: float) -> Tensor:
+    def forward(ctx: Any, base: Network, states: Tensor, targets: Tensor, temperature: float) -> Tensor:
         logps = torch.empty(len(states), device=states.device)
         slopes = torch.empty_like(states) if ctx.needs_input_grad[1] else None
         for piece in _pieces(base, states):
@@ -56,21 +56,23 @@ class _InPieces(torch.autograd.Function):
         return logps
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor, None, None]:
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, gradient: Tensor
+    ) -> tuple[None, Tensor, None, None]:
         (slopes,) = ctx.saved_tensors
         return None, gradient[:, None].to(slopes.dtype) * slopes, None, None
 
 
-def _project(base: Base, states: Tensor, targets: Tensor, temperature: float) -> Tensor:
+def _project(base: Network, states: Tensor, targets: Tensor, temperature: float) -> Tensor:
     logits = base.logits(states)
     return -F.cross_entropy(logits if temperature == 1 else logits / temperature, targets, reduction="none")
 
 
-def _pieces(base: Base, states: Tensor) -> Iterator[slice]:
+def _pieces(base: Network, states: Tensor) -> Iterator[slice]:
     rows = _rows(base)
     return (slice(at, at + rows) for at in range(0, len(states), rows))
 
 
-def _rows(base: Base) -> int:
+def _rows(base: Network) -> int:
     """States whose logits are computed at a time."""
     return max(1, LOGITS[base.device.type] // base.head.weight.shape[0])

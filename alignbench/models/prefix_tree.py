@@ -11,8 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from alignbench.models import Base
 from alignbench.models.last_layer import only
+from alignbench.models.network import Network
 from alignbench.models.varlen import Varlen, row_states
 from alignbench.rows import Ids
 
@@ -62,7 +62,7 @@ def prefix_tree(texts: Many[Ids]) -> PrefixTree:
     return PrefixTree(np.array(ids, np.int64), depths[:count], ends[:count], owners[:count], paths)
 
 
-def last_states(base: Base, tree: PrefixTree) -> Tensor:
+def last_states(base: Network, tree: PrefixTree) -> Tensor:
     """Return the last hidden states [texts, hidden] of each text's last token.
 
     `varlen.supports` must be true for the longest text. A row of attention is a stretch of tokens behind all tokens

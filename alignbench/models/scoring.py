@@ -20,12 +20,10 @@ from alignbench.rows import Sequence
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from alignbench.models.base import Base, ModelPolicy
+    from alignbench.models.network import Adapted, Network
 
 
-def token_scores(
-    policy: ModelPolicy, sequences: Many[Sequence], *, entropy: bool = False
-) -> list[TokenScores]:
+def token_scores(policy: Adapted, sequences: Many[Sequence], *, entropy: bool = False) -> list[TokenScores]:
     """Score each response, token by token, in the order asked.
 
     Raises ModelError for a sequence without a prompt: nothing precedes its first token.
@@ -48,7 +46,7 @@ def token_scores(
     return scores
 
 
-def response_scores(policy: ModelPolicy, sequences: Many[Sequence]) -> Tensor:
+def response_scores(policy: Adapted, sequences: Many[Sequence]) -> Tensor:
     """Return float32 [N]: the log-probability of each whole response."""
     base = policy.base
     scores = torch.zeros(len(sequences), device=base.device)
@@ -59,11 +57,11 @@ def response_scores(policy: ModelPolicy, sequences: Many[Sequence]) -> Tensor:
 
 
 @torch.no_grad()
-def embed(base: Base, texts: Many[Many[int]]) -> NDArray[np.float32]:
+def embed(base: Network, texts: Many[Many[int]]) -> NDArray[np.float32]:
     """Return the mean of the base's last hidden states over each text's tokens: float32 [texts, hidden]."""
     found = np.zeros((len(texts), base.head.weight.shape[1]), np.float32)
     base.model.eval()
-    with base.using(base.policy()), base.arithmetic():
+    with base.using(None), base.arithmetic():
         for places in batches(texts, POSITIONS[base.device.type]):
             ids, mask = base.pad([texts[place] for place in places], "right")
             states = base.hidden(ids).float() * mask[..., None]
@@ -72,7 +70,7 @@ def embed(base: Base, texts: Many[Many[int]]) -> NDArray[np.float32]:
 
 
 @torch.no_grad()
-def _states(policy: ModelPolicy, sequences: Many[Sequence]) -> Iterator[tuple[list[int], Layout, Tensor]]:
+def _states(policy: Adapted, sequences: Many[Sequence]) -> Iterator[tuple[list[int], Layout, Tensor]]:
     """Yield places of sequences, their layout and the states that predict their response tokens."""
     base = policy.base
     base.model.eval()

@@ -12,12 +12,12 @@ from alignbench.models.generation import _draw, _Row, noise_key, stop_ids
 from alignbench.rows import Prompt
 
 if TYPE_CHECKING:
-    from alignbench.models.base import ModelPolicy
+    from alignbench.models.policy import ModelPolicy
 
 
 def can_stream(policy: Any) -> bool:
     """Return whether a policy's answers can be had token by token."""
-    from alignbench.models.base import ModelPolicy
+    from alignbench.models.policy import ModelPolicy
 
     return isinstance(policy, ModelPolicy)
 

@@ -20,12 +20,14 @@ from alignbench.models.kv_pool import OneRow, Pool, RowPerTree, Rows
 from alignbench.models.last_layer import only
 from alignbench.models.memory import LOGITS, TREE_POSITIONS
 from alignbench.models.queries import Query, Reply, replies_of
+from alignbench.models.tree_nodes import Node, SharedPrefix
 from alignbench.rows import Ids
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from alignbench.models.base import Base, ModelPolicy
+    from alignbench.models.network import Network
+    from alignbench.models.policy import ModelPolicy
 
 FEW = 7 / 8
 """Share of new positions that are read, below which a last layer for these alone is faster."""
@@ -36,55 +38,13 @@ FULL = 1 / 2
 APART = 32
 """Tokens from which all trees of a shared prefix attend to it together, instead of a copy for each."""
 
-_NONE = np.zeros(0, np.int64)
-
-
-class _Node:
-    """One token of a tree: the slot of its keys, values and hidden state, and what follows it."""
-
-    __slots__ = ("depth", "has_state", "lineage", "parent", "slot", "token", "under")
-
-    def __init__(self, parent: _Node | None, token: int, slot: int):
-        self.parent = parent
-        self.token = token
-        self.slot = slot
-        self.under: dict[int, _Node] = {}
-        self.has_state: bool | None = None
-        """Whether its hidden state is in the pool; None where it was never needed."""
-        self.depth = 0
-        """Tokens of the path."""
-        self.lineage = _NONE
-        """The slots of the path, its own last, without those of a long shared prefix."""
-        if parent is not None:
-            self.depth = parent.depth + 1
-            above = parent.lineage
-            self.lineage = np.empty(len(above) + 1, np.int64)
-            self.lineage[:-1], self.lineage[-1] = above, slot
-
-
-class SharedPrefix:
-    """The tokens that several trees begin with: computed once."""
-
-    def __init__(self, first: TokenTree, last: _Node):
-        self.first, self.last = first, last
-        self._layers: dict[int, tuple[Tensor, Tensor]] = {}
-
-    def layer(self, pool: Pool, index: int) -> tuple[Tensor, Tensor]:
-        """Return keys and values of one layer, [1, tokens, heads, size]."""
-        if index not in self._layers:
-            slots = torch.from_numpy(self.last.lineage).to(pool.states.device)
-            # Contiguous for each head, as attention kernels read them.
-            keys, values = (one[slots].transpose(0, 1).contiguous() for one in pool.layer(index))
-            self._layers[index] = keys.transpose(0, 1)[None], values.transpose(0, 1)[None]
-        return self._layers[index]
-
 
 class TokenTree:
     """The paths of one prompt, behind a prefix that other trees may share."""
 
     def __init__(self, trees: TokenTrees, prefix: Ids, shared: SharedPrefix | None):
         self._trees, self._prefix = trees, prefix
-        self._root = _Node(None, -1, -1)
+        self._root = Node(None, -1, -1)
         self._shared: SharedPrefix | None = None
         if shared is not None:
             last = shared.last
@@ -93,9 +53,9 @@ class TokenTree:
                 self._shared = shared
             else:
                 self._root.lineage = last.lineage
-        self._kept: tuple[Ids, _Node] = (prefix, self._root)
+        self._kept: tuple[Ids, Node] = (prefix, self._root)
         """The path beside which everything was freed: most queries begin with it."""
-        self._recent: dict[Ids, _Node] = {}
+        self._recent: dict[Ids, Node] = {}
         """The ends of the last queries' paths, by what follows the path above: most queries add one token."""
         self.forwards = 0
         """Model calls with positions of this tree."""
@@ -126,7 +86,7 @@ class TokenTree:
             self._trees._free(under)
         node.under = {}
 
-    def _from(self, path: Ids) -> tuple[_Node, Ids, Ids | None]:
+    def _from(self, path: Ids) -> tuple[Node, Ids, Ids | None]:
         """Return a node on the path, the tokens of the path behind it, and those behind the kept path."""
         kept, node = self._kept
         if path[: len(kept)] != kept:
@@ -148,7 +108,7 @@ class TokenTrees:
 
     def __init__(self, policy: ModelPolicy):
         self.policy = policy
-        self.base: Base = policy.base
+        self.base: Network = policy.base
         self.stops: frozenset[int] = stop_ids(self.base)
         """Every token that ends an answer."""
         self.peak_bytes = 0
@@ -172,13 +132,16 @@ class TokenTrees:
             for node in new:
                 node.has_state = False
             self._compute([(first, new)])
-            self._prefixes[prefix] = SharedPrefix(first, last)
+            self._prefixes[prefix] = SharedPrefix(last)
         return TokenTree(self, prefix, self._prefixes.get(prefix))
 
     def free_prefix(self, prefix: Ids) -> None:
         """Free a shared prefix that no tree uses any more."""
         if prefix in self._prefixes:
-            self._prefixes.pop(prefix).first.prune(())
+            node = self._prefixes.pop(prefix).last
+            while node.parent is not None and node.parent.slot >= 0:
+                node = node.parent
+            self._free(node)
 
     def ask(self, asked: Many[tuple[TokenTree, Many[Query]]]) -> list[list[Reply]]:
         """Answer the queries of each tree, each tree once at most; unknown positions are computed."""
@@ -235,22 +198,22 @@ class TokenTrees:
 
     # --- trees ----------------------------------------------------------------------------------------------
 
-    def _grow(self, tree: TokenTree, queries: Iterable[Query]) -> tuple[list[_Node], list[_Node]]:
+    def _grow(self, tree: TokenTree, queries: Iterable[Query]) -> tuple[list[Node], list[Node]]:
         """Add the nodes that the paths lack; return what is to be computed and the last node of each path.
 
         To be computed is what is new, parents first, and known positions whose state is needed for the first time.
         """
-        new: list[_Node] = []
-        ends: list[_Node] = []
-        missing: list[_Node] = []
+        new: list[Node] = []
+        ends: list[Node] = []
+        missing: list[Node] = []
         take = self._pool.take
-        recent: dict[Ids, _Node] = {}
+        recent: dict[Ids, Node] = {}
         for query in queries:
             node, rest, behind = tree._from(query.path)
             for token in rest:
                 below = node.under.get(token)
                 if below is None:
-                    below = node.under[token] = _Node(node, token, take())
+                    below = node.under[token] = Node(node, token, take())
                     new.append(below)
                 node = below
             if node.slot < 0:
@@ -259,7 +222,7 @@ class TokenTrees:
             if behind is not None:
                 recent[behind] = node
             first = min(query.since) if query.since else node.depth - 1
-            above: _Node | None = node
+            above: Node | None = node
             while above is not None and above.depth > first:
                 if above.has_state is None:
                     above.has_state = False
@@ -270,7 +233,7 @@ class TokenTrees:
         new += [node for node in missing if node not in fresh]
         return new, ends
 
-    def _free(self, node: _Node) -> None:
+    def _free(self, node: Node) -> None:
         waiting = [node]
         while waiting:
             one = waiting.pop()
@@ -280,7 +243,7 @@ class TokenTrees:
 
     # --- the network ----------------------------------------------------------------------------------------
 
-    def _compute(self, work: list[tuple[TokenTree, list[_Node]]]) -> None:
+    def _compute(self, work: list[tuple[TokenTree, list[Node]]]) -> None:
         for tree, new in work:
             tree.forwards += 1
             tree.tokens += len(new)
@@ -289,7 +252,7 @@ class TokenTrees:
                 self._forward(rows)
         self.peak_bytes = max(self.peak_bytes, self.bytes)
 
-    def _forward(self, rows: list[tuple[TokenTree, list[_Node]]]) -> None:
+    def _forward(self, rows: list[tuple[TokenTree, list[Node]]]) -> None:
         """Compute positions and put them into the pool."""
         pool, device = self._pool, self.base.device
         nodes = [node for _, new in rows for node in new]
@@ -331,7 +294,7 @@ class TokenTrees:
 
     # --- replies --------------------------------------------------------------------------------------------
 
-    def _reply(self, asked: list[tuple[_Node, TokenTree, Query]]) -> list[Reply]:
+    def _reply(self, asked: list[tuple[Node, TokenTree, Query]]) -> list[Reply]:
         replies: list[Reply | None] = [None] * len(asked)
         of_kind: dict[Any, list[int]] = {}
         for place, (node, tree, query) in enumerate(asked):
@@ -362,7 +325,7 @@ class TokenTrees:
                     replies[place] = reply
         return [reply for reply in replies if reply is not None]
 
-    def _means(self, tree: TokenTree, node: _Node, starts: Many[int]) -> NDArray[np.float32]:
+    def _means(self, tree: TokenTree, node: Node, starts: Many[int]) -> NDArray[np.float32]:
         line = node.lineage
         if tree._shared is not None:
             line = np.concatenate([tree._shared.last.lineage, line])
@@ -370,7 +333,7 @@ class TokenTrees:
         return torch.stack([states[start:].float().mean(0) for start in starts]).cpu().numpy()
 
 
-Row = tuple[TokenTree, list[_Node]]
+Row = tuple[TokenTree, list[Node]]
 """A tree and its new positions."""
 
 
