@@ -79,7 +79,9 @@ def generate(
             "how": how.model_dump(mode="json"),
             "seed": seed,
             "judge": None if named is None else _spelled_out(named),
-            "spent": {name: value for name, value in vars(run.ledger.cost).items() if name.startswith("judge")},
+            "spent": {
+                name: value for name, value in vars(run.ledger.cost).items() if name.startswith("judge")
+            },
             "generated_tokens": session.base.generated,
         }
         made = labelling.Labelled(found.rows, facts)

@@ -151,7 +151,7 @@ class MethodSuite:
         self, session: Session, aligned: tuple[CellContext, Policy]
     ):
         run, policy = aligned
-        reloaded = session.restore(run.folder / "policy", label="tried", seed=SEED)
+        reloaded = run.restored(run.folder / "policy", "tried")
         assert reloaded.can == policy.can
         assert self._texts(session, reloaded) == self._texts(session, policy)
 
@@ -160,17 +160,19 @@ class MethodSuite:
         assert untouched.base.checksum() == session.base.checksum()
         assert self._texts(untouched, untouched.base.policy()) == self._texts(session, session.base.policy())
 
-    @pytest.mark.parametrize("budget", [{"steps": STEPS}, {"rows": ROWS_DRAWN}], ids=lambda one: next(iter(one)))
+    @pytest.mark.parametrize(
+        "budget", [{"steps": STEPS}, {"rows": ROWS_DRAWN}], ids=lambda one: next(iter(one))
+    )
     def test_all_its_trainings_together_keep_the_budget(
         self, session: Session, budget: Mapping[str, int], monkeypatch: pytest.MonkeyPatch
     ):
         """Whatever it trains, in however many parts: what entered its policy's losses is counted as one sum."""
         ((unit, amount),) = budget.items()
-        recipe = session.recipe.model_copy(update={"budget": Budget(**budget)})
+        recipe = session.recipe.model_copy(update={"budget": Budget.model_validate(budget)})
         monkeypatch.setattr(session, "recipe", recipe)
         run = self._align(session, f"budget-{unit}")[0]
-        assert run.drawn(unit) <= amount
-        assert run.left >= 0
+        step = BATCH if unit == "rows" else 1
+        assert 0 <= run.drawn(unit) < amount + step, "more than its budget, by more than its last step"
 
     def test_it_learned_from_training_rows_and_rows_it_declared(
         self, session: Session, aligned: tuple[CellContext, Policy]

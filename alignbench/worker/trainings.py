@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, MutableMapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from alignbench.api.config import Budget, Select
+from alignbench.api.method import Run
 from alignbench.api.policy import Policy
 from alignbench.rows import Pair, Ranking, Row
 from alignbench.worker import learning_curve
+from alignbench.worker.cell_state import CellState, add_point
 from alignbench.worker.early_stopping import Selection
 from alignbench.worker.resume import rows_digest
 from alignbench.worker.row_origins import MADE, UNDECLARED
@@ -20,11 +22,10 @@ if TYPE_CHECKING:
 
     from alignbench.training.budget import Spent
     from alignbench.training.trainer import Record
-    from alignbench.worker.context import CellContext
 
 
 def train(
-    run: CellContext,
+    run: CellState,
     policy: Policy,
     batches: Any,
     sequences: Callable[[list[Any]], Mapping[str, Any]],
@@ -50,7 +51,7 @@ def train(
     selection = followed = None
     if select is not None:
         state = {} if state is None else state
-        selection = Selection(run, policy, select, state)
+        selection = Selection(cast(Run, run), policy, select, state)
     curve = run.session.recipe.evaluation.curve
     if curve is not None and not beside:
         state = {} if state is None else state
@@ -65,8 +66,6 @@ def train(
 
     def log(step: int, numbers: Mapping[str, float]) -> None:
         if beside:
-            from alignbench.worker.context import add_point
-
             add_point(curves, step, numbers)
         else:
             run.log(step, **numbers)
@@ -83,27 +82,26 @@ def train(
     try:
         record = run_trainer(
             policy,  # pyright: ignore[reportArgumentType]
-            batches,
+            batches,  # pyright: ignore[reportArgumentType]
             usage.sequences,
             usage.loss,
             learning_rate=learning_rate,
             training=run.training,
             budget=allowed,
             seed=run.number("order"),
-            folder=curves.parent,
             modules=modules,
-            rates=learning_rates,
-            passes=repeats,
+            learning_rates=learning_rates,
+            repeats=repeats,
             state=state,
             log=log,
-            look=on_step_end,
+            on_step_end=on_step_end,
             spent=spent,
-            checkpoints=run.scope.checkpoints(run, curves, inputs),
+            checkpoints=run.scope.checkpoints(run.ledger, curves, inputs, every=run.session.task.every),
             moving=[one for one in run.adapted if one.adapter is not None],
         )
     finally:
         run.meter.training = False
-    _charge(run, record, batches, size, beside, allowed, usage.made)
+    _charge(run, record, batches, size, beside, allowed)
     if selection is not None:
         selection.restore_best()
     if followed is not None:
@@ -113,11 +111,9 @@ def train(
 class Usage:
     """Notes which rows enter a loss, around the functions of the method that make it."""
 
-    def __init__(self, run: CellContext, sequences: Callable[..., Any], loss: Callable[..., Any]):
+    def __init__(self, run: CellState, sequences: Callable[..., Any], loss: Callable[..., Any]):
         self._run, self._sequences, self._loss = run, sequences, loss
         self._groups: Mapping[str, Any] = {}
-        self.made = False
-        """Whether a row was not the table's."""
 
     def sequences(self, rows: list[Any]) -> Mapping[str, Any]:
         """Return what the method scores; the trainer calls its loss with the last."""
@@ -134,19 +130,14 @@ class Usage:
         learned = self._run.ledger.learned
         for origin, id in found:
             learned.setdefault(origin, set()).add(id)
-            if origin != "train":
-                self._tell(origin)
+            if origin == UNDECLARED:
+                self._run.record.departure("trained on rows that it did not declare")
+            elif origin not in ("train", MADE):
+                self._run.record.departure(f"trained on {origin} rows")
         return self._loss(scores, rows)
 
-    def _tell(self, origin: str) -> None:
-        self.made = True
-        if origin == UNDECLARED:
-            self._run.record.departure("trained on rows that it did not declare")
-        elif origin != MADE:
-            self._run.record.departure(f"trained on {origin} rows")
 
-
-def _account(run: CellContext, batches: Any, beside: Budget | None) -> tuple[Budget, Spent, int]:
+def _account(run: CellState, batches: Any, beside: Budget | None) -> tuple[Budget, Spent, int]:
     """Return what a training may spend, what is spent of it already, and the rows of its epoch."""
     from alignbench.training import batches as order
     from alignbench.training.budget import Spent
@@ -163,16 +154,14 @@ def _account(run: CellContext, batches: Any, beside: Budget | None) -> tuple[Bud
     return budget, spent, size
 
 
-def _curves(run: CellContext, beside: bool) -> Path:
+def _curves(run: CellState, beside: bool) -> Path:
     """Where a training's numbers go: one beside the policy's has a file of its own."""
     if not beside:
         return run.curves
     return (run.making or run.folder) / f"train-{run.scope.trainings}.jsonl"
 
 
-def _charge(
-    run: CellContext, record: Record, batches: Any, size: int, beside: bool, budget: Budget, made: bool
-) -> None:
+def _charge(run: CellState, record: Record, batches: Any, size: int, beside: bool, budget: Budget) -> None:
     ledger = run.ledger
     ledger.cost.add(
         train_seconds=record.seconds,
@@ -183,8 +172,8 @@ def _charge(
     human = (
         run.given is None and run.comparisons is None and issubclass(run.session.table.view, (Pair, Ranking))
     )
-    if human and not made and not callable(batches):
-        rows = batches.epoch(0)
+    rows = batches.epoch(0) if human and not callable(batches) else []
+    if rows and all(run.origins.of_row(row)[0] == "train" for row in rows):
         each = sum(len(row.comparisons()) if isinstance(row, Ranking) else 1 for row in rows) / len(rows)
         ledger.cost.add(comparisons=round(each * record.rows) if each != 1 else record.rows)
     if beside:

@@ -24,7 +24,7 @@ from alignbench.api.metric import Cell, Measure
 from alignbench.metrics.capability import Capability
 from alignbench.recipe.schema import Recipe, canonical
 from alignbench.sandbox import FINGERPRINT
-from alignbench.worker.evaluate import RunEvidence
+from alignbench.worker.evidence import RunEvidence
 from alignbench.worker.messages import Task
 from alignbench.worker.session import Session
 

@@ -104,6 +104,7 @@ class RAIN(Method):
     Finetuning" (arXiv:2309.07124), and the authors' code (https://github.com/SafeAILab/RAIN).
     """
 
+    api = 2
     consumes = (Pair,)
     on_decoders = False
     Config = Searching
@@ -125,6 +126,7 @@ class BestOfN(Method):
     Sources: Stiennon et al. 2020 (arXiv:2009.01325), appendix G; the evaluator as in RAIN (arXiv:2309.07124).
     """
 
+    api = 2
     consumes = (Pair,)
     on_decoders = False
 
@@ -153,6 +155,7 @@ class RainSFT(Method):
     Source: Li et al. 2023 (arXiv:2309.07124), section 5, who propose it to save the cost of inference.
     """
 
+    api = 2
     consumes = (Pair,)
 
     class Config(Searching):
@@ -227,7 +230,7 @@ def _sequences(rows: list[Demonstration]) -> Mapping[str, list[Sequence]]:
 
 
 def _loss(
-    scored: Mapping[str, GroupScores], rows: list[Demonstration]
+    scores: Mapping[str, GroupScores], rows: list[Demonstration]
 ) -> tuple[Tensor, Mapping[str, Tensor]]:
-    response = scored["response"]
-    return -response.token_mean(response.logps), {"logp": response.row_mean(response.sums().detach())}
+    response = scores["response"]
+    return -response.logps, {"logps/chosen": response.sums()}
