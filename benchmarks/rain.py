@@ -113,7 +113,7 @@ def thresholds(evaluation: Lenient, prompts: list[Prompt], tokens: int, share: f
                 text = evaluation.tokenizer.decode(list(answer.ids[:length]), skip_special_tokens=True)
                 (replies,) = evaluation.forest.ask([(about.tree, about.queries(text))])
                 found.append([evaluation.share(order, reply) for order, reply in enumerate(replies)])
-        about.tree.cut(())
+        about.tree.prune(())
     shares = np.array(found)
     levels = np.linspace(0, 1, 201)
     cuts = np.quantile(shares, levels, axis=0)

@@ -24,15 +24,12 @@ FREE_BYTES = 5 << 30
 _ASK_TORCH = """
 import json, torch
 import bitsandbytes
-from alignbench import plugins
-generators = map(plugins.reason_broken, plugins.installed("generators").values())
 devices = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
 print(json.dumps({
     "torch": torch.__version__,
     "devices": [f"{d.name}, {d.total_memory / 2**30:.0f} GiB" for d in devices],
     "memory": [d.total_memory for d in devices],
     "cpu": torch.backends.cpu.get_cpu_capability(),
-    "broken": [reason for reason in generators if reason],
 }))
 """
 
@@ -110,7 +107,6 @@ def _torch() -> Iterator[Finding]:
         yield Finding("devices", "bad", f"torch or bitsandbytes cannot be imported: {last}")
         return
     found = json.loads(asked.stdout.strip().splitlines()[-1])
-    yield from (Finding("generators", "note", reason) for reason in found["broken"])
     if found["devices"]:
         yield Finding("devices", "good", "; ".join(found["devices"]))
     elif shutil.which("nvidia-smi"):
@@ -149,8 +145,7 @@ def _plugins() -> Iterator[Finding]:
         known = plugins.installed(group)
         yield Finding(group, "good", ", ".join(known) or "none")
         for found in known.values():
-            # Generators import torch; the separate process has checked them.
-            if group != "generators" and (reason := plugins.reason_broken(found)):
+            if reason := plugins.reason_broken(found):
                 yield Finding(group, "note", reason)
             if found.rivals:
                 both = " and ".join(str(one) for one in (found, *found.rivals))

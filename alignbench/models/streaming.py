@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from alignbench.api.config import Sampling
-from alignbench.models.generation import TransformersGenerator, _draw, _Row, noise_key, stop_ids
+from alignbench.models.generation import _draw, _Row, noise_key, stop_ids
 from alignbench.rows import Prompt
 
 if TYPE_CHECKING:
-    from alignbench.models.base import ModelPolicy
+    from alignbench.models.policy import ModelPolicy
 
 
 def can_stream(policy: Any) -> bool:
     """Return whether a policy's answers can be had token by token."""
-    from alignbench.models.base import ModelPolicy
+    from alignbench.models.policy import ModelPolicy
 
-    return isinstance(policy, ModelPolicy) and isinstance(policy.base.generator, TransformersGenerator)
+    return isinstance(policy, ModelPolicy)
 
 
 def stream(policy: ModelPolicy, prompt: Prompt, sampling: Sampling, key: int) -> Iterator[str]:

@@ -181,9 +181,9 @@ class Decoder:
                 if seat.found is not None:
                     done[seat.place] = seat
                     self.forest.answered(1)
-                    seat.tree.cut(())
+                    seat.tree.prune(())
                     if seat.about is not None:
-                        seat.about.tree.cut(())
+                        seat.about.tree.prune(())
             seats = [seat for seat in seats if seat.found is None]
         self.forest.free_prefix(trunk)
         if isinstance(evaluation, SelfEvaluation) and opening != evaluation.trunk:
