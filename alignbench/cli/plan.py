@@ -61,14 +61,14 @@ def plan(
 
 def _tuning(loaded: Loaded, folder: Path) -> tuple[Loaded, dict[str, Any] | None, tuple[Cell, ...]]:
     """Return the recipe, with what a finished tuning has chosen; what tuning is; and its cells that are left."""
-    from alignbench import results
+    from alignbench import layout
     from alignbench.engine import run as engine
     from alignbench.engine import tuning
     from alignbench.engine.plan import cells
 
     if loaded.recipe.sweep is None or not tuning.labels(loaded.recipe):
         return loaded, None, ()
-    place = folder / tuning.FOLDER
+    place = folder / layout.SWEEP
     trials, names = tuning.tuning(loaded)
     there = engine.standing(trials, place, cells(trials.recipe, names))
     left = tuple(cell for cell, done in there.items() if not done)
@@ -81,7 +81,7 @@ def _tuning(loaded: Loaded, folder: Path) -> tuple[Loaded, dict[str, Any] | None
         "cells": len(there),
         "finished": len(there) - len(left),
     }
-    finished = not left and (place / results.FILE).exists()
+    finished = not left and (place / layout.RESULTS).exists()
     return tuning.chosen(loaded, place) if finished else loaded, said, left
 
 

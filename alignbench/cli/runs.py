@@ -64,7 +64,7 @@ def run(
     ] = False,
 ) -> None:
     """Run a comparison, or go on with one that was interrupted."""
-    from alignbench import hooks, report, results
+    from alignbench import hooks, layout, report, results
     from alignbench.cli.progress import as_line, telling, watching
     from alignbench.engine import environment
     from alignbench.engine import run as engine
@@ -99,7 +99,7 @@ def run(
     found = results.read(folder)
     page = report.write_html(folder)
     if as_json:
-        told = {"results": str(folder / results.FILE), "report": str(page), "exit_code": int(code)}
+        told = {"results": str(folder / layout.RESULTS), "report": str(page), "exit_code": int(code)}
         typer.echo(as_line({"event": "finished", **told}))
     elif not quiet:
         report.show(found)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from alignbench import results, store
+from alignbench import layout, results, store
 from alignbench.api.config import Budget
 from alignbench.engine import run as engine
 from alignbench.engine.executor import Executor
@@ -19,7 +19,6 @@ from alignbench.engine.plan import Cell, cells
 from alignbench.errors import AlignbenchError
 from alignbench.recipe.schema import Loaded, Recipe, canonical
 from alignbench.worker.messages import Task
-from alignbench.worker.prepare import FOLDER as DATA
 
 SIZES = (2, 6)
 """Batches of the two small runs: what does not grow with the rows, such as loading, falls out of two."""
@@ -93,7 +92,7 @@ def calibrate(
     planned = dict.fromkeys(cell.label for cell in cells(recipe, only))
     labels = {label: _label(recipe, label, small, rows) for label in planned}
     prompts = recipe.evaluation.prompts
-    evaluate = _line([(run.prompts, run.clock.spent(engine.EVALUATION)) for run in small], prompts)
+    evaluate = _line([(run.prompts, run.clock.spent(layout.EVALUATION)) for run in small], prompts)
     return Forecast(labels, read, evaluate, time.monotonic() - began)
 
 
@@ -150,8 +149,8 @@ def _run(
         engine.run(replace(loaded, recipe=recipe), out=out, only=only, jobs=1, watch=hear)
     except AlignbenchError as error:
         fault = str(error)
-    kept = _kept(out) if (out / DATA / "record.json").is_file() else 0
-    found = results.read(out) if (out / results.FILE).is_file() else None
+    kept = _kept(out) if (out / layout.DATA / layout.RECORD).is_file() else 0
+    found = results.read(out) if (out / layout.RESULTS).is_file() else None
     return _Small(kept, recipe.evaluation.prompts, found, clock, recipe, fault)
 
 
@@ -195,7 +194,14 @@ def _read(loaded: Loaded, out: Path, watch: Callable[[engine.News], None]) -> tu
     out.mkdir()
     said = canonical(loaded.recipe)
     task = Task(
-        "prepare", out, loaded.path.parent, said, store.default_root(), out / "data.log", 1, {"key": said}
+        "prepare",
+        out,
+        loaded.path.parent,
+        said,
+        store.default_root(),
+        out / layout.DATA_LOG,
+        1,
+        {"key": said},
     )
     clock = Clock()
 
@@ -209,7 +215,7 @@ def _read(loaded: Loaded, out: Path, watch: Callable[[engine.News], None]) -> tu
 
 
 def _kept(out: Path) -> int:
-    record = json.loads((out / DATA / "record.json").read_text(encoding="utf-8"))
+    record = json.loads((out / layout.DATA / layout.RECORD).read_text(encoding="utf-8"))
     return int(record["splits"]["train"]["kept"])
 
 
@@ -224,7 +230,7 @@ def _label(recipe: Recipe, label: str, small: list[_Small], rows: int) -> Estima
             continue
         mine = run.recipe.methods.get(label)
         amount = _amount(run.recipe.budget if mine is None or mine.budget is None else mine.budget, run.rows)
-        name = f"{label}/seed-{cell.seed}"
+        name = layout.cell_name(label, cell.seed)
         answered = run.clock.answers(name)
         times.append((amount, run.clock.spent(name) - answered))
         answers.append((run.prompts, answered))

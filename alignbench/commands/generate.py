@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-from alignbench import plugins, store
+from alignbench import layout, plugins, store
 from alignbench.api.config import Labelling, NamedJudge, Revising
 from alignbench.errors import RecipeError
 from alignbench.recipe.schema import BASE, AdapterStart, Loaded, canonical
@@ -52,7 +52,7 @@ def generate(
             root=root,
             recipe=canonical(recipe),
             home=store.default_root(),
-            log=work / "log.txt",
+            log=work / layout.LOG,
             threads=1,
             what={"key": "generate"},
         )
@@ -79,7 +79,9 @@ def generate(
             "how": how.model_dump(mode="json"),
             "seed": seed,
             "judge": None if named is None else _spelled_out(named),
-            "spent": {name: value for name, value in vars(run.ledger.cost).items() if name.startswith("judge")},
+            "spent": {
+                name: value for name, value in vars(run.ledger.cost).items() if name.startswith("judge")
+            },
             "generated_tokens": session.base.generated,
         }
         made = labelling.Labelled(found.rows, facts)

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from alignbench import store
+from alignbench import layout, store
 from alignbench.engine.environment import origin
 from alignbench.engine.plan import Cell
 from alignbench.errors import RecipeError
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 def recipe_of(run: Path) -> Recipe:
     """Return the recipe of a run. Raises RecipeError where the folder holds none."""
-    file = run / "recipe.json"
+    file = run / layout.RECIPE
     if not file.is_file():
         raise RecipeError(f"{run} holds no run", "name the folder that `alignbench run` wrote")
     return Recipe.model_validate_json(file.read_text(encoding="utf-8"))

@@ -11,16 +11,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from alignbench import plugins, results
+from alignbench import layout, plugins, results
 from alignbench.api.method import Departure
 from alignbench.engine.plan import Cell
-from alignbench.engine.tuning import FOLDER as SWEEP
 from alignbench.recipe.departures import departures
 from alignbench.recipe.schema import BASE, Loaded, Recipe
 from alignbench.versions import installed, versions
-from alignbench.worker.evaluate import FILE as SUMMARY
-from alignbench.worker.prepare import FOLDER as DATA
-from alignbench.worker.samples import FILE as SAMPLES
 
 if TYPE_CHECKING:
     from alignbench.engine.run import Fate
@@ -50,10 +46,10 @@ def write(
 ) -> results.Results:
     """Write `results.json` into the run's folder and return it."""
     recipe = loaded.recipe
-    data = json.loads((run / DATA / "record.json").read_text(encoding="utf-8"))
-    summary = _read(run / "evaluation" / SUMMARY)
+    data = json.loads((run / layout.DATA / layout.RECORD).read_text(encoding="utf-8"))
+    summary = _read(run / layout.EVALUATION / layout.SUMMARY)
     sealed = {
-        cell: _read(cell.folder(run) / "cell.json") for cell, fate in fates.items() if fate.status == "done"
+        cell: _read(cell.folder(run) / layout.CELL) for cell, fate in fates.items() if fate.status == "done"
     }
     own = {cell: results.Cost(**said["cost"]) for cell, said in sealed.items()}
     measured = {Cell(one["label"], one["seed"]): one["metrics"] for one in summary.get("cells", ())}
@@ -94,8 +90,8 @@ def write(
                 ),
                 judges=tuple(sealed.get(cell, {}).get("judges", ())),
                 cost=own.get(cell, results.Cost()),
-                samples=_there(cell, run, SAMPLES),
-                curves=_there(cell, run, "train.jsonl"),
+                samples=_there(cell, run, layout.SAMPLES),
+                curves=_there(cell, run, layout.TRAINING_LOG),
                 checkpoints=followed.get(Cell(cell.label, cell.seed), {}).get("checkpoints", ()),
             )
             for cell, fate in fates.items()
@@ -112,8 +108,8 @@ def write(
 
 def _tuning(run: Path) -> results.Cost:
     """What the trials of the run's sweep cost; nothing where it has none."""
-    trials = run / SWEEP
-    return results.read(trials).cost if (trials / results.FILE).is_file() else results.Cost()
+    trials = run / layout.SWEEP
+    return results.read(trials).cost if (trials / layout.RESULTS).is_file() else results.Cost()
 
 
 def _finished(measured: Mapping[Cell, Mapping[str, Any]]) -> Iterator[results.Point]:

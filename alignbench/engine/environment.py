@@ -1,4 +1,4 @@
-"""The world of a run: recipe, files, libraries and plugins. A changed one is shown, and refused."""
+"""The environment of a run: recipe, files, libraries and plugins. A changed one is shown, and refused."""
 
 from __future__ import annotations
 
@@ -11,15 +11,11 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from alignbench import plugins, store
+from alignbench import layout, plugins, store
 from alignbench.errors import PluginError, Problem, RecipeError
 from alignbench.recipe.graph import built_on, complete, group_of
 from alignbench.recipe.schema import Loaded, Recipe, Relabelled, canonical
 from alignbench.versions import versions
-from alignbench.worker.prepare import FOLDER as DATA
-
-WORLD = "world.json"
-"""Files that the recipe names, and every environment in which something of the run was made."""
 
 WHOLE = 64 * 2**20
 """Bytes of a file that are all read for its digest; of a larger one, its size and `PIECES` pieces."""
@@ -35,9 +31,11 @@ def settle(out: Path, loaded: Loaded, *, allow_env_change: bool = False) -> tupl
     """
     now, before = _now(loaded), _before(out)
     if before is None:
-        store.write_text(out / "recipe.yaml", loaded.text)
-        store.write_json(out / WORLD, {"files": now["files"], "environments": [now["environment"]]})
-        store.write_text(out / "recipe.json", canonical(loaded.recipe) + "\n")
+        store.write_text(out / layout.RECIPE_TEXT, loaded.text)
+        store.write_json(
+            out / layout.ENVIRONMENT, {"files": now["files"], "environments": [now["environment"]]}
+        )
+        store.write_text(out / layout.RECIPE, canonical(loaded.recipe) + "\n")
         return ()
     changed = [*_differences(before["recipe"], now["recipe"]), *_differences(before["files"], now["files"])]
     if changed:
@@ -51,7 +49,7 @@ def settle(out: Path, loaded: Loaded, *, allow_env_change: bool = False) -> tupl
         raise _refusal(loaded, what, changed, fix)
     if changed:
         environments.append(now["environment"])
-        store.write_json(out / WORLD, {"files": now["files"], "environments": environments})
+        store.write_json(out / layout.ENVIRONMENT, {"files": now["files"], "environments": environments})
     first = environments[0]
     return tuple(dict.fromkeys(str(one) for other in environments[1:] for one in _differences(first, other)))
 
@@ -72,18 +70,14 @@ def fork(out: Path, loaded: Loaded, *, whatever_environment: bool = False) -> Pa
     return folder
 
 
-ORIGIN = "origin.json"
-"""Where the recipe of a run lay: its relative paths start there."""
-
-
 def write_origin(run: Path, root: Path) -> None:
     """Keep where the recipe's relative paths start."""
-    store.write_json(run / ORIGIN, {"root": str(root.resolve())})
+    store.write_json(run / layout.ORIGIN, {"root": str(root.resolve())})
 
 
 def origin(run: Path) -> Path:
     """Return where the recipe's relative paths start: the run's own folder where nobody wrote it down."""
-    file = run / ORIGIN
+    file = run / layout.ORIGIN
     return Path(json.loads(file.read_text(encoding="utf-8"))["root"]) if file.is_file() else run
 
 
@@ -128,13 +122,13 @@ def _now(loaded: Loaded) -> dict[str, Any]:
 
 def _before(out: Path) -> dict[str, Any] | None:
     """Return what the run in `out` is made of; None where nothing has been made yet, not even its rows."""
-    if not (out / "recipe.json").exists() or not (out / WORLD).exists():
+    if not (out / layout.RECIPE).exists() or not (out / layout.ENVIRONMENT).exists():
         return None
     # A run that its data stopped holds nothing to keep: who mends a row gives the same command again.
-    if not (out / DATA / store.COMMIT).exists() and not (out / "cells").exists():
+    if not (out / layout.DATA / store.COMMIT).exists() and not (out / layout.CELLS).exists():
         return None
-    recipe = _spelled_out((out / "recipe.json").read_text(encoding="utf-8"))
-    return {"recipe": recipe, **json.loads((out / WORLD).read_text(encoding="utf-8"))}
+    recipe = _spelled_out((out / layout.RECIPE).read_text(encoding="utf-8"))
+    return {"recipe": recipe, **json.loads((out / layout.ENVIRONMENT).read_text(encoding="utf-8"))}
 
 
 def _spelled_out(said: str) -> Any:

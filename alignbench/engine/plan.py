@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from alignbench import plugins
 from alignbench.errors import RecipeError
+from alignbench.layout import cell_folder, cell_name
 from alignbench.recipe.graph import (
     edges,
     order,
@@ -29,10 +30,10 @@ class Cell:
     """Labels whose policies of the same seed it needs."""
 
     def __str__(self) -> str:
-        return f"{self.label}/seed-{self.seed}"
+        return cell_name(self.label, self.seed)
 
     def folder(self, run: Path) -> Path:
-        return run / "cells" / self.label / f"seed-{self.seed}"
+        return cell_folder(run, self.label, self.seed)
 
 
 def cells(recipe: Recipe, only: Iterable[str] = ()) -> tuple[Cell, ...]:

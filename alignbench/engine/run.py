@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from alignbench import store
+from alignbench import layout, store
 from alignbench.engine import collect, environment, keys, plan, resources, tuning
 from alignbench.engine.executor import Executor, has_cuda
 from alignbench.engine.plan import Cell
@@ -27,11 +27,6 @@ from alignbench.hooks import Observers
 from alignbench.recipe.schema import Loaded, Recipe, canonical
 from alignbench.versions import versions
 from alignbench.worker.messages import Event, Finished, Task
-from alignbench.worker.prepare import FOLDER as DATA
-from alignbench.worker.resume import CHECKPOINTS
-
-EVALUATION = "evaluation"
-"""The folder of all measurements."""
 
 HEARTBEAT = 1800.0
 """Seconds without a sign of life after which a cell hangs: less than a download may take is too little."""
@@ -88,7 +83,7 @@ def run(
     if tuning.labels(loaded.recipe):
         how: dict[str, Any] = {"heartbeat": heartbeat, "every": every, "allow_env_change": allow_env_change}
         tune = partial(run, jobs=jobs, watch=watch, **how)
-        loaded = tuning.tuned(loaded, out / tuning.FOLDER, tune)
+        loaded = tuning.tuned(loaded, out / layout.SWEEP, tune)
     recipe = loaded.recipe
     observers = observers or Observers()
     started = time.time()
@@ -103,7 +98,7 @@ def run(
         left = [cell for cell in cells if not (cell.folder(out) / store.COMMIT).exists()]
         resources.check(recipe, left, out, loaded.path.parent, lanes)
         store.write_json(
-            out / "plan.json", [{"label": c.label, "seed": c.seed, "after": c.parents} for c in cells]
+            out / layout.PLAN, [{"label": c.label, "seed": c.seed, "after": c.parents} for c in cells]
         )
         trackers = list(track)
         observers.tell("alignbench_run_started", recipe=recipe, folder=out)
@@ -147,8 +142,8 @@ def _prepare(
     watch: Callable[[News], None],
 ) -> None:
     key = keys.table_identity(recipe, files=files, versions=versions())
-    if _sealed(out / DATA, key, mixed) is None:
-        run_alone(executor, "data", task("prepare", out / "data.log", key=key), watch)
+    if _sealed(out / layout.DATA, key, mixed) is None:
+        run_alone(executor, "data", task("prepare", out / layout.DATA_LOG, key=key), watch)
 
 
 def _align(
@@ -166,7 +161,7 @@ def _align(
     trackers: list[str],
 ) -> dict[Cell, Fate]:
     """Run every cell whose parents are done, at most `lanes` at a time, until each has a fate."""
-    data = (store.manifest(out / DATA) or {})["content"]
+    data = (store.manifest(out / layout.DATA) or {})["content"]
     waiting, running, fates = list(cells), {}, {}
     names = {str(cell): cell for cell in cells}
 
@@ -174,7 +169,7 @@ def _align(
         fates[cell] = fate
         folder = cell.folder(out)
         folder.mkdir(parents=True, exist_ok=True)
-        store.write_json(folder / "status.json", {"status": fate.status, "reason": fate.reason})
+        store.write_json(folder / layout.STATUS, {"status": fate.status, "reason": fate.reason})
         watch(News(str(cell), ended=Finished(fate.status, fate.reason, clock=fate.clock), cells=len(cells)))
         observers.tell(
             "alignbench_cell_finished",
@@ -217,7 +212,7 @@ def _align(
                 folder = cell.folder(out)
                 if (sealed := _sealed(folder, key, mixed)) is not None:
                     waiting.remove(cell)
-                    shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
+                    shutil.rmtree(folder / layout.CHECKPOINTS, ignore_errors=True)
                     settle(cell, Fate("done", content=sealed["content"]))
                 elif len(running) < lanes:
                     waiting.remove(cell)
@@ -226,7 +221,7 @@ def _align(
                     observers.tell("alignbench_cell_started", label=cell.label, seed=cell.seed)
                     what = {"label": cell.label, "seed": cell.seed, "folder": str(folder), "key": key}
                     what["track"] = trackers
-                    executor.start(str(cell), task("cell", folder / "log.txt", **what), heartbeat=heartbeat)
+                    executor.start(str(cell), task("cell", folder / layout.LOG, **what), heartbeat=heartbeat)
         if not running:
             continue
         for name, last in executor.hear(heard).items():
@@ -257,9 +252,9 @@ def _evaluate(
         return
     said = {str(cell): content for cell, content in done.items()}
     key = store.digest({"cells": said, "recipe": recipe.model_dump(mode="json"), "versions": versions()})
-    if store.manifest(out / EVALUATION, key=key) is None:
+    if store.manifest(out / layout.EVALUATION, key=key) is None:
         what = {"cells": [[cell.label, cell.seed] for cell in done], "key": key}
-        run_alone(executor, EVALUATION, task("evaluate", out / "evaluation.log", **what), watch)
+        run_alone(executor, layout.EVALUATION, task("evaluate", out / layout.EVALUATION_LOG, **what), watch)
 
 
 def _sealed(folder: Path, key: str, mixed: bool) -> dict[str, Any] | None:
@@ -290,7 +285,7 @@ def standing(loaded: Loaded, out: Path, cells: Iterable[Cell]) -> dict[Cell, boo
     """Return whether each cell is finished in `out` already, so that a run of this recipe would keep it."""
     recipe, files = loaded.recipe, environment.files(loaded.recipe, loaded.path.parent)
     key = keys.table_identity(recipe, files=files, versions=versions())
-    data = (store.manifest(out / DATA, key=key) or {}).get("content")
+    data = (store.manifest(out / layout.DATA, key=key) or {}).get("content")
     contents: dict[Cell, str] = {}
     found: dict[Cell, bool] = {}
     for cell in cells:

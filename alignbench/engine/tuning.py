@@ -22,7 +22,6 @@ from alignbench.errors import AlignbenchError, PluginError, RecipeError
 from alignbench.recipe.graph import complete, tuning_judge
 from alignbench.recipe.schema import Loaded, MethodBlock, Range, Recipe
 
-FOLDER = "sweep"
 DRAWS = 16
 """Draws for each trial after which the values of a sweep are taken to make no further setting."""
 

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 import pytest
 
-from alignbench import plugins, store
+from alignbench import layout, plugins, store
 from alignbench.api.config import API, Budget, NamedMethod, Sampling
 from alignbench.api.method import Method
 from alignbench.api.policy import Answer, Policy
@@ -59,7 +59,7 @@ class MethodSuite:
             run=folder / "run",
             root=folder,
             home=folder / "home",
-            log=folder / "log.txt",
+            log=folder / layout.LOG,
             recipe=canonical(recipe),
             threads=1,
             what={"key": cls.method},
@@ -125,7 +125,7 @@ class MethodSuite:
         monkeypatch.setattr(session, "store", store.Store(tmp_path))
         monkeypatch.setattr(session, "task", replace(session.task, every=0.0))
         monkeypatch.setattr("alignbench.training.checkpoint.SHARE", 0)
-        save, deaths, folder = Checkpoints.save, 0, session.run / "cells" / "killed"
+        save, deaths, folder = Checkpoints.save, 0, session.run / layout.CELLS / "killed"
 
         def die_after(self: Checkpoints, step: int, value: Any) -> None:
             save(self, step, value)
@@ -151,7 +151,7 @@ class MethodSuite:
         self, session: Session, aligned: tuple[CellContext, Policy]
     ):
         run, policy = aligned
-        reloaded = session.restore(run.folder / "policy", label="tried", seed=SEED)
+        reloaded = session.restore(run.folder / layout.POLICY, label="tried", seed=SEED)
         assert reloaded.can == policy.can
         assert self._texts(session, reloaded) == self._texts(session, policy)
 
@@ -160,7 +160,9 @@ class MethodSuite:
         assert untouched.base.checksum() == session.base.checksum()
         assert self._texts(untouched, untouched.base.policy()) == self._texts(session, session.base.policy())
 
-    @pytest.mark.parametrize("budget", [{"steps": STEPS}, {"rows": ROWS_DRAWN}], ids=lambda one: next(iter(one)))
+    @pytest.mark.parametrize(
+        "budget", [{"steps": STEPS}, {"rows": ROWS_DRAWN}], ids=lambda one: next(iter(one))
+    )
     def test_all_its_trainings_together_keep_the_budget(
         self, session: Session, budget: Mapping[str, int], monkeypatch: pytest.MonkeyPatch
     ):
@@ -211,7 +213,7 @@ class MethodSuite:
 
     @staticmethod
     def _align(session: Session, name: str) -> tuple[CellContext, Policy]:
-        folder = session.run / "cells" / name
+        folder = session.run / layout.CELLS / name
         folder.mkdir(parents=True)
         return cells.align(session, "tried", SEED, folder)
 
@@ -224,7 +226,7 @@ class MethodSuite:
 
 
 def _curves(folder: Path) -> list[str]:
-    path = folder / "train.jsonl"
+    path = folder / layout.TRAINING_LOG
     return path.read_text(encoding="utf-8").splitlines() if path.exists() else []
 
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence as Many
 from dataclasses import asdict
 from pathlib import Path
 
-from alignbench import store
+from alignbench import layout, store
 from alignbench.api.policy import Answer, Policy
 from alignbench.errors import PluginError
 from alignbench.recipe.departures import departures
@@ -20,11 +20,10 @@ from alignbench.worker import samples
 from alignbench.worker.context import CellContext
 from alignbench.worker.messages import Event, Task
 from alignbench.worker.policy_io import load_method, save_policy
-from alignbench.worker.resume import CHECKPOINTS
 from alignbench.worker.session import Session
 from alignbench.worker.trackers import Tracking
 
-GROWING = ("log.txt", "status.json", CHECKPOINTS)
+GROWING = (layout.LOG, layout.STATUS, layout.CHECKPOINTS)
 """Files of a cell's folder that are no part of its sealed result."""
 
 PAUSE = 0.2
@@ -80,9 +79,9 @@ def main(task: Task, emit: Callable[[Event], None]) -> None:
             "answer_uncached_seconds": uncached[1],
         },
     }
-    store.write_json(folder / "cell.json", sealed)
+    store.write_json(folder / layout.CELL, sealed)
     store.commit(folder, key=task.what["key"], producer=label, leave_out=GROWING)
-    shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
+    shutil.rmtree(folder / layout.CHECKPOINTS, ignore_errors=True)
 
 
 def _uncached(
@@ -117,7 +116,7 @@ def align(session: Session, label: str, seed: int, folder: Path) -> tuple[CellCo
     block = session.recipe.methods.get(label)
     if block is None:
         run = CellContext(session, label=BASE, seed=seed, method="", start=BASE, folder=folder)
-        save_policy(run.start, folder / "policy", method="", config={}, start=BASE)
+        save_policy(run.start, folder / layout.POLICY, method="", config={}, start=BASE)
         return run, run.start
     method = load_method(block.method, block.config)
     run = CellContext(
@@ -145,7 +144,7 @@ def align(session: Session, label: str, seed: int, folder: Path) -> tuple[CellCo
         run.tracking.end()
     if not isinstance(policy, Policy) or "answer" not in policy.can:
         raise PluginError(f"'{block.method}' returned {type(policy).__name__}, which is no policy")
-    save_policy(policy, folder / "policy", method=block.method, config=block.config, start=block.start)
+    save_policy(policy, folder / layout.POLICY, method=block.method, config=block.config, start=block.start)
     return run, policy
 
 

@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from alignbench import plugins, store
+from alignbench import layout, plugins, store
 from alignbench.api.config import Budget, NamedJudge, Select, Split
 from alignbench.api.method import GroupScores, Rows, ScoringGroup, Sequence
 from alignbench.api.policy import Policy, TrainablePolicy
@@ -22,7 +22,7 @@ from alignbench.worker.ledger import Ledger
 from alignbench.worker.messages import Event
 from alignbench.worker.metering import CellMeter
 from alignbench.worker.model_access import ModelAccess
-from alignbench.worker.resume import CHECKPOINTS, CheckpointScope
+from alignbench.worker.resume import CheckpointScope
 from alignbench.worker.row_origins import RowOrigins
 from alignbench.worker.trackers import Tracking
 
@@ -71,8 +71,8 @@ class CellContext:
         """The ledgers around that of an artefact in the making."""
         self.making: Path | None = None
         """The folder of that artefact."""
-        self.curves = folder / "train.jsonl"
-        self.scope = scope or CheckpointScope(folder / CHECKPOINTS, session.task.what.get("key", ""))
+        self.curves = folder / layout.TRAINING_LOG
+        self.scope = scope or CheckpointScope(folder / layout.CHECKPOINTS, session.task.what.get("key", ""))
         self.origins = RowOrigins(session.index)
         self.meter = CellMeter(self)
         self.tracking: Tracking | None = None

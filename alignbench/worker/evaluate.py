@@ -11,7 +11,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from alignbench import plugins, store
+from alignbench import layout, plugins, store
 from alignbench.api.config import Sampling
 from alignbench.api.judge import Judge, Score
 from alignbench.api.metric import Cell, Metric, PairLogprobs, Request, Under, matches
@@ -31,16 +31,13 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-FILE = "summary.json"
-PICTURES = "pictures.json"
-"""What metrics show beside their numbers, for the report."""
 HELD_OUT = "test"
 """The split whose pairs show what a policy prefers."""
 
 
 def main(task: Task, emit: Callable[[Event], None]) -> None:
     """Fill `run/evaluation` and seal it. `what`: the finished cells, and the key."""
-    folder = task.run / "evaluation"
+    folder = task.run / layout.EVALUATION
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     session = Session(task, emit)
@@ -49,7 +46,7 @@ def main(task: Task, emit: Callable[[Event], None]) -> None:
     evidence = RunEvidence(session, cells, emit, metrics)
     summary = summarise(metrics, evidence)
     store.write_json(
-        folder / FILE,
+        folder / layout.SUMMARY,
         {
             "metrics": {name: info.model_dump() for name, info in summary.metrics.items()},
             "order": list(summary.metrics),
@@ -80,7 +77,7 @@ def main(task: Task, emit: Callable[[Event], None]) -> None:
     _write_prompts(folder, evidence.prompts)
     emit(Event("drawing"))
     pictures = [asdict(picture) for metric in metrics for picture in metric.pictures(evidence)]
-    store.write_json(folder / PICTURES, pictures)
+    store.write_json(folder / layout.PICTURES, pictures)
     store.commit(folder, key=task.what["key"], producer="alignbench")
 
 
@@ -105,7 +102,7 @@ def _write_judgements(folder: Path, evidence: RunEvidence) -> None:
     names = ("judge", "label", "seed", "prompt_id", "sample", "score")
     kinds = (pa.string(), pa.string(), pa.int64(), pa.string(), pa.int64(), pa.float64())
     schema = pa.schema(list(zip(names, kinds, strict=True)))
-    pq.write_table(pa.Table.from_pylist(rows, schema), folder / "judgements.parquet")
+    pq.write_table(pa.Table.from_pylist(rows, schema), folder / layout.JUDGEMENTS)
     pairs = [
         {
             "judge": judge,
@@ -123,7 +120,7 @@ def _write_judgements(folder: Path, evidence: RunEvidence) -> None:
     names = ("judge", "a", "b", "seed", "prompt_id", "sample", "preference")
     kinds = (*(pa.string(),) * 3, pa.int64(), pa.string(), pa.int64(), pa.float64())
     schema = pa.schema(list(zip(names, kinds, strict=True)))
-    pq.write_table(pa.Table.from_pylist(pairs, schema), folder / "verdicts.parquet")
+    pq.write_table(pa.Table.from_pylist(pairs, schema), folder / layout.VERDICTS)
 
 
 def _write_prompts(folder: Path, prompts: Sequence[Prompt]) -> None:
@@ -132,7 +129,7 @@ def _write_prompts(folder: Path, prompts: Sequence[Prompt]) -> None:
         json.dumps({"id": one.id, "prompt": [dict(turn) for turn in one.prompt]}, ensure_ascii=False)
         for one in prompts
     )
-    store.write_text(folder / "prompts.jsonl", "".join(f"{line}\n" for line in lines))
+    store.write_text(folder / layout.PROMPTS, "".join(f"{line}\n" for line in lines))
 
 
 class RunEvidence:
@@ -359,7 +356,7 @@ class RunEvidence:
         return Cell(start, cell.seed) if isinstance(start, str) else None
 
     def _folder(self, cell: Cell) -> Path:
-        return self._session.run / "cells" / cell.label / f"seed-{cell.seed}"
+        return layout.cell_folder(self._session.run, cell.label, cell.seed)
 
 
 def _made(group: Any, named: Named) -> Any:

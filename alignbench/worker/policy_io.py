@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from alignbench import plugins, store
+from alignbench import layout, plugins, store
 from alignbench.api.method import Method
 from alignbench.api.policy import Policy
 from alignbench.recipe.schema import AdapterStart, ModelStart, Start
@@ -35,7 +35,7 @@ def save_policy(
         said["kind"] = "base" if policy.adapter is None else "adapter"
     if said["kind"] != "base":
         policy.save(folder)
-    store.write_json(folder / "policy.json", said)
+    store.write_json(folder / layout.POLICY_KIND, said)
 
 
 def _say_start(start: Start) -> Any:

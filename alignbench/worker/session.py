@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from alignbench import store
+from alignbench import layout, store
 from alignbench.api.policy import Policy
 from alignbench.data.split import is_for_judges, is_in_stage
 from alignbench.data.table import open_table
@@ -21,7 +21,6 @@ from alignbench.versions import versions
 from alignbench.worker.context import CellContext
 from alignbench.worker.messages import Event, Task
 from alignbench.worker.policy_io import load_method, start_of
-from alignbench.worker.prepare import FOLDER as DATA
 from alignbench.worker.row_origins import TableIndex
 
 if TYPE_CHECKING:
@@ -39,7 +38,7 @@ class Session:
         self.recipe = Recipe.model_validate_json(task.recipe)
         self.emit = emit
         self.store = store.Store(task.home)
-        self.table = open_table(task.run / DATA)
+        self.table = open_table(task.run / layout.DATA)
         self._adapters = 0
 
     @property
@@ -88,7 +87,7 @@ class Session:
 
     @cached_property
     def _data(self) -> str:
-        sealed = store.manifest(self.run / DATA)
+        sealed = store.manifest(self.run / layout.DATA)
         return "" if sealed is None else sealed["content"]
 
     def start(self, start: Start, seed: int) -> Policy:
@@ -120,11 +119,11 @@ class Session:
         """Rebuild the policy of a finished cell."""
         if label == BASE:
             return self.base.policy()
-        return self.restore(self.run / "cells" / label / f"seed-{seed}" / "policy", label=label, seed=seed)
+        return self.restore(layout.cell_folder(self.run, label, seed) / layout.POLICY, label=label, seed=seed)
 
     def restore(self, folder: Path, *, label: str, seed: int) -> Policy:
         """Rebuild the policy that `save_policy` wrote, in this or in another process."""
-        said = json.loads((folder / "policy.json").read_text(encoding="utf-8"))
+        said = json.loads((folder / layout.POLICY_KIND).read_text(encoding="utf-8"))
         if said["kind"] == "base":
             return self.base.policy()
         if said["kind"] == "adapter":

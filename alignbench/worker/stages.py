@@ -8,7 +8,7 @@ from collections.abc import Sequence as Many
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from alignbench import plugins
+from alignbench import layout, plugins
 from alignbench.api.config import Budget
 from alignbench.api.policy import Policy
 from alignbench.errors import PluginError
@@ -58,7 +58,7 @@ def stage(
         )
         with inner.meter.charging():
             policy = made.align(inner)
-        save_policy(policy, folder / "policy", method=method, config=settings, start=BASE)
+        save_policy(policy, folder / layout.POLICY, method=method, config=settings, start=BASE)
 
     folder = shared(
         run,
@@ -78,7 +78,7 @@ def stage(
         epochs=epochs,
     )
     _copy_curves(run, folder)
-    return run.session.restore(folder / "policy", label=run.label, seed=run.seed)
+    return run.session.restore(folder / layout.POLICY, label=run.label, seed=run.seed)
 
 
 def _epochs(run: CellContext, given: Many[Row] | None) -> float:
@@ -126,7 +126,7 @@ def nothing_left(run: CellContext) -> PluginError:
 def _copy_curves(run: CellContext, folder: Path) -> None:
     """Add a stage's curves and evaluations to the run's, behind its last step."""
     learning_curve.add(run.folder, learning_curve.read(folder))
-    curves, before = folder / "train.jsonl", run.logged
+    curves, before = folder / layout.TRAINING_LOG, run.logged
     for line in curves.read_text(encoding="utf-8").splitlines() if curves.exists() else ():
         point = json.loads(line)
         run.log(before + point.pop("step"), **point)

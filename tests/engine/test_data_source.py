@@ -149,7 +149,7 @@ def test_who_reads_the_files_comparisons_where_others_do_not_departs(tmp_path: P
 def test_a_cell_that_learns_from_other_comparisons_is_another_cell():
     def key(source: Any, label: str) -> str:
         one = plan.Cell(label, 0)
-        return plan.identity(recipe(source), one, versions={}, data="", parents={})
+        return keys.identity(recipe(source), one, versions={}, data="", parents={})
 
     assert key("file", "direct") != key("start", "direct") != key("tuned", "direct")
     assert key("file", "tuned") == key("start", "tuned")

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from alignbench import layout
 from alignbench.api.config import Settings
 from alignbench.errors import DataError
 from alignbench.judges.gold import Gold
@@ -78,7 +79,7 @@ def test_a_followed_training_ends_with_the_weights_budget_and_cost_of_one_that_i
     assert run.ledger.cost.train_tokens == alone.ledger.cost.train_tokens
     assert run.ledger.cost.generated_tokens == alone.ledger.cost.generated_tokens == 0
     assert run.curves.read_text().count("\n") == alone.curves.read_text().count("\n")
-    assert not (alone.folder / learning_curve.FILE).exists()
+    assert not (alone.folder / layout.LEARNING_CURVE).exists()
 
 
 def test_the_judge_speaks_afterwards_of_the_start_and_of_every_look(
@@ -125,7 +126,7 @@ def test_a_killed_training_goes_on_with_the_answers_it_has_given(
 
     with pytest.raises(KeyboardInterrupt):
         train(run, loss=power_cut)
-    assert not (run.folder / learning_curve.FILE).exists()
+    assert not (run.folder / layout.LEARNING_CURVE).exists()
     again = CellContext(run.session, label="tried", seed=0, method="frozen", start="base", folder=run.folder)
     weights = train(again)
     whole, expected = followed

@@ -30,7 +30,7 @@ def recipe(**changed: object) -> Recipe:
 def key(given: Recipe, label: str = "cold", **changed: object) -> str:
     cell = next(cell for cell in plan.cells(given) if cell.label == label)
     said = {"versions": VERSIONS, "data": "d" * 64, "parents": {"base": "p" * 64}, **changed}
-    return plan.identity(given, cell, **said)  # pyright: ignore[reportArgumentType]
+    return keys.identity(given, cell, **said)  # pyright: ignore[reportArgumentType]
 
 
 def test_a_label_comes_after_its_start_and_base_comes_first():
@@ -129,7 +129,7 @@ def test_a_plugin_s_source_changes_the_key(monkeypatch: pytest.MonkeyPatch):
 def test_the_seed_and_the_label_change_the_key():
     given = recipe()
     cells = [cell for cell in plan.cells(given) if cell.label != "base"]
-    keys = {plan.identity(given, cell, versions=VERSIONS, data="d", parents={}) for cell in cells}
+    keys = {keys.identity(given, cell, versions=VERSIONS, data="d", parents={}) for cell in cells}
     assert len(keys) == len(cells)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from alignbench import results
+from alignbench import layout, results
 from alignbench.engine import plan, tuning
 from alignbench.errors import AlignbenchError, RecipeError
 from alignbench.recipe.load import load
@@ -164,7 +164,7 @@ def test_settings_chosen_leave_the_key_of_a_cell_to_what_it_computes():
         update={"methods": {k: b.model_copy(update={"sweep": {}}) for k, b in given.methods.items()}}
     )
     keys = [
-        plan.identity(
+        keys.identity(
             one, next(c for c in plan.cells(one) if c.label == "second"), versions={}, data="", parents={}
         )
         for one in (given, replace_sweep(plain))
@@ -207,7 +207,7 @@ def test_two_methods_with_three_trials_each_are_tuned_and_then_compared(tmp_path
     # Who asks for one label first and for all of them later has one run, of one recipe.
     assert plain.invoke(app, ["run", str(path), "--out", str(out), "--only", "first"]).exit_code == 0
     assert plain.invoke(app, ["run", str(path), "--out", str(out)]).exit_code == 0
-    trials, compared = results.read(out / tuning.FOLDER), results.read(out)
+    trials, compared = results.read(out / layout.SWEEP), results.read(out)
     assert [len(trials.cells_of(label)) for label in ("first", "first.1", "first.2", "second.2")] == [1] * 4
     assert trials.recipe["evaluation"]["split"] == "validation"
     assert {cell.label for cell in compared.cells} == {"base", "first", "second"}

@@ -181,12 +181,12 @@ def unchanged_keys(key, given: Recipe, parts: tuple[str, ...]) -> tuple[list[str
 
 
 def table_key(given: Recipe) -> str:
-    return plan.table_identity(given, files={}, versions={"torch": "1"})
+    return keys.table_identity(given, files={}, versions={"torch": "1"})
 
 
 def cell_key(given: Recipe) -> str:
     cell = next(cell for cell in plan.cells(given) if cell.label == "dpo")
-    return plan.identity(given, cell, versions={"torch": "1"}, data=table_key(given), parents={}, files={})
+    return keys.identity(given, cell, versions={"torch": "1"}, data=table_key(given), parents={}, files={})
 
 
 def test_every_field_that_goes_into_the_rows_changes_their_key(loaded):
@@ -212,10 +212,10 @@ def test_a_key_without_max_length_is_seen(loaded):
 def test_versions_and_sources_change_a_key_as_environment_and_rows_as_input(loaded, monkeypatch):
     given = loaded().recipe
     now = table_key(given)
-    other = plan.table_identity(given, files={}, versions={"torch": "2"})
+    other = keys.table_identity(given, files={}, versions={"torch": "2"})
     assert other != now
     assert plan.same_inputs(other, now)
-    assert not plan.same_inputs(plan.table_identity(given, files={"rows": "x"}, versions={"torch": "1"}), now)
+    assert not plan.same_inputs(keys.table_identity(given, files={"rows": "x"}, versions={"torch": "1"}), now)
     cell = cell_key(given)
     monkeypatch.setattr("alignbench.engine.plan.plugins.source_digest", lambda found: "edited")
     assert cell_key(given) != cell
