@@ -11,7 +11,7 @@ from alignbench import store
 from alignbench.api.config import Budget
 from alignbench.api.method import Run
 from alignbench.api.reward import RewardModel
-from alignbench.rows import Pair, Ranking
+from alignbench.rows import Pair, Ranking, Row
 
 if TYPE_CHECKING:
     from alignbench.training.reward_quality import Compared
@@ -21,7 +21,7 @@ __all__ = ["reward_model"]
 
 def reward_model(
     run: Run,
-    rows: Iterable[Compared] | None = None,
+    rows: Iterable[Row] | None = None,
     *,
     learning_rate: float,
     head_learning_rate: float | None = None,
@@ -39,7 +39,7 @@ def reward_model(
     from alignbench.training import reward_model as reward
 
     view = _view(run)
-    compared: Many[Compared] = list(run.rows(view) if rows is None else rows)
+    compared: Many[Compared] = list(run.rows(view, given=None if rows is None else list(rows)))
     held_out = reward.usable(run.rows(view, "validation") or compared)
     untouched = run.policy("base")
     start = run.start if isinstance(run.start, ModelPolicy) else untouched

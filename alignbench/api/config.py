@@ -160,8 +160,11 @@ class Budget(Settings):
     def part(self, share: float) -> Budget:
         """Return `share` of this budget, in the same unit; rows, steps and tokens are rounded down, to 1 at least."""
         amount = self.amount * share
-        whole = self.unit in ("rows", "steps", "tokens")
-        return Budget(**{self.unit: max(1, int(amount + 1e-9)) if whole else amount}, scope=self.scope)
+        return self.of(max(1, int(amount + 1e-9)) if self.unit in ("rows", "steps", "tokens") else amount)
+
+    def of(self, amount: float) -> Budget:
+        """Return a budget of `amount` in the same unit."""
+        return Budget.model_validate({self.unit: amount, "scope": self.scope})
 
     def __str__(self) -> str:
         unit, amount = self.unit, self.amount

@@ -149,10 +149,13 @@ class Run(Protocol):
     """Rows of one optimiser step."""
     budget: Budget
     """What the cell may spend."""
-    training: Settings
-    """How every method trains: the recipe's block `training`."""
     root: Path
     """The folder of the recipe: relative paths of a config start here."""
+
+    @property
+    def training(self) -> Settings:
+        """How every method trains: the recipe's block `training`."""
+        ...
 
     @property
     def left(self) -> float:

@@ -156,8 +156,9 @@ def _measured(run: Path, cell: Cell, asked: Many[Any], threads: int) -> list[Ten
     import torch
 
     from alignbench.rows import Sequence
+    from alignbench.worker.context import finished_policy
 
-    policy = reopen(run, threads).policy(cell.label, cell.seed)
+    policy = finished_policy(reopen(run, threads), cell.label, cell.seed)
     scored = policy.logprobs([Sequence(prompt, answer) for prompt, answer in asked])
     return [torch.as_tensor(one.logps).float().cpu() for one in scored]
 

@@ -63,6 +63,8 @@ class InProcess:
 class Self(Reader):
     """The model under test judges by itself: as the frozen base, or as the policy a method starts from."""
 
+    api = 2
+
     class Config(Asking):
         policy: Literal["base", "start"] = "base"
         """Which of them reads; in an evaluation there is no start but the base."""
@@ -84,6 +86,8 @@ class Self(Reader):
 
 class LanguageModel(Reader):
     """Another chat model as the judge: from the hub, a local folder, or `sandbox/early`, `sandbox/middle`."""
+
+    api = 2
 
     class Config(Asking):
         id: str

@@ -25,6 +25,7 @@ class RewardModel(Judge):
     Equal texts get equal scores, whatever they are batched with, so that equal answers tie.
     """
 
+    api = 2
     trains: ClassVar[bool] = True
 
     class Config(Settings):
@@ -119,7 +120,7 @@ class RewardModel(Judge):
     def _score_own(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> list[Score]:
         from alignbench.data.tokens import ending, tokenise
 
-        tokenizer = self.own.adapter.base.tokenizer
+        tokenizer = self.own.adapter.tokenizer
         rows = [
             Demonstration(id=str(place), prompt=prompt.prompt, response=answer)
             for place, (prompt, answer) in enumerate(zip(prompts, answers, strict=True))

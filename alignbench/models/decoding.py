@@ -11,7 +11,7 @@ from alignbench.errors import PluginError
 from alignbench.models.base import ModelPolicy
 from alignbench.models.generation import noise_key
 from alignbench.models.token_tree import TokenTrees
-from alignbench.rows import Ids, Prompt
+from alignbench.rows import Prompt
 
 
 class DecodingBase(TokenTrees):
@@ -52,7 +52,7 @@ class DecodingBase(TokenTrees):
 
     def decode(self, ids: Many[int]) -> str:
         """Return the text of an answer's tokens, without those that end it."""
-        kept: Ids = tuple(one for one in ids if one not in self.stops)
+        kept = [one for one in ids if one not in self.stops]
         return str(self.base.tokenizer.decode(kept, skip_special_tokens=True))
 
     def noise(self, key: int, prompt_id: str, sample: int) -> int:

@@ -6,13 +6,12 @@ from collections.abc import MutableMapping
 from typing import TYPE_CHECKING, Any
 
 from alignbench.api.config import Select
-from alignbench.api.method import Rows
+from alignbench.api.method import Rows, Run
 from alignbench.api.policy import Policy
 from alignbench.rows import Demonstration, Prompt
 
 if TYPE_CHECKING:
     from alignbench.api.judge import Judge
-    from alignbench.worker.context import CellContext
 
 
 class Selection:
@@ -22,7 +21,7 @@ class Selection:
     arXiv:2203.02155, appendix C.1). Both curves are logged.
     """
 
-    def __init__(self, run: CellContext, policy: Policy, select: Select, state: MutableMapping[str, Any]):
+    def __init__(self, run: Run, policy: Policy, select: Select, state: MutableMapping[str, Any]):
         self.run, self.policy, self.select, self.state = run, policy, select, state
         self.judge: Judge = run.judge(select.by)
         self.demonstrations: Rows[Demonstration] = run.rows(Demonstration, "validation")

@@ -22,6 +22,7 @@ from alignbench.recipe.schema import BASE, Named
 from alignbench.rows import Ids, Pair, Prompt, Text, can_derive
 from alignbench.rows import Sequence as Scorable
 from alignbench.worker import learning_curve, samples
+from alignbench.worker.context import finished_policy, judge_reward_model, outside_start
 from alignbench.worker.messages import Event, Task
 from alignbench.worker.model_access import ModelAccess
 from alignbench.worker.session import Session
@@ -179,7 +180,7 @@ class RunEvidence:
             self._emit(Event(f"opening the judge {named.name}"))
             judge = made[named.name] = _made("judges", named)
             judge.name = named.name
-            judge.open(ModelAccess(self._session, None, self._session.own_reward_model))
+            judge.open(ModelAccess(self._session, None, judge_reward_model(self._session)))
         return made
 
     def quality(self) -> list[dict[str, Any]]:
@@ -345,10 +346,10 @@ class RunEvidence:
         ]
 
     def _policy(self, cell: Cell) -> Policy:
-        return self._session.policy(cell.label, cell.seed)
+        return finished_policy(self._session, cell.label, cell.seed)
 
     def _outside(self, cell: Cell) -> Policy:
-        return self._session.start(self._session.recipe.methods[cell.label].start, cell.seed)
+        return outside_start(self._session, self._session.recipe.methods[cell.label].start, cell.seed)
 
     def start(self, cell: Cell) -> Cell | None:
         block = self._session.recipe.methods.get(cell.label)

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
+from alignbench.api.method import Run
 from alignbench.feedback import label
 from alignbench.recipe.schema import START, Relabelled
 from alignbench.rows import Row
 
 if TYPE_CHECKING:
-    from alignbench.worker.context import CellContext
+    from alignbench.worker.cell_state import CellState
 
 
-def comparisons(run: CellContext, how: Relabelled) -> list[Row]:
+def comparisons(run: CellState, how: Relabelled) -> list[Row]:
     """Return the comparisons that `data.source` asks for, made by a run that itself reads the file's."""
     writer = type(run)(
         run.session,
@@ -26,4 +27,4 @@ def comparisons(run: CellContext, how: Relabelled) -> list[Row]:
         ledger=run.ledger,
     )
     with writer.meter.charging():
-        return label(writer, writer.judge(how.judge), how.labels)
+        return label(cast(Run, writer), writer.judge(how.judge), how.labels)

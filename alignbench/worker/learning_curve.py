@@ -24,7 +24,7 @@ from alignbench.rows import Sequence as Scorable
 
 if TYPE_CHECKING:
     from alignbench.api.judge import Judge
-    from alignbench.worker.context import CellContext
+    from alignbench.worker.cell_state import CellState
     from alignbench.worker.session import Session
 
 SPLIT: Split = "validation"
@@ -43,7 +43,7 @@ class Evaluations:
 
     def __init__(
         self,
-        run: CellContext,
+        run: CellState,
         policy: Policy,
         curve: Curve,
         state: MutableMapping[str, Any],

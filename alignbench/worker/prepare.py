@@ -34,9 +34,13 @@ class _Source:
     def __init__(self, recipe: Recipe, task: Task):
         self.recipe, self.root, self.store = recipe, task.root, store.Store(task.home)
 
-    @cached_property
+    @property
     def base(self) -> Base:
         """The quantised base, loaded when a filter first asks for it."""
+        return self._base
+
+    @cached_property
+    def _base(self) -> Base:
         from alignbench.models import load_base
 
         return load_base(self.recipe.model, root=self.root)

@@ -12,7 +12,7 @@ from alignbench import store
 
 if TYPE_CHECKING:
     from alignbench.training.checkpoint import Checkpoints
-    from alignbench.worker.context import CellContext
+    from alignbench.worker.ledger import Ledger
 
 
 class CheckpointScope:
@@ -29,13 +29,15 @@ class CheckpointScope:
         self._curves = curves
         self._begun = _size(curves) if curves is not None else 0
 
-    def checkpoints(self, run: CellContext, curves: Path, what: Mapping[str, Any]) -> Checkpoints:
-        """Return the checkpoints of the next training; `what` says how it is done."""
+    def checkpoints(
+        self, ledger: Ledger, curves: Path, what: Mapping[str, Any], *, every: float
+    ) -> Checkpoints:
+        """Return the checkpoints of the next training, `every` so many seconds; `what` says how it is done."""
         from alignbench.training.checkpoint import Checkpoints
 
         number = self.trainings
         self.trainings += 1
-        ledger, start = run.ledger, self._begun if curves == self._curves else 0
+        start = self._begun if curves == self._curves else 0
 
         def account() -> dict[str, Any]:
             points = curves.read_bytes()[start:].decode() if curves.exists() else ""
@@ -47,7 +49,6 @@ class CheckpointScope:
             curves.write_bytes(head + kept["curves"].encode())
 
         key = store.digest({"made": self.key, "training": number, **what})
-        every = run.session.task.every
         return Checkpoints(self.folder / f"{number}", key, every=every, account=account, restore=restore)
 
 

@@ -69,21 +69,20 @@ class RowOrigins:
 
     def __init__(self, index: TableIndex):
         self.index = index
-        self._declared: dict[str, tuple[Origin, tuple[Sequence, ...]]] = {}
+        self._declared: dict[str, list[tuple[Origin, Many[Sequence]]]] = {}
         self._prompts: set[Ids] = set()
 
     def declare(self, rows: Iterable[Row]) -> None:
         """Note the rows that a method hands in; what is a row of the table under another id stays that row."""
         for row in rows:
             origin = self._in_table(row) or (MADE, row.id)
-            self._declared[row.id] = origin, _sequences(row)
+            self._declared.setdefault(row.id, []).append((origin, _sequences(row)))
             if isinstance(row, Prompt):
                 self._prompts.add(row.prompt_ids)
 
     def of_row(self, row: Row) -> Origin:
         """Return the origin of a row that enters a loss. Its tokens decide: an id alone proves nothing."""
-        if row.id in self._declared:
-            origin, known = self._declared[row.id]
+        for origin, known in self._declared.get(row.id, ()):
             if _among(_sequences(row), known):
                 return origin
         return self._in_table(row) or (UNDECLARED, row.id)
@@ -93,7 +92,7 @@ class RowOrigins:
         for split, row in self.index.by_id.get(prompt.id, ()):
             if isinstance(row, Prompt) and row.prompt == prompt.prompt:
                 return split, row.id
-        return self._declared[prompt.id][0] if prompt.id in self._declared else None
+        return self._declared[prompt.id][0][0] if prompt.id in self._declared else None
 
     def of_sequence(self, sequence: Sequence) -> list[Origin]:
         """Return whose prompt a sequence continues; training rows before all others."""

@@ -2,29 +2,24 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from collections.abc import Sequence as Many
 from functools import cached_property
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from alignbench import layout, store
 from alignbench.api.policy import Policy
 from alignbench.data.split import is_for_judges, is_in_stage
 from alignbench.data.table import open_table
-from alignbench.errors import PluginError, RecipeError
+from alignbench.errors import PluginError
 from alignbench.recipe.graph import reserved
-from alignbench.recipe.schema import BASE, AdapterStart, ModelStart, Recipe, Start
+from alignbench.recipe.schema import Recipe
 from alignbench.rows import Row
 from alignbench.versions import versions
-from alignbench.worker.context import CellContext
 from alignbench.worker.messages import Event, Task
-from alignbench.worker.policy_io import load_method, start_of
 from alignbench.worker.row_origins import TableIndex
 
 if TYPE_CHECKING:
-    from alignbench.api.reward import RewardModel
     from alignbench.models import Base
 
 
@@ -67,18 +62,10 @@ class Session:
             rows = [row for row in rows if is_in_stage(row, view, where)]
         return rows
 
-    def own_reward_model(self, rows: Literal["train"] | tuple[float, float], **how: Any) -> RewardModel:
-        """Return the reward model that judges: trained, from the base, on rows that no method sees."""
-        if rows == "train":
-            raise RecipeError(
-                "a reward model of the methods' own rows cannot evaluate", "set train_on: held-out for it"
-            )
-        from alignbench.rewards import reward_model
-
-        run = CellContext(self, label=BASE, seed=0, method="", start=BASE, folder=self.run)
+    def held_out_rows(self, part: tuple[float, float]) -> list[Row]:
+        """Return the part of the training rows, from and to, that judges are trained on."""
         where = self.recipe.data.split
-        held_out = [row for row in self.table.kept("train") if is_for_judges(row, where, rows)]
-        return reward_model(run, held_out, **how)
+        return [row for row in self.table.kept("train") if is_for_judges(row, where, part)]
 
     @cached_property
     def index(self) -> TableIndex:
@@ -89,19 +76,6 @@ class Session:
     def _data(self) -> str:
         sealed = store.manifest(self.run / layout.DATA)
         return "" if sealed is None else sealed["content"]
-
-    def start(self, start: Start, seed: int) -> Policy:
-        """Return the frozen policy a method starts from."""
-        if start == BASE:
-            return self.base.policy()
-        if isinstance(start, AdapterStart):
-            local = self.root / start.adapter
-            return self.base.load_adapter(
-                local if local.exists() else start.adapter, self.adapter_name("start")
-            )
-        if isinstance(start, ModelStart):
-            return self.model(start.model)
-        return self.policy(str(start), seed)
 
     def model(self, id: str) -> Policy:
         """Return another model of the same tokenizer as a policy."""
@@ -115,29 +89,11 @@ class Session:
             )
         return other.policy()
 
-    def policy(self, label: str, seed: int) -> Policy:
-        """Rebuild the policy of a finished cell."""
-        if label == BASE:
-            return self.base.policy()
-        return self.restore(layout.cell_folder(self.run, label, seed) / layout.POLICY, label=label, seed=seed)
-
-    def restore(self, folder: Path, *, label: str, seed: int) -> Policy:
-        """Rebuild the policy that `save_policy` wrote, in this or in another process."""
-        said = json.loads((folder / layout.POLICY_KIND).read_text(encoding="utf-8"))
-        if said["kind"] == "base":
-            return self.base.policy()
-        if said["kind"] == "adapter":
-            return self.base.load_adapter(folder, self.adapter_name(label))
-        method = load_method(said["method"], said["config"])
-        run = CellContext(
-            self, label=label, seed=seed, method=said["method"], start=start_of(said["start"]), folder=folder
-        )
-        return method.restore(folder, run)
-
     def base_key(self) -> dict[str, Any]:
         """Return what every shared key holds about base, data and environment."""
         return {"base": self.base.fingerprint, "data": self._data, "versions": versions()}
 
     def adapter_name(self, wish: str) -> str:
+        """Return a name for an adapter that no other has."""
         self._adapters += 1
         return f"{wish}-{self._adapters}"

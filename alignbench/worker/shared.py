@@ -16,11 +16,11 @@ from alignbench.worker.messages import Event
 from alignbench.worker.resume import CheckpointScope
 
 if TYPE_CHECKING:
-    from alignbench.worker.context import CellContext
+    from alignbench.worker.cell_state import CellState
 
 
 def shared(
-    run: CellContext, make: Callable[[Path], None], inputs: Mapping[str, Any], *, epochs: float = 1.0
+    run: CellState, make: Callable[[Path], None], inputs: Mapping[str, Any], *, epochs: float = 1.0
 ) -> Path:
     """Return the folder that `make` filled; see `alignbench.api.method.Run.shared`.
 
@@ -57,7 +57,7 @@ def shared(
     return folder
 
 
-def _maker(run: CellContext, make: Callable[[Path], None]) -> dict[str, Any]:
+def _maker(run: CellState, make: Callable[[Path], None]) -> dict[str, Any]:
     """What a key says of who makes it: alignbench's own functions name all they depend on as inputs."""
     if make.__module__.partition(".")[0] == "alignbench":
         return {"source": ""}

@@ -6,10 +6,11 @@ import json
 from collections.abc import Mapping
 from collections.abc import Sequence as Many
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from alignbench import layout, plugins
 from alignbench.api.config import Budget
+from alignbench.api.method import Run
 from alignbench.api.policy import Policy
 from alignbench.errors import PluginError
 from alignbench.recipe.schema import BASE
@@ -19,11 +20,11 @@ from alignbench.worker.policy_io import load_method, save_policy
 from alignbench.worker.shared import content, row_content, shared
 
 if TYPE_CHECKING:
-    from alignbench.worker.context import CellContext
+    from alignbench.worker.cell_state import CellState
 
 
 def stage(
-    run: CellContext,
+    run: CellState,
     method: str,
     *,
     rows: Many[Row] | None,
@@ -57,7 +58,7 @@ def stage(
             ledger=run.ledger,
         )
         with inner.meter.charging():
-            policy = made.align(inner)
+            policy = made.align(cast(Run, inner))
         save_policy(policy, folder / layout.POLICY, method=method, config=settings, start=BASE)
 
     folder = shared(
@@ -78,10 +79,10 @@ def stage(
         epochs=epochs,
     )
     _copy_curves(run, folder)
-    return run.session.restore(folder / layout.POLICY, label=run.label, seed=run.seed)
+    return run.restored(folder / layout.POLICY, run.label)
 
 
-def _epochs(run: CellContext, given: Many[Row] | None) -> float:
+def _epochs(run: CellState, given: Many[Row] | None) -> float:
     """How many epochs of the run one over `given` rows counts: epochs count different prompts."""
     if given is None:
         return 1.0
@@ -89,7 +90,7 @@ def _epochs(run: CellContext, given: Many[Row] | None) -> float:
     return min(1.0, len(prompts) / max(1, run.size))
 
 
-def _budget(run: CellContext, asked: Budget | None, epochs: float) -> Budget:
+def _budget(run: CellState, asked: Budget | None, epochs: float) -> Budget:
     """Return what a stage may spend. Raises PluginError where it asks for more than is left."""
     whole, left = run.budget, run.left
     if left <= 0:
@@ -99,9 +100,7 @@ def _budget(run: CellContext, asked: Budget | None, epochs: float) -> Budget:
         if not run.drawn(whole.unit):
             return whole
         amount = min(whole.amount, left / max(share, 1e-12))
-        return Budget(
-            **{whole.unit: amount if whole.unit in ("epochs", "seconds") else int(amount)}, scope=whole.scope
-        )
+        return whole.of(amount if whole.unit in ("epochs", "seconds") else int(amount))
     if asked.unit != whole.unit:
         raise PluginError(
             f"a stage of '{run.label}' asks for {asked}, and the run counts in {whole.unit}",
@@ -115,7 +114,7 @@ def _budget(run: CellContext, asked: Budget | None, epochs: float) -> Budget:
     return asked
 
 
-def nothing_left(run: CellContext) -> PluginError:
+def nothing_left(run: CellState) -> PluginError:
     """Return the error of a training for which nothing is left."""
     return PluginError(
         f"'{run.label}' has spent its budget of {run.budget}, and trains again",
@@ -123,7 +122,7 @@ def nothing_left(run: CellContext) -> PluginError:
     )
 
 
-def _copy_curves(run: CellContext, folder: Path) -> None:
+def _copy_curves(run: CellState, folder: Path) -> None:
     """Add a stage's curves and evaluations to the run's, behind its last step."""
     learning_curve.add(run.folder, learning_curve.read(folder))
     curves, before = folder / layout.TRAINING_LOG, run.logged

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, MutableMapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from alignbench.api.config import Budget, Select
+from alignbench.api.method import Run
 from alignbench.api.policy import Policy
 from alignbench.rows import Pair, Ranking, Row
 from alignbench.worker import learning_curve
+from alignbench.worker.cell_state import CellState, add_point
 from alignbench.worker.early_stopping import Selection
 from alignbench.worker.resume import rows_digest
 from alignbench.worker.row_origins import MADE, UNDECLARED
@@ -20,11 +22,10 @@ if TYPE_CHECKING:
 
     from alignbench.training.budget import Spent
     from alignbench.training.trainer import Record
-    from alignbench.worker.context import CellContext
 
 
 def train(
-    run: CellContext,
+    run: CellState,
     policy: Policy,
     batches: Any,
     sequences: Callable[[list[Any]], Mapping[str, Any]],
@@ -50,7 +51,7 @@ def train(
     selection = followed = None
     if select is not None:
         state = {} if state is None else state
-        selection = Selection(run, policy, select, state)
+        selection = Selection(cast(Run, run), policy, select, state)
     curve = run.session.recipe.evaluation.curve
     if curve is not None and not beside:
         state = {} if state is None else state
@@ -65,8 +66,6 @@ def train(
 
     def log(step: int, numbers: Mapping[str, float]) -> None:
         if beside:
-            from alignbench.worker.context import add_point
-
             add_point(curves, step, numbers)
         else:
             run.log(step, **numbers)
@@ -83,7 +82,7 @@ def train(
     try:
         record = run_trainer(
             policy,  # pyright: ignore[reportArgumentType]
-            batches,
+            batches,  # pyright: ignore[reportArgumentType]
             usage.sequences,
             usage.loss,
             learning_rate=learning_rate,
@@ -98,7 +97,7 @@ def train(
             log=log,
             look=on_step_end,
             spent=spent,
-            checkpoints=run.scope.checkpoints(run, curves, inputs),
+            checkpoints=run.scope.checkpoints(run.ledger, curves, inputs, every=run.session.task.every),
             moving=[one for one in run.adapted if one.adapter is not None],
         )
     finally:
@@ -113,7 +112,7 @@ def train(
 class Usage:
     """Notes which rows enter a loss, around the functions of the method that make it."""
 
-    def __init__(self, run: CellContext, sequences: Callable[..., Any], loss: Callable[..., Any]):
+    def __init__(self, run: CellState, sequences: Callable[..., Any], loss: Callable[..., Any]):
         self._run, self._sequences, self._loss = run, sequences, loss
         self._groups: Mapping[str, Any] = {}
         self.made = False
@@ -146,7 +145,7 @@ class Usage:
             self._run.record.departure(f"trained on {origin} rows")
 
 
-def _account(run: CellContext, batches: Any, beside: Budget | None) -> tuple[Budget, Spent, int]:
+def _account(run: CellState, batches: Any, beside: Budget | None) -> tuple[Budget, Spent, int]:
     """Return what a training may spend, what is spent of it already, and the rows of its epoch."""
     from alignbench.training import batches as order
     from alignbench.training.budget import Spent
@@ -163,7 +162,7 @@ def _account(run: CellContext, batches: Any, beside: Budget | None) -> tuple[Bud
     return budget, spent, size
 
 
-def _curves(run: CellContext, beside: bool) -> Path:
+def _curves(run: CellState, beside: bool) -> Path:
     """Where a training's numbers go: one beside the policy's has a file of its own."""
     if not beside:
         return run.curves
@@ -171,7 +170,7 @@ def _curves(run: CellContext, beside: bool) -> Path:
 
 
 def _charge(
-    run: CellContext, record: Record, batches: Any, size: int, beside: bool, budget: Budget, made: bool
+    run: CellState, record: Record, batches: Any, size: int, beside: bool, budget: Budget, made: bool
 ) -> None:
     ledger = run.ledger
     ledger.cost.add(

@@ -20,7 +20,7 @@ from alignbench.engine.plan import Cell
 from alignbench.engine.run import News
 from alignbench.errors import RecipeError
 from alignbench.recipe.schema import Recipe
-from alignbench.worker.context import steps_expected
+from alignbench.worker.cell_state import steps_expected
 from alignbench.worker.messages import Event, Finished
 from alignbench.worker.process import busy_clock
 from alignbench.worker.trackers import Tracking, check_trackers

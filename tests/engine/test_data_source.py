@@ -14,7 +14,7 @@ from alignbench.recipe.load import load
 from alignbench.recipe.schema import Recipe, Relabelled, canonical
 from alignbench.rows import Demonstration, Pair, Prompt, UnpairedPreference
 from alignbench.worker import cell, prepare
-from alignbench.worker.context import CellContext
+from alignbench.worker.context import CellContext, finished_policy
 from alignbench.worker.messages import Task
 from alignbench.worker.session import Session
 
@@ -74,7 +74,9 @@ def answers_of(session: Session, label: str, run: CellContext) -> dict[str, set[
     prompts = list(session.table.rows(Prompt, "train", seed=0))
     how = Relabelled.model_validate(by(label)).labels
     said: dict[str, set[str]] = {}
-    for one in session.policy(label, 0).answer(prompts, how.sampling, run.number("labels"), samples=2):
+    for one in finished_policy(session, label, 0).answer(
+        prompts, how.sampling, run.number("labels"), samples=2
+    ):
         said.setdefault(one.prompt_id, set()).add(one.text)
     return said
 

@@ -15,7 +15,7 @@ from alignbench.recipe import graph
 from alignbench.recipe.schema import Recipe, canonical
 from alignbench.rows import Demonstration, Pair, Prompt, Ranking
 from alignbench.worker import prepare
-from alignbench.worker.context import CellContext
+from alignbench.worker.context import CellContext, judge_reward_model
 from alignbench.worker.messages import Task
 from alignbench.worker.model_access import ModelAccess
 from alignbench.worker.session import Session
@@ -62,7 +62,7 @@ def test_methods_never_see_the_rows_that_a_judge_is_trained_on(
 
     monkeypatch.setattr(rewards, "reward_model", spy)
     judge = RewardModel(RewardModel.Config(**JUDGE["reward-model"]))
-    judge.open(ModelAccess(session, None, session.own_reward_model))
+    judge.open(ModelAccess(session, None, judge_reward_model(session)))
     kept = {row.id for row in session.table.kept("train")}
     for view in (Demonstration, Pair, Ranking, Prompt):
         assert not seen(session, view) & set(read)
@@ -82,7 +82,7 @@ def test_methods_never_see_the_rows_that_a_judge_is_trained_on(
 def test_a_reward_model_of_the_methods_own_rows_cannot_evaluate(session: Session):
     judge = RewardModel(RewardModel.Config(train_on="train"))
     with pytest.raises(RecipeError, match="cannot evaluate"):
-        judge.open(ModelAccess(session, None, session.own_reward_model))
+        judge.open(ModelAccess(session, None, judge_reward_model(session)))
 
 
 @pytest.mark.parametrize("config", [{}, {"id": "some/model", "train_on": "held-out"}])
@@ -130,7 +130,7 @@ def test_the_judge_that_chooses_shares_no_row_with_the_judge_that_reports_and_me
     for recipe in (session.recipe, trials):
         (named,) = recipe.evaluation.judges
         part = RewardModel.Config(**named.config)
-        session.own_reward_model((part.after, part.after + part.share))
+        judge_reward_model(session)((part.after, part.after + part.share))
     reports, chooses = read
     kept = {row.id for row in session.table.kept("train")}
     assert not reports & chooses

@@ -22,6 +22,7 @@ class DPO(Method):
     2024 (arXiv:2403.00409). Soft labels enter as the expectation of the loss.
     """
 
+    api = 2
     consumes = (Pair,)
 
     class Config(MethodConfig):

@@ -21,6 +21,7 @@ class ORPO(Method):
     counts the prompt and leaves the end out); both terms see the same tokens.
     """
 
+    api = 2
     consumes = (Pair,)
 
     class Config(MethodConfig):

@@ -104,6 +104,7 @@ class RAIN(Method):
     Finetuning" (arXiv:2309.07124), and the authors' code (https://github.com/SafeAILab/RAIN).
     """
 
+    api = 2
     consumes = (Pair,)
     on_decoders = False
     Config = Searching
@@ -125,6 +126,7 @@ class BestOfN(Method):
     Sources: Stiennon et al. 2020 (arXiv:2009.01325), appendix G; the evaluator as in RAIN (arXiv:2309.07124).
     """
 
+    api = 2
     consumes = (Pair,)
     on_decoders = False
 
@@ -153,6 +155,7 @@ class RainSFT(Method):
     Source: Li et al. 2023 (arXiv:2309.07124), section 5, who propose it to save the cost of inference.
     """
 
+    api = 2
     consumes = (Pair,)
 
     class Config(Searching):

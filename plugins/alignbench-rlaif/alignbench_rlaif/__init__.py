@@ -16,6 +16,7 @@ class RLAIF(Method):
     rounds of fresh labels: Xu et al. 2024 (arXiv:2404.10719), Guo et al. 2024 (arXiv:2402.04792).
     """
 
+    api = 2
     consumes = (Prompt,)
 
     class Config(MethodConfig):

@@ -15,6 +15,7 @@ class ConstitutionalSL(Method):
     Source: Bai et al. 2022, "Constitutional AI" (arXiv:2212.08073), section 3, SL-CAI.
     """
 
+    api = 2
     consumes = (Prompt,)
 
     class Config(MethodConfig):

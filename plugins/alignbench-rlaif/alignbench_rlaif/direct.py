@@ -35,6 +35,7 @@ class DirectRLAIF(Method):
     arXiv:2402.14740) instead of a learnt one.
     """
 
+    api = 2
     consumes = (Prompt,)
 
     class Config(MethodConfig):

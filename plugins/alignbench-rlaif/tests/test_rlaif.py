@@ -149,7 +149,9 @@ def test_a_judge_that_labels_is_held_against_people_on_held_out_pairs(session: S
         found[people] = labels, run
     assert found[0][0] == found[3][0], "asking beside the labels changes none of them"
     plain, beside = found[0][1], found[3][1]
-    assert beside.ledger.cost.judge_calls == plain.ledger.cost.judge_calls + 2 * 3, "asked once, in both orders"
+    assert beside.ledger.cost.judge_calls == plain.ledger.cost.judge_calls + 2 * 3, (
+        "asked once, in both orders"
+    )
     assert beside.ledger.cost.ai_comparisons == plain.ledger.cost.ai_comparisons, "nobody learns from it"
     assert set(beside.ledger.rows) <= {"train"}, "it has learnt from no other row"
     people = beside.ledger.judges[0]["quality"]["people"]
@@ -256,8 +258,7 @@ class Scripted:
 
         return np.random.default_rng(0)
 
-    def reference(self):
-        return None
+    start = None
 
     def answer(self, prompts, sampling, key, *, samples):
         return [Answer("p", "abcd"[n], (n,), self.finished[n], n) for n in range(samples)]

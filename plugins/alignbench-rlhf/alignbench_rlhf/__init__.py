@@ -29,6 +29,7 @@ class RLHF(Method):
     adaptive KL: Ziegler et al. 2019 (arXiv:1909.08593); moving reference: Xu et al. 2024 (arXiv:2404.10719).
     """
 
+    api = 2
     consumes = (Pair,)
 
     class Config(MethodConfig):

@@ -306,11 +306,17 @@ class PPO:
         if finished == 0:
             run.record.warning("no end", step, "no answer ended by itself")
         if deviation < 1e-6:
-            run.record.warning("equal rewards", step, "all rollouts got the same reward: there is nothing to learn")
+            run.record.warning(
+                "equal rewards", step, "all rollouts got the same reward: there is nothing to learn"
+            )
         # Against the first round's: a critic begins wherever the reward model takes half an answer to be.
         if error > 10 * max(self.state.setdefault("value_error", error), deviation**2):
-            run.record.warning("value loss", step, f"the critic's error is {error:.3g} and grows: it diverges")
+            run.record.warning(
+                "value loss", step, f"the critic's error is {error:.3g} and grows: it diverges"
+            )
         if not nats <= self.config.max_kl:
-            run.record.warning("KL", step, f"the KL from the reference is {nats:.3g} nats for each answer: stopped")
+            run.record.warning(
+                "KL", step, f"the KL from the reference is {nats:.3g} nats for each answer: stopped"
+            )
             return False
         return True

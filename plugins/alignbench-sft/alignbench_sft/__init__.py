@@ -20,6 +20,7 @@ class SFT(Method):
     (arXiv:2203.02155), step 1; learning rate for LoRA as in QLoRA (Dettmers et al. 2023, arXiv:2305.14314).
     """
 
+    api = 2
     consumes = (Demonstration,)
 
     class Config(MethodConfig):
