@@ -53,9 +53,7 @@ def claims(
     # A changed recipe is a new run. A changed plugin is none: what was found stands, with its environment.
     places = {
         name: {
-            variant: fork(
-                runs / loaded.path.stem / (variant or "as-it-stands"), loaded, whatever_environment=True
-            )
+            variant: fork(runs / loaded.path.stem / (variant or "as-it-stands"), loaded, any_environment=True)
             for variant, loaded in of.items()
         }
         for name, of in needed.items()
@@ -84,7 +82,7 @@ def claims(
                     engine.run(
                         needed[name][variant],
                         out=place,
-                        jobs=jobs or "auto",
+                        max_workers=jobs or "auto",
                         allow_env_change=True,
                         watch=watch,
                     )

@@ -13,7 +13,8 @@ from typing import Any, Literal
 from alignbench import layout, plugins, store
 from alignbench.api.config import Labelling, NamedJudge, Revising
 from alignbench.errors import RecipeError
-from alignbench.recipe.schema import BASE, AdapterStart, Loaded, canonical
+from alignbench.recipe.resolve import resolve
+from alignbench.recipe.schema import BASE, AdapterStart, Loaded
 from alignbench.rows import Prompt
 from alignbench.worker import prepare
 from alignbench.worker.context import CellContext
@@ -50,7 +51,7 @@ def generate(
             "prepare",
             run=work / "run",
             root=root,
-            recipe=canonical(recipe),
+            plan=resolve(recipe).model_dump_json(),
             home=store.default_root(),
             log=work / layout.LOG,
             threads=1,

@@ -68,7 +68,7 @@ class Base:
         self.vocabulary = len(tokenizer)
         """Token ids below this have a token; logits beyond it belong to a padded vocabulary."""
         self.targets = _targets(model, self.adapter.targets)
-        model.base_model.register_forward_pre_hook(heartbeat.beat)
+        model.base_model.register_forward_pre_hook(heartbeat.send)
         self.peft: PeftModel | None = None
         """The same network as peft sees it; None before the first adapter."""
         self._positions = "position_ids" in signature(type(model.base_model).forward).parameters

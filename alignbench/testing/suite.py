@@ -12,11 +12,11 @@ from typing import Any, ClassVar
 import pytest
 
 from alignbench import layout, plugins, store
-from alignbench.api.config import API, Budget, NamedMethod, Sampling
+from alignbench.api.config import API, Budget, Sampling
 from alignbench.api.method import Method
 from alignbench.api.policy import Answer, Policy
-from alignbench.recipe.graph import built_on
-from alignbench.recipe.schema import Recipe, canonical
+from alignbench.recipe.resolve import resolve
+from alignbench.recipe.schema import Recipe
 from alignbench.training.checkpoint import Checkpoints
 from alignbench.worker import cell as cells
 from alignbench.worker import prepare
@@ -60,7 +60,7 @@ class MethodSuite:
             root=folder,
             home=folder / "home",
             log=folder / layout.LOG,
-            recipe=canonical(recipe),
+            plan=resolve(recipe).model_dump_json(),
             threads=1,
             what={"key": cls.method},
         )
@@ -169,7 +169,7 @@ class MethodSuite:
         """Whatever it trains, in however many parts: what entered its policy's losses is counted as one sum."""
         ((unit, amount),) = budget.items()
         recipe = session.recipe.model_copy(update={"budget": Budget.model_validate(budget)})
-        monkeypatch.setattr(session, "recipe", recipe)
+        monkeypatch.setattr(session, "plan", resolve(recipe))
         run = self._align(session, f"budget-{unit}")[0]
         step = BATCH if unit == "rows" else 1
         assert 0 <= run.drawn(unit) < amount + step, "more than its budget, by more than its last step"
@@ -195,7 +195,7 @@ class MethodSuite:
     def test_it_needs_no_other_plugin(self, session: Session, monkeypatch: pytest.MonkeyPatch):
         """Beside those that its config names."""
         own = plugins.find("methods", self.method)
-        named = [one.name for one in built_on(self.method, self.config) if isinstance(one, NamedMethod)]
+        named = [key.removeprefix("methods ") for key in session.plan.labels["tried"].builds_on]
         everything = plugins.installed
 
         def alone(group: Any) -> Mapping[str, plugins.Found]:

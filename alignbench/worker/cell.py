@@ -12,9 +12,7 @@ from pathlib import Path
 from alignbench import layout, store
 from alignbench.api.policy import Answer, Policy
 from alignbench.errors import PluginError
-from alignbench.recipe.departures import departures
-from alignbench.recipe.graph import relabelled
-from alignbench.recipe.schema import BASE, own_budget
+from alignbench.recipe.schema import BASE
 from alignbench.rows import Prompt
 from alignbench.worker import samples
 from alignbench.worker.context import CellContext
@@ -113,26 +111,26 @@ def counting(emit: Callable[[Event], None], total: int) -> Callable[[int], None]
 
 def align(session: Session, label: str, seed: int, folder: Path) -> tuple[CellContext, Policy]:
     """Run one label at one seed; return its run, with what it saw and spent, and the saved policy."""
-    block = session.recipe.methods.get(label)
-    if block is None:
+    planned = session.plan.labels.get(label)
+    if planned is None:
         run = CellContext(session, label=BASE, seed=seed, method="", start=BASE, folder=folder)
         save_policy(run.start, folder / layout.POLICY, method="", config={}, start=BASE)
         return run, run.start
-    method = load_method(block.method, block.config)
+    method = load_method(planned.method, planned.config)
     run = CellContext(
         session,
         label=label,
         seed=seed,
-        method=block.method,
-        start=block.start,
+        method=planned.method,
+        start=planned.start,
         folder=folder,
-        budget=own_budget(session.recipe, label),
-        training=block.training,
-        comparisons=relabelled(session.recipe, label),
+        budget=planned.budget,
+        training=planned.training.model_dump(),
+        comparisons=planned.comparisons,
     )
-    run.ledger.departures.extend(departures(session.recipe, label))
+    run.ledger.departures.extend(planned.departures)
     session.emit(Event("aligning"))
-    config = block.model_dump(mode="json")
+    config = session.recipe.methods[label].model_dump(mode="json")
 
     def lost(tracker: str, why: str) -> None:
         run.record.warning(f"tracker {tracker}", 0, f"the tracker {tracker} failed and was let go: {why}")
@@ -143,8 +141,9 @@ def align(session: Session, label: str, seed: int, folder: Path) -> tuple[CellCo
     finally:
         run.tracking.end()
     if not isinstance(policy, Policy) or "answer" not in policy.can:
-        raise PluginError(f"'{block.method}' returned {type(policy).__name__}, which is no policy")
-    save_policy(policy, folder / layout.POLICY, method=block.method, config=block.config, start=block.start)
+        raise PluginError(f"'{planned.method}' returned {type(policy).__name__}, which is no policy")
+    what = {"method": planned.method, "config": planned.config, "start": planned.start}
+    save_policy(policy, folder / layout.POLICY, **what)
     return run, policy
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from alignbench import layout, store
 from alignbench.data.prepare import prepare
+from alignbench.recipe.plan import Plan
 from alignbench.recipe.schema import Recipe
 from alignbench.worker.messages import Event, Task
 from alignbench.worker.model_access import ModelAccess, refuse
@@ -23,7 +24,7 @@ def main(task: Task, emit: Callable[[Event], None]) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     emit(Event("preparing data"))
-    recipe = Recipe.model_validate_json(task.recipe)
+    recipe = Plan.model_validate_json(task.plan).recipe
     prepare(recipe, folder, root=task.root, models=ModelAccess(_Source(recipe, task), None, refuse))
     store.commit(folder, key=task.what["key"], producer="alignbench")
 

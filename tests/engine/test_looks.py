@@ -15,7 +15,8 @@ from alignbench import layout
 from alignbench.api.config import Settings
 from alignbench.errors import DataError
 from alignbench.judges.gold import Gold
-from alignbench.recipe.schema import Curve, Recipe, canonical
+from alignbench.recipe.resolve import resolve
+from alignbench.recipe.schema import Curve, Recipe
 from alignbench.rows import Demonstration
 from alignbench.rows import Sequence as Scorable
 from alignbench.worker import learning_curve, prepare
@@ -39,7 +40,7 @@ def make_run(folder: Path, curve: dict[str, int] | None, **changes: Any) -> Cell
         }
     )
     paths = {"run": folder / "run", "root": folder, "home": folder.parent / "home", "log": folder / "log.txt"}
-    task = Task("prepare", **paths, recipe=canonical(recipe), threads=1, what={"key": "looks"})
+    task = Task("prepare", **paths, plan=resolve(recipe).model_dump_json(), threads=1, what={"key": "looks"})
     prepare.main(task, lambda event: None)
     return CellContext(Session(task), label="tried", seed=0, method="frozen", start="base", folder=folder)
 

@@ -23,7 +23,8 @@ from pathlib import Path
 
 from alignbench import layout, store
 from alignbench.layout import CHECKPOINTS
-from alignbench.recipe.schema import Recipe, canonical
+from alignbench.recipe.resolve import resolve
+from alignbench.recipe.schema import Recipe
 from alignbench.worker import cell, prepare, samples
 from alignbench.worker.messages import Task
 
@@ -61,7 +62,7 @@ class Lab:
             kind="cell",
             run=folder / "prepared",
             root=folder,
-            recipe=canonical(recipe),
+            plan=resolve(recipe).model_dump_json(),
             home=folder / "home",
             log=folder / "log.txt",
             threads=THREADS,

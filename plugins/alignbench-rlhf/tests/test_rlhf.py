@@ -13,7 +13,8 @@ import torch
 from alignbench_rlhf.ppo import PPO, Item
 
 from alignbench import ScoringGroup, Sequence
-from alignbench.recipe.schema import Recipe, canonical
+from alignbench.recipe.resolve import resolve
+from alignbench.recipe.schema import Recipe
 from alignbench.testing import MethodSuite
 from alignbench.worker import cell as cells
 from alignbench.worker import learning_curve, prepare
@@ -51,7 +52,7 @@ def make_bench(folder: Path, root: Path, **changes: Any) -> Session:
         }
     )
     paths = {"run": folder / "run", "root": root, "home": folder / "home", "log": folder / "log.txt"}
-    task = Task("prepare", **paths, recipe=canonical(recipe), threads=1, what={"key": "rlhf"})
+    task = Task("prepare", **paths, plan=resolve(recipe).model_dump_json(), threads=1, what={"key": "rlhf"})
     prepare.main(task, lambda event: None)
     return Session(task)
 
