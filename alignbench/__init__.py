@@ -22,7 +22,9 @@ _HOME = {
         "API Budget Label Labelling NamedJudge NamedMethod NamedSource Revising Sampling Select Settings"
     ),
     "alignbench.api.policy": "Answer Can Policy TokenScores TrainablePolicy",
-    "alignbench.api.method": "Departure GroupScores Method MethodConfig Record Rows Run ScoringGroup",
+    "alignbench.api.method": (
+        "Departure GroupScores Loss Method MethodConfig Numbers PerToken Record Rows Run ScoringGroup"
+    ),
     "alignbench.api.judge": "Judge Models PairwiseJudgment Score",
     "alignbench.api.metric": "Evidence Metric",
     "alignbench.api.data": "RowFilter Source",
@@ -64,8 +66,11 @@ if TYPE_CHECKING:
     from alignbench.api.judge import Score as Score
     from alignbench.api.method import Departure as Departure
     from alignbench.api.method import GroupScores as GroupScores
+    from alignbench.api.method import Loss as Loss
     from alignbench.api.method import Method as Method
     from alignbench.api.method import MethodConfig as MethodConfig
+    from alignbench.api.method import Numbers as Numbers
+    from alignbench.api.method import PerToken as PerToken
     from alignbench.api.method import Record as Record
     from alignbench.api.method import Rows as Rows
     from alignbench.api.method import Run as Run

@@ -83,12 +83,12 @@ def alignbench(scratch: Path) -> dict[str, float]:
 
     torch.set_num_threads(1)
     own = {
-        "rollouts": ROUND,
-        "passes": PASSES,
+        "rollout_batch_size": ROUND,
+        "ppo_epochs": PASSES,
         "max_new_tokens": NEW,
         "learning_rate": RATE,
-        "critic_rate": RATE,
-        "head_rate": RATE,
+        "critic_learning_rate": RATE,
+        "head_learning_rate": RATE,
     }
     recipe = Recipe.model_validate(
         {

@@ -17,6 +17,7 @@ from typing import (
     ClassVar,
     Generic,
     Protocol,
+    TypeAlias,
     TypeVar,
 )
 
@@ -57,8 +58,17 @@ class ScoringGroup:
     """The term of the loss that reads this group, where the loss has several. A term has forwards of its own."""
 
 
+@dataclass(frozen=True, slots=True)
+class PerToken:
+    """One value for each response token of a named group: what `GroupScores.per_token` returns."""
+
+    values: Tensor
+    """[N, R]; values outside the group's mask are ignored."""
+    group: str
+
+
 class GroupScores(Protocol):
-    """What the trainer hands to a loss for one group of sequences: N sequences, R response positions."""
+    """The scores of one group of sequences: N sequences, at most R response tokens each."""
 
     logps: Tensor
     """float32 [N, R]: log-probability of each response token; 0 outside the mask."""
@@ -66,10 +76,6 @@ class GroupScores(Protocol):
     """float32 [N, R]: the head's values, where the group has a head."""
     mask: Tensor
     """bool [N, R]: True on response tokens, the end of sequence included."""
-    rows: int
-    """Rows of the whole optimiser step, of which this micro-batch holds a part."""
-    tokens: int
-    """Response tokens of this group in the whole optimiser step."""
     tolerance: float | None
     """How far two scores of equal policies may differ in this arithmetic: 1e-5 in float32, 1e-2 in less.
     None under dropout, where they cannot be compared."""
@@ -82,24 +88,27 @@ class GroupScores(Protocol):
         """float32 [N]: the log-probability of each response divided by its length."""
         ...
 
-    def row_mean(self, values: Tensor) -> Tensor:
-        """This micro-batch's share of the mean of `values` over the rows of the step.
+    def per_token(self, values: Tensor) -> PerToken:
+        """Return `values` [N, R] as values of this group's tokens, for a loss that scores several groups.
 
-        Law: the shares of a step's micro-batches add up to the step's loss, whatever the micro-batch is.
+        Raises PluginError where they do not have the shape of `mask`.
         """
         ...
 
-    def token_mean(self, values: Tensor) -> Tensor:
-        """This micro-batch's share of the mean of `values` [N, R] over the response tokens of the step."""
-        ...
 
+Values: TypeAlias = "Tensor | PerToken"
+"""What a loss returns of a micro-batch, unreduced. A tensor [n] holds one value for each row: its mean over
+the rows of the optimiser step is taken. A tensor [N, R], or `GroupScores.per_token`, holds one value for each
+response token of a group: its mean over the group's response tokens of the step is taken."""
+Loss: TypeAlias = "Values | Many[Values] | Mapping[str, Values | Many[Values]]"
+"""A list of values is the sum of their means. A mapping names the terms of a loss that is their sum; the norm
+of each term's gradient is logged as `grad_norm/<term>`."""
+Numbers: TypeAlias = "Mapping[str, Values | float]"
+"""Numbers to log. Tensors are reduced as a loss is, without gradient; a float is a constant of the step."""
 
 Batch = TypeVar("Batch")
-ScoreFn = Callable[[list[Batch]], Mapping[str, ScoringGroup | Many[Sequence]]]
-LossFn = Callable[
-    [Mapping[str, GroupScores], list[Batch]],
-    "tuple[Tensor | Mapping[str, Tensor], Mapping[str, Tensor | float]]",
-]
+ScoreFn: TypeAlias = Callable[[list[Batch]], Mapping[str, ScoringGroup | Many[Sequence]]]
+LossFn: TypeAlias = Callable[[Mapping[str, GroupScores], list[Batch]], "tuple[Loss, Numbers]"]
 
 
 class Rows(Protocol, Generic[View]):
@@ -248,15 +257,14 @@ class Run(Protocol):
         model, a critic's warm-up): not taken off the cell's budget, and recorded as a departure with its size.
 
         `batches` is a view of rows, or `f(step)` for on-policy methods. `sequences(batch)` says what is
-        scored, under which adapter; `loss(scored, batch)` returns this micro-batch's share of the step's
-        loss and numbers to log, without side effects: tensors are shares too and add up, floats are
-        constants of the step. A loss of several named terms is their sum; the norm of each term's gradient is
-        logged. `modules` are further float32 modules to train; `learning_rates` are peak learning rates other
-        than `learning_rate`. `repeats` says how often `f(step)` hands out each row it has drawn: the budget
-        counts a row once. `select` keeps the best weights on the way instead of the last. `state` holds the
-        method's own resumable numbers (JSON values and tensors). `proxy` gives answers the worth, float32 [N],
-        that the method takes them to have: where the recipe follows a training, it is compared with the
-        evaluation judge.
+        scored, under which adapter; `loss(scores, batch)` returns `Loss` and `Numbers`, without side effects.
+        The trainer masks, reduces and back-propagates: loss, gradient and logged numbers are the same whatever
+        the micro-batch is. `modules` are further float32 modules to train; `learning_rates` are peak learning
+        rates other than `learning_rate`. `repeats` says how often `f(step)` returns each row it has drawn: the
+        budget counts a row once. `select` keeps the best weights on the way instead of the last. `state` holds
+        the method's own resumable numbers (JSON values and tensors). `proxy` gives the reward, float32 [N], that
+        the method assigns to answers: where the recipe asks for learning curves, the evaluation judge's scores
+        are compared with it.
         Raises Diverged when a loss or gradient is not finite, and PluginError where nothing is left to spend.
         """
         ...

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 WIDE = 110
 """Columns from which there is room for more than the cell, how far it is, the time left and two numbers."""
 
-TOLD = ("loss", "reward")
+TOLD = ("loss", "objective/scores")
 """Numbers that are told before others."""
 
 

@@ -89,20 +89,19 @@ def train(
             training=run.training,
             budget=allowed,
             seed=run.number("order"),
-            folder=curves.parent,
             modules=modules,
-            rates=learning_rates,
-            passes=repeats,
+            learning_rates=learning_rates,
+            repeats=repeats,
             state=state,
             log=log,
-            look=on_step_end,
+            on_step_end=on_step_end,
             spent=spent,
             checkpoints=run.scope.checkpoints(run.ledger, curves, inputs, every=run.session.task.every),
             moving=[one for one in run.adapted if one.adapter is not None],
         )
     finally:
         run.meter.training = False
-    _charge(run, record, batches, size, beside, allowed, usage.made)
+    _charge(run, record, batches, size, beside, allowed)
     if selection is not None:
         selection.restore_best()
     if followed is not None:
@@ -115,8 +114,6 @@ class Usage:
     def __init__(self, run: CellState, sequences: Callable[..., Any], loss: Callable[..., Any]):
         self._run, self._sequences, self._loss = run, sequences, loss
         self._groups: Mapping[str, Any] = {}
-        self.made = False
-        """Whether a row was not the table's."""
 
     def sequences(self, rows: list[Any]) -> Mapping[str, Any]:
         """Return what the method scores; the trainer calls its loss with the last."""
@@ -133,16 +130,11 @@ class Usage:
         learned = self._run.ledger.learned
         for origin, id in found:
             learned.setdefault(origin, set()).add(id)
-            if origin != "train":
-                self._tell(origin)
+            if origin == UNDECLARED:
+                self._run.record.departure("trained on rows that it did not declare")
+            elif origin not in ("train", MADE):
+                self._run.record.departure(f"trained on {origin} rows")
         return self._loss(scores, rows)
-
-    def _tell(self, origin: str) -> None:
-        self.made = True
-        if origin == UNDECLARED:
-            self._run.record.departure("trained on rows that it did not declare")
-        elif origin != MADE:
-            self._run.record.departure(f"trained on {origin} rows")
 
 
 def _account(run: CellState, batches: Any, beside: Budget | None) -> tuple[Budget, Spent, int]:
@@ -169,9 +161,7 @@ def _curves(run: CellState, beside: bool) -> Path:
     return (run.making or run.folder) / f"train-{run.scope.trainings}.jsonl"
 
 
-def _charge(
-    run: CellState, record: Record, batches: Any, size: int, beside: bool, budget: Budget, made: bool
-) -> None:
+def _charge(run: CellState, record: Record, batches: Any, size: int, beside: bool, budget: Budget) -> None:
     ledger = run.ledger
     ledger.cost.add(
         train_seconds=record.seconds,
@@ -182,8 +172,8 @@ def _charge(
     human = (
         run.given is None and run.comparisons is None and issubclass(run.session.table.view, (Pair, Ranking))
     )
-    if human and not made and not callable(batches):
-        rows = batches.epoch(0)
+    rows = batches.epoch(0) if human and not callable(batches) else []
+    if rows and all(run.origins.of_row(row)[0] == "train" for row in rows):
         each = sum(len(row.comparisons()) if isinstance(row, Ranking) else 1 for row in rows) / len(rows)
         ledger.cost.add(comparisons=round(each * record.rows) if each != 1 else record.rows)
     if beside:

@@ -25,7 +25,7 @@ from alignbench.metrics.capability import Capability
 from alignbench.recipe.resolve import resolve
 from alignbench.recipe.schema import Recipe
 from alignbench.sandbox import FINGERPRINT
-from alignbench.worker.evaluate import RunEvidence
+from alignbench.worker.evidence import RunEvidence
 from alignbench.worker.messages import Task
 from alignbench.worker.session import Session
 

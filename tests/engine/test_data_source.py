@@ -130,7 +130,7 @@ def test_start_is_the_policy_that_each_method_starts_from(tmp_path: Path):
 def test_the_policy_that_writes_them_comes_first_and_reads_the_files_itself():
     given = recipe(by("stacked"), other={"method": "sft"})
     assert edges(given) == {"tuned": (), "direct": ("stacked",), "stacked": ("tuned",), "other": ()}
-    assert [one.label for one in plan.cells(resolve(given))].index("stacked") < 4
+    assert [one.label for one in plan.cells(resolve(resolve(given)))].index("stacked") < 4
     assert relabelled(given, "stacked") is None
     assert relabelled(given, "other") is None  # it learns from no comparison
     assert relabelled(given, "direct") == given.data.source

@@ -46,7 +46,7 @@ def make_run(folder: Path, curve: dict[str, int] | None, **changes: Any) -> Cell
 
 
 def likelihood(scored: Any, rows: Any) -> Any:
-    return -scored["all"].token_mean(scored["all"].logps), {}
+    return -scored["all"].logps, {}
 
 
 def train(run: CellContext, loss: Any = likelihood, **how: Any) -> list[torch.Tensor]:
@@ -123,7 +123,7 @@ def test_a_killed_training_goes_on_with_the_answers_it_has_given(
     def power_cut(scored, rows):
         if next(steps) == 3:
             raise KeyboardInterrupt
-        return -scored["all"].token_mean(scored["all"].logps), {}
+        return -scored["all"].logps, {}
 
     with pytest.raises(KeyboardInterrupt):
         train(run, loss=power_cut)

@@ -76,7 +76,7 @@ def test_the_weights_of_the_best_look_are_kept_and_both_curves_are_logged(
         policy,
         run.rows(Demonstration),
         lambda rows: {"all": [one for row in rows for one in row.sequences()]},
-        lambda scored, rows: (-scored["all"].token_mean(scored["all"].logps), {}),
+        lambda scored, rows: (-scored["all"].logps, {}),
         learning_rate=3e-3,
         select=Select(
             by=NamedJudge(name="told"), evaluations=LOOKS, prompts=4, sampling=Sampling(max_new_tokens=8)

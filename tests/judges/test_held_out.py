@@ -143,7 +143,7 @@ def test_the_judge_that_chooses_shares_no_row_with_the_judge_that_reports_and_me
 def test_a_cell_of_fewer_rows_is_another_cell(session: Session):
     given = session.recipe
     without = given.model_copy(update={"evaluation": given.evaluation.model_copy(update={"judges": []})})
-    cell = plan.cells(resolve(given))[-1]
+    cell = plan.cells(resolve(resolve(given)))[-1]
     one, other = (
         plan.identity(recipe, cell, versions={}, data="", parents={}) for recipe in (given, without)
     )

@@ -137,7 +137,7 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> Session:
 @pytest.fixture
 def align(session: Session, install: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Align by one of the methods above; return its run."""
-    value = '-scores["all"].token_mean(scores["all"].logps), {}'
+    value = '-scores["all"].logps, {}'
     install(
         "unfair",
         modules={"unfair_methods": METHODS.replace("LOSS", value)},

@@ -77,9 +77,9 @@ class Session:
             if die_at is not None and not draws and steps == die_at:
                 raise Killed
             steps += 1
-            value = scored["all"].row_mean(-scored["all"].sums())
-            error = scored["values"].row_mean((scored["values"].values ** 2).sum(1))
-            return value + error, {"nll": value, "error": error, "one": 1.0}
+            nll = -scored["all"].sums()
+            error = (scored["values"].values ** 2).sum(1)
+            return [nll, error], {"nll": nll, "error": error, "one": 1.0}
 
         def restore(account: list) -> None:
             self.points[:] = [(step, said) for step, said in account]
@@ -97,7 +97,6 @@ class Session:
             training=schema.Training(batch=3, micro_batch=2, threads=1, **self.training),
             budget=budget or Budget(steps=STEPS),
             seed=5,
-            folder=self.folder,
             modules={"head": head},
             state=state,
             log=lambda step, numbers: self.points.append(

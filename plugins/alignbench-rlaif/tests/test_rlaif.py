@@ -200,7 +200,7 @@ def test_soft_labels_train_a_reward_model_that_ppo_follows(session: Session, mon
 
     monkeypatch.setattr(reward_model, "finish", spy)
     rates = {"reward_model": {"learning_rate": 1e-2}, "learning_rate": 1e-2}
-    optimizer = {"rlhf": {**rates, "rollouts": 16, "passes": 1, **SHORT}}
+    optimizer = {"rlhf": {**rates, "rollout_batch_size": 16, "ppo_epochs": 1, **SHORT}}
     made = config(optimizer=optimizer)
     labels = label(run, run.judge(made.judge), made.labels)
     assert any(0.5 < row.preference < 0.999 for row in labels), "soft labels"

@@ -49,7 +49,7 @@ def _sequences(rows: list[Demonstration]) -> Mapping[str, list[Sequence]]:
 
 
 def _loss(
-    scored: Mapping[str, GroupScores], rows: list[Demonstration]
+    scores: Mapping[str, GroupScores], rows: list[Demonstration]
 ) -> tuple[Tensor, Mapping[str, Tensor]]:
-    response = scored["response"]
-    return -response.token_mean(response.logps), {"logp": response.row_mean(response.sums().detach())}
+    response = scores["response"]
+    return -response.logps, {"logps/chosen": response.sums()}
