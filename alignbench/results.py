@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from alignbench import store
+from alignbench import layout, store
 from alignbench.api.method import Departure
 from alignbench.errors import Problem, RecipeError, StorageError
 
@@ -22,7 +22,6 @@ SCHEMA = 2
 (was `curves`).
 """
 
-FILE = "results.json"
 
 Status = Literal["done", "failed", "diverged", "degenerate", "blocked", "cancelled"]
 Estimand = Literal["policies", "method"]
@@ -379,7 +378,7 @@ def read(path: Path | str) -> Results:
     corrupt or cannot be read.
     """
     path = Path(path)
-    file = path / FILE if path.is_dir() else path
+    file = path / layout.RESULTS if path.is_dir() else path
     try:
         record = json.loads(file.read_bytes(), parse_constant=_refuse)
     except FileNotFoundError as error:
@@ -426,7 +425,7 @@ def write(results: Results, folder: Path | str) -> Path:
     Law: equal results in equal order give equal bytes; a number that is not finite is written as a string.
     Raises StorageError where it cannot be written.
     """
-    file = Path(folder) / FILE
+    file = Path(folder) / layout.RESULTS
     store.write_text(file, as_bytes(as_json(results)).decode("utf-8"))
     return file
 

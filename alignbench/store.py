@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from alignbench.errors import SecurityError, StorageError
+from alignbench.layout import CHECKPOINTS
 
 COMMIT = "COMMIT"
 """Name of the manifest file."""
@@ -238,7 +239,7 @@ class Store:
             locks = (self.root / "locks").glob(f"{folder.name[:12]}*.lock")
             if not any(_held(lock) for lock in locks):
                 drop(folder)
-        for folder in (self.root / "checkpoints").glob("*"):
+        for folder in (self.root / CHECKPOINTS).glob("*"):
             if folder.stat().st_mtime <= old and not _held(self.root / "locks" / f"{folder.name[:32]}.lock"):
                 drop(folder)
         for folder in (self.root / "quarantine").glob("*"):

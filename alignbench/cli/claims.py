@@ -30,7 +30,7 @@ def claims(
     ] = None,
 ) -> None:
     """Test claims of the literature on the sandbox; finished runs are not repeated."""
-    from alignbench import report, results, sandbox, store
+    from alignbench import layout, report, results, sandbox, store
     from alignbench.cli.progress import watching
     from alignbench.commands.claims import Found, Verdict, judge, load, runs_of
     from alignbench.commands.claims import page as written
@@ -55,21 +55,19 @@ def claims(
     # A changed recipe is a new run; a changed plugin is not: finished runs stay valid, with their environment.
     places = {
         name: {
-            variant: fork(
-                runs / loaded.path.stem / (variant or "as-it-stands"), loaded, whatever_environment=True
-            )
+            variant: fork(runs / loaded.path.stem / (variant or "as-it-stands"), loaded, any_environment=True)
             for variant, loaded in of.items()
         }
         for name, of in needed.items()
     }
 
     def finished(place: Path) -> bool:
-        there = (place / results.FILE).exists()
+        there = (place / layout.RESULTS).exists()
         return there and all(cell.status == "done" for cell in results.read(place).cells)
 
     def judge_claim(name: str) -> None:
         """Judge a claim from its runs, if all of them are finished."""
-        if all((place / results.FILE).exists() for place in places[name].values()):
+        if all((place / layout.RESULTS).exists() for place in places[name].values()):
             runs = {variant: results.read(place) for variant, place in places[name].items()}
             judged[name] = judge(known[name], runs)
 
@@ -86,7 +84,7 @@ def claims(
                     engine.run(
                         needed[name][variant],
                         out=place,
-                        jobs=jobs or "auto",
+                        max_workers=jobs or "auto",
                         allow_env_change=True,
                         watch=watch,
                     )

@@ -10,10 +10,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-from alignbench import plugins, store
+from alignbench import layout, plugins, store
 from alignbench.api.config import Labelling, NamedJudge, Revising
 from alignbench.errors import RecipeError
-from alignbench.recipe.schema import BASE, AdapterStart, Loaded, canonical
+from alignbench.recipe.resolve import resolve
+from alignbench.recipe.schema import BASE, AdapterStart, Loaded
 from alignbench.rows import Prompt
 from alignbench.worker import prepare
 from alignbench.worker.context import CellContext
@@ -50,9 +51,9 @@ def generate(
             "prepare",
             run=work / "run",
             root=root,
-            recipe=canonical(recipe),
+            plan=resolve(recipe).model_dump_json(),
             home=store.default_root(),
-            log=work / "log.txt",
+            log=work / layout.LOG,
             threads=1,
             what={"key": "generate"},
         )

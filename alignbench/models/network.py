@@ -51,7 +51,7 @@ class Network:
         self.vocabulary = len(tokenizer)
         """Token ids below this have a token; logits beyond it belong to a padded vocabulary."""
         attention.install(model)
-        model.base_model.register_forward_pre_hook(heartbeat.beat)
+        model.base_model.register_forward_pre_hook(heartbeat.send)
         self.takes_positions: bool = "position_ids" in signature(type(model.base_model).forward).parameters
         config = model.config.get_text_config()
         shapes = ("logit_scale", "logits_scaling", "final_logit_softcapping")

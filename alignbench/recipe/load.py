@@ -21,6 +21,7 @@ from alignbench.api.method import Method
 from alignbench.errors import AlignbenchError, PluginError, Problem, RecipeError
 from alignbench.plugins import Group
 from alignbench.recipe import yaml
+from alignbench.recipe.configs import build
 from alignbench.recipe.graph import (
     by_principles,
     complete,
@@ -168,7 +169,7 @@ class _Check:
                 continue
             if isinstance(one, NamedMethod):
                 with suppress(ValidationError):  # said by the check of its name
-                    inner = plugins.load("methods", one.name).Config(**one.config)
+                    _, inner = build("methods", one.name, one.config)
                     self.builds_on(label, (*place, one.name), inner)
                 continue
             if not plugins.load("judges", one.name).trains:
@@ -187,8 +188,8 @@ class _Check:
     def hears(self, label: str, route: Route, judge: Named) -> None:
         """Check that the principle drawn for a comparison reaches the judge."""
         with suppress(ValidationError):  # said by the check of its name
-            kind = plugins.load("judges", judge.name)
-            lost = kind.check_principles(kind.Config(**judge.config))
+            kind, config = build("judges", judge.name, judge.config)
+            lost = kind.check_principles(config)
             if lost is not None:
                 inside = (*route, judge.name, lost.field) if lost.field else route
                 what = f"'{label}' draws a principle for each comparison, and {lost.what}"

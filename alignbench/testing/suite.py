@@ -11,12 +11,12 @@ from typing import Any, ClassVar
 
 import pytest
 
-from alignbench import plugins, store
-from alignbench.api.config import API, Budget, NamedMethod, Sampling
+from alignbench import layout, plugins, store
+from alignbench.api.config import API, Budget, Sampling
 from alignbench.api.method import Method
 from alignbench.api.policy import Answer, Policy
-from alignbench.recipe.graph import built_on
-from alignbench.recipe.schema import Recipe, canonical
+from alignbench.recipe.resolve import resolve
+from alignbench.recipe.schema import Recipe
 from alignbench.training.checkpoint import Checkpoints
 from alignbench.worker import cell as cells
 from alignbench.worker import prepare
@@ -59,8 +59,8 @@ class MethodSuite:
             run=folder / "run",
             root=folder,
             home=folder / "home",
-            log=folder / "log.txt",
-            recipe=canonical(recipe),
+            log=folder / layout.LOG,
+            plan=resolve(recipe).model_dump_json(),
             threads=1,
             what={"key": cls.method},
         )
@@ -125,7 +125,7 @@ class MethodSuite:
         monkeypatch.setattr(session, "store", store.Store(tmp_path))
         monkeypatch.setattr(session, "task", replace(session.task, every=0.0))
         monkeypatch.setattr("alignbench.training.checkpoint.SHARE", 0)
-        save, deaths, folder = Checkpoints.save, 0, session.run / "cells" / "killed"
+        save, deaths, folder = Checkpoints.save, 0, session.run / layout.CELLS / "killed"
 
         def die_after(self: Checkpoints, step: int, value: Any) -> None:
             save(self, step, value)
@@ -151,7 +151,7 @@ class MethodSuite:
         self, session: Session, aligned: tuple[CellContext, Policy]
     ):
         run, policy = aligned
-        reloaded = run.restored(run.folder / "policy", "tried")
+        reloaded = run.restored(run.folder / layout.POLICY, "tried")
         assert reloaded.can == policy.can
         assert self._texts(session, reloaded) == self._texts(session, policy)
 
@@ -169,7 +169,7 @@ class MethodSuite:
         """Whatever it trains, in however many parts: what entered its policy's losses is counted as one sum."""
         ((unit, amount),) = budget.items()
         recipe = session.recipe.model_copy(update={"budget": Budget.model_validate(budget)})
-        monkeypatch.setattr(session, "recipe", recipe)
+        monkeypatch.setattr(session, "plan", resolve(recipe))
         run = self._align(session, f"budget-{unit}")[0]
         step = BATCH if unit == "rows" else 1
         assert 0 <= run.drawn(unit) < amount + step, "more than its budget, by more than its last step"
@@ -195,7 +195,7 @@ class MethodSuite:
     def test_it_needs_no_other_plugin(self, session: Session, monkeypatch: pytest.MonkeyPatch):
         """Beside those that its config names."""
         own = plugins.find("methods", self.method)
-        named = [one.name for one in built_on(self.method, self.config) if isinstance(one, NamedMethod)]
+        named = [key.removeprefix("methods ") for key in session.plan.labels["tried"].builds_on]
         everything = plugins.installed
 
         def alone(group: Any) -> Mapping[str, plugins.Found]:
@@ -213,7 +213,7 @@ class MethodSuite:
 
     @staticmethod
     def _align(session: Session, name: str) -> tuple[CellContext, Policy]:
-        folder = session.run / "cells" / name
+        folder = session.run / layout.CELLS / name
         folder.mkdir(parents=True)
         return cells.align(session, "tried", SEED, folder)
 
@@ -226,7 +226,7 @@ class MethodSuite:
 
 
 def _curves(folder: Path) -> list[str]:
-    path = folder / "train.jsonl"
+    path = folder / layout.TRAINING_LOG
     return path.read_text(encoding="utf-8").splitlines() if path.exists() else []
 
 

@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from alignbench import plugins, store
+from alignbench import layout, plugins, store
 from alignbench.api.config import Budget, NamedJudge
 from alignbench.api.method import Rows, Run
 from alignbench.api.policy import Policy, TrainablePolicy
@@ -21,7 +21,7 @@ from alignbench.worker.messages import Event
 from alignbench.worker.metering import CellMeter
 from alignbench.worker.model_access import ModelAccess
 from alignbench.worker.policy_io import load_method, read_policy
-from alignbench.worker.resume import CHECKPOINTS, CheckpointScope
+from alignbench.worker.resume import CheckpointScope
 from alignbench.worker.row_origins import RowOrigins
 from alignbench.worker.session import Session
 from alignbench.worker.trackers import Tracking
@@ -65,8 +65,8 @@ class CellState:
         """The ledgers around that of an artefact in the making."""
         self.making: Path | None = None
         """The folder of that artefact."""
-        self.curves = folder / "train.jsonl"
-        self.scope = scope or CheckpointScope(folder / CHECKPOINTS, session.task.what.get("key", ""))
+        self.curves = folder / layout.TRAINING_LOG
+        self.scope = scope or CheckpointScope(folder / layout.CHECKPOINTS, session.task.what.get("key", ""))
         self.origins = RowOrigins(session.index)
         self.meter = CellMeter(session, self.origins, lambda: self.ledger)
         self.tracking: Tracking | None = None
@@ -109,7 +109,7 @@ class CellState:
     def policy(self, label: str) -> Policy:
         if label == BASE:
             return self.session.base.policy()
-        return self.restored(self.session.run / "cells" / label / f"seed-{self.seed}" / "policy", label)
+        return self.restored(layout.cell_folder(self.session.run, label, self.seed) / layout.POLICY, label)
 
     def restored(self, folder: Path, label: str) -> Policy:
         """Rebuild the policy that `save_policy` wrote, in this or in another process."""

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from hashlib import sha256
 from pathlib import Path
 
-from alignbench import store
+from alignbench import layout, store
 from alignbench.api.metric import Cell, Metric
 from alignbench.metrics.comparison import summarise
 from alignbench.rows import Prompt
@@ -17,14 +17,10 @@ from alignbench.worker.evidence import RunEvidence, make_named
 from alignbench.worker.messages import Event, Task
 from alignbench.worker.session import Session
 
-FILE = "summary.json"
-PICTURES = "pictures.json"
-"""What metrics show beside their numbers, for the report."""
-
 
 def main(task: Task, emit: Callable[[Event], None]) -> None:
     """Fill `run/evaluation` and seal it. `what`: the finished cells, and the key."""
-    folder = task.run / "evaluation"
+    folder = task.run / layout.EVALUATION
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     session = Session(task, emit)
@@ -33,7 +29,7 @@ def main(task: Task, emit: Callable[[Event], None]) -> None:
     evidence = RunEvidence(session, cells, emit, metrics)
     summary = summarise(metrics, evidence, session.recipe.evaluation.margin)
     store.write_json(
-        folder / FILE,
+        folder / layout.SUMMARY,
         {
             "metrics": {name: info.model_dump() for name, info in summary.metrics.items()},
             "order": list(summary.metrics),
@@ -64,7 +60,7 @@ def main(task: Task, emit: Callable[[Event], None]) -> None:
     _write_prompts(folder, evidence.prompts)
     emit(Event("drawing"))
     pictures = [asdict(picture) for metric in metrics for picture in metric.pictures(evidence)]
-    store.write_json(folder / PICTURES, pictures)
+    store.write_json(folder / layout.PICTURES, pictures)
     store.commit(folder, key=task.what["key"], producer="alignbench")
 
 
@@ -89,7 +85,7 @@ def _write_judgements(folder: Path, evidence: RunEvidence) -> None:
     names = ("judge", "label", "seed", "prompt_id", "sample", "score")
     kinds = (pa.string(), pa.string(), pa.int64(), pa.string(), pa.int64(), pa.float64())
     schema = pa.schema(list(zip(names, kinds, strict=True)))
-    pq.write_table(pa.Table.from_pylist(rows, schema), folder / "judgements.parquet")
+    pq.write_table(pa.Table.from_pylist(rows, schema), folder / layout.JUDGEMENTS)
     pairs = [
         {
             "judge": judge,
@@ -107,7 +103,7 @@ def _write_judgements(folder: Path, evidence: RunEvidence) -> None:
     names = ("judge", "a", "b", "seed", "prompt_id", "sample", "preference")
     kinds = (*(pa.string(),) * 3, pa.int64(), pa.string(), pa.int64(), pa.float64())
     schema = pa.schema(list(zip(names, kinds, strict=True)))
-    pq.write_table(pa.Table.from_pylist(pairs, schema), folder / "verdicts.parquet")
+    pq.write_table(pa.Table.from_pylist(pairs, schema), folder / layout.VERDICTS)
 
 
 def _write_prompts(folder: Path, prompts: Sequence[Prompt]) -> None:
@@ -125,4 +121,4 @@ def _write_prompts(folder: Path, prompts: Sequence[Prompt]) -> None:
         )
         for one in prompts
     )
-    store.write_text(folder / "prompts.jsonl", "".join(f"{line}\n" for line in lines))
+    store.write_text(folder / layout.PROMPTS, "".join(f"{line}\n" for line in lines))

@@ -8,7 +8,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from alignbench import plugins, store
+from alignbench import layout, plugins, store
 from alignbench.api.config import Sampling
 from alignbench.api.judge import Judge, Score
 from alignbench.api.metric import Cell, Metric, PairLogprobs, Request, Under, matches
@@ -256,7 +256,7 @@ class RunEvidence:
         return Cell(start, cell.seed) if isinstance(start, str) else None
 
     def _folder(self, cell: Cell) -> Path:
-        return self._session.run / "cells" / cell.label / f"seed-{cell.seed}"
+        return layout.cell_folder(self._session.run, cell.label, cell.seed)
 
 
 def make_named(group: Any, named: Named) -> Any:

@@ -17,6 +17,7 @@ import numpy as np
 from alignbench import stats, store
 from alignbench.api.config import Split
 from alignbench.api.policy import Policy
+from alignbench.layout import LEARNING_CURVE
 from alignbench.metrics.kl import k1
 from alignbench.recipe.schema import Curve
 from alignbench.rows import Sequence as Scorable
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
     from alignbench.worker.cell_state import CellState
     from alignbench.worker.session import Session
 
-FILE = "looks.jsonl"
-"""Beside a cell's curves: one answer a line."""
 SPLIT: Split = "validation"
 NONE: dict[str, Any] = {"learning_curve": [], "warnings": []}
 """Of a cell that was not followed."""
@@ -89,12 +88,14 @@ def add(folder: Path, lines: Iterable[dict[str, Any]]) -> None:
     before = read(folder)
     first = before[-1]["step"] if before else 0
     lines = [*before, *({**line, "step": first + line["step"]} for line in lines)]
-    store.write_text(folder / FILE, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+    store.write_text(
+        folder / LEARNING_CURVE, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+    )
 
 
 def read(folder: Path) -> list[dict[str, Any]]:
     """Return the answers of a cell or stage in the order of their steps; none where there is no learning curve."""
-    file = folder / FILE
+    file = folder / LEARNING_CURVE
     lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
     return [json.loads(line) for line in lines]
 

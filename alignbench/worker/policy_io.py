@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from alignbench import plugins, store
+from alignbench import layout, plugins, store
 from alignbench.api.method import Method
 from alignbench.api.policy import Policy
 from alignbench.recipe.schema import AdapterStart, ModelStart, Start
@@ -37,7 +37,7 @@ def save_policy(
         said["kind"] = "base" if policy.adapter is None else "adapter"
     if said["kind"] != "base":
         policy.save(folder)
-    store.write_json(folder / "policy.json", said)
+    store.write_json(folder / layout.POLICY_KIND, said)
 
 
 def _say_start(start: Start) -> Any:
@@ -57,7 +57,7 @@ class SavedPolicy:
 
 def read_policy(folder: Path) -> SavedPolicy:
     """Return what `save_policy` wrote beside the weights."""
-    kept = json.loads((folder / "policy.json").read_text(encoding="utf-8"))
+    kept = json.loads((folder / layout.POLICY_KIND).read_text(encoding="utf-8"))
     start = kept["start"]
     if not isinstance(start, str):
         start = AdapterStart(**start) if "adapter" in start else ModelStart(**start)

@@ -7,8 +7,9 @@ from collections.abc import Callable
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from alignbench import store
+from alignbench import layout, store
 from alignbench.data.prepare import prepare
+from alignbench.recipe.plan import Plan
 from alignbench.recipe.schema import Recipe
 from alignbench.worker.messages import Event, Task
 from alignbench.worker.model_access import ModelAccess, refuse
@@ -16,16 +17,14 @@ from alignbench.worker.model_access import ModelAccess, refuse
 if TYPE_CHECKING:
     from alignbench.models import Base
 
-FOLDER = "data"
-
 
 def main(task: Task, emit: Callable[[Event], None]) -> None:
     """Fill `run/data`. An unfinished attempt of an earlier process is thrown away."""
-    folder = task.run / FOLDER
+    folder = task.run / layout.DATA
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     emit(Event("preparing data"))
-    recipe = Recipe.model_validate_json(task.recipe)
+    recipe = Plan.model_validate_json(task.plan).recipe
     prepare(recipe, folder, root=task.root, models=ModelAccess(_Source(recipe, task), None, refuse))
     store.commit(folder, key=task.what["key"], producer="alignbench")
 

@@ -14,9 +14,6 @@ if TYPE_CHECKING:
     from alignbench.training.checkpoint import Checkpoints
     from alignbench.worker.ledger import Ledger
 
-CHECKPOINTS = "checkpoints"
-"""Where a cell, or the store, keeps what unfinished trainings go on from."""
-
 
 class CheckpointScope:
     """A cell, or an artefact in the making that it shares, with the checkpoints of its trainings.

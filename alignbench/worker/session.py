@@ -7,17 +7,16 @@ from collections.abc import Sequence as Many
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from alignbench import store
+from alignbench import layout, store
 from alignbench.api.policy import Policy
 from alignbench.data.split import is_for_judges, is_in_stage
 from alignbench.data.table import open_table
 from alignbench.errors import PluginError
-from alignbench.recipe.graph import reserved
+from alignbench.recipe.plan import Plan
 from alignbench.recipe.schema import Recipe
 from alignbench.rows import Row
 from alignbench.versions import versions
 from alignbench.worker.messages import Event, Task
-from alignbench.worker.prepare import FOLDER as DATA
 from alignbench.worker.row_origins import TableIndex
 
 if TYPE_CHECKING:
@@ -31,11 +30,16 @@ class Session:
         self.task = task
         self.run = task.run
         self.root = task.root
-        self.recipe = Recipe.model_validate_json(task.recipe)
+        self.plan = Plan.model_validate_json(task.plan)
         self.emit = emit
         self.store = store.Store(task.home)
-        self.table = open_table(task.run / DATA)
+        self.table = open_table(task.run / layout.DATA)
         self._adapters = 0
+
+    @property
+    def recipe(self) -> Recipe:
+        """The recipe as it was checked; what follows from it stands in `plan`."""
+        return self.plan.recipe
 
     @property
     def base(self) -> Base:
@@ -49,16 +53,11 @@ class Session:
         self.emit(Event("loading the base"))
         return load_base(self.recipe.model, root=self.root, cache=self.store)
 
-    @cached_property
-    def reserved(self) -> float:
-        """Share of the training rows that judges are trained on, and that no method sees."""
-        return reserved(self.recipe)
-
     def training_rows(self, view: type[Row]) -> Many[Row]:
         """Return the training rows that a method may see in a view."""
         rows, where = self.table.kept("train"), self.recipe.data.split
-        if self.reserved:
-            rows = [row for row in rows if not is_for_judges(row, where, (0, self.reserved))]
+        if reserved := self.plan.reserved:
+            rows = [row for row in rows if not is_for_judges(row, where, (0, reserved))]
         if self.recipe.data.stages == "disjoint":
             rows = [row for row in rows if is_in_stage(row, view, where)]
         return rows
@@ -75,7 +74,7 @@ class Session:
 
     @cached_property
     def _data(self) -> str:
-        sealed = store.manifest(self.run / DATA)
+        sealed = store.manifest(self.run / layout.DATA)
         return "" if sealed is None else sealed["content"]
 
     def model(self, id: str) -> Policy:

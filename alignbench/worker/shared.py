@@ -8,12 +8,12 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from alignbench import plugins, store
+from alignbench import layout, plugins, store
 from alignbench.rows import Row
 from alignbench.worker import ledger
 from alignbench.worker.isolation import isolated
 from alignbench.worker.messages import Event
-from alignbench.worker.resume import CHECKPOINTS, CheckpointScope
+from alignbench.worker.resume import CheckpointScope
 
 if TYPE_CHECKING:
     from alignbench.worker.cell_state import CellState
@@ -34,7 +34,7 @@ def shared(
             "inputs": {name: content(value) for name, value in inputs.items()},
         }
     )
-    checkpoints = session.store.root / CHECKPOINTS / key
+    checkpoints = session.store.root / layout.CHECKPOINTS / key
 
     def counted(folder: Path) -> None:
         session.emit(Event(str(inputs.get("what", "computing once for all"))))

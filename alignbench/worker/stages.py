@@ -8,7 +8,7 @@ from collections.abc import Sequence as Many
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from alignbench import plugins
+from alignbench import layout, plugins
 from alignbench.api.config import Budget
 from alignbench.api.method import Run
 from alignbench.api.policy import Policy
@@ -59,7 +59,7 @@ def stage(
         )
         with inner.meter.charging():
             policy = made.align(cast(Run, inner))
-        save_policy(policy, folder / "policy", method=method, config=settings, start=BASE)
+        save_policy(policy, folder / layout.POLICY, method=method, config=settings, start=BASE)
 
     folder = shared(
         run,
@@ -79,7 +79,7 @@ def stage(
         epochs=epochs,
     )
     _copy_curves(run, folder)
-    return run.restored(folder / "policy", run.label)
+    return run.restored(folder / layout.POLICY, run.label)
 
 
 def _epochs(run: CellState, given: Many[Row] | None) -> float:
@@ -125,7 +125,7 @@ def nothing_left(run: CellState) -> PluginError:
 def _copy_curves(run: CellState, folder: Path) -> None:
     """Add a stage's curves and evaluations to the run's, behind its last step."""
     learning_curve.add(run.folder, learning_curve.read(folder))
-    curves, before = folder / "train.jsonl", run.logged
+    curves, before = folder / layout.TRAINING_LOG, run.logged
     for line in curves.read_text(encoding="utf-8").splitlines() if curves.exists() else ():
         point = json.loads(line)
         run.log(before + point.pop("step"), **point)

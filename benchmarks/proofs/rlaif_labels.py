@@ -18,7 +18,8 @@ from typing import Any
 
 from alignbench import Labelling, NamedJudge, NamedMethod, feedback, results, store
 from alignbench.judges.gold import Gold
-from alignbench.recipe.schema import Recipe, canonical
+from alignbench.recipe.resolve import resolve
+from alignbench.recipe.schema import Recipe
 from alignbench.rewards import reward_model
 from alignbench.rows import Pair, Prompt, Ranking, Sequence
 from alignbench.sandbox import FINGERPRINT
@@ -79,7 +80,15 @@ def measured(run: Path) -> dict[str, Any]:
     record = results.read(run)
     recipe = Recipe.model_validate(record.recipe)
     session = Session(
-        Task("evaluate", run, run, canonical(recipe), store.default_root(), run / "proof.txt", 1)
+        Task(
+            "evaluate",
+            run,
+            run,
+            resolve(recipe).model_dump_json(),
+            store.default_root(),
+            run / "proof.txt",
+            1,
+        )
     )
     truth, found = Truth(), {}
     done = {(cell.label, cell.seed) for cell in record.cells if cell.status == "done"}

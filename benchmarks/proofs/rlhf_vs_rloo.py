@@ -36,7 +36,8 @@ from alignbench.api.config import Split
 from alignbench.api.policy import Answer
 from alignbench.metrics.kl import k1
 from alignbench.models import load_base
-from alignbench.recipe.schema import MethodBlock, Recipe, canonical
+from alignbench.recipe.resolve import resolve
+from alignbench.recipe.schema import MethodBlock, Recipe
 from alignbench.rewards import reward_model
 from alignbench.rows import Prompt, Sequence
 from alignbench.sandbox import FINGERPRINT, MODEL, gold
@@ -168,7 +169,8 @@ def main() -> None:
     torch.set_num_threads(1)
     run = given.run.resolve()
     recipe = Recipe.model_validate(results.read(run).recipe)
-    session = Session(Task("evaluate", run, run, canonical(recipe), store.default_root(), run / "log.txt", 1))
+    plan = resolve(recipe).model_dump_json()
+    session = Session(Task("evaluate", run, run, plan, store.default_root(), run / "log.txt", 1))
     out = Path(__file__).with_suffix(".json")
     told: dict[str, Any] = json.loads(out.read_text()) if out.exists() else {}
     told |= {"sandbox": FINGERPRINT}

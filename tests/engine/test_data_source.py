@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
-from alignbench.engine import plan
+from alignbench.engine import keys, plan
 from alignbench.errors import AlignbenchError
 from alignbench.recipe.graph import edges, relabelled
 from alignbench.recipe.load import load
+from alignbench.recipe.resolve import resolve
 from alignbench.recipe.schema import Recipe, Relabelled, canonical
 from alignbench.rows import Demonstration, Pair, Prompt, UnpairedPreference
 from alignbench.worker import cell, prepare
@@ -65,7 +66,7 @@ def a_run(session: Session, label: str, folder: Path) -> CellContext:
         method=block.method,
         start=block.start,
         folder=folder,
-        comparisons=relabelled(session.recipe, label),
+        comparisons=resolve(session.recipe).labels[label].comparisons,
     )
 
 
@@ -129,7 +130,7 @@ def test_start_is_the_policy_that_each_method_starts_from(tmp_path: Path):
 def test_the_policy_that_writes_them_comes_first_and_reads_the_files_itself():
     given = recipe(by("stacked"), other={"method": "sft"})
     assert edges(given) == {"tuned": (), "direct": ("stacked",), "stacked": ("tuned",), "other": ()}
-    assert [one.label for one in plan.cells(given)].index("stacked") < 4
+    assert [one.label for one in plan.cells(resolve(resolve(given)))].index("stacked") < 4
     assert relabelled(given, "stacked") is None
     assert relabelled(given, "other") is None  # it learns from no comparison
     assert relabelled(given, "direct") == given.data.source
@@ -142,7 +143,8 @@ def test_who_reads_the_files_comparisons_where_others_do_not_departs(tmp_path: P
     assert list(run.rows(Pair)) == list(session.table.rows(Pair, "train", seed=0))
     assert run.ledger.departures == []
     said = {
-        label: [str(one) for one in plan.departures(session.recipe, label)] for label in ("stacked", "direct")
+        label: [str(one) for one in resolve(session.recipe).labels[label].departures]
+        for label in ("stacked", "direct")
     }
     assert "comparisons: the file's instead of answers of stacked" in said["stacked"]
     assert said["direct"] == ["labelled by its own base, as the judge self"]
@@ -151,7 +153,7 @@ def test_who_reads_the_files_comparisons_where_others_do_not_departs(tmp_path: P
 def test_a_cell_that_learns_from_other_comparisons_is_another_cell():
     def key(source: Any, label: str) -> str:
         one = plan.Cell(label, 0)
-        return plan.identity(recipe(source), one, versions={}, data="", parents={})
+        return keys.cell_key(resolve(recipe(source)), one, versions={}, data="", parents={}, files={})
 
     assert key("file", "direct") != key("start", "direct") != key("tuned", "direct")
     assert key("file", "tuned") == key("start", "tuned")

@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 import torch
 
+from alignbench import layout
 from alignbench.api.config import Settings
 from alignbench.errors import DataError
 from alignbench.judges.gold import Gold
-from alignbench.recipe.schema import Curve, Recipe, canonical
+from alignbench.recipe.resolve import resolve
+from alignbench.recipe.schema import Curve, Recipe
 from alignbench.rows import Demonstration
 from alignbench.rows import Sequence as Scorable
 from alignbench.worker import learning_curve, prepare
@@ -38,7 +40,7 @@ def make_run(folder: Path, curve: dict[str, int] | None, **changes: Any) -> Cell
         }
     )
     paths = {"run": folder / "run", "root": folder, "home": folder.parent / "home", "log": folder / "log.txt"}
-    task = Task("prepare", **paths, recipe=canonical(recipe), threads=1, what={"key": "looks"})
+    task = Task("prepare", **paths, plan=resolve(recipe).model_dump_json(), threads=1, what={"key": "looks"})
     prepare.main(task, lambda event: None)
     return CellContext(Session(task), label="tried", seed=0, method="frozen", start="base", folder=folder)
 
@@ -78,7 +80,7 @@ def test_a_followed_training_ends_with_the_weights_budget_and_cost_of_one_that_i
     assert run.ledger.cost.train_tokens == alone.ledger.cost.train_tokens
     assert run.ledger.cost.generated_tokens == alone.ledger.cost.generated_tokens == 0
     assert run.curves.read_text().count("\n") == alone.curves.read_text().count("\n")
-    assert not (alone.folder / learning_curve.FILE).exists()
+    assert not (alone.folder / layout.LEARNING_CURVE).exists()
 
 
 def test_the_judge_speaks_afterwards_of_the_start_and_of_every_look(
@@ -125,7 +127,7 @@ def test_a_killed_training_goes_on_with_the_answers_it_has_given(
 
     with pytest.raises(KeyboardInterrupt):
         train(run, loss=power_cut)
-    assert not (run.folder / learning_curve.FILE).exists()
+    assert not (run.folder / layout.LEARNING_CURVE).exists()
     again = CellContext(run.session, label="tried", seed=0, method="frozen", start="base", folder=run.folder)
     weights = train(again)
     whole, expected = followed

@@ -11,7 +11,8 @@ import torch
 
 from alignbench.api.config import NamedJudge, Sampling, Select
 from alignbench.api.judge import Judge, Score
-from alignbench.recipe.schema import Recipe, canonical
+from alignbench.recipe.resolve import resolve
+from alignbench.recipe.schema import Recipe
 from alignbench.rows import Demonstration, Prompt
 from alignbench.worker import prepare
 from alignbench.worker.context import CellContext
@@ -54,7 +55,9 @@ def test_the_weights_of_the_best_look_are_kept_and_both_curves_are_logged(
         "home": tmp_path / "home",
         "log": tmp_path / "log.txt",
     }
-    task = Task("prepare", **paths, recipe=canonical(recipe), threads=1, what={"key": "selection"})
+    task = Task(
+        "prepare", **paths, plan=resolve(recipe).model_dump_json(), threads=1, what={"key": "selection"}
+    )
     prepare.main(task, lambda event: None)
     run = CellContext(Session(task), label="tried", seed=0, method="frozen", start="base", folder=tmp_path)
     judge = Told()

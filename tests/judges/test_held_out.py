@@ -11,8 +11,8 @@ from alignbench import rewards
 from alignbench.engine import plan, tuning
 from alignbench.errors import RecipeError
 from alignbench.judges.reward_model import RewardModel
-from alignbench.recipe import graph
-from alignbench.recipe.schema import Recipe, canonical
+from alignbench.recipe.resolve import resolve
+from alignbench.recipe.schema import Recipe
 from alignbench.rows import Demonstration, Pair, Prompt, Ranking
 from alignbench.worker import prepare
 from alignbench.worker.context import CellContext, judge_reward_model
@@ -34,7 +34,9 @@ def make_bench(folder: Path, **changes: Any) -> Session:
         }
     )
     paths = {"run": folder / "run", "root": folder, "home": folder / "home", "log": folder / "log.txt"}
-    task = Task("prepare", **paths, recipe=canonical(recipe), threads=1, what={"key": "held out"})
+    task = Task(
+        "prepare", **paths, plan=resolve(recipe).model_dump_json(), threads=1, what={"key": "held out"}
+    )
     prepare.main(task, lambda event: None)
     return Session(task)
 
@@ -120,7 +122,7 @@ def test_the_judge_that_chooses_shares_no_row_with_the_judge_that_reports_and_me
     }
     session = make_bench(tmp_path, **swept)
     trials = tuning.expanded(session.recipe)
-    assert graph.reserved(trials) == graph.reserved(session.recipe) == 0.6
+    assert resolve(trials).reserved == session.plan.reserved == 0.6
     read: list[set[str]] = []
     monkeypatch.setattr(
         rewards,
@@ -141,7 +143,7 @@ def test_the_judge_that_chooses_shares_no_row_with_the_judge_that_reports_and_me
 def test_a_cell_of_fewer_rows_is_another_cell(session: Session):
     given = session.recipe
     without = given.model_copy(update={"evaluation": given.evaluation.model_copy(update={"judges": []})})
-    cell = plan.cells(given)[-1]
+    cell = plan.cells(resolve(resolve(given)))[-1]
     one, other = (
         plan.identity(recipe, cell, versions={}, data="", parents={}) for recipe in (given, without)
     )

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from alignbench import PluginError
-from alignbench.recipe.schema import Recipe, canonical
+from alignbench.recipe.resolve import resolve
+from alignbench.recipe.schema import Recipe
 from alignbench.testing import MethodSuite
 from alignbench.worker import cell, prepare
 from alignbench.worker.context import CellContext
@@ -128,7 +129,7 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> Session:
         }
     )
     paths = {"run": folder / "run", "root": folder, "home": folder / "home", "log": folder / "log.txt"}
-    task = Task("prepare", **paths, recipe=canonical(recipe), threads=1, what={"key": "laws"})
+    task = Task("prepare", **paths, plan=resolve(recipe).model_dump_json(), threads=1, what={"key": "laws"})
     prepare.main(task, lambda event: None)
     return Session(task)
 

@@ -208,18 +208,18 @@ def test_asked_to_stop_it_finishes_the_step_keeps_it_and_stops(tmp_path, folder,
     whole = Session(tmp_path / "whole", folder).train()
     session = Session(tmp_path / "stopped", folder)
     scored = []
-    forward = heartbeat.beat
+    forward = heartbeat.send
 
     def asked_in_the_middle(*_):
         scored.append(1)
         if len(scored) == 9:
             heartbeat.ask_to_stop()
 
-    monkeypatch.setattr(heartbeat, "_tell", None)
-    monkeypatch.setattr(heartbeat, "beat", asked_in_the_middle)
+    monkeypatch.setattr(heartbeat, "_receiver", None)
+    monkeypatch.setattr(heartbeat, "send", asked_in_the_middle)
     with pytest.raises(KeyboardInterrupt):
         session.train(every=1e9)
-    monkeypatch.setattr(heartbeat, "beat", forward)
+    monkeypatch.setattr(heartbeat, "send", forward)
     assert [path.name for path in session.folder.iterdir()], "the step is kept"
     again = session.train(every=1e9)
     assert again["steps"] < whole["steps"]

@@ -16,7 +16,8 @@ from alignbench_rlaif.red_team import DISGUISES, RedTeam
 
 from alignbench import Answer, DataError, NamedJudge, NamedMethod, Policy, Prompt, Run, Score
 from alignbench.feedback import label
-from alignbench.recipe.schema import Recipe, canonical
+from alignbench.recipe.resolve import resolve
+from alignbench.recipe.schema import Recipe
 from alignbench.rows import Ranking
 from alignbench.testing import MethodSuite
 from alignbench.training import reward_model
@@ -83,7 +84,7 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> Session:
         root=folder,
         home=folder / "home",
         log=folder / "log.txt",
-        recipe=canonical(recipe),
+        plan=resolve(recipe).model_dump_json(),
         threads=1,
         what={"key": "rlaif"},
     )

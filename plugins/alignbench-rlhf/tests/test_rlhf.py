@@ -13,7 +13,8 @@ import torch
 from alignbench_rlhf.ppo import PPO, Item
 
 from alignbench import ScoringGroup, Sequence
-from alignbench.recipe.schema import Recipe, canonical
+from alignbench.recipe.resolve import resolve
+from alignbench.recipe.schema import Recipe
 from alignbench.testing import MethodSuite
 from alignbench.testing.losses import reduced
 from alignbench.worker import cell as cells
@@ -52,7 +53,7 @@ def make_bench(folder: Path, root: Path, **changes: Any) -> Session:
         }
     )
     paths = {"run": folder / "run", "root": root, "home": folder / "home", "log": folder / "log.txt"}
-    task = Task("prepare", **paths, recipe=canonical(recipe), threads=1, what={"key": "rlhf"})
+    task = Task("prepare", **paths, plan=resolve(recipe).model_dump_json(), threads=1, what={"key": "rlhf"})
     prepare.main(task, lambda event: None)
     return Session(task)
 
