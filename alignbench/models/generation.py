@@ -1,4 +1,4 @@
-"""Answers: batched decoding in which every answer is drawn with its own noise, whoever shares the batch."""
+"""Answers: batched decoding in which each answer has its own noise, whatever else is in the batch."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ if TYPE_CHECKING:
     from alignbench.models.network import Adapted, Network
 
 STAY = 7 / 8
-"""Share of a batch at which those that have ended are taken out of it: moving the others costs a copy."""
+"""Share of unfinished answers at which finished ones are removed from a batch: that copies the cache."""
 
 CLOSE = 5e-4
 """Two candidates whose perturbed logits are closer than this are a tie, which the batch's rounding may have
-decided: in float32 the row is then computed again, alone. That rounding is some 1e-5."""
+decided: in float32 the row is then computed again, alone. That rounding is about 1e-5."""
 
 
 def _batch_size(base: Network, length: int) -> int:
-    """How many answers of `length` tokens, their prompts included, are drawn side by side."""
+    """Return how many answers of `length` tokens, their prompts included, are generated together."""
     config = base.model.config.get_text_config()
     heads = config.num_attention_heads
     size = getattr(config, "head_dim", None) or config.hidden_size // heads
@@ -38,12 +38,12 @@ def _batch_size(base: Network, length: int) -> int:
 
 
 TIMED = 8
-"""Answers on which decoding without a cache is timed: it takes long."""
+"""Answers on which decoding without a cache is timed, since it is slow."""
 
 
 @dataclass
 class _Row:
-    """One answer under way."""
+    """One unfinished answer."""
 
     place: int
     prompt: Prompt
@@ -93,7 +93,7 @@ def generate(
 
 
 def _decode(base: Network, rows: list[_Row], sampling: Sampling) -> None:
-    """Draw the answers of one batch, token by token, all rows in step; rows that have ended leave it."""
+    """Draw the answers of one batch, one token of every row at a time; finished rows are removed."""
     from transformers import DynamicCache
 
     stops = stop_ids(base)
@@ -134,13 +134,13 @@ def _decode(base: Network, rows: list[_Row], sampling: Sampling) -> None:
 
 
 def uncached(policy: Adapted, prompts: Many[Prompt], answers: Many[Answer]) -> tuple[float, float]:
-    """Return the positions and the wall time of one answer, had the policy read all again for every token.
+    """Return the positions and the wall time of one answer without a cache, all computed again for every token.
 
     Both are means over `answers`, one for each tokenised prompt or more. Positions are counted of all of
     them; the time of a token is measured on the first `TIMED`, side by side.
     """
-    base, said = policy.base, {prompt.id: prompt.prompt_ids for prompt in prompts}
-    rows = [(said[answer.prompt_id], answer.ids) for answer in answers]
+    base, ids_of = policy.base, {prompt.id: prompt.prompt_ids for prompt in prompts}
+    rows = [(ids_of[answer.prompt_id], answer.ids) for answer in answers]
     positions = sum(len(begun) * len(ids) + len(ids) * (len(ids) - 1) // 2 for begun, ids in rows)
     timed = rows[:TIMED]
     base.model.eval()
@@ -154,7 +154,7 @@ def uncached(policy: Adapted, prompts: Many[Prompt], answers: Many[Answer]) -> t
 
 
 def stop_ids(base: Network) -> frozenset[int]:
-    """Every token that ends an answer: those of the tokenizer, the model and its generation settings."""
+    """Return every token that ends an answer: those of the tokenizer, the model and its generation settings."""
     found: set[int] = set()
     for source in (base.tokenizer, base.model.config.get_text_config(), base.model.generation_config):
         ids = getattr(source, "eos_token_id", None)
@@ -166,7 +166,7 @@ def stop_ids(base: Network) -> frozenset[int]:
 
 
 def _draw(base: Network, logits: Tensor, rows: list[_Row], sampling: Sampling, position: int) -> list[int]:
-    """The next token of each row, from logits [B, vocabulary]."""
+    """Return the next token of each row, from logits [B, vocabulary]."""
     tokens, sure = _choose(base, logits, rows, sampling, position)
     if base.dtype != torch.float32:
         return tokens
@@ -183,7 +183,7 @@ def _draw(base: Network, logits: Tensor, rows: list[_Row], sampling: Sampling, p
 def _choose(
     base: Network, logits: Tensor, rows: list[_Row], sampling: Sampling, position: int
 ) -> tuple[list[int], list[bool]]:
-    """The likeliest perturbed token of each row, and whether the choice is wider than rounding."""
+    """Return the likeliest perturbed token of each row, and whether its margin is larger than rounding."""
     logits = logits[:, : base.vocabulary]
     if sampling.temperature == 0:
         top = logits.topk(min(2, logits.shape[1]), dim=-1)
@@ -203,7 +203,7 @@ def _choose(
 
 
 def _kept(logits: Tensor, sampling: Sampling, slack: float) -> Tensor:
-    """Mask [B, V] of the tokens that top-k and top-p leave, with both borders moved outwards by `slack`."""
+    """Return a mask [B, V] of the tokens that top-k and top-p keep, with both limits loosened by `slack`."""
     kept = torch.ones_like(logits, dtype=torch.bool)
     if 0 < sampling.top_k < logits.shape[1]:
         least = logits.topk(sampling.top_k, dim=-1).values[:, -1:]
@@ -222,7 +222,7 @@ def _kept(logits: Tensor, sampling: Sampling, slack: float) -> Tensor:
 
 
 def noise_key(key: int, prompt_id: str, sample: int) -> int:
-    """The 63-bit key of one answer's noise."""
+    """Return the 63-bit key of one answer's noise."""
     digest = hashlib.blake2b(f"{key}/{sample}/{prompt_id}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from alignbench import heartbeat
 from alignbench.errors import ModelError
-from alignbench.models import attention, stack
+from alignbench.models import attention, stack, varlen
 from alignbench.models.meter import Meter
 
 if TYPE_CHECKING:
@@ -60,6 +60,9 @@ class Network:
         self._active: str | None = None
         _check_vocabulary(self)
         _check_head(self)
+        # Tried here, without an adapter: inside a training step its dropout would be drawn, and a resumed
+        # training would draw it again.
+        varlen.supports(model, 0)
 
     def using(self, policy: Adapted | None) -> AbstractContextManager[None]:
         """Compute as `policy`, or without an adapter, does inside the block, and as before after it.

@@ -1,4 +1,4 @@
-"""One answer, token by token, equal to what the generator draws in a batch."""
+"""One answer, token by token, equal to the answer of a batch."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def can_stream(policy: Any) -> bool:
-    """Return whether a policy's answers can be had token by token."""
+    """Return whether a policy can stream its answers."""
     from alignbench.models.policy import ModelPolicy
 
     return isinstance(policy, ModelPolicy)
@@ -25,8 +25,8 @@ def can_stream(policy: Any) -> bool:
 def stream(policy: ModelPolicy, prompt: Prompt, sampling: Sampling, key: int) -> Iterator[str]:
     """Yield the answer so far after each token.
 
-    Law: in float32 the last text is that of `policy.answer([prompt], sampling, key)`. Between two tokens the
-    base is free: several policies on one base may stream in turn.
+    Law: in float32 the last text is that of `policy.answer([prompt], sampling, key)`. Several policies on one base
+    may stream in turn.
     """
     from transformers import DynamicCache
 

@@ -149,3 +149,10 @@ def test_reference_files_hold_no_pickle_and_are_equal_bytes_in_any_order(base, t
     reference.compute(base.policy(), items, tmp_path / "a")
     reference.compute(base.policy(), [*reversed(items), *items], tmp_path / "b")
     assert (tmp_path / "a" / reference.FILE).read_bytes() == (tmp_path / "b" / reference.FILE).read_bytes()
+
+
+def test_the_trial_of_a_forward_without_padding_draws_nothing_inside_a_training_step(base, monkeypatch):
+    tried = []
+    monkeypatch.setattr(varlen, "_trial", lambda *given: tried.append(given))
+    scored(disturb(base.add_adapter("policy", seed=0)), scorables(2))
+    assert not tried
