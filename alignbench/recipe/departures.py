@@ -35,7 +35,8 @@ def departures(
         found.append(Departure("seeds", _listed(recipe.seeds), _listed(block.seeds)))
     for judge in judges:
         found += [
-            Departure(f"trained on its yardstick, {name}") for name in overlap(recipe, judge, allowed=True)
+            Departure(f"trained on its evaluation judge, {name}")
+            for name in overlap(recipe, judge, allowed=True)
         ]
         kind, config = build("judges", judge.name, judge.config)
         reader = kind.reads_with(config, recipe.model.id)

@@ -145,10 +145,11 @@ class CellState:
         kind: type[Judge] = plugins.load("judges", named.name)
         if not kind.trains and named.name not in self.session.recipe.evaluation.allow:
             raise PluginError(
-                f"the judge '{named.name}' is a yardstick and never enters training", "name another judge"
+                f"the judge '{named.name}' is an evaluation judge and never enters training",
+                "name another judge",
             )
         if not kind.trains:
-            self.record.departure(f"trained on its yardstick, {named.name}")
+            self.record.departure(f"trained on its evaluation judge, {named.name}")
         judge = kind(kind.Config(**named.config))
         judge.name = named.name
         judge.open(ModelAccess(self.session, lambda: self.start, self._own_reward_model))

@@ -173,7 +173,7 @@ evaluation: {{judges: [{judge}]}}
         ("stf", "gold", "data.source", "there is no label 'stf'; did you mean 'sft'?"),
         ("{policy: stf}", "gold", "data.source.policy", "there is no label 'stf'; did you mean 'sft'?"),
         ("{polcy: sft}", "gold", "data.source.polcy", "unknown; did you mean 'policy'?"),
-        ("{judge: gold}", "gold", "data.source.judge", "yardstick and never enters training"),
+        ("{judge: gold}", "gold", "data.source.judge", "evaluation judge and never enters training"),
         ("sft", "self", "data.source.judge", "'data.source' learns from the judge 'self'"),
         ("{judge: {self: {polcy: 1}}}", "gold", "data.source.judge.self.polcy", "did you mean 'policy'?"),
         ("{labels: {answers: 1}}", "gold", "data.source.labels.answers", "at least 2"),

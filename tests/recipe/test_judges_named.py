@@ -42,7 +42,7 @@ def test_a_method_that_is_built_on_is_checked_too(recipe):
 
 def test_gold_never_trains(recipe):
     (said,) = problems(recipe, "judge: gold", "judges: []")
-    assert "a yardstick and never enters training" in said
+    assert "an evaluation judge and never enters training" in said
 
 
 def test_gold_does_not_train_by_way_of_a_method_that_is_built_on(recipe):
@@ -70,7 +70,7 @@ def test_a_judge_that_is_allowed_to_is_printed_as_a_departure(recipe):
     text = BLOCK.format(block="judge: self", evaluation="judges: [gold, self], allow: [self]")
     loaded = load(recipe(text)).recipe
     said = [str(one) for one in resolve(loaded).labels["ours"].departures]
-    assert said == ["trained on its yardstick, self", "labelled by its own base, as the judge self"]
+    assert said == ["trained on its evaluation judge, self", "labelled by its own base, as the judge self"]
 
 
 @pytest.mark.parametrize(
