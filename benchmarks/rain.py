@@ -36,7 +36,7 @@ from alignbench_rain.questions import Question
 from reference import Reference
 from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from alignbench import Answer, Prompt, Reply, Sampling, DecodingBase
+from alignbench import Answer, DecodingBase, Prompt, Reply, Sampling
 from alignbench.models import Base, load_base
 from alignbench.models.queries import replies_of
 from alignbench.recipe import schema

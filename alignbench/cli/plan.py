@@ -11,9 +11,8 @@ from alignbench.cli.runs import ForPrograms, Only, OutFolder, Overrides, RecipeF
 from alignbench.cli.shell import print_json, show_table
 
 if TYPE_CHECKING:
-    from alignbench.recipe.schema import Recipe
     from alignbench.engine.plan import Cell
-    from alignbench.recipe.schema import Loaded
+    from alignbench.recipe.schema import Loaded, Recipe
 
 
 def plan(

@@ -12,7 +12,7 @@ from alignbench.errors import AlignbenchError
 from alignbench.recipe.graph import edges, relabelled
 from alignbench.recipe.load import load
 from alignbench.recipe.resolve import resolve
-from alignbench.recipe.schema import Recipe, Relabelled, canonical
+from alignbench.recipe.schema import Recipe, Relabelled
 from alignbench.rows import Demonstration, Pair, Prompt, UnpairedPreference
 from alignbench.worker import cell, prepare
 from alignbench.worker.context import CellContext, finished_policy
@@ -46,8 +46,8 @@ def by(policy: str) -> dict[str, Any]:
 
 def make_bench(folder: Path, source: Any) -> Session:
     paths = {"run": folder / "run", "root": folder, "home": folder / "home", "log": folder / "log.txt"}
-    said = canonical(recipe(source))
-    task = Task("prepare", **paths, recipe=said, threads=1, what={"key": "source"})
+    resolved = resolve(recipe(source)).model_dump_json()
+    task = Task("prepare", **paths, plan=resolved, threads=1, what={"key": "source"})
     prepare.main(task, lambda event: None)
     session = Session(task)
     tuned = folder / "run" / "cells" / "tuned" / "seed-0"
@@ -66,7 +66,7 @@ def a_run(session: Session, label: str, folder: Path) -> CellContext:
         method=block.method,
         start=block.start,
         folder=folder,
-        comparisons=resolve(session.recipe).labels[label].comparisons,
+        comparisons=session.plan.labels[label].comparisons,
     )
 
 
@@ -130,7 +130,7 @@ def test_start_is_the_policy_that_each_method_starts_from(tmp_path: Path):
 def test_the_policy_that_writes_them_comes_first_and_reads_the_files_itself():
     given = recipe(by("stacked"), other={"method": "sft"})
     assert edges(given) == {"tuned": (), "direct": ("stacked",), "stacked": ("tuned",), "other": ()}
-    assert [one.label for one in plan.cells(resolve(resolve(given)))].index("stacked") < 4
+    assert [one.label for one in plan.cells(resolve(given))].index("stacked") < 4
     assert relabelled(given, "stacked") is None
     assert relabelled(given, "other") is None  # it learns from no comparison
     assert relabelled(given, "direct") == given.data.source
@@ -143,8 +143,7 @@ def test_who_reads_the_files_comparisons_where_others_do_not_departs(tmp_path: P
     assert list(run.rows(Pair)) == list(session.table.rows(Pair, "train", seed=0))
     assert run.ledger.departures == []
     said = {
-        label: [str(one) for one in resolve(session.recipe).labels[label].departures]
-        for label in ("stacked", "direct")
+        label: [str(one) for one in session.plan.labels[label].departures] for label in ("stacked", "direct")
     }
     assert "comparisons: the file's instead of answers of stacked" in said["stacked"]
     assert said["direct"] == ["labelled by its own base, as the judge self"]

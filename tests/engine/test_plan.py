@@ -30,7 +30,7 @@ def recipe(**changed: object) -> Recipe:
 
 
 def key(given: Recipe, label: str = "cold", **changed: object) -> str:
-    cell = next(cell for cell in plan.cells(resolve(resolve(given))) if cell.label == label)
+    cell = next(cell for cell in plan.cells(resolve(given)) if cell.label == label)
     said = {"versions": VERSIONS, "data": "d" * 64, "parents": {"base": "p" * 64}, "files": {}, **changed}
     return keys.cell_key(resolve(given), cell, **said)  # pyright: ignore[reportArgumentType]
 
@@ -45,7 +45,7 @@ def test_a_label_comes_after_its_start_and_base_comes_first():
 def test_a_label_with_seeds_of_its_own_brings_base_and_its_start_along():
     methods = {"cold": {"method": "frozen"}, "hot": {"method": "frozen", "start": "cold", "seeds": [7]}}
     given = recipe(methods=methods)
-    assert [str(cell) for cell in plan.cells(resolve(resolve(given)))] == [
+    assert [str(cell) for cell in plan.cells(resolve(given))] == [
         *("base/seed-0", "cold/seed-0", "base/seed-1", "cold/seed-1"),
         *("base/seed-7", "cold/seed-7", "hot/seed-7"),
     ]
@@ -130,7 +130,7 @@ def test_a_plugin_s_source_changes_the_key(monkeypatch: pytest.MonkeyPatch):
 
 def test_the_seed_and_the_label_change_the_key():
     given = recipe()
-    cells = [cell for cell in plan.cells(resolve(resolve(given))) if cell.label != "base"]
+    cells = [cell for cell in plan.cells(resolve(given)) if cell.label != "base"]
     resolved = resolve(given)
     found = {keys.cell_key(resolved, one, versions=VERSIONS, data="d", parents={}, files={}) for one in cells}
     assert len(found) == len(cells)

@@ -49,7 +49,7 @@ def test_trials_look_at_validation_prompts_and_at_a_seed_of_their_own():
     trials = tuning.expanded(recipe())
     assert (trials.evaluation.split, trials.seeds, trials.sweep) == ("validation", [100], None)
     assert [one.name for one in trials.evaluation.metrics] == ["reward"]
-    assert {cell.seed for cell in plan.cells(resolve(resolve(trials)))} == {100}
+    assert {cell.seed for cell in plan.cells(resolve(trials))} == {100}
 
 
 def test_the_same_recipe_draws_the_same_settings():
@@ -89,7 +89,7 @@ def test_the_best_setting_of_each_method_takes_part_in_the_comparison(tmp_path):
 
 def test_only_what_is_tuned_and_what_it_stands_on_runs_before_the_comparison():
     trials, names = tuning.tuning(Loaded(recipe(), Path("r.yaml"), ""))
-    assert {cell.label for cell in plan.cells(resolve(resolve(trials.recipe)), names)} == {"base", *names}
+    assert {cell.label for cell in plan.cells(resolve(trials.recipe), names)} == {"base", *names}
     assert "third" not in names
 
 

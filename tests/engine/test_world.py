@@ -190,7 +190,7 @@ def table_key(given: Recipe) -> str:
 
 
 def cell_key(given: Recipe) -> str:
-    cell = next(cell for cell in plan.cells(resolve(resolve(given))) if cell.label == "dpo")
+    cell = next(cell for cell in plan.cells(resolve(given)) if cell.label == "dpo")
     return keys.cell_key(
         resolve(given), cell, versions={"torch": "1"}, data=table_key(given), parents={}, files={}
     )

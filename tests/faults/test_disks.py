@@ -83,7 +83,7 @@ def test_too_little_room_is_refused_before_anything_runs(tmp_path: Path, monkeyp
             "methods": {"tried": {"method": "dpo", "start": "base"}},
         }
     )
-    cells = plan.cells(resolve(resolve(recipe)))
+    cells = plan.cells(resolve(recipe))
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=2**40))
     resources.check_disk(recipe, cells, tmp_path / "run", tmp_path, 1)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from alignbench import rewards
-from alignbench.engine import plan, tuning
+from alignbench.engine import keys, plan, tuning
 from alignbench.errors import RecipeError
 from alignbench.judges.reward_model import RewardModel
 from alignbench.recipe.resolve import resolve
@@ -143,8 +143,9 @@ def test_the_judge_that_chooses_shares_no_row_with_the_judge_that_reports_and_me
 def test_a_cell_of_fewer_rows_is_another_cell(session: Session):
     given = session.recipe
     without = given.model_copy(update={"evaluation": given.evaluation.model_copy(update={"judges": []})})
-    cell = plan.cells(resolve(resolve(given)))[-1]
+    cell = plan.cells(resolve(given))[-1]
     one, other = (
-        plan.identity(recipe, cell, versions={}, data="", parents={}) for recipe in (given, without)
+        keys.cell_key(resolve(one), cell, versions={}, data="", parents={}, files={})
+        for one in (given, without)
     )
     assert one != other
