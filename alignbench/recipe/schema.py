@@ -57,7 +57,7 @@ CONVERSATION, PROMPT = "conversation", "prompt"
 
 
 class Where(Settings):
-    """How rows are divided into train, validation and test, unless the source says so itself."""
+    """How rows are divided into train, validation and test, unless the source divides them itself."""
 
     validation: float = Field(default=0.1, ge=0, lt=1)
     """Share of the rows."""
@@ -77,7 +77,7 @@ class Where(Settings):
 
 
 COMPARISONS: tuple[type[Row], ...] = (Ranking, Pair, UnpairedPreference)
-"""Views that say which answers are good: those that `data.source` writes anew."""
+"""Views that say which answers are good: those that `data.source` relabels."""
 
 FILE = "file"
 """The comparisons as they came."""
@@ -87,7 +87,7 @@ START = "start"
 
 
 class Relabelled(Settings):
-    """Comparisons made anew: a policy answers the training prompts, and a judge compares its answers."""
+    """Relabelled comparisons: a policy answers the training prompts, and a judge compares its answers."""
 
     policy: Label = START
     """Who answers: `start`, the policy that each method starts from, or a label, also `base`."""
@@ -314,7 +314,7 @@ class Evaluation(Settings):
         names = [one.name for one in named]
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(
-                f"{', '.join(map(repr, twice))} stands here twice; keep one, the table tells them by name"
+                f"{', '.join(map(repr, twice))} stands here twice; keep one, the table's columns are their names"
             )
         return named
 
