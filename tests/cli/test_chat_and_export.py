@@ -123,10 +123,12 @@ import json, sys
 from pathlib import Path
 from alignbench.commands.open_run import reopen
 from alignbench.rows import Sequence
+from alignbench.worker.context import finished_policy
 
-bench, asked = reopen(Path(sys.argv[1]), 1), [Sequence(*map(tuple, one)) for one in json.loads(sys.argv[2])]
-told = [[one.logps.tolist() for one in bench.policy(label, 0).logprobs(asked)] for label in ("sft", "base")]
-print(json.dumps(told))
+session = reopen(Path(sys.argv[1]), 1)
+asked = [Sequence(*map(tuple, one)) for one in json.loads(sys.argv[2])]
+policies = [finished_policy(session, label, 0) for label in ("sft", "base")]
+print(json.dumps([[one.logps.tolist() for one in policy.logprobs(asked)] for policy in policies]))
 """
 
 

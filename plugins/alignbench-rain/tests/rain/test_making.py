@@ -36,7 +36,7 @@ def maker(base, few):
             start=base.policy(),
             seed=SEED,
             rows=lambda view, split="train": few if view is Prompt else [],
-            policy=labels.__getitem__,
+            policy={"base": base.policy(), **labels}.__getitem__,
         )
         return Maker(run, config)
 

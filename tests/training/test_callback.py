@@ -1,4 +1,4 @@
-"""A trainer from elsewhere under this run's budget, log and alarm."""
+"""A transformers trainer under this run's budget, log and checks."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ from transformers import Trainer, TrainingArguments
 
 from alignbench.api.config import Budget
 from alignbench.errors import Diverged
-from alignbench.training.callback import observer
+from alignbench.integrations import callback
 
 
 class Line(torch.nn.Module):
     """y = w x, whose loss is NaN from one call on."""
 
-    def __init__(self, sick_at: int | None = None):
+    def __init__(self, nan_at: int | None = None):
         super().__init__()
         self.weight = torch.nn.Parameter(torch.ones(1))
-        self.calls, self.sick_at = 0, sick_at
+        self.calls, self.nan_at = 0, nan_at
 
     def forward(self, x, labels):
         self.calls += 1
         loss = ((self.weight * x - labels) ** 2).mean()
-        return {"loss": loss * math.nan if self.sick_at == self.calls else loss}
+        return {"loss": loss * math.nan if self.nan_at == self.calls else loss}
 
 
-def train(tmp_path, budget: Budget, sick_at: int | None = None) -> tuple[int, list[int]]:
+def train(tmp_path, budget: Budget, nan_at: int | None = None) -> tuple[int, list[int]]:
     """Train a stock Trainer for up to 100 steps of 4 rows; return the steps it did, and those it logged."""
-    told: list[int] = []
-    run = SimpleNamespace(budget=budget, log=lambda step, **numbers: told.append(step))
+    logged: list[int] = []
+    run = SimpleNamespace(budget=budget, log=lambda step, **numbers: logged.append(step))
     rows = [{"x": torch.tensor([float(at)]), "labels": torch.tensor([0.5 * at])} for at in range(20)]
     arguments = TrainingArguments(
         str(tmp_path),
@@ -44,9 +44,9 @@ def train(tmp_path, budget: Budget, sick_at: int | None = None) -> tuple[int, li
         disable_tqdm=True,
         use_cpu=True,
     )
-    trainer = Trainer(Line(sick_at), arguments, train_dataset=rows, callbacks=[observer(run)])
+    trainer = Trainer(Line(nan_at), arguments, train_dataset=rows, callbacks=[callback(run)])
     trainer.train()
-    return trainer.state.global_step, told
+    return trainer.state.global_step, logged
 
 
 @pytest.mark.parametrize(
@@ -54,9 +54,9 @@ def train(tmp_path, budget: Budget, sick_at: int | None = None) -> tuple[int, li
     [(Budget(steps=7), 7), (Budget(rows=24), 6), (Budget(epochs=1), 5), (Budget(epochs=2), 10)],
 )
 def test_it_stops_at_the_budget_of_the_run(tmp_path, budget, steps):
-    done, told = train(tmp_path, budget)
+    done, logged = train(tmp_path, budget)
     assert done == steps
-    assert told[:steps] == list(range(1, steps + 1))
+    assert logged[:steps] == list(range(1, steps + 1))
 
 
 def test_it_stops_when_the_time_is_over(tmp_path):
@@ -67,4 +67,4 @@ def test_it_stops_when_the_time_is_over(tmp_path):
 def test_a_loss_that_is_no_number_stops_it_at_once(tmp_path):
     """transformers itself would log the mean of the steps before and go on."""
     with pytest.raises(Diverged, match="the loss is not finite at step 4"):
-        train(tmp_path, Budget(steps=50), sick_at=4)
+        train(tmp_path, Budget(steps=50), nan_at=4)
