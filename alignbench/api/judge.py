@@ -101,6 +101,8 @@ class Judge(ABC):
     api: ClassVar[int] = API
     trains: ClassVar[bool] = False
     """Whether a method may learn from it inside `align`; one that trains in a run may not evaluate in it."""
+    recorded: ClassVar[bool] = False
+    """Whether its verdicts were given beforehand: it knows none on other answers, so no control is put to it."""
 
     Config: ClassVar[type[Settings]] = Settings
     """The fields that a recipe may set: a subclass of Settings in a judge that has any."""

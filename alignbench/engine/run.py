@@ -7,6 +7,7 @@ The parent process never imports torch.
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import shutil
@@ -24,6 +25,8 @@ from alignbench.engine.executor import Executor, has_cuda
 from alignbench.engine.plan import Cell
 from alignbench.errors import AlignbenchError, Exit, RecipeError, StorageError
 from alignbench.hooks import Observers
+from alignbench.label import journal
+from alignbench.label.design import FOLDER as LABELS
 from alignbench.recipe.schema import Loaded, Recipe, canonical
 from alignbench.versions import versions
 from alignbench.worker.messages import Event, Finished, Task
@@ -72,6 +75,7 @@ def run(
     heartbeat: float = HEARTBEAT,
     every: float = EVERY,
     allow_env_change: bool = False,
+    train: bool = True,
     track: Iterable[str] = (),
     watch: Callable[[News], None] = lambda news: None,
     observers: Observers | None = None,
@@ -80,7 +84,8 @@ def run(
 
     A cell without a sign of life for `heartbeat` seconds (0: for ever) is stopped; a training leaves a
     checkpoint `every` so many seconds; `allow_env_change` goes on with what other libraries and plugins have
-    made, and the record says so; `track` names trackers that hear each cell's numbers. Returns
+    made, and the record says so; without `train` no cell runs, and what is finished is measured again;
+    `track` names trackers that hear each cell's numbers. Returns
     Exit.DONE, or Exit.FAILED where a cell failed. Raises AlignbenchError for what a user can fix. On a
     KeyboardInterrupt the cells finish their step and keep it.
     """
@@ -100,7 +105,7 @@ def run(
         mixed = environment.settle(out, loaded, allow_env_change=allow_env_change)
         files = environment.files(recipe, loaded.path.parent)
         environment.write_origin(out, loaded.path.parent)
-        left = [cell for cell in cells if not (cell.folder(out) / store.COMMIT).exists()]
+        left = [cell for cell in cells if train and not (cell.folder(out) / store.COMMIT).exists()]
         resources.check(recipe, left, out, loaded.path.parent, lanes)
         store.write_json(
             out / "plan.json", [{"label": c.label, "seed": c.seed, "after": c.parents} for c in cells]
@@ -128,6 +133,7 @@ def run(
                 watch,
                 observers,
                 trackers,
+                train,
             )
             _evaluate(executor, out, recipe, fates, task, watch)
         results = collect.write(
@@ -164,6 +170,7 @@ def _align(
     watch: Callable[[News], None],
     observers: Observers,
     trackers: list[str],
+    train: bool,
 ) -> dict[Cell, Fate]:
     """Run every cell whose parents are done, at most `lanes` at a time, until each has a fate."""
     data = (store.manifest(out / DATA) or {})["content"]
@@ -219,6 +226,9 @@ def _align(
                     waiting.remove(cell)
                     shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
                     settle(cell, Fate("done", content=sealed["content"]))
+                elif not train:
+                    waiting.remove(cell)
+                    settle(cell, _before(folder))
                 elif len(running) < lanes:
                     waiting.remove(cell)
                     running[str(cell)] = (cell, key)
@@ -244,6 +254,14 @@ def _align(
     return {cell: fates[cell] for cell in cells}
 
 
+def _before(folder: Path) -> Fate:
+    """How an unfinished cell ended the last time, as `status.json` has it."""
+    file = folder / "status.json"
+    known = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    status = known.get("status", "cancelled")
+    return Fate("failed" if status == "done" else status, known.get("reason") or "it was not run")
+
+
 def _evaluate(
     executor: Executor,
     out: Path,
@@ -256,7 +274,10 @@ def _evaluate(
     if not done:
         return
     said = {str(cell): content for cell, content in done.items()}
-    key = store.digest({"cells": said, "recipe": recipe.model_dump(mode="json"), "versions": versions()})
+    made_of = {"cells": said, "recipe": recipe.model_dump(mode="json"), "versions": versions()}
+    if people := journal.digest(out / LABELS):
+        made_of["people"] = people
+    key = store.digest(made_of)
     if store.manifest(out / EVALUATION, key=key) is None:
         what = {"cells": [[cell.label, cell.seed] for cell in done], "key": key}
         run_alone(executor, EVALUATION, task("evaluate", out / "evaluation.log", **what), watch)

@@ -16,6 +16,7 @@ from alignbench.api.config import Sampling
 from alignbench.api.judge import Judge, Score
 from alignbench.api.metric import Cell, Metric, PairLogprobs, Request, Under, matches
 from alignbench.api.policy import Answer, Policy, TokenScores
+from alignbench.judges import people
 from alignbench.judges.controls import controls
 from alignbench.metrics.comparison import summarise
 from alignbench.recipe.schema import BASE, Named
@@ -183,7 +184,7 @@ class RunEvidence:
             judge = made[named.name] = _made("judges", named)
             judge.name = named.name
             judge.open(_Shelf(self._session))
-        return made
+        return {**made, **people.of_run(self._session.run)}
 
     def quality(self) -> list[dict[str, Any]]:
         """Return what is known of each judge, its controls among it: see `alignbench.judges.controls`."""
@@ -191,8 +192,9 @@ class RunEvidence:
         for name, judge in self.judges.items():
             self._emit(Event(f"the judge {name} under control"))
             found = dict(judge.quality)
-            if self._pairs:
-                truths = [one for one in self.judges.values() if not one.trains and one is not judge]
+            if self._pairs and not judge.recorded:
+                others = (one for one in self.judges.values() if one is not judge)
+                truths = [one for one in others if not one.trains and not one.recorded]
                 found |= controls(judge, self._pairs, truths[0] if truths else None)
             told.append({"name": name, "config": judge.config.model_dump(mode="json"), "quality": found})
         return told
