@@ -56,6 +56,17 @@ def label(
         ),
     ] = False,
     browser: Annotated[bool, typer.Option(help="Open the page in a browser.")] = True,
+    take: Annotated[
+        Path | None,
+        typer.Option("--import", metavar="FILE", help="Take in an export of Argilla or Label Studio."),
+    ] = None,
+    give: Annotated[
+        Path | None,
+        typer.Option("--export", metavar="FILE", help="Write items and verdicts for another tool."),
+    ] = None,
+    format: Annotated[
+        Literal["argilla", "label-studio"], typer.Option(help="What --export writes.")
+    ] = "label-studio",
     status: Annotated[bool, typer.Option("--status", help="Print agreement and progress, and end.")] = False,
     as_json: ForPrograms = False,
 ) -> None:
@@ -91,7 +102,14 @@ def label(
     else:
         assert data is not None
         design = command.keep(folder, command.design_of_file(data, **how))
-    if not status:
+    if take is not None:
+        written, passed = command.take_in(folder, design, take)
+        for reason, count in passed.items():
+            typer.echo(f"{count} passed over: {reason}", err=True)
+        typer.echo(f"{written} verdicts taken in from {take}", err=True)
+    if give is not None:
+        command.give_out(folder, design, give, format)
+    if not (status or take or give):
         _serve(
             folder, design, rater, host, port, browser=browser and not as_json, as_json=as_json, show=visible
         )

@@ -12,7 +12,7 @@ from typing import Any
 from alignbench import results, store
 from alignbench.data import jsonl
 from alignbench.errors import DataError, Problem, RecipeError
-from alignbench.label import design
+from alignbench.label import design, exchange, journal
 from alignbench.label.design import Choice, Design, Item, Question
 from alignbench.rows import Messages
 from alignbench.worker import samples
@@ -99,6 +99,33 @@ def write_rows(folder: Path, rows: Sequence[dict[str, Any]]) -> Path:
     return folder / ROWS
 
 
+def take_in(folder: Path, made: Design, file: Path) -> tuple[int, Counter[str]]:
+    """Write the verdicts of an export into the journal; return how many, and why others were passed over.
+
+    Raises DataError where the file is no export, StorageError where another process writes to the journal.
+    """
+    try:
+        records = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(Problem(f"cannot be read: {error}", "give a JSON export", file=str(file))) from error
+    verdicts, passed = exchange.imported(made, records, str(file))
+    written = 0
+    with journal.opened(folder) as opened:
+        for verdict in verdicts:
+            if verdict.place in opened.verdicts:
+                passed["the rater has ranked it already"] += 1
+                continue
+            opened.append(verdict)
+            written += 1
+    return written, passed
+
+
+def give_out(folder: Path, made: Design, file: Path, format: exchange.Format) -> None:
+    """Write items and verdicts as another tool reads them."""
+    records = exchange.exported(made, journal.read(folder), format)
+    store.write_text(file, json.dumps(records, ensure_ascii=False, indent=1) + "\n")
+
+
 def _prompts(run: Path) -> dict[str, Messages]:
     file = run / PROMPTS
     if not file.is_file():
@@ -142,21 +169,24 @@ def _items(file: Path, *, known: bool = False) -> list[Item]:
         if answers is None and "chosen" in record and "rejected" in record:
             answers, ranks = [record["chosen"], record["rejected"]], [1, 2]
         turns = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
-        answers = [_text(one) for one in answers] if isinstance(answers, list) else None
+        texts = [_text(one) for one in answers] if isinstance(answers, list) else []
         what = ""
         if not _are_turns(turns):
             what = "`prompt` is no text and no list of turns"
-        elif not answers or None in answers or len(set(answers)) < 2:
-            what = "`answers` is no list of two texts or more"
-        elif len(set(answers)) > design.MOST_ANSWERS:
-            what = f"{len(set(answers))} answers; a page holds {design.MOST_ANSWERS}"
-        elif known and (not isinstance(ranks, list) or len(ranks) != len(answers)):
+        elif None in texts or len(set(texts)) < 2:
+            what = "`answers` is no list of two different texts or more"
+        elif len(set(texts)) > design.MOST_ANSWERS:
+            what = f"{len(set(texts))} answers; a page holds {design.MOST_ANSWERS}"
+        elif known and (not isinstance(ranks, list) or len(ranks) != len(texts)):
             what = "a check needs `ranks`, one for each answer, or `chosen` and `rejected`"
+        elif known and len(set(texts)) < len(texts):
+            what = "two answers of a check are the same text"
         if what:
             fix = 'write {"prompt": ..., "answers": [...]}'
             problems.append(Problem(what, fix, file=str(file), line=line.number))
             continue
-        made = design.item(tuple(turns), answers, known=ranks if known else ())
+        shown = [text for text in texts if text is not None]
+        made = design.item(tuple(turns or ()), shown, known=exchange.compact(ranks) if known and ranks else ())
         found[made.id] = made
     if problems or not found:
         raise DataError(problems or Problem("holds no line", "give JSON lines", file=str(file)))

@@ -44,11 +44,11 @@ class People(Judge):
         """The folder of the journal: `people` in that of a run."""
         rater: str | None = None
         """One rater's verdicts alone; none: all together."""
-        agreement: float = Field(0.0, ge=0, le=1)
+        agreement: float = Field(default=0.0, ge=0, le=1)
         """Least share of pairs that a rater orders like the others."""
-        consistency: float = Field(0.0, ge=0, le=1)
+        consistency: float = Field(default=0.0, ge=0, le=1)
         """Least share of pairs of repeated items that a rater orders as before."""
-        checks: float = Field(0.0, ge=0, le=1)
+        checks: float = Field(default=0.0, ge=0, le=1)
         """Least share of pairs with a known answer that a rater orders rightly."""
 
     def open(self, models: Models) -> None:

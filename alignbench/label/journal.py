@@ -36,7 +36,7 @@ class Verdict(BaseModel):
     """Given by the page, once for each save: the same ticket twice is the same verdict, written once."""
     rater: str = Field(min_length=1, max_length=80)
     item: str = Field(min_length=1, max_length=64)
-    round: int = Field(0, ge=0, le=1)
+    round: int = Field(default=0, ge=0, le=1)
     """0 for the first time, 1 for the item shown again."""
     ranks: tuple[int, ...] = Field(min_length=1, max_length=99)
     """1 is best, equal ranks are ties."""
@@ -45,9 +45,9 @@ class Verdict(BaseModel):
     scores: tuple[int | None, ...] = ()
     """From 1 to 7 for each answer, where it was asked."""
     flags: tuple[tuple[str, ...], ...] = ()
-    note: str = Field("", max_length=NOTE)
-    seconds: float = Field(0.0, ge=0, le=86400, allow_inf_nan=False)
-    at: str = Field("", max_length=40)
+    note: str = Field(default="", max_length=NOTE)
+    seconds: float = Field(default=0.0, ge=0, le=86400, allow_inf_nan=False)
+    at: str = Field(default="", max_length=40)
     automatic: bool = False
     """Written by alignbench because all answers are the same text."""
 

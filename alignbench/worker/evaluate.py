@@ -18,6 +18,7 @@ from alignbench.api.metric import Cell, Metric, PairLogprobs, Request, Under, ma
 from alignbench.api.policy import Answer, Policy, TokenScores
 from alignbench.judges import people
 from alignbench.judges.controls import controls
+from alignbench.metrics import raters
 from alignbench.metrics.comparison import summarise
 from alignbench.recipe.schema import BASE, Named
 from alignbench.rows import Ids, Pair, Prompt, Text, can_derive
@@ -192,6 +193,8 @@ class RunEvidence:
         for name, judge in self.judges.items():
             self._emit(Event(f"the judge {name} under control"))
             found = dict(judge.quality)
+            if isinstance(judge, people.People) and judge.config.rater is None:
+                found |= raters.facts(self, judge)
             if self._pairs and not judge.recorded:
                 others = (one for one in self.judges.values() if one is not judge)
                 truths = [one for one in others if not one.trains and not one.recorded]
