@@ -7,7 +7,7 @@ of one of them alone a half, the opposite 0. Intervals take each item with all i
 from __future__ import annotations
 
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
 from typing import Any
@@ -41,11 +41,12 @@ def quality(design: Design, verdicts: Sequence[Verdict]) -> dict[str, Any]:
         standing[one.rater].append(_first_wins(one))
         if one.round == 0 and not item.known:
             ranked[one.item][one.rater] = signs
+    counts = {id: [Counter(said) for said in zip(*signs.values(), strict=True)] for id, signs in ranked.items()}
     raters = {}
     for rater, said in given.items():
         again = [(said[id, 0], said[id, 1]) for id, round in said if round == 1 and (id, 0) in said]
         known = [(pair_signs(items[id].known), signs) for (id, _), signs in said.items() if items[id].known]
-        others = [_with_others(signs, rater) for signs in ranked.values() if rater in signs]
+        others = [_with_others(signs[rater], counts[id]) for id, signs in ranked.items() if rater in signs]
         raters[rater] = {
             "items": sum(round == 0 for _, round in said),
             "agreement": share(others),
@@ -61,7 +62,7 @@ def quality(design: Design, verdicts: Sequence[Verdict]) -> dict[str, Any]:
         "items": len(ranked),
         "overlap": design.overlap,
         "repeats": design.repeats,
-        "agreement": share(_among(list(signs.values())) for signs in ranked.values()),
+        "agreement": share(map(_among, counts.values())),
         "alpha": _alpha(ranked, list(raters)),
         "raters": raters,
     }
@@ -112,21 +113,23 @@ def _match(x: int, y: int) -> float:
     return 1 - abs(x - y) / 2
 
 
-def _among(signs: Sequence[Signs]) -> tuple[float, float]:
-    """The same over every two raters of one item."""
+def _among(counts: Sequence[Mapping[int, int]]) -> tuple[float, float]:
+    """The same over every two raters of one item: `counts` says for each pair how often each sign was given."""
     hits = pairs = 0.0
-    for said in zip(*signs, strict=True):
-        better, worse, tied = (sum(one == sign for one in said) for sign in (1, -1, 0))
-        hits += (
-            better * (better - 1) + worse * (worse - 1) + tied * (tied - 1) + tied * (better + worse)
-        ) / 2
-        pairs += len(said) * (len(said) - 1) / 2
+    for said in counts:
+        better, worse, tied = (said.get(sign, 0) for sign in (1, -1, 0))
+        hits += (better * (better - 1) + worse * (worse - 1) + tied * (tied - 1) + tied * (better + worse)) / 2
+        pairs += sum(said.values()) * (sum(said.values()) - 1) / 2
     return hits, pairs
 
 
-def _with_others(signs: Mapping[str, Signs], rater: str) -> tuple[float, float]:
-    others = [_alike(signs[rater], theirs) for name, theirs in signs.items() if name != rater]
-    return sum(hits for hits, _ in others), sum(of for _, of in others)
+def _with_others(signs: Signs, counts: Sequence[Mapping[int, int]]) -> tuple[float, float]:
+    """The same of one rater, whose own signs are in the counts, with each of the others."""
+    hits = sum(
+        sum(_match(own, sign) * count for sign, count in said.items()) - 1
+        for own, said in zip(signs, counts, strict=True)
+    )
+    return hits, sum(sum(said.values()) - 1 for said in counts)
 
 
 def _first_wins(verdict: Verdict) -> tuple[float, float]:
