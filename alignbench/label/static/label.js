@@ -69,7 +69,9 @@ const card = (text, place) => {
   const made = element("article", "answer");
   const button = element("button", "rank");
   button.type = "button";
-  button.append(element("kbd", "", String(number)), element("span", "", `Answer ${number}`), element("span", "place", ""));
+  const digit = element("kbd", "", String(number));
+  digit.setAttribute("aria-hidden", "true");
+  button.append(digit, element("span", "", `Answer ${number}`), element("span", "place", ""), element("span", "heard", ""));
   button.addEventListener("click", (event) => { put(place); release(event); });
   const text_ = words(text);
   text_.addEventListener("click", () => { if (!String(getSelection())) put(place); });
@@ -110,8 +112,8 @@ const draw = () => {
     made.classList.toggle("current", scoring() && scores.indexOf(null) === place);
     const where = ranked ? `${tied(place) ? "tied " : ""}${ordinal(rankOf(place))}` : last ? "last" : "";
     made.querySelector(".place").textContent = where;
-    made.querySelector(".rank").setAttribute(
-      "aria-label", `Answer ${place + 1}: ${ranked ? `${where}. Take it out` : `not ranked. Rank it ${tie ? "tied with the one before" : ordinal(placed().length + 1)}`}`);
+    const next = tie ? "tied with the one before" : ordinal(placed().length + 1);
+    made.querySelector(".heard").textContent = ranked ? "(take it out)" : `(rank it ${next})`;
     made.querySelectorAll("input[type=radio]").forEach((input) => { input.checked = scores[place] === Number(input.value); });
   });
   $("tie").setAttribute("aria-pressed", String(tie));
