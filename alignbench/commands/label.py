@@ -186,7 +186,9 @@ def _items(file: Path, *, known: bool = False) -> list[Item]:
             problems.append(Problem(what, fix, file=str(file), line=line.number))
             continue
         shown = [text for text in texts if text is not None]
-        made = design.item(tuple(turns or ()), shown, known=exchange.compact(ranks) if known and ranks else ())
+        made = design.item(
+            tuple(turns or ()), shown, known=exchange.compact(ranks) if known and ranks else ()
+        )
         found[made.id] = made
     if problems or not found:
         raise DataError(problems or Problem("holds no line", "give JSON lines", file=str(file)))

@@ -41,7 +41,9 @@ def quality(design: Design, verdicts: Sequence[Verdict]) -> dict[str, Any]:
         standing[one.rater].append(_first_wins(one))
         if one.round == 0 and not item.known:
             ranked[one.item][one.rater] = signs
-    counts = {id: [Counter(said) for said in zip(*signs.values(), strict=True)] for id, signs in ranked.items()}
+    counts = {
+        id: [Counter(said) for said in zip(*signs.values(), strict=True)] for id, signs in ranked.items()
+    }
     raters = {}
     for rater, said in given.items():
         again = [(said[id, 0], said[id, 1]) for id, round in said if round == 1 and (id, 0) in said]
@@ -118,7 +120,9 @@ def _among(counts: Sequence[Mapping[int, int]]) -> tuple[float, float]:
     hits = pairs = 0.0
     for said in counts:
         better, worse, tied = (said.get(sign, 0) for sign in (1, -1, 0))
-        hits += (better * (better - 1) + worse * (worse - 1) + tied * (tied - 1) + tied * (better + worse)) / 2
+        hits += (
+            better * (better - 1) + worse * (worse - 1) + tied * (tied - 1) + tied * (better + worse)
+        ) / 2
         pairs += sum(said.values()) * (sum(said.values()) - 1) / 2
     return hits, pairs
 

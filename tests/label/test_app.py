@@ -173,7 +173,13 @@ def test_what_is_not_json_is_refused(page: Page, body: bytes):
 
 
 def test_every_answer_forbids_scripts_of_others_frames_and_sniffing(page: Page):
-    for path in (page.links["anna"], "/static/label.js", "/nothing", page.overview, page.links["anna"] + "next"):
+    for path in (
+        page.links["anna"],
+        "/static/label.js",
+        "/nothing",
+        page.overview,
+        page.links["anna"] + "next",
+    ):
         headers = page.client.get(path).headers
         policy = headers["content-security-policy"]
         assert "default-src 'none'" in policy

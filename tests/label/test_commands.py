@@ -66,7 +66,9 @@ def test_answers_of_a_file_become_rows_that_a_recipe_can_train_on(tmp_path: Path
 
 def test_every_bad_line_of_a_file_is_said_with_its_number(tmp_path: Path):
     file = tmp_path / "answers.jsonl"
-    file.write_text('{"prompt": "?"}\n{"prompt": "?", "answers": ["a", "b"]}\n{"prompt": 1, "answers": ["a", "b"]}\n')
+    file.write_text(
+        '{"prompt": "?"}\n{"prompt": "?", "answers": ["a", "b"]}\n{"prompt": 1, "answers": ["a", "b"]}\n'
+    )
     ended = alignbench("label", "--data", file, "--out", tmp_path / "out", "--status")
     assert ended.exit_code == 4
     assert f"{file}:1" in ended.stderr

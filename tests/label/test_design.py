@@ -19,9 +19,7 @@ PROMPTS = {f"p{n}": ({"role": "user", "content": f"{n}?"},) for n in range(60)}
 
 def answers(labels: int, seeds=(0,), same: bool = False):
     return {
-        id: {
-            f"l{k}": {seed: "same" if same else f"{id} {k} {seed}" for seed in seeds} for k in range(labels)
-        }
+        id: {f"l{k}": {seed: "same" if same else f"{id} {k} {seed}" for seed in seeds} for k in range(labels)}
         for id in PROMPTS
     }
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import signal
 import socket
@@ -105,7 +104,7 @@ def test_the_secret_is_readable_by_its_owner_alone(tmp_path: Path):
 
     drawn = secret(tmp_path)
     assert secret(tmp_path) == drawn
-    assert os.stat(tmp_path / SECRET).st_mode & 0o777 == 0o600
+    assert (tmp_path / SECRET).stat().st_mode & 0o777 == 0o600
     (tmp_path / SECRET).write_text(drawn[:10])  # killed while it was written
     assert len(secret(tmp_path)) == 64
 

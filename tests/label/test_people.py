@@ -71,7 +71,9 @@ def test_win_rates_strengths_and_agreement_are_what_a_hand_calculation_gives(
     made = Design(tuple(make_items(20)))
     rng = Random(0)
     ranks = {
-        (rater, item.id): [rng.randint(1, 5) for _ in LABELS] for rater in ("anna", "ben") for item in made.items
+        (rater, item.id): [rng.randint(1, 5) for _ in LABELS]
+        for rater in ("anna", "ben")
+        for item in made.items
     }
     ranks = {key: [1 + sum(x < y for x in ones) for y in ones] for key, ones in ranks.items()}
     verdicts = [make_verdict(item, r, ranks[r, item.id]) for r in ("anna", "ben") for item in made.items]
@@ -201,7 +203,9 @@ def test_a_model_judge_is_held_against_a_second_person_on_the_same_answers(
     assert found["another rater"]["value"] == pytest.approx(0.9)  # one of ten pairs is the other way round
     assert found["another rater"]["n"] == 120
     # By length: base, orpo and rain over sft and dpo (4, 4, 4 against 3, 3), ties counting half.
-    assert found["longest"]["value"] == pytest.approx(np.mean([_longest(r) for r in ((1, 2, 3, 4, 5), (1, 2, 3, 5, 4))]))
+    assert found["longest"]["value"] == pytest.approx(
+        np.mean([_longest(r) for r in ((1, 2, 3, 4, 5), (1, 2, 3, 5, 4))])
+    )
 
 
 def _longest(ranks) -> float:
@@ -212,7 +216,9 @@ def _longest(ranks) -> float:
 def test_raters_who_agree_by_chance_have_no_agreement_beyond_it(make_items, make_verdict):
     made, rng = Design(tuple(make_items(200))), Random(1)
     verdicts = [
-        make_verdict(item, rater, rng.sample(range(1, 6), 5)) for item in made.items for rater in ("a", "b", "c")
+        make_verdict(item, rater, rng.sample(range(1, 6), 5))
+        for item in made.items
+        for rater in ("a", "b", "c")
     ]
     found = quality(made, verdicts)
     low, high = found["agreement"]["ci95"]
@@ -267,9 +273,7 @@ def crossed(rng, raters_: int, prompts: int, of_rater: float, of_prompt: float, 
     r, p = rng.normal(0, of_rater, raters_), rng.normal(0, of_prompt, prompts)
     y = p[:, None] + r[None, :] + rng.normal(0, 1, (prompts, raters_))
     there = rng.random((prompts, raters_)) < seen
-    return {
-        f"p{i}": {f"r{j}": float(y[i, j]) for j in range(raters_) if there[i, j]} for i in range(prompts)
-    }
+    return {f"p{i}": {f"r{j}": float(y[i, j]) for j in range(raters_) if there[i, j]} for i in range(prompts)}
 
 
 @pytest.mark.parametrize("count", [3, 5, 20])

@@ -64,6 +64,12 @@ const showProgress = (progress) => {
 // After a click with the mouse, Enter is for saving and not for the same button again.
 const release = (event) => { if (event.detail) event.currentTarget.blur(); };
 
+const legend = (text, more) => {
+  const made = element("legend", "", `${text} `);
+  made.append(element("span", "heard", more));
+  return made;
+};
+
 const card = (text, place) => {
   const number = place + 1;
   const made = element("article", "answer");
@@ -78,7 +84,7 @@ const card = (text, place) => {
   made.append(button, text_);
   if (ask.includes("score")) {
     const set = element("fieldset", "score");
-    set.append(element("legend", "", `Score of answer ${number}`));
+    set.append(legend("Score", `of answer ${number}`));
     for (let value = 1; value <= 7; value += 1) {
       const label = element("label");
       const input = element("input");
@@ -91,7 +97,7 @@ const card = (text, place) => {
   }
   if (ask.includes("flags")) {
     const set = element("fieldset", "flags");
-    set.append(element("legend", "", `Answer ${number} is`));
+    set.append(legend("Is", `answer ${number}`));
     for (const flag of FLAGS) {
       const label = element("label");
       const input = element("input");
