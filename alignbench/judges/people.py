@@ -64,9 +64,19 @@ class People(Judge):
         out = self._left_out(found["raters"])
         kept = {rater for rater in found["raters"] if rater not in out and self.config.rater in (None, rater)}
         self.verdicts = [one for one in self.verdicts if one.rater in kept]
-        own = self.config.rater
-        known = found if own is None else found["raters"].get(own, {})
-        self.quality = {**known, "left_out": [f"{rater}: {reason}" for rater, reason in out.items()]}
+        own, names = self.config.rater, ("agreement", "consistency", "checks", "first")
+        if own is not None:
+            known = found["raters"].get(own, {})
+            self.quality = {"labels": {name: known.get(name) for name in ("items", "flags")}}
+            self.quality |= {name: known[name] for name in names if known.get(name)}
+            return
+        short = {
+            rater: {name: one[name] and one[name]["value"] for name in names} | {"items": one["items"]}
+            for rater, one in found["raters"].items()
+        }
+        labels = {name: found[name] for name in ("chosen", "items", "overlap", "repeats", "alpha")}
+        labels["left_out"] = [f"{rater}: {reason}" for rater, reason in out.items()]
+        self.quality = {"labels": labels, "agreement": found["agreement"], "raters": short}
 
     def _left_out(self, raters: Mapping[str, Any]) -> dict[str, str]:
         """Raters below a bar, with the reason."""
@@ -157,7 +167,7 @@ def of_run(run: Path) -> dict[str, People]:
     alone = raters if 2 <= len(raters) <= MOST_RATERS else []
     made = {}
     for name, rater in ((NAME, None), *((f"{NAME}:{rater}", rater) for rater in alone)) if said else ():
-        judge = People(People.Config(folder=str(folder), rater=rater))
+        judge = People(People.Config(folder=design.FOLDER, rater=rater))
         judge.name = name
         judge.read_from(folder)
         made[name] = judge

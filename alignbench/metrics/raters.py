@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
 from statistics import fmean
 from typing import Any
@@ -84,14 +84,22 @@ def _components(
     return max(0.0, float(rater)), max(0.0, float(prompt)), max(0.0, float(rest))
 
 
-def facts(evidence: Evidence, people: People) -> dict[str, Any]:
+Compared = Mapping[tuple[str, Cell, Cell], Sequence[float | None]]
+"""(judge, a, b) -> how probably a's answers are better, aligned with the samples of both."""
+
+
+def facts(evidence: Evidence, people: People, compared: Compared) -> dict[str, Any]:
     """Return what a judge of recorded verdicts adds to its quality once there are answers to compare.
 
     `win_rate`: each label's rate of wins over base with an interval for other raters on other prompts, or
     why there is none. `as_a_rater`: how often each other judge orders two answers as one rater does, and, as
-    `another rater`, how often a second rater does on the same answers.
+    `another rater`, how often a second rater does on the same answers. Only what the metrics `compared` is
+    counted, so that no judge is asked for this alone.
     """
-    return {"win_rate": _win_rates(evidence, people), "as_a_rater": _as_a_rater(evidence, people)}
+    return {
+        "win_rate": _win_rates(evidence, people),
+        "as_a_rater": _as_a_rater(evidence, people, compared),
+    }
 
 
 def _win_rates(evidence: Evidence, people: People) -> dict[str, Any]:
@@ -114,7 +122,7 @@ def _win_rates(evidence: Evidence, people: People) -> dict[str, Any]:
     return found
 
 
-def _as_a_rater(evidence: Evidence, people: People) -> dict[str, Any]:
+def _as_a_rater(evidence: Evidence, people: People, compared: Compared) -> dict[str, Any]:
     """Shares of equal verdicts on two answers with one rater's, a tie of one side alone a half."""
     counts: dict[str, dict[str, tuple[float, float]]] = defaultdict(dict)
 
@@ -131,8 +139,10 @@ def _as_a_rater(evidence: Evidence, people: People) -> dict[str, Any]:
             ones = list(by_rater.values())
             count("another rater", prompt, [_match(x, y) for x, y in combinations(ones, 2)])
             for name in others:
-                if (verdict := evidence.compare(name, *cells)[place]) is not None:
-                    count(name, prompt, [_match(verdict, one) for one in ones])
+                a_first, b_first = compared.get((name, *cells)), compared.get((name, *reversed(cells)))
+                verdict = a_first[place] if a_first else b_first[place] if b_first else None
+                if verdict is not None:
+                    count(name, prompt, [_match(verdict if a_first else 1 - verdict, one) for one in ones])
     return {who: found for who, of in counts.items() if (found := share(of.values()))}
 
 

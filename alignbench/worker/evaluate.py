@@ -194,7 +194,7 @@ class RunEvidence:
             self._emit(Event(f"the judge {name} under control"))
             found = dict(judge.quality)
             if isinstance(judge, people.People) and judge.config.rater is None:
-                found |= raters.facts(self, judge)
+                found |= raters.facts(self, judge, self.compared)
             if self._pairs and not judge.recorded:
                 others = (one for one in self.judges.values() if one is not judge)
                 truths = [one for one in others if not one.trains and not one.recorded]

@@ -79,6 +79,7 @@ def test_win_rates_strengths_and_agreement_are_what_a_hand_calculation_gives(
     verdicts = [make_verdict(item, r, ranks[r, item.id]) for r in ("anna", "ben") for item in made.items]
     judges = people.of_run(labelled(tmp_path, made, verdicts))
     assert list(judges) == ["people", "people:anna", "people:ben"]
+    assert str(tmp_path) not in str(judges["people"].config)  # a record names no folder of a machine
     found = summarise([WinRate(), BradleyTerry(), Agreement()], evidence(given, made, dict(judges)))
     wins = [
         np.mean([0.5 * (1 + np.sign(ranks[r, item.id][0] - ranks[r, item.id][2])) for r in ("anna", "ben")])
@@ -162,7 +163,7 @@ def test_raters_below_a_bar_are_left_out_and_named(make_items, make_verdict, tmp
     folder = labelled(tmp_path, made, verdicts) / design.FOLDER
     judge = People(People.Config(folder=str(folder), checks=0.8))
     judge.read_from(folder)
-    assert judge.quality["left_out"] == ["careless: checks 0% is below 80%"]
+    assert judge.quality["labels"]["left_out"] == ["careless: checks 0% is below 80%"]
     assert {verdict.rater for verdict in judge.verdicts} == {"anna"}
 
 
@@ -199,7 +200,12 @@ def test_a_model_judge_is_held_against_a_second_person_on_the_same_answers(
     judges: dict[str, Judge] = {"longest": Longest(), **people.of_run(labelled(tmp_path, made, verdicts))}
     judge = judges["people"]
     assert isinstance(judge, People)
-    found = raters.facts(evidence(given, made, judges), judge)["as_a_rater"]
+    known = evidence(given, made, judges)
+    cells = list(combinations(known.cells, 2))
+    compared = {("longest", a, b): known.compare("longest", a, b) for a, b in cells[::2]}
+    compared |= {("longest", b, a): known.compare("longest", b, a) for a, b in cells[1::2]}
+    assert raters.facts(known, judge, {})["as_a_rater"].keys() == {"another rater"}
+    found = raters.facts(known, judge, compared)["as_a_rater"]
     assert found["another rater"]["value"] == pytest.approx(0.9)  # one of ten pairs is the other way round
     assert found["another rater"]["n"] == 120
     # By length: base, orpo and rain over sft and dpo (4, 4, 4 against 3, 3), ties counting half.
