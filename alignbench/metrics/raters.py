@@ -139,7 +139,9 @@ def _as_a_rater(evidence: Evidence, people: People, compared: Compared) -> dict[
             ones = list(by_rater.values())
             count("another rater", prompt, [_match(x, y) for x, y in combinations(ones, 2)])
             for name in others:
-                a_first, b_first = compared.get((name, *cells)), compared.get((name, *reversed(cells)))
+                one_cell, other_cell = cells
+                a_first = compared.get((name, one_cell, other_cell))
+                b_first = compared.get((name, other_cell, one_cell))
                 verdict = a_first[place] if a_first else b_first[place] if b_first else None
                 if verdict is not None:
                     count(name, prompt, [_match(verdict if a_first else 1 - verdict, one) for one in ones])
