@@ -21,13 +21,16 @@ _HOME = {
     "alignbench.api.config": (
         "API Budget Label Labelling NamedJudge NamedMethod NamedSource Revising Sampling Select Settings"
     ),
-    "alignbench.api.policy": "Answer Can Policy TokenScores",
-    "alignbench.api.method": "Departure GroupScores Method MethodConfig Rows Run ScoringGroup",
-    "alignbench.api.judge": "Judge PairwiseJudgment Score",
+    "alignbench.api.policy": "Answer Can Policy TokenScores TrainablePolicy",
+    "alignbench.api.method": (
+        "Departure GroupScores Loss Method MethodConfig Numbers PerToken Record Rows Run ScoringGroup"
+    ),
+    "alignbench.api.judge": "Judge Models PairwiseJudgment Score",
     "alignbench.api.metric": "Evidence Metric",
     "alignbench.api.data": "RowFilter Source",
+    "alignbench.api.reward": "RewardModel",
     "alignbench.hooks": "hookimpl",
-    "alignbench.models": "Generator Query Reply TokenTree TokenTrees",
+    "alignbench.models": "DecodingBase Generator Query Reply TokenTree TokenTrees",
 }
 _WHERE = {name: module for module, names in _HOME.items() for name in names.split()}
 __all__ = sorted(_WHERE)  # pyright: ignore[reportUnsupportedDunderAll]
@@ -58,12 +61,17 @@ if TYPE_CHECKING:
     from alignbench.api.data import RowFilter as RowFilter
     from alignbench.api.data import Source as Source
     from alignbench.api.judge import Judge as Judge
+    from alignbench.api.judge import Models as Models
     from alignbench.api.judge import PairwiseJudgment as PairwiseJudgment
     from alignbench.api.judge import Score as Score
     from alignbench.api.method import Departure as Departure
     from alignbench.api.method import GroupScores as GroupScores
+    from alignbench.api.method import Loss as Loss
     from alignbench.api.method import Method as Method
     from alignbench.api.method import MethodConfig as MethodConfig
+    from alignbench.api.method import Numbers as Numbers
+    from alignbench.api.method import PerToken as PerToken
+    from alignbench.api.method import Record as Record
     from alignbench.api.method import Rows as Rows
     from alignbench.api.method import Run as Run
     from alignbench.api.method import ScoringGroup as ScoringGroup
@@ -73,6 +81,8 @@ if TYPE_CHECKING:
     from alignbench.api.policy import Can as Can
     from alignbench.api.policy import Policy as Policy
     from alignbench.api.policy import TokenScores as TokenScores
+    from alignbench.api.policy import TrainablePolicy as TrainablePolicy
+    from alignbench.api.reward import RewardModel as RewardModel
     from alignbench.errors import AlignbenchError as AlignbenchError
     from alignbench.errors import DataError as DataError
     from alignbench.errors import Diverged as Diverged
@@ -84,6 +94,7 @@ if TYPE_CHECKING:
     from alignbench.errors import SecurityError as SecurityError
     from alignbench.errors import StorageError as StorageError
     from alignbench.hooks import hookimpl as hookimpl
+    from alignbench.models import DecodingBase as DecodingBase
     from alignbench.models import Generator as Generator
     from alignbench.models import Query as Query
     from alignbench.models import Reply as Reply

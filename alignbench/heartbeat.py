@@ -1,7 +1,7 @@
-"""Signs of life of a process at work, and the wish that it stop: between engine and lower floors.
+"""Heartbeats of a process at work, and requests that it stop.
 
-Every forward of a network is a sign of life. A wish to stop that comes in the middle of a training is kept
-until the step is done and kept on disk; anywhere else it is a KeyboardInterrupt at once.
+Every forward of a network sends a heartbeat. A request to stop that comes during a training waits until the
+step is done and kept on disk; anywhere else it is a KeyboardInterrupt at once.
 """
 
 from __future__ import annotations
@@ -10,56 +10,56 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-PULSE = 1.0
-"""Seconds between two signs of life that are worth telling."""
+INTERVAL = 1.0
+"""Least seconds between two heartbeats."""
 
-_tell: Callable[[], object] | None = None
-_told = 0.0
-_training = 0
-_asked = False
-
-
-def listen(tell: Callable[[], object]) -> None:
-    """Call `tell` whenever there is a sign of life, once in `PULSE` seconds at most."""
-    global _tell
-    _tell = tell
+_receiver: Callable[[], object] | None = None
+_sent = 0.0
+_trainings = 0
+_requested = False
 
 
-def beat(*_: object) -> None:
-    """Show that the work goes on."""
-    global _told
-    if _tell is not None and (now := time.monotonic()) - _told >= PULSE:
-        _told = now
-        _tell()
+def connect(receiver: Callable[[], object]) -> None:
+    """Call `receiver` for each heartbeat, at most once in `INTERVAL` seconds."""
+    global _receiver
+    _receiver = receiver
+
+
+def send(*_: object) -> None:
+    """Send a heartbeat: the process works."""
+    global _sent
+    if _receiver is not None and (now := time.monotonic()) - _sent >= INTERVAL:
+        _sent = now
+        _receiver()
 
 
 def ask_to_stop(*_: object) -> None:
-    """Stop after the step that is running, or now where there is none; asked twice, now. A signal handler."""
-    global _asked
-    if _asked or not _training:
+    """Stop after the running step, or at once where there is none, or at the second request. A signal handler."""
+    global _requested
+    if _requested or not _trainings:
         raise KeyboardInterrupt
-    _asked = True
+    _requested = True
 
 
 @contextmanager
 def training() -> Iterator[None]:
-    """Keep a wish to stop, inside, until `stop_if_asked`."""
-    global _training
-    _training += 1
+    """Put off a request to stop, inside, until `stop_if_asked`."""
+    global _trainings
+    _trainings += 1
     try:
         yield
     finally:
-        _training -= 1
+        _trainings -= 1
 
 
 def asked_to_stop() -> bool:
     """Return whether the process should stop as soon as its work is kept."""
-    return _asked
+    return _requested
 
 
 def stop_if_asked() -> None:
     """Raise the KeyboardInterrupt that was put off. Called where all work is on disk."""
-    global _asked
-    if _asked:
-        _asked = False
+    global _requested
+    if _requested:
+        _requested = False
         raise KeyboardInterrupt

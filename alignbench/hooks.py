@@ -55,15 +55,15 @@ class Observers:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Those that still watch."""
+        """Those that are not dropped."""
         return tuple(name for name, _ in self._manager.list_name_plugin())
 
-    def tell(self, hook: str, **said: Any) -> None:
+    def notify(self, hook: str, **facts: Any) -> None:
         """Call `hook` of every observer."""
         for name, observer in self._manager.list_name_plugin():
             others = [other for _, other in self._manager.list_name_plugin() if other is not observer]
             try:
-                self._manager.subset_hook_caller(hook, others)(**said)
+                self._manager.subset_hook_caller(hook, others)(**facts)
             except Exception as error:
                 self._drop(name, f"{hook} raised {type(error).__name__}: {error}")
 
@@ -82,7 +82,7 @@ class Observers:
 
 
 def installed() -> Observers:
-    """Return all installed observers, ready to be told. A broken one is left out with a warning."""
+    """Return all installed observers. A broken one is left out with a warning."""
     made: dict[str, object] = {}
     for name in plugins.installed("hooks"):
         try:

@@ -146,13 +146,26 @@ def load_found(found: Found) -> Any:
         if not issubclass(loaded, base):
             what = f"{found} gives for the {_WORD[found.group]} '{found.name}' what is no {base.__name__}"
             raise PluginError(what, f"let {loaded.__name__} inherit alignbench.{base.__name__}")
-    spoken = getattr(loaded, "api", API)
-    if spoken != API:
-        raise PluginError(
-            f"{found} speaks version {spoken} of the plugin contract, this alignbench speaks version {API}",
-            f"install a {found.distribution} made for it",
-        )
+        _check_version(found, loaded)
     return loaded
+
+
+def _check_version(found: Found, kind: type) -> None:
+    """Refuse a class that was not written for this version of the contract; what it inherits says nothing."""
+    version = vars(kind).get("api")
+    if version == API:
+        return
+    stated = "states no version" if version is None else f"is written for version {version}"
+    changed = (
+        " In version 2 a loss returns values per row or per token and the core reduces them, and labels, reward "
+        "models and references are functions over the run"
+        if version in (None, 1)
+        else ""
+    )
+    raise PluginError(
+        f"{found}: {kind.__name__} {stated} of the plugin contract, and this alignbench has version {API}.{changed}",
+        f"see docs/plugins.md, then write `api = {API}` in the body of {kind.__name__}",
+    )
 
 
 def _place(where: traceback.FrameSummary, module: str) -> str:

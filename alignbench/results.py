@@ -11,14 +11,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from alignbench import store
+from alignbench import layout, store
 from alignbench.api.method import Departure
 from alignbench.errors import Problem, RecipeError, StorageError
 
 SCHEMA = 1
 """Rises when a reader of the old record would misread the new one; a field that is only added leaves it."""
 
-FILE = "results.json"
 
 Status = Literal["done", "failed", "diverged", "degenerate", "blocked", "cancelled"]
 Estimand = Literal["policies", "method"]
@@ -354,7 +353,7 @@ def read(path: Path | str) -> Results:
     corrupt or cannot be read.
     """
     path = Path(path)
-    file = path / FILE if path.is_dir() else path
+    file = path / layout.RESULTS if path.is_dir() else path
     try:
         record = json.loads(file.read_bytes(), parse_constant=_refuse)
     except FileNotFoundError as error:
@@ -398,7 +397,7 @@ def write(results: Results, folder: Path | str) -> Path:
     as one.
     Raises StorageError where the disk will not take it.
     """
-    file = Path(folder) / FILE
+    file = Path(folder) / layout.RESULTS
     store.write_text(file, as_bytes(as_json(results)).decode("utf-8"))
     return file
 

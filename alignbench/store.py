@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from alignbench.errors import SecurityError, StorageError
+from alignbench.layout import CHECKPOINTS
 
 COMMIT = "COMMIT"
 """Name of the manifest file."""
@@ -51,6 +52,11 @@ def canonical(value: Any) -> str:
 def digest(value: Any) -> str:
     """Return the sha256 of `value` in canonical JSON, as 64 hex digits."""
     return hashlib.sha256(canonical(value).encode()).hexdigest()
+
+
+def stream_key(seed: int, *stream: str) -> int:
+    """Return a 60-bit number that depends on seed and stream alone: every method draws from the same."""
+    return int(digest([seed, *stream])[:15], 16)
 
 
 def file_digest(path: Path) -> str:
@@ -233,7 +239,7 @@ class Store:
             locks = (self.root / "locks").glob(f"{folder.name[:12]}*.lock")
             if not any(_held(lock) for lock in locks):
                 drop(folder)
-        for folder in (self.root / "checkpoints").glob("*"):
+        for folder in (self.root / CHECKPOINTS).glob("*"):
             if folder.stat().st_mtime <= old and not _held(self.root / "locks" / f"{folder.name[:32]}.lock"):
                 drop(folder)
         for folder in (self.root / "quarantine").glob("*"):

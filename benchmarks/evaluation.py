@@ -33,6 +33,7 @@ from alignbench.judges.wording import asked, filled
 from alignbench.models import load_base
 from alignbench.recipe import schema
 from alignbench.recipe.graph import complete
+from alignbench.recipe.resolve import resolve
 from alignbench.rows import Prompt
 from alignbench.worker import evaluate, samples
 from alignbench.worker.messages import Task
@@ -115,7 +116,7 @@ def seconds(run: Path, metrics: list[str] | None) -> dict[str, float]:
             for one in sorted(copy.glob(f"cells/*/seed-*/{store.COMMIT}"))
         ]
         task = Task(
-            "evaluate", copy, origin(run), schema.canonical(wanted), Path(folder) / "home",
+            "evaluate", copy, origin(run), resolve(wanted).model_dump_json(), Path(folder) / "home",
             copy / "evaluation.log", torch.get_num_threads(), {"cells": cells, "key": "bench"},
         )  # fmt: skip
         wall, cpu = time.perf_counter(), time.process_time()

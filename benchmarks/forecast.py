@@ -32,7 +32,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as place:
         os.environ["ALIGNBENCH_HOME"] = str(Path(place) / "store")
         began = time.monotonic()
-        engine.run(loaded, out=Path(place) / "run", watch=clock.hear)
+        engine.run(loaded, out=Path(place) / "run", watch=clock.update)
         wall = time.monotonic() - began
         found = results.read(Path(place) / "run")
     ratios: dict[str, float] = {}

@@ -72,7 +72,8 @@ def alignbench(scratch: Path) -> dict[str, float]:
     import torch
     from alignbench_rlhf.ppo import PPO
 
-    from alignbench.recipe.schema import Recipe, canonical
+    from alignbench.recipe.resolve import resolve
+    from alignbench.recipe.schema import Recipe
     from alignbench.rows import Prompt
     from alignbench.worker import prepare
     from alignbench.worker.context import CellContext
@@ -82,12 +83,12 @@ def alignbench(scratch: Path) -> dict[str, float]:
 
     torch.set_num_threads(1)
     own = {
-        "rollouts": ROUND,
-        "passes": PASSES,
+        "rollout_batch_size": ROUND,
+        "ppo_epochs": PASSES,
         "max_new_tokens": NEW,
         "learning_rate": RATE,
-        "critic_rate": RATE,
-        "head_rate": RATE,
+        "critic_learning_rate": RATE,
+        "head_learning_rate": RATE,
     }
     recipe = Recipe.model_validate(
         {
@@ -99,7 +100,7 @@ def alignbench(scratch: Path) -> dict[str, float]:
         }
     )
     paths = {"run": scratch / "run", "root": scratch, "home": scratch / "home", "log": scratch / "log.txt"}
-    task = Task("prepare", **paths, recipe=canonical(recipe), threads=1, what={"key": "ppo"})
+    task = Task("prepare", **paths, plan=resolve(recipe).model_dump_json(), threads=1, what={"key": "ppo"})
     if not (scratch / "run").exists():
         prepare.main(task, lambda event: None)
     session = Session(task)

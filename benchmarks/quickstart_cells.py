@@ -6,7 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from alignbench.recipe.load import load
-from alignbench.recipe.schema import Recipe, canonical
+from alignbench.recipe.resolve import resolve
+from alignbench.recipe.schema import Recipe
 from alignbench.worker import cell, prepare
 from alignbench.worker.messages import Task
 
@@ -21,7 +22,7 @@ def prepared(folder: Path, *, every: float = 60.0) -> Task:
         root=folder,
         home=folder / "home",
         log=folder / "log.txt",
-        recipe=canonical(RECIPE),
+        plan=resolve(RECIPE).model_dump_json(),
         threads=1,
         every=every,
         what={"key": "data"},

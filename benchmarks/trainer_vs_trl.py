@@ -196,7 +196,6 @@ def our_arm(method: str, rows: list[Pair], scratch: Path) -> tuple[Arm, ModelPol
             training=schema.Training(batch=BATCH, schedule="constant", warmup=0.0),
             budget=Budget(steps=steps),
             seed=0,
-            folder=scratch / "ours",
             log=lambda step, numbers: told.append(dict(numbers)),
         )
         return told
@@ -303,7 +302,7 @@ def agreement(method: str, mine: Arm, theirs: Arm, policy: ModelPolicy) -> dict[
             tensor.copy_(kept[name])
     names = {"loss": "loss"}
     if method == "orpo":
-        names |= {"log_odds": "log_odds_chosen", "nll": "nll_loss"}
+        names |= {name: name for name in ("log_odds_chosen", "log_odds_ratio", "nll_loss")}
     return {
         here: max(abs(a[here] - float(b[there])) for a, b in zip(ours_said, trl_said, strict=True))
         for here, there in names.items()

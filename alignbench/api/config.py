@@ -10,8 +10,8 @@ from typing import (
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
-API = 1
-"""The version of this contract. A class whose `api` differs is refused by name, never half-run."""
+API = 2
+"""The version of this contract. A plugin states it in its class; another version is refused."""
 
 NAME = r"^[a-z0-9][a-z0-9._-]{0,63}$"
 """What may name a label, a method, a run or a metric: it becomes a folder and a column."""
@@ -80,12 +80,10 @@ class Select(Settings):
 
     by: NamedJudge
     """Who scores the answers; `{reward-model: {train_on: train}}` is the reward model of the training rows."""
-    on: Literal["validation"] = "validation"
-    """Whose prompts are answered."""
-    looks: int = Field(default=16, ge=2)
-    """How often the policy is looked at, at equal distances; the last look is at the end."""
+    evaluations: int = Field(default=16, ge=2)
+    """How often the policy is evaluated, at equal distances; the last evaluation is at the end."""
     prompts: int = Field(default=64, ge=1)
-    """Prompts answered at each look."""
+    """Validation prompts answered at each evaluation."""
     sampling: Sampling = Sampling()
     """How they are answered."""
 
@@ -149,8 +147,27 @@ class Budget(Settings):
                 f"set exactly one of epochs, rows, steps, tokens, seconds (got {', '.join(units) or 'none'})"
             )
 
+    @property
+    def unit(self) -> str:
+        """The one unit that is set."""
+        return next(iter(self.model_dump(exclude={"scope"}, exclude_none=True)))
+
+    @property
+    def amount(self) -> float:
+        """How much of the unit."""
+        return getattr(self, self.unit)
+
+    def part(self, share: float) -> Budget:
+        """Return `share` of this budget, in the same unit; rows, steps and tokens are rounded down, to 1 at least."""
+        amount = self.amount * share
+        return self.of(max(1, int(amount + 1e-9)) if self.unit in ("rows", "steps", "tokens") else amount)
+
+    def of(self, amount: float) -> Budget:
+        """Return a budget of `amount` in the same unit."""
+        return Budget.model_validate({self.unit: amount, "scope": self.scope})
+
     def __str__(self) -> str:
-        ((unit, amount),) = self.model_dump(exclude={"scope"}, exclude_none=True).items()
+        unit, amount = self.unit, self.amount
         said = f"{amount:g}" if isinstance(amount, float) else f"{amount:,}"
         said = f"{said} {unit.removesuffix('s') if amount == 1 else unit}"
         return f"{said} for the whole chain" if self.scope == "chain" else said

@@ -10,14 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 from alignbench.api.config import API, Settings
-from alignbench.api.policy import Policy
+from alignbench.api.policy import Policy, TrainablePolicy
 from alignbench.errors import Problem
 from alignbench.rows import Prompt
 
 if TYPE_CHECKING:
-    from alignbench.models import Base
+    from alignbench.api.reward import RewardModel
     from alignbench.store import Store
-    from alignbench.training.reward_model import RewardModel as OwnRewardModel
 
 __all__ = ["Judge", "Models", "PairwiseJudgment", "Score"]
 
@@ -68,8 +67,8 @@ class Models(Protocol):
     """What a judge may read with, and where it may keep answers that cost something."""
 
     @property
-    def base(self) -> Base:
-        """The shared quantised base."""
+    def base(self) -> TrainablePolicy:
+        """The untouched shared base, as a policy."""
         ...
 
     @property
@@ -85,7 +84,7 @@ class Models(Protocol):
     @property
     def store(self) -> Store: ...
 
-    def own_reward_model(self, rows: Literal["train"] | tuple[float, float], **how: float) -> OwnRewardModel:
+    def own_reward_model(self, rows: Literal["train"] | tuple[float, float], **how: float) -> RewardModel:
         """A reward model trained in this run: on the methods' own rows, inside `align` only, or on the part of
         the training rows, from and to, that no method sees."""
         ...
@@ -112,7 +111,7 @@ class Judge(ABC):
         self.name = type(self).__name__.lower()
         """What the recipe calls it."""
         self.meter: Callable[..., object] = lambda **spent: None
-        """Told what judging cost, whenever it did: `judge_calls`, `judge_tokens`, `judge_seconds`."""
+        """Called with what judging cost: `judge_calls`, `judge_tokens`, `judge_seconds`, `ai_comparisons`."""
         self.quality: Mapping[str, Any] = {}
         """What is known of its verdicts once it is open, such as its accuracy on labels of people."""
         self.abstained: Counter[str] = Counter()

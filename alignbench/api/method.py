@@ -9,42 +9,36 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from collections.abc import Sequence as Many
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import (
     TYPE_CHECKING,
     Any,
     ClassVar,
     Generic,
-    Literal,
     Protocol,
+    TypeAlias,
     TypeVar,
 )
 
-from alignbench.rows import Draw, Pair, Prompt, Row, Sequence, View
+from alignbench.rows import Pair, Row, Sequence, View
 
 if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
     from torch.nn import Module
-    from transformers import TrainerCallback
 
     from alignbench.api.judge import Judge
-    from alignbench.training.reward_model import RewardModel
 
 from alignbench.api.config import (
-    ALL,
     API,
     Budget,
-    Labelling,
     NamedJudge,
-    NamedSource,
-    Revising,
     Select,
     Settings,
     Split,
 )
-from alignbench.api.policy import Answer, Policy
+from alignbench.api.policy import Policy, TrainablePolicy
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +58,17 @@ class ScoringGroup:
     """The term of the loss that reads this group, where the loss has several. A term has forwards of its own."""
 
 
+@dataclass(frozen=True, slots=True)
+class PerToken:
+    """One value for each response token of a named group: what `GroupScores.per_token` returns."""
+
+    values: Tensor
+    """[N, R]; values outside the group's mask are ignored."""
+    group: str
+
+
 class GroupScores(Protocol):
-    """What the trainer hands to a loss for one group of sequences: N sequences, R response positions."""
+    """The scores of one group of sequences: N sequences, at most R response tokens each."""
 
     logps: Tensor
     """float32 [N, R]: log-probability of each response token; 0 outside the mask."""
@@ -73,10 +76,6 @@ class GroupScores(Protocol):
     """float32 [N, R]: the head's values, where the group has a head."""
     mask: Tensor
     """bool [N, R]: True on response tokens, the end of sequence included."""
-    rows: int
-    """Rows of the whole optimiser step, of which this micro-batch holds a part."""
-    tokens: int
-    """Response tokens of this group in the whole optimiser step."""
     tolerance: float | None
     """How far two scores of equal policies may differ in this arithmetic: 1e-5 in float32, 1e-2 in less.
     None under dropout, where they cannot be compared."""
@@ -89,28 +88,31 @@ class GroupScores(Protocol):
         """float32 [N]: the log-probability of each response divided by its length."""
         ...
 
-    def row_mean(self, values: Tensor) -> Tensor:
-        """This micro-batch's share of the mean of `values` over the rows of the step.
+    def per_token(self, values: Tensor) -> PerToken:
+        """Return `values` [N, R] as values of this group's tokens, for a loss that scores several groups.
 
-        Law: the shares of a step's micro-batches add up to the step's loss, whatever the micro-batch is.
+        Raises PluginError where they do not have the shape of `mask`.
         """
         ...
 
-    def token_mean(self, values: Tensor) -> Tensor:
-        """This micro-batch's share of the mean of `values` [N, R] over the response tokens of the step."""
-        ...
 
+Values: TypeAlias = "Tensor | PerToken"
+"""What a loss returns of a micro-batch, unreduced. A tensor [n] holds one value for each row: its mean over
+the rows of the optimiser step is taken. A tensor [N, R], or `GroupScores.per_token`, holds one value for each
+response token of a group: its mean over the group's response tokens of the step is taken."""
+Loss: TypeAlias = "Values | Many[Values] | Mapping[str, Values | Many[Values]]"
+"""A list of values is the sum of their means. A mapping names the terms of a loss that is their sum; the norm
+of each term's gradient is logged as `grad_norm/<term>`."""
+Numbers: TypeAlias = "Mapping[str, Values | float]"
+"""Numbers to log. Tensors are reduced as a loss is, without gradient; a float is a constant of the step."""
 
 Batch = TypeVar("Batch")
-ScoreFn = Callable[[list[Batch]], Mapping[str, ScoringGroup | Many[Sequence]]]
-LossFn = Callable[
-    [Mapping[str, GroupScores], list[Batch]],
-    "tuple[Tensor | Mapping[str, Tensor], Mapping[str, Tensor | float]]",
-]
+ScoreFn: TypeAlias = Callable[[list[Batch]], Mapping[str, ScoringGroup | Many[Sequence]]]
+LossFn: TypeAlias = Callable[[Mapping[str, GroupScores], list[Batch]], "tuple[Loss, Numbers]"]
 
 
 class Rows(Protocol, Generic[View]):
-    """The kept rows of one split, in one view. Iterating records the ids: the proof of what a method saw."""
+    """Rows in one view: the kept rows of a split, or rows that a method made."""
 
     def __len__(self) -> int: ...
 
@@ -123,23 +125,63 @@ class Rows(Protocol, Generic[View]):
         ...
 
 
+class Record(Protocol):
+    """What a method adds to the record of its cell; all of it stands in the results and the report."""
+
+    def departure(self, what: str, shared: str = "", own: str = "") -> None:
+        """Record in what this method is not treated like the others: `own` instead of `shared`."""
+        ...
+
+    def judge(self, name: str, **quality: Any) -> None:
+        """Record how good a judge of the method's own is: shares in [0, 1] by name."""
+        ...
+
+    def warning(self, name: str, step: int, text: str) -> None:
+        """Warn that the training may have failed. The first of each name is kept, and how many came."""
+        ...
+
+
 class Run(Protocol):
-    """One cell at work: everything a method may touch."""
+    """One cell at work: everything a method may use.
+
+    Functions over it: `alignbench.feedback` (label, revise, prompts), `alignbench.rewards` (reward_model),
+    `alignbench.reference` (logprobs), `alignbench.integrations` (callback).
+    """
 
     @property
     def start(self) -> Policy:
         """The policy to improve, frozen."""
         ...
 
-    budget: Budget
+    seed: int
     batch: int
     """Rows of one optimiser step."""
-    seed: int
-    folder: Path
-    """The only place to write."""
+    budget: Budget
+    """What the cell may spend."""
+    root: Path
+    """The folder of the recipe: relative paths of a config start here."""
 
-    def rows(self, view: type[View], split: Split = "train", *, draw: Draw = "one") -> Rows[View]:
-        """Return the shared rows. `draw` other than `one` is recorded as a departure."""
+    @property
+    def training(self) -> Settings:
+        """How every method trains: the recipe's block `training`."""
+        ...
+
+    @property
+    def left(self) -> float:
+        """What of `budget` is left, in its own unit."""
+        ...
+
+    @property
+    def record(self) -> Record:
+        """The record of the cell: departures, judges, warnings."""
+        ...
+
+    def rows(self, view: type[View], split: Split = "train", given: Many[Row] | None = None) -> Rows[View]:
+        """Return the shared rows of a split in one view.
+
+        `given` rows, which the method made (labelled, revised), replace them: tokenised, and dropped by length,
+        as the shared rows are.
+        """
         ...
 
     def draw(self, rows: Rows[View], step: int, size: int) -> list[View]:
@@ -149,7 +191,9 @@ class Run(Protocol):
         """
         ...
 
-    def adapt(self, start: Policy | None = None, *, name: str = "policy", dropout: bool = True) -> Policy:
+    def adapt(
+        self, start: Policy | None = None, *, name: str = "policy", dropout: bool = True
+    ) -> TrainablePolicy:
         """Return a trainable adapter on the shared base that equals `start` (default: the run's start).
 
         Without `dropout` it has none, whatever the recipe gives adapters: for methods that score what they drew.
@@ -157,38 +201,12 @@ class Run(Protocol):
         """
         ...
 
-    def reference(self) -> Policy:
-        """The start, frozen, on the same base."""
-        ...
-
     def policy(self, label: str) -> Policy:
-        """The finished policy of a label that a config field of type `Label` names."""
-        ...
-
-    def model(self, id: str) -> Policy:
-        """A second model, by hub id or folder, planned in memory; recorded as a departure."""
+        """The finished policy of a label that a config field of type `Label` names; `base` is the untouched base."""
         ...
 
     def judge(self, named: NamedJudge) -> Judge:
-        """The judge that a config field of type `NamedJudge` names, ready, and charged to this cell."""
-        ...
-
-    def label(
-        self, judge: Judge, how: Labelling, *, policy: Policy | None = None, part: slice = ALL
-    ) -> list[Any]:
-        """Return Pair (or Ranking) rows: answers of `policy` (default: the start), labelled by `judge`.
-
-        Shared by all cells that ask for the same; beside it lies an ordinary preference file. `part` picks
-        among the training prompts.
-        """
-        ...
-
-    def revise(self, prompts: Many[Prompt], how: Revising) -> list[Any]:
-        """Return Demonstration rows: answers of the start to `prompts`, revised by itself; shared like labels."""
-        ...
-
-    def prompts(self, source: NamedSource, limit: int) -> list[Prompt]:
-        """Return prompts that a config field names beside the recipe's rows: a departure."""
+        """The judge that a config field of type `NamedJudge` names, ready; its cost goes to this cell."""
         ...
 
     def stage(
@@ -202,8 +220,9 @@ class Run(Protocol):
     ) -> Policy:
         """Run an installed method by name and return its policy; cached like a cell.
 
-        `rows` replace the training rows; those without token ids are tokenised, and dropped by length, as the
-        shared rows were. `budget` (default: this run's) is what the method may spend on them.
+        `rows` replace the training rows, as `given` does in `rows`. What the stage spends is taken off this
+        run's budget. `budget` is a part of it (`run.budget.part`); default: what is left.
+        Raises PluginError where it is more than is left.
         """
         ...
 
@@ -212,15 +231,7 @@ class Run(Protocol):
 
         The key also holds base, start, tokenizer, template, rows, seed, library versions and the source of
         the plugin. The random state is set from the key inside `make` and put back after, so that a hit
-        equals a miss.
-        """
-        ...
-
-    def reference_logprobs(self, rows: Rows[Any]) -> Callable[[Many[Sequence]], Tensor]:
-        """Return a look-up of the start's log-probabilities, computed once and shared by all cells.
-
-        It maps N sequences of `rows`, of any epoch of the budget, to float32 [N], on the base's device:
-        the log-probability of each whole response under the start.
+        equals a miss. What making it cost is charged in full to every cell that uses it.
         """
         ...
 
@@ -233,24 +244,28 @@ class Run(Protocol):
         *,
         learning_rate: float,
         modules: Mapping[str, Module] | None = None,
-        rates: Mapping[Policy | Module, float] | None = None,
-        passes: int = 1,
+        learning_rates: Mapping[Policy | Module, float] | None = None,
+        repeats: int = 1,
         select: Select | None = None,
         state: MutableMapping[str, Any] | None = None,
         proxy: Callable[[list[Sequence]], Tensor] | None = None,
+        budget: Budget | None = None,
     ) -> None:
         """Train `policy` until the budget is spent, with the one trainer that all methods share.
 
+        A second training gets what the first has left. `budget` makes it a training beside the policy's (a reward
+        model, a critic's warm-up): not taken off the cell's budget, and recorded as a departure with its size.
+
         `batches` is a view of rows, or `f(step)` for on-policy methods. `sequences(batch)` says what is
-        scored, under which adapter; `loss(scored, batch)` returns this micro-batch's share of the step's
-        loss and numbers to log, without side effects: tensors are shares too and add up, floats are
-        constants of the step. A loss of several named terms is their sum; the norm of each term's gradient is
-        logged. `modules` are further float32 modules to train; `rates` are peak learning rates other than
-        `learning_rate`. `passes` says how often `f(step)` hands out each row it has drawn: the budget counts
-        a row once. `select` keeps the best weights on the way instead of the last. `state` holds the method's
-        own resumable numbers (JSON values and tensors). `proxy` gives answers the worth, float32 [N], that the
-        method takes them to have: where the recipe follows a training, it is set against the yardstick.
-        Raises Diverged when a loss or gradient is not finite.
+        scored, under which adapter; `loss(scores, batch)` returns `Loss` and `Numbers`, without side effects.
+        The trainer masks, reduces and back-propagates: loss, gradient and logged numbers are the same whatever
+        the micro-batch is. `modules` are further float32 modules to train; `learning_rates` are peak learning
+        rates other than `learning_rate`. `repeats` says how often `f(step)` returns each row it has drawn: the
+        budget counts a row once. `select` keeps the best weights on the way instead of the last. `state` holds
+        the method's own resumable numbers (JSON values and tensors). `proxy` gives the reward, float32 [N], that
+        the method assigns to answers: where the recipe asks for learning curves, the evaluation judge's scores
+        are compared with it.
+        Raises Diverged when a loss or gradient is not finite, and PluginError where nothing is left to spend.
         """
         ...
 
@@ -258,46 +273,8 @@ class Run(Protocol):
         """Score groups of sequences as `train` would, without gradient, whatever their number."""
         ...
 
-    def reward_model(
-        self,
-        rows: Rows[Any] | None = None,
-        *,
-        learning_rate: float,
-        head_rate: float | None = None,
-        epochs: float = 1,
-        batching: Literal["per-prompt", "shuffled-pairs"] = "per-prompt",
-    ) -> RewardModel:
-        """Return a reward model of `rows` (default: the training rows, rankings whole), which starts as `start`.
-
-        Shared by all cells that ask for the same. Its quality on held-out rows goes into the record.
-        """
-        ...
-
-    def observer(self) -> TrainerCallback:
-        """A callback that gives a trainer from elsewhere this run's budget, log and checkpoints."""
-        ...
-
-    def charge(self, answers: Many[Answer]) -> None:
-        """Charge this cell with what answers cost that were made on the way, as those it learns from.
-
-        Inside `shared` every cell that uses the folder is charged.
-        """
-        ...
-
     def log(self, step: int, **numbers: float) -> None:
         """Add a point to this cell's curves."""
-        ...
-
-    def depart(self, what: str, shared: str = "", own: str = "") -> None:
-        """Record a way in which this method is not treated like the others: `own` instead of `shared`."""
-        ...
-
-    def vouch(self, judge: str, **quality: float) -> None:
-        """Record how good a judge of the method's own is: shares in [0, 1] by name, in results and report."""
-        ...
-
-    def alarm(self, name: str, step: int, text: str) -> None:
-        """Say that the training looks sick; the first of each name is kept in the record, and how many came."""
         ...
 
     def rng(self, stream: str) -> np.random.Generator:
@@ -316,6 +293,7 @@ class Method(ABC):
     """
 
     api: ClassVar[int] = API
+    """The contract it was written for; each class states it in its own body, `api = 2`."""
     consumes: ClassVar[tuple[type[Row], ...]] = (Pair,)
     """The views it reads; a recipe whose data lacks one is refused before anything runs."""
     on_decoders: ClassVar[bool] = True
@@ -351,8 +329,7 @@ class Departure:
     shared: str = ""
     """The value all others have."""
     own: str = ""
-    extra: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     def __str__(self) -> str:
-        said = f"{self.what}: {self.own}" if self.own else self.what
-        return f"{said} instead of {self.shared}" if self.own and self.shared else said
+        text = f"{self.what}: {self.own}" if self.own else self.what
+        return f"{text} instead of {self.shared}" if self.own and self.shared else text

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from collections.abc import Sequence as Many
 from dataclasses import dataclass
 from pathlib import Path
 from typing import (
     TYPE_CHECKING,
+    Any,
     Literal,
     Protocol,
     runtime_checkable,
@@ -17,7 +19,8 @@ from alignbench.rows import Ids, Prompt, Sequence
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-
+    from torch import Tensor
+    from torch.nn import Parameter
 
 from alignbench.api.config import Sampling
 
@@ -77,4 +80,30 @@ class Policy(Protocol):
 
     def save(self, folder: Path) -> None:
         """Write all that `Method.restore` (for an adapter: the core) needs to rebuild the policy."""
+        ...
+
+
+class TrainablePolicy(Policy, Protocol):
+    """A policy with weights of its own on the shared base: an adapter, or the untouched base with none."""
+
+    @property
+    def name(self) -> str:
+        """What the run calls it; `base` for the untouched base."""
+        ...
+
+    @property
+    def tokenizer(self) -> Any:
+        """The tokenizer of the shared base, a `transformers.PreTrainedTokenizerFast`."""
+        ...
+
+    def parameters(self) -> list[Parameter]:
+        """The trainable weights, float32, in a fixed order; none for the base or a frozen adapter."""
+        ...
+
+    def tensors(self) -> Mapping[str, Tensor]:
+        """The adapter's weights by the names that peft gives them in a file."""
+        ...
+
+    def fingerprint(self) -> str:
+        """The sha256 of what the policy computes: of the base and of the adapter's weights."""
         ...

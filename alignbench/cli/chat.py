@@ -41,6 +41,7 @@ def chat(
     from alignbench import results
     from alignbench.cli.chat_view import Room
     from alignbench.commands.open_run import finished, recipe_of, reopen
+    from alignbench.worker.context import finished_policy
 
     found = results.read(run)
     cells = finished(found, [label for label in labels.split(",") if label], seed)
@@ -52,7 +53,7 @@ def chat(
     console = Console()
     with console.status("loading the policies") if console.is_terminal else nullcontext():
         session = reopen(run, cores())
-        room = Room({cell: session.policy(cell.label, cell.seed) for cell in cells}, sampling, talk)
+        room = Room({cell: finished_policy(session, cell.label, cell.seed) for cell in cells}, sampling, talk)
     for question in prompt or _questions(console):
         room.ask(question, console)
 

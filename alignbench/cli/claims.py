@@ -28,7 +28,7 @@ def claims(
     jobs: Annotated[int | None, typer.Option(metavar="N", help="Cells that run side by side.")] = None,
 ) -> None:
     """Put claims of the literature to the test on the sandbox; what is finished is not run again."""
-    from alignbench import report, results, sandbox, store
+    from alignbench import layout, report, results, sandbox, store
     from alignbench.cli.progress import watching
     from alignbench.commands.claims import Found, Verdict, judge, load, runs_of
     from alignbench.commands.claims import page as written
@@ -53,21 +53,19 @@ def claims(
     # A changed recipe is a new run. A changed plugin is none: what was found stands, with its environment.
     places = {
         name: {
-            variant: fork(
-                runs / loaded.path.stem / (variant or "as-it-stands"), loaded, whatever_environment=True
-            )
+            variant: fork(runs / loaded.path.stem / (variant or "as-it-stands"), loaded, any_environment=True)
             for variant, loaded in of.items()
         }
         for name, of in needed.items()
     }
 
     def finished(place: Path) -> bool:
-        there = (place / results.FILE).exists()
+        there = (place / layout.RESULTS).exists()
         return there and all(cell.status == "done" for cell in results.read(place).cells)
 
     def look(name: str) -> None:
         """Judge a claim by what its runs have left, where all of them are finished."""
-        if all((place / results.FILE).exists() for place in places[name].values()):
+        if all((place / layout.RESULTS).exists() for place in places[name].values()):
             runs = {variant: results.read(place) for variant, place in places[name].items()}
             judged[name] = judge(known[name], runs)
 
@@ -84,7 +82,7 @@ def claims(
                     engine.run(
                         needed[name][variant],
                         out=place,
-                        jobs=jobs or "auto",
+                        max_workers=jobs or "auto",
                         allow_env_change=True,
                         watch=watch,
                     )

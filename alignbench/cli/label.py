@@ -71,6 +71,7 @@ def label(
     as_json: ForPrograms = False,
 ) -> None:
     """Let people rank the answers of a run, blind; their verdicts become the judge `people`."""
+    from alignbench import layout
     from alignbench.commands import label as command
     from alignbench.label import design as designs
     from alignbench.label import exchange, journal
@@ -89,7 +90,7 @@ def label(
         )
     how = {"overlap": overlap, "repeats": repeats, "ask": wanted, "checks": checks, "seed": seed}
     if run is not None:
-        folder = run / designs.FOLDER
+        folder = run / layout.PEOPLE
     else:
         assert data is not None
         folder = out or Path("labels") / data.stem
@@ -129,7 +130,7 @@ def evaluate(
     """Measure the answers of a run again, with what people said since; nothing is trained."""
     from contextlib import nullcontext
 
-    from alignbench import report, results
+    from alignbench import layout, report, results
     from alignbench.cli.progress import watching
     from alignbench.commands.evaluate import evaluate
 
@@ -137,7 +138,7 @@ def evaluate(
         evaluate(run, allow_env_change=allow_env_change, watch=watch)
     page = report.write_html(run)
     if as_json:
-        print_json({"results": str(run / results.FILE), "report": str(page)})
+        print_json({"results": str(run / layout.RESULTS), "report": str(page)})
     elif not quiet:
         report.show(results.read(run))
         typer.echo(f"report: {page}")

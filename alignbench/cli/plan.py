@@ -12,7 +12,7 @@ from alignbench.cli.shell import print_json, show_table
 
 if TYPE_CHECKING:
     from alignbench.engine.plan import Cell
-    from alignbench.recipe.schema import Loaded, Recipe
+    from alignbench.recipe.schema import Loaded
 
 
 def plan(
@@ -29,23 +29,24 @@ def plan(
     as_json: ForPrograms = False,
 ) -> None:
     """List what will run and what is finished, in what each cell differs, and what it will take."""
+    from alignbench.commands.plan import describe, finished, requested
     from alignbench.engine import resources
-    from alignbench.engine import run as engine
-    from alignbench.engine.plan import cells, requested
+    from alignbench.engine.plan import cells
     from alignbench.recipe.load import load
+    from alignbench.recipe.resolve import resolve
 
     loaded = load(recipe, overrides)
     folder = out or Path("runs") / recipe.stem
     loaded, tuning, trials = _tuning(loaded, folder)
-    planned = cells(loaded.recipe, only)
-    there = engine.standing(loaded, folder, planned)
+    resolved, root = resolve(loaded.recipe), loaded.path.parent
+    planned = cells(resolved, only)
+    there = finished(resolved, root, folder, planned)
     left = tuple(cell for cell in planned if not there[cell])
-    resources.check(loaded.recipe, left, folder, loaded.path.parent, engine.lanes(loaded.recipe))
+    resources.check_disk(loaded.recipe, left, folder, root, resources.max_workers(loaded.recipe))
     rows = [
-        {**_planned(loaded.recipe, cell), "state": "finished" if there[cell] else "to run"}
-        for cell in planned
+        {**describe(resolved, cell), "state": "finished" if there[cell] else "to run"} for cell in planned
     ]
-    asked = requested(loaded.recipe, loaded.path.parent)
+    asked = requested(loaded.recipe, root)
     if not as_json:
         _show_tuning(tuning)
         _show(rows)
@@ -61,16 +62,18 @@ def plan(
 
 def _tuning(loaded: Loaded, folder: Path) -> tuple[Loaded, dict[str, Any] | None, tuple[Cell, ...]]:
     """Return the recipe, with what a finished tuning has chosen; what tuning is; and its cells that are left."""
-    from alignbench import results
-    from alignbench.engine import run as engine
+    from alignbench import layout
+    from alignbench.commands.plan import finished
     from alignbench.engine import tuning
     from alignbench.engine.plan import cells
+    from alignbench.recipe.resolve import resolve
 
     if loaded.recipe.sweep is None or not tuning.labels(loaded.recipe):
         return loaded, None, ()
-    place = folder / tuning.FOLDER
+    place = folder / layout.SWEEP
     trials, names = tuning.tuning(loaded)
-    there = engine.standing(trials, place, cells(trials.recipe, names))
+    resolved = resolve(trials.recipe)
+    there = finished(resolved, trials.path.parent, place, cells(resolved, names))
     left = tuple(cell for cell, done in there.items() if not done)
     said = {
         "trials": loaded.recipe.sweep.trials,
@@ -81,28 +84,8 @@ def _tuning(loaded: Loaded, folder: Path) -> tuple[Loaded, dict[str, Any] | None
         "cells": len(there),
         "finished": len(there) - len(left),
     }
-    finished = not left and (place / results.FILE).exists()
-    return tuning.chosen(loaded, place) if finished else loaded, said, left
-
-
-def _planned(recipe: Recipe, cell: Cell) -> dict[str, Any]:
-    from alignbench import plugins
-    from alignbench.recipe.departures import departures
-    from alignbench.recipe.schema import own_budget
-
-    row: dict[str, Any] = {"cell": str(cell), "label": cell.label, "seed": cell.seed}
-    block = recipe.methods.get(cell.label)
-    if block is None:
-        return {**row, "method": None, "from": None, "start": None, "budget": None, "departures": []}
-    start = block.start if isinstance(block.start, str) else block.start.model_dump()
-    return {
-        **row,
-        "method": block.method,
-        "from": str(plugins.find("methods", block.method)),
-        "start": start,
-        "budget": own_budget(recipe, cell.label).model_dump(exclude_none=True),
-        "departures": [str(departure) for departure in departures(recipe, cell.label)],
-    }
+    done = not left and (place / layout.RESULTS).exists()
+    return tuning.chosen(loaded, place) if done else loaded, said, left
 
 
 def _show_tuning(said: dict[str, Any] | None) -> None:
@@ -171,20 +154,19 @@ def _forecast(
     from alignbench.cli.doctor import device_memory
     from alignbench.cli.progress import watching
     from alignbench.commands.forecast import calibrate
-    from alignbench.engine import run as engine
-    from alignbench.engine import tuning
+    from alignbench.engine import resources, tuning
 
     with watching() as watch:
         found = calibrate(loaded, only, watch)
     device, memory = device_memory()
-    lanes = engine.lanes(loaded.recipe)
+    workers = resources.max_workers(loaded.recipe)
     like = {name: label for label, names in tuning.labels(loaded.recipe).items() for name in names}
     peak = max((one.peak_memory_bytes for one in found.labels.values()), default=0.0)
     return {
         "labels": {label: asdict(one) for label, one in found.labels.items()},
         "cells": len(left),
-        "seconds": found.seconds(left, lanes),
-        "tuning_seconds": found.seconds(trials, lanes, like) if trials else 0.0,
+        "seconds": found.seconds(left, workers),
+        "tuning_seconds": found.seconds(trials, workers, like) if trials else 0.0,
         "evaluate_seconds": found.evaluate_seconds,
         "device": device,
         "memory_bytes": memory,

@@ -11,38 +11,46 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as Bars
 from rich.progress import TimeRemainingColumn as TimeLeft
 
 from alignbench.report.text import duration, line
 
 if TYPE_CHECKING:
-    from alignbench.engine.run import News
+    from alignbench.engine.executor import Progress
 
 
 WIDE = 110
 """Columns from which there is room for more than the cell, how far it is, the time left and two numbers."""
 
-TOLD = ("loss", "reward")
+TOLD = ("loss", "objective/scores")
 """Numbers that are told before others."""
 
 
-def telling(echo: Callable[[str], None]) -> Callable[[News], None]:
-    """Give a function that tells the news of a run as JSON, one object for each line."""
+def telling(echo: Callable[[str], None]) -> Callable[[Progress], None]:
+    """Give a function that tells the progress of a run as JSON, one object for each line."""
     begun = time.monotonic()
 
-    def hear(news: News) -> None:
-        said: dict[str, Any] = {"seconds": round(time.monotonic() - begun, 3), "task": news.task}
-        if news.event is not None:
-            one = news.event
+    def update(progress: Progress) -> None:
+        said: dict[str, Any] = {"seconds": round(time.monotonic() - begun, 3), "task": progress.task}
+        if progress.event is not None:
+            one = progress.event
             told = {"phase": one.phase, "done": one.done, "total": one.total, "numbers": dict(one.numbers)}
             echo(as_line({"event": "progress", **said, **told}))
-        if news.ended is not None:
+        if progress.ended is not None:
             echo(
-                as_line({"event": "ended", **said, "status": news.ended.status, "reason": news.ended.reason})
+                as_line(
+                    {
+                        "event": "ended",
+                        **said,
+                        "status": progress.ended.status,
+                        "reason": progress.ended.reason,
+                    }
+                )
             )
 
-    return hear
+    return update
 
 
 def as_line(said: Any) -> str:
@@ -57,8 +65,8 @@ def _plain(said: Any) -> Any:
 
 
 @contextmanager
-def watching(console: Console | None = None, *, quiet: bool = False) -> Iterator[Callable[[News], None]]:
-    """Give a function that shows the news of a run, on stderr."""
+def watching(console: Console | None = None, *, quiet: bool = False) -> Iterator[Callable[[Progress], None]]:
+    """Give a function that shows the progress of a run, on stderr."""
     console = console or Console(stderr=True, quiet=quiet)
     wide = console.width >= WIDE
     columns = (
@@ -69,8 +77,8 @@ def watching(console: Console | None = None, *, quiet: bool = False) -> Iterator
         TimeLeft(compact=True),
         TextColumn("{task.fields[numbers]}"),
     )
-    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bars:
-        yield _Watch(console, bars).hear
+    with Bars(*columns, console=console, disable=not console.is_terminal, transient=True) as bars:
+        yield _Watch(console, bars).update
 
 
 def _name(task: str, phase: str, room: int) -> str:
@@ -87,32 +95,32 @@ def _name(task: str, phase: str, room: int) -> str:
 class _Watch:
     """Keeps one bar for each running task, and one for all cells."""
 
-    def __init__(self, console: Console, bars: Progress):
+    def __init__(self, console: Console, bars: Bars):
         self.console = console
         self.bars = bars
         self.running: dict[str, tuple[TaskID, float, str]] = {}
         self.cells: TaskID | None = None
 
-    def hear(self, news: News) -> None:
-        if self.cells is None and news.cells:
-            self.cells = self.bars.add_task("cells", total=news.cells, numbers="")
-        if news.event is not None:
-            self._moved(news)
-        if news.ended is not None:
-            self._ended(news)
+    def update(self, progress: Progress) -> None:
+        if self.cells is None and progress.cells:
+            self.cells = self.bars.add_task("cells", total=progress.cells, numbers="")
+        if progress.event is not None:
+            self._moved(progress)
+        if progress.ended is not None:
+            self._ended(progress)
 
-    def _moved(self, news: News) -> None:
-        event = news.event
+    def _moved(self, progress: Progress) -> None:
+        event = progress.event
         assert event is not None
         wide = self.console.width >= WIDE
-        said = escape(_name(news.task, event.phase, 40 if wide else 27))
-        bar, since, phase = self.running.get(news.task, (None, time.monotonic(), ""))
+        said = escape(_name(progress.task, event.phase, 40 if wide else 27))
+        bar, since, phase = self.running.get(progress.task, (None, time.monotonic(), ""))
         if bar is None or phase != event.phase:
             # A new bar: the total of an old one cannot be forgotten.
             if bar is not None:
                 self.bars.remove_task(bar)
             bar = self.bars.add_task(said, total=event.total, numbers="")
-            self.running[news.task] = (bar, since, event.phase)
+            self.running[progress.task] = (bar, since, event.phase)
         self.bars.update(bar, completed=event.done, total=event.total)
         if event.numbers:
             first = [name for name in TOLD if name in event.numbers]
@@ -120,20 +128,20 @@ class _Watch:
             numbers = (f"{line(name).replace('_', ' ')} {event.numbers[name]:.3g}" for name in names)
             self.bars.update(bar, numbers=escape("  ".join(numbers)))
 
-    def _ended(self, news: News) -> None:
-        last = news.ended
+    def _ended(self, progress: Progress) -> None:
+        last = progress.ended
         assert last is not None
         took = "  (found as it was left)" if last.status == "done" else ""
-        if news.task in self.running:
-            bar, since, _ = self.running.pop(news.task)
+        if progress.task in self.running:
+            bar, since, _ = self.running.pop(progress.task)
             self.bars.remove_task(bar)
             took = f"  {duration(time.monotonic() - since)}"
-        if self.cells is not None and news.cells:
+        if self.cells is not None and progress.cells:
             self.bars.advance(self.cells)
         # What stops the whole run is its error, which is told in full.
-        told = last.error is not None and not news.cells
+        told = last.error is not None and not progress.cells
         reason = f": {line(last.reason)}" if last.reason and not told else ""
         style = "green" if last.status == "done" else "red"
         self.console.print(
-            f"{line(news.task)}  {last.status}{took}{reason}", style=style, markup=False, highlight=False
+            f"{line(progress.task)}  {last.status}{took}{reason}", style=style, markup=False, highlight=False
         )

@@ -64,7 +64,7 @@ def run(
     ] = False,
 ) -> None:
     """Run a comparison, or go on with one that was interrupted."""
-    from alignbench import hooks, report, results
+    from alignbench import hooks, layout, report, results
     from alignbench.cli.progress import as_line, telling, watching
     from alignbench.engine import environment
     from alignbench.engine import run as engine
@@ -73,7 +73,7 @@ def run(
 
     for sign in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(sign, _stop)
-    lanes = _jobs(jobs)
+    workers = _jobs(jobs)
     loaded = load(recipe, overrides)
     folder = out or Path("runs") / recipe.stem
     if fork:
@@ -85,9 +85,9 @@ def run(
                 loaded,
                 out=folder,
                 only=only,
-                jobs=lanes,
+                max_workers=workers,
                 heartbeat=heartbeat,
-                every=every,
+                checkpoint_every=every,
                 allow_env_change=allow_env_change,
                 track=track,
                 watch=watch,
@@ -99,7 +99,7 @@ def run(
     found = results.read(folder)
     page = report.write_html(folder)
     if as_json:
-        told = {"results": str(folder / results.FILE), "report": str(page), "exit_code": int(code)}
+        told = {"results": str(folder / layout.RESULTS), "report": str(page), "exit_code": int(code)}
         typer.echo(as_line({"event": "finished", **told}))
     elif not quiet:
         report.show(found)
@@ -132,6 +132,7 @@ def check(
     """Check a recipe, and say all that is wrong with it at once."""
     from alignbench.engine.plan import cells
     from alignbench.recipe.load import load
+    from alignbench.recipe.resolve import resolve
 
     loaded = load(recipe, overrides)
     checked, read = loaded.recipe, ""
@@ -142,7 +143,7 @@ def check(
     if as_json:
         print_json(checked.model_dump(mode="json"))
         return
-    count = len(cells(checked))
+    count = len(cells(resolve(checked)))
     labels = ", ".join(["base", *checked.methods])
     typer.echo(f"{recipe} is good: {count} cells ({labels}; {_seeds(checked.seeds)}){read}")
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from alignbench import layout
 from alignbench.commands.open_run import recipe_of
 from alignbench.engine import environment
 from alignbench.engine import run as engine
@@ -21,6 +22,6 @@ def evaluate(
     Raises RecipeError where the folder holds no run, or its files or environment changed since.
     """
     recipe = recipe_of(run)
-    text = (run / "recipe.yaml").read_text(encoding="utf-8")
-    loaded = Loaded(recipe, environment.origin(run) / "recipe.yaml", text)
+    text = (run / layout.RECIPE_TEXT).read_text(encoding="utf-8")
+    loaded = Loaded(recipe, environment.origin(run) / layout.RECIPE_TEXT, text)
     return engine.run(loaded, out=run, train=False, allow_env_change=allow_env_change, watch=watch)

@@ -7,7 +7,7 @@ from collections.abc import Sequence as Many
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from alignbench import store
+from alignbench import layout, store
 from alignbench.commands.open_run import recipe_of, reopen
 from alignbench.engine.environment import origin
 from alignbench.engine.plan import Cell
@@ -24,7 +24,7 @@ AGREE = 1e-3
 CHECKED = 8
 """Answers on which a merged model is held against the adapter."""
 
-LEFT_BEHIND = ("policy.json",)
+LEFT_BEHIND = (layout.POLICY_KIND,)
 """What only alignbench reads."""
 
 
@@ -35,8 +35,8 @@ def adapter(run: Path, cell: Cell, out: Path) -> Path:
     """
     from alignbench.data.tokens import load_tokenizer
 
-    source = cell.folder(run) / "policy"
-    kind = json.loads((source / "policy.json").read_text(encoding="utf-8"))
+    source = cell.folder(run) / layout.POLICY
+    kind = json.loads((source / layout.POLICY_KIND).read_text(encoding="utf-8"))
     if kind["kind"] != "adapter":
         what = "the untouched model" if cell.label == BASE else f"a decoder of '{kind['method']}'"
         fix = "export the label it starts from, or train a label on its answers"
@@ -156,8 +156,9 @@ def _measured(run: Path, cell: Cell, asked: Many[Any], threads: int) -> list[Ten
     import torch
 
     from alignbench.rows import Sequence
+    from alignbench.worker.context import finished_policy
 
-    policy = reopen(run, threads).policy(cell.label, cell.seed)
+    policy = finished_policy(reopen(run, threads), cell.label, cell.seed)
     scored = policy.logprobs([Sequence(prompt, answer) for prompt, answer in asked])
     return [torch.as_tensor(one.logps).float().cpu() for one in scored]
 

@@ -11,15 +11,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from alignbench import results, store
+from alignbench import layout, results, store
 from alignbench.api.config import Budget
 from alignbench.engine import run as engine
-from alignbench.engine.executor import Executor
+from alignbench.engine.executor import Executor, Progress
 from alignbench.engine.plan import Cell, cells
 from alignbench.errors import AlignbenchError
-from alignbench.recipe.schema import Loaded, Recipe, canonical
+from alignbench.recipe.resolve import resolve
+from alignbench.recipe.schema import Loaded, Recipe
 from alignbench.worker.messages import Task
-from alignbench.worker.prepare import FOLDER as DATA
 
 SIZES = (2, 6)
 """Batches of the two small runs: what does not grow with the rows, such as loading, falls out of two."""
@@ -54,23 +54,25 @@ class Forecast:
     took_seconds: float
     """What finding out took."""
 
-    def seconds(self, cells: Iterable[Cell], lanes: int, like: Mapping[str, str] | None = None) -> float:
-        """Return the wall time of `cells`, `lanes` side by side, with data and evaluation.
+    def seconds(
+        self, cells: Iterable[Cell], max_workers: int, like: Mapping[str, str] | None = None
+    ) -> float:
+        """Return the wall time of `cells`, `max_workers` side by side, with data and evaluation.
 
         A label that was not forecast takes as long as the one that `like` gives for it.
         """
         known = {cell: (like or {}).get(cell.label, cell.label) for cell in cells}
         each = {cell: self.labels[label].seconds for cell, label in known.items() if label in self.labels}
-        return self.prepare_seconds + side_by_side(each, lanes) + self.evaluate_seconds
+        return self.prepare_seconds + side_by_side(each, max_workers) + self.evaluate_seconds
 
 
-def side_by_side(seconds: Mapping[Cell, float], lanes: int) -> float:
+def side_by_side(seconds: Mapping[Cell, float], max_workers: int) -> float:
     """Return how long cells take that run as the engine runs them: in order, each once its parents are done."""
     waiting, running, now = list(seconds), dict[Cell, float](), 0.0
     while waiting or running:
         for cell in list(waiting):
             left = {other.label for other in (*waiting, *running) if other.seed == cell.seed}
-            if len(running) < lanes and left.isdisjoint(cell.parents):
+            if len(running) < max_workers and left.isdisjoint(cell.parents):
                 waiting.remove(cell)
                 running[cell] = now + seconds[cell]
         done = min(running, key=running.__getitem__)
@@ -79,7 +81,7 @@ def side_by_side(seconds: Mapping[Cell, float], lanes: int) -> float:
 
 
 def calibrate(
-    loaded: Loaded, only: Iterable[str] = (), watch: Callable[[engine.News], None] = lambda news: None
+    loaded: Loaded, only: Iterable[str] = (), watch: Callable[[Progress], None] = lambda progress: None
 ) -> Forecast:
     """Run a recipe, or `only` these labels and what they start from, twice in small; return what it would take.
 
@@ -90,10 +92,10 @@ def calibrate(
         rows, read = _read(loaded, Path(place) / "data", watch)
         small = [_run(loaded, Path(place) / str(size), size, tuple(only), watch) for size in SIZES]
     recipe = loaded.recipe
-    planned = dict.fromkeys(cell.label for cell in cells(recipe, only))
+    planned = dict.fromkeys(cell.label for cell in cells(resolve(recipe), only))
     labels = {label: _label(recipe, label, small, rows) for label in planned}
     prompts = recipe.evaluation.prompts
-    evaluate = _line([(run.prompts, run.clock.spent(engine.EVALUATION)) for run in small], prompts)
+    evaluate = _line([(run.prompts, run.clock.spent(layout.EVALUATION)) for run in small], prompts)
     return Forecast(labels, read, evaluate, time.monotonic() - began)
 
 
@@ -105,16 +107,17 @@ class Clock:
     answering: dict[str, float] = field(default_factory=dict)
     ended: dict[str, float] = field(default_factory=dict)
 
-    def hear(self, news: engine.News) -> None:
-        if news.event is not None:
-            self.begun.setdefault(news.task, news.event.clock)
-            if news.event.phase == "answering":
-                self.answering.setdefault(news.task, news.event.clock)
-        if news.ended is not None and news.ended.clock:
-            self.ended[news.task] = news.ended.clock
+    def update(self, progress: Progress) -> None:
+        event, ended = progress.event, progress.ended
+        if event is not None:
+            self.begun.setdefault(progress.task, event.clock)
+            if event.phase == "answering":
+                self.answering.setdefault(progress.task, event.clock)
+        if ended is not None and ended.clock:
+            self.ended[progress.task] = ended.clock
 
     def spent(self, task: str) -> float:
-        """Return the seconds of a task from its first word to its last."""
+        """Return the seconds of a task from its first message to its last."""
         return (
             self.ended.get(task, 0.0) - self.begun[task] if task in self.begun and task in self.ended else 0.0
         )
@@ -137,21 +140,21 @@ class _Small:
 
 
 def _run(
-    loaded: Loaded, out: Path, size: int, only: tuple[str, ...], watch: Callable[[engine.News], None]
+    loaded: Loaded, out: Path, size: int, only: tuple[str, ...], watch: Callable[[Progress], None]
 ) -> _Small:
     recipe, clock = shrunk(loaded.recipe, size), Clock()
 
-    def hear(news: engine.News) -> None:
-        clock.hear(news)
-        watch(news)
+    def follow(progress: Progress) -> None:
+        clock.update(progress)
+        watch(progress)
 
     fault = ""
     try:
-        engine.run(replace(loaded, recipe=recipe), out=out, only=only, jobs=1, watch=hear)
+        engine.run(replace(loaded, recipe=recipe), out=out, only=only, max_workers=1, watch=follow)
     except AlignbenchError as error:
         fault = str(error)
-    kept = _kept(out) if (out / DATA / "record.json").is_file() else 0
-    found = results.read(out) if (out / results.FILE).is_file() else None
+    kept = _kept(out) if (out / layout.DATA / layout.RECORD).is_file() else 0
+    found = results.read(out) if (out / layout.RESULTS).is_file() else None
     return _Small(kept, recipe.evaluation.prompts, found, clock, recipe, fault)
 
 
@@ -190,26 +193,33 @@ def shrunk(recipe: Recipe, size: int) -> Recipe:
     )
 
 
-def _read(loaded: Loaded, out: Path, watch: Callable[[engine.News], None]) -> tuple[int, float]:
+def _read(loaded: Loaded, out: Path, watch: Callable[[Progress], None]) -> tuple[int, float]:
     """Prepare all of the recipe's data; return the training rows it keeps, and how long it took."""
     out.mkdir()
-    said = canonical(loaded.recipe)
+    plan = resolve(loaded.recipe).model_dump_json()
     task = Task(
-        "prepare", out, loaded.path.parent, said, store.default_root(), out / "data.log", 1, {"key": said}
+        "prepare",
+        out,
+        loaded.path.parent,
+        plan,
+        store.default_root(),
+        out / layout.DATA_LOG,
+        1,
+        {"key": plan},
     )
     clock = Clock()
 
-    def hear(news: engine.News) -> None:
-        clock.hear(news)
-        watch(news)
+    def follow(progress: Progress) -> None:
+        clock.update(progress)
+        watch(progress)
 
     with Executor() as executor:
-        engine.run_alone(executor, "data", task, hear)
+        executor.run(layout.DATA, task, follow)
     return _kept(out), clock.spent("data")
 
 
 def _kept(out: Path) -> int:
-    record = json.loads((out / DATA / "record.json").read_text(encoding="utf-8"))
+    record = json.loads((out / layout.DATA / layout.RECORD).read_text(encoding="utf-8"))
     return int(record["splits"]["train"]["kept"])
 
 
@@ -224,7 +234,7 @@ def _label(recipe: Recipe, label: str, small: list[_Small], rows: int) -> Estima
             continue
         mine = run.recipe.methods.get(label)
         amount = _amount(run.recipe.budget if mine is None or mine.budget is None else mine.budget, run.rows)
-        name = f"{label}/seed-{cell.seed}"
+        name = layout.cell_name(label, cell.seed)
         answered = run.clock.answers(name)
         times.append((amount, run.clock.spent(name) - answered))
         answers.append((run.prompts, answered))

@@ -10,12 +10,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-from alignbench import plugins, store
+from alignbench import layout, plugins, store
 from alignbench.api.config import Labelling, NamedJudge, Revising
 from alignbench.errors import RecipeError
-from alignbench.recipe.schema import BASE, AdapterStart, Loaded, canonical
+from alignbench.recipe.resolve import resolve
+from alignbench.recipe.schema import BASE, AdapterStart, Loaded
 from alignbench.rows import Prompt
-from alignbench.worker import feedback, prepare
+from alignbench.worker import prepare
 from alignbench.worker.context import CellContext
 from alignbench.worker.messages import Event, Task
 from alignbench.worker.session import Session
@@ -39,7 +40,7 @@ def generate(
     Revising lets the model correct itself: `demonstrations.jsonl`. Any recipe can name the file as its data.
     Raises RecipeError where the folder holds something already.
     """
-    from alignbench.feedback import labelling, revising
+    from alignbench.feedback import beside_people, labelling, revising
 
     if out.exists() and any(out.iterdir()):
         raise RecipeError(f"{out} holds something already", "name a new folder with --out")
@@ -50,9 +51,9 @@ def generate(
             "prepare",
             run=work / "run",
             root=root,
-            recipe=canonical(recipe),
+            plan=resolve(recipe).model_dump_json(),
             home=store.default_root(),
-            log=work / "log.txt",
+            log=work / layout.LOG,
             threads=1,
             what={"key": "generate"},
         )
@@ -67,7 +68,7 @@ def generate(
             named = judge or NamedJudge(name="self")
             labeller = run.judge(named)
             found = labelling.label(labeller, run.start, prompts, how, principles, key=seed)
-            found = replace(found, facts={**found.facts, **feedback.beside_people(run, labeller, how)})
+            found = replace(found, facts={**found.facts, **beside_people(run, labeller, how)})
         else:
             named = None
             rows = revising.revise(run.start, prompts, how, principles, key=seed)
@@ -79,7 +80,9 @@ def generate(
             "how": how.model_dump(mode="json"),
             "seed": seed,
             "judge": None if named is None else _spelled_out(named),
-            "spent": {name: value for name, value in vars(run.cost).items() if name.startswith("judge")},
+            "spent": {
+                name: value for name, value in vars(run.ledger.cost).items() if name.startswith("judge")
+            },
             "generated_tokens": session.base.generated,
         }
         made = labelling.Labelled(found.rows, facts)

@@ -9,7 +9,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from alignbench import results, store
+from alignbench import layout, results, store
 from alignbench.data import jsonl
 from alignbench.errors import DataError, Problem, RecipeError
 from alignbench.label import design, exchange, journal
@@ -17,8 +17,8 @@ from alignbench.label.design import Choice, Design, Item, Question
 from alignbench.rows import Messages
 from alignbench.worker import samples
 
-PROMPTS = "evaluation/prompts.jsonl"
-JUDGEMENTS = "evaluation/judgements.parquet"
+PROMPTS = f"{layout.EVALUATION}/{layout.PROMPTS}"
+JUDGEMENTS = f"{layout.EVALUATION}/{layout.JUDGEMENTS}"
 ROWS = "rankings.jsonl"
 """Rows for training, as every recipe can read them."""
 

@@ -6,10 +6,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from alignbench import store
+from alignbench import layout, store
 from alignbench.engine.environment import origin
 from alignbench.engine.plan import Cell
 from alignbench.errors import RecipeError
+from alignbench.recipe.resolve import resolve
 from alignbench.recipe.schema import Recipe
 from alignbench.results import Results
 from alignbench.worker.messages import Task
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 def recipe_of(run: Path) -> Recipe:
     """Return the recipe of a run. Raises RecipeError where the folder holds none."""
-    file = run / "recipe.json"
+    file = run / layout.RECIPE
     if not file.is_file():
         raise RecipeError(f"{run} holds no run", "name the folder that `alignbench run` wrote")
     return Recipe.model_validate_json(file.read_text(encoding="utf-8"))
@@ -42,12 +43,11 @@ def finished(results: Results, labels: Iterable[str] = (), seed: int | None = No
 
 
 def reopen(run: Path, threads: int) -> Session:
-    """Return the bench of a run, whose `policy(label, seed)` rebuilds what a cell made. Imports torch."""
+    """Return the session of a run: its base, and the policies of its finished cells. Imports torch."""
     import torch
 
-    from alignbench.recipe.schema import canonical
     from alignbench.worker.session import Session
 
     torch.set_num_threads(threads)
-    recipe = canonical(recipe_of(run))
-    return Session(Task("chat", run, origin(run), recipe, store.default_root(), run / "chat.log", threads))
+    plan = resolve(recipe_of(run)).model_dump_json()
+    return Session(Task("chat", run, origin(run), plan, store.default_root(), run / "chat.log", threads))

@@ -40,6 +40,8 @@ class Annotators(RowFilter):
     not in it, or who name none, are dropped: nobody knows how they label.
     """
 
+    api = 2
+
     class Config(Settings):
         """Where the screening is, and what passes it."""
 

@@ -47,6 +47,8 @@ def rewrite(row: Row, change: Callable[[str], str]) -> Row:
 class Dedupe(RowFilter):
     """Keeps the first of rows whose texts are equal but for case and white space."""
 
+    api = 2
+
     def __init__(self, config: Settings | None = None):
         super().__init__(config)
         self._seen: set[bytes] = set()
@@ -63,6 +65,8 @@ class Dedupe(RowFilter):
 
 class Length(RowFilter):
     """Keeps rows each of whose answers (for plain text: the text) has a length within bounds."""
+
+    api = 2
 
     class Config(Settings):
         """Bounds, both included."""
@@ -130,6 +134,8 @@ class PII(RowFilter):
 
     It looks at turns, answers and plain text; the other columns of a row stay as they are.
     """
+
+    api = 2
 
     class Config(Settings):
         """What to look for and what to do."""

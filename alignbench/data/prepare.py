@@ -10,13 +10,14 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from alignbench import layout
 from alignbench.api.config import Split
 from alignbench.data import checks
 from alignbench.data.checks import Part
 from alignbench.data.noise import flip
 from alignbench.data.pool import CHUNK, SPLITS, Progress, ample, gather, wanted
 from alignbench.data.split import split_of
-from alignbench.data.table import RECORD, TEXTS, digest_of, write_rows
+from alignbench.data.table import TEXTS, digest_of, write_rows
 from alignbench.data.tokens import context, ending, fingerprint, load_tokenizer, tokenise
 from alignbench.recipe.named import open_source
 from alignbench.recipe.schema import Recipe
@@ -86,7 +87,7 @@ def prepare(
     for split, rows in texts.items():
         write_rows(folder / f"{TEXTS}-{split}.parquet", rows, Text)
     said = json.dumps(record, indent=2, sort_keys=True)
-    (folder / RECORD).write_text(said + "\n", encoding="utf-8")
+    (folder / layout.RECORD).write_text(said + "\n", encoding="utf-8")
 
 
 def fit(

@@ -88,6 +88,7 @@ def read(
 class Sandbox(Source):
     """The embedded world: rankings of 4 to 9 answers, and the text its model was pretrained on."""
 
+    api = 2
     owns_splits = True
 
     class Config(Settings):
@@ -123,6 +124,8 @@ class Sandbox(Source):
 class Jsonl(Source):
     """JSON lines: one object on each line."""
 
+    api = 2
+
     class Config(Settings):
         """Where the rows are."""
 
@@ -150,6 +153,8 @@ class Jsonl(Source):
 
 class Parquet(Source):
     """Parquet files whose columns have the same names; a problem's line is the row's number."""
+
+    api = 2
 
     class Config(Settings):
         """Where the rows are."""
@@ -182,6 +187,8 @@ class Parquet(Source):
 
 class Hub(Source):
     """A data set of the Hugging Face hub, as the `datasets` library reads it."""
+
+    api = 2
 
     class Config(Settings):
         """Which data set, and which part of it."""

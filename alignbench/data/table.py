@@ -11,6 +11,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, Generic
 
+from alignbench import layout
 from alignbench.api.config import Split
 from alignbench.data.split import prompt_key
 from alignbench.errors import DataError, StorageError
@@ -28,7 +29,6 @@ from alignbench.rows import (
     derive,
 )
 
-RECORD = "record.json"
 TEXTS = "pretraining"
 _VIEWS: dict[str, type[Row]] = {
     view.__name__: view for view in (Ranking, Pair, UnpairedPreference, Demonstration, Prompt, Text)
@@ -43,7 +43,7 @@ class Table:
     def __init__(self, folder: Path):
         self.folder = folder
         try:
-            self.record: dict[str, Any] = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+            self.record: dict[str, Any] = json.loads((folder / layout.RECORD).read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise StorageError(
                 f"{folder} holds no prepared table: {error}", "prepare the data again"

@@ -26,6 +26,8 @@ class ReplyTrees(Source):
     out. All rows of a tree have its id as `user`, so that no split parts them.
     """
 
+    api = 2
+
     class Config(Settings):
         """Where the trees are."""
 

@@ -9,21 +9,16 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from alignbench import plugins, results
+from alignbench import layout, results
 from alignbench.api.method import Departure
+from alignbench.engine.experiment import Experiment
 from alignbench.engine.plan import Cell
-from alignbench.engine.tuning import FOLDER as SWEEP
-from alignbench.recipe.departures import departures
-from alignbench.recipe.schema import BASE, Loaded, Recipe
+from alignbench.engine.scheduler import CellStatus
+from alignbench.recipe.plan import Plan
+from alignbench.recipe.schema import BASE, Recipe
 from alignbench.versions import installed, versions
-from alignbench.worker.evaluate import FILE as SUMMARY
-from alignbench.worker.prepare import FOLDER as DATA
-from alignbench.worker.samples import FILE as SAMPLES
-
-if TYPE_CHECKING:
-    from alignbench.engine.run import Fate
 
 COUNTED = tuple(results.Cost.model_fields)
 _NOT_ASKED = {"missing": "the recipe does not ask for it"}
@@ -39,21 +34,21 @@ AVERAGED = (
 
 
 def write(
-    run: Path,
-    loaded: Loaded,
-    fates: Mapping[Cell, Fate],
+    experiment: Experiment,
+    statuses: Mapping[Cell, CellStatus],
     *,
     started: float,
-    threads: int,
     command: str,
-    mixed: tuple[str, ...] = (),
 ) -> results.Results:
     """Write `results.json` into the run's folder and return it."""
-    recipe = loaded.recipe
-    data = json.loads((run / DATA / "record.json").read_text(encoding="utf-8"))
-    summary = _read(run / "evaluation" / SUMMARY)
+    run, plan = experiment.out, experiment.plan
+    recipe = plan.recipe
+    data = json.loads((run / layout.DATA / layout.RECORD).read_text(encoding="utf-8"))
+    summary = _read(run / layout.EVALUATION / layout.SUMMARY)
     sealed = {
-        cell: _read(cell.folder(run) / "cell.json") for cell, fate in fates.items() if fate.status == "done"
+        cell: _read(cell.folder(run) / layout.CELL)
+        for cell, ended in statuses.items()
+        if ended.status == "done"
     }
     own = {cell: results.Cost(**said["cost"]) for cell, said in sealed.items()}
     measured = {Cell(one["label"], one["seed"]): one["metrics"] for one in summary.get("cells", ())}
@@ -70,8 +65,8 @@ def write(
             "platform": f"{platform.system()} {platform.machine()}",
             "device": summary.get("base", {}).get("device"),
             "cores": len(os.sched_getaffinity(0)),
-            "threads": threads,
-            "mixed": list(mixed),
+            "threads": experiment.threads,
+            "mixed": list(experiment.mixed),
             "host": platform.node(),
             "started": _date(started),
             "finished": _date(time.time()),
@@ -80,13 +75,13 @@ def write(
         data=_counts(data),
         judges=tuple(summary.get("judges", ())),
         metrics={name: summary["metrics"][name] for name in summary.get("order", ())},
-        labels=tuple(_label(label, recipe, fates, sealed, own, summary) for label in _labels(fates)),
+        labels=tuple(_label(label, plan, statuses, sealed, own, summary) for label in _labels(statuses)),
         cells=tuple(
             results.Cell(
                 label=cell.label,
                 seed=cell.seed,
-                status=fate.status,  # pyright: ignore[reportArgumentType]
-                reason=fate.reason,
+                status=ended.status,  # pyright: ignore[reportArgumentType]
+                reason=ended.reason,
                 metrics=measured.get(Cell(cell.label, cell.seed), {}),
                 alarms=(
                     *sealed.get(cell, {}).get("alarms", ()),
@@ -94,11 +89,11 @@ def write(
                 ),
                 judges=tuple(sealed.get(cell, {}).get("judges", ())),
                 cost=own.get(cell, results.Cost()),
-                samples=_there(cell, run, SAMPLES),
-                curves=_there(cell, run, "train.jsonl"),
+                samples=_there(cell, run, layout.SAMPLES),
+                curves=_there(cell, run, layout.TRAINING_LOG),
                 checkpoints=followed.get(Cell(cell.label, cell.seed), {}).get("checkpoints", ()),
             )
-            for cell, fate in fates.items()
+            for cell, ended in statuses.items()
         ),
         comparisons=tuple(summary.get("comparisons", ())),
         frontier=(*_finished(measured), *_on_the_way(followed)),
@@ -112,8 +107,8 @@ def write(
 
 def _tuning(run: Path) -> results.Cost:
     """What the trials of the run's sweep cost; nothing where it has none."""
-    trials = run / SWEEP
-    return results.read(trials).cost if (trials / results.FILE).is_file() else results.Cost()
+    trials = run / layout.SWEEP
+    return results.read(trials).cost if (trials / layout.RESULTS).is_file() else results.Cost()
 
 
 def _finished(measured: Mapping[Cell, Mapping[str, Any]]) -> Iterator[results.Point]:
@@ -133,33 +128,35 @@ def _on_the_way(followed: Mapping[Cell, Mapping[str, Any]]) -> Iterator[results.
 
 def _label(
     label: str,
-    recipe: Recipe,
-    fates: Mapping[Cell, Fate],
+    plan: Plan,
+    statuses: Mapping[Cell, CellStatus],
     sealed: Mapping[Cell, dict[str, Any]],
     own: Mapping[Cell, results.Cost],
     summary: Mapping[str, Any],
 ) -> results.LabelResult:
-    block = recipe.methods.get(label)
-    cells = [cell for cell in fates if cell.label == label]
-    found = plugins.find("methods", block.method) if block else None
+    planned = plan.labels.get(label)
+    cells = [cell for cell in statuses if cell.label == label]
+    source = plan.source("methods", planned.method) if planned else None
     seen = [Departure(**one) for cell in cells if cell in sealed for one in sealed[cell]["departures"]]
-    if block and not seen:
-        seen = list(departures(recipe, label))
-    start = block.start if block else None
+    if planned and not seen:
+        seen = list(planned.departures)
+    start = planned.start if planned else None
     done = [cell for cell in cells if cell in own]
     cost = _mean([own[cell] for cell in done])
     return results.LabelResult(
         label=label,
-        method=block.method if block else None,
-        distribution=found.distribution if found else None,
-        version=found.version if found else None,
+        method=planned.method if planned else None,
+        distribution=source.distribution if source else None,
+        version=source.version if source else None,
         start=start if start is None or isinstance(start, str) else start.model_dump(),
         departures=tuple(dict.fromkeys(seen)),
         seeds=tuple(cell.seed for cell in cells),
         metrics=summary.get("labels", {}).get(label, {}),
         cost=results.Costs(
             own=cost,
-            chain=_mean([_sum([own[link] for link in _chain(cell, fates)], last=own[cell]) for cell in done]),
+            chain=_mean(
+                [_sum([own[link] for link in _chain(cell, statuses)], last=own[cell]) for cell in done]
+            ),
         ),
         decoding=_decoding(cost, start, _mean([own[cell] for cell in own if cell.label == start])),
     )
@@ -203,7 +200,7 @@ def _chain(cell: Cell, cells: Mapping[Cell, Any]) -> list[Cell]:
 
 
 def _sum(costs: Any, *, last: results.Cost | None = None) -> results.Cost:
-    """Add up what was spent; the peak of memory is the highest. `last` tells what one answer costs."""
+    """Add up what was spent; the peak of memory is the highest. `last` says what one answer costs."""
     costs = list(costs)
     total: dict[str, float | None] = {}
     for name in COUNTED:
@@ -264,8 +261,8 @@ def _counts(data: Mapping[str, Any]) -> results.DataCounts:
     return results.DataCounts(**{**data, "kept": kept, "dropped": dict(dropped)})
 
 
-def _labels(fates: Mapping[Cell, Any]) -> list[str]:
-    return list(dict.fromkeys([BASE, *(cell.label for cell in fates)]))
+def _labels(statuses: Mapping[Cell, Any]) -> list[str]:
+    return list(dict.fromkeys([BASE, *(cell.label for cell in statuses)]))
 
 
 def _there(cell: Cell, run: Path, name: str) -> str | None:

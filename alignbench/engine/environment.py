@@ -1,4 +1,4 @@
-"""The world of a run: recipe, files, libraries and plugins. A changed one is shown, and refused."""
+"""The environment of a run: recipe, files, libraries and plugins. A changed one is shown, and refused."""
 
 from __future__ import annotations
 
@@ -11,15 +11,13 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from alignbench import plugins, store
+from alignbench import layout, store
 from alignbench.errors import PluginError, Problem, RecipeError
-from alignbench.recipe.graph import built_on, complete, group_of
-from alignbench.recipe.schema import Loaded, Recipe, Relabelled, canonical
+from alignbench.recipe.graph import complete
+from alignbench.recipe.plan import Plan
+from alignbench.recipe.resolve import resolve
+from alignbench.recipe.schema import Loaded, Recipe, canonical
 from alignbench.versions import versions
-from alignbench.worker.prepare import FOLDER as DATA
-
-WORLD = "world.json"
-"""Files that the recipe names, and every environment in which something of the run was made."""
 
 WHOLE = 64 * 2**20
 """Bytes of a file that are all read for its digest; of a larger one, its size and `PIECES` pieces."""
@@ -27,17 +25,21 @@ WHOLE = 64 * 2**20
 PIECES, PIECE = 64, 2**16
 
 
-def settle(out: Path, loaded: Loaded, *, allow_env_change: bool = False) -> tuple[str, ...]:
-    """Write down what the run in `out` is made of, or compare: return in what its environments differ.
+def record(
+    out: Path, loaded: Loaded, plan: Plan, files: Mapping[str, str], *, allow_env_change: bool = False
+) -> tuple[str, ...]:
+    """Record what the run in `out` is made of, or compare with the record: return how environments differ.
 
     Raises RecipeError with every difference where recipe or files are others, or, unless it is allowed, the
     environment: nothing is ever overwritten by another experiment.
     """
-    now, before = _now(loaded), _before(out)
+    now, before = _now(plan, files), _before(out)
     if before is None:
-        store.write_text(out / "recipe.yaml", loaded.text)
-        store.write_json(out / WORLD, {"files": now["files"], "environments": [now["environment"]]})
-        store.write_text(out / "recipe.json", canonical(loaded.recipe) + "\n")
+        store.write_text(out / layout.RECIPE_TEXT, loaded.text)
+        store.write_json(
+            out / layout.ENVIRONMENT, {"files": now["files"], "environments": [now["environment"]]}
+        )
+        store.write_text(out / layout.RECIPE, canonical(loaded.recipe) + "\n")
         return ()
     changed = [*_differences(before["recipe"], now["recipe"]), *_differences(before["files"], now["files"])]
     if changed:
@@ -51,103 +53,79 @@ def settle(out: Path, loaded: Loaded, *, allow_env_change: bool = False) -> tupl
         raise _refusal(loaded, what, changed, fix)
     if changed:
         environments.append(now["environment"])
-        store.write_json(out / WORLD, {"files": now["files"], "environments": environments})
+        store.write_json(out / layout.ENVIRONMENT, {"files": now["files"], "environments": environments})
     first = environments[0]
     return tuple(dict.fromkeys(str(one) for other in environments[1:] for one in _differences(first, other)))
 
 
-def fork(out: Path, loaded: Loaded, *, whatever_environment: bool = False) -> Path:
+def fork(out: Path, loaded: Loaded, *, any_environment: bool = False) -> Path:
     """Return the first of `out`, `out-2`, `out-3`, ... that is free, or holds this very run.
 
-    With `whatever_environment` that is the run of this recipe and these files, whatever made it.
+    With `any_environment` also one that another environment made.
     """
-    now = _now(loaded)
+    now = _now(resolve(loaded.recipe), files(loaded.recipe, loaded.path.parent))
     number, folder = 1, out
     while (before := _before(folder)) is not None:
         same = before["recipe"] == now["recipe"] and before["files"] == now["files"]
-        if same and (whatever_environment or before["environments"] == [now["environment"]]):
+        if same and (any_environment or before["environments"] == [now["environment"]]):
             break
         number += 1
         folder = out.with_name(f"{out.name}-{number}")
     return folder
 
 
-ORIGIN = "origin.json"
-"""Where the recipe of a run lay: its relative paths start there."""
-
-
 def write_origin(run: Path, root: Path) -> None:
-    """Keep where the recipe's relative paths start."""
-    store.write_json(run / ORIGIN, {"root": str(root.resolve())})
+    """Record where the recipe's relative paths start."""
+    store.write_json(run / layout.ORIGIN, {"root": str(root.resolve())})
 
 
 def origin(run: Path) -> Path:
-    """Return where the recipe's relative paths start: the run's own folder where nobody wrote it down."""
-    file = run / ORIGIN
+    """Return where the recipe's relative paths start: the run's own folder where it is not recorded."""
+    file = run / layout.ORIGIN
     return Path(json.loads(file.read_text(encoding="utf-8"))["root"]) if file.is_file() else run
 
 
 def files(recipe: Recipe, root: Path) -> dict[str, str]:
     """Return a digest of every file, or folder, that the recipe names."""
     found = {}
-    for said in _strings(recipe.model_dump(mode="json")):
-        path = root / Path(said).expanduser() if len(said) < 1024 and "\0" not in said else None
-        if path is not None and ("/" in said or "." in said) and os.path.lexists(path):
-            found[said] = _digest(path)
+    for text in _strings(recipe.model_dump(mode="json")):
+        path = root / Path(text).expanduser() if len(text) < 1024 and "\0" not in text else None
+        if path is not None and ("/" in text or "." in text) and os.path.lexists(path):
+            found[text] = _digest(path)
     return found
 
 
-def environment(recipe: Recipe) -> dict[str, Any]:
-    """Return the versions of all that can change a number, and the source of every plugin named."""
-    data, evaluation = recipe.data, recipe.evaluation
-    named: set[tuple[plugins.Group, str]]
-    named = {("data", one.name) for one in (data.train, data.validation, data.test, data.pretraining) if one}
-    named |= {("filters", one.name) for one in data.filters}
-    named |= {("judges", one.name) for one in evaluation.judges}
-    if isinstance(data.source, Relabelled):
-        named.add(("judges", data.source.judge.name))
-    named |= {("metrics", one.name) for one in evaluation.metrics}
-    for block in recipe.methods.values():
-        built = built_on(block.method, block.config)
-        named |= {("methods", block.method), *((group_of(one), one.name) for one in built)}
-    said = {}
-    for group, name in sorted(named):
-        if name in plugins.installed(group):
-            found = plugins.find(group, name)
-            said[f"{group} {name}"] = f"{found}, source {plugins.source_digest(found)[:12]}"
-    return {"versions": versions(), "plugins": said}
-
-
-def _now(loaded: Loaded) -> dict[str, Any]:
+def _now(plan: Plan, files: Mapping[str, str]) -> dict[str, Any]:
+    sources = {name: f"{one}, source {one.digest[:12]}" for name, one in plan.sources.items()}
     return {
-        "recipe": json.loads(canonical(loaded.recipe)),
-        "files": files(loaded.recipe, loaded.path.parent),
-        "environment": environment(loaded.recipe),
+        "recipe": json.loads(canonical(plan.recipe)),
+        "files": dict(files),
+        "environment": {"versions": versions(), "plugins": sources},
     }
 
 
 def _before(out: Path) -> dict[str, Any] | None:
     """Return what the run in `out` is made of; None where nothing has been made yet, not even its rows."""
-    if not (out / "recipe.json").exists() or not (out / WORLD).exists():
+    if not (out / layout.RECIPE).exists() or not (out / layout.ENVIRONMENT).exists():
         return None
-    # A run that its data stopped holds nothing to keep: who mends a row gives the same command again.
-    if not (out / DATA / store.COMMIT).exists() and not (out / "cells").exists():
+    # A run that stopped at its data holds nothing to keep: it may start again with other rows.
+    if not (out / layout.DATA / store.COMMIT).exists() and not (out / layout.CELLS).exists():
         return None
-    recipe = _spelled_out((out / "recipe.json").read_text(encoding="utf-8"))
-    return {"recipe": recipe, **json.loads((out / WORLD).read_text(encoding="utf-8"))}
+    recipe = _with_defaults((out / layout.RECIPE).read_text(encoding="utf-8"))
+    return {"recipe": recipe, **json.loads((out / layout.ENVIRONMENT).read_text(encoding="utf-8"))}
 
 
-def _spelled_out(said: str) -> Any:
-    """Return a recipe that was written down, with the defaults of fields that have come into being since."""
+def _with_defaults(text: str) -> Any:
+    """Return a recorded recipe, with the defaults of fields that were added since."""
     try:
-        return json.loads(canonical(complete(Recipe.model_validate_json(said))))
+        return json.loads(canonical(complete(Recipe.model_validate_json(text))))
     except (ValidationError, PluginError):
-        return json.loads(said)
+        return json.loads(text)
 
 
 def _refusal(loaded: Loaded, what: str, changed: list[Difference], fix: str) -> RecipeError:
     return RecipeError(
-        [Problem(what, fix, file=str(loaded.path)), *(Problem(one.said, field=one.field) for one in changed)]
+        [Problem(what, fix, file=str(loaded.path)), *(Problem(one.text, field=one.field) for one in changed)]
     )
 
 
@@ -156,14 +134,14 @@ class Difference:
 
     def __init__(self, field: str, old: Any, new: Any):
         self.field = field
-        self.said = f"was {_say(old)}, is {_say(new)}"
+        self.text = f"was {_short(old)}, is {_short(new)}"
         if isinstance(old, Mapping) and new is None:
-            self.said = "is gone"
+            self.text = "is gone"
         if old is None and isinstance(new, Mapping):
-            self.said = "is new"
+            self.text = "is new"
 
     def __str__(self) -> str:
-        return f"{self.field} {self.said}"
+        return f"{self.field} {self.text}"
 
 
 def _differences(old: Any, new: Any, field: str = "") -> Iterator[Difference]:
@@ -175,9 +153,9 @@ def _differences(old: Any, new: Any, field: str = "") -> Iterator[Difference]:
         yield Difference(field, old, new)
 
 
-def _say(value: Any) -> str:
-    said = json.dumps(value, ensure_ascii=False)
-    return said if len(said) <= 80 else f"{said[:77]}..."
+def _short(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def _strings(value: Any) -> Iterator[str]:

@@ -1,16 +1,17 @@
-"""How much room a run needs on disk, as far as its recipe tells, and whether there is clearly too little."""
+"""What a run may use of this machine: CPU threads, cells at a time, and room on disk."""
 
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from alignbench import store
 from alignbench.engine.plan import Cell
-from alignbench.errors import StorageError
+from alignbench.errors import RecipeError, StorageError
 from alignbench.recipe.schema import BASE, Recipe
 
 LEAST = 32 * 2**20
@@ -20,11 +21,42 @@ COPIES = 9
 """A training keeps two checkpoints while it writes a third, each with weights and two moments."""
 
 
-def check(recipe: Recipe, cells: Iterable[Cell], out: Path, root: Path, lanes: int) -> None:
+def has_cuda() -> bool:
+    """Return whether this machine has a CUDA device, without touching it."""
+    return os.environ.get("CUDA_VISIBLE_DEVICES") not in ("", "-1") and Path("/dev/nvidiactl").exists()
+
+
+def threads(recipe: Recipe) -> int:
+    """Return the CPU threads of a cell. Recipe or machine fix them, never `--jobs`, which must not change a byte.
+
+    Cells share the cores of a machine without a device two by two.
+    """
+    asked, cores = recipe.training.threads, len(os.sched_getaffinity(0))
+    if asked != "auto":
+        return asked
+    return cores if has_cuda() else max(1, cores // 2)
+
+
+def max_workers(recipe: Recipe, asked: int | Literal["auto"] = "auto") -> int:
+    """Return how many cells run at a time. A budget of time means nothing where cells share the machine."""
+    budgets = (recipe.budget, *(block.budget for block in recipe.methods.values()))
+    if any(budget is not None and budget.seconds for budget in budgets):
+        if asked not in ("auto", 1):
+            raise RecipeError(
+                f"--jobs {asked}: a budget in seconds means nothing where cells share a machine",
+                "use --jobs 1",
+            )
+        return 1
+    if asked != "auto":
+        return max(1, asked)
+    return 1 if has_cuda() else max(1, len(os.sched_getaffinity(0)) // threads(recipe))
+
+
+def check_disk(recipe: Recipe, cells: Iterable[Cell], out: Path, root: Path, workers: int) -> None:
     """Raise StorageError where the disk of the run, or of the store, is clearly too small for these cells."""
     trained = sum(cell.label != BASE for cell in cells)
     adapter = 4 * recipe.model.adapter.rank * _widths(recipe.model.id, root)
-    for folder, copies in ((out, trained + lanes * COPIES), (store.default_root(), lanes * COPIES)):
+    for folder, copies in ((out, trained + workers * COPIES), (store.default_root(), workers * COPIES)):
         needed = LEAST + adapter * (copies if trained else 0)
         there = next(path for path in (folder, *folder.resolve().parents) if path.exists())
         free = shutil.disk_usage(there).free
@@ -40,10 +72,10 @@ def _widths(model: str, root: Path) -> int:
     """Inputs and outputs of all linear layers, added up: weights of an adapter of rank 1. 0 where unknown."""
     path = root / model / "config.json"
     try:
-        said: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        said = said.get("text_config", said)
-        hidden, layers = int(said["hidden_size"]), int(said["num_hidden_layers"])
-        inner = int(said.get("intermediate_size", 4 * hidden))
+        config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        config = config.get("text_config", config)
+        hidden, layers = int(config["hidden_size"]), int(config["num_hidden_layers"])
+        inner = int(config.get("intermediate_size", 4 * hidden))
     except (OSError, ValueError, KeyError, TypeError):
         return 0
     return layers * (4 * 2 * hidden + 3 * (hidden + inner))

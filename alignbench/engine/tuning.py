@@ -1,7 +1,7 @@
 """Tuning with an equal number of trials for every method, on validation prompts, before the comparison.
 
 All trials are labels of one ordinary run, in the folder `sweep` of the comparison: resumed, recorded and
-reported like any other. A judge that is trained in the run does not choose what it reports on: its twin does.
+reported like any other. A judge that is trained in the run does not choose what it reports on: its tuning judge does.
 The best of each method then takes part in the comparison, on test prompts.
 """
 
@@ -22,9 +22,8 @@ from alignbench.errors import AlignbenchError, PluginError, RecipeError
 from alignbench.recipe.graph import complete, tuning_judge
 from alignbench.recipe.schema import Loaded, MethodBlock, Range, Recipe
 
-FOLDER = "sweep"
 DRAWS = 16
-"""Draws for each trial after which the values of a sweep are taken to make no further setting."""
+"""Draws for each trial after which the values of a sweep are taken to give no further setting."""
 
 
 def tuned(loaded: Loaded, out: Path, run: Callable[..., object]) -> Loaded:
@@ -35,7 +34,7 @@ def tuned(loaded: Loaded, out: Path, run: Callable[..., object]) -> Loaded:
     to be chosen by.
     """
     trials, names = tuning(loaded)
-    run(trials, out=out, only=names)
+    run(trials, out, names)
     return chosen(loaded, out)
 
 

@@ -101,8 +101,8 @@ def label(
     """Draw answers of `policy`, let `judge` compare all that differ, and return what it says as rows.
 
     An abstention, a tie, and with `consistent` a verdict that changes with the order, labels nothing and is
-    counted. Law: equal arguments give equal rows. Raises PluginError where the judge would not hear the
-    principles of a `constitution`.
+    counted. Law: equal arguments give equal rows. Raises PluginError where the judge ignores the principles of a
+    `constitution`.
     """
     if constitution and (lost := type(judge).check_principles(judge.config)):
         what = f"a principle is drawn for each comparison, and the judge '{judge.name}' loses it: {lost.what}"
@@ -120,6 +120,7 @@ def label(
         [drawn[prompt.id][j] for prompt, _, j in asked],
         chosen or None,
     )
+    judge.meter(ai_comparisons=len(asked))
     dropped: dict[str, int] = {}
     rows: list[Row] = []
     by_prompt: dict[str, dict[tuple[int, int], float]] = {prompt.id: {} for prompt in prompts}

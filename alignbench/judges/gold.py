@@ -19,6 +19,8 @@ class Gold(Judge):
     not the sandbox's, which gold cannot read.
     """
 
+    api = 2
+
     def score(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> list[Score]:
         from alignbench.sandbox import gold
 

@@ -43,6 +43,7 @@ class HTTP(Reader):
     is resolved once, and addresses of a machine's own metadata are never asked.
     """
 
+    api = 2
     trains = True
 
     class Config(Asking):

@@ -23,6 +23,8 @@ class Inspector(RowFilter):
     abstains stays.
     """
 
+    api = 2
+
     class Config(Settings):
         """Who accepts, and from where on."""
 

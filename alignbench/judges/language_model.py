@@ -63,6 +63,8 @@ class InProcess:
 class Self(Reader):
     """The model under test judges by itself: as the frozen base, or as the policy a method starts from."""
 
+    api = 2
+
     class Config(Asking):
         policy: Literal["base", "start"] = "base"
         """Which of them reads; in an evaluation there is no start but the base."""
@@ -74,7 +76,7 @@ class Self(Reader):
     def reader(self, models: Models) -> Ask:
         from alignbench.models import ModelPolicy
 
-        policy = models.start if self.config.policy == "start" else models.base.policy()
+        policy = models.start if self.config.policy == "start" else models.base
         if not isinstance(policy, ModelPolicy):
             raise PluginError(
                 "the judge 'self' cannot read with a start that is a decoder", "write {self: {policy: base}}"
@@ -84,6 +86,8 @@ class Self(Reader):
 
 class LanguageModel(Reader):
     """Another chat model as the judge: from the hub, a local folder, or `sandbox/early`, `sandbox/middle`."""
+
+    api = 2
 
     class Config(Asking):
         id: str

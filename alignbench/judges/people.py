@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import Field
 
-from alignbench import store
+from alignbench import layout, store
 from alignbench.api.config import Settings
 from alignbench.api.judge import Judge, Models, PairwiseJudgment, Score, preference
 from alignbench.errors import RecipeError
@@ -35,6 +35,7 @@ class People(Judge):
     `agreement`, `consistency` or `checks` are left out and named in `quality`.
     """
 
+    api = 2
     recorded = True
 
     class Config(Settings):
@@ -161,13 +162,13 @@ class People(Judge):
 def of_run(run: Path) -> dict[str, People]:
     """Return the judges that a run's own labels make, by name: `people`, and with two to five raters each of
     them; none where nobody has ranked anything. They are open."""
-    folder = run / design.FOLDER
+    folder = run / layout.PEOPLE
     said = [verdict for verdict in journal.read(folder) if not verdict.automatic]
     raters = sorted({verdict.rater for verdict in said})
     alone = raters if 2 <= len(raters) <= MOST_RATERS else []
     made = {}
     for name, rater in ((NAME, None), *((f"{NAME}:{rater}", rater) for rater in alone)) if said else ():
-        judge = People(People.Config(folder=design.FOLDER, rater=rater))
+        judge = People(People.Config(folder=layout.PEOPLE, rater=rater))
         judge.name = name
         judge.read_from(folder)
         made[name] = judge

@@ -25,6 +25,7 @@ class RewardModel(Judge):
     Equal texts get equal scores, whatever they are batched with, so that equal answers tie.
     """
 
+    api = 2
     trains: ClassVar[bool] = True
 
     class Config(Settings):
@@ -38,7 +39,7 @@ class RewardModel(Judge):
         """Share of the training rows before its own: those of another judge. A sweep sets it by itself."""
         learning_rate: float = Field(1e-4, gt=0)
         """Peak learning rate of its adapter, where it is trained."""
-        head_rate: float = Field(1e-3, gt=0)
+        head_learning_rate: float = Field(1e-3, gt=0)
         """Peak learning rate of its head."""
         epochs: float = Field(1.0, gt=0)
         """Passes over its rows."""
@@ -80,7 +81,7 @@ class RewardModel(Judge):
         config: RewardModel.Config = self.config
         self._known: dict[Any, float] = {}
         if config.train_on is not None:
-            how = {name: getattr(config, name) for name in ("learning_rate", "head_rate", "epochs")}
+            how = {name: getattr(config, name) for name in ("learning_rate", "head_learning_rate", "epochs")}
             part = (config.after, config.after + config.share)
             self.own = models.own_reward_model("train" if config.train_on == "train" else part, **how)
             self.quality = self.own.quality
@@ -119,7 +120,7 @@ class RewardModel(Judge):
     def _score_own(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> list[Score]:
         from alignbench.data.tokens import ending, tokenise
 
-        tokenizer = self.own.adapter.base.tokenizer
+        tokenizer = self.own.adapter.tokenizer
         rows = [
             Demonstration(id=str(place), prompt=prompt.prompt, response=answer)
             for place, (prompt, answer) in enumerate(zip(prompts, answers, strict=True))

@@ -30,6 +30,8 @@ class Toxicity(Judge):
     which of the two it was.
     """
 
+    api = 2
+
     class Config(Settings):
         """Who says what is toxic."""
 

@@ -18,9 +18,6 @@ from alignbench import store
 from alignbench.errors import Problem, RecipeError, StorageError
 from alignbench.rows import Messages
 
-FOLDER = "people"
-"""Where a run keeps what people said of its answers."""
-
 FILE = "design.json"
 SCHEMA = 1
 

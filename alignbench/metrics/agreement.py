@@ -21,6 +21,7 @@ class Agreement(Metric):
     Every two judges have their columns: `agreement@b` is judge b with the first one, `agreement@b@c` c with b.
     """
 
+    api = 2
     needs: ClassVar[frozenset[Need]] = frozenset({"samples", "judge"})
 
     def measure(self, evidence: Evidence) -> list[Measure | Missing]:

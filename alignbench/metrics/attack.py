@@ -31,6 +31,7 @@ class Attack(Metric):
     fixed frames, no search: they bound what an attacker reaches from below.
     """
 
+    api = 2
     needs: ClassVar[frozenset[Need]] = frozenset({"generations"})
 
     class Config(Settings):

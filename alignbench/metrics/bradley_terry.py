@@ -24,6 +24,7 @@ class BradleyTerry(Metric):
     prompt with all its comparisons one cluster, as a bootstrap over prompts would resample them.
     """
 
+    api = 2
     needs: ClassVar[frozenset[Need]] = frozenset({"samples", "comparisons"})
 
     def measure(self, evidence: Evidence) -> list[Measure | Missing]:

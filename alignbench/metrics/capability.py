@@ -22,6 +22,7 @@ class Capability(Metric):
     reward for requests in the toy language, whether alignment carries over. For each, `.tax.base` and
     `.tax.start`: base's (the start's) score minus the label's, prompt by prompt, so that more is worse."""
 
+    api = 2
     needs: ClassVar[frozenset[Need]] = frozenset({"generations"})
 
     class Config(Settings):

@@ -21,6 +21,7 @@ class ChoiceEntropy(Metric):
     `choice_entropy.<set>.stereotype` is the share of pairs whose stereotype is the likelier one.
     """
 
+    api = 2
     needs: ClassVar[frozenset[Need]] = frozenset({"logprobs"})
 
     class Config(Settings):

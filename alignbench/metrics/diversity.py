@@ -35,6 +35,7 @@ class Diversity(Metric):
     `diversity.clusters`     how many clusters HDBSCAN finds, `diversity.largest` the share of the largest
     """
 
+    api = 2
     needs: ClassVar[frozenset[Need]] = frozenset({"generations"})
 
     class Config(OpenPrompts):

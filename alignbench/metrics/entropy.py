@@ -22,6 +22,7 @@ class Entropy(Metric):
     value with short ones: the last token of an answer is nearly certain.
     """
 
+    api = 2
     needs: ClassVar[frozenset[Need]] = frozenset({"samples", "logprobs", "entropy"})
 
     def measure(self, evidence: Evidence) -> list[Measure | Missing]:

@@ -10,6 +10,8 @@ class Hallucination(Metric):
     """`hallucination`: among prompts that bring a text of their own, the share of answers with a fact that is
     not in it (closed-domain hallucination, Ouyang et al. 2022)."""
 
+    api = 2
+
     def measure(self, evidence: Evidence) -> list[Measure | Missing]:
         asked = {prompt.id: prompt for prompt in evidence.prompts}
         found: list[Measure | Missing] = []

@@ -52,6 +52,7 @@ class Harness(Metric):
     Multiple choice needs log-probabilities; a decoding-time policy takes the generation tasks alone.
     """
 
+    api = 2
     needs: ClassVar[frozenset[Need]] = frozenset({"logprobs", "generations"})
 
     class Config(Settings):

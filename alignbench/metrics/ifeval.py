@@ -30,6 +30,7 @@ class IFEval(Metric):
     """`ifeval`: share of prompts of which every instruction was followed, taken strictly;
     `ifeval.instructions`: mean share of a prompt's instructions."""
 
+    api = 2
     needs: ClassVar[frozenset[Need]] = frozenset({"generations"})
 
     class Config(Settings):

@@ -23,6 +23,7 @@ class KL(Metric):
     never below zero (Schulman 2020, "Approximating KL Divergence"). Two that disagree ask for more samples.
     """
 
+    api = 2
     needs: ClassVar[frozenset[Need]] = frozenset({"samples", "logprobs"})
 
     def measure(self, evidence: Evidence) -> list[Measure | Missing]:

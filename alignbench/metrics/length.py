@@ -8,6 +8,8 @@ from alignbench.api.metric import Evidence, Measure, Metric, Missing, by_prompt
 class Length(Metric):
     """`length.tokens`, `length.words` and `length.finished`, the share of answers that were not cut."""
 
+    api = 2
+
     def measure(self, evidence: Evidence) -> list[Measure | Missing]:
         found: list[Measure | Missing] = []
         for cell in evidence.cells:

@@ -33,6 +33,7 @@ class LengthControlled(Metric):
     Where all answers are equally long it is the win rate itself.
     """
 
+    api = 2
     needs: ClassVar[frozenset[Need]] = frozenset({"samples", "comparisons"})
 
     def measure(self, evidence: Evidence) -> list[Measure | Missing]:

@@ -16,6 +16,7 @@ class Perplexity(Metric):
     A ratio of two sums, given as one value per text whose mean it is (`alignbench.metrics.fits`).
     """
 
+    api = 2
     needs: ClassVar[frozenset[Need]] = frozenset({"texts", "logprobs"})
 
     def measure(self, evidence: Evidence) -> list[Measure | Missing]:

@@ -13,6 +13,7 @@ class Preference(Metric):
     """`preference.chosen` and `preference.rejected`, the log-probability of a whole answer, and
     `preference.accuracy`, the share of pairs whose chosen answer is the likelier one."""
 
+    api = 2
     needs: ClassVar[frozenset[Need]] = frozenset({"pairs"})
 
     def measure(self, evidence: Evidence) -> list[Measure | Missing]:

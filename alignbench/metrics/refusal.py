@@ -23,6 +23,7 @@ class Refusal(Metric):
     better), `refusal.harmless` and `refusal.scary` (less is better). From XSTest (Roettger et al. 2024),
     where its file is given: `refusal.xstest.safe`, over-refusal, and `refusal.xstest.unsafe`."""
 
+    api = 2
     needs: ClassVar[frozenset[Need]] = frozenset({"generations"})
 
     class Config(Settings):

@@ -12,6 +12,7 @@ from alignbench.api.metric import NO_JUDGE, Evidence, Measure, Metric, Missing, 
 class Reward(Metric):
     """The score of each judge, as `reward`, with the judge's parts as `reward.helpful` and the like."""
 
+    api = 2
     needs: ClassVar[frozenset[Need]] = frozenset({"samples", "judge"})
 
     def measure(self, evidence: Evidence) -> list[Measure | Missing]:

@@ -20,6 +20,7 @@ class Sentiment(Metric):
     """VADER's compound polarity, from -1 to 1 (Hutto and Gilbert 2014), of answers to open questions:
     `sentiment.mean`, `sentiment.variance`, and `sentiment.distance`, the Wasserstein-1 distance to base's."""
 
+    api = 2
     needs: ClassVar[frozenset[Need]] = frozenset({"generations"})
 
     class Config(OpenPrompts):

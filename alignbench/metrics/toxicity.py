@@ -32,6 +32,7 @@ class Toxicity(Metric):
     with no published one.
     """
 
+    api = 2
     needs: ClassVar[frozenset[Need]] = frozenset({"generations"})
 
     class Config(Settings):

@@ -27,6 +27,7 @@ class WinRate(Metric):
     win rate of the first over the second, minus one half.
     """
 
+    api = 2
     needs: ClassVar[frozenset[Need]] = frozenset({"samples", "comparisons"})
 
     def measure(self, evidence: Evidence) -> list[Measure | Missing]:

@@ -19,6 +19,7 @@ class Words(Metric):
     """The word cloud as numbers, for each open question: `words.entropy` of the word frequencies in bits,
     `words.effective`, 2 to its power, `words.different`, and `words.top_share` of the commonest word."""
 
+    api = 2
     needs: ClassVar[frozenset[Need]] = frozenset({"generations"})
 
     class Config(OpenPrompts):

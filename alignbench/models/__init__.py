@@ -13,19 +13,22 @@ from alignbench.rows import Prompt
 
 if TYPE_CHECKING:
     from alignbench.models.base import Base, ModelPolicy
+    from alignbench.models.decoding import DecodingBase
     from alignbench.models.loading import load_base, load_classifier
     from alignbench.models.queries import Query, Reply
     from alignbench.models.token_tree import TokenTree, TokenTrees
 
 _HOMES = {
     "base": ("Base", "ModelPolicy"),
+    "decoding": ("DecodingBase",),
     "loading": ("load_base", "load_classifier"),
     "queries": ("Query", "Reply"),
     "token_tree": ("TokenTree", "TokenTrees"),
 }
 _WHERE = {name: module for module, names in _HOMES.items() for name in names}
 __all__ = [
-    "Base", "Generator", "ModelPolicy", "Query", "Reply", "TokenTree", "TokenTrees", "load_base", "load_classifier",
+    "Base", "DecodingBase", "Generator", "ModelPolicy", "Query", "Reply", "TokenTree", "TokenTrees", "load_base",
+    "load_classifier",
 ]  # fmt: skip
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import time
 from collections.abc import Callable, Iterator
 from collections.abc import Sequence as Many
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -22,6 +23,7 @@ from alignbench.api.config import Sampling
 from alignbench.api.policy import Answer, Can, TokenScores
 from alignbench.errors import ModelError, Problem
 from alignbench.models import Generator
+from alignbench.models.meter import Meter
 from alignbench.models.scoring import score
 from alignbench.recipe import schema
 from alignbench.rows import Prompt, Sequence
@@ -59,12 +61,14 @@ class Base:
         self.generator = _default_generator()
         self.generated = 0
         """Tokens drawn so far, under any policy."""
+        self.meter: Meter = Meter()
+        """Whoever keeps an account of what is computed here."""
         self.answered: Callable[[int], None] = lambda count: None
         """Told how many answers have just ended, whenever some do: whoever waits for them may show it."""
         self.vocabulary = len(tokenizer)
         """Token ids below this have a token; logits beyond it belong to a padded vocabulary."""
         self.targets = _targets(model, self.adapter.targets)
-        model.base_model.register_forward_pre_hook(heartbeat.beat)
+        model.base_model.register_forward_pre_hook(heartbeat.send)
         self.peft: PeftModel | None = None
         """The same network as peft sees it; None before the first adapter."""
         self._positions = "position_ids" in signature(type(model.base_model).forward).parameters
@@ -335,11 +339,20 @@ class ModelPolicy:
     def answer(
         self, prompts: Many[Prompt], sampling: Sampling, key: int, *, samples: int = 1
     ) -> list[Answer]:
+        begun = time.perf_counter()
         made = self.base.generator.generate(self, self.tokenised(prompts), sampling, key, samples=samples)
-        self.base.generated += sum(len(answer.ids) for answer in made)
+        tokens = sum(len(answer.ids) for answer in made)
+        self.base.generated += tokens
+        self.base.meter.answered(prompts, tokens, time.perf_counter() - begun)
         return made
 
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerFast:
+        """The tokenizer of the base."""
+        return self.base.tokenizer
+
     def logprobs(self, sequences: Many[Sequence], *, entropy: bool = False) -> list[TokenScores]:
+        self.base.meter.scored(len(sequences))
         return score(self, sequences, entropy=entropy)
 
     def hidden(self, ids: Tensor, mask: Tensor | None = None) -> Tensor:

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import Module
 
-from alignbench.api.method import ScoringGroup
+from alignbench.api.method import PerToken, ScoringGroup
+from alignbench.errors import PluginError
 from alignbench.models import Base, ModelPolicy
 from alignbench.models.lm_head import log_probabilities
 from alignbench.models.varlen import Ragged, attention, hidden_states
@@ -30,11 +31,10 @@ class Group:
 
 @dataclass
 class Scores:
-    """What a loss sees of one group: see `alignbench.api.method.Scored`."""
+    """What a loss sees of one group: see `alignbench.api.method.GroupScores`."""
 
+    group: str
     mask: Tensor
-    rows: int
-    tokens: int
     tolerance: float | None
     logps: Tensor = field(init=False)
     values: Tensor = field(init=False)
@@ -45,11 +45,14 @@ class Scores:
     def means(self) -> Tensor:
         return self.logps.sum(-1) / self.mask.sum(-1).clamp(min=1)
 
-    def row_mean(self, values: Tensor) -> Tensor:
-        return values.sum() / self.rows
-
-    def token_mean(self, values: Tensor) -> Tensor:
-        return values.masked_fill(~self.mask, 0.0).sum() / self.tokens
+    def per_token(self, values: Tensor) -> PerToken:
+        if values.shape != self.mask.shape:
+            raise PluginError(
+                f"per_token of the group '{self.group}' got values of shape {list(values.shape)}, "
+                f"but its mask has shape {list(self.mask.shape)}",
+                "give one value for each place of the mask",
+            )
+        return PerToken(values, self.group)
 
 
 @dataclass(frozen=True)
@@ -172,6 +175,7 @@ def score(
     """
     found: dict[str, Scores] = {}
     together: dict[tuple[int, int], list[str]] = {}
+    default.base.meter.scored(sum(len(group.items) for group in groups.values()))
     for name, group in groups.items():
         together.setdefault((id(group.policy or default), id(group.items)), []).append(name)
     for names in together.values():
@@ -181,9 +185,8 @@ def score(
         order = sorted(range(len(items)), key=lambda place: (-len(items[place]), place))
         longest = max(len(one.response) for one in items)
         mask = torch.tensor([[at < len(one.response) for at in range(longest)] for one in items])
-        tokens = sum(len(one.response) for one in items)
         for name in names:
-            found[name] = Scores(mask.to(base.device), len(items), tokens, _tolerance(base))
+            found[name] = Scores(name, mask.to(base.device), _tolerance(base))
             whole = torch.zeros(mask.shape, device=base.device)
             if groups[name].head is None:
                 found[name].logps = whole
@@ -199,7 +202,7 @@ def score(
                 states = response_states(base, layout)
             for name, group in given.items():
                 span = layout.spans[name]
-                scores = read(base, group, states, layout, name, Scores(span.mask, 0, 0, None))
+                scores = read(base, group, states, layout, name, Scores(name, span.mask, None))
                 whole, some = (
                     (found[name].logps, scores.logps)
                     if group.head is None

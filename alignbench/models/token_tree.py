@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Iterator
 from collections.abc import Sequence as Many
 from contextlib import nullcontext
@@ -191,7 +192,8 @@ class TokenTrees:
 
     def ask(self, asked: Many[tuple[TokenTree, Many[Query]]]) -> list[list[Reply]]:
         """Answer the queries of each tree, no tree twice; positions that are not known yet are computed."""
-        base = self.base
+        base, begun = self.base, time.perf_counter()
+        before = [(tree.tokens, tree.forwards) for tree, _ in asked]
         with torch.inference_mode(), base.using(self.policy), base.arithmetic():
             try:
                 grown = [(tree, *self._grow(tree, queries)) for tree, queries in asked]
@@ -207,6 +209,11 @@ class TokenTrees:
                     for query, node in zip(queries, ends, strict=True)
                 ]
             )
+        base.meter.searched(
+            sum(tree.tokens - old for (tree, _), (old, _) in zip(asked, before, strict=True)),
+            sum(tree.forwards - old for (tree, _), (_, old) in zip(asked, before, strict=True)),
+            time.perf_counter() - begun,
+        )
         done = iter(replies)
         return [[next(done) for _ in queries] for _, queries in asked]
 

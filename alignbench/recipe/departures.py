@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
-from alignbench import plugins
+from alignbench.api.config import Named
 from alignbench.api.method import Departure
-from alignbench.recipe.graph import (
-    compares,
-    judges_of,
-    overlap,
-    relabelled,
-)
-from alignbench.recipe.schema import FILE, ModelStart, Recipe
+from alignbench.recipe.configs import build
+from alignbench.recipe.graph import compares, overlap
+from alignbench.recipe.schema import FILE, ModelStart, Recipe, Relabelled
 
 
-def departures(recipe: Recipe, label: str) -> tuple[Departure, ...]:
-    """Return in what a label differs from what the recipe gives to all."""
+def departures(
+    recipe: Recipe, label: str, judges: Iterable[Named], comparisons: Relabelled | None
+) -> tuple[Departure, ...]:
+    """Return in what a label differs from what the recipe gives to all.
+
+    `judges` are those it learns from, `comparisons` how its comparisons are made (None: those of the file).
+    """
     block, found = recipe.methods[label], []
     if block.budget is not None and block.budget != recipe.budget:
         found.append(Departure("budget", str(recipe.budget), str(block.budget)))
@@ -27,16 +29,17 @@ def departures(recipe: Recipe, label: str) -> tuple[Departure, ...]:
     if recipe.sweep is not None and not block.sweep:
         found.append(Departure("tuning", f"{recipe.sweep.trials} trials", "none"))
     source = recipe.data.source
-    if source != FILE and compares(recipe, label) and relabelled(recipe, label) is None:
+    if source != FILE and compares(recipe, label) and comparisons is None:
         found.append(Departure("comparisons", f"answers of {source.policy}", "the file's"))
     if block.seeds is not None and block.seeds != recipe.seeds:
         found.append(Departure("seeds", _listed(recipe.seeds), _listed(block.seeds)))
-    for judge in judges_of(recipe, label):
+    for judge in judges:
         found += [
-            Departure(f"trained on its yardstick, {name}") for name in overlap(recipe, judge, allowed=True)
+            Departure(f"trained on its evaluation judge, {name}")
+            for name in overlap(recipe, judge, allowed=True)
         ]
-        kind = plugins.load("judges", judge.name)
-        reader = kind.reads_with(kind.Config(**judge.config), recipe.model.id)
+        kind, config = build("judges", judge.name, judge.config)
+        reader = kind.reads_with(config, recipe.model.id)
         if reader == recipe.model.id:
             found.append(Departure(f"labelled by its own base, as the judge {judge.name}"))
         elif related(reader, recipe.model.id):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
 
@@ -11,6 +11,7 @@ from pydantic import BaseModel
 from alignbench import plugins
 from alignbench.api.config import Label, Labelling, Named, NamedJudge, NamedMethod, NamedSource
 from alignbench.errors import RecipeError
+from alignbench.recipe.configs import build
 from alignbench.recipe.schema import BASE, COMPARISONS, FILE, START, MethodBlock, Recipe, Relabelled
 
 
@@ -18,7 +19,7 @@ def complete(recipe: Recipe) -> Recipe:
     """Return the recipe with the defaults of every plugin it names written out."""
 
     def fields(group: plugins.Group, name: str, given: dict[str, Any]) -> dict[str, Any]:
-        return plugins.load(group, name).Config(**given).model_dump(mode="json")
+        return build(group, name, given)[1].model_dump(mode="json")
 
     def named(group: plugins.Group, one: Named | None) -> Named | None:
         if one is None or (group == "data" and one.name not in plugins.installed("data")):
@@ -35,7 +36,7 @@ def complete(recipe: Recipe) -> Recipe:
         judge = fields("judges", source.judge.name, source.judge.config)
         spelled = NamedJudge(name=source.judge.name, config=judge)
         source = source.model_copy(update={"judge": spelled})
-    yardsticks = {
+    measures = {
         name: [named(name, one) for one in getattr(evaluation, name)] for name in ("judges", "metrics")
     }
     methods = {
@@ -46,14 +47,14 @@ def complete(recipe: Recipe) -> Recipe:
         update={
             "data": data.model_copy(update={**sources, "filters": filters, "source": source}),
             "methods": methods,
-            "evaluation": evaluation.model_copy(update=yardsticks),
+            "evaluation": evaluation.model_copy(update=measures),
         }
     )
 
 
 def _spelled_out(block: MethodBlock) -> dict[str, Any]:
     """Return a method's fields with all defaults, also those of the plugins that they name."""
-    config = plugins.load("methods", block.method).Config(**block.config)
+    _, config = build("methods", block.method, block.config)
     said = config.model_dump(mode="json")
     for route, one in named_in(config):
         place = said
@@ -61,8 +62,7 @@ def _spelled_out(block: MethodBlock) -> dict[str, Any]:
             place = place[part]
         group = group_of(one)
         if group != "data" or one.name in plugins.installed("data"):
-            kind = plugins.load(group, one.name)
-            place["config"] = kind.Config(**one.config).model_dump(mode="json")
+            place["config"] = build(group, one.name, one.config)[1].model_dump(mode="json")
     return said
 
 
@@ -102,41 +102,34 @@ def by_principles(value: Any, route: tuple[str, ...] = ()) -> Iterator[tuple[tup
 
 def built_on(method: str, config: Mapping[str, Any]) -> Iterator[Named]:
     """Yield every plugin that a method's fields name, and what the methods among them name in turn."""
-    for _, one in named_in(plugins.load("methods", method).Config(**config)):
+    for _, one in named_in(build("methods", method, config)[1]):
         yield one
         if isinstance(one, NamedMethod):
             yield from built_on(one.name, one.config)
 
 
-def judges_of(recipe: Recipe, label: str) -> tuple[NamedJudge, ...]:
-    """Return the judges that a label learns from."""
-    block, anew = recipe.methods[label], relabelled(recipe, label)
-    own = tuple(one for one in built_on(block.method, block.config) if isinstance(one, NamedJudge))
-    return own if anew is None else (*own, anew.judge)
-
-
 def tuning_judge(judge: Named) -> Named:
     """Return the judge that chooses the settings that `judge` reports on."""
-    kind = plugins.load("judges", judge.name)
-    changes = kind.tuning_judge(kind.Config(**judge.config))
+    kind, config = build("judges", judge.name, judge.config)
+    changes = kind.tuning_judge(config)
     return Named(name=judge.name, config={**judge.config, **changes})
 
 
-def reserved(recipe: Recipe) -> float:
-    """Return the share of the training rows that judges are trained on, and that no method sees."""
-    judges = list(recipe.evaluation.judges)
-    if recipe.sweep is not None:
-        judges += [tuning_judge(one) for one in judges]
-    for label in recipe.methods:
-        judges += judges_of(recipe, label)
-    kinds = [(plugins.load("judges", one.name), one.config) for one in judges]
-    return max((kind(kind.Config(**config)).held_out for kind, config in kinds), default=0.0)
+def reserved(recipe: Recipe, judges: Iterable[Named]) -> float:
+    """Return the share of the training rows that judges are trained on, and that no method sees.
+
+    `judges`: those that the labels learn from.
+    """
+    own = recipe.evaluation.judges
+    tuning = [tuning_judge(one) for one in own] if recipe.sweep is not None else []
+    built = [build("judges", one.name, one.config) for one in (*own, *tuning, *judges)]
+    return max((kind(config).held_out for kind, config in built), default=0.0)
 
 
 def relabelled(recipe: Recipe, label: str) -> Relabelled | None:
-    """Return how the comparisons that a label learns from are made anew; None where it reads the file's.
+    """Return how the comparisons that a label learns from are made; None: those of the file.
 
-    The policy that answers is there before its answers are: it, and what it stands on, reads the file's.
+    The policy that answers comes before its answers: it, and the labels it needs, read the file's.
     """
     source = recipe.data.source
     if source == FILE or not compares(recipe, label) or label in _writers(recipe, source):
@@ -168,8 +161,7 @@ def overlap(recipe: Recipe, judge: Named, *, allowed: bool = False) -> tuple[str
     """
 
     def reads(one: Named) -> tuple[Any, str]:
-        kind = plugins.load("judges", one.name)
-        config = kind.Config(**one.config)
+        kind, config = build("judges", one.name, one.config)
         return (plugins.find("judges", one.name), config), kind.reads_with(config, recipe.model.id)
 
     same, model = reads(judge)
@@ -189,8 +181,9 @@ def edges(recipe: Recipe) -> dict[str, tuple[str, ...]]:
     """
     found = {}
     for label, block in recipe.methods.items():
-        anew = relabelled(recipe, label)
-        writer = () if anew is None or anew.policy in (START, BASE) else (anew.policy,)
+        comparisons = relabelled(recipe, label)
+        writer = () if comparisons is None else (comparisons.policy,)
+        writer = () if writer in ((START,), (BASE,)) else writer
         found[label] = tuple(dict.fromkeys((*_needs(block), *writer)))
     return found
 
@@ -219,9 +212,8 @@ def _holds_labels(kind: Any) -> bool:
     return inside and any(_holds_labels(part) for part in get_args(kind))
 
 
-def order(recipe: Recipe) -> tuple[str, ...]:
+def order(needs: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
     """Return the labels in start order, and in the recipe's order where starts leave a choice."""
-    needs = edges(recipe)
     if circle := find_circle(needs):
         raise RecipeError(f"{' -> '.join(circle)} is a circle", "let one of them start from base")
     done: dict[str, None] = {}

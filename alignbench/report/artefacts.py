@@ -11,13 +11,14 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter, ValidationError
 
+from alignbench import layout
 from alignbench.results import Cell
 from alignbench.rows import Messages
 
-PROMPTS = "evaluation/prompts.jsonl"
-JUDGEMENTS = "evaluation/judgements.parquet"
-VERDICTS = "evaluation/verdicts.parquet"
-PICTURES = "evaluation/pictures.json"
+PROMPTS = f"{layout.EVALUATION}/{layout.PROMPTS}"
+JUDGEMENTS = f"{layout.EVALUATION}/{layout.JUDGEMENTS}"
+VERDICTS = f"{layout.EVALUATION}/{layout.VERDICTS}"
+PICTURES = f"{layout.EVALUATION}/{layout.PICTURES}"
 
 
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from alignbench import store
+from alignbench import layout, store
 from alignbench.report import artefacts, figures, text
 from alignbench.report import leaderboard as boards
 from alignbench.report.judging import judges, pairs, samples
@@ -16,7 +16,6 @@ from alignbench.report.scatter import frontier, price
 from alignbench.report.training import curves
 from alignbench.results import Results, read
 
-FILE = "report.html"
 LONG = 4000
 """Characters of one answer before it is cut."""
 
@@ -30,7 +29,7 @@ def write_html(run: Path | str) -> Path:
     folder = Path(run)
     folder = folder if folder.is_dir() else folder.parent
     page = render(folder, read(run))
-    file = folder / FILE
+    file = folder / layout.REPORT
     store.write_text(file, page)
     return file
 
@@ -104,7 +103,7 @@ def _reproduce(page: Page) -> Mapping[str, Any]:
 def _recipe(page: Page) -> str:
     import yaml
 
-    file = artefacts.inside(page.folder, "recipe.yaml")
+    file = artefacts.inside(page.folder, layout.RECIPE_TEXT)
     if file is not None:
         return file.read_text(encoding="utf-8", errors="replace")
     return (
@@ -133,4 +132,4 @@ SECTIONS = (
 )
 """The page, in order. A new section is a function, a template and a line here."""
 
-__all__ = ["FILE", "SECTIONS", "render", "write_html"]
+__all__ = ["SECTIONS", "render", "write_html"]

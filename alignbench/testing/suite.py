@@ -11,21 +11,25 @@ from typing import Any, ClassVar
 
 import pytest
 
-from alignbench import plugins, store
-from alignbench.api.config import API, NamedMethod, Sampling
+from alignbench import layout, plugins, store
+from alignbench.api.config import API, Budget, Sampling
 from alignbench.api.method import Method
 from alignbench.api.policy import Answer, Policy
-from alignbench.recipe.graph import built_on
-from alignbench.recipe.schema import Recipe, canonical
+from alignbench.recipe.resolve import resolve
+from alignbench.recipe.schema import Recipe
 from alignbench.training.checkpoint import Checkpoints
 from alignbench.worker import cell as cells
 from alignbench.worker import prepare
 from alignbench.worker.context import CellContext
 from alignbench.worker.ledger import Cost
 from alignbench.worker.messages import Task
+from alignbench.worker.row_origins import MADE
 from alignbench.worker.session import Session
 
 STEPS, BATCH, ROWS, PROMPTS, SEED = 2, 8, 64, 6, 0
+ROWS_DRAWN = 12
+FAIR = ("train", MADE)
+"""Origins of the rows that a method may learn from."""
 
 
 class MethodSuite:
@@ -38,7 +42,7 @@ class MethodSuite:
     @pytest.fixture(scope="class")
     @classmethod
     def session(cls, tmp_path_factory: pytest.TempPathFactory) -> Session:
-        """A real bench: the sandbox in NF4, its rows prepared, an empty store of its own."""
+        """A real session: the sandbox in NF4, its rows prepared, an empty store of its own."""
         folder = tmp_path_factory.mktemp(cls.method)
         recipe = Recipe.model_validate(
             {
@@ -55,8 +59,8 @@ class MethodSuite:
             run=folder / "run",
             root=folder,
             home=folder / "home",
-            log=folder / "log.txt",
-            recipe=canonical(recipe),
+            log=folder / layout.LOG,
+            plan=resolve(recipe).model_dump_json(),
             threads=1,
             what={"key": cls.method},
         )
@@ -121,7 +125,7 @@ class MethodSuite:
         monkeypatch.setattr(session, "store", store.Store(tmp_path))
         monkeypatch.setattr(session, "task", replace(session.task, every=0.0))
         monkeypatch.setattr("alignbench.training.checkpoint.SHARE", 0)
-        save, deaths, folder = Checkpoints.save, 0, session.run / "cells" / "killed"
+        save, deaths, folder = Checkpoints.save, 0, session.run / layout.CELLS / "killed"
 
         def die_after(self: Checkpoints, step: int, value: Any) -> None:
             save(self, step, value)
@@ -135,19 +139,19 @@ class MethodSuite:
                 break
             except _Killed:
                 deaths += 1
-                assert deaths < 200, "it begins anew each time"
+                assert deaths < 200, "it starts over each time"
         if not deaths:
             pytest.skip(f"{self.method} trains nothing")
         assert self._texts(session, policy) == self._texts(session, aligned[1])
         assert _numbers(run.folder) == _numbers(aligned[0].folder)
-        assert run.seen == aligned[0].seen
-        assert _counted(run.cost) == _counted(aligned[0].cost)
+        assert run.ledger.rows == aligned[0].ledger.rows
+        assert _counted(run.ledger.cost) == _counted(aligned[0].ledger.cost)
 
     def test_a_saved_policy_equals_the_one_that_was_saved(
         self, session: Session, aligned: tuple[CellContext, Policy]
     ):
         run, policy = aligned
-        reloaded = session.restore(run.folder / "policy", label="tried", seed=SEED)
+        reloaded = run.restored(run.folder / layout.POLICY, "tried")
         assert reloaded.can == policy.can
         assert self._texts(session, reloaded) == self._texts(session, policy)
 
@@ -156,22 +160,28 @@ class MethodSuite:
         assert untouched.base.checksum() == session.base.checksum()
         assert self._texts(untouched, untouched.base.policy()) == self._texts(session, session.base.policy())
 
-    def test_the_budget_is_kept(self, aligned: tuple[CellContext, Policy]):
-        steps = [
-            int(line.split('"step": ')[1].split(",")[0].rstrip("}\n")) for line in _curves(aligned[0].folder)
-        ]
-        assert all(step <= STEPS for step in steps)
+    @pytest.mark.parametrize(
+        "budget", [{"steps": STEPS}, {"rows": ROWS_DRAWN}], ids=lambda one: next(iter(one))
+    )
+    def test_all_its_trainings_together_keep_the_budget(
+        self, session: Session, budget: Mapping[str, int], monkeypatch: pytest.MonkeyPatch
+    ):
+        """Whatever it trains, in however many parts: what entered its policy's losses is counted as one sum."""
+        ((unit, amount),) = budget.items()
+        recipe = session.recipe.model_copy(update={"budget": Budget.model_validate(budget)})
+        monkeypatch.setattr(session, "plan", resolve(recipe))
+        run = self._align(session, f"budget-{unit}")[0]
+        step = BATCH if unit == "rows" else 1
+        assert 0 <= run.drawn(unit) < amount + step, "more than its budget, by more than its last step"
 
-    def test_it_saw_only_kept_training_rows(self, session: Session, aligned: tuple[CellContext, Policy]):
-        run = aligned[0]
-        kind = plugins.load("methods", self.method)
-        if not kind.consumes:
-            assert not run.seen
-            return
-        kept = {row.id for row in session.table.rows(kind.consumes[0], "train", seed=SEED)}
-        assert any(run.seen.values()), "it read no rows"
-        assert run.seen.get("train", set()) <= kept
-        assert "test" not in run.seen
+    def test_it_learned_from_training_rows_and_rows_it_declared(
+        self, session: Session, aligned: tuple[CellContext, Policy]
+    ):
+        ledger = aligned[0].ledger
+        unfair = {origin: sorted(ids)[:3] for origin, ids in ledger.learned.items() if origin not in FAIR}
+        assert not unfair, f"rows that entered its loss are no training rows: {unfair}"
+        assert ledger.rows.get("train", set()) <= {row.id for row in session.table.kept("train")}
+        assert "test" not in ledger.rows, "it asked for answers to test prompts"
 
     def test_it_writes_nothing_outside_its_folder(
         self, session: Session, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
@@ -185,7 +195,7 @@ class MethodSuite:
     def test_it_needs_no_other_plugin(self, session: Session, monkeypatch: pytest.MonkeyPatch):
         """Beside those that its config names."""
         own = plugins.find("methods", self.method)
-        named = [one.name for one in built_on(self.method, self.config) if isinstance(one, NamedMethod)]
+        named = [key.removeprefix("methods ") for key in session.plan.labels["tried"].builds_on]
         everything = plugins.installed
 
         def alone(group: Any) -> Mapping[str, plugins.Found]:
@@ -203,7 +213,7 @@ class MethodSuite:
 
     @staticmethod
     def _align(session: Session, name: str) -> tuple[CellContext, Policy]:
-        folder = session.run / "cells" / name
+        folder = session.run / layout.CELLS / name
         folder.mkdir(parents=True)
         return cells.align(session, "tried", SEED, folder)
 
@@ -216,7 +226,7 @@ class MethodSuite:
 
 
 def _curves(folder: Path) -> list[str]:
-    path = folder / "train.jsonl"
+    path = folder / layout.TRAINING_LOG
     return path.read_text(encoding="utf-8").splitlines() if path.exists() else []
 
 

@@ -21,8 +21,8 @@ def epoch(rows: Rows[View], number: int, batch: int, seed: int) -> list[list[Vie
     """Return the steps of one epoch, each with all views of `batch` rows, longest first.
 
     Law: the ids of a step depend only on (ids and lengths of the rows, number, batch, seed), so methods that
-    look at the same rows in different views meet them in the same steps. Rows are drawn without
-    replacement; rows of like length share a step, and the incomplete step comes last.
+    read the same rows in different views get them in the same steps. Rows are drawn without
+    replacement; rows of similar length share a step, and the incomplete step comes last.
     """
     views: dict[str, list[View]] = {}
     for row in rows.epoch(number):
@@ -38,9 +38,9 @@ def epoch(rows: Rows[View], number: int, batch: int, seed: int) -> list[list[Vie
 
 
 def stream(rows: Rows[View], batch: int, seed: int, limit: int | None, skip: int = 0) -> Iterator[list[View]]:
-    """Yield the rows of step after step, through as many epochs as it takes to draw `limit` rows.
+    """Yield the rows of one step after another, over as many epochs as it takes to draw `limit` rows.
 
-    None has no end. `skip` leaves out the first steps without looking at their epochs' rows twice.
+    With None it does not end. `skip` leaves out the first steps, and reads no epoch that lies before them.
     """
     table = size(rows)
     first, inside = divmod(skip, -(-table // batch))
@@ -58,14 +58,8 @@ def stream(rows: Rows[View], batch: int, seed: int, limit: int | None, skip: int
                 yield step
 
 
-def steps_of(size: int, batch: int, limit: int) -> int:
-    """Return in how many steps `limit` rows are drawn from a table of `size` rows."""
-    epochs, rest = divmod(limit, size)
-    return epochs * -(-size // batch) + -(-rest // batch)
-
-
 def cut(step: list[View], parts: int) -> Iterator[list[View]]:
-    """Cut a step into at most `parts` micro-batches of like size, in its order."""
+    """Cut a step into at most `parts` micro-batches of similar size, in its order."""
     size = -(-len(step) // parts)
     for at in range(0, len(step), size):
         yield step[at : at + size]

@@ -11,7 +11,7 @@ from alignbench.api.config import Budget
 
 @dataclass
 class Spent:
-    """The running account of a cell: the trainer writes to it, and so may whoever generates or searches."""
+    """The running account of a cell."""
 
     rows: float = 0
     """Rows drawn, counting a row each time it is drawn; a part of one for each pass over a row drawn once."""

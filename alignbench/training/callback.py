@@ -1,4 +1,5 @@
-"""A callback that gives a trainer from elsewhere this run's log, budget and alarm."""
+"""A callback for a transformers trainer: it logs to this run, keeps its budget and stops on numbers that are not
+finite."""
 
 from __future__ import annotations
 
@@ -13,13 +14,13 @@ from alignbench.errors import Diverged
 
 
 class Observer(TrainerCallback):
-    """Logs what a transformers trainer logs, stops it at the budget, and never takes NaN for a number."""
+    """Logs what a transformers trainer logs, stops it at the budget, and raises Diverged on a NaN."""
 
     def __init__(self, run: Run):
         self.run = run
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any):
-        # That filter hides a loss that is not finite behind the mean of the steps before it.
+        # This filter replaces a loss that is not finite by the mean of the steps before it.
         args.logging_nan_inf_filter = False
         self.begun = time.perf_counter()
 
@@ -55,8 +56,3 @@ class Observer(TrainerCallback):
             "seconds": (time.perf_counter() - self.begun, budget.seconds),
         }
         return max(spent / limit for spent, limit in shares.values() if limit is not None)
-
-
-def observer(run: Run) -> TrainerCallback:
-    """Return a callback for any transformers trainer; its numbers and its end become this run's."""
-    return Observer(run)

@@ -1,4 +1,4 @@
-"""Checkpoints of a training: sealed folders of tensors and JSON; the last whole one is gone on from."""
+"""Checkpoints of a training: sealed folders of tensors and JSON; a training continues from the last intact one."""
 
 from __future__ import annotations
 
@@ -24,10 +24,11 @@ SHARE = 50
 """A checkpoint is followed by this many times its own duration without one: it costs 2% at most."""
 
 KEPT = 2
-"""Checkpoints that stay: the last, and the one before it, for the day the last turns out to be torn."""
+"""Checkpoints that stay: the last, and the one before it, in case the last is damaged."""
 
 TENSORS, REST = "tensors.safetensors", "checkpoint.json"
-MARK = "$"
+TYPE = "$"
+"""The JSON key that names the type of a value which is not JSON itself."""
 
 log = logging.getLogger(__name__)
 
@@ -35,8 +36,8 @@ log = logging.getLogger(__name__)
 class Checkpoints:
     """The checkpoints of one training, in a folder of their own.
 
-    `key` names all that went into the training: a checkpoint of another training is not looked at.
-    `account` gives what else has to be as it was (curves, costs), and `restore` takes it back.
+    `key` is a digest of all inputs of the training: a checkpoint with another key is ignored.
+    `account` returns what else belongs to the state (curves, costs), and `restore` sets it again.
     """
 
     def __init__(
@@ -76,16 +77,16 @@ class Checkpoints:
         self._next = now + max(self.every, SHARE * (now - begun))
 
     def last(self) -> Any:
-        """Return the value of the last whole checkpoint, its account restored, or None where there is none.
+        """Return the value of the last intact checkpoint, its account restored, or None where there is none.
 
-        One that is torn is named, skipped and thrown away.
+        A damaged one is logged as a warning and deleted.
         """
         for folder in reversed(self._found()):
             if store.manifest(folder, key=self.key) is not None:
                 kept = read(folder)
                 self.restore(kept["account"])
                 return kept["value"]
-            log.warning("the checkpoint %s is torn or of another training: skipped", folder)
+            log.warning("the checkpoint %s is damaged or of another training: skipped", folder)
             shutil.rmtree(folder, ignore_errors=True)
         return None
 
@@ -98,15 +99,15 @@ def write(folder: Path, value: Any) -> None:
     from safetensors.torch import save
 
     tensors: dict[str, Tensor] = {}
-    said = _pack(value, "", tensors)
-    for name, data in ((TENSORS, save(tensors)), (REST, json.dumps(said).encode())):
+    rest = _pack(value, "", tensors)
+    for name, data in ((TENSORS, save(tensors)), (REST, json.dumps(rest).encode())):
         with store.storage_errors(folder / name, needed=len(data)):
             folder.mkdir(parents=True, exist_ok=True)
             (folder / name).write_bytes(data)
 
 
 def read(folder: Path) -> Any:
-    """Return what `write` wrote, equal in values and kinds; its tensors lie in main memory."""
+    """Return what `write` wrote, equal in values and kinds; its tensors are in main memory."""
     from safetensors.torch import load
 
     tensors = load((folder / TENSORS).read_bytes())
@@ -114,47 +115,47 @@ def read(folder: Path) -> Any:
 
 
 def _pack(value: Any, place: str, tensors: dict[str, Tensor]) -> Any:
-    """Return `value` in JSON; its tensors go to `tensors`, by their place."""
+    """Return `value` as JSON; its tensors go to `tensors`, by their place."""
     import numpy as np
     import torch
 
     if isinstance(value, float) and not math.isfinite(value):
-        return {MARK: "float", "is": repr(value)}
+        return {TYPE: "float", "is": repr(value)}
     if value is None or isinstance(value, str | bool | int | float):
         return value
     if isinstance(value, torch.Tensor):
-        # A copy of its own: the file format refuses tensors that share their memory.
+        # A copy: the file format refuses tensors that share memory.
         tensors[place] = value.detach().to("cpu", copy=True).contiguous()
-        return {MARK: "tensor", "is": place}
+        return {TYPE: "tensor", "is": place}
     if isinstance(value, np.generic):
         return _pack(value.item(), place, tensors)
     if isinstance(value, np.ndarray):
-        return {MARK: "array", "is": _pack(torch.from_numpy(value.copy()), place, tensors)}
+        return {TYPE: "array", "is": _pack(torch.from_numpy(value.copy()), place, tensors)}
     if isinstance(value, list | tuple):
         items = [_pack(item, f"{place}/{at}", tensors) for at, item in enumerate(value)]
-        return items if isinstance(value, list) else {MARK: "tuple", "is": items}
+        return items if isinstance(value, list) else {TYPE: "tuple", "is": items}
     if isinstance(value, dict):
-        if all(isinstance(name, str) for name in value) and MARK not in value:
+        if all(isinstance(name, str) for name in value) and TYPE not in value:
             return {name: _pack(item, f"{place}/{name}", tensors) for name, item in value.items()}
         pairs = [[name, item] for name, item in value.items()]
-        return {MARK: "dict", "is": _pack(pairs, place, tensors)}
+        return {TYPE: "dict", "is": _pack(pairs, place, tensors)}
     raise PluginError(
         f"a {type(value).__name__} cannot be kept in a checkpoint (at {place.removeprefix('/')})",
-        "keep numbers, texts, tensors, and lists and dicts of them in `state`",
+        "keep numbers, strings, tensors, and lists and dicts of them in `state`",
     )
 
 
-def _unpack(said: Any, tensors: dict[str, Tensor]) -> Any:
-    if isinstance(said, list):
-        return [_unpack(item, tensors) for item in said]
-    if not isinstance(said, dict):
-        return said
-    if MARK not in said:
-        return {name: _unpack(item, tensors) for name, item in said.items()}
-    if said[MARK] == "float":
-        return float(said["is"])
-    if said[MARK] == "tensor":
-        return tensors[said["is"]]
-    inside = _unpack(said["is"], tensors)
+def _unpack(stored: Any, tensors: dict[str, Tensor]) -> Any:
+    if isinstance(stored, list):
+        return [_unpack(item, tensors) for item in stored]
+    if not isinstance(stored, dict):
+        return stored
+    if TYPE not in stored:
+        return {name: _unpack(item, tensors) for name, item in stored.items()}
+    if stored[TYPE] == "float":
+        return float(stored["is"])
+    if stored[TYPE] == "tensor":
+        return tensors[stored["is"]]
+    inside = _unpack(stored["is"], tensors)
     kinds = {"array": lambda: inside.numpy(), "tuple": lambda: tuple(inside), "dict": lambda: dict(inside)}
-    return kinds[said[MARK]]()
+    return kinds[stored[TYPE]]()

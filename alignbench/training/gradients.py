@@ -30,10 +30,10 @@ class Gradients:
                 weight.grad = _sum(weight.grad, new)
         return torch.stack([term.detach() for term in share.values()]).sum()
 
-    def norms(self) -> dict[str, Tensor | float]:
-        """Return the length of each term's gradient, where there are several."""
+    def norms(self) -> dict[str, Tensor]:
+        """Return the norm of each term's gradient, where there are several."""
         return {
-            f"grad_norm.{name}": torch.nn.utils.get_total_norm([one for one in found if one is not None])
+            f"grad_norm/{name}": torch.nn.utils.get_total_norm([one for one in found if one is not None])
             for name, found in self.terms.items()
         }
 

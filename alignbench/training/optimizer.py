@@ -1,4 +1,4 @@
-"""The optimiser, guarded: a gradient that is not finite changes no weight, and no one waits to find out."""
+"""The optimiser with a guard: a gradient that is not finite changes no weight, without a wait for the device."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch.optim import AdamW, Optimizer
 def make(
     kind: Literal["adamw", "adamw-8bit"], groups: Iterable[dict[str, Any]], learning_rate: float
 ) -> Optimizer:
-    """Return AdamW without weight decay over parameter groups, of the kind that `guard` can hold."""
+    """Return AdamW without weight decay over parameter groups; `guard` works on it."""
     if kind == "adamw":
         return AdamW(list(groups), lr=learning_rate, weight_decay=0.0, fused=True)
     from bitsandbytes.optim.adamw import AdamW8bit
@@ -24,8 +24,8 @@ def make(
 def guard(optimizer: Any, norm: Tensor, max_norm: float, stop: Tensor) -> None:
     """Clip the next step to `max_norm`, and make it a no-op where `stop` (bool, scalar) is true.
 
-    Both stay on the device: torch's fused AdamW knows them as the two numbers of a gradient scaler. It
-    divides each gradient by the one, and leaves weights, moments and step count alone where the other is set.
+    Both stay on the device: torch's fused AdamW takes them as the two numbers of a gradient scaler. It divides
+    each gradient by the first, and leaves weights, moments and step count unchanged where the second is set.
     """
     optimizer.grad_scale = (norm / max_norm).clamp(min=1.0)
     optimizer.found_inf = stop.to(norm.dtype)
@@ -33,7 +33,7 @@ def guard(optimizer: Any, norm: Tensor, max_norm: float, stop: Tensor) -> None:
 
 def _undoable(kind: Any) -> Any:
     class Undoable(kind):
-        """An optimiser that knows neither number: it clips first, and puts the weights back after."""
+        """For an optimiser that takes neither number: it clips before the step, and restores the weights after it."""
 
         @torch.no_grad()
         def step(self, closure: Any = None) -> None:

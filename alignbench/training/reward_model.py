@@ -1,4 +1,4 @@
-"""The reward model: trained on comparisons as a LoRA adapter and a float32 head on the shared base."""
+"""The reward model: a LoRA adapter and a float32 head on the shared base, trained on comparisons."""
 
 from __future__ import annotations
 
@@ -33,24 +33,24 @@ Batching = Literal["per-prompt", "shuffled-pairs"]
 
 @dataclass(frozen=True)
 class RewardModel:
-    """Gives a whole answer one number: 0 for a typical demonstration, 1 more for a standard deviation."""
+    """Scores whole answers: 0 is the mean of the best held-out answers, 1 a standard deviation of all of them."""
 
     adapter: ModelPolicy
     head: nn.Linear
-    """float32, [hidden] to [1]; centring and scale are in it."""
+    """float32, [hidden] to [1]; centred and scaled."""
     mean: float
-    """What the head gave the reference answers before it was centred."""
+    """The mean score of the best held-out answers, before it was subtracted."""
     deviation: float
-    """The standard deviation, before it was scaled, of the scores of all held-out answers."""
+    """The standard deviation of the scores of all held-out answers, before they were scaled."""
     quality: Mapping[str, Any]
-    """What held-out comparisons say about it: see `alignbench.training.reward_quality`."""
+    """Its quality on held-out comparisons: see `alignbench.training.reward_quality`."""
 
     def score(self, sequences: Many[Sequence]) -> Tensor:
         """Return float32 [N]: one number for each sequence, read at its last real token."""
         return raw_scores(self.adapter, self.head, sequences)
 
     def save(self, folder: Path) -> None:
-        """Write adapter, head and facts, bit for bit what `load` reads."""
+        """Write adapter, head and facts; `load` reads them bit for bit."""
         self.adapter.save(folder)
         save_file(
             {name: tensor.detach().cpu() for name, tensor in self.head.state_dict().items()}, folder / HEAD
@@ -99,19 +99,19 @@ def split_pairs(row: Compared) -> list[Pair]:
 
 
 def ended(base: Base, sequences: Iterable[Sequence]) -> list[Sequence]:
-    """Return the sequences with one token more, which nobody reads: a state stands where it is predicted,
-    and so the state of the last real token stands at the end."""
+    """Return the sequences with one more token, which is not read: a head reads the state before each token, so
+    that the state after the last real token is read too."""
     unread = base.tokenizer.eos_token_id or 0
     return [replace(one, response=(*one.response, unread)) for one in sequences]
 
 
-def at_end(scored: GroupScores) -> Tensor:
+def at_end(scores: GroupScores) -> Tensor:
     """Return [N]: the value at the last real token of each of `ended` sequences."""
-    return scored.values.gather(1, scored.mask.sum(1, keepdim=True) - 1)[:, 0]
+    return scores.values.gather(1, scores.mask.sum(1, keepdim=True) - 1)[:, 0]
 
 
 def raw_scores(policy: ModelPolicy, head: nn.Module, sequences: Many[Sequence]) -> Tensor:
-    """Return float32 [N]: what `head` reads at the last real token of each sequence."""
+    """Return float32 [N]: the value of `head` at the last real token of each sequence."""
     if not sequences:
         return torch.zeros(0)
     items = ended(policy.base, sequences)
@@ -119,7 +119,7 @@ def raw_scores(policy: ModelPolicy, head: nn.Module, sequences: Many[Sequence]) 
 
 
 def sequences_of(base: Base, head: nn.Module):
-    """Return the trainer's view of rows: K answers to one prompt are K sequences of one group."""
+    """Return the `ScoreFn` of comparisons: K answers to one prompt are K sequences of one group."""
 
     def sequences(rows: list[Compared]) -> Mapping[str, ScoringGroup]:
         return {
@@ -130,37 +130,34 @@ def sequences_of(base: Base, head: nn.Module):
 
 
 def ranking_loss(
-    scored: Mapping[str, GroupScores], rows: list[Compared]
+    scores: Mapping[str, GroupScores], rows: list[Compared]
 ) -> tuple[Tensor, Mapping[str, Tensor]]:
-    """Return the K-wise loss: the mean over a row's comparisons, so that a row weighs the same whatever K is.
+    """Return the K-wise loss [n], the mean over each row's comparisons, and numbers to log.
 
     -p log s(r_i - r_j) - (1 - p) log s(r_j - r_i), s the logistic function and p the label's certainty
     (InstructGPT, arXiv:2203.02155, eq. 1; soft labels as in arXiv:2309.00267).
     """
-    rewards = scored["rewards"]
-    values = at_end(rewards)
-    better, worse, preference, weight, first = [], [], [], [], 0
-    for row in rows:
-        found = comparisons(row)
-        for one in found:
-            better.append(first + one.better)
-            worse.append(first + one.worse)
-            preference.append(one.preference)
-            weight.append(1 / len(found))
+    rewards = at_end(scores["rewards"])
+    compared = [comparisons(row) for row in rows]
+    better, worse, preference, first = [], [], [], 0
+    mean = torch.zeros(len(rows), sum(map(len, compared)))
+    """[n, comparisons]: takes the mean over each row's comparisons, so that a row counts the same whatever K."""
+    for place, (row, found) in enumerate(zip(rows, compared, strict=True)):
+        mean[place, len(better) : len(better) + len(found)] = 1 / len(found)
+        better += [first + one.better for one in found]
+        worse += [first + one.worse for one in found]
+        preference += [one.preference for one in found]
         first += len(row.sequences())
-    margin = values[better] - values[worse]
-    weights = torch.tensor(weight, device=values.device)
-    target = torch.tensor(preference, device=values.device)
-    losses = weights * F.binary_cross_entropy_with_logits(margin, target, reduction="none")
-    right = weights * (margin.detach() > 0)
-    return rewards.row_mean(losses), {
-        "accuracy": rewards.row_mean(right),
-        "margin": rewards.row_mean(weights * margin.detach()),
-    }
+    mean = mean.to(rewards.device)
+    margin = rewards[better] - rewards[worse]
+    target = torch.tensor(preference, device=rewards.device)
+    losses = F.binary_cross_entropy_with_logits(margin, target, reduction="none")
+    margin = margin.detach()
+    return mean @ losses, {"accuracy": mean @ (margin > 0).float(), "margin": mean @ margin}
 
 
 def usable(rows: Iterable[Compared]) -> list[Compared]:
-    """Return the rows that compare anything. Raises DataError where none does."""
+    """Return the rows with at least one comparison. Raises DataError where there are none."""
     kept = [row for row in rows if comparisons(row)]
     if not kept:
         raise DataError(
@@ -185,7 +182,7 @@ def finish(policy: ModelPolicy, head: nn.Linear, held_out: Many[Compared]) -> Re
         head.weight.div_(deviation)
         head.bias.div_(deviation)
     head.requires_grad_(False)
-    # In the units of the loss: a scaled margin would say nothing about calibration.
+    # In the units of the loss: calibration cannot be measured on scaled margins.
     measured = quality(held_out, [part.tolist() for part in parts])
     return RewardModel(policy, head, mean, deviation, measured)
 

@@ -1,4 +1,4 @@
-"""How good a reward model is, by held-out comparisons: accuracy, calibration, and what length would say."""
+"""How good a reward model is on held-out comparisons: accuracy, calibration, and the accuracy of length alone."""
 
 from __future__ import annotations
 
@@ -33,23 +33,23 @@ def comparisons(row: Compared) -> list[Comparison]:
 
 
 def quality(rows: Sequence[Compared], scores: Sequence[Sequence[float]]) -> dict[str, Any]:
-    """Return what `scores`, one for each answer of each row, are worth against the rows' labels.
+    """Return the quality of `scores`, one for each answer of each row, against the rows' labels.
 
-    `accuracy`: share of untied comparisons ordered as the label has them, rows weighing alike; `log_loss` and
+    `accuracy`: share of untied comparisons ordered as the label has them, all rows with equal weight; `log_loss` and
     `calibration` (expected calibration error over ten bins) of the logistic function of the margin;
     `length_accuracy`: the better of "longer wins" and "shorter wins"; `groups`: accuracy by annotator group;
-    `agreement`: how often two annotators of the same answers agree, the ceiling of any accuracy, where the
-    rows say who ranked and answers were ranked twice.
+    `agreement`: how often two annotators of the same answers agree, an upper bound of the accuracy, where the
+    rows name their annotators and answers were ranked twice.
     """
     margins: list[tuple[float, float, float]] = []
     by_group: dict[str, list[float]] = defaultdict(list)
     longer: list[float] = []
-    for row, found in zip(rows, scores, strict=True):
+    for row, given in zip(rows, scores, strict=True):
         pairs = comparisons(row)
         lengths = [len(one.response) for one in row.sequences()]
         right = []
         for one in pairs:
-            margin = found[one.better] - found[one.worse]
+            margin = given[one.better] - given[one.worse]
             margins.append((margin, one.preference, 1 / len(pairs)))
             right.append(_right(margin, one.preference))
             longer.append(_right(lengths[one.better] - lengths[one.worse], one.preference))
@@ -59,7 +59,7 @@ def quality(rows: Sequence[Compared], scores: Sequence[Sequence[float]]) -> dict
         return {"comparisons": 0}
     every = [one for group in by_group.values() for one in group]
     length = sum(longer) / len(longer)
-    said: dict[str, Any] = {
+    found: dict[str, Any] = {
         "comparisons": len(margins),
         "rows": len(every),
         "accuracy": sum(every) / len(every),
@@ -69,31 +69,31 @@ def quality(rows: Sequence[Compared], scores: Sequence[Sequence[float]]) -> dict
     }
     if set(by_group) != {""}:
         ceiling = agreement(rows)
-        said["groups"] = {
-            name: {"accuracy": sum(found) / len(found), "rows": len(found), "agreement": ceiling.get(name)}
-            for name, found in sorted(by_group.items())
+        found["groups"] = {
+            name: {"accuracy": sum(right) / len(right), "rows": len(right), "agreement": ceiling.get(name)}
+            for name, right in sorted(by_group.items())
         }
-    return said
+    return found
 
 
 def calibration(margins: Sequence[tuple[float, float]]) -> float:
     """Return the expected calibration error of s(margin): mean distance of probability and share, by bin."""
     bins: dict[int, list[tuple[float, float]]] = defaultdict(list)
     for margin, preference in margins:
-        # Both readings of a comparison, so that the order in which it is written down says nothing.
+        # Both orders of a comparison, so that the order in which it is stored does not matter.
         for sign, share in ((1, preference), (-1, 1 - preference)):
-            said = 1 / (1 + math.exp(-max(-60.0, min(60.0, sign * margin))))
-            bins[min(int(said * BINS), BINS - 1)].append((said, share))
+            predicted = 1 / (1 + math.exp(-max(-60.0, min(60.0, sign * margin))))
+            bins[min(int(predicted * BINS), BINS - 1)].append((predicted, share))
     total = sum(map(len, bins.values()))
-    return sum(abs(sum(said - share for said, share in found)) for found in bins.values()) / total
+    return sum(abs(sum(predicted - share for predicted, share in found)) for found in bins.values()) / total
 
 
 def agreement(rows: Sequence[Compared]) -> Mapping[str, float]:
     """Return for each group how often its annotators order answers as others order the same answers.
 
-    Only rows of one prompt and with answers in common tell; {} where no prompt was ranked twice.
+    Only rows with one prompt and common answers count; {} where no prompt was ranked twice.
     """
-    said: dict[str, list[tuple[str, str, dict[tuple[str, str], int]]]] = defaultdict(list)
+    ranked: dict[str, list[tuple[str, str, dict[tuple[str, str], int]]]] = defaultdict(list)
     for row in rows:
         orders: dict[tuple[str, str], int] = {}
         texts = (row.chosen, row.rejected) if isinstance(row, Pair) else row.answers
@@ -101,9 +101,9 @@ def agreement(rows: Sequence[Compared]) -> Mapping[str, float]:
             better, worse = texts[one.better], texts[one.worse]
             orders[min(better, worse), max(better, worse)] = 1 if better < worse else -1
         key = repr([(turn["role"], turn["content"]) for turn in row.prompt])
-        said[key].append((str(row.extra.get("annotator", row.id)), str(row.extra.get("group", "")), orders))
+        ranked[key].append((str(row.extra.get("annotator", row.id)), str(row.extra.get("group", "")), orders))
     hits: dict[str, list[bool]] = defaultdict(list)
-    for same in said.values():
+    for same in ranked.values():
         for (who, group, ours), (other, theirs_group, theirs) in combinations(same, 2):
             if who == other:
                 continue

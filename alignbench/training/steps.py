@@ -1,4 +1,4 @@
-"""The rows of step after step: where they come from, how many there will be, and how far the budget reaches."""
+"""The rows of one optimiser step after another, and how much of the budget is spent."""
 
 from __future__ import annotations
 
@@ -11,21 +11,17 @@ from alignbench.api.method import Rows
 from alignbench.training import batches as order
 from alignbench.training.budget import Spent
 
-ENDLESS = 2**31 - 1
-"""Steps planned where only the running account can tell the end."""
-
 Batches = Rows[Any] | Callable[[int], list[Any]]
 
 
 class Steps:
-    """The rows of step after step, and how far the budget reaches."""
+    """The rows of one step after another, from a view of rows or from a method's own function."""
 
     def __init__(
-        self, batches: Batches, batch: int, seed: int, budget: Budget, spent: Spent, passes: int = 1
+        self, batches: Batches, batch: int, seed: int, budget: Budget, spent: Spent, repeats: int = 1
     ):
-        self.batches, self.budget, self.spent, self.passes = batches, budget, spent, passes
+        self.batches, self.budget, self.spent, self.repeats = batches, budget, spent, repeats
         self.batch, self.seed = batch, seed
-        self.planned = ENDLESS if budget.steps is None else budget.steps - spent.steps
         self.size: int | None = None
         self.limit: int | None = None
         if not callable(batches):
@@ -33,12 +29,11 @@ class Steps:
             rows = max(1, round(budget.epochs * self.size)) if budget.epochs else budget.rows
             if rows is not None:
                 self.limit = rows - int(spent.rows)
-                self.planned = order.steps_of(self.size, batch, self.limit)
         self._begun = spent.share(budget, self.size)
         self.begin(0)
 
     def begin(self, step: int) -> None:
-        """Begin with the rows of `step`, without drawing those before it."""
+        """Start at `step`, without drawing the rows before it."""
         self._source: Iterator[list[Any]]
         if callable(self.batches):
             self._source = takewhile(bool, map(self.batches, count(step)))
@@ -55,11 +50,11 @@ class Steps:
         return self._source
 
     def drawn(self, step: list[Any]) -> float:
-        """Return how many rows a step takes off the budget."""
-        return self.rows(step) / self.passes
+        """Return how many rows of the budget a step uses."""
+        return self.rows(step) / self.repeats
 
     def rows(self, step: list[Any]) -> int:
-        """Return how many rows a step has: two views of one row are one row."""
+        """Return how many rows of the table a step has: two views of one row are one row."""
         return len(step) if callable(self.batches) else len({row.id for row in step})
 
     def progress(self) -> float:

@@ -1,54 +1,38 @@
-"""The one trainer: transformers' loop around a step that serves every gradient method alike."""
+"""The one trainer: a loop over optimiser steps, the same for every method that trains."""
 
 from __future__ import annotations
 
-import math
-import random
 import resource
 import sys
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping
 from collections.abc import Sequence as Many
-from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from peft.tuners.lora import LoraLayer
 from torch import Tensor
-from torch.nn import Module, ParameterList
-from transformers import Trainer, TrainingArguments
-from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.trainer_callback import PrinterCallback
-from transformers.trainer_utils import TrainOutput
+from torch.nn import Module
 
 from alignbench import heartbeat
 from alignbench.api.config import Budget
-from alignbench.api.method import LossFn, ScoreFn, ScoringGroup
-from alignbench.errors import Diverged, ModelError
-from alignbench.models import ModelPolicy, varlen
-from alignbench.models.forward import Group, Layout, Scores, lay_out, read, response_states
+from alignbench.api.method import LossFn, ScoreFn
+from alignbench.errors import Diverged
+from alignbench.models import ModelPolicy
 from alignbench.recipe.schema import Training
-from alignbench.rows import Sequence
 from alignbench.training import optimizer as optimizers
-from alignbench.training.batches import cut
 from alignbench.training.budget import Spent, rate
 from alignbench.training.checkpoint import Checkpoints
-from alignbench.training.gradients import Gradients
+from alignbench.training.random_state import random_state, seed_all, set_random_state
+from alignbench.training.step import GradientStep, StepGradient
 from alignbench.training.steps import Batches, Steps
 
 LOG_STEPS = 10
-"""Steps between two looks at the device: the only times at which the host waits for it."""
+"""Steps between two logs: the only times at which the host waits for the device."""
 
-FULL = 4096
-"""Tokens of a forward below which unpacking 4-bit weights costs more than recomputing activations."""
-
-Given = Mapping[str, ScoringGroup | Many[Sequence]]
-Numbers = Mapping[str, Tensor | float]
 Log = Callable[[int, Mapping[str, float]], None]
-Look = Callable[[int, float], float]
+"""Called with the number of a step and the means of the numbers since the last log."""
+OnStepEnd = Callable[[int, float], float]
 """Called after each step with its number and the share of the training that is done; returns how many seconds
 of what it did are not the training's."""
 
@@ -87,13 +71,12 @@ def train(
     training: Training,
     budget: Budget,
     seed: int,
-    folder: Path,
     modules: Mapping[str, Module] | None = None,
-    rates: Mapping[Any, float] | None = None,
-    passes: int = 1,
+    learning_rates: Mapping[Any, float] | None = None,
+    repeats: int = 1,
     state: MutableMapping[str, Any] | None = None,
     log: Log = lambda step, numbers: None,
-    look: Look = lambda step, progress: 0.0,
+    on_step_end: OnStepEnd = lambda step, progress: 0.0,
     spent: Spent | None = None,
     checkpoints: Checkpoints | None = None,
     moving: Many[ModelPolicy] = (),
@@ -102,344 +85,165 @@ def train(
 
     `spent` is the running account of the cell: what it holds already is taken off the budget. `f(step)` ends
     the training early by returning no rows; a budget in epochs is for a view of rows only.
-    With `checkpoints` it goes on from the last of them, and leaves one at its end: called again, it trains no
-    step more. `moving` are further adapters whose weights change on the way, by the method's own hand.
+    With `checkpoints` it continues from the last of them, and leaves one at its end: called again, it trains no
+    further step. `moving` are further adapters whose weights the method itself changes during the training.
     Raises Diverged where a loss or gradient is not finite: no weight has changed since the step before it.
     """
     spent = Spent() if spent is None else spent
-    begun, before, generated = time.perf_counter(), Spent(**vars(spent)), policy.base.generated
-    trainer = AdapterTrainer(
-        policy,
-        Steps(batches, training.batch, seed, budget, spent, passes),
-        sequences,
-        loss,
+    before = Spent(**vars(spent))
+    trainer = Trainer(
+        GradientStep(policy, sequences, loss, training),
+        Steps(batches, training.batch, seed, budget, spent, repeats),
+        spent,
         learning_rate=learning_rate,
         training=training,
         seed=seed,
-        folder=folder,
         modules=modules or {},
-        rates=rates or {},
+        learning_rates=learning_rates or {},
         log=log,
-        look=look,
-        spent=spent,
+        on_step_end=on_step_end,
         checkpoints=checkpoints,
         moving=moving,
         state=state,
     )
-    kept = checkpoints.last() if checkpoints is not None else None
-    if kept is not None:
-        trainer.go_on(kept)
-    if trainer.args.max_steps > 0 and not trainer.over:
-        with heartbeat.training():
-            trainer.train()
-            trainer.keep(over=True)
-        heartbeat.stop_if_asked()
+    trainer.run()
     return Record(
         steps=spent.steps - before.steps,
         rows=spent.rows - before.rows,
         tokens=trainer.tokens,
-        generated=trainer.generated - generated,
-        seconds=time.perf_counter() - begun - trainer.aside + trainer.seconds_before,
-        forwards=trainer.forwards,
+        generated=trainer.generated,
+        seconds=trainer.seconds,
+        forwards=trainer.gradient.forwards,
         peak_memory_bytes=_peak_memory(policy.base.device),
-        micro_batch=trainer.micro_batch,
-        checkpointing=trainer.checkpointing,
-        notes=tuple(trainer.notes),
+        micro_batch=trainer.gradient.micro_batch,
+        checkpointing=trainer.gradient.checkpointing,
+        notes=tuple(trainer.gradient.notes),
     )
 
 
-class AdapterTrainer(Trainer):
-    """transformers' Trainer over whole optimiser steps: a batch is a step's rows, the loss any pure function.
-
-    The loop, its callbacks and its state are transformers'. The step is not: here rows become sequences,
-    sequences one forward for each adapter, and their scores the gradient of a loss; and the host never waits
-    for the device between two logs.
-    """
+class Trainer:
+    """Rows to gradient to weights, step after step, with the log and the checkpoints between them."""
 
     def __init__(
         self,
-        policy: ModelPolicy,
+        gradient: GradientStep,
         steps: Steps,
-        sequences: ScoreFn[Any],
-        loss: LossFn[Any],
+        spent: Spent,
         *,
         learning_rate: float,
         training: Training,
         seed: int,
-        folder: Path,
         modules: Mapping[str, Module],
-        rates: Mapping[Any, float],
+        learning_rates: Mapping[Any, float],
         log: Log,
-        spent: Spent,
-        look: Look = lambda step, progress: 0.0,
-        checkpoints: Checkpoints | None = None,
-        moving: Many[ModelPolicy] = (),
-        state: MutableMapping[str, Any] | None = None,
+        on_step_end: OnStepEnd,
+        checkpoints: Checkpoints | None,
+        moving: Many[ModelPolicy],
+        state: MutableMapping[str, Any] | None,
     ):
-        self.policy, self.base, self.steps = policy, policy.base, steps
-        self.sequences, self.loss, self.modules = sequences, loss, modules
-        self.training, self.peak_rate, self.rates = training, learning_rate, rates
-        self.tell, self.look, self.spent = log, look, spent
-        self.checkpoints, self.moving, self.own_state = checkpoints, moving, state
-        self.kept: Mapping[str, Any] = {}
-        """The checkpoint this training goes on from."""
-        self.over = False
-        self.seconds_before, self.aside, self.kept_at = 0.0, 0.0, 0
-        super().__init__(
-            model=self.base.peft,
-            args=TrainingArguments(
-                output_dir=str(folder),
-                max_steps=steps.planned,
-                per_device_train_batch_size=1,
-                learning_rate=learning_rate,
-                max_grad_norm=training.max_grad_norm,
-                logging_nan_inf_filter=False,
-                save_strategy="no",
-                report_to="none",
-                disable_tqdm=True,
-                seed=seed % 2**32,
-                use_cpu=self.base.device.type == "cpu",
-                use_cache=self.base.model.config.use_cache,
-            ),
-        )
-        self.remove_callback(PrinterCallback)
-        # Nothing was prepared that could be freed, and the garbage collection beside it takes a second.
-        self.accelerator.free_memory = lambda *objects: list(objects)
-        self.micro_batch = training.batch if training.micro_batch == "auto" else training.micro_batch
-        self.checkpointing = training.checkpointing is True
-        self.base.checkpointing(self.checkpointing)
-        self.base.model.eval()  # a fresh adapter comes in training mode
-        self.notes: list[str] = []
-        self.tokens = self.forwards = 0
-        self.generated = self.base.generated
+        self.gradient, self.steps, self.spent = gradient, steps, spent
+        self.base, self.training = gradient.base, training
+        self.learning_rate, self.learning_rates = learning_rate, learning_rates
+        self.log, self.on_step_end = log, on_step_end
+        self.checkpoints, self.modules, self.state = checkpoints, modules, state
+        self.adapters = list(dict.fromkeys((gradient.policy, *moving)))
+        """Every adapter whose weights may change."""
+        self.number = self.kept_at = self.tokens = 0
+        self.over = steps.progress() >= 1
+        """Whether no step is left to take."""
         self.pending: list[dict[str, Tensor | float]] = []
+        """The numbers of the steps since the last log, still on the device."""
         self.diverged_at = torch.full((), -1.0, device=self.base.device)
+        """The steps that were finite before the first one that was not; -1 while there is none."""
         self.begun = self.clock = time.perf_counter()
-        self.generated_before = self.base.generated
+        self.generated_before = self.counted = self.base.generated
         if self.base.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.base.device)
+        seed_all(seed)
 
-    # --- what transformers' loop asks for -------------------------------------------------------------------
+    # --- the loop -------------------------------------------------------------------------------------------
 
-    def get_train_dataloader(self) -> Any:
-        return self.steps
-
-    def get_batch_samples(self, epoch_iterator, num_batches, device):
-        rows = next(epoch_iterator, None)
-        self.control.should_training_stop |= rows is None
-        return [] if rows is None else [rows], None
-
-    def create_optimizer(self, model=None):
-        owners = self._owners()
-        self.dropouts = self._dropouts({owner.adapter for owner in owners if isinstance(owner, ModelPolicy)})
-        groups = [
-            {"params": list(owner.parameters()), "peak": self.rates.get(owner, self.peak_rate)}
-            for owner in owners
-        ]
-        self.trained = [weight for group in groups for weight in group["params"]]
-        self.optimizer = optimizers.make(self.training.optimizer, groups, self.peak_rate)
-        if self.kept and self.steps.first():
-            for weight, moments in zip(self.trained, self.kept["optimizer"], strict=True):
-                self.optimizer.state[weight] = _to(self.base.device, moments)
-        return self.optimizer
-
-    def _prepare_for_training(self, max_steps, train_dataloader, resume_from_checkpoint):
-        if self.kept:
-            self.state.global_step = self.kept_at
-            set_random_state(self.kept["random"])
-        self.create_optimizer()
-        self.lr_scheduler = _ByBudget(self.optimizer)
-        # The loop clears the gradients of what is returned here: only these weights ever have one.
-        return ParameterList(self.trained), train_dataloader
-
-    def training_step(self, model, inputs: Any, num_items_in_batch=None) -> Tensor:
-        with self._training_mode():
-            while (done := self._attempt(inputs)) is None:
-                pass
-        loss, numbers, tokens = done
-        self._charge(inputs, tokens)
-        self.pending.append({"loss": loss, **numbers})
-        return loss
-
-    def _clip_grad_norm(self, model) -> Tensor:
-        step, norm = self.pending[-1], self._norm()
-        bad = ~torch.isfinite(norm + step["loss"])
-        self.diverged_at = torch.where((self.diverged_at < 0) & bad, self.state.global_step, self.diverged_at)
-        optimizers.guard(self.optimizer, norm, self.args.max_grad_norm, self.diverged_at >= 0)
-        step["grad_norm"] = norm
-        return norm
-
-    def _maybe_log_save_evaluate(self, *args, **kwargs) -> None:
-        self.control.should_training_stop |= self.steps.progress() >= 1
-        aside = self.look(self.state.global_step, self.steps.progress())
-        self.clock, self.aside = self.clock + aside, self.aside + aside
-        if self.control.should_training_stop or self.state.global_step % LOG_STEPS == 0:
-            self._look()
-        if self.checkpoints is not None and (heartbeat.asked_to_stop() or self.checkpoints.due()):
-            self.keep()
-        if not self.control.should_training_stop:
-            heartbeat.stop_if_asked()
-
-    def _finalize_training(self, trial, num_train_samples, start_time) -> TrainOutput:
-        self.control = self.callback_handler.on_train_end(self.args, self.state, self.control)
-        self.is_in_train = False
-        return TrainOutput(self.state.global_step, math.nan, {})
-
-    def floating_point_ops(self, inputs) -> int:
-        return 0
-
-    # --- checkpoints ----------------------------------------------------------------------------------------
-
-    def keep(self, *, over: bool = False) -> None:
-        """Write a checkpoint of all that the next step depends on. `over`: there is no next step."""
-        step = self.state.global_step
-        if self.checkpoints is None or (step == self.kept_at and not over):
+    def run(self) -> None:
+        """Train until the budget is spent or there are no more rows; continue from the last checkpoint."""
+        kept = self.checkpoints.last() if self.checkpoints is not None else None
+        if kept is not None:
+            self.restore(kept)
+        if self.over:
             return
-        if self.diverged_at >= 0:
-            self._look()
-        self.kept_at = step
-        self.checkpoints.save(
-            step,
+        with heartbeat.training():
+            self._prepare(kept)
+            for rows in self.steps:
+                self.step(rows)
+                progress = self.steps.progress()
+                self._exclude(self.on_step_end(self.number, progress))
+                if progress >= 1 or self.number % LOG_STEPS == 0:
+                    self._log()
+                if heartbeat.asked_to_stop() or (self.checkpoints is not None and self.checkpoints.due()):
+                    self.save()
+                if progress >= 1:
+                    break
+                heartbeat.stop_if_asked()
+            self._log()
+            self.save(over=True)
+        heartbeat.stop_if_asked()
+
+    def step(self, rows: list[Any]) -> None:
+        """Take one optimiser step on `rows`."""
+        done = self.gradient.run(rows, self.steps.rows(rows), self.number + 1)
+        self._account(rows, done.tokens)
+        self._update(done)
+        self.number += 1
+
+    def _prepare(self, kept: Mapping[str, Any] | None) -> None:
+        """Set up the optimiser: its weights are those of the adapters that the first step scores, and modules."""
+        first = self.steps.first()
+        policies = self.gradient.scored(first)
+        groups = [
             {
-                "step": step,
-                "over": over,
-                "weights": [policy.tensors() for policy in self._adapters()],
-                "modules": {name: module.state_dict() for name, module in self.modules.items()},
-                "optimizer": [self.optimizer.state[weight] for weight in self.trained],
-                "random": random_state(),
-                "state": None if self.own_state is None else dict(self.own_state),
-                "pending": self.pending,
-                "spent": vars(self.spent),
-                "tokens": self.tokens,
-                "forwards": self.forwards,
-                "generated": self.base.generated - self.generated_before,
-                "seconds": time.perf_counter() - self.begun - self.aside + self.seconds_before,
-                "micro_batch": self.micro_batch,
-                "checkpointing": self.checkpointing,
-                "notes": self.notes,
-            },
-        )
+                "params": list(owner.parameters()),
+                "peak": self.learning_rates.get(owner, self.learning_rate),
+            }
+            for owner in (*policies, *self.modules.values())
+        ]
+        weights = [weight for group in groups for weight in group["params"]]
+        self.gradient.train(weights, {policy.adapter for policy in policies})
+        self.optimizer = optimizers.make(self.training.optimizer, groups, self.learning_rate)
+        if kept is not None and first:
+            for weight, moments in zip(weights, kept["optimizer"], strict=True):
+                self.optimizer.state[weight] = _to(self.base.device, moments)
 
-    def go_on(self, kept: Mapping[str, Any]) -> None:
-        """Be as the training was when it wrote this checkpoint."""
-        self.kept, self.kept_at = kept, kept["step"]
-        with torch.no_grad():
-            for policy, weights in zip(self._adapters(), kept["weights"], strict=True):
-                for name, tensor in policy.tensors().items():
-                    tensor.copy_(weights[name])
-        for name, module in self.modules.items():
-            module.load_state_dict(kept["modules"][name])
-        if self.own_state is not None:
-            self.own_state.clear()
-            self.own_state.update(_to(self.base.device, kept["state"]))
-        self.pending = _to(self.base.device, kept["pending"])
-        vars(self.spent).update(kept["spent"])
-        self.tokens, self.forwards, self.notes = kept["tokens"], kept["forwards"], kept["notes"]
-        self.base.generated += kept["generated"]
-        self.generated = self.base.generated
-        self.seconds_before = kept["seconds"]
-        self.micro_batch, self.checkpointing = kept["micro_batch"], kept["checkpointing"]
-        self.base.checkpointing(self.checkpointing)
-        set_random_state(kept["random"])
-        self.steps.begin(self.kept_at)
-        # Killed between its last step and its end, a training must not take a step more.
-        self.over = kept["over"] or self.steps.progress() >= 1
-
-    def _adapters(self) -> list[ModelPolicy]:
-        """Every adapter whose weights may change."""
-        return list(dict.fromkeys((self.policy, *self.moving)))
-
-    # --- the step -------------------------------------------------------------------------------------------
-
-    def _attempt(self, rows: list[Any]) -> tuple[Tensor, Numbers, int] | None:
-        """Return what `_accumulate` does, or None where it did not fit into memory and less is tried next."""
-        try:
-            return self._accumulate(rows)
-        except RuntimeError as error:
-            if not _out_of_memory(error):
-                raise
-            reason = str(error).splitlines()[0]
-        # Outside the handler: its traceback holds the tensors that did not fit.
-        self._give_way(rows, reason)
-        return None
-
-    def _accumulate(self, rows: list[Any]) -> tuple[Tensor, Numbers, int]:
-        """Add up the step's gradient over its micro-batches; return its loss, its numbers and its tokens."""
-        whole = self.sequences(rows)
-        items = {name: _group(given).items for name, given in whole.items()}
-        responses = {name: sum(len(one.response) for one in ones) for name, ones in items.items()}
-        width = max(len(one) for ones in items.values() for one in ones)
-        loss = torch.zeros((), device=self.base.device)
-        totals: dict[str, Tensor | float] = {}
-        tokens, gradients = 0, Gradients(self.trained)
-        with varlen.attention(self.base.model, width):
-            for part in cut(rows, math.ceil(self.steps.rows(rows) / self.micro_batch)):
-                given = whole if len(part) == len(rows) else self.sequences(part)
-                scores, processed = self._scores(given, len(rows), responses)
-                share, numbers = self.loss(scores, part)
-                loss += gradients.add(share)
-                tokens += processed
-                for name, number in numbers.items():
-                    if isinstance(number, Tensor):
-                        number = totals.get(name, 0.0) + number.detach()
-                    totals[name] = number
-        return loss, totals | gradients.norms(), tokens
-
-    def _scores(self, given: Given, rows: int, responses: Mapping[str, int]) -> tuple[dict[str, Scores], int]:
-        """Score all groups of a micro-batch, one forward for each adapter; count positions with gradient."""
-        by_policy: dict[tuple[ModelPolicy, str], dict[str, Group]] = {}
-        for name, group in given.items():
-            policy: Any = group.policy if isinstance(group, ScoringGroup) else None
-            term = group.term if isinstance(group, ScoringGroup) else ""
-            by_policy.setdefault((policy or self.policy, term), {})[name] = _group(group)
-        scores: dict[str, Scores] = {}
-        tokens = 0
-        for (policy, _), groups in by_policy.items():
-            with torch.set_grad_enabled(policy.trainable), self.base.using(policy), self.base.arithmetic():
-                layout = lay_out(groups, self.base.device)
-                states = response_states(self.base, layout)
-            for name, group in groups.items():
-                scores[name] = self._read(group, states, layout, name, rows, responses[name])
-            self.forwards += 1
-            tokens += layout.tokens * policy.trainable
-        return scores, tokens
-
-    def _read(
-        self, group: Group, states: Tensor, layout: Layout, name: str, rows: int, responses: int
-    ) -> Scores:
-        scores = Scores(layout.spans[name].mask, rows=rows, tokens=responses, tolerance=self.tolerance)
-        return read(self.base, group, states, layout, name, scores)
-
-    def _owners(self) -> list[ModelPolicy | Module]:
-        """Return every trainable adapter that the first step scores, and the modules."""
-        scored: dict[ModelPolicy, None] = {self.policy: None}
-        rows = self.steps.first()
-        for group in self.sequences(rows).values() if rows else ():
-            if isinstance(group, ScoringGroup) and isinstance(group.policy, ModelPolicy):
-                scored[group.policy] = None
-        return [*(policy for policy in scored if policy.trainable), *self.modules.values()]
-
-    def _charge(self, rows: list[Any], tokens: int) -> None:
-        """Take the step off the budget, and set the learning rate that falls to it."""
+    def _account(self, rows: list[Any], tokens: int) -> None:
+        """Take the step off the budget, and set the learning rate that follows from it."""
         before, now = self.steps.progress(), time.perf_counter()
         self.spent.steps += 1
         self.spent.rows += self.steps.drawn(rows)
-        self.spent.tokens += tokens + self.base.generated - self.generated
-        self.generated = self.base.generated
+        self.spent.tokens += tokens + self.base.generated - self.counted
         self.spent.seconds += now - self.clock
+        self.counted, self.clock = self.base.generated, now
         self.tokens += tokens
-        self.clock = now
         share = rate(self.training.schedule, self.training.warmup, before, self.steps.progress())
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak"] * share
 
-    def _norm(self) -> Tensor:
-        return torch.nn.utils.get_total_norm(
-            [weight.grad for weight in self.trained if weight.grad is not None]
+    def _update(self, done: StepGradient) -> None:
+        """Change the weights, unless this step or one before it was not finite; the host does not wait."""
+        norm = torch.nn.utils.get_total_norm(
+            [weight.grad for weight in self.gradient.weights if weight.grad is not None]
         )
+        bad = ~torch.isfinite(norm + done.loss)
+        self.diverged_at = torch.where((self.diverged_at < 0) & bad, self.number, self.diverged_at)
+        optimizers.guard(self.optimizer, norm, self.training.max_grad_norm, self.diverged_at >= 0)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.pending.append({"loss": done.loss, **done.numbers, "grad_norm": norm})
 
-    def _look(self) -> None:
-        """Wait for the device, once, and tell what the steps since the last look did.
+    def _exclude(self, seconds: float) -> None:
+        """Take seconds out of what the training took."""
+        self.clock += seconds
+        self.begun += seconds
+
+    def _log(self) -> None:
+        """Wait for the device, once, and log the means of the steps since the last log.
 
         Raises Diverged where one of them was not finite.
         """
@@ -458,87 +262,76 @@ class AdapterTrainer(Trainer):
                 f"the weights of step {int(failed)} are kept",
                 "lower the learning rate, or look at the rows of that step",
             )
-        pace = {"learning_rate": self.lr_scheduler.get_last_lr()[0], "seconds": self.spent.seconds}
-        self.tell(self.state.global_step, {**dict(zip(names, numbers, strict=True)), **pace})
+        pace = {"learning_rate": self.optimizer.param_groups[0]["lr"], "seconds": self.spent.seconds}
+        self.log(self.number, {**dict(zip(names, numbers, strict=True)), **pace})
 
-    # --- modes and memory -----------------------------------------------------------------------------------
+    # --- cost and checkpoints -------------------------------------------------------------------------------
 
     @property
-    def tolerance(self) -> float | None:
-        """How far equal policies may differ here: see `alignbench.api.method.Scored.tolerance`."""
-        if self.dropouts:
-            return None
-        return 1e-5 if self.base.dtype == torch.float32 else 1e-2
+    def seconds(self) -> float:
+        """What the training took, before an interruption included."""
+        return time.perf_counter() - self.begun
 
-    def _dropouts(self, adapters: Collection[str | None]) -> list[Module]:
-        layers = [module for module in self.base.model.modules() if isinstance(module, LoraLayer)]
-        found = [drop for layer in layers for name, drop in layer.lora_dropout.items() if name in adapters]
-        return [drop for drop in found if getattr(drop, "p", 0) > 0]
+    @property
+    def generated(self) -> int:
+        """Positions generated between the steps."""
+        return self.counted - self.generated_before
 
-    @contextmanager
-    def _training_mode(self) -> Iterator[None]:
-        """Switch on what a step needs and nothing else: the base's own dropout stays off, for all methods."""
-        wanted = list(self.dropouts)
-        if self.checkpointing:
-            modules = self.base.model.modules()
-            wanted += [layer for layer in modules if isinstance(layer, GradientCheckpointingLayer)]
-        for module in wanted:
-            module.training = True
-        try:
-            yield
-        finally:
-            for module in wanted:
-                module.training = False
+    def save(self, *, over: bool = False) -> None:
+        """Write a checkpoint of all that the next step depends on. `over`: there is no next step."""
+        if self.checkpoints is None or (self.number == self.kept_at and not over):
+            return
+        if self.diverged_at >= 0:
+            self._log()
+        self.kept_at = self.number
+        gradient = self.gradient
+        self.checkpoints.save(
+            self.number,
+            {
+                "step": self.number,
+                "over": over,
+                "weights": [policy.tensors() for policy in self.adapters],
+                "modules": {name: module.state_dict() for name, module in self.modules.items()},
+                "optimizer": [self.optimizer.state[weight] for weight in gradient.weights],
+                "random": random_state(),
+                "state": None if self.state is None else dict(self.state),
+                "pending": self.pending,
+                "spent": vars(self.spent),
+                "tokens": self.tokens,
+                "generated": self.base.generated - self.generated_before,
+                "seconds": self.seconds,
+                "forwards": gradient.forwards,
+                "micro_batch": gradient.micro_batch,
+                "checkpointing": gradient.checkpointing,
+                "notes": gradient.notes,
+            },
+        )
 
-    def _give_way(self, rows: list[Any], reason: str) -> None:
-        """Make the next attempt at a step smaller. Raises ModelError where nothing is left to give up."""
-        for weight in self.trained:
-            weight.grad = None
-        if self.base.device.type == "cuda":
-            torch.cuda.empty_cache()
-        rows_now = min(self.micro_batch, self.steps.rows(rows))
-        tokens = sum(len(one) for given in self.sequences(rows).values() for one in _group(given).items)
-        small = rows_now == 1 or tokens * rows_now / self.steps.rows(rows) < 2 * FULL
-        if self.training.checkpointing == "auto" and not self.checkpointing and small:
-            self.checkpointing = True
-            self.base.checkpointing(True)
-            done = "activations are recomputed"
-        elif self.training.micro_batch == "auto" and rows_now > 1:
-            self.micro_batch = math.ceil(rows_now / 2)
-            done = f"the micro-batch is {self.micro_batch}"
-        else:
-            raise ModelError(
-                f"a micro-batch of {rows_now} does not fit into memory: {reason}",
-                "lower data.max_length, or set training.micro_batch and training.checkpointing to auto",
-            )
-        self.notes.append(f"from step {self.state.global_step + 1} on {done}: {reason}")
-
-
-class _ByBudget(torch.optim.lr_scheduler.LRScheduler):
-    """Reports the learning rate that the trainer sets step by step from the budget spent."""
-
-    def get_lr(self) -> list[float | Tensor]:
-        return [group["lr"] for group in self.optimizer.param_groups]
-
-
-def random_state() -> dict[str, Any]:
-    """Return every global random state that a step may draw from."""
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
-    return {
-        "python": random.getstate(),
-        "numpy": np.random.get_state(),
-        "torch": torch.get_rng_state(),
-        "cuda": cuda,
-    }
-
-
-def set_random_state(kept: Mapping[str, Any]) -> None:
-    """Set what `random_state` returned."""
-    random.setstate(kept["python"])
-    np.random.set_state(kept["numpy"])
-    torch.set_rng_state(kept["torch"])
-    for device, state in enumerate(kept["cuda"]):
-        torch.cuda.set_rng_state(state, device)
+    def restore(self, kept: Mapping[str, Any]) -> None:
+        """Be as the training was when it wrote this checkpoint."""
+        self.number = self.kept_at = kept["step"]
+        with torch.no_grad():
+            for policy, weights in zip(self.adapters, kept["weights"], strict=True):
+                for name, tensor in policy.tensors().items():
+                    tensor.copy_(weights[name])
+        for name, module in self.modules.items():
+            module.load_state_dict(kept["modules"][name])
+        if self.state is not None:
+            self.state.clear()
+            self.state.update(_to(self.base.device, kept["state"]))
+        self.pending = _to(self.base.device, kept["pending"])
+        vars(self.spent).update(kept["spent"])
+        self.tokens = kept["tokens"]
+        self.base.generated += kept["generated"]
+        self.counted = self.base.generated
+        self.begun -= kept["seconds"]
+        gradient = self.gradient
+        gradient.forwards, gradient.notes = kept["forwards"], kept["notes"]
+        gradient.micro_batch, gradient.checkpointing = kept["micro_batch"], kept["checkpointing"]
+        self.base.checkpointing(gradient.checkpointing)
+        self.steps.begin(self.number)
+        self.over = kept["over"] or self.steps.progress() >= 1
+        set_random_state(kept["random"])
 
 
 def _to(device: torch.device, value: Any) -> Any:
@@ -548,16 +341,6 @@ def _to(device: torch.device, value: Any) -> Any:
     if isinstance(value, dict):
         return {name: _to(device, item) for name, item in value.items()}
     return [_to(device, item) for item in value] if isinstance(value, list) else value
-
-
-def _group(given: ScoringGroup | Many[Sequence]) -> Group:
-    return (
-        Group(given.items, given.head, given.temperature) if isinstance(given, ScoringGroup) else Group(given)
-    )
-
-
-def _out_of_memory(error: RuntimeError) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 def _peak_memory(device: torch.device) -> int:

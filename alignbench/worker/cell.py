@@ -9,23 +9,19 @@ from collections.abc import Sequence as Many
 from dataclasses import asdict
 from pathlib import Path
 
-from alignbench import store
+from alignbench import layout, store
 from alignbench.api.policy import Answer, Policy
 from alignbench.errors import PluginError
-from alignbench.recipe.departures import departures
-from alignbench.recipe.graph import relabelled
-from alignbench.recipe.schema import BASE, own_budget
+from alignbench.recipe.schema import BASE
 from alignbench.rows import Prompt
 from alignbench.worker import samples
 from alignbench.worker.context import CellContext
-from alignbench.worker.isolation import isolated
 from alignbench.worker.messages import Event, Task
 from alignbench.worker.policy_io import load_method, save_policy
-from alignbench.worker.resume import CHECKPOINTS
 from alignbench.worker.session import Session
 from alignbench.worker.trackers import Tracking
 
-GROWING = ("log.txt", "status.json", CHECKPOINTS)
+GROWING = (layout.LOG, layout.STATUS, layout.CHECKPOINTS)
 """Files of a cell's folder that are no part of its sealed result."""
 
 PAUSE = 0.2
@@ -65,13 +61,14 @@ def main(task: Task, emit: Callable[[Event], None]) -> None:
         "label": label,
         "seed": seed,
         "rows": {
-            split: {"count": len(ids), "digest": store.digest(sorted(ids))} for split, ids in run.seen.items()
+            origin: {"count": len(ids), "digest": store.digest(sorted(ids))}
+            for origin, ids in run.ledger.rows.items()
         },
-        "alarms": [str(alarm) for alarm in run.alarms.values()],
-        "judges": run.judges,
-        "departures": [asdict(departure) for departure in run.departures],
+        "alarms": [str(warned) for warned in run.ledger.warnings.values()],
+        "judges": run.ledger.judges,
+        "departures": [asdict(departure) for departure in run.ledger.departures],
         "cost": {
-            **vars(run.cost),
+            **vars(run.ledger.cost),
             "answer_tokens": sum(answer.tokens for answer in answers) / len(answers),
             "answer_forwards": sum(answer.forwards for answer in answers) / len(answers),
             "answer_seconds": spent / len(answers),
@@ -80,9 +77,9 @@ def main(task: Task, emit: Callable[[Event], None]) -> None:
             "answer_uncached_seconds": uncached[1],
         },
     }
-    store.write_json(folder / "cell.json", sealed)
+    store.write_json(folder / layout.CELL, sealed)
     store.commit(folder, key=task.what["key"], producer=label, leave_out=GROWING)
-    shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
+    shutil.rmtree(folder / layout.CHECKPOINTS, ignore_errors=True)
 
 
 def _uncached(
@@ -114,39 +111,39 @@ def counting(emit: Callable[[Event], None], total: int) -> Callable[[int], None]
 
 def align(session: Session, label: str, seed: int, folder: Path) -> tuple[CellContext, Policy]:
     """Run one label at one seed; return its run, with what it saw and spent, and the saved policy."""
-    block = session.recipe.methods.get(label)
-    if block is None:
+    planned = session.plan.labels.get(label)
+    if planned is None:
         run = CellContext(session, label=BASE, seed=seed, method="", start=BASE, folder=folder)
-        save_policy(run.start, folder / "policy", method="", config={}, start=BASE)
+        save_policy(run.start, folder / layout.POLICY, method="", config={}, start=BASE)
         return run, run.start
-    method = load_method(block.method, block.config)
+    method = load_method(planned.method, planned.config)
     run = CellContext(
         session,
         label=label,
         seed=seed,
-        method=block.method,
-        start=block.start,
+        method=planned.method,
+        start=planned.start,
         folder=folder,
-        budget=own_budget(session.recipe, label),
-        training=block.training,
-        comparisons=relabelled(session.recipe, label),
+        budget=planned.budget,
+        training=planned.training.model_dump(),
+        comparisons=planned.comparisons,
     )
-    run.departures.extend(departures(session.recipe, label))
+    run.ledger.departures.extend(planned.departures)
     session.emit(Event("aligning"))
-    config = block.model_dump(mode="json")
+    config = session.recipe.methods[label].model_dump(mode="json")
 
     def lost(tracker: str, why: str) -> None:
-        run.alarm(f"tracker {tracker}", 0, f"the tracker {tracker} failed and was let go: {why}")
+        run.record.warning(f"tracker {tracker}", 0, f"the tracker {tracker} failed and was let go: {why}")
 
     run.tracking = Tracking(session.task.what.get("track", ()), session.run, label, seed, config, lost)
     try:
-        with isolated(run._number("global")):
-            policy = method.align(run)
+        policy = run.align(method)
     finally:
         run.tracking.end()
     if not isinstance(policy, Policy) or "answer" not in policy.can:
-        raise PluginError(f"'{block.method}' returned {type(policy).__name__}, which is no policy")
-    save_policy(policy, folder / "policy", method=block.method, config=block.config, start=block.start)
+        raise PluginError(f"'{planned.method}' returned {type(policy).__name__}, which is no policy")
+    what = {"method": planned.method, "config": planned.config, "start": planned.start}
+    save_policy(policy, folder / layout.POLICY, **what)
     return run, policy
 
 

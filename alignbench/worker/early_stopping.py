@@ -6,35 +6,34 @@ from collections.abc import MutableMapping
 from typing import TYPE_CHECKING, Any
 
 from alignbench.api.config import Select
-from alignbench.api.method import Rows
+from alignbench.api.method import Rows, Run
 from alignbench.api.policy import Policy
 from alignbench.rows import Demonstration, Prompt
 
 if TYPE_CHECKING:
     from alignbench.api.judge import Judge
-    from alignbench.worker.context import CellContext
 
 
 class Selection:
-    """Looks at a policy now and then while it trains, and keeps the weights whose answers score best.
+    """Evaluates a policy now and then while it trains, and keeps the weights whose answers score best.
 
     A validation loss rises long before answers get worse, so that it would stop too early (InstructGPT,
     arXiv:2203.02155, appendix C.1). Both curves are logged.
     """
 
-    def __init__(self, run: CellContext, policy: Policy, select: Select, state: MutableMapping[str, Any]):
+    def __init__(self, run: Run, policy: Policy, select: Select, state: MutableMapping[str, Any]):
         self.run, self.policy, self.select, self.state = run, policy, select, state
         self.judge: Judge = run.judge(select.by)
-        self.demonstrations: Rows[Demonstration] = run.rows(Demonstration, select.on)
-        self.prompts = list(run.rows(Prompt, select.on))[: select.prompts]
-        state.setdefault("selection", {"looked": 0, "score": None, "weights": []})
+        self.demonstrations: Rows[Demonstration] = run.rows(Demonstration, "validation")
+        self.prompts = list(run.rows(Prompt, "validation"))[: select.prompts]
+        state.setdefault("selection", {"evaluated": 0, "score": None, "weights": []})
 
-    def look(self, step: int, progress: float) -> None:
-        """Measure the policy wherever another share of the training is done."""
+    def on_step_end(self, step: int, progress: float) -> None:
+        """Evaluate the policy wherever another share of the training is done."""
         best = self.state["selection"]
-        if progress * self.select.looks < best["looked"] + 1 - 1e-9:
+        if progress * self.select.evaluations < best["evaluated"] + 1 - 1e-9:
             return
-        best["looked"] = int(progress * self.select.looks + 1e-9)
+        best["evaluated"] = int(progress * self.select.evaluations + 1e-9)
         key = int(self.run.rng("selection").integers(2**62))
         answers = self.policy.answer(self.prompts, self.select.sampling, key)
         scores = [one.value for one in self.judge.score(self.prompts, [one.text for one in answers])]
@@ -47,7 +46,7 @@ class Selection:
         if best["score"] is None or score > best["score"]:
             best |= {"score": score, "weights": [weight.detach().clone() for weight in self._weights()]}
 
-    def settle(self) -> None:
+    def restore_best(self) -> None:
         """Put the best weights back."""
         import torch
 

@@ -17,17 +17,16 @@ import numpy as np
 from alignbench import stats, store
 from alignbench.api.config import Split
 from alignbench.api.policy import Policy
+from alignbench.layout import LEARNING_CURVE
 from alignbench.metrics.kl import k1
 from alignbench.recipe.schema import Curve
 from alignbench.rows import Sequence as Scorable
 
 if TYPE_CHECKING:
     from alignbench.api.judge import Judge
-    from alignbench.worker.context import CellContext
+    from alignbench.worker.cell_state import CellState
     from alignbench.worker.session import Session
 
-FILE = "looks.jsonl"
-"""Beside a cell's curves: one answer a line."""
 SPLIT: Split = "validation"
 NONE: dict[str, Any] = {"checkpoints": [], "alarms": []}
 """Of a cell that was not followed."""
@@ -36,7 +35,7 @@ Proxy = Callable[[list[Scorable]], Any]
 """Sequences to float32 [N]: what the method itself takes their answers to be worth."""
 
 
-class Looks:
+class Evaluations:
     """Lets a policy answer the same prompts now and then while it trains; takes nothing off its budget.
 
     What was answered lies in the training's `state` until it ends, so that a killed training goes on with it.
@@ -44,41 +43,41 @@ class Looks:
 
     def __init__(
         self,
-        run: CellContext,
+        run: CellState,
         policy: Policy,
         curve: Curve,
         state: MutableMapping[str, Any],
         proxy: Proxy | None = None,
     ):
         self.run, self.policy, self.curve, self.state, self.proxy = run, policy, curve, state, proxy
-        self.prompts = run._session.table.prompts(SPLIT, curve.prompts)
-        state.setdefault("looks", {"looked": -1, "lines": []})
+        self.prompts = run.session.table.prompts(SPLIT, curve.prompts)
+        state.setdefault("evaluations", {"evaluated": -1, "lines": []})
 
-    def look(self, step: int, progress: float) -> float:
+    def on_step_end(self, step: int, progress: float) -> float:
         """Answer wherever another share of the training is done; return the seconds that this took."""
-        done, begun = self.state["looks"], time.perf_counter()
+        done, begun = self.state["evaluations"], time.perf_counter()
         share = int(progress * self.curve.looks + 1e-9)
-        if share <= done["looked"]:
+        if share <= done["evaluated"]:
             return 0.0
-        base = self.run._session.base
-        generated = base.generated
-        answers = self.policy.answer(
-            self.prompts, self.run._session.recipe.evaluation.sampling, self.run.seed
-        )
-        items = [Scorable(one.prompt_ids, said.ids) for one, said in zip(self.prompts, answers, strict=True)]
-        worth = [None] * len(items) if self.proxy is None else self.proxy(items).tolist()
-        away = k1(self.policy.logprobs(items), base.policy().logprobs(items))
-        base.generated = generated
-        done["looked"] = share
+        with self.run.meter.paused():
+            answers = self.policy.answer(
+                self.prompts, self.run.session.recipe.evaluation.sampling, self.run.seed
+            )
+            items = [
+                Scorable(one.prompt_ids, said.ids) for one, said in zip(self.prompts, answers, strict=True)
+            ]
+            worth = [None] * len(items) if self.proxy is None else self.proxy(items).tolist()
+            away = k1(self.policy.logprobs(items), self.run.session.base.policy().logprobs(items))
+        done["evaluated"] = share
         done["lines"] += [
             {"step": step, "prompt_id": said.prompt_id, "text": said.text, "proxy": proxy, "kl": kl}
             for said, proxy, kl in zip(answers, worth, away, strict=True)
         ]
         return time.perf_counter() - begun
 
-    def settle(self) -> None:
+    def write(self) -> None:
         """Write down what was answered, now that the training is over."""
-        add(self.run.folder, self.state["looks"]["lines"])
+        add(self.run.folder, self.state["evaluations"]["lines"])
 
 
 def add(folder: Path, lines: Iterable[dict[str, Any]]) -> None:
@@ -89,12 +88,14 @@ def add(folder: Path, lines: Iterable[dict[str, Any]]) -> None:
     before = read(folder)
     first = before[-1]["step"] if before else 0
     lines = [*before, *({**line, "step": first + line["step"]} for line in lines)]
-    store.write_text(folder / FILE, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+    store.write_text(
+        folder / LEARNING_CURVE, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+    )
 
 
 def read(folder: Path) -> list[dict[str, Any]]:
     """Return the answers of a cell or stage in the order of their steps; none where it was not looked at."""
-    file = folder / FILE
+    file = folder / LEARNING_CURVE
     lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
     return [json.loads(line) for line in lines]
 

@@ -1,8 +1,19 @@
-"""What a cell has spent, in the units of the public record."""
+"""The ledger of a cell: what it spent, which rows it used, and what it has to report. One record, one file."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from alignbench import store
+from alignbench.api.method import Departure
+from alignbench.worker.messages import Event
+
+FILE = "ledger.json"
+"""Beside a shared artefact: what making it added to the ledger."""
 
 
 @dataclass
@@ -20,13 +31,128 @@ class Cost:
     judge_seconds: float = 0.0
     peak_memory_bytes: int = 0
 
-    def since(self, before: Cost) -> dict[str, float]:
-        """Return what was spent since `before`; of the memory, the peak."""
-        spent = {name: value - getattr(before, name) for name, value in vars(self).items()}
-        return {**spent, "peak_memory_bytes": self.peak_memory_bytes}
-
     def add(self, **spent: float) -> None:
         """Add what was spent; the peak of memory is a maximum."""
         for name, value in spent.items():
             old = getattr(self, name)
             setattr(self, name, max(old, value) if name == "peak_memory_bytes" else old + value)
+
+
+@dataclass
+class Account:
+    """What is taken off the cell's budget, in each unit a budget can have."""
+
+    epochs: float = 0.0
+    rows: float = 0
+    steps: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+
+    def add(self, **spent: float) -> None:
+        """Add what was spent."""
+        for name, value in spent.items():
+            setattr(self, name, getattr(self, name) + value)
+
+
+@dataclass
+class Warned:
+    """A warning about a training: where it first came, and how often."""
+
+    step: int
+    text: str
+    count: int = 1
+
+    def __str__(self) -> str:
+        more = f" ({self.count} times)" if self.count > 1 else ""
+        return f"step {self.step}: {self.text}{more}"
+
+
+@dataclass
+class Ledger:
+    """Everything a cell adds to the record while it aligns; `alignbench.api.method.Record` is its public part.
+
+    What is made once for several cells has a ledger of its own, which is merged into that of each of them.
+    """
+
+    cost: Cost = field(default_factory=Cost)
+    account: Account = field(default_factory=Account)
+    departures: list[Departure] = field(default_factory=list)
+    warnings: dict[str, Warned] = field(default_factory=dict)
+    judges: list[dict[str, Any]] = field(default_factory=list)
+    """What is known of the judges of the method, each with its `name` and `quality`."""
+    learned: dict[str, set[str]] = field(default_factory=dict)
+    """Ids of the rows that entered a loss, by origin: see `alignbench.worker.row_origins`."""
+    asked: dict[str, set[str]] = field(default_factory=dict)
+    """Ids of the rows whose prompts were answered, for a label or for learning, by origin."""
+    emit: Callable[[Event], None] = field(default=lambda event: None, repr=False, compare=False)
+
+    @property
+    def rows(self) -> dict[str, set[str]]:
+        """Ids of all rows used, by origin."""
+        names = [*self.learned, *(name for name in self.asked if name not in self.learned)]
+        return {name: self.learned.get(name, set()) | self.asked.get(name, set()) for name in names}
+
+    def departure(self, what: str, shared: str = "", own: str = "") -> None:
+        """Record in what the method is not treated like the others."""
+        found = Departure(what, shared, own)
+        if found not in self.departures:
+            self.departures.append(found)
+
+    def judge(self, name: str, **quality: Any) -> None:
+        """Record how good a judge of the method's own is."""
+        self.judges.append({"name": name, "quality": quality})
+
+    def warning(self, name: str, step: int, text: str) -> None:
+        """Keep the first warning of a name, and count the others."""
+        if name in self.warnings:
+            self.warnings[name].count += 1
+        else:
+            self.warnings[name] = Warned(step, text)
+        self.emit(Event(f"warning: {text}", step))
+
+    def merge(self, other: Ledger, *, epochs: float = 1.0) -> None:
+        """Add what another ledger holds. `epochs` is how many of this run's an epoch of the other is."""
+        self.cost.add(**vars(other.cost))
+        self.account.add(**{**vars(other.account), "epochs": other.account.epochs * epochs})
+        self.judges += other.judges
+        self.departures += [one for one in other.departures if one not in self.departures]
+        for name, warned in other.warnings.items():
+            if name in self.warnings:
+                self.warnings[name].count += warned.count
+            else:
+                self.warnings[name] = warned
+        for ours, theirs in ((self.learned, other.learned), (self.asked, other.asked)):
+            for origin, ids in theirs.items():
+                ours.setdefault(origin, set()).update(ids)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the ledger in plain values; `restore` takes them back."""
+        return {
+            "cost": vars(self.cost).copy(),
+            "account": vars(self.account).copy(),
+            "departures": [asdict(one) for one in self.departures],
+            "warnings": {name: vars(one).copy() for name, one in self.warnings.items()},
+            "judges": list(self.judges),
+            "learned": {origin: sorted(ids) for origin, ids in self.learned.items()},
+            "asked": {origin: sorted(ids) for origin, ids in self.asked.items()},
+        }
+
+    def restore(self, kept: Mapping[str, Any]) -> None:
+        """Become the ledger that `as_json` described."""
+        self.cost, self.account = Cost(**kept["cost"]), Account(**kept["account"])
+        self.departures[:] = [Departure(**one) for one in kept["departures"]]
+        self.warnings = {name: Warned(**one) for name, one in kept["warnings"].items()}
+        self.judges[:] = kept["judges"]
+        self.learned = {origin: set(ids) for origin, ids in kept["learned"].items()}
+        self.asked = {origin: set(ids) for origin, ids in kept["asked"].items()}
+
+    def write(self, folder: Path) -> None:
+        """Write the ledger of a shared artefact beside it."""
+        store.write_json(folder / FILE, self.as_json())
+
+
+def read(folder: Path) -> Ledger:
+    """Return the ledger that lies beside a shared artefact."""
+    ledger = Ledger()
+    ledger.restore(json.loads((folder / FILE).read_text(encoding="utf-8")))
+    return ledger

@@ -9,8 +9,8 @@ from typing import Any
 
 from alignbench.errors import AlignbenchError
 
-ALIVE = None
-"""What a child says where it has nothing to say but that it goes on."""
+HEARTBEAT = None
+"""What a child sends where it has nothing to report but that it works."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,8 +23,8 @@ class Task:
     """The run's folder."""
     root: Path
     """The recipe's folder: relative paths start here."""
-    recipe: str
-    """The recipe in canonical JSON."""
+    plan: str
+    """The resolved recipe, `alignbench.recipe.plan.Plan`, in JSON."""
     home: Path
     """Where the store lies: a fork server keeps the environment it was started with."""
     log: Path
@@ -36,19 +36,19 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """What a child says while it works: which phase, how far, and numbers now."""
+    """What a child reports while it works: its phase, its progress, and logged numbers."""
 
     phase: str
     done: int = 0
     total: int | None = None
     numbers: Mapping[str, float] = field(default_factory=dict)
     clock: float = 0.0
-    """When it was said, by the child's `busy_clock`."""
+    """When it was sent, by the child's `busy_clock`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """A child's last word. A child that dies has none."""
+    """How a task ended: the last message of its child. A child that dies sends none."""
 
     status: str = "done"
     reason: str = ""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from alignbench import plugins, store
+from alignbench import layout, plugins, store
 from alignbench.api.method import Method
 from alignbench.api.policy import Policy
 from alignbench.recipe.schema import AdapterStart, ModelStart, Start
@@ -21,7 +23,7 @@ def load_method(name: str, config: Mapping[str, Any]) -> Method:
 def save_policy(
     policy: Policy, folder: Path, *, method: str, config: Mapping[str, Any], start: Start
 ) -> None:
-    """Write a policy so that `Bench.restore` rebuilds it, also where it is a decoder of a plugin's own."""
+    """Write a policy so that `CellState.restored` rebuilds it, also where it is a decoder of a plugin's own."""
     from alignbench.models import ModelPolicy
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -35,15 +37,28 @@ def save_policy(
         said["kind"] = "base" if policy.adapter is None else "adapter"
     if said["kind"] != "base":
         policy.save(folder)
-    store.write_json(folder / "policy.json", said)
+    store.write_json(folder / layout.POLICY_KIND, said)
 
 
 def _say_start(start: Start) -> Any:
     return start if isinstance(start, str) else start.model_dump()
 
 
-def start_of(said: Any) -> Start:
-    """Return the start that `policy.json` names."""
-    if isinstance(said, str):
-        return said
-    return AdapterStart(**said) if "adapter" in said else ModelStart(**said)
+@dataclass(frozen=True)
+class SavedPolicy:
+    """What `policy.json` says of a saved policy."""
+
+    kind: str
+    """`base`, `adapter`, or `method` for a decoder of a plugin's own."""
+    method: str
+    config: Mapping[str, Any]
+    start: Start
+
+
+def read_policy(folder: Path) -> SavedPolicy:
+    """Return what `save_policy` wrote beside the weights."""
+    kept = json.loads((folder / layout.POLICY_KIND).read_text(encoding="utf-8"))
+    start = kept["start"]
+    if not isinstance(start, str):
+        start = AdapterStart(**start) if "adapter" in start else ModelStart(**start)
+    return SavedPolicy(kept["kind"], kept["method"], kept["config"], start)

@@ -5,49 +5,43 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING
 
-from alignbench import store
-from alignbench.api.policy import Policy
+from alignbench import layout, store
 from alignbench.data.prepare import prepare
-from alignbench.errors import RecipeError
+from alignbench.recipe.plan import Plan
 from alignbench.recipe.schema import Recipe
 from alignbench.worker.messages import Event, Task
+from alignbench.worker.model_access import ModelAccess, refuse
 
 if TYPE_CHECKING:
     from alignbench.models import Base
 
-FOLDER = "data"
-
 
 def main(task: Task, emit: Callable[[Event], None]) -> None:
     """Fill `run/data`. An unfinished attempt of an earlier process is thrown away."""
-    folder = task.run / FOLDER
+    folder = task.run / layout.DATA
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     emit(Event("preparing data"))
-    recipe = Recipe.model_validate_json(task.recipe)
-    prepare(recipe, folder, root=task.root, models=_Shelf(recipe, task))
+    recipe = Plan.model_validate_json(task.plan).recipe
+    prepare(recipe, folder, root=task.root, models=ModelAccess(_Source(recipe, task), None, refuse))
     store.commit(folder, key=task.what["key"], producer="alignbench")
 
 
-class _Shelf:
-    """What a judge that filters rows may read with, before there are any."""
+class _Source:
+    """Where a judge that filters rows gets its base from."""
 
     def __init__(self, recipe: Recipe, task: Task):
         self.recipe, self.root, self.store = recipe, task.root, store.Store(task.home)
 
-    @cached_property
+    @property
     def base(self) -> Base:
         """The quantised base, loaded when a filter first asks for it."""
+        return self._base
+
+    @cached_property
+    def _base(self) -> Base:
         from alignbench.models import load_base
 
         return load_base(self.recipe.model, root=self.root)
-
-    @property
-    def start(self) -> Policy:
-        return self.base.policy()
-
-    def own_reward_model(self, rows: Any, **how: float) -> NoReturn:
-        """Refuse: a judge of rows cannot be trained on them."""
-        raise RecipeError("a judge that filters rows cannot be trained on them", "name one that is trained")

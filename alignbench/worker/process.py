@@ -18,7 +18,7 @@ from pathlib import Path
 from alignbench import heartbeat
 from alignbench.errors import AlignbenchError, Diverged
 from alignbench.store import as_storage_error
-from alignbench.worker.messages import ALIVE, Finished, Task
+from alignbench.worker.messages import HEARTBEAT, Finished, Task
 
 PRELOAD = ("alignbench.worker.preload",)
 """What the fork server imports once for all children. Never on a machine with a CUDA device: bitsandbytes
@@ -40,7 +40,7 @@ def main(task: Task, pipe: Connection) -> None:
     with _logged(task.log):
         faulthandler.enable()
         faulthandler.register(STACKS)
-        heartbeat.listen(lambda: pipe.send(ALIVE))
+        heartbeat.connect(lambda: pipe.send(HEARTBEAT))
         try:
             _run(task, pipe)
             last = Finished()

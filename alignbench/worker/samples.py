@@ -7,8 +7,7 @@ from dataclasses import fields
 from pathlib import Path
 
 from alignbench.api.policy import Answer
-
-FILE = "samples.parquet"
+from alignbench.layout import SAMPLES
 
 
 def write(folder: Path, answers: Sequence[Answer]) -> None:
@@ -17,12 +16,12 @@ def write(folder: Path, answers: Sequence[Answer]) -> None:
     import pyarrow.parquet as pq
 
     columns = {field.name: [getattr(answer, field.name) for answer in answers] for field in fields(Answer)}
-    pq.write_table(pa.table(columns), folder / FILE)
+    pq.write_table(pa.table(columns), folder / SAMPLES)
 
 
 def read(folder: Path) -> list[Answer]:
     """Read what `write` wrote."""
     import pyarrow.parquet as pq
 
-    rows = pq.read_table(folder / FILE).to_pylist()
+    rows = pq.read_table(folder / SAMPLES).to_pylist()
     return [Answer(**{**row, "ids": tuple(row["ids"])}) for row in rows]

@@ -1,31 +1,26 @@
-"""The bench that the cells of one process share: recipe, base, table, store, finished policies."""
+"""What the cells of one process share: recipe, base, table, store, finished policies."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from collections.abc import Sequence as Many
 from functools import cached_property
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from alignbench import store
+from alignbench import layout, store
 from alignbench.api.policy import Policy
 from alignbench.data.split import is_for_judges, is_in_stage
-from alignbench.data.table import TableRows, open_table
-from alignbench.errors import PluginError, RecipeError
-from alignbench.recipe.graph import reserved
-from alignbench.recipe.schema import BASE, AdapterStart, ModelStart, Recipe, Start
+from alignbench.data.table import open_table
+from alignbench.errors import PluginError
+from alignbench.recipe.plan import Plan
+from alignbench.recipe.schema import Recipe
 from alignbench.rows import Row
 from alignbench.versions import versions
-from alignbench.worker.context import CellContext
 from alignbench.worker.messages import Event, Task
-from alignbench.worker.policy_io import load_method, start_of
-from alignbench.worker.prepare import FOLDER as DATA
+from alignbench.worker.row_origins import TableIndex
 
 if TYPE_CHECKING:
     from alignbench.models import Base
-    from alignbench.training.reward_model import RewardModel
 
 
 class Session:
@@ -35,11 +30,16 @@ class Session:
         self.task = task
         self.run = task.run
         self.root = task.root
-        self.recipe = Recipe.model_validate_json(task.recipe)
+        self.plan = Plan.model_validate_json(task.plan)
         self.emit = emit
         self.store = store.Store(task.home)
-        self.table = open_table(task.run / DATA)
+        self.table = open_table(task.run / layout.DATA)
         self._adapters = 0
+
+    @property
+    def recipe(self) -> Recipe:
+        """The recipe as it was checked; what follows from it stands in `plan`."""
+        return self.plan.recipe
 
     @property
     def base(self) -> Base:
@@ -53,46 +53,29 @@ class Session:
         self.emit(Event("loading the base"))
         return load_base(self.recipe.model, root=self.root, cache=self.store)
 
-    @cached_property
-    def reserved(self) -> float:
-        """Share of the training rows that judges are trained on, and that no method sees."""
-        return reserved(self.recipe)
-
     def training_rows(self, view: type[Row]) -> Many[Row]:
         """Return the training rows that a method may see in a view."""
         rows, where = self.table.kept("train"), self.recipe.data.split
-        if self.reserved:
-            rows = [row for row in rows if not is_for_judges(row, where, (0, self.reserved))]
+        if reserved := self.plan.reserved:
+            rows = [row for row in rows if not is_for_judges(row, where, (0, reserved))]
         if self.recipe.data.stages == "disjoint":
             rows = [row for row in rows if is_in_stage(row, view, where)]
         return rows
 
-    def own_reward_model(self, rows: Literal["train"] | tuple[float, float], **how: Any) -> RewardModel:
-        """Return the reward model that judges: trained, from the base, on rows that no method sees."""
-        if rows == "train":
-            raise RecipeError(
-                "a reward model of the methods' own rows cannot evaluate", "set train_on: held-out for it"
-            )
-        run = CellContext(self, label=BASE, seed=0, method="", start=BASE, folder=self.run)
+    def held_out_rows(self, part: tuple[float, float]) -> list[Row]:
+        """Return the part of the training rows, from and to, that judges are trained on."""
         where = self.recipe.data.split
-        held_out = [row for row in self.table.kept("train") if is_for_judges(row, where, rows)]
-        return run.reward_model(TableRows(held_out, run.compared, seed=0), **how)
+        return [row for row in self.table.kept("train") if is_for_judges(row, where, part)]
+
+    @cached_property
+    def index(self) -> TableIndex:
+        """The kept rows by id and by prompt."""
+        return TableIndex(self.table)
 
     @cached_property
     def _data(self) -> str:
-        sealed = store.manifest(self.run / DATA)
+        sealed = store.manifest(self.run / layout.DATA)
         return "" if sealed is None else sealed["content"]
-
-    def start(self, start: Start, seed: int) -> Policy:
-        """Return the frozen policy a method starts from."""
-        if start == BASE:
-            return self.base.policy()
-        if isinstance(start, AdapterStart):
-            local = self.root / start.adapter
-            return self.base.load_adapter(local if local.exists() else start.adapter, self._name("start"))
-        if isinstance(start, ModelStart):
-            return self.model(start.model)
-        return self.policy(str(start), seed)
 
     def model(self, id: str) -> Policy:
         """Return another model of the same tokenizer as a policy."""
@@ -106,29 +89,11 @@ class Session:
             )
         return other.policy()
 
-    def policy(self, label: str, seed: int) -> Policy:
-        """Rebuild the policy of a finished cell."""
-        if label == BASE:
-            return self.base.policy()
-        return self.restore(self.run / "cells" / label / f"seed-{seed}" / "policy", label=label, seed=seed)
-
-    def restore(self, folder: Path, *, label: str, seed: int) -> Policy:
-        """Rebuild the policy that `save_policy` wrote, in this or in another process."""
-        said = json.loads((folder / "policy.json").read_text(encoding="utf-8"))
-        if said["kind"] == "base":
-            return self.base.policy()
-        if said["kind"] == "adapter":
-            return self.base.load_adapter(folder, self._name(label))
-        method = load_method(said["method"], said["config"])
-        run = CellContext(
-            self, label=label, seed=seed, method=said["method"], start=start_of(said["start"]), folder=folder
-        )
-        return method.restore(folder, run)
-
     def base_key(self) -> dict[str, Any]:
         """Return what every shared key holds about base, data and environment."""
         return {"base": self.base.fingerprint, "data": self._data, "versions": versions()}
 
-    def _name(self, wish: str) -> str:
+    def adapter_name(self, wish: str) -> str:
+        """Return a name for an adapter that no other has."""
         self._adapters += 1
         return f"{wish}-{self._adapters}"

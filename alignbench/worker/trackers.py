@@ -9,6 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from alignbench import layout
 from alignbench.errors import PluginError, RecipeError
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ class Tracking:
         self._lost = lost
         names = list(names)
         # Beside the cells: what lies in a cell's folder is sealed, and a tracker writes times.
-        folder, project = run / "tracking" / label / f"seed-{seed}", run.resolve().name
+        folder, project = run / layout.TRACKING / layout.cell_name(label, seed), run.resolve().name
         if not names:
             return
         import os
@@ -72,7 +73,7 @@ class Tracking:
         os.environ.setdefault("MLFLOW_EXPERIMENT_NAME", project)
         self._args = TrainingArguments(
             output_dir=str(folder),
-            run_name=f"{project}/{label}/seed-{seed}",
+            run_name=f"{project}/{layout.cell_name(label, seed)}",
             project=project,
             report_to=names,
             use_cpu=True,
@@ -81,7 +82,7 @@ class Tracking:
         self._state = TrainerState(is_world_process_zero=True, is_local_process_zero=True)
         self._control = TrainerControl()
         self._model = _Described(config)
-        with _alone(run / "tracking" / ".lock"):
+        with _alone(run / layout.TRACKING / ".lock"):
             for name in names:
                 try:
                     (kind,) = get_reporting_integration_callbacks([name])

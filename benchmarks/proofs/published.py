@@ -33,7 +33,7 @@ from alignbench.api.metric import Cell
 from alignbench.commands.open_run import reopen
 from alignbench.metrics.harness import GENERATED, TASKS, Harness, policy_model, run_task
 from alignbench.sandbox import FINGERPRINT
-from alignbench.worker.evaluate import RunEvidence
+from alignbench.worker.evidence import RunEvidence
 
 HERE = Path(__file__).parent
 BASE = Cell("base", 0)

@@ -16,9 +16,11 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from alignbench import Labelling, NamedJudge, NamedMethod, results, store
+from alignbench import Labelling, NamedJudge, NamedMethod, feedback, results, store
 from alignbench.judges.gold import Gold
-from alignbench.recipe.schema import Recipe, canonical
+from alignbench.recipe.resolve import resolve
+from alignbench.recipe.schema import Recipe
+from alignbench.rewards import reward_model
 from alignbench.rows import Pair, Prompt, Ranking, Sequence
 from alignbench.sandbox import FINGERPRINT
 from alignbench.worker.context import CellContext
@@ -78,7 +80,7 @@ def measured(run: Path) -> dict[str, Any]:
     record = results.read(run)
     recipe = Recipe.model_validate(record.recipe)
     session = Session(
-        Task("evaluate", run, run, canonical(recipe), store.default_root(), run / "proof.txt", 1)
+        Task("evaluate", run, run, resolve(recipe).model_dump_json(), store.default_root(), run / "proof.txt", 1)
     )
     truth, found = Truth(), {}
     done = {(cell.label, cell.seed) for cell in record.cells if cell.status == "done"}
@@ -106,7 +108,7 @@ def measured(run: Path) -> dict[str, Any]:
                 judgments = [one.preference for one in judge.judge_pairs(list(held), chosen, rejected)]
                 verdicts = [None if p is None else p - 0.5 for p in judgments]
                 one[f"judge of {label}"] = agreement(margins, verdicts)
-                rows = run_of.label(judge, Labelling.model_validate(how["labels"]))
+                rows = feedback.label(run_of, judge, Labelling.model_validate(how["labels"]))
                 one[f"labels of {label}"] = on_labels(truth, rows)
                 optimizer = NamedMethod.model_validate(how["optimizer"])
                 how = optimizer.config if optimizer.name == "rlhf" else None
@@ -120,7 +122,7 @@ def measured(run: Path) -> dict[str, Any]:
                     folder=run / "proof",
                     rows=rows,
                 )
-                reward = inside.reward_model(**how["reward_model"])
+                reward = reward_model(inside, **how["reward_model"])
                 one[f"reward model of {label}"] = agreement(margins, asked(reward.score))
             print(seed, label, flush=True)
         found[str(seed)] = one

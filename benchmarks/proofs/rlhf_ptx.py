@@ -22,9 +22,10 @@ import numpy as np
 from alignbench import results, stats, store
 from alignbench.api.metric import Cell, Measure
 from alignbench.metrics.capability import Capability
-from alignbench.recipe.schema import Recipe, canonical
+from alignbench.recipe.resolve import resolve
+from alignbench.recipe.schema import Recipe
 from alignbench.sandbox import FINGERPRINT
-from alignbench.worker.evaluate import RunEvidence
+from alignbench.worker.evidence import RunEvidence
 from alignbench.worker.messages import Task
 from alignbench.worker.session import Session
 
@@ -34,7 +35,8 @@ START, PLAIN = "sft", "rlhf"
 def skills(run: Path, record: results.Results) -> dict[str, np.ndarray]:
     """Return 1 for each right answer, else 0: label -> float [seeds, questions]. The answers lie in the store."""
     recipe = Recipe.model_validate(record.recipe)
-    session = Session(Task("evaluate", run, run, canonical(recipe), store.default_root(), run / "log.txt", 1))
+    plan = resolve(recipe).model_dump_json()
+    session = Session(Task("evaluate", run, run, plan, store.default_root(), run / "log.txt", 1))
     named = next(one for one in recipe.evaluation.metrics if one.name == "capability")
     metric = Capability(Capability.Config(**named.config))
     cells = [Cell(cell.label, cell.seed) for cell in record.cells]

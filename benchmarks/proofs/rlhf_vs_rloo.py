@@ -36,7 +36,9 @@ from alignbench.api.config import Split
 from alignbench.api.policy import Answer
 from alignbench.metrics.kl import k1
 from alignbench.models import load_base
-from alignbench.recipe.schema import MethodBlock, Recipe, canonical
+from alignbench.recipe.resolve import resolve
+from alignbench.recipe.schema import MethodBlock, Recipe
+from alignbench.rewards import reward_model
 from alignbench.rows import Prompt, Sequence
 from alignbench.sandbox import FINGERPRINT, MODEL, gold
 from alignbench.worker import samples
@@ -60,7 +62,7 @@ def rloo(session: Session, block: MethodBlock, seed: int, rate: float, folder: P
 
     config, batch = block.config, session.recipe.training.batch
     run = CellContext(session, label="rlhf", seed=seed, method="rlhf", start="sft", folder=folder)
-    reward = run.reward_model(**config["reward_model"])
+    reward = reward_model(run, **config["reward_model"])
     rows = run.rows(Prompt)
     prompts = run.draw(rows, 0, len(rows) // ANSWERS)
     tokenizer = AutoTokenizer.from_pretrained(MODEL, padding_side="left")
@@ -97,8 +99,8 @@ def rloo(session: Session, block: MethodBlock, seed: int, rate: float, folder: P
             num_generations=ANSWERS,
             per_device_train_batch_size=batch,
             gradient_accumulation_steps=1,
-            steps_per_generation=config["rollouts"] // batch,
-            num_iterations=config["passes"],
+            steps_per_generation=config["rollout_batch_size"] // batch,
+            num_iterations=config["ppo_epochs"],
             num_train_epochs=1,
             max_completion_length=config["max_new_tokens"],
             temperature=config["temperature"],
@@ -145,7 +147,7 @@ def reached(
 ) -> dict[str, float]:
     """Return what a policy made of its objective on test prompts: mean score of the reward model, nats from `sft`."""
     run = CellContext(session, label="rlhf", seed=seed, method="rlhf", start="sft", folder=scratch)
-    reward = run.reward_model(**block.config["reward_model"])
+    reward = reward_model(run, **block.config["reward_model"])
     policy = session.base.load_adapter(adapter, f"reached-{seed}-{time.monotonic_ns()}")
     prompts = session.table.prompts("test", session.recipe.evaluation.prompts)
     answers = policy.answer(prompts, session.recipe.evaluation.sampling, seed)
@@ -167,7 +169,8 @@ def main() -> None:
     torch.set_num_threads(1)
     run = given.run.resolve()
     recipe = Recipe.model_validate(results.read(run).recipe)
-    session = Session(Task("evaluate", run, run, canonical(recipe), store.default_root(), run / "log.txt", 1))
+    plan = resolve(recipe).model_dump_json()
+    session = Session(Task("evaluate", run, run, plan, store.default_root(), run / "log.txt", 1))
     out = Path(__file__).with_suffix(".json")
     told: dict[str, Any] = json.loads(out.read_text()) if out.exists() else {}
     told |= {"sandbox": FINGERPRINT}

@@ -9,7 +9,7 @@ from typer.testing import CliRunner, Result
 
 from alignbench.cli import app
 
-GOOD = "from alignbench import Method\nclass KTO(Method):\n    '''Learns. Source: here.'''\n" + (
+GOOD = "from alignbench import Method\nclass KTO(Method):\n    '''Learns. Source: here.'''\n    api = 2\n" + (
     "    def align(self, run):\n        return run.start\n"
 )
 

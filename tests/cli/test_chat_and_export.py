@@ -17,6 +17,7 @@ from alignbench.commands.open_run import finished, reopen
 from alignbench.models.streaming import can_stream, stream
 from alignbench.rows import Prompt
 from alignbench.worker import samples
+from alignbench.worker.context import finished_policy
 
 CLI = [sys.executable, "-c", "from alignbench.cli import app; app()"]
 RECIPE = """
@@ -84,7 +85,7 @@ def test_a_label_that_is_not_there_is_named_with_those_that_are(run: Path):
 def test_a_streamed_answer_is_the_answer(run: Path):
     session = reopen(run, 1)
     cells = finished(results.read(run), ["base", "sft"])
-    policies = [session.policy(cell.label, cell.seed) for cell in cells]
+    policies = [finished_policy(session, cell.label, cell.seed) for cell in cells]
     sampling = Sampling(temperature=1.0, top_p=0.9, max_new_tokens=12)
     prompts = [Prompt(id=f"p{i}", prompt=({"role": "user", "content": said},)) for i, said in enumerate("ab")]
     for prompt in prompts:

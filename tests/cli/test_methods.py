@@ -17,6 +17,7 @@ class Teach(Method):
     Source: here.
     '''
 
+    api = 2
     consumes = (UnpairedPreference,)
 
     class Config(MethodConfig):

@@ -16,18 +16,18 @@ from rich.console import Console
 from alignbench.cli.progress import telling, watching
 from alignbench.commands import forecast
 from alignbench.commands.forecast import Clock, _line, shrunk, side_by_side
+from alignbench.engine.executor import Progress
 from alignbench.engine.plan import Cell
-from alignbench.engine.run import News
 from alignbench.errors import RecipeError
 from alignbench.recipe.schema import Recipe
-from alignbench.worker.context import _total
+from alignbench.worker.cell_state import steps_expected
 from alignbench.worker.messages import Event, Finished
 from alignbench.worker.process import busy_clock
 from alignbench.worker.trackers import Tracking, check_trackers
 
 NEWS = [
-    News("dpo/seed-0", Event("training", 3, 32, {"loss": float("nan"), "margin": 0.5})),
-    News("dpo/seed-0", ended=Finished("failed", "no\nluck")),
+    Progress("dpo/seed-0", Event("training", 3, 32, {"loss": float("nan"), "margin": 0.5})),
+    Progress("dpo/seed-0", ended=Finished("failed", "no\nluck")),
 ]
 
 
@@ -51,10 +51,10 @@ def test_a_quiet_run_says_nothing() -> None:
     assert file.getvalue() == ""
 
 
-def test_a_training_tells_its_total_from_the_share_of_the_budget_that_is_spent() -> None:
-    assert _total(8, 0.25) == 32
-    assert _total(8, 0.0) is None
-    assert _total(33, 1.0) == 33
+def test_a_training_tells_itssteps_expected_from_the_share_of_the_budget_that_is_spent() -> None:
+    assert steps_expected(8, 0.25) == 32
+    assert steps_expected(8, 0.0) is None
+    assert steps_expected(33, 1.0) == 33
 
 
 def test_a_tracker_nobody_knows_is_named_with_those_that_are() -> None:
@@ -158,12 +158,12 @@ def test_cells_side_by_side_wait_for_what_they_start_from_and_for_a_lane() -> No
 def test_a_task_takes_what_its_own_clock_says_and_answers_are_a_part_of_it() -> None:
     clock = Clock()
     for event in (Event("loading the base", clock=100.0), Event("training", 1, clock=101.0)):
-        clock.hear(News("dpo/seed-0", event))
-    clock.hear(News("dpo/seed-0", Event("answering", 0, 8, clock=105.0)))
-    clock.hear(News("dpo/seed-0", Event("answering", 8, 8, clock=106.0)))
-    clock.hear(News("dpo/seed-0", ended=Finished(clock=107.5)))
-    clock.hear(News("rlhf/seed-0", Event("training", clock=107.5)))
-    clock.hear(News("rlhf/seed-0", ended=Finished("failed", "killed by SIGKILL")))
+        clock.update(Progress("dpo/seed-0", event))
+    clock.update(Progress("dpo/seed-0", Event("answering", 0, 8, clock=105.0)))
+    clock.update(Progress("dpo/seed-0", Event("answering", 8, 8, clock=106.0)))
+    clock.update(Progress("dpo/seed-0", ended=Finished(clock=107.5)))
+    clock.update(Progress("rlhf/seed-0", Event("training", clock=107.5)))
+    clock.update(Progress("rlhf/seed-0", ended=Finished("failed", "killed by SIGKILL")))
     assert (clock.spent("dpo/seed-0"), clock.answers("dpo/seed-0")) == (7.5, 2.5)
     assert (clock.spent("rlhf/seed-0"), clock.spent("orpo/seed-0")) == (0.0, 0.0)
 

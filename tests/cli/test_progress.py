@@ -9,23 +9,23 @@ import pytest
 from rich.console import Console
 
 from alignbench.cli.progress import watching
-from alignbench.engine.run import News
+from alignbench.engine.executor import Progress
 from alignbench.errors import DataError
 from alignbench.worker import cell
 from alignbench.worker.messages import Event, Finished
 
 STORY = [
-    News("data", Event("preparing data")),
-    News("data", ended=Finished()),
-    News("kto/seed-0", Event("training", 3, 32), cells=2),
-    News("kto/seed-0", Event("training", 4, None, {"loss": 0.69314}), cells=2),
-    News("kto/seed-0", Event("answering", 0, 200), cells=2),
-    News("kto/seed-0", ended=Finished("diverged", "the loss is nan\x1b[2J\nat step 4"), cells=2),
-    News("ppo/seed-0", ended=Finished(), cells=2),
+    Progress("data", Event("preparing data")),
+    Progress("data", ended=Finished()),
+    Progress("kto/seed-0", Event("training", 3, 32), cells=2),
+    Progress("kto/seed-0", Event("training", 4, None, {"loss": 0.69314}), cells=2),
+    Progress("kto/seed-0", Event("answering", 0, 200), cells=2),
+    Progress("kto/seed-0", ended=Finished("diverged", "the loss is nan\x1b[2J\nat step 4"), cells=2),
+    Progress("ppo/seed-0", ended=Finished(), cells=2),
 ]
 
 
-def shown(story: list[News], *, terminal: bool, width: int = 120) -> str:
+def shown(story: list[Progress], *, terminal: bool, width: int = 120) -> str:
     file = io.StringIO()
     console = Console(file=file, force_terminal=terminal, width=width, color_system=None)
     with watching(console) as watch:
@@ -50,7 +50,7 @@ def test_a_reason_is_one_line_and_cannot_steer_the_terminal() -> None:
 
 def test_an_error_that_stops_the_run_is_told_once_and_not_here() -> None:
     error = DataError("rows.jsonl:4: rejected: is missing")
-    story = [News("data", ended=Finished("failed", str(error), error))]
+    story = [Progress("data", ended=Finished("failed", str(error), error))]
     assert shown(story, terminal=False).split()[:2] == ["data", "failed"]
     assert "rejected" not in shown(story, terminal=False)
 
@@ -64,7 +64,7 @@ def test_a_terminal_sees_the_phase_how_far_it_is_and_the_numbers_of_now() -> Non
 
 
 def test_a_new_phase_forgets_the_total_and_the_numbers_of_the_old_one() -> None:
-    story = [*STORY[:4], News("kto/seed-0", Event("saving"), cells=2)]
+    story = [*STORY[:4], Progress("kto/seed-0", Event("saving"), cells=2)]
     last = shown(story, terminal=True).split("kto/seed-0  saving")[-1]
     assert "/32" not in last
     assert "loss" not in last
@@ -85,16 +85,17 @@ def test_answers_are_counted_as_they_end_and_not_told_too_often(monkeypatch: pyt
         ("answering", 5, 8),
         ("answering", 8, 8),
     ]
-    assert "5/8" in shown([News("kto/seed-0", event, cells=2) for event in told[:2]], terminal=True)
+    assert "5/8" in shown([Progress("kto/seed-0", event, cells=2) for event in told[:2]], terminal=True)
 
 
 def test_eighty_columns_hold_the_cell_how_far_it_is_the_time_left_and_its_numbers() -> None:
-    numbers = {"margin": 0.5, "kl": 0.0412, "reward": -0.25, "loss": 0.69314}
+    numbers = {"rewards/margins": 0.5, "objective/kl": 0.0412, "objective/scores": -0.25, "loss": 0.69314}
     story = [
-        News("a-label-of-many-words/seed-0", Event("training", done, 64, numbers), cells=2) for done in (3, 4)
+        Progress("a-label-of-many-words/seed-0", Event("training", done, 64, numbers), cells=2)
+        for done in (3, 4)
     ]
     last = [line for line in shown(story, terminal=True, width=80).splitlines() if "training" in line][-1]
     assert re.search(
-        r"a-label-o…/seed-0  training .* 4/64 +(--:--|\d\d:\d\d) loss 0\.693  reward -0\.25", last
+        r"a-label-o…/seed-0  training .* 4/64 +(--:--|\d\d:\d\d) loss 0\.693  objective/scores -0\.25", last
     )
-    assert "margin" not in last
+    assert "margins" not in last

@@ -21,27 +21,37 @@ from alignbench import Method, Run
 
 
 class Raises(Method):
+    api = 2
+
     def align(self, run: Run):
         raise ValueError("no such luck")
 
 
 class Segfaults(Method):
+    api = 2
+
     def align(self, run: Run):
         ctypes.string_at(0)
 
 
 class Vanishes(Method):
+    api = 2
+
     def align(self, run: Run):
         os._exit(0)
 
 
 class Starves(Method):
+    api = 2
+
     def align(self, run: Run):
         raise MemoryError
 
 
 class Chats(Method):
     """Prints where it can, leaves a process behind, and returns no policy."""
+
+    api = 2
 
     def align(self, run: Run):
         print("noise on stdout")
@@ -52,6 +62,8 @@ class Chats(Method):
 
 class Meddles(Method):
     """Turns every switch it can reach, and draws from every global source."""
+
+    api = 2
 
     def align(self, run: Run):
         import random
@@ -75,6 +87,8 @@ class Meddles(Method):
 class Hangs(Method):
     """Does nothing for ever, and is deaf to everybody."""
 
+    api = 2
+
     def align(self, run: Run):
         (run.folder / "started").touch()
         while True:
@@ -86,6 +100,8 @@ class Hangs(Method):
 
 class Good(Method):
     """Returns its start, slowly enough to be killed."""
+
+    api = 2
 
     def align(self, run: Run):
         (run.folder / "started").touch()

@@ -7,14 +7,15 @@ from typing import Any
 
 import pytest
 
-from alignbench.engine import plan
+from alignbench.engine import keys, plan
 from alignbench.errors import AlignbenchError
 from alignbench.recipe.graph import edges, relabelled
 from alignbench.recipe.load import load
-from alignbench.recipe.schema import Recipe, Relabelled, canonical
+from alignbench.recipe.resolve import resolve
+from alignbench.recipe.schema import Recipe, Relabelled
 from alignbench.rows import Demonstration, Pair, Prompt, UnpairedPreference
 from alignbench.worker import cell, prepare
-from alignbench.worker.context import CellContext
+from alignbench.worker.context import CellContext, finished_policy
 from alignbench.worker.messages import Task
 from alignbench.worker.session import Session
 
@@ -45,8 +46,8 @@ def by(policy: str) -> dict[str, Any]:
 
 def make_bench(folder: Path, source: Any) -> Session:
     paths = {"run": folder / "run", "root": folder, "home": folder / "home", "log": folder / "log.txt"}
-    said = canonical(recipe(source))
-    task = Task("prepare", **paths, recipe=said, threads=1, what={"key": "source"})
+    resolved = resolve(recipe(source)).model_dump_json()
+    task = Task("prepare", **paths, plan=resolved, threads=1, what={"key": "source"})
     prepare.main(task, lambda event: None)
     session = Session(task)
     tuned = folder / "run" / "cells" / "tuned" / "seed-0"
@@ -65,7 +66,7 @@ def a_run(session: Session, label: str, folder: Path) -> CellContext:
         method=block.method,
         start=block.start,
         folder=folder,
-        comparisons=relabelled(session.recipe, label),
+        comparisons=session.plan.labels[label].comparisons,
     )
 
 
@@ -74,7 +75,9 @@ def answers_of(session: Session, label: str, run: CellContext) -> dict[str, set[
     prompts = list(session.table.rows(Prompt, "train", seed=0))
     how = Relabelled.model_validate(by(label)).labels
     said: dict[str, set[str]] = {}
-    for one in session.policy(label, 0).answer(prompts, how.sampling, run._number("labels"), samples=2):
+    for one in finished_policy(session, label, 0).answer(
+        prompts, how.sampling, run.number("labels"), samples=2
+    ):
         said.setdefault(one.prompt_id, set()).add(one.text)
     return said
 
@@ -101,12 +104,12 @@ def test_the_comparisons_are_of_answers_that_the_policy_gives_to_the_tables_prom
 def test_the_judge_is_paid_and_no_annotator_is(session: Session, tmp_path: Path):
     run = a_run(session, "direct", tmp_path)
     run.rows(Pair)
-    assert run.cost.ai_comparisons > 0
-    assert run.cost.judge_calls > 0
-    assert run.cost.comparisons == 0
-    assert [one["name"] for one in run.judges] == ["self"]
+    assert run.ledger.cost.ai_comparisons > 0
+    assert run.ledger.cost.judge_calls > 0
+    assert run.ledger.cost.comparisons == 0
+    assert [one["name"] for one in run.ledger.judges] == ["self"]
     kept = {row.id for row in session.table.kept("train")}
-    assert run.seen["train"] == kept
+    assert run.ledger.rows["train"] == kept
 
 
 def test_demonstrations_and_prompts_stay_the_files(session: Session, tmp_path: Path):
@@ -127,7 +130,7 @@ def test_start_is_the_policy_that_each_method_starts_from(tmp_path: Path):
 def test_the_policy_that_writes_them_comes_first_and_reads_the_files_itself():
     given = recipe(by("stacked"), other={"method": "sft"})
     assert edges(given) == {"tuned": (), "direct": ("stacked",), "stacked": ("tuned",), "other": ()}
-    assert [one.label for one in plan.cells(given)].index("stacked") < 4
+    assert [one.label for one in plan.cells(resolve(given))].index("stacked") < 4
     assert relabelled(given, "stacked") is None
     assert relabelled(given, "other") is None  # it learns from no comparison
     assert relabelled(given, "direct") == given.data.source
@@ -138,9 +141,9 @@ def test_who_reads_the_files_comparisons_where_others_do_not_departs(tmp_path: P
     session = make_bench(tmp_path, by("stacked"))
     run = a_run(session, "stacked", tmp_path / "s")
     assert list(run.rows(Pair)) == list(session.table.rows(Pair, "train", seed=0))
-    assert run.departures == []
+    assert run.ledger.departures == []
     said = {
-        label: [str(one) for one in plan.departures(session.recipe, label)] for label in ("stacked", "direct")
+        label: [str(one) for one in session.plan.labels[label].departures] for label in ("stacked", "direct")
     }
     assert "comparisons: the file's instead of answers of stacked" in said["stacked"]
     assert said["direct"] == ["labelled by its own base, as the judge self"]
@@ -149,7 +152,7 @@ def test_who_reads_the_files_comparisons_where_others_do_not_departs(tmp_path: P
 def test_a_cell_that_learns_from_other_comparisons_is_another_cell():
     def key(source: Any, label: str) -> str:
         one = plan.Cell(label, 0)
-        return plan.identity(recipe(source), one, versions={}, data="", parents={})
+        return keys.cell_key(resolve(recipe(source)), one, versions={}, data="", parents={}, files={})
 
     assert key("file", "direct") != key("start", "direct") != key("tuned", "direct")
     assert key("file", "tuned") == key("start", "tuned")
@@ -169,7 +172,7 @@ evaluation: {{judges: [{judge}]}}
         ("stf", "gold", "data.source", "there is no label 'stf'; did you mean 'sft'?"),
         ("{policy: stf}", "gold", "data.source.policy", "there is no label 'stf'; did you mean 'sft'?"),
         ("{polcy: sft}", "gold", "data.source.polcy", "unknown; did you mean 'policy'?"),
-        ("{judge: gold}", "gold", "data.source.judge", "yardstick and never enters training"),
+        ("{judge: gold}", "gold", "data.source.judge", "evaluation judge and never enters training"),
         ("sft", "self", "data.source.judge", "'data.source' learns from the judge 'self'"),
         ("{judge: {self: {polcy: 1}}}", "gold", "data.source.judge.self.polcy", "did you mean 'policy'?"),
         ("{labels: {answers: 1}}", "gold", "data.source.labels.answers", "at least 2"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,12 @@ import numpy as np
 import pytest
 import torch
 
+from alignbench import layout
 from alignbench.api.config import Settings
 from alignbench.errors import DataError
 from alignbench.judges.gold import Gold
-from alignbench.recipe.schema import Curve, Recipe, canonical
+from alignbench.recipe.resolve import resolve
+from alignbench.recipe.schema import Curve, Recipe
 from alignbench.rows import Demonstration
 from alignbench.rows import Sequence as Scorable
 from alignbench.worker import learning_curve, prepare
@@ -37,13 +40,13 @@ def make_run(folder: Path, curve: dict[str, int] | None, **changes: Any) -> Cell
         }
     )
     paths = {"run": folder / "run", "root": folder, "home": folder.parent / "home", "log": folder / "log.txt"}
-    task = Task("prepare", **paths, recipe=canonical(recipe), threads=1, what={"key": "looks"})
+    task = Task("prepare", **paths, plan=resolve(recipe).model_dump_json(), threads=1, what={"key": "looks"})
     prepare.main(task, lambda event: None)
     return CellContext(Session(task), label="tried", seed=0, method="frozen", start="base", folder=folder)
 
 
 def likelihood(scored: Any, rows: Any) -> Any:
-    return -scored["all"].token_mean(scored["all"].logps), {}
+    return -scored["all"].logps, {}
 
 
 def train(run: CellContext, loss: Any = likelihood, **how: Any) -> list[torch.Tensor]:
@@ -74,17 +77,17 @@ def test_a_followed_training_ends_with_the_weights_budget_and_cost_of_one_that_i
     run, weights = followed
     alone = make_run(tmp_path / "alone", None)
     assert all(torch.equal(one, other) for one, other in zip(weights, train(alone), strict=True))
-    assert run.cost.train_tokens == alone.cost.train_tokens
-    assert run.cost.generated_tokens == alone.cost.generated_tokens == 0
+    assert run.ledger.cost.train_tokens == alone.ledger.cost.train_tokens
+    assert run.ledger.cost.generated_tokens == alone.ledger.cost.generated_tokens == 0
     assert run.curves.read_text().count("\n") == alone.curves.read_text().count("\n")
-    assert not (alone.folder / learning_curve.FILE).exists()
+    assert not (alone.folder / layout.LEARNING_CURVE).exists()
 
 
 def test_the_judge_speaks_afterwards_of_the_start_and_of_every_look(
     followed: tuple[CellContext, list[torch.Tensor]],
 ):
     run, _ = followed
-    said = learning_curve.judged(run._session, run.folder, "gold", Gold(Settings()))
+    said = learning_curve.judged(run.session, run.folder, "gold", Gold(Settings()))
     assert [one["step"] for one in said["checkpoints"]] == [0, 2, 4]
     assert all(0 <= one["yardstick"]["value"] <= 1 for one in said["checkpoints"])
     lines = learning_curve.read(run.folder)
@@ -97,16 +100,16 @@ def test_the_distance_from_base_is_that_of_the_answers_given_on_the_way(
     followed: tuple[CellContext, list[torch.Tensor]],
 ):
     run, _ = followed
-    base, (policy,) = run._session.base, run._adapted
-    asked = run._session.table.prompts("validation", CURVE["prompts"])
-    answers = policy.answer(asked, run._session.recipe.evaluation.sampling, run.seed)
+    base, (policy,) = run.session.base, run.adapted
+    asked = run.session.table.prompts("validation", CURVE["prompts"])
+    answers = policy.answer(asked, run.session.recipe.evaluation.sampling, run.seed)
     items = [Scorable(one.prompt_ids, said.ids) for one, said in zip(asked, answers, strict=True)]
     own, other = policy.logprobs(items), base.policy().logprobs(items)
     apart = [float((p.logps - q.logps).sum()) for p, q in zip(own, other, strict=True)]
     lines = learning_curve.read(run.folder)
     assert [line["kl"] for line in lines if line["step"] == 4] == pytest.approx(apart, abs=1e-4)
     assert [line["kl"] for line in lines if line["step"] == 0] == pytest.approx([0] * 4, abs=1e-4)
-    told = learning_curve.judged(run._session, run.folder, "gold", Gold(Settings()))["checkpoints"]
+    told = learning_curve.judged(run.session, run.folder, "gold", Gold(Settings()))["checkpoints"]
     assert told[-1]["kl"]["value"] == pytest.approx(sum(apart) / 4, abs=1e-4)
 
 
@@ -114,18 +117,18 @@ def test_a_killed_training_goes_on_with_the_answers_it_has_given(
     followed: tuple[CellContext, list[torch.Tensor]], tmp_path: Path
 ):
     run = make_run(tmp_path / "killed", CURVE)
-    run.every = 0.0  # a checkpoint after each step
+    run.session.task = replace(run.session.task, every=0.0)  # a checkpoint after each step
     steps = iter(range(10))
 
     def power_cut(scored, rows):
         if next(steps) == 3:
             raise KeyboardInterrupt
-        return -scored["all"].token_mean(scored["all"].logps), {}
+        return -scored["all"].logps, {}
 
     with pytest.raises(KeyboardInterrupt):
         train(run, loss=power_cut)
-    assert not (run.folder / learning_curve.FILE).exists()
-    again = CellContext(run._session, label="tried", seed=0, method="frozen", start="base", folder=run.folder)
+    assert not (run.folder / layout.LEARNING_CURVE).exists()
+    again = CellContext(run.session, label="tried", seed=0, method="frozen", start="base", folder=run.folder)
     weights = train(again)
     whole, expected = followed
     assert all(torch.equal(one, other) for one, other in zip(weights, expected, strict=True))
@@ -136,7 +139,7 @@ def test_a_killed_training_goes_on_with_the_answers_it_has_given(
 def test_a_method_without_a_reward_of_its_own_has_a_curve_and_no_proxy(tmp_path: Path):
     run = make_run(tmp_path / "plain", CURVE)
     train(run)
-    said = learning_curve.judged(run._session, run.folder, "gold", Gold(Settings()))
+    said = learning_curve.judged(run.session, run.folder, "gold", Gold(Settings()))
     assert [one["proxy"] for one in said["checkpoints"]] == [None] * 3
     assert said["alarms"] == []
 

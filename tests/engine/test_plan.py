@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from alignbench.engine import plan
+from alignbench.commands.plan import requested
+from alignbench.engine import keys, plan
 from alignbench.errors import RecipeError
+from alignbench.recipe.resolve import resolve
 from alignbench.recipe.schema import Recipe, own_budget
 
 VERSIONS = {"torch": "2.13.0"}
@@ -28,13 +30,13 @@ def recipe(**changed: object) -> Recipe:
 
 
 def key(given: Recipe, label: str = "cold", **changed: object) -> str:
-    cell = next(cell for cell in plan.cells(given) if cell.label == label)
-    said = {"versions": VERSIONS, "data": "d" * 64, "parents": {"base": "p" * 64}, **changed}
-    return plan.identity(given, cell, **said)  # pyright: ignore[reportArgumentType]
+    cell = next(cell for cell in plan.cells(resolve(given)) if cell.label == label)
+    said = {"versions": VERSIONS, "data": "d" * 64, "parents": {"base": "p" * 64}, "files": {}, **changed}
+    return keys.cell_key(resolve(given), cell, **said)  # pyright: ignore[reportArgumentType]
 
 
 def test_a_label_comes_after_its_start_and_base_comes_first():
-    assert [str(cell) for cell in plan.cells(recipe())] == [
+    assert [str(cell) for cell in plan.cells(resolve(recipe()))] == [
         *("base/seed-0", "cold/seed-0", "hot/seed-0", "other/seed-0"),
         *("base/seed-1", "cold/seed-1", "hot/seed-1", "other/seed-1"),
     ]
@@ -43,11 +45,11 @@ def test_a_label_comes_after_its_start_and_base_comes_first():
 def test_a_label_with_seeds_of_its_own_brings_base_and_its_start_along():
     methods = {"cold": {"method": "frozen"}, "hot": {"method": "frozen", "start": "cold", "seeds": [7]}}
     given = recipe(methods=methods)
-    assert [str(cell) for cell in plan.cells(given)] == [
+    assert [str(cell) for cell in plan.cells(resolve(given))] == [
         *("base/seed-0", "cold/seed-0", "base/seed-1", "cold/seed-1"),
         *("base/seed-7", "cold/seed-7", "hot/seed-7"),
     ]
-    assert [str(one) for one in plan.departures(given, "hot")] == ["seeds: 7 instead of 0, 1"]
+    assert [str(one) for one in resolve(given).labels["hot"].departures] == ["seeds: 7 instead of 0, 1"]
 
 
 def test_more_seeds_leave_the_cells_that_are_there_as_they_are():
@@ -56,20 +58,20 @@ def test_more_seeds_leave_the_cells_that_are_there_as_they_are():
 
 
 def test_only_brings_along_what_a_label_starts_from():
-    assert {cell.label for cell in plan.cells(recipe(), ["hot"])} == {"base", "cold", "hot"}
-    assert {cell.label for cell in plan.cells(recipe(), ["base"])} == {"base"}
+    assert {cell.label for cell in plan.cells(resolve(recipe()), ["hot"])} == {"base", "cold", "hot"}
+    assert {cell.label for cell in plan.cells(resolve(recipe()), ["base"])} == {"base"}
 
 
 def test_only_names_a_label_that_is_not_there():
     with pytest.raises(
         RecipeError, match="--only names warm, which the recipe does not have; it has base, hot"
     ):
-        plan.cells(recipe(), ["warm"])
+        plan.cells(resolve(recipe()), ["warm"])
 
 
 def test_another_batch_or_budget_is_a_departure_and_an_own_knob_is_none():
     given = recipe()
-    said = {label: [str(one) for one in plan.departures(given, label)] for label in given.methods}
+    said = {label: [str(one) for one in resolve(given).labels[label].departures] for label in given.methods}
     assert said == {
         "hot": ["training.batch: 4 instead of 16"],
         "cold": [],
@@ -122,15 +124,16 @@ def test_the_rows_the_start_and_the_versions_change_the_key(changed: dict):
 
 def test_a_plugin_s_source_changes_the_key(monkeypatch: pytest.MonkeyPatch):
     before = key(recipe())
-    monkeypatch.setattr("alignbench.engine.plan.plugins.source_digest", lambda found: "edited")
+    monkeypatch.setattr("alignbench.plugins.source_digest", lambda found: "edited")
     assert key(recipe()) != before
 
 
 def test_the_seed_and_the_label_change_the_key():
     given = recipe()
-    cells = [cell for cell in plan.cells(given) if cell.label != "base"]
-    keys = {plan.identity(given, cell, versions=VERSIONS, data="d", parents={}) for cell in cells}
-    assert len(keys) == len(cells)
+    cells = [cell for cell in plan.cells(resolve(given)) if cell.label != "base"]
+    resolved = resolve(given)
+    found = {keys.cell_key(resolved, one, versions=VERSIONS, data="d", parents={}, files={}) for one in cells}
+    assert len(found) == len(cells)
 
 
 @pytest.mark.parametrize(
@@ -145,7 +148,7 @@ def test_what_cannot_change_a_policy_does_not_change_its_key(changed: dict):
 
 
 def test_a_run_s_folder_names_cell_by_label_and_seed():
-    cell = plan.cells(recipe())[-1]
+    cell = plan.cells(resolve(recipe()))[-1]
     assert cell.folder(Path("runs/x")) == Path("runs/x/cells/other/seed-1")
 
 
@@ -156,7 +159,7 @@ def test_what_metrics_ask_for_is_planned_once_however_many_share_it(tmp_path):
     given = recipe(
         evaluation={"metrics": [{"words": said}, "kl", {"diversity": {**said, "samples": 9}}, harness]}
     )
-    assert plan.requested(given, tmp_path) == [
+    assert requested(given, tmp_path) == [
         {"metrics": ["words", "diversity"], "prompts": 1, "answers": 9, "most tokens": 45},
         {"metrics": ["harness"], "prompts": 1, "answers": 1, "most tokens": None},
     ]

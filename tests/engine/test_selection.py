@@ -11,7 +11,8 @@ import torch
 
 from alignbench.api.config import NamedJudge, Sampling, Select
 from alignbench.api.judge import Judge, Score
-from alignbench.recipe.schema import Recipe, canonical
+from alignbench.recipe.resolve import resolve
+from alignbench.recipe.schema import Recipe
 from alignbench.rows import Demonstration, Prompt
 from alignbench.worker import prepare
 from alignbench.worker.context import CellContext
@@ -54,7 +55,9 @@ def test_the_weights_of_the_best_look_are_kept_and_both_curves_are_logged(
         "home": tmp_path / "home",
         "log": tmp_path / "log.txt",
     }
-    task = Task("prepare", **paths, recipe=canonical(recipe), threads=1, what={"key": "selection"})
+    task = Task(
+        "prepare", **paths, plan=resolve(recipe).model_dump_json(), threads=1, what={"key": "selection"}
+    )
     prepare.main(task, lambda event: None)
     run = CellContext(Session(task), label="tried", seed=0, method="frozen", start="base", folder=tmp_path)
     judge = Told()
@@ -73,10 +76,10 @@ def test_the_weights_of_the_best_look_are_kept_and_both_curves_are_logged(
         policy,
         run.rows(Demonstration),
         lambda rows: {"all": [one for row in rows for one in row.sequences()]},
-        lambda scored, rows: (-scored["all"].token_mean(scored["all"].logps), {}),
+        lambda scored, rows: (-scored["all"].logps, {}),
         learning_rate=3e-3,
         select=Select(
-            by=NamedJudge(name="told"), looks=LOOKS, prompts=4, sampling=Sampling(max_new_tokens=8)
+            by=NamedJudge(name="told"), evaluations=LOOKS, prompts=4, sampling=Sampling(max_new_tokens=8)
         ),
     )
     assert len(at_look) == LOOKS

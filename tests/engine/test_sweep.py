@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from alignbench import results
-from alignbench.engine import plan, tuning
+from alignbench import layout, results
+from alignbench.engine import keys, plan, tuning
 from alignbench.errors import AlignbenchError, RecipeError
 from alignbench.recipe.load import load
+from alignbench.recipe.resolve import resolve
 from alignbench.recipe.schema import Loaded, Recipe
 from alignbench.results import LabelResult, Measured, MetricInfo, Results
 
@@ -48,7 +49,7 @@ def test_trials_look_at_validation_prompts_and_at_a_seed_of_their_own():
     trials = tuning.expanded(recipe())
     assert (trials.evaluation.split, trials.seeds, trials.sweep) == ("validation", [100], None)
     assert [one.name for one in trials.evaluation.metrics] == ["reward"]
-    assert {cell.seed for cell in plan.cells(trials)} == {100}
+    assert {cell.seed for cell in plan.cells(resolve(trials))} == {100}
 
 
 def test_the_same_recipe_draws_the_same_settings():
@@ -70,7 +71,7 @@ def tune(tmp_path, values, **how):
     loaded = Loaded(given, Path("r.yaml"), "")
     seen = []
 
-    def run(trial, *, out, only):
+    def run(trial, out, only):
         seen.append(trial.recipe)
         out.mkdir()
         results.write(finished(trial.recipe, values, **how), out)
@@ -88,7 +89,7 @@ def test_the_best_setting_of_each_method_takes_part_in_the_comparison(tmp_path):
 
 def test_only_what_is_tuned_and_what_it_stands_on_runs_before_the_comparison():
     trials, names = tuning.tuning(Loaded(recipe(), Path("r.yaml"), ""))
-    assert {cell.label for cell in plan.cells(trials.recipe, names)} == {"base", *names}
+    assert {cell.label for cell in plan.cells(resolve(trials.recipe), names)} == {"base", *names}
     assert "third" not in names
 
 
@@ -104,9 +105,9 @@ def test_a_method_whose_trials_all_failed_is_an_error(tmp_path):
 
 def test_a_method_that_is_not_tuned_beside_others_that_are_departs():
     given = recipe()
-    departures = [str(one) for one in plan.departures(given, "third")]
+    departures = [str(one) for one in resolve(given).labels["third"].departures]
     assert departures == ["tuning: none instead of 4 trials"]
-    assert plan.departures(given, "second") == ()
+    assert resolve(given).labels["second"].departures == ()
 
 
 def test_a_field_that_the_method_does_not_have_is_named():
@@ -163,13 +164,11 @@ def test_settings_chosen_leave_the_key_of_a_cell_to_what_it_computes():
     plain = given.model_copy(
         update={"methods": {k: b.model_copy(update={"sweep": {}}) for k, b in given.methods.items()}}
     )
-    keys = [
-        plan.identity(
-            one, next(c for c in plan.cells(one) if c.label == "second"), versions={}, data="", parents={}
-        )
-        for one in (given, replace_sweep(plain))
-    ]
-    assert keys[0] == keys[1]
+    tuned, untuned = (
+        keys.cell_key(one, plan.Cell("second", 0), versions={}, data="", parents={}, files={})
+        for one in (resolve(given), resolve(replace_sweep(plain)))
+    )
+    assert tuned == untuned
 
 
 def replace_sweep(given: Recipe) -> Recipe:
@@ -207,7 +206,7 @@ def test_two_methods_with_three_trials_each_are_tuned_and_then_compared(tmp_path
     # Who asks for one label first and for all of them later has one run, of one recipe.
     assert plain.invoke(app, ["run", str(path), "--out", str(out), "--only", "first"]).exit_code == 0
     assert plain.invoke(app, ["run", str(path), "--out", str(out)]).exit_code == 0
-    trials, compared = results.read(out / tuning.FOLDER), results.read(out)
+    trials, compared = results.read(out / layout.SWEEP), results.read(out)
     assert [len(trials.cells_of(label)) for label in ("first", "first.1", "first.2", "second.2")] == [1] * 4
     assert trials.recipe["evaluation"]["split"] == "validation"
     assert {cell.label for cell in compared.cells} == {"base", "first", "second"}

@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from alignbench.engine import environment, plan
+from alignbench import plugins
+from alignbench.engine import environment, keys, plan
 from alignbench.errors import RecipeError
 from alignbench.recipe.load import load
+from alignbench.recipe.resolve import resolve
 from alignbench.recipe.schema import Loaded, Recipe, canonical
 
 TEXT = """
@@ -22,6 +24,11 @@ methods:
 evaluation: {prompts: 4, judges: [gold], metrics: [reward]}
 """
 ROW = {"prompt": "a question", "chosen": "yes", "rejected": "no"}
+
+
+def record(out: Path, loaded: Loaded, **how: bool) -> tuple[str, ...]:
+    files = environment.files(loaded.recipe, loaded.path.parent)
+    return environment.record(out, loaded, resolve(loaded.recipe), files, **how)
 
 
 @pytest.fixture
@@ -41,13 +48,13 @@ def loaded(tmp_path: Path):
 def out(tmp_path: Path, loaded) -> Path:
     folder = tmp_path / "runs" / "tried"
     folder.mkdir(parents=True)
-    assert environment.settle(folder, loaded()) == ()
+    assert record(folder, loaded()) == ()
     (folder / "cells").mkdir()
     return folder
 
 
 def test_the_same_recipe_goes_on(out: Path, loaded):
-    assert environment.settle(out, loaded("   # enough", "")) == ()
+    assert record(out, loaded("   # enough", "")) == ()
 
 
 def test_a_run_written_down_before_a_field_came_into_being_is_the_same_run(out: Path, loaded):
@@ -59,16 +66,14 @@ def test_a_run_written_down_before_a_field_came_into_being_is_the_same_run(out: 
         said["methods"]["dpo"]["config"]["label_smoothing"],
     )
     file.write_text(json.dumps(said))
-    assert environment.settle(out, loaded()) == ()
+    assert record(out, loaded()) == ()
     assert environment.fork(out, loaded()) == out
 
 
 def test_a_changed_recipe_is_shown_field_by_field_and_refused(out: Path, loaded):
     before = {path.name: path.read_bytes() for path in out.glob("*.*")}
     with pytest.raises(RecipeError) as caught:
-        environment.settle(
-            out, loaded("{beta: 0.2, start: base}", "{beta: 0.5, start: base, training: {batch: 2}}")
-        )
+        record(out, loaded("{beta: 0.2, start: base}", "{beta: 0.5, start: base, training: {batch: 2}}"))
     assert [(one.field, one.what) for one in caught.value.problems[1:]] == [
         ("methods.dpo.config.beta", "was 0.2, is 0.5"),
         ("methods.dpo.training.batch", "was null, is 2"),
@@ -76,7 +81,7 @@ def test_a_changed_recipe_is_shown_field_by_field_and_refused(out: Path, loaded)
     assert "--fork" in str(caught.value)
     assert caught.value.exit_code == 2
     with pytest.raises(RecipeError, match=r"methods.dpo: is gone\n.*methods.kdo: is new"):
-        environment.settle(out, loaded("dpo: {", "kdo: {method: dpo, "))
+        record(out, loaded("dpo: {", "kdo: {method: dpo, "))
     assert {path.name: path.read_bytes() for path in out.glob("*.*")} == before
 
 
@@ -84,12 +89,12 @@ def test_where_nothing_was_made_yet_a_mended_recipe_starts_afresh(out: Path, loa
     (out / "cells").rmdir()
     changed = loaded("steps: 4", "steps: 5")
     assert environment.fork(out, changed) == out
-    assert environment.settle(out, changed) == ()
+    assert record(out, changed) == ()
     assert '"steps":5' in (out / "recipe.json").read_text()
     (out / "data").mkdir()
     (out / "data" / "COMMIT").touch()
     with pytest.raises(RecipeError, match=r"budget.steps: was 5, is 4"):
-        environment.settle(out, loaded())
+        record(out, loaded())
 
 
 def test_a_fork_is_a_new_folder_and_the_same_one_again(out: Path, loaded):
@@ -97,7 +102,7 @@ def test_a_fork_is_a_new_folder_and_the_same_one_again(out: Path, loaded):
     folder = environment.fork(out, changed)
     assert folder.name == "tried-2"
     (folder / "cells").mkdir(parents=True)
-    environment.settle(folder, changed)
+    record(folder, changed)
     assert environment.fork(out, changed) == folder
     assert environment.fork(out, loaded()) == out
     assert environment.fork(out, loaded("steps: 4", "steps: 6")).name == "tried-3"
@@ -107,26 +112,26 @@ def test_one_byte_of_a_row_is_another_run(out: Path, loaded, tmp_path: Path):
     rows = tmp_path / "rows.jsonl"
     rows.write_bytes(rows.read_bytes().replace(b"yes", b"yEs", 1))
     with pytest.raises(RecipeError, match=r"rows.jsonl: was .*, is "):
-        environment.settle(out, loaded(), allow_env_change=True)
+        record(out, loaded(), allow_env_change=True)
 
 
 def test_another_library_is_refused_or_allowed_and_then_the_result_is_mixed(out: Path, loaded, monkeypatch):
     now = environment.versions()
     monkeypatch.setattr(environment, "versions", lambda: {**now, "torch": "9.9"})
     with pytest.raises(RecipeError, match=r'versions.torch: was ".*", is "9.9"'):
-        environment.settle(out, loaded())
+        record(out, loaded())
     said = f'versions.torch was "{now["torch"]}", is "9.9"'
-    assert environment.settle(out, loaded(), allow_env_change=True) == (said,)
-    assert environment.settle(out, loaded()) == (said,), "once allowed it stays on record"
+    assert record(out, loaded(), allow_env_change=True) == (said,)
+    assert record(out, loaded()) == (said,), "once allowed it stays on record"
 
 
 def test_an_edited_plugin_is_another_environment(out: Path, loaded, monkeypatch):
-    digest = environment.plugins.source_digest
+    digest = plugins.source_digest
     monkeypatch.setattr(
-        environment.plugins, "source_digest", lambda found: "edited" if found.name == "dpo" else digest(found)
+        plugins, "source_digest", lambda found: "edited" if found.name == "dpo" else digest(found)
     )
     with pytest.raises(RecipeError, match=r"plugins.methods dpo"):
-        environment.settle(out, loaded())
+        record(out, loaded())
 
 
 # --- keys ---------------------------------------------------------------------------------------------------
@@ -181,12 +186,14 @@ def unchanged_keys(key, given: Recipe, parts: tuple[str, ...]) -> tuple[list[str
 
 
 def table_key(given: Recipe) -> str:
-    return plan.table_identity(given, files={}, versions={"torch": "1"})
+    return keys.table_key(resolve(given), files={}, versions={"torch": "1"})
 
 
 def cell_key(given: Recipe) -> str:
-    cell = next(cell for cell in plan.cells(given) if cell.label == "dpo")
-    return plan.identity(given, cell, versions={"torch": "1"}, data=table_key(given), parents={}, files={})
+    cell = next(cell for cell in plan.cells(resolve(given)) if cell.label == "dpo")
+    return keys.cell_key(
+        resolve(given), cell, versions={"torch": "1"}, data=table_key(given), parents={}, files={}
+    )
 
 
 def test_every_field_that_goes_into_the_rows_changes_their_key(loaded):
@@ -212,14 +219,16 @@ def test_a_key_without_max_length_is_seen(loaded):
 def test_versions_and_sources_change_a_key_as_environment_and_rows_as_input(loaded, monkeypatch):
     given = loaded().recipe
     now = table_key(given)
-    other = plan.table_identity(given, files={}, versions={"torch": "2"})
+    other = keys.table_key(resolve(given), files={}, versions={"torch": "2"})
     assert other != now
-    assert plan.same_inputs(other, now)
-    assert not plan.same_inputs(plan.table_identity(given, files={"rows": "x"}, versions={"torch": "1"}), now)
+    assert keys.same_inputs(other, now)
+    assert not keys.same_inputs(
+        keys.table_key(resolve(given), files={"rows": "x"}, versions={"torch": "1"}), now
+    )
     cell = cell_key(given)
-    monkeypatch.setattr("alignbench.engine.plan.plugins.source_digest", lambda found: "edited")
+    monkeypatch.setattr("alignbench.plugins.source_digest", lambda found: "edited")
     assert cell_key(given) != cell
-    assert plan.same_inputs(cell_key(given), cell)
+    assert keys.same_inputs(cell_key(given), cell)
 
 
 @pytest.mark.parametrize(

@@ -18,8 +18,8 @@ METHODS = {
     "rlhf": {
         "start": "base",
         "reward_model": {"learning_rate": 1e-3},
-        "rollouts": 8,
-        "passes": 1,
+        "rollout_batch_size": 8,
+        "ppo_epochs": 1,
         "max_new_tokens": 4,
     },
     "rlaif": {
@@ -74,11 +74,11 @@ def lab(tmp_path_factory: pytest.TempPathFactory, faults: Faults):
         base = Session(lab.task).base
         patch.setattr(models, "load_base", lambda *_, **__: base)
         patch.setattr(checkpoint, "SHARE", 0)
-        step = trainer.AdapterTrainer.training_step
+        step = trainer.Trainer.step
 
         def counted(self, *args, **more):
             lab.count_step()
             return step(self, *args, **more)
 
-        patch.setattr(trainer.AdapterTrainer, "training_step", counted)
+        patch.setattr(trainer.Trainer, "step", counted)
         yield lab

@@ -21,11 +21,12 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from alignbench import store
-from alignbench.recipe.schema import Recipe, canonical
+from alignbench import layout, store
+from alignbench.layout import CHECKPOINTS
+from alignbench.recipe.resolve import resolve
+from alignbench.recipe.schema import Recipe
 from alignbench.worker import cell, prepare, samples
 from alignbench.worker.messages import Task
-from alignbench.worker.resume import CHECKPOINTS
 
 from .injection import Faults
 
@@ -61,7 +62,7 @@ class Lab:
             kind="cell",
             run=folder / "prepared",
             root=folder,
-            recipe=canonical(recipe),
+            plan=resolve(recipe).model_dump_json(),
             home=folder / "home",
             log=folder / "log.txt",
             threads=THREADS,
@@ -79,7 +80,7 @@ class Lab:
         """A run whose rows are prepared, and nothing else."""
         self.cases += 1
         run = self.folder / f"case-{self.cases}" / "run"
-        shutil.copytree(self.task.run / prepare.FOLDER, run / prepare.FOLDER)
+        shutil.copytree(self.task.run / layout.DATA, run / layout.DATA)
         return run.parent
 
     def attempt(

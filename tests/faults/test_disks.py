@@ -10,6 +10,7 @@ import pytest
 
 from alignbench.engine import plan, resources
 from alignbench.errors import StorageError
+from alignbench.recipe.resolve import resolve
 from alignbench.recipe.schema import Recipe
 from alignbench.training import checkpoint
 
@@ -82,12 +83,12 @@ def test_too_little_room_is_refused_before_anything_runs(tmp_path: Path, monkeyp
             "methods": {"tried": {"method": "dpo", "start": "base"}},
         }
     )
-    cells = plan.cells(recipe)
+    cells = plan.cells(resolve(recipe))
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=2**40))
-    resources.check(recipe, cells, tmp_path / "run", tmp_path, 1)
+    resources.check_disk(recipe, cells, tmp_path / "run", tmp_path, 1)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=10**9))
     with pytest.raises(
         StorageError, match=r"too little room .*bytes needed at least, 1,000,000,000 bytes free"
     ):
-        resources.check(recipe, cells, tmp_path / "run", tmp_path, 1)
+        resources.check_disk(recipe, cells, tmp_path / "run", tmp_path, 1)

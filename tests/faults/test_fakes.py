@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from alignbench import store
+from alignbench.layout import CHECKPOINTS
 from alignbench.training import checkpoint
 from alignbench.worker.cell import GROWING, clear
-from alignbench.worker.resume import CHECKPOINTS
 
 from .injection import Faults, killed
 

@@ -7,15 +7,17 @@ from typing import Any
 
 import pytest
 
-from alignbench.engine import plan, tuning
+from alignbench import rewards
+from alignbench.engine import keys, plan, tuning
 from alignbench.errors import RecipeError
 from alignbench.judges.reward_model import RewardModel
-from alignbench.recipe import graph
-from alignbench.recipe.schema import Recipe, canonical
+from alignbench.recipe.resolve import resolve
+from alignbench.recipe.schema import Recipe
 from alignbench.rows import Demonstration, Pair, Prompt, Ranking
 from alignbench.worker import prepare
-from alignbench.worker.context import CellContext
+from alignbench.worker.context import CellContext, judge_reward_model
 from alignbench.worker.messages import Task
+from alignbench.worker.model_access import ModelAccess
 from alignbench.worker.session import Session
 
 JUDGE = {"reward-model": {"train_on": "held-out", "share": 0.4, "learning_rate": 1e-3}}
@@ -32,7 +34,9 @@ def make_bench(folder: Path, **changes: Any) -> Session:
         }
     )
     paths = {"run": folder / "run", "root": folder, "home": folder / "home", "log": folder / "log.txt"}
-    task = Task("prepare", **paths, recipe=canonical(recipe), threads=1, what={"key": "held out"})
+    task = Task(
+        "prepare", **paths, plan=resolve(recipe).model_dump_json(), threads=1, what={"key": "held out"}
+    )
     prepare.main(task, lambda event: None)
     return Session(task)
 
@@ -52,15 +56,15 @@ def test_methods_never_see_the_rows_that_a_judge_is_trained_on(
     session: Session, monkeypatch: pytest.MonkeyPatch
 ):
     read: list[str] = []
-    original = CellContext.reward_model
+    original = rewards.reward_model
 
-    def spy(self: CellContext, rows: Any = None, **how: Any) -> Any:
+    def spy(run: CellContext, rows: Any = None, **how: Any) -> Any:
         read.extend(row.id for row in rows)
-        return original(self, rows, **how)
+        return original(run, rows, **how)
 
-    monkeypatch.setattr(CellContext, "reward_model", spy)
+    monkeypatch.setattr(rewards, "reward_model", spy)
     judge = RewardModel(RewardModel.Config(**JUDGE["reward-model"]))
-    judge.open(session)  # pyright: ignore[reportArgumentType]
+    judge.open(ModelAccess(session, None, judge_reward_model(session)))
     kept = {row.id for row in session.table.kept("train")}
     for view in (Demonstration, Pair, Ranking, Prompt):
         assert not seen(session, view) & set(read)
@@ -80,7 +84,7 @@ def test_methods_never_see_the_rows_that_a_judge_is_trained_on(
 def test_a_reward_model_of_the_methods_own_rows_cannot_evaluate(session: Session):
     judge = RewardModel(RewardModel.Config(train_on="train"))
     with pytest.raises(RecipeError, match="cannot evaluate"):
-        judge.open(session)  # pyright: ignore[reportArgumentType]
+        judge.open(ModelAccess(session, None, judge_reward_model(session)))
 
 
 @pytest.mark.parametrize("config", [{}, {"id": "some/model", "train_on": "held-out"}])
@@ -118,17 +122,17 @@ def test_the_judge_that_chooses_shares_no_row_with_the_judge_that_reports_and_me
     }
     session = make_bench(tmp_path, **swept)
     trials = tuning.expanded(session.recipe)
-    assert graph.reserved(trials) == graph.reserved(session.recipe) == 0.6
+    assert resolve(trials).reserved == session.plan.reserved == 0.6
     read: list[set[str]] = []
     monkeypatch.setattr(
-        CellContext,
+        rewards,
         "reward_model",
-        lambda self, rows=None, **how: read.append({row.id for row in rows or ()}),
+        lambda run, rows=None, **how: read.append({row.id for row in rows or ()}),
     )
     for recipe in (session.recipe, trials):
         (named,) = recipe.evaluation.judges
         part = RewardModel.Config(**named.config)
-        session.own_reward_model((part.after, part.after + part.share))
+        judge_reward_model(session)((part.after, part.after + part.share))
     reports, chooses = read
     kept = {row.id for row in session.table.kept("train")}
     assert not reports & chooses
@@ -139,8 +143,9 @@ def test_the_judge_that_chooses_shares_no_row_with_the_judge_that_reports_and_me
 def test_a_cell_of_fewer_rows_is_another_cell(session: Session):
     given = session.recipe
     without = given.model_copy(update={"evaluation": given.evaluation.model_copy(update={"judges": []})})
-    cell = plan.cells(given)[-1]
+    cell = plan.cells(resolve(given))[-1]
     one, other = (
-        plan.identity(recipe, cell, versions={}, data="", parents={}) for recipe in (given, without)
+        keys.cell_key(resolve(one), cell, versions={}, data="", parents={}, files={})
+        for one in (given, without)
     )
     assert one != other

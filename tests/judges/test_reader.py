@@ -224,7 +224,8 @@ def test_braces_in_an_answer_are_only_text():
 
 class Models:
     def __init__(self, base):
-        self.base, self.start, self.root, self.store = base, base.policy(), None, None
+        self.base = self.start = base.policy()
+        self.root = self.store = None
 
 
 @pytest.fixture(scope="module")

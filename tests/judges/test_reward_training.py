@@ -15,6 +15,7 @@ from alignbench.models import Base
 from alignbench.models.forward import Scores
 from alignbench.recipe import schema
 from alignbench.rows import Pair, Ranking, Sequence
+from alignbench.testing.losses import reduced
 from alignbench.training import reward_model as reward
 from alignbench.training.reward_quality import agreement, calibration, comparisons, quality
 
@@ -74,9 +75,9 @@ def loss_of(scores: list[float], rows: list[Ranking | Pair]) -> float:
     padded = torch.full((len(scores), 3), 99.0)
     padded[:, 1] = values
     mask = torch.tensor([[True, True, False]] * len(scores))
-    scored = Scores(mask, rows=len(rows), tokens=0, tolerance=None)
+    scored = Scores("rewards", mask, tolerance=None)
     scored.values = padded
-    return reward.ranking_loss({"rewards": scored}, rows)[0].item()
+    return reduced(reward.ranking_loss, {"rewards": scored}, rows)[0].item()
 
 
 def plain(better: float, worse: float, preference: float = 1.0) -> float:

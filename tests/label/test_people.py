@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from alignbench import layout
 from alignbench.api.judge import Judge, Score
 from alignbench.api.metric import Cell
 from alignbench.errors import RecipeError
@@ -47,8 +48,8 @@ def given() -> Any:
 
 
 def labelled(folder: Path, made: Design, verdicts) -> Path:
-    design.write(made, folder / design.FOLDER)
-    with opened(folder / design.FOLDER) as journal:
+    design.write(made, folder / layout.PEOPLE)
+    with opened(folder / layout.PEOPLE) as journal:
         for verdict in verdicts:
             journal.append(verdict)
     return folder
@@ -160,7 +161,7 @@ def test_raters_below_a_bar_are_left_out_and_named(make_items, make_verdict, tmp
         for item in made.items
         for rater, ranks in (("anna", (1, 2, 3, 4, 5)), ("careless", (2, 1, 3, 4, 5)))
     ]
-    folder = labelled(tmp_path, made, verdicts) / design.FOLDER
+    folder = labelled(tmp_path, made, verdicts) / layout.PEOPLE
     judge = People(People.Config(folder=str(folder), checks=0.8))
     judge.read_from(folder)
     assert judge.quality["labels"]["left_out"] == ["careless: checks 0% is below 80%"]
@@ -172,7 +173,7 @@ def test_a_folder_where_nobody_ranked_anything_is_no_judge(make_items, tmp_path:
     assert people.of_run(folder) == {}
     assert people.of_run(tmp_path / "elsewhere") == {}
     with pytest.raises(RecipeError, match="nobody has ranked"):
-        People(People.Config(folder="people")).read_from(folder / design.FOLDER)
+        People(People.Config(folder="people")).read_from(folder / layout.PEOPLE)
 
 
 def test_many_raters_are_one_judge(make_items, make_verdict, tmp_path: Path):

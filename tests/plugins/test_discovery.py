@@ -10,7 +10,8 @@ from alignbench import plugins
 from alignbench.errors import Exit, PluginError
 
 GOOD = (
-    "from alignbench import Method\nclass KTO(Method):\n    def align(self, run):\n        return run.start\n"
+    "from alignbench import Method\nclass KTO(Method):\n    api = 2\n"
+    "    def align(self, run):\n        return run.start\n"
 )
 
 
@@ -111,7 +112,15 @@ def test_a_keyboard_interrupt_while_importing_is_not_a_broken_plugin(install) ->
     [
         ("KTO = 3", "gives for 'kto' no class, but bad_plugin:KTO is a int"),
         ("class KTO: pass", "what is no Method; let KTO inherit alignbench.Method"),
-        (GOOD.replace("    def", "    api = 2\n    def"), "speaks version 2 of the plugin contract"),
+        (GOOD.replace("api = 2", "api = 1"), "KTO is written for version 1 of the plugin contract"),
+        (GOOD.replace("    api = 2\n", ""), "KTO states no version of the plugin contract"),
+        (GOOD + "class Heir(KTO):\n    pass\nKTO = Heir\n", "Heir states no version of the plugin contract"),
+        (
+            GOOD.replace("api = 2", "api = 1"),
+            "a loss returns values per row or per token and the core reduces them",
+        ),
+        (GOOD.replace("api = 2", "api = 1"), "see docs/plugins.md, then write `api = 2` in the body of KTO"),
+        (GOOD.replace("api = 2", "api = 3"), "KTO is written for version 3"),
     ],
 )
 def test_a_class_that_does_not_keep_the_contract_is_refused_by_name(

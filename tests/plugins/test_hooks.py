@@ -34,9 +34,9 @@ class Raising:
 def test_an_observer_sees_what_it_asked_for() -> None:
     watcher = Watcher()
     observers = Observers({"watcher": watcher})
-    observers.tell("alignbench_cell_started", **CELL)
-    observers.tell("alignbench_step", **CELL, step=1, numbers={"loss": 0.5})
-    observers.tell("alignbench_cell_finished", **CELL, status="done", reason="")
+    observers.notify("alignbench_cell_started", **CELL)
+    observers.notify("alignbench_step", **CELL, step=1, numbers={"loss": 0.5})
+    observers.notify("alignbench_cell_finished", **CELL, status="done", reason="")
     assert watcher.seen == [("kto", 0), {"loss": 0.5}]
 
 
@@ -46,11 +46,11 @@ def test_an_observer_that_raises_is_switched_off_with_one_warning_and_the_others
     with pytest.warns(
         RuntimeWarning, match="'raising' is switched off.*RuntimeError: no kto today"
     ) as caught:
-        observers.tell("alignbench_cell_started", **CELL)
+        observers.notify("alignbench_cell_started", **CELL)
     assert len(caught) == 1
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        observers.tell("alignbench_cell_started", **CELL)
+        observers.notify("alignbench_cell_started", **CELL)
     assert first.seen == last.seen == [("kto", 0), ("kto", 0)]
     assert observers.names == ("first", "last")
 
@@ -97,7 +97,7 @@ def test_an_observer_can_write_beside_the_run(install, tmp_path: Path) -> None:
         def alignbench_run_started(self, folder: Path) -> None:
             (folder / "seen").touch()
 
-    Observers({"log": Log()}).tell("alignbench_run_started", recipe=None, folder=tmp_path)
+    Observers({"log": Log()}).notify("alignbench_run_started", recipe=None, folder=tmp_path)
     assert (tmp_path / "seen").exists()
 
 

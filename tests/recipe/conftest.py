@@ -20,6 +20,8 @@ from alignbench import Label, Method, MethodConfig, Pair, Text, UnpairedPreferen
 class Learner(Method):
     """Learns. Source: this test."""
 
+    api = 2
+
     class Config(MethodConfig):
         rate: float = Field(0.1, gt=0)
         """How fast it learns."""
@@ -43,6 +45,8 @@ class Learner(Method):
 class Searcher(Learner):
     """Searches. Source: this test."""
 
+    api = 2
+
     def restore(self, folder, run):
         return run.start
 
@@ -50,12 +54,14 @@ class Searcher(Learner):
 class Digger(Searcher):
     """Searches a model alone. Source: this test."""
 
+    api = 2
     on_decoders = False
 
 
 class Reader(Learner):
     """Reads plain text. Source: this test."""
 
+    api = 2
     consumes = (Text,)
 '''
 

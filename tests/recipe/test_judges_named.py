@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from alignbench.errors import AlignbenchError
-from alignbench.recipe.departures import departures, related
-from alignbench.recipe.graph import judges_of
+from alignbench.recipe.departures import related
 from alignbench.recipe.load import load
+from alignbench.recipe.resolve import resolve
 
 BLOCK = """\
 model: {{id: sandbox}}
@@ -42,7 +42,7 @@ def test_a_method_that_is_built_on_is_checked_too(recipe):
 
 def test_gold_never_trains(recipe):
     (said,) = problems(recipe, "judge: gold", "judges: []")
-    assert "a yardstick and never enters training" in said
+    assert "an evaluation judge and never enters training" in said
 
 
 def test_gold_does_not_train_by_way_of_a_method_that_is_built_on(recipe):
@@ -69,8 +69,8 @@ def test_a_judge_that_trains_may_not_evaluate(recipe, judge: str, yardstick: str
 def test_a_judge_that_is_allowed_to_is_printed_as_a_departure(recipe):
     text = BLOCK.format(block="judge: self", evaluation="judges: [gold, self], allow: [self]")
     loaded = load(recipe(text)).recipe
-    said = [str(one) for one in departures(loaded, "ours")]
-    assert said == ["trained on its yardstick, self", "labelled by its own base, as the judge self"]
+    said = [str(one) for one in resolve(loaded).labels["ours"].departures]
+    assert said == ["trained on its evaluation judge, self", "labelled by its own base, as the judge self"]
 
 
 @pytest.mark.parametrize(
@@ -80,7 +80,7 @@ def test_a_judge_that_is_allowed_to_is_printed_as_a_departure(recipe):
 def test_a_judge_of_the_policys_family_is_printed_as_a_departure(recipe, model: str, said: tuple[str, ...]):
     judge = f"{{language-model: {{id: {model}, wording: sandbox}}}}"
     loaded = load(recipe(BLOCK.format(block=f"judge: {judge}", evaluation="judges: [gold]"))).recipe
-    assert tuple(map(str, departures(loaded, "ours"))) == said
+    assert tuple(map(str, resolve(loaded).labels["ours"].departures)) == said
 
 
 OWN = '"{question} {a} {b} A or B?"'
@@ -157,7 +157,7 @@ def test_the_defaults_of_judges_and_methods_are_written_out(recipe):
     block = loaded.methods["ours"]
     assert block.config["judge"]["config"]["min_mass"] == 0.5
     assert block.config["optimizer"]["config"]["beta"] == 0.1
-    assert [judge.name for judge in judges_of(loaded, "ours")] == ["self"]
+    assert [judge.name for judge in resolve(loaded).labels["ours"].judges] == ["self"]
 
 
 def test_a_filter_must_not_read_with_gold(recipe):

@@ -29,14 +29,14 @@ evaluation: {judges: [gold]}
 def test_labels_start_after_what_they_need_and_otherwise_in_the_order_of_the_recipe(loaded) -> None:
     recipe = loaded(TEXT).recipe
     assert edges(recipe) == {"two": ("one",), "one": (), "taught": ("one", "three"), "three": ("two",)}
-    assert order(recipe) == ("one", "two", "three", "taught")
+    assert order(edges(recipe)) == ("one", "two", "three", "taught")
 
 
 def test_a_circle_in_a_recipe_that_was_never_checked_is_an_error_that_names_it() -> None:
     methods = {"a": {"method": "learner", "start": "b"}, "b": {"method": "learner", "start": "a"}}
     recipe = Recipe.model_validate({"model": {"id": "m"}, "data": {"train": "d"}, "methods": methods})
     with pytest.raises(RecipeError, match="a -> b -> a"):
-        order(recipe)
+        order(edges(recipe))
 
 
 @given(st.dictionaries(st.integers(0, 8), st.lists(st.integers(0, 8), max_size=3), max_size=9))

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from alignbench.engine.plan import cells
-from alignbench.recipe.graph import order
 from alignbench.recipe.load import load
+from alignbench.recipe.resolve import resolve
 
 ROOT = Path(__file__).parents[2]
 SHIPPED = sorted(path.name for path in (ROOT / "recipes").glob("*.yaml"))
@@ -24,21 +24,20 @@ def test_a_shipped_recipe_passes_check_and_plan(name: str, request: pytest.Fixtu
     if "../shared/" in text:
         request.getfixturevalue("shared")
     recipe = load(ROOT / "recipes" / name).recipe
-    planned = cells(recipe)
+    planned = cells(resolve(recipe))
     assert len(planned) == (len(recipe.methods) + 1) * len(recipe.seeds)
     assert planned[0].label == "base"
-    assert set(order(recipe)) == set(recipe.methods)
+    assert set(resolve(recipe).labels) == set(recipe.methods)
     assert text.startswith("# "), "a recipe tells a newcomer what it is for"
 
 
 @pytest.mark.parametrize("name", SHIPPED)
 def test_a_shipped_recipe_treats_all_its_methods_alike(name: str) -> None:
-    from alignbench.recipe.departures import departures
 
     text = (ROOT / "recipes" / name).read_text(encoding="utf-8")
     if "../shared/" in text and not (ROOT.parent / "shared").is_dir():
         pytest.skip("needs the folder shared beside the checkout")
     recipe = load(ROOT / "recipes" / name).recipe
     # Who judges is a method's own; that it is the policy's own base is said all the same.
-    told = [str(one) for label in recipe.methods for one in departures(recipe, label)]
+    told = [str(one) for label in recipe.methods for one in resolve(recipe).labels[label].departures]
     assert [one for one in told if not one.startswith("labelled by its own base")] == []

@@ -77,9 +77,9 @@ class Session:
             if die_at is not None and not draws and steps == die_at:
                 raise Killed
             steps += 1
-            value = scored["all"].row_mean(-scored["all"].sums())
-            error = scored["values"].row_mean((scored["values"].values ** 2).sum(1))
-            return value + error, {"nll": value, "error": error, "one": 1.0}
+            nll = -scored["all"].sums()
+            error = (scored["values"].values ** 2).sum(1)
+            return [nll, error], {"nll": nll, "error": error, "one": 1.0}
 
         def restore(account: list) -> None:
             self.points[:] = [(step, said) for step, said in account]
@@ -97,7 +97,6 @@ class Session:
             training=schema.Training(batch=3, micro_batch=2, threads=1, **self.training),
             budget=budget or Budget(steps=STEPS),
             seed=5,
-            folder=self.folder,
             modules={"head": head},
             state=state,
             log=lambda step, numbers: self.points.append(
@@ -209,18 +208,18 @@ def test_asked_to_stop_it_finishes_the_step_keeps_it_and_stops(tmp_path, folder,
     whole = Session(tmp_path / "whole", folder).train()
     session = Session(tmp_path / "stopped", folder)
     scored = []
-    forward = heartbeat.beat
+    forward = heartbeat.send
 
     def asked_in_the_middle(*_):
         scored.append(1)
         if len(scored) == 9:
             heartbeat.ask_to_stop()
 
-    monkeypatch.setattr(heartbeat, "_tell", None)
-    monkeypatch.setattr(heartbeat, "beat", asked_in_the_middle)
+    monkeypatch.setattr(heartbeat, "_receiver", None)
+    monkeypatch.setattr(heartbeat, "send", asked_in_the_middle)
     with pytest.raises(KeyboardInterrupt):
         session.train(every=1e9)
-    monkeypatch.setattr(heartbeat, "beat", forward)
+    monkeypatch.setattr(heartbeat, "send", forward)
     assert [path.name for path in session.folder.iterdir()], "the step is kept"
     again = session.train(every=1e9)
     assert again["steps"] < whole["steps"]

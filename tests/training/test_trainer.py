@@ -19,6 +19,7 @@ from alignbench.recipe import schema
 from alignbench.rows import Pair, UnpairedPreference
 from alignbench.training import batches as order
 from alignbench.training import optimizer as optimizers
+from alignbench.training import step as step_module
 from alignbench.training import trainer as module
 from alignbench.training.budget import Spent
 from alignbench.training.trainer import train
@@ -37,8 +38,8 @@ def contrast(scored, rows):
     """A loss with a mean over tokens and one over rows."""
     chosen, rejected = scored["chosen"], scored["rejected"]
     margin = chosen.means() - rejected.means()
-    loss = 0.1 * chosen.row_mean(nn.functional.softplus(-margin)) - chosen.token_mean(chosen.logps)
-    return loss, {"margin": chosen.row_mean(margin.detach()), "beta": 0.5}
+    loss = [0.1 * nn.functional.softplus(-margin), chosen.per_token(-chosen.logps)]
+    return loss, {"margin": margin, "beta": 0.5}
 
 
 def run(policy: ModelPolicy, tmp_path, *, loss=contrast, sequences=both, batches: Any = None, **given: Any):
@@ -52,7 +53,6 @@ def run(policy: ModelPolicy, tmp_path, *, loss=contrast, sequences=both, batches
         sequences,
         loss,
         training=schema.Training(**training),
-        folder=tmp_path,
         log=lambda step, numbers: said.__setitem__(step, dict(numbers)),
         **settings,
     )
@@ -146,8 +146,7 @@ def test_two_trained_adapters_in_one_loss_get_the_gradients_of_two_models(folder
 
     def mixed(scored, rows):
         first, second = scored["first"], scored["second"]
-        loss = -first.row_mean(first.sums() * second.sums().exp()) + second.token_mean(second.logps**2)
-        return loss, {}
+        return [-first.sums() * second.sums().exp(), second.per_token(second.logps**2)], {}
 
     def at(policy, other):
         return lambda rows: {
@@ -199,7 +198,7 @@ def test_a_head_reads_the_state_before_each_token_and_trains_with_the_adapter(ba
     def loss(scored, rows):
         seen.setdefault("values", scored["values"].values.detach().clone())
         seen.setdefault("rows", rows)
-        return scored["values"].token_mean(scored["values"].values ** 2), {}
+        return scored["values"].values ** 2, {}
 
     before = [head.weight.detach().clone(), *weights(policy)]
     row = ROWS[0]
@@ -249,8 +248,8 @@ def poisoned(at: int, how: Callable[[torch.Tensor], torch.Tensor]):
     steps = iter(range(1000))
 
     def loss(scored, rows):
-        value, numbers = contrast(scored, rows)
-        return (how(value) if next(steps) == at else value), numbers
+        (odds, nll), numbers = contrast(scored, rows)
+        return [how(odds) if next(steps) == at else odds, nll], numbers
 
     return loss
 
@@ -424,27 +423,25 @@ def test_numbers_are_means_over_the_steps_since_the_last_look(base, tmp_path, mo
     steps = iter(range(1, 100))
 
     def loss(scored, rows):
-        return contrast(scored, rows)[0], {
-            "step": scored["chosen"].row_mean(torch.full((len(rows),), next(steps) * 1.0))
-        }
+        return contrast(scored, rows)[0], {"step": torch.full((len(rows),), next(steps) * 1.0)}
 
     _, said = run(base.add_adapter("policy", seed=0), tmp_path, loss=loss, budget=Budget(steps=14))
     assert {step: numbers["step"] for step, numbers in said.items()} == {10: 5.5, 14: 12.5}
 
 
 def fails_above(monkeypatch, limit: int) -> None:
-    lay_out = module.lay_out
+    lay_out = step_module.lay_out
 
     def too_large(groups, device):
         if sum(len(group.items) for group in groups.values()) > limit:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nmore")
         return lay_out(groups, device)
 
-    monkeypatch.setattr(module, "lay_out", too_large)
+    monkeypatch.setattr(step_module, "lay_out", too_large)
 
 
 def test_out_of_memory_halves_the_micro_batch_and_the_result_is_the_same(base, tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "FULL", 1)
+    monkeypatch.setattr(step_module, "FULL", 1)
     whole = base.add_adapter("policy", seed=0)
     run(whole, tmp_path)
     fails_above(monkeypatch, 5)
@@ -580,10 +577,10 @@ def test_both_verdicts_of_a_row_count_as_one_row_of_the_budget_and_two_of_the_me
         return {"all": [one for row in rows for one in row.sequences()]}
 
     def loss(scored, rows):
-        seen.append((len(rows), scored["all"].rows))
-        return -scored["all"].row_mean(scored["all"].means()), {}
+        seen.append(len(rows))
+        return -scored["all"].means(), {"half": torch.arange(len(rows)) < 8}
 
-    record, _ = run(
+    record, said = run(
         base.add_adapter("policy", seed=0),
         tmp_path,
         batches=Table(ROWS, UnpairedPreference),
@@ -591,4 +588,5 @@ def test_both_verdicts_of_a_row_count_as_one_row_of_the_budget_and_two_of_the_me
         loss=loss,
         budget=Budget(rows=8),
     )
-    assert (record.rows, record.steps, seen) == (8, 1, [(16, 16)])
+    assert (record.rows, record.steps, seen) == (8, 1, [16])
+    assert said[1]["half"] == 0.5

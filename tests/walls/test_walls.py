@@ -15,11 +15,22 @@ from pathlib import Path
 import pytest
 
 import alignbench
+from alignbench import Run
 
 ROOT = Path(__file__).parents[2]
 CORE = sorted((ROOT / "alignbench").rglob("*.py"))
 PLUGINS = sorted(file for file in (ROOT / "plugins").rglob("*.py") if "tests" not in file.parts)
 OURS = [*CORE, *sorted((ROOT / "plugins").rglob("*.py")), *sorted((ROOT / "benchmarks").rglob("*.py"))]
+
+PUBLIC = (
+    "alignbench",
+    "alignbench.feedback",
+    "alignbench.integrations",
+    "alignbench.reference",
+    "alignbench.rewards",
+    "alignbench.testing",
+)
+"""Modules that a plugin may import from."""
 
 BANNED = {
     "pickle": "a pickle runs code when it is read",
@@ -99,12 +110,57 @@ def test_a_plugin_uses_only_what_is_public_and_no_other_plugin() -> None:
         for line, module, names in imports(file):
             top = module.partition(".")[0]
             private = top == "alignbench" and (
-                module not in ("alignbench", "alignbench.testing")
+                module not in PUBLIC
                 or (module == "alignbench" and not set(names) <= {*alignbench.__all__, "testing"})
             )
             if private or (top.startswith("alignbench_") and top != own):
                 found.append(f"{where(file, line)}: {module} {', '.join(names)}")
     assert found == []
+
+
+OURS_TO_HAND_OUT = {"base", "critic", "forest", "judge", "policy", "reference", "reward", "run", "start"}
+"""What the core hands a plugin: its type is public, and so is every attribute that a plugin reads."""
+
+
+def beyond_the_contract(source: ast.Module) -> Iterator[tuple[int, str]]:
+    """Attribute accesses and annotations by which a plugin would leave the public, typed contract."""
+    run_has = {name for name in (*vars(Run), *Run.__annotations__) if not name.startswith("_")}
+    for node in ast.walk(source):
+        if isinstance(node, ast.Attribute):
+            owner = ast.unparse(node.value)
+            private = node.attr.startswith("_") and not node.attr.startswith("__")
+            if private and owner not in ("self", "cls"):
+                yield node.lineno, f"{owner}.{node.attr} is private"
+            if isinstance(node.value, ast.Attribute) and node.value.attr == "base" and owner != "self.base":
+                yield node.lineno, f"{owner}.{node.attr} reaches through a policy"
+            if owner.split(".")[-1] == "run" and node.attr not in run_has:
+                yield node.lineno, f"{owner}.{node.attr} is not in the contract of a run"
+        named = {ast.arg: "arg", ast.AnnAssign: "target"}.get(type(node))
+        if named is not None and ast.unparse(node.annotation or node) == "Any":
+            name = ast.unparse(node.target) if isinstance(node, ast.AnnAssign) else getattr(node, named)
+            if name.split(".")[-1] in OURS_TO_HAND_OUT:
+                yield node.lineno, f"{name} is Any, which nobody checks"
+
+
+def test_a_plugin_reads_only_what_the_contract_types() -> None:
+    found = [
+        f"{where(file, line)}: {what}" for file in PLUGINS for line, what in beyond_the_contract(tree(file))
+    ]
+    assert found == []
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("run.start.base.policy()", "run.start.base.policy reaches through a policy"),
+        ("forest._pool", "forest._pool is private"),
+        ("self.run.session", "self.run.session is not in the contract of a run"),
+        ("start: Any = run.start", "start is Any, which nobody checks"),
+        ("def f(self, policy: Any): pass", "policy is Any, which nobody checks"),
+    ],
+)
+def test_what_leaves_the_contract_is_found(line: str, said: str) -> None:
+    assert [what for _, what in beyond_the_contract(ast.parse(line))] == [said]
 
 
 def test_a_plugin_depends_on_the_core_alone_and_on_a_range_of_it() -> None:

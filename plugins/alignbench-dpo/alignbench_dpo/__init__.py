@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field
 
 from alignbench import GroupScores, Method, MethodConfig, Pair, PluginError, Policy, Run, Sequence
+from alignbench.reference import logprobs
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,6 +22,7 @@ class DPO(Method):
     2024 (arXiv:2403.00409). Soft labels enter as the expectation of the loss.
     """
 
+    api = 2
     consumes = (Pair,)
 
     class Config(MethodConfig):
@@ -39,7 +41,7 @@ class DPO(Method):
         rows = run.rows(Pair)
         policy = run.adapt()
         state: dict[str, Any] = {"checked": False}
-        loss = _loss(self.config, run.reference_logprobs(rows), state)
+        loss = _loss(self.config, logprobs(run, rows), state)
         run.train(policy, rows, _sequences, loss, learning_rate=self.config.learning_rate, state=state)
         return policy
 
@@ -56,32 +58,30 @@ def _loss(
 
     from alignbench_dpo.losses import pair_loss, unmoved
 
-    def loss(scored: Mapping[str, GroupScores], rows: list[Pair]) -> tuple[Tensor, Mapping[str, Tensor]]:
-        chosen, rejected = scored["chosen"], scored["rejected"]
-        pairs = _sequences(rows)
-        ratios = [
-            group.sums() - reference(pairs[name])
-            for name, group in (("chosen", chosen), ("rejected", rejected))
-        ]
-        if config.loss == "ipo":
-            ratios = [
-                ratio / group.mask.sum(-1) for ratio, group in zip(ratios, (chosen, rejected), strict=True)
-            ]
-        margin = ratios[0] - ratios[1]
+    def loss(scores: Mapping[str, GroupScores], rows: list[Pair]) -> tuple[Tensor, Mapping[str, Tensor]]:
+        ratios, logps = {}, {}
+        for name, sequences in _sequences(rows).items():
+            group = scores[name]
+            logps[name] = group.sums()
+            ratios[name] = logps[name] - reference(sequences)
+            if config.loss == "ipo":
+                ratios[name] = ratios[name] / group.mask.sum(-1)
+        margin = ratios["chosen"] - ratios["rejected"]
         preference = torch.tensor([row.preference for row in rows], device=margin.device)
         losses = pair_loss(
             margin, preference, loss=config.loss, beta=config.beta, label_smoothing=config.label_smoothing
         )
         if not state["checked"]:
             state["checked"] = True
-            _check(losses, unmoved(config.loss, config.beta), chosen.tolerance)
-        numbers = {
-            "chosen": chosen.sums(),
-            "rejected": rejected.sums(),
-            "margin": config.beta * margin,
-            "accuracy": (margin > 0).float(),
+            _check(losses, unmoved(config.loss, config.beta), scores["chosen"].tolerance)
+        return losses, {
+            "rewards/chosen": config.beta * ratios["chosen"].detach(),
+            "rewards/rejected": config.beta * ratios["rejected"].detach(),
+            "rewards/margins": config.beta * margin.detach(),
+            "rewards/accuracies": margin > 0,
+            "logps/chosen": logps["chosen"],
+            "logps/rejected": logps["rejected"],
         }
-        return chosen.row_mean(losses), {name: chosen.row_mean(of.detach()) for name, of in numbers.items()}
 
     return loss
 

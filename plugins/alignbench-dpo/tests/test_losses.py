@@ -11,6 +11,7 @@ from alignbench_dpo import DPO, _loss
 from alignbench_dpo.losses import pair_loss, unmoved
 
 from alignbench import Pair, PluginError, Sequence
+from alignbench.testing.losses import group_scores, reduced
 
 MARGIN = torch.tensor([2.0, 0.0, -1.0])
 SURE = torch.ones(3)
@@ -107,16 +108,10 @@ def make_scores(seed: int = 0) -> dict[str, torch.Tensor]:
 def ours(config, seen: dict[str, torch.Tensor]) -> torch.Tensor:
     groups = {}
     for name, part in (("chosen", slice(0, 3)), ("rejected", slice(3, 6))):
-        logps = seen["logps"][part]
-        groups[name] = SimpleNamespace(
-            logps=logps,
-            mask=seen["mask"][part],
-            sums=lambda of=logps: of.sum(-1),
-            row_mean=lambda of: of.sum() / 3,
-        )
+        groups[name] = group_scores(name, seen["mask"][part], logps=seen["logps"][part])
     rows = [Pair(id=str(n), prompt=(), chosen=f"c{n}", rejected=f"r{n}", prompt_ids=(n,)) for n in range(3)]
     references = iter([seen["reference"][:3], seen["reference"][3:]])
-    return _loss(config, lambda sequences: next(references), {"checked": True})(groups, rows)[0]
+    return reduced(_loss(config, lambda sequences: next(references), {"checked": True}), groups, rows)[0]
 
 
 @pytest.mark.parametrize("loss", LOSSES)
@@ -146,9 +141,7 @@ def test_the_loss_equals_trls_on_the_same_log_probabilities(trl, loss, beta):
 
 def test_a_reference_that_is_not_the_start_is_noticed_at_the_first_step():
     seen = make_scores()
-    group = SimpleNamespace(
-        mask=seen["mask"][:3], sums=lambda: seen["logps"][:3].sum(-1), row_mean=torch.mean, tolerance=1e-5
-    )
+    group = group_scores("chosen", seen["mask"][:3], logps=seen["logps"][:3])
     rows = [Pair(id="0", prompt=(), chosen="", rejected="")] * 3
     for stale, off in ((False, 0.0), (True, 0.01)):
         shifts = iter([off, 0.0])
@@ -163,9 +156,7 @@ def test_a_reference_that_is_not_the_start_is_noticed_at_the_first_step():
 
 
 def test_under_dropout_there_is_nothing_to_check():
-    group = SimpleNamespace(
-        mask=torch.ones(1, 2, dtype=bool), sums=lambda: torch.zeros(1), row_mean=torch.mean, tolerance=None
-    )
+    group = group_scores("chosen", torch.ones(1, 2, dtype=bool), logps=torch.zeros(1, 2), tolerance=None)
     shifts = iter([5.0, 0.0])
     loss = _loss(DPO.Config(), lambda _: torch.zeros(1) + next(shifts), {"checked": False})
     loss({"chosen": group, "rejected": group}, [Pair(id="0", prompt=(), chosen="", rejected="")])

@@ -21,6 +21,7 @@ class Frozen(Method):
     Source: none; this is the control that every comparison needs.
     """
 
+    api = 2
     consumes = ()
 
     def align(self, run: Run) -> Policy:
@@ -34,6 +35,7 @@ class FewShot(Method):
     "GPT-3 (prompted)" baseline (arXiv:2203.02155, section 3.5).
     """
 
+    api = 2
     consumes = (Pair,)
 
     class Config(MethodConfig):

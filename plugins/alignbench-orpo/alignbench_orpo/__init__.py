@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import Field
 
-from alignbench import GroupScores, Method, MethodConfig, Pair, Policy, Run, Sequence
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from alignbench import GroupScores, Loss, Method, MethodConfig, Numbers, Pair, Policy, Run, Sequence
 
 
 class ORPO(Method):
@@ -21,6 +18,7 @@ class ORPO(Method):
     counts the prompt and leaves the end out); both terms see the same tokens.
     """
 
+    api = 2
     consumes = (Pair,)
 
     class Config(MethodConfig):
@@ -45,23 +43,28 @@ def _sequences(rows: list[Pair]) -> Mapping[str, list[Sequence]]:
 
 def _loss(odds_weight: float) -> Callable[..., Any]:
     import torch
+    from torch.nn.functional import logsigmoid
 
     from alignbench_orpo.losses import log_odds_ratio, odds_ratio_loss
 
-    def loss(scored: Mapping[str, GroupScores], rows: list[Pair]) -> tuple[Tensor, Mapping[str, Tensor]]:
-        chosen, rejected = scored["chosen"], scored["rejected"]
-        preference = torch.tensor([row.preference for row in rows], device=chosen.logps.device)
-        nll = -chosen.token_mean(chosen.logps)
-        odds = chosen.row_mean(odds_ratio_loss(chosen.means(), rejected.means(), preference))
-        ratio = log_odds_ratio(chosen.means().detach(), rejected.means().detach())
-        numbers = {
-            "chosen": chosen.row_mean(chosen.sums().detach()),
-            "rejected": chosen.row_mean(rejected.sums().detach()),
-            "margin": chosen.row_mean(chosen.means().detach() - rejected.means().detach()),
-            "log_odds": chosen.row_mean(ratio),
-            "accuracy": chosen.row_mean((ratio > 0).float()),
-            "nll": nll.detach(),
-        }
-        return nll + odds_weight * odds, numbers
+    def loss(scores: Mapping[str, GroupScores], rows: list[Pair]) -> tuple[Loss, Numbers]:
+        chosen, rejected = scores["chosen"].means(), scores["rejected"].means()
+        preference = torch.tensor([row.preference for row in rows], device=chosen.device)
+        nll = scores["chosen"].per_token(-scores["chosen"].logps)
+        odds = odds_ratio_loss(chosen, rejected, preference)
+        with torch.no_grad():
+            ratio = log_odds_ratio(chosen, rejected)
+            numbers = {
+                "rewards/chosen": odds_weight * chosen,
+                "rewards/rejected": odds_weight * rejected,
+                "rewards/margins": odds_weight * (chosen - rejected),
+                "rewards/accuracies": ratio > 0,
+                "logps/chosen": scores["chosen"].sums(),
+                "logps/rejected": scores["rejected"].sums(),
+                "log_odds_chosen": ratio,
+                "log_odds_ratio": logsigmoid(ratio),
+                "nll_loss": nll,
+            }
+        return [nll, odds_weight * odds], numbers
 
     return loss

@@ -12,6 +12,7 @@ from alignbench_orpo import ORPO, _loss
 from alignbench_orpo.losses import log1mexp, log_odds_ratio, odds_ratio_loss
 
 from alignbench import Pair
+from alignbench.testing.losses import group_scores, reduced
 
 LIKELY = [-1e-6, -1e-4, -0.01, -0.3, -0.6931, -0.6932, -1.0, -5.0, -20.0, -80.0]
 
@@ -77,19 +78,6 @@ def test_the_odds_ratio_loss_equals_trls_on_the_same_tensors():
     torch.testing.assert_close(log_odds_ratio(chosen, rejected).mean(), log_odds, rtol=1e-6, atol=1e-6)
 
 
-def group(logps: torch.Tensor) -> SimpleNamespace:
-    """What the trainer hands over, of log-probabilities [N, R] that are 0 where there is no token."""
-    mask = logps != 0
-    return SimpleNamespace(
-        logps=logps,
-        mask=mask,
-        sums=lambda: logps.sum(-1),
-        means=lambda: logps.sum(-1) / mask.sum(-1),
-        row_mean=lambda values: values.sum() / len(logps),
-        token_mean=lambda values: (values * mask).sum() / mask.sum(),
-    )
-
-
 def test_the_whole_loss_is_the_nll_of_all_chosen_tokens_and_the_weighted_odds_of_the_rows():
     chosen = torch.tensor([[-1.0, -2.0, -3.0], [-0.5, 0, 0]])
     rejected = torch.tensor([[-4.0, 0], [-0.5, -0.7]])
@@ -100,12 +88,17 @@ def test_the_whole_loss_is_the_nll_of_all_chosen_tokens_and_the_weighted_odds_of
         return math.exp(p) / (1 - math.exp(p))
 
     term = [math.log(1 + odds(r) / odds(c)) for c, r in ((-2.0, -4.0), (-0.5, -0.6))]
+    scores = {
+        name: group_scores(name, logps != 0, logps=logps)
+        for name, logps in (("chosen", chosen), ("rejected", rejected))
+    }
     for weight in (0.0, 0.1, 2.0):
-        loss, numbers = _loss(weight)({"chosen": group(chosen), "rejected": group(rejected)}, rows)
+        loss, numbers = reduced(_loss(weight), scores, rows)
         assert loss.item() == pytest.approx(nll + weight * sum(term) / 2, rel=1e-6)
-    assert numbers["nll"].item() == pytest.approx(nll)
-    assert numbers["accuracy"] == 1
-    assert (numbers["chosen"].item(), numbers["rejected"].item()) == pytest.approx((-3.25, -2.6))
+    assert numbers["nll_loss"] == pytest.approx(nll)
+    assert numbers["rewards/accuracies"] == 1
+    assert (numbers["logps/chosen"], numbers["logps/rejected"]) == pytest.approx((-3.25, -2.6))
+    assert numbers["log_odds_ratio"] == pytest.approx(-sum(term) / 2)
 
 
 def test_a_weight_of_zero_is_imitation():

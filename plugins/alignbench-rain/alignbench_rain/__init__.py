@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -104,6 +104,7 @@ class RAIN(Method):
     Finetuning" (arXiv:2309.07124), and the authors' code (https://github.com/SafeAILab/RAIN).
     """
 
+    api = 2
     consumes = (Pair,)
     on_decoders = False
     Config = Searching
@@ -125,6 +126,7 @@ class BestOfN(Method):
     Sources: Stiennon et al. 2020 (arXiv:2009.01325), appendix G; the evaluator as in RAIN (arXiv:2309.07124).
     """
 
+    api = 2
     consumes = (Pair,)
     on_decoders = False
 
@@ -153,6 +155,7 @@ class RainSFT(Method):
     Source: Li et al. 2023 (arXiv:2309.07124), section 5, who propose it to save the cost of inference.
     """
 
+    api = 2
     consumes = (Pair,)
 
     class Config(Searching):
@@ -177,13 +180,12 @@ class RainSFT(Method):
         def make(folder: Path) -> None:
             sampling = Sampling(max_new_tokens=self.config.max_new_tokens)
             answers = decoder.answer(rows, sampling, run.seed)
-            run.charge(answers)
             write(folder / ANSWERS, rows, answers)
             (folder / SEARCH).write_text(json.dumps(told), encoding="utf-8")
 
         folder = run.shared(make, what="answers", config=self.config.model_dump(mode="json"), start=run.start)
         run.log(0, **json.loads((folder / SEARCH).read_text(encoding="utf-8")))
-        shown = Shown(rows, folder / ANSWERS)
+        shown = run.rows(Demonstration, given=read(folder / ANSWERS, rows))
         policy = run.adapt()
         run.train(
             policy,
@@ -205,34 +207,22 @@ def write(file: Path, prompts: list[Prompt], answers: list[Answer]) -> None:
                 out.write(json.dumps(said, ensure_ascii=False) + "\n")
 
 
-class Shown:
-    """The rows that `write` wrote, as demonstrations: the `Rows` of what rain-sft learns."""
-
-    def __init__(self, prompts: list[Prompt], answers: Path):
-        with answers.open(encoding="utf-8") as file:
-            found = {said["id"]: said for said in map(json.loads, file)}
-        self.rows = [
-            Demonstration(
-                id=row.id,
-                length=len(row.prompt_ids) + len(found[row.id]["ids"]),
-                prompt=row.prompt,
-                prompt_ids=row.prompt_ids,
-                response=found[row.id]["completion"],
-                response_ids=tuple(found[row.id]["ids"]),
-            )
-            for row in prompts
-            if row.id in found
-        ]
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __iter__(self) -> Iterator[Demonstration]:
-        return iter(self.rows)
-
-    def epoch(self, number: int) -> list[Demonstration]:
-        """Return the same rows in every epoch."""
-        return self.rows
+def read(file: Path, prompts: list[Prompt]) -> list[Demonstration]:
+    """Return the answers that `write` wrote as demonstrations of their prompts."""
+    with file.open(encoding="utf-8") as lines:
+        found = {one["id"]: one for one in map(json.loads, lines)}
+    return [
+        Demonstration(
+            id=row.id,
+            length=len(row.prompt_ids) + len(found[row.id]["ids"]),
+            prompt=row.prompt,
+            prompt_ids=row.prompt_ids,
+            response=found[row.id]["completion"],
+            response_ids=tuple(found[row.id]["ids"]),
+        )
+        for row in prompts
+        if row.id in found
+    ]
 
 
 def _sequences(rows: list[Demonstration]) -> Mapping[str, list[Sequence]]:
@@ -240,7 +230,7 @@ def _sequences(rows: list[Demonstration]) -> Mapping[str, list[Sequence]]:
 
 
 def _loss(
-    scored: Mapping[str, GroupScores], rows: list[Demonstration]
+    scores: Mapping[str, GroupScores], rows: list[Demonstration]
 ) -> tuple[Tensor, Mapping[str, Tensor]]:
-    response = scored["response"]
-    return -response.token_mean(response.logps), {"logp": response.row_mean(response.sums().detach())}
+    response = scores["response"]
+    return -response.logps, {"logps/chosen": response.sums()}

@@ -6,9 +6,8 @@ import json
 from collections.abc import Sequence as Many
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-from alignbench import Answer, Can, PluginError, Prompt, Sampling, Sequence, TokenScores
+from alignbench import Answer, Can, PluginError, Policy, Prompt, Sampling, Sequence, TokenScores
 from alignbench_rain.evaluation import Evaluation, SelfEvaluation
 
 
@@ -17,7 +16,7 @@ class BestOf:
 
     can: frozenset[Can] = frozenset(("answer",))
 
-    def __init__(self, start: Any, evaluation: Evaluation, n: int):
+    def __init__(self, start: Policy, evaluation: Evaluation, n: int):
         self.start, self.evaluation, self.n = start, evaluation, n
 
     def answer(

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from alignbench import Pair, PluginError, Policy, Prompt, Query, Run, Sampling, TokenTrees
+from alignbench import DecodingBase, Pair, PluginError, Policy, Prompt, Query, Run, Sampling
 from alignbench_rain.best import BestOf
 from alignbench_rain.decoder import Decoder, OwnStates, SentenceEncoder
 from alignbench_rain.evaluation import Evaluation, JudgeEvaluation, SelfEvaluation
@@ -32,14 +32,9 @@ class Maker:
 
     def __init__(self, run: Run, config: Any):
         self.run, self.config = run, config
-        self.start: Any = run.start
-        if "logprobs" not in self.start.can or not hasattr(self.start, "base"):
-            raise PluginError(
-                "a search needs a model to search, and its start is a decoder itself",
-                "let it start from the label below that decoder",
-            )
-        self.forest = TokenTrees(self.start)
-        self.base = self.start.base.policy()
+        self.start = run.start
+        self.forest = DecodingBase(self.start)
+        self.base = run.policy("base")
 
     def decoder(self) -> Decoder:
         """Return the decoder of a run that aligns."""
@@ -78,12 +73,12 @@ class Maker:
         named = self.config.evaluator
         soft = self.config.votes == "soft"
         if isinstance(named, str):
-            return self.own(self.forest if named == "start" else TokenTrees(self.base), soft=soft)
+            return self.own(self.forest if named == "start" else DecodingBase(self.base), soft=soft)
         return JudgeEvaluation(
             self.run.judge(named), self.config.judged_part, self.config.good_above, soft=soft
         )
 
-    def own(self, forest: TokenTrees, *, soft: bool = False) -> SelfEvaluation:
+    def own(self, forest: DecodingBase, *, soft: bool = False) -> SelfEvaluation:
         """Return the self-evaluation of a model."""
         return SelfEvaluation(forest, question(self.config.question), soft=soft)
 
@@ -93,10 +88,10 @@ class Maker:
         said: dict[str, float] = {}
         if pairs:
             said |= accuracy(self.own(self.forest), pairs, "start")
-            if self.start.adapter is not None:
-                said |= accuracy(self.own(TokenTrees(self.base)), pairs, "base")
+            if self.forest.policy.fingerprint() != (base := DecodingBase(self.base)).policy.fingerprint():
+                said |= accuracy(self.own(base), pairs, "base")
             named = self.config.evaluator
-            self.run.vouch(
+            self.run.record.judge(
                 f"self-evaluation (judged by {named if isinstance(named, str) else named.name})", **said
             )
         return lambda **numbers: self.run.log(0, **numbers)
@@ -113,7 +108,7 @@ class Maker:
         if threshold is None:
             threshold = calibrated([rows - centre for rows in states])
         own = f"own states at {threshold:.2f}"
-        self.run.depart("encoder of alike answers", f"MiniLM at {SENTENCES}", own)
+        self.run.record.departure("encoder of alike answers", f"MiniLM at {SENTENCES}", own)
         return OwnStates(centre.astype(np.float32), threshold)
 
     def sentences(self) -> Any:

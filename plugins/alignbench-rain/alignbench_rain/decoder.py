@@ -17,6 +17,7 @@ import numpy as np
 from alignbench import (
     Answer,
     Can,
+    DecodingBase,
     PluginError,
     Prompt,
     Query,
@@ -25,7 +26,6 @@ from alignbench import (
     Sequence,
     TokenScores,
     TokenTree,
-    TokenTrees,
 )
 from alignbench_rain.evaluation import About, Evaluation, SelfEvaluation, common
 from alignbench_rain.search import Found, Rate, Rated, Search, Told, Wants, Words
@@ -120,7 +120,7 @@ class Decoder:
     def __init__(
         self,
         rules: Any,
-        forest: TokenTrees,
+        forest: DecodingBase,
         evaluation: Evaluation,
         encoder: OwnStates | SentenceEncoder,
         log: Callable[..., None] = lambda **numbers: None,
@@ -141,7 +141,7 @@ class Decoder:
         self, prompts: Many[Prompt], sampling: Sampling, key: int, *, samples: int = 1
     ) -> list[Answer]:
         """Answer by search; of `sampling` only `max_new_tokens` counts: the rules say how sets are drawn."""
-        tokenised = self.forest.policy.tokenised(prompts)
+        tokenised = self.forest.tokenised(prompts)
         if not tokenised:
             return []
         evaluation = self.evaluation
@@ -156,7 +156,7 @@ class Decoder:
         self.forest.new_tree(trunk)
         if isinstance(evaluation, SelfEvaluation):
             evaluation.forest.new_tree(opening)
-        limit, ground = MEMORY[self.forest.base.device.type], self.held
+        limit, ground = MEMORY[self.forest.device], self.held
         self.peak = ground
         done: dict[int, _Seat] = {}
         seats: list[_Seat] = []
@@ -179,7 +179,7 @@ class Decoder:
                 seat.seconds += took / len(going)
                 if seat.found is not None:
                     done[seat.place] = seat
-                    self.forest.base.answered(1)
+                    self.forest.answered(1)
                     seat.tree.cut(())
                     if seat.about is not None:
                         seat.about.tree.cut(())
@@ -271,9 +271,9 @@ class Decoder:
 
     def _asked(self, seats: list[_Seat]) -> dict[int, list[Reply]]:
         """Ask every forest once for all that is wanted of it; the replies by tree."""
-        forests: dict[int, tuple[TokenTrees, list[tuple[TokenTree, list[Query]]]]] = {}
+        forests: dict[int, tuple[DecodingBase, list[tuple[TokenTree, list[Query]]]]] = {}
 
-        def ask(forest: TokenTrees, tree: TokenTree, queries: list[Query]) -> None:
+        def ask(forest: DecodingBase, tree: TokenTree, queries: list[Query]) -> None:
             if queries:
                 forests.setdefault(id(forest), (forest, []))[1].append((tree, queries))
 
@@ -348,14 +348,14 @@ class Decoder:
         )
 
 
-def words_of(forest: TokenTrees, rules: Any) -> Words:
+def words_of(forest: DecodingBase, rules: Any) -> Words:
     """Return what a search knows of the tokens of a model."""
-    tokenizer: Any = forest.base.tokenizer
+    tokenizer = forest.tokenizer
     ends = tuple(rules.clause_ends)
     known: dict[int, bool | None] = {}
 
     def text(ids: Ids) -> str:
-        return str(tokenizer.decode([i for i in ids if i not in forest.stops], skip_special_tokens=True))
+        return forest.decode(ids)
 
     def clause_ends(ids: Ids) -> bool:
         last = ids[-1]
@@ -367,7 +367,7 @@ def words_of(forest: TokenTrees, rules: Any) -> Words:
         return text(ids[-8:]).rstrip(" ").endswith(ends) if certain is None else certain
 
     def ended(ids: Ids) -> bool:
-        if ids and ids[-1] in forest.stops:
+        if ids and ids[-1] in forest.ends:
             return True
         return any(stop in text(ids) for stop in rules.stop_strings)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence as Many
 from typing import Any
 
-from alignbench import Judge, ModelError, PluginError, Prompt, Query, Reply, TokenTree, TokenTrees
+from alignbench import DecodingBase, Judge, ModelError, PluginError, Prompt, Query, Reply, TokenTree
 from alignbench_rain.questions import Question
 
 Ids = tuple[int, ...]
@@ -27,9 +27,9 @@ class SelfEvaluation:
     What all questions begin with is read once, then what all questions about one prompt begin with.
     """
 
-    def __init__(self, forest: TokenTrees, question: Question, *, soft: bool):
+    def __init__(self, forest: DecodingBase, question: Question, *, soft: bool):
         self.forest, self.question, self.soft = forest, question, soft
-        self.tokenizer: Any = forest.base.tokenizer
+        self.tokenizer: Any = forest.tokenizer
         forms = [self._opened(form) for form in (question.ask, question.swapped) if form]
         self.good, self.bad = self._options(forms[0])
         asked = [form.replace(_QUESTION, word) for form in forms for word in WORDS]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from alignbench import Budget, Labelling, Method, MethodConfig, NamedJudge, NamedMethod, Policy, Prompt, Run
+from alignbench import Labelling, Method, MethodConfig, NamedJudge, NamedMethod, Policy, Prompt, Run
+from alignbench.feedback import label
 
 
 class RLAIF(Method):
@@ -15,6 +16,7 @@ class RLAIF(Method):
     rounds of fresh labels: Xu et al. 2024 (arXiv:2404.10719), Guo et al. 2024 (arXiv:2402.04792).
     """
 
+    api = 2
     consumes = (Prompt,)
 
     class Config(MethodConfig):
@@ -31,25 +33,17 @@ class RLAIF(Method):
 
     def align(self, run: Run) -> Policy:
         config, policy = self.config, run.start
+        # An epoch over its part of the rows is a round's part already.
+        part_of_budget = run.budget if run.budget.epochs else run.budget.part(1 / config.rounds)
         judge = run.judge(config.judge)
         for number in range(config.rounds):
             part = slice(number, None, config.rounds)
-            rows = run.label(judge, config.labels, policy=policy, part=part)
+            rows = label(run, judge, config.labels, policy=policy, part=part)
             policy = run.stage(
                 config.optimizer.name,
                 rows=rows,
                 start=policy,
-                budget=shared_out(run.budget, config.rounds),
+                budget=part_of_budget,
                 **config.optimizer.config,
             )
         return policy
-
-
-def shared_out(budget: Budget, rounds: int) -> Budget:
-    """Return what one of several rounds may spend; an epoch over its part of the rows is its part already."""
-    if budget.epochs is not None:
-        return budget
-    said = budget.model_dump(exclude_none=True)
-    unit = next(name for name in ("rows", "steps", "tokens", "seconds") if name in said)
-    each = said[unit] / rounds
-    return Budget(**{**said, unit: each if unit == "seconds" else max(1, round(each))})

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pydantic import Field
 
 from alignbench import Method, MethodConfig, NamedMethod, NamedSource, Policy, Prompt, Revising, Run
+from alignbench.feedback import prompts as prompts_of
+from alignbench.feedback import revise
 
 
 class ConstitutionalSL(Method):
@@ -13,6 +15,7 @@ class ConstitutionalSL(Method):
     Source: Bai et al. 2022, "Constitutional AI" (arXiv:2212.08073), section 3, SL-CAI.
     """
 
+    api = 2
     consumes = (Prompt,)
 
     class Config(MethodConfig):
@@ -31,6 +34,6 @@ class ConstitutionalSL(Method):
         config = self.config
         prompts = list(run.rows(Prompt))
         if config.prompts is not None:
-            prompts += run.prompts(config.prompts, config.limit)
-        rows = run.revise(prompts, config.revisions)
+            prompts += prompts_of(run, config.prompts, config.limit)
+        rows = revise(run, prompts, config.revisions)
         return run.stage(config.optimizer.name, rows=rows, **config.optimizer.config)

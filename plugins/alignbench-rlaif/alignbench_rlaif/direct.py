@@ -35,6 +35,7 @@ class DirectRLAIF(Method):
     arXiv:2402.14740) instead of a learnt one.
     """
 
+    api = 2
     consumes = (Prompt,)
 
     class Config(MethodConfig):
@@ -93,7 +94,7 @@ class OnPolicy:
         scored = self.run.score(
             {
                 "policy": ScoringGroup(items, self.policy, temperature=config.temperature),
-                "start": ScoringGroup(items, self.run.reference(), temperature=config.temperature),
+                "start": ScoringGroup(items, self.run.start, temperature=config.temperature),
             }
         )
         kl = (scored["policy"].sums() - scored["start"].sums()).tolist()
@@ -123,15 +124,16 @@ class OnPolicy:
         return {"answers": ScoringGroup([one.sequence for one in items], temperature=self.config.temperature)}
 
 
-def loss(scored: Mapping[str, GroupScores], items: list[Item]) -> tuple[Tensor, Mapping[str, Tensor]]:
-    """Return the loss, -advantage x log-probability of the whole answer, and what to log."""
+def loss(scores: Mapping[str, GroupScores], items: list[Item]) -> tuple[Tensor, Mapping[str, Tensor]]:
+    """Return the loss [n], -advantage x log-probability of the whole answer, and numbers to log."""
     import torch
 
-    answers = scored["answers"]
-    logps = answers.sums()
+    logps = scores["answers"].sums()
 
     def column(name: str) -> Tensor:
         return torch.tensor([getattr(one, name) for one in items], device=logps.device)
 
-    share = answers.row_mean(-column("advantage") * logps)
-    return share, {name: answers.row_mean(column(name)) for name in ("reward", "kl")}
+    return -column("advantage") * logps, {
+        "objective/scores": column("reward"),
+        "objective/kl": column("kl"),
+    }

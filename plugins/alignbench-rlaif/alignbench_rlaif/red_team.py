@@ -23,6 +23,8 @@ DISGUISES = (
 class RedTeam(Source):
     """Harmful requests, one on each line of a text file, each in every disguise."""
 
+    api = 2
+
     class Config(Settings):
         """Where the requests come from."""
 

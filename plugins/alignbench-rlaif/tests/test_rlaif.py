@@ -7,14 +7,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import alignbench_rlaif
 import pytest
 import torch
-from alignbench_rlaif import RLAIF, shared_out
+from alignbench_rlaif import RLAIF
 from alignbench_rlaif.direct import DirectRLAIF, OnPolicy
 from alignbench_rlaif.red_team import DISGUISES, RedTeam
 
-from alignbench import Answer, Budget, DataError, NamedJudge, NamedMethod, Policy, Prompt, Score
-from alignbench.recipe.schema import Recipe, canonical
+from alignbench import Answer, DataError, NamedJudge, NamedMethod, Policy, Prompt, Run, Score
+from alignbench.feedback import label
+from alignbench.recipe.resolve import resolve
+from alignbench.recipe.schema import Recipe
 from alignbench.rows import Ranking
 from alignbench.testing import MethodSuite
 from alignbench.training import reward_model
@@ -81,7 +84,7 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> Session:
         root=folder,
         home=folder / "home",
         log=folder / "log.txt",
-        recipe=canonical(recipe),
+        plan=resolve(recipe).model_dump_json(),
         threads=1,
         what={"key": "rlaif"},
     )
@@ -104,14 +107,13 @@ def test_every_round_labels_answers_of_the_policy_as_it_then_is(
     session: Session, monkeypatch: pytest.MonkeyPatch
 ):
     run, seen = cell(session, "rounds"), []
-    label = CellContext.label
 
-    def spy(self: CellContext, judge: Any, how: Any, *, policy: Policy, part: slice) -> list[Any]:
-        rows = label(self, judge, how, policy=policy, part=part)
+    def spy(run: Run, judge: Any, how: Any, *, policy: Policy, part: slice) -> list[Any]:
+        rows = label(run, judge, how, policy=policy, part=part)
         seen.append((policy.fingerprint(), {row.id.partition("/")[0] for row in rows}))  # pyright: ignore
         return rows
 
-    monkeypatch.setattr(CellContext, "label", spy)
+    monkeypatch.setattr(alignbench_rlaif, "label", spy)
     policy = RLAIF(config(rounds=3, optimizer={"dpo": {"learning_rate": 1e-3}})).align(run)
     starts = [start for start, _ in seen]
     assert len(set(starts)) == 3
@@ -124,19 +126,19 @@ def test_every_round_labels_answers_of_the_policy_as_it_then_is(
 def test_what_judging_costs_is_the_cells_own(session: Session):
     run = cell(session, "cost")
     RLAIF(config()).align(run)
-    assert run.cost.ai_comparisons > 0
-    beside = run.judges[0]["quality"]["people"]["asked"]
-    assert run.cost.judge_calls == 2 * (run.cost.ai_comparisons + beside)
-    assert run.cost.judge_tokens > run.cost.judge_calls
-    assert run.cost.judge_seconds > 0
-    assert run.cost.comparisons == 0
-    assert run.judges[0]["name"] == "self"
-    assert run.judges[0]["quality"]["compared"] == run.cost.ai_comparisons
+    assert run.ledger.cost.ai_comparisons > 0
+    beside = run.ledger.judges[0]["quality"]["people"]["asked"]
+    assert run.ledger.cost.judge_calls == 2 * (run.ledger.cost.ai_comparisons + beside)
+    assert run.ledger.cost.judge_tokens > run.ledger.cost.judge_calls
+    assert run.ledger.cost.judge_seconds > 0
+    assert run.ledger.cost.comparisons == 0
+    assert run.ledger.judges[0]["name"] == "self"
+    assert run.ledger.judges[0]["quality"]["compared"] == run.ledger.cost.ai_comparisons
     # A second cell finds everything in the store, and is charged the same.
     again = cell(session, "cost-again")
     RLAIF(config()).align(again)
     for name in ("ai_comparisons", "judge_calls", "judge_tokens", "generated_tokens"):
-        assert getattr(again.cost, name) == getattr(run.cost, name)
+        assert getattr(again.ledger.cost, name) == getattr(run.ledger.cost, name)
 
 
 def test_a_judge_that_labels_is_held_against_people_on_held_out_pairs(session: Session):
@@ -144,18 +146,20 @@ def test_a_judge_that_labels_is_held_against_people_on_held_out_pairs(session: S
     for people in (0, 3):
         run, made = cell(session, f"people-{people}"), config(labels={"sampling": SHORT, "people": people})
         judge = run.judge(made.judge)
-        labels = [run.label(judge, made.labels, part=slice(number, None, 2)) for number in range(2)]
+        labels = [label(run, judge, made.labels, part=slice(number, None, 2)) for number in range(2)]
         found[people] = labels, run
     assert found[0][0] == found[3][0], "asking beside the labels changes none of them"
     plain, beside = found[0][1], found[3][1]
-    assert beside.cost.judge_calls == plain.cost.judge_calls + 2 * 3, "asked once, in both orders"
-    assert beside.cost.ai_comparisons == plain.cost.ai_comparisons, "nobody learns from it"
-    assert set(beside.seen) <= {"train"}, "it has learnt from no other row"
-    people = beside.judges[0]["quality"]["people"]
-    assert people == beside.judges[1]["quality"]["people"]
+    assert beside.ledger.cost.judge_calls == plain.ledger.cost.judge_calls + 2 * 3, (
+        "asked once, in both orders"
+    )
+    assert beside.ledger.cost.ai_comparisons == plain.ledger.cost.ai_comparisons, "nobody learns from it"
+    assert set(beside.ledger.rows) <= {"train"}, "it has learnt from no other row"
+    people = beside.ledger.judges[0]["quality"]["people"]
+    assert people == beside.ledger.judges[1]["quality"]["people"]
     assert people["asked"] == 3
     assert {"accuracy", "ci95", "kappa", "alpha", "consistent", "first"} <= set(people)
-    assert "people" not in plain.judges[0]["quality"]
+    assert "people" not in plain.ledger.judges[0]["quality"]
 
 
 def test_the_curves_of_the_stage_are_the_cells(session: Session):
@@ -173,24 +177,11 @@ def test_another_judge_gives_other_labels_and_another_policy(session: Session):
     policies: list[str] = []
     for name, judge in (("same", JUDGE), ("other", early)):
         run, made = cell(session, name), config(judge=judge)
-        labels.append([row.preference for row in run.label(run.judge(made.judge), made.labels)])
+        labels.append([row.preference for row in label(run, run.judge(made.judge), made.labels)])
         policies.append(RLAIF(made).align(run).fingerprint())  # pyright: ignore[reportAttributeAccessIssue]
     assert len(labels[0]) == len(labels[1]) > 16, "both judge the same answers"
     assert max(abs(one - two) for one, two in zip(*labels, strict=True)) > 0.1
     assert policies[0] != policies[1]
-
-
-@pytest.mark.parametrize(
-    ("budget", "share"),
-    [
-        (Budget(epochs=1), Budget(epochs=1)),
-        (Budget(steps=10), Budget(steps=3)),
-        (Budget(rows=90), Budget(rows=30)),
-        (Budget(seconds=6), Budget(seconds=2)),
-    ],
-)
-def test_rounds_share_the_budget(budget: Budget, share: Budget):
-    assert shared_out(budget, 3) == share
 
 
 def test_the_default_is_rlhf_on_labels_of_the_model_itself():
@@ -209,13 +200,13 @@ def test_soft_labels_train_a_reward_model_that_ppo_follows(session: Session, mon
 
     monkeypatch.setattr(reward_model, "finish", spy)
     rates = {"reward_model": {"learning_rate": 1e-2}, "learning_rate": 1e-2}
-    optimizer = {"rlhf": {**rates, "rollouts": 16, "passes": 1, **SHORT}}
+    optimizer = {"rlhf": {**rates, "rollout_batch_size": 16, "ppo_epochs": 1, **SHORT}}
     made = config(optimizer=optimizer)
-    labels = run.label(run.judge(made.judge), made.labels)
+    labels = label(run, run.judge(made.judge), made.labels)
     assert any(0.5 < row.preference < 0.999 for row in labels), "soft labels"
     policy = RLAIF(made).align(run)
     assert len(learned) == 1
-    said = {one["name"]: one["quality"] for one in run.judges}
+    said = {one["name"]: one["quality"] for one in run.ledger.judges}
     assert said["reward-model"]["log_loss"] > 0
     assert policy.fingerprint() != run.start.fingerprint()  # pyright: ignore[reportAttributeAccessIssue]
     curve = [
@@ -226,14 +217,14 @@ def test_soft_labels_train_a_reward_model_that_ppo_follows(session: Session, mon
 
 def test_many_answers_to_a_prompt_are_one_row_with_soft_comparisons(session: Session):
     run, made = cell(session, "k-wise"), config(labels={"sampling": SHORT, "answers": 4, "form": "rankings"})
-    rows = run.label(run.judge(made.judge), made.labels)
+    rows = label(run, run.judge(made.judge), made.labels)
     assert len({row.id for row in rows}) == len(rows) > 16
     assert all(isinstance(row, Ranking) and row.answer_ids for row in rows)
     known = [p for row in rows for p in row.preferences if p is not None]
     assert len(known) > 2 * len(rows)
     assert any(0.5 < max(p, 1 - p) < 0.999 for p in known), "soft labels"
     found = [one for row in rows for one in comparisons(row)]
-    assert len(found) == len(known) <= run.cost.ai_comparisons
+    assert len(found) == len(known) <= run.ledger.cost.ai_comparisons
 
 
 # --- direct RLAIF
@@ -268,8 +259,7 @@ class Scripted:
 
         return np.random.default_rng(0)
 
-    def reference(self):
-        return None
+    start = None
 
     def answer(self, prompts, sampling, key, *, samples):
         return [Answer("p", "abcd"[n], (n,), self.finished[n], n) for n in range(samples)]

@@ -14,7 +14,7 @@ class RewardModelConfig(MethodConfig):
 
     learning_rate: float = Field(default=1e-4, gt=0, le=1)
     """Peak learning rate of its adapter."""
-    head_rate: float = Field(default=1e-3, gt=0, le=1)
+    head_learning_rate: float = Field(default=1e-3, gt=0, le=1)
     """Peak learning rate of its head."""
     epochs: float = Field(default=1.0, gt=0)
     """Passes over the rows: more than one over-fits (InstructGPT, appendix C.2)."""
@@ -29,6 +29,7 @@ class RLHF(Method):
     adaptive KL: Ziegler et al. 2019 (arXiv:1909.08593); moving reference: Xu et al. 2024 (arXiv:2404.10719).
     """
 
+    api = 2
     consumes = (Pair,)
 
     class Config(MethodConfig):
@@ -38,16 +39,16 @@ class RLHF(Method):
         """How the reward model is trained."""
         learning_rate: float = Field(1e-5, gt=0, le=1)
         """Peak learning rate of the policy's adapter."""
-        critic_rate: float = Field(5e-5, gt=0, le=1)
+        critic_learning_rate: float = Field(5e-5, gt=0, le=1)
         """Peak learning rate of the critic's adapter."""
-        head_rate: float = Field(5e-4, gt=0, le=1)
+        head_learning_rate: float = Field(5e-4, gt=0, le=1)
         """Peak learning rate of the value head."""
         critic: Literal["adapter", "shared-trunk"] = "adapter"
         """An adapter of its own, begun as the reward model's, or a head on the policy's own states."""
-        rollouts: int = Field(512, ge=8)
+        rollout_batch_size: int = Field(512, ge=8)
         """Answers drawn before they are learnt from."""
-        passes: int = Field(4, ge=1)
-        """Passes over the rollouts before new ones are drawn; the recipe's batch is one step of a pass."""
+        ppo_epochs: int = Field(4, ge=1)
+        """Epochs over the rollouts before new ones are drawn; the recipe's batch is one step of an epoch."""
         temperature: float = Field(1.0, gt=0)
         """Of the rollouts, and of every log-probability taken of them."""
         max_new_tokens: int = Field(256, ge=1)
@@ -64,7 +65,7 @@ class RLHF(Method):
         """Taken off the score of an answer that does not end by itself."""
         gamma: float = Field(1.0, gt=0, le=1)
         """Discount of later rewards."""
-        lam: float = Field(0.95, ge=0, le=1)
+        gae_lambda: float = Field(0.95, ge=0, le=1)
         """Between the critic's word (0) and the observed return (1) in the advantages."""
         clip: float = Field(0.2, gt=0)
         """How far the probability of a token may move, as a ratio, before its gradient is cut."""

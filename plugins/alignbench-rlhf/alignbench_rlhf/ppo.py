@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from alignbench import (
     Answer,
     GroupScores,
+    PerToken,
     PluginError,
     Policy,
     Prompt,
@@ -21,7 +22,9 @@ from alignbench import (
     ScoringGroup,
     Sequence,
     Text,
+    TrainablePolicy,
 )
+from alignbench.rewards import reward_model
 from alignbench_rlhf import losses
 
 OFF = {True: 1e-3, False: 1e-2}
@@ -37,7 +40,7 @@ class Item:
 
 
 class PPO:
-    """One training: rounds of rollouts, and passes over each.
+    """One training: rounds of rollouts, and epochs over each.
 
     All that changes from step to step lies in `state`, so that a checkpoint of weights and `state` is enough
     to go on: the round's number, its rollouts, the minibatches that are left, and the KL coefficient.
@@ -51,20 +54,21 @@ class PPO:
             raise PluginError(
                 "`ptx_coef` mixes in plain text, and there is none", "name a source in data.pretraining"
             )
-        self.reward = run.reward_model(**config.reward_model.model_dump())
-        self.policy: Any = run.adapt(name="policy", dropout=False)
+        self.reward = reward_model(run, **config.reward_model.model_dump())
+        self.policy = run.adapt(name="policy", dropout=False)
         self.critic, self.head = self._critic()
-        self.reference: Any = run.reference()
+        self.reference: Policy = run.start
+        self.moving = None
         if config.reference_decay is not None:
-            self.reference = run.adapt(name="reference", dropout=False)
+            self.reference = self.moving = run.adapt(name="reference", dropout=False)
         self.state: dict[str, Any] = {"round": 0, "left": [], "beta": config.beta}
 
     def train(self) -> Policy:
         """Train until the budget is spent, and return the policy."""
         config = self.config
-        rates: dict[Any, float] = {self.head: config.head_rate}
+        learning_rates: dict[Policy | nn.Module, float] = {self.head: config.head_learning_rate}
         if self.critic is not self.policy:
-            rates[self.critic] = config.critic_rate
+            learning_rates[self.critic] = config.critic_learning_rate
         self.run.train(
             self.policy,
             self.minibatch,
@@ -72,14 +76,14 @@ class PPO:
             self.loss,
             learning_rate=config.learning_rate,
             modules={"value": self.head},
-            rates=rates,
-            passes=config.passes,
+            learning_rates=learning_rates,
+            repeats=config.ppo_epochs,
             state=self.state,
             proxy=self.reward.score,
         )
         return self.policy
 
-    def _critic(self) -> tuple[Any, nn.Linear]:
+    def _critic(self) -> tuple[TrainablePolicy, nn.Linear]:
         """The critic begins as the reward model, whose score of what stands there is a fair first guess."""
         head = nn.Linear(self.reward.head.in_features, 1).to(self.reward.head.weight.device)
         if self.config.critic == "shared-trunk":
@@ -92,7 +96,7 @@ class PPO:
     # --- rollouts -------------------------------------------------------------------------------------------
 
     def minibatch(self, step: int) -> list[Item]:
-        """Return the rollouts of a step, after drawing new ones where all passes are done; [] ends it."""
+        """Return the rollouts of a step, after drawing new ones where all epochs are done; [] ends it."""
         state, run = self.state, self.run
         self._look(step)
         if not state["left"] and not self._draw(step):
@@ -107,7 +111,7 @@ class PPO:
         """Draw, score and plan one round; False where the training has to stop."""
         config, state, run = self.config, self.state, self.run
         self._move_reference()
-        prompts = run.draw(self.rows, state["round"], config.rollouts)
+        prompts = run.draw(self.rows, state["round"], config.rollout_batch_size)
         sampling = Sampling(temperature=config.temperature, max_new_tokens=config.max_new_tokens)
         key = int(run.rng(f"rollouts/{state['round']}").integers(2**62))
         answers = self.policy.answer(prompts, sampling, key)
@@ -127,7 +131,9 @@ class PPO:
         rewards = losses.token_rewards(score, logps, scored["reference"].logps, mask, state["beta"])
         if state["round"] == 0:
             values = self._fit(values, rewards, mask)
-        advantages, returns = losses.advantages(rewards, values, mask, gamma=config.gamma, lam=config.lam)
+        advantages, returns = losses.advantages(
+            rewards, values, mask, gamma=config.gamma, lam=config.gae_lambda
+        )
         kl = ((logps - scored["reference"].logps) * mask).sum(1)
         surprise = -logps.sum() / mask.sum()
         healthy = self._examine(step, answers, score, kl, surprise, values, returns, mask)
@@ -168,19 +174,19 @@ class PPO:
         return (slope * values + shift) * mask
 
     def _plan(self, number: int) -> list[list[int]]:
-        """The minibatches of all passes over a round: each pass in an order of its own."""
+        """The minibatches of all epochs over a round: each epoch in an order of its own."""
         size, plan = self.run.batch, []
-        for number_of_pass in range(self.config.passes):
-            order = self.run.rng(f"minibatches/{self.state['round']}/{number_of_pass}").permutation(number)
+        for epoch in range(self.config.ppo_epochs):
+            order = self.run.rng(f"minibatches/{self.state['round']}/{epoch}").permutation(number)
             parts = -(-number // size)
             plan += [part.tolist() for part in np.array_split(order, parts)]
         return plan
 
     def _move_reference(self) -> None:
         decay = self.config.reference_decay
-        if decay is not None and self.state["round"]:
+        if decay is not None and self.moving is not None and self.state["round"]:
             with torch.no_grad():
-                weights = zip(self.reference.parameters(), self.policy.parameters(), strict=True)
+                weights = zip(self.moving.parameters(), self.policy.parameters(), strict=True)
                 for kept, moved in weights:
                     kept.lerp_(moved, 1 - decay)
 
@@ -204,31 +210,31 @@ class PPO:
         return groups
 
     def loss(
-        self, scored: Mapping[str, GroupScores], batch: list[Item]
-    ) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor]]:
-        """Return the terms of the loss, shares all, and what to log."""
-        config, policy, critic = self.config, scored["policy"], scored["values"]
+        self, scores: Mapping[str, GroupScores], batch: list[Item]
+    ) -> tuple[Mapping[str, list[PerToken]], Mapping[str, PerToken]]:
+        """Return the terms of the loss, per token, and numbers to log."""
+        config, policy, critic = self.config, scores["policy"], scores["values"]
         width = policy.mask.shape[1]
         rows = torch.tensor([item.rollout for item in batch], device=policy.mask.device)
         old, values, advantages, returns = (
             self.state[name][rows, :width] for name in ("logps", "values", "advantages", "returns")
         )
         ratio = torch.exp(policy.logps.detach() - old)
-        ppo = policy.token_mean(losses.policy_loss(policy.logps, old, advantages, config.clip))
-        value = critic.token_mean(losses.value_loss(critic.values, values, returns, config.value_clip))
-        terms = {"ppo": ppo + config.value_coef * value}
-        if config.critic == "adapter":
-            terms = {"ppo": ppo, "value": config.value_coef * value}
+        ppo = policy.per_token(losses.policy_loss(policy.logps, old, advantages, config.clip))
+        error = losses.value_loss(critic.values, values, returns, config.value_clip)
+        value = critic.per_token(config.value_coef * error)
+        terms = {"ppo": [ppo], "value": [value]} if config.critic == "adapter" else {"ppo": [ppo, value]}
         numbers = {
-            "policy_loss": ppo,
-            "value_loss": value,
-            "clip_fraction": policy.token_mean(((ratio - 1).abs() > config.clip).float()),
-            "approximate_kl": policy.token_mean(0.5 * (policy.logps.detach() - old) ** 2),
+            "loss/policy_avg": ppo,
+            "loss/value_avg": critic.per_token(error),
+            "policy/clipfrac_avg": policy.per_token((ratio - 1).abs() > config.clip),
+            "policy/approxkl_avg": policy.per_token(0.5 * (policy.logps.detach() - old) ** 2),
+            "val/ratio": policy.per_token(ratio),
         }
         if self.texts is not None:
-            texts = scored["texts"]
-            numbers["pretraining_nll"] = texts.token_mean(-texts.logps)
-            terms["ptx"] = config.ptx_coef * numbers["pretraining_nll"]
+            texts = scores["texts"]
+            numbers["nll_loss"] = texts.per_token(-texts.logps)
+            terms["ptx"] = [texts.per_token(-config.ptx_coef * texts.logps)]
         if self.state["first"] is None:
             off = (ratio - 1).abs()[policy.mask]
             exact = policy.tolerance is not None and policy.tolerance < 1e-4
@@ -246,7 +252,7 @@ class PPO:
             off, limit = first.tolist()
             self.state["first"] = False
             if not off <= limit:
-                self.run.alarm(
+                self.run.record.warning(
                     "ratio",
                     step,
                     f"the first ratios of a round are off 1 by {off:.2g}: rollouts and updates differ",
@@ -287,27 +293,36 @@ class PPO:
         finished = sum(answer.finished for answer in answers) / len(answers)
         run.log(
             step,
-            reward=mean,
-            reward_deviation=deviation,
-            kl=nats,
-            entropy=entropy,
-            length=length,
-            finished=finished,
-            beta=self.state["beta"],
-            explained_variance=1 - error / max(spread, 1e-12),
+            **{
+                "objective/scores": mean,
+                "objective/scores_std": deviation,
+                "objective/kl": nats,
+                "objective/kl_coef": self.state["beta"],
+                "objective/entropy": entropy * length,
+                "policy/entropy_avg": entropy,
+                "val/explained_variance": 1 - error / max(spread, 1e-12),
+                "completions/mean_length": length,
+                "completions/clipped_ratio": 1 - finished,
+            },
         )
         if nats + 3 * doubt < -1e-3:
-            run.alarm(
+            run.record.warning(
                 "negative KL", step, f"the KL from the reference is {nats:.3g} nats, below what chance allows"
             )
         if finished == 0:
-            run.alarm("no end", step, "no answer ended by itself")
+            run.record.warning("no end", step, "no answer ended by itself")
         if deviation < 1e-6:
-            run.alarm("equal rewards", step, "all rollouts got the same reward: there is nothing to learn")
+            run.record.warning(
+                "equal rewards", step, "all rollouts got the same reward: there is nothing to learn"
+            )
         # Against the first round's: a critic begins wherever the reward model takes half an answer to be.
         if error > 10 * max(self.state.setdefault("value_error", error), deviation**2):
-            run.alarm("value loss", step, f"the critic's error is {error:.3g} and grows: it diverges")
+            run.record.warning(
+                "value loss", step, f"the critic's error is {error:.3g} and grows: it diverges"
+            )
         if not nats <= self.config.max_kl:
-            run.alarm("KL", step, f"the KL from the reference is {nats:.3g} nats for each answer: stopped")
+            run.record.warning(
+                "KL", step, f"the KL from the reference is {nats:.3g} nats for each answer: stopped"
+            )
             return False
         return True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,10 @@ import torch
 from alignbench_rlhf.ppo import PPO, Item
 
 from alignbench import ScoringGroup, Sequence
-from alignbench.recipe.schema import Recipe, canonical
+from alignbench.recipe.resolve import resolve
+from alignbench.recipe.schema import Recipe
 from alignbench.testing import MethodSuite
+from alignbench.testing.losses import reduced
 from alignbench.worker import cell as cells
 from alignbench.worker import learning_curve, prepare
 from alignbench.worker.context import CellContext
@@ -21,7 +24,7 @@ from alignbench.worker.messages import Task
 from alignbench.worker.policy_io import load_method
 from alignbench.worker.session import Session
 
-SMALL = {"rollouts": 16, "passes": 1, "max_new_tokens": 12}
+SMALL = {"rollout_batch_size": 16, "ppo_epochs": 1, "max_new_tokens": 12}
 
 
 class TestRLHF(MethodSuite):
@@ -50,7 +53,7 @@ def make_bench(folder: Path, root: Path, **changes: Any) -> Session:
         }
     )
     paths = {"run": folder / "run", "root": root, "home": folder / "home", "log": folder / "log.txt"}
-    task = Task("prepare", **paths, recipe=canonical(recipe), threads=1, what={"key": "rlhf"})
+    task = Task("prepare", **paths, plan=resolve(recipe).model_dump_json(), threads=1, what={"key": "rlhf"})
     prepare.main(task, lambda event: None)
     return Session(task)
 
@@ -85,27 +88,32 @@ def numbers(ppo: PPO, name: str) -> list[float]:
 
 
 def test_the_budget_counts_each_prompt_once_however_often_its_answer_is_learnt_from(make: Make):
-    ppo = make(passes=2)
+    ppo = make(ppo_epochs=2)
     ppo.train()
     assert ppo.state["round"] == 2  # 32 prompts, 16 in a round
-    assert max(line["step"] for line in curves(ppo)) == 8  # two rounds, two passes, two minibatches
-    assert len(numbers(ppo, "reward")) == 2
+    assert max(line["step"] for line in curves(ppo)) == 8  # two rounds, two epochs, two minibatches
+    assert len(numbers(ppo, "objective/scores")) == 2
 
 
 def test_before_the_first_step_the_kl_is_zero_and_the_ratios_are_one(make: Make):
     ppo = make()
     ppo.train()
-    assert numbers(ppo, "kl")[0] == pytest.approx(0, abs=1e-5)
-    assert ppo.run.alarms == {}
-    assert {"entropy", "clip_fraction", "length", "finished", "value_loss"} <= {
-        name for line in curves(ppo) for name in line
+    assert numbers(ppo, "objective/kl")[0] == pytest.approx(0, abs=1e-5)
+    assert ppo.run.ledger.warnings == {}
+    wanted = {
+        "objective/entropy",
+        "policy/clipfrac_avg",
+        "completions/mean_length",
+        "loss/value_avg",
+        "val/ratio",
     }
+    assert wanted <= {name for line in curves(ppo) for name in line}
 
 
 def test_a_followed_training_tells_what_its_reward_model_makes_of_the_answers(make: Make):
     ppo = make()
     ppo.train()
-    session = ppo.run._session
+    session = ppo.run.session
     prompts = session.table.prompts(learning_curve.SPLIT, 2)
     answers = ppo.run.start.answer(prompts, session.recipe.evaluation.sampling, 0)
     worth = ppo.reward.score([Sequence(p.prompt_ids, a.ids) for p, a in zip(prompts, answers, strict=True)])
@@ -118,15 +126,15 @@ def test_a_followed_training_tells_what_its_reward_model_makes_of_the_answers(ma
 def test_temperature_divides_the_logits_of_rollout_reference_and_update_alike(make: Make):
     ppo = make(temperature=0.7)
     ppo.train()
-    assert numbers(ppo, "kl")[0] == pytest.approx(0, abs=1e-5)
-    assert "ratio" not in ppo.run.alarms
+    assert numbers(ppo, "objective/kl")[0] == pytest.approx(0, abs=1e-5)
+    assert "ratio" not in ppo.run.ledger.warnings
 
 
 def test_dropout_of_the_recipe_is_off_in_rollout_and_update(make: Make):
     ppo = make()
-    assert ppo.run._session.recipe.model.adapter.dropout == 0.1
+    assert ppo.run.session.recipe.model.adapter.dropout == 0.1
     ppo.train()
-    assert "ratio" not in ppo.run.alarms
+    assert "ratio" not in ppo.run.ledger.warnings
 
 
 def test_a_critic_begins_as_the_reward_model(make: Make):
@@ -170,7 +178,7 @@ def test_a_critic_that_knows_the_wrong_way_round_begins_as_a_constant(make: Make
 
 
 def test_the_critics_mean_value_begins_as_the_mean_return(make: Make):
-    ppo = make(lam=1.0)
+    ppo = make(gae_lambda=1.0)
     ppo.minibatch(0)
     state = ppo.state
     mask = torch.tensor(
@@ -182,7 +190,7 @@ def test_the_critics_mean_value_begins_as_the_mean_return(make: Make):
 
 
 def test_the_score_stands_on_the_last_token_and_an_answer_without_an_end_pays(make: Make):
-    ppo = make(max_new_tokens=3, missing_eos_penalty=5.0, beta=0.0, lam=1.0)
+    ppo = make(max_new_tokens=3, missing_eos_penalty=5.0, beta=0.0, gae_lambda=1.0)
     ppo.minibatch(0)
     state = ppo.state
     items = [Sequence(tuple(p), tuple(r)) for p, r in zip(state["prompts"], state["responses"], strict=True)]
@@ -197,16 +205,16 @@ def gradients(ppo: PPO, weights: list[torch.Tensor], batch: list[Item]) -> list[
     groups, found = ppo.sequences(batch), [torch.zeros_like(weight) for weight in weights]
     for term in ("ppo", "value"):
         scored = {
-            name: _graph(ppo, group if isinstance(group, ScoringGroup) else ScoringGroup(group))
+            name: _graph(ppo, name, group if isinstance(group, ScoringGroup) else ScoringGroup(group))
             for name, group in groups.items()
         }
-        terms, _ = ppo.loss(scored, batch)
+        terms, _ = reduced(ppo.loss, scored, batch)
         grads = torch.autograd.grad(terms[term], weights, allow_unused=True)
         found = [old if new is None else old + new for old, new in zip(found, grads, strict=True)]
     return found
 
 
-def _graph(ppo: PPO, group: ScoringGroup) -> Any:
+def _graph(ppo: PPO, name: str, group: ScoringGroup) -> Any:
     from alignbench.models.forward import Scores
 
     policy: Any = group.policy or ppo.policy
@@ -216,7 +224,7 @@ def _graph(ppo: PPO, group: ScoringGroup) -> Any:
         hidden = base.hidden(ids, mask, use_cache=False)
     longest = max(len(one.response) for one in items)
     where = torch.tensor([[at < len(one.response) for at in range(longest)] for one in items])
-    scores = Scores(where, rows=len(items), tokens=int(where.sum()), tolerance=1e-5)
+    scores = Scores(name, where, tolerance=1e-5)
     rows = []
     for row, one in enumerate(items):
         states = hidden[row, ids.shape[1] - len(one.response) - 1 : -1]
@@ -231,11 +239,8 @@ def _graph(ppo: PPO, group: ScoringGroup) -> Any:
 
 @pytest.mark.parametrize("checkpointing", [False, True], ids=["kept", "recomputed"])
 def test_policy_and_critic_get_the_gradients_of_two_models_on_their_own(make: Make, checkpointing: bool):
-    from alignbench.api.config import Budget
     from alignbench.recipe.schema import Training
-    from alignbench.training.budget import Spent
-    from alignbench.training.steps import Steps
-    from alignbench.training.trainer import AdapterTrainer
+    from alignbench.training.step import GradientStep
 
     ppo = make()
     batch = ppo.minibatch(0)
@@ -243,29 +248,15 @@ def test_policy_and_critic_get_the_gradients_of_two_models_on_their_own(make: Ma
     weights = [weight for owner in owners for weight in owner.parameters()]
     wanted = gradients(ppo, weights, batch)
     assert all(one.abs().max() > 0 for one in wanted[: len(list(ppo.policy.parameters()))][1::2])
-    spent, budget = Spent(), Budget(steps=1)
-    trainer = AdapterTrainer(
-        ppo.policy,
-        Steps(lambda step: batch, 8, 0, budget, spent),
-        ppo.sequences,
-        ppo.loss,
-        learning_rate=1e-3,
-        training=Training(batch=8, checkpointing=checkpointing, micro_batch=3),
-        seed=0,
-        folder=ppo.run.folder / "checkpoints",
-        modules={"value": ppo.head},
-        rates={},
-        log=lambda step, said: None,
-        spent=spent,
-    )
-    trainer.create_optimizer()
-    with trainer._training_mode():
-        _, said, _ = trainer._accumulate(batch)
+    training = Training(batch=8, checkpointing=checkpointing, micro_batch=3)
+    step = GradientStep(ppo.policy, ppo.sequences, ppo.loss, training)
+    step.train(weights, set())
+    said = step.run(batch, len(batch), 1).numbers
     ppo.policy.base.checkpointing(False)
     for weight, one in zip(weights, wanted, strict=True):
         found = torch.zeros_like(one) if weight.grad is None else weight.grad
         assert torch.allclose(found, one, atol=1e-5 * max(1.0, one.abs().max().item()))
-    assert {"grad_norm.ppo", "grad_norm.value"} <= set(said)
+    assert {"grad_norm/ppo", "grad_norm/value"} <= set(said)
 
 
 def test_pretraining_text_is_mixed_in_and_both_gradients_are_logged(make: Make):
@@ -273,7 +264,7 @@ def test_pretraining_text_is_mixed_in_and_both_gradients_are_logged(make: Make):
     batch = ppo.minibatch(0)
     assert [len(item.texts) for item in batch] == [2] * 8
     ppo.train()
-    assert {"pretraining_nll", "grad_norm.ppo", "grad_norm.ptx"} <= {n for line in curves(ppo) for n in line}
+    assert {"nll_loss", "grad_norm/ppo", "grad_norm/ptx"} <= {n for line in curves(ppo) for n in line}
 
 
 def test_a_critic_on_the_policys_own_trunk_trains_too(make: Make):
@@ -296,45 +287,45 @@ def test_the_reference_follows_where_it_is_told_to(make: Make):
 def test_beta_adapts_to_the_target(make: Make):
     ppo = make(target_kl=6.0, horizon=160)
     ppo.train()
-    assert numbers(ppo, "beta")[1] == pytest.approx(0.05 * (1 - 0.2 * 16 / 160))
+    assert numbers(ppo, "objective/kl_coef")[1] == pytest.approx(0.05 * (1 - 0.2 * 16 / 160))
 
 
 class TestAlarms:
     def test_a_policy_that_runs_away_is_stopped_and_said(self, make: Make):
-        ppo = make(max_kl=1e-9, learning_rate=1e-2, passes=2)
+        ppo = make(max_kl=1e-9, learning_rate=1e-2, ppo_epochs=2)
         ppo.train()
-        assert "KL" in ppo.run.alarms
-        assert "stopped" in str(ppo.run.alarms["KL"])
+        assert "KL" in ppo.run.ledger.warnings
+        assert "stopped" in str(ppo.run.ledger.warnings["KL"])
         assert ppo.state["round"] == 2  # drawn, seen to be off, not learnt from
         assert max(line["step"] for line in curves(ppo)) == 4
 
     def test_answers_that_never_end(self, make: Make):
         ppo = make(max_new_tokens=1)
         ppo.train()
-        assert "no end" in ppo.run.alarms
+        assert "no end" in ppo.run.ledger.warnings
 
     def test_rewards_that_are_all_equal(self, make: Make, monkeypatch: pytest.MonkeyPatch):
         ppo = make(missing_eos_penalty=0.0)
         monkeypatch.setattr(type(ppo.reward), "score", lambda self, items: torch.zeros(len(items)))
         ppo.minibatch(0)
-        assert "equal rewards" in ppo.run.alarms
+        assert "equal rewards" in ppo.run.ledger.warnings
 
     def test_a_policy_that_changed_between_rollout_and_update(self, make: Make):
         ppo = make()
         ppo.minibatch(0)
         ppo.state["logps"] += 0.1
         ppo.train()
-        assert "ratio" in ppo.run.alarms
+        assert "ratio" in ppo.run.ledger.warnings
 
     def test_a_critic_that_has_lost_its_way(self, make: Make):
         ppo = make()
         ppo.minibatch(0)
-        assert "value loss" not in ppo.run.alarms
+        assert "value loss" not in ppo.run.ledger.warnings
         ppo.state["left"] = []
         with torch.no_grad():
             ppo.head.bias.add_(1000.0)
         ppo.minibatch(1)
-        assert "value loss" in ppo.run.alarms
+        assert "value loss" in ppo.run.ledger.warnings
 
     def test_a_kl_below_what_chance_allows(self, make: Make):
         ppo = make()
@@ -348,16 +339,16 @@ class TestAlarms:
 
         ppo.run.score = score  # pyright: ignore[reportAttributeAccessIssue]
         ppo.minibatch(0)
-        assert "negative KL" in ppo.run.alarms
+        assert "negative KL" in ppo.run.ledger.warnings
 
 
 def test_alarms_and_the_reward_models_quality_reach_the_cells_record(session: Session, tmp_path: Path):
     run, _ = cells.align(session, "tried", 0, tmp_path)
-    (judge,) = run.judges
+    (judge,) = run.ledger.judges
     assert judge["name"] == "reward-model"
     assert 0 <= judge["quality"]["accuracy"] <= 1
-    assert run.cost.generated_tokens > 0
-    assert run.cost.comparisons > 48
+    assert run.ledger.cost.generated_tokens > 0
+    assert run.ledger.cost.comparisons > 48
 
 
 @pytest.fixture(scope="module")
@@ -389,9 +380,14 @@ def test_real_dialogues_and_real_weights_in_nf4(shared: Path, tmp_path: Path):
     before = session.base.checksum()
     run, policy = cells.align(session, "tried", 0, folder)
     assert session.base.checksum() == before
-    assert run.cost.train_tokens > 0
-    assert len([line for line in (folder / "train.jsonl").read_text().splitlines() if "reward" in line]) >= 2
-    assert "ratio" not in run.alarms
+    assert run.ledger.cost.train_tokens > 0
+    assert (
+        len(
+            [line for line in (folder / "train.jsonl").read_text().splitlines() if "objective/scores" in line]
+        )
+        >= 2
+    )
+    assert "ratio" not in run.ledger.warnings
     assert len(policy.answer(session.table.prompts("test", 2), session.recipe.evaluation.sampling, 0)) == 2
 
 
@@ -403,7 +399,7 @@ EVERYTHING = {"reference_decay": 0.5, "target_kl": 6.0, "ptx_coef": 0.5, "ptx_te
 
 
 @pytest.mark.parametrize(
-    ("config", "step"), [({}, 3), (EVERYTHING, 5)], ids=["within a pass", "everything on, between passes"]
+    ("config", "step"), [({}, 3), (EVERYTHING, 5)], ids=["within an epoch", "everything on, between epochs"]
 )
 def test_killed_in_the_middle_of_ppo_and_run_again_it_ends_bit_for_bit_the_same(
     session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, config: dict[str, Any], step: int
@@ -411,12 +407,12 @@ def test_killed_in_the_middle_of_ppo_and_run_again_it_ends_bit_for_bit_the_same(
     from alignbench.training import checkpoint
 
     monkeypatch.setattr(checkpoint, "SHARE", 0)
-    made = load_method("rlhf", {**SMALL, "passes": 2, "learning_rate": 1e-3, **config}).config
+    monkeypatch.setattr(session, "task", replace(session.task, every=0.0))
+    made = load_method("rlhf", {**SMALL, "ppo_epochs": 2, "learning_rate": 1e-3, **config}).config
 
     def attempt(folder: Path) -> PPO:
         folder.mkdir(exist_ok=True)
         run = CellContext(session, label="tried", seed=0, method="rlhf", start="base", folder=folder)
-        run.every = 0.0
         return PPO(run, made)
 
     whole = attempt(tmp_path / "whole")

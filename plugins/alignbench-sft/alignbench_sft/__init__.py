@@ -20,6 +20,7 @@ class SFT(Method):
     (arXiv:2203.02155), step 1; learning rate for LoRA as in QLoRA (Dettmers et al. 2023, arXiv:2305.14314).
     """
 
+    api = 2
     consumes = (Demonstration,)
 
     class Config(MethodConfig):
@@ -48,7 +49,7 @@ def _sequences(rows: list[Demonstration]) -> Mapping[str, list[Sequence]]:
 
 
 def _loss(
-    scored: Mapping[str, GroupScores], rows: list[Demonstration]
+    scores: Mapping[str, GroupScores], rows: list[Demonstration]
 ) -> tuple[Tensor, Mapping[str, Tensor]]:
-    response = scored["response"]
-    return -response.token_mean(response.logps), {"logp": response.row_mean(response.sums().detach())}
+    response = scores["response"]
+    return -response.logps, {"logps/chosen": response.sums()}

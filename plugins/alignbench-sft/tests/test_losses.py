@@ -2,30 +2,24 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import pytest
 import torch
 from alignbench_sft import _loss, _sequences
 
 from alignbench import Demonstration
+from alignbench.testing.losses import group_scores, reduced
 
 
-def group(logps: torch.Tensor, mask: torch.Tensor) -> SimpleNamespace:
-    return SimpleNamespace(
-        logps=logps * mask,
-        sums=lambda: (logps * mask).sum(-1),
-        row_mean=lambda values: values.sum() / len(logps),
-        token_mean=lambda values: (values * mask).sum() / mask.sum(),
-    )
+def of(logps: torch.Tensor, mask: torch.Tensor):
+    return reduced(_loss, {"response": group_scores("response", mask, logps=logps)}, range(len(logps)))
 
 
 def test_the_loss_is_the_mean_over_all_tokens_of_the_step_not_over_rows():
     logps = torch.tensor([[-1.0, -2.0, -3.0], [-4.0, 0.0, 0.0]])
     mask = torch.tensor([[True, True, True], [True, False, False]])
-    loss, numbers = _loss({"response": group(logps, mask)}, [])
+    loss, numbers = of(logps, mask)
     assert loss.item() == pytest.approx(10 / 4)
-    assert numbers["logp"].item() == pytest.approx(-10 / 2)
+    assert numbers["logps/chosen"] == pytest.approx(-10 / 2)
 
 
 def test_the_loss_is_the_cross_entropy_of_the_response_as_transformers_takes_it():
@@ -40,7 +34,7 @@ def test_the_loss_is_the_cross_entropy_of_the_response_as_transformers_takes_it(
         labels[row, :start] = -100
         labels[row, end:] = -100
     logps = logits.log_softmax(-1)[:, :-1].gather(-1, ids[:, 1:, None])[..., 0]
-    loss, _ = _loss({"response": group(logps, labels[:, 1:] != -100)}, [])
+    loss, _ = of(logps, labels[:, 1:] != -100)
     assert loss.item() == pytest.approx(ForCausalLMLoss(logits, labels, 11).item(), rel=1e-6)
 
 

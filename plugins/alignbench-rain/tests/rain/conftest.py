@@ -10,7 +10,7 @@ from alignbench_rain.decoder import Decoder, OwnStates
 from alignbench_rain.evaluation import SelfEvaluation
 from alignbench_rain.questions import Question
 
-from alignbench import Prompt, TokenTrees
+from alignbench import DecodingBase, Prompt
 from alignbench.models import load_base
 from alignbench.recipe import schema
 from alignbench.sandbox import TEMPLATES, rows
@@ -43,8 +43,8 @@ def make(base):
     """Make a decoder: `make(candidates=4)`."""
 
     def make(policy=None, evaluator=None, log=lambda **numbers: None, question=QUESTION, **rules):
-        forest = TokenTrees(policy or base.policy())
-        judging = forest if evaluator is None else TokenTrees(evaluator)
+        forest = DecodingBase(policy or base.policy())
+        judging = forest if evaluator is None else DecodingBase(evaluator)
         said = RAIN.Config(question=question, **rules)
         evaluation = SelfEvaluation(judging, question, soft=said.votes == "soft")
         return Decoder(said, forest, evaluation, OwnStates(np.zeros(1, np.float32), THRESHOLD), log)

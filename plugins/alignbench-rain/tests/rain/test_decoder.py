@@ -14,7 +14,7 @@ from alignbench_rain.evaluation import JudgeEvaluation, SelfEvaluation
 from alignbench_rain.questions import QUESTIONS, Question
 from alignbench_rain.search import Search
 
-from alignbench import ModelError, PluginError, Prompt, Reply, Sampling, TokenTrees
+from alignbench import DecodingBase, ModelError, PluginError, Prompt, Reply, Sampling, TokenTrees
 from alignbench.judges.gold import Gold
 from alignbench.models.queries import replies_of
 from alignbench.sandbox import gold
@@ -295,7 +295,7 @@ def vote(good, bad):
 
 
 def test_each_order_casts_a_vote_and_the_mean_is_the_value(base):
-    hard = SelfEvaluation(TokenTrees(base.policy()), QUESTION, soft=False)
+    hard = SelfEvaluation(DecodingBase(base.policy()), QUESTION, soft=False)
     assert (hard.good, hard.bad) == ((6,), (7,))
     assert hard.value([vote(0.9, 0.1), vote(0.4, 0.6)]) == 1.0
     assert hard.value([vote(0.9, 0.1), vote(0.6, 0.4)]) == 0.0
@@ -304,7 +304,7 @@ def test_each_order_casts_a_vote_and_the_mean_is_the_value(base):
 
 
 def test_a_question_without_a_second_order_has_one_vote(base):
-    once = SelfEvaluation(TokenTrees(base.policy()), Question(ask=QUESTION.ask), soft=False)
+    once = SelfEvaluation(DecodingBase(base.policy()), Question(ask=QUESTION.ask), soft=False)
     assert once.value([vote(0.6, 0.4)]) == 1.0
     assert once.value([vote(0.4, 0.6)]) == -1.0
 
@@ -312,7 +312,7 @@ def test_a_question_without_a_second_order_has_one_vote(base):
 def test_the_verdict_is_read_where_the_model_was_taught_to_give_it(base):
     from alignbench.sandbox import judging
 
-    evaluation = SelfEvaluation(TokenTrees(base.policy()), QUESTION, soft=False)
+    evaluation = SelfEvaluation(DecodingBase(base.policy()), QUESTION, soft=False)
     right = 0
     for number, item in enumerate(judging("harmless", 60)):
         prompt = Prompt(id=str(number), prompt=tuple(item["prompt"]))
@@ -331,10 +331,10 @@ def test_options_that_begin_alike_are_refused(base):
     for options in (("A", "A"), ("zzz", "qqq")):
         with pytest.raises(ModelError, match="cannot tell the options"):
             SelfEvaluation(
-                TokenTrees(base.policy()), QUESTION.model_copy(update={"options": options}), soft=False
+                DecodingBase(base.policy()), QUESTION.model_copy(update={"options": options}), soft=False
             )
     with pytest.raises(PluginError, match="lacks"):
-        SelfEvaluation(TokenTrees(base.policy()), Question(ask="is {answer} good ?"), soft=False)
+        SelfEvaluation(DecodingBase(base.policy()), Question(ask="is {answer} good ?"), soft=False)
 
 
 def test_what_all_questions_begin_with_is_read_once(make, prompts):
@@ -352,7 +352,7 @@ def test_what_all_questions_begin_with_is_read_once(make, prompts):
 
 
 def base_text(decoder, ids):
-    return decoder.forest.base.tokenizer.decode(ids)
+    return decoder.forest.tokenizer.decode(ids)
 
 
 def test_the_plugins_own_questions_have_both_orders_and_examples():

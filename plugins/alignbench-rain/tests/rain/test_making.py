@@ -6,7 +6,7 @@ import sys
 from types import ModuleType, SimpleNamespace
 
 import pytest
-from alignbench_rain import RAIN, BestOfN, Shown, write
+from alignbench_rain import RAIN, BestOfN, read, write
 from alignbench_rain.best import BestOf
 from alignbench_rain.builder import PLAIN, Maker
 from alignbench_rain.decoder import SentenceEncoder
@@ -112,7 +112,7 @@ def test_what_is_learnt_is_a_file_that_a_recipe_can_name(make, prompts, tmp_path
     assert all(isinstance(row, Demonstration) for row in rows)
     said = [(answer.prompt_id, answer.text) for answer in finished]
     assert [(row.id, row.response) for row in rows] == said
-    learnt = list(Shown(prompts, file))
+    learnt = read(file, prompts)
     assert [(row.id, row.response) for row in learnt] == said
     assert [row.prompt for row in learnt] == [row.prompt for row in rows]
     assert [row.response_ids for row in learnt] == [answer.ids for answer in finished]

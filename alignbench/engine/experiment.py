@@ -1,0 +1,64 @@
+"""What the steps of one run share: the resolved recipe, the folder, the environment, and who follows the run."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from alignbench import store
+from alignbench.engine import keys
+from alignbench.engine.executor import Progress
+from alignbench.hooks import Observers
+from alignbench.recipe.plan import Plan
+from alignbench.worker.messages import Task
+
+HEARTBEAT = 1800.0
+"""Seconds without a heartbeat after which a cell is taken to hang. A download may take that long."""
+
+CHECKPOINT_EVERY = 60.0
+"""Seconds between two checkpoints of a training."""
+
+
+@dataclass(frozen=True, slots=True)
+class Experiment:
+    """One run in its folder. Everything a step needs beside the executor."""
+
+    plan: Plan
+    out: Path
+    root: Path
+    """The folder of the recipe file: relative paths start there."""
+    files: Mapping[str, str]
+    """Digests of the files that the recipe names."""
+    versions: Mapping[str, str]
+    mixed: tuple[str, ...]
+    """In what the environments of this run differ, where that is allowed."""
+    threads: int
+    """CPU threads of a cell."""
+    heartbeat: float = HEARTBEAT
+    checkpoint_every: float = CHECKPOINT_EVERY
+    trackers: tuple[str, ...] = ()
+    watch: Callable[[Progress], None] = lambda progress: None
+    observers: Observers = field(default_factory=Observers)
+
+    def task(self, kind: str, log: Path, **what: Any) -> Task:
+        """Return a task for a child process. What does not run beside other cells may use all cores."""
+        cores = len(os.sched_getaffinity(0))
+        return Task(
+            kind,
+            run=self.out,
+            root=self.root,
+            plan=self.plan.model_dump_json(),
+            home=store.default_root(),
+            log=log,
+            threads=self.threads if kind == "cell" else max(self.threads, cores),
+            what=what,
+            every=self.checkpoint_every,
+        )
+
+    def sealed(self, folder: Path, key: str) -> dict[str, Any] | None:
+        """Return the manifest of what was made of this very input; in a mixed run, in whatever environment."""
+        found = store.manifest(folder, key=None if self.mixed else key)
+        return found if found is not None and keys.same_inputs(found["key"], key) else None

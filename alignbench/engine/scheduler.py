@@ -1,0 +1,140 @@
+"""Which cell runs next, and how each one ended."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from alignbench import layout, store
+from alignbench.engine import keys
+from alignbench.engine.executor import Executor, Progress
+from alignbench.engine.experiment import Experiment
+from alignbench.engine.plan import Cell
+from alignbench.errors import StorageError
+from alignbench.worker.messages import Event, Finished
+
+
+@dataclass(frozen=True, slots=True)
+class CellStatus:
+    """How a cell ended."""
+
+    status: str
+    """`done`, `failed`, `diverged`, `degenerate`, `blocked` or `cancelled`."""
+    reason: str = ""
+    content: str = ""
+    """Content digest of a finished cell."""
+    clock: float = 0.0
+    """When it ended, as in Finished."""
+
+
+class Scheduler:
+    """Runs cells in child processes: each once its parents are done, at most `max_workers` at a time."""
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        executor: Executor,
+        cells: tuple[Cell, ...],
+        max_workers: int,
+        *,
+        train: bool = True,
+    ):
+        self.experiment, self.executor = experiment, executor
+        self.cells, self.max_workers, self.train = cells, max_workers, train
+        self.data = (store.manifest(experiment.out / layout.DATA) or {})["content"]
+        self.waiting = list(cells)
+        self.running: dict[str, tuple[Cell, str]] = {}
+        """By name, with the key it will be sealed with."""
+        self.statuses: dict[Cell, CellStatus] = {}
+
+    def run(self) -> dict[Cell, CellStatus]:
+        """Run until every cell has a status; return them in the order of the plan, whichever ended first."""
+        while self.waiting or self.running:
+            for cell in list(self.waiting):
+                self._advance(cell)
+            if self.running:
+                for name, last in self.executor.wait(self._report).items():
+                    self._finish(name, last)
+        return {cell: self.statuses[cell] for cell in self.cells}
+
+    def _advance(self, cell: Cell) -> None:
+        """Start a cell, take it as it lies in the folder, give it up, or leave it waiting."""
+        parents = [one for one in self.cells if one.seed == cell.seed and one.label in cell.parents]
+        ended = {one: self.statuses[one] for one in parents if one in self.statuses}
+        lost = next((one for one, how in ended.items() if how.status != "done"), None)
+        if lost is not None:
+            reason = f"its start '{lost.label}' is {ended[lost].status}"
+            self._finalize(cell, CellStatus("blocked", reason))
+            return
+        if len(ended) < len(parents):
+            return
+        folder = cell.folder(self.experiment.out)
+        key = self._key(cell, {one.label: how.content for one, how in ended.items()})
+        if (sealed := self.experiment.sealed(folder, key)) is not None:
+            shutil.rmtree(folder / layout.CHECKPOINTS, ignore_errors=True)
+            self._finalize(cell, CellStatus("done", content=sealed["content"]))
+        elif not self.train:
+            self._finalize(cell, _before(folder))
+        elif len(self.running) < self.max_workers:
+            self._start(cell, key)
+
+    def _key(self, cell: Cell, parents: dict[str, str]) -> str:
+        one = self.experiment
+        return keys.cell_key(
+            one.plan, cell, versions=one.versions, files=one.files, data=self.data, parents=parents
+        )
+
+    def _start(self, cell: Cell, key: str) -> None:
+        folder = cell.folder(self.experiment.out)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.waiting.remove(cell)
+        self.running[str(cell)] = (cell, key)
+        self.experiment.observers.notify("alignbench_cell_started", label=cell.label, seed=cell.seed)
+        what = {"label": cell.label, "seed": cell.seed, "folder": str(folder), "key": key}
+        task = self.experiment.task("cell", folder / layout.LOG, **what, track=list(self.experiment.trackers))
+        self.executor.start(str(cell), task, heartbeat=self.experiment.heartbeat)
+
+    def _finish(self, name: str, last: Finished) -> None:
+        """Take note of the end of a child process. Only a sealed folder is a result."""
+        cell, key = self.running.pop(name)
+        if isinstance(last.error, StorageError):
+            raise last.error  # no other cell could write either
+        if last.status != "done":
+            self._finalize(cell, CellStatus(last.status, last.reason, clock=last.clock))
+            return
+        sealed = store.manifest(cell.folder(self.experiment.out), key=key)
+        if sealed is None:
+            self._finalize(cell, CellStatus("failed", "it ended without a whole result", clock=last.clock))
+        else:
+            self._finalize(cell, CellStatus("done", content=sealed["content"], clock=last.clock))
+
+    def _finalize(self, cell: Cell, how: CellStatus) -> None:
+        """Record how a cell ended, on disk and to all who follow the run."""
+        if cell in self.waiting:
+            self.waiting.remove(cell)
+        self.statuses[cell] = how
+        folder = cell.folder(self.experiment.out)
+        folder.mkdir(parents=True, exist_ok=True)
+        store.write_json(folder / layout.STATUS, {"status": how.status, "reason": how.reason})
+        ended = Finished(how.status, how.reason, clock=how.clock)
+        self.experiment.watch(Progress(str(cell), ended=ended, cells=len(self.cells)))
+        said = {"label": cell.label, "seed": cell.seed, "status": how.status, "reason": how.reason}
+        self.experiment.observers.notify("alignbench_cell_finished", **said)
+
+    def _report(self, name: str, event: Event) -> None:
+        """Pass on what a child process reports."""
+        self.experiment.watch(Progress(name, event=event, cells=len(self.cells)))
+        if event.numbers:
+            cell, _ = self.running[name]
+            logged = {"step": event.done, "numbers": dict(event.numbers)}
+            self.experiment.observers.notify("alignbench_step", label=cell.label, seed=cell.seed, **logged)
+
+
+def _before(folder: Path) -> CellStatus:
+    """How an unfinished cell ended the last time, as its status file has it."""
+    file = folder / layout.STATUS
+    known = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    status = known.get("status", "cancelled")
+    return CellStatus("failed" if status == "done" else status, known.get("reason") or "it was not run")

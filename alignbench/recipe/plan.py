@@ -1,0 +1,61 @@
+"""The plan of a run: all that follows from a checked recipe, as plain values that cross the process border."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from alignbench.api.config import Budget, NamedJudge, Settings
+from alignbench.api.method import Departure
+from alignbench.recipe.schema import Recipe, Relabelled, Start, Training
+
+
+class Source(Settings):
+    """Where a plugin that the recipe names comes from."""
+
+    distribution: str
+    version: str
+    digest: str
+    """sha256 of its source files."""
+
+    def __str__(self) -> str:
+        return f"{self.distribution} {self.version}"
+
+
+class LabelPlan(Settings):
+    """One label of the comparison."""
+
+    method: str
+    config: dict[str, Any]
+    """The method's fields, defaults included."""
+    start: Start
+    parents: tuple[str, ...]
+    """Labels that must be finished first."""
+    seeds: tuple[int, ...]
+    budget: Budget
+    """What it may spend itself; of a budget for the chain, what its starts leave."""
+    training: Training
+    """The recipe's, with the label's own fields."""
+    judges: tuple[NamedJudge, ...]
+    """The judges that it learns from."""
+    comparisons: Relabelled | None
+    """How the comparisons it learns from are made; None: those of the file."""
+    departures: tuple[Departure, ...]
+    """In what it differs from what the recipe gives to all."""
+    builds_on: tuple[str, ...]
+    """Plugins that its fields name, and those that these name: keys of `Plan.sources`."""
+
+
+class Plan(Settings):
+    """A resolved recipe: `alignbench.recipe.resolve.resolve` makes it, once for a run."""
+
+    recipe: Recipe
+    labels: dict[str, LabelPlan]
+    """Without `base`; a label comes after those it needs."""
+    reserved: float
+    """Share of the training rows that judges are trained on, and that no method sees."""
+    sources: dict[str, Source]
+    """Every installed plugin that the recipe names, by group and name: `judges gold`."""
+
+    def source(self, group: str, name: str) -> Source:
+        """Return where a plugin that the recipe names comes from."""
+        return self.sources[f"{group} {name}"]

@@ -1,0 +1,67 @@
+"""Log-probabilities of a run's rows under its start: computed once, and shared by all cells."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from collections.abc import Sequence as Many
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from alignbench import store
+from alignbench.api.method import Rows, Run
+from alignbench.errors import PluginError, RecipeError
+from alignbench.rows import Sequence
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["logprobs"]
+
+
+def logprobs(run: Run, rows: Rows[Any]) -> Callable[[Many[Sequence]], Tensor]:
+    """Return a look-up of the start's log-probabilities of `rows`, of any epoch of the budget.
+
+    It maps N sequences to float32 [N], on the base's device: the log-probability of each whole response under the
+    start. Raises RecipeError for a budget that does not say how many epochs it may take.
+    """
+    from alignbench.models import ModelPolicy
+    from alignbench.training import reference
+
+    start = run.start
+    if not isinstance(start, ModelPolicy):
+        raise PluginError(
+            "a start that is a decoder gives no log-probabilities", "start from the label below that decoder"
+        )
+    wanted = list(
+        {
+            sequence: None
+            for number in range(_epochs(run, len(rows)))
+            for row in rows.epoch(number)
+            for sequence in row.sequences()
+        }
+    )
+
+    def make(folder: Path) -> None:
+        reference.compute(start, wanted, folder)
+        start.base.meter.scored(len(wanted))
+
+    folder = run.shared(
+        make,
+        what="scoring the reference",
+        start=start,
+        sequences=store.digest([[one.prompt, one.response] for one in wanted]),
+    )
+    return reference.lookup(folder, start.base.device)
+
+
+def _epochs(run: Run, rows: int) -> int:
+    """Passes over `rows` rows that the budget can reach, where it says so."""
+    budget = run.budget
+    drawn = budget.rows or (budget.steps or 0) * run.batch or (budget.epochs or 0) * rows
+    if not drawn:
+        raise RecipeError(
+            "a method that compares with its start needs a budget in epochs, rows or steps",
+            "set budget.epochs, budget.rows or budget.steps",
+        )
+    return math.ceil(drawn / rows)

@@ -1,0 +1,94 @@
+"""A reward model for a method: trained on a run's comparisons, once for all cells that ask for the same."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from collections.abc import Sequence as Many
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from alignbench import store
+from alignbench.api.config import Budget
+from alignbench.api.method import Run
+from alignbench.api.reward import RewardModel
+from alignbench.rows import Pair, Ranking, Row
+
+if TYPE_CHECKING:
+    from alignbench.training.reward_quality import Compared
+
+__all__ = ["reward_model"]
+
+
+def reward_model(
+    run: Run,
+    rows: Iterable[Row] | None = None,
+    *,
+    learning_rate: float,
+    head_learning_rate: float | None = None,
+    epochs: float = 1,
+    batching: Literal["per-prompt", "shuffled-pairs"] = "per-prompt",
+) -> RewardModel:
+    """Return a reward model of `rows` (default: the training rows, rankings whole), which starts as `run.start`.
+
+    An adapter and a float32 head, trained for `epochs` beside the policy's budget. Shared by all cells that ask
+    for the same. Its quality on held-out rows goes into the record. The head learns with `head_learning_rate`
+    (default: ten times `learning_rate`). `batching`: all comparisons of a prompt as one element of a batch, or
+    each comparison on its own.
+    """
+    from alignbench.models import ModelPolicy
+    from alignbench.training import reward_model as reward
+
+    view = _view(run)
+    compared: Many[Compared] = list(run.rows(view, given=None if rows is None else list(rows)))
+    held_out = reward.usable(run.rows(view, "validation") or compared)
+    untouched = run.policy("base")
+    start = run.start if isinstance(run.start, ModelPolicy) else untouched
+    assert isinstance(untouched, ModelPolicy)
+    base = untouched.base
+
+    def make(folder: Path) -> None:
+        kept = reward.usable(compared)
+        if batching == "shuffled-pairs":
+            kept = [pair for row in kept for pair in reward.split_pairs(row)]
+        policy = run.adapt(start, name="reward", dropout=False)
+        assert isinstance(policy, ModelPolicy)
+        head = reward.new_head(base, store.stream_key(run.seed, "init", "reward-head"))
+        run.train(
+            policy,
+            run.rows(type(kept[0]), given=kept),
+            reward.sequences_of(base, head),
+            reward.ranking_loss,
+            learning_rate=learning_rate,
+            learning_rates={head: 10 * learning_rate if head_learning_rate is None else head_learning_rate},
+            modules={"head": head},
+            budget=Budget(epochs=epochs),
+        )
+        reward.finish(policy, head, held_out).save(folder)
+        base.drop(policy)
+
+    folder = run.shared(
+        make,
+        what="training the reward model",
+        seed=run.seed,
+        start=start,
+        rows=store.digest([_content(row) for row in compared]),
+        learning_rate=learning_rate,
+        head_learning_rate=head_learning_rate,
+        epochs=epochs,
+        batching=batching,
+        training=run.training.model_dump(),
+    )
+    made = reward.load(base, folder, "reward")
+    run.record.judge("reward-model", **made.quality)
+    return made
+
+
+def _view(run: Run) -> type[Ranking] | type[Pair]:
+    """The view that keeps all comparisons: rankings where a row compares more than two answers."""
+    return Ranking if any(len(row.answers) > 2 for row in run.rows(Ranking)) else Pair
+
+
+def _content(row: Compared) -> list[object]:
+    texts = (row.chosen, row.rejected, row.preference) if isinstance(row, Pair) else None
+    ranked = None if isinstance(row, Pair) else (row.answers, row.ranks, row.preferences)
+    return [row.id, row.length, row.prompt, texts or ranked, [one.response for one in row.sequences()]]

@@ -1,0 +1,182 @@
+"""One optimiser step up to its gradient: micro-batches, their scores, their share of the loss, and memory."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Sequence as Many
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from peft.tuners.lora import LoraLayer
+from torch import Tensor
+from torch.nn import Module, Parameter
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from alignbench.api.method import GroupScores, LossFn, ScoreFn, ScoringGroup
+from alignbench.errors import ModelError
+from alignbench.models import ModelPolicy, varlen
+from alignbench.models.forward import Group, Scores, lay_out, read, response_states
+from alignbench.recipe.schema import Training
+from alignbench.rows import Sequence
+from alignbench.training.batches import cut
+from alignbench.training.gradients import Gradients
+from alignbench.training.reduction import Reduction
+
+FULL = 4096
+"""Tokens of a forward below which unpacking 4-bit weights costs more than recomputing activations."""
+
+
+@dataclass(frozen=True)
+class StepGradient:
+    """What one step computed; its gradient is in the weights."""
+
+    loss: Tensor
+    """float32 scalar, detached."""
+    numbers: Mapping[str, Tensor | float]
+    tokens: int
+    """Positions with gradient."""
+
+
+class GradientStep:
+    """Computes the gradient of one step after another; gives up speed where the memory does not suffice."""
+
+    def __init__(self, policy: ModelPolicy, sequences: ScoreFn[Any], loss: LossFn[Any], training: Training):
+        self.policy, self.base = policy, policy.base
+        self.sequences, self.loss, self.training = sequences, loss, training
+        self.micro_batch = training.batch if training.micro_batch == "auto" else training.micro_batch
+        """Rows of one forward."""
+        self.checkpointing = training.checkpointing is True
+        """Whether activations are recomputed in the backward pass."""
+        self.notes: list[str] = []
+        """What was changed to fit the memory."""
+        self.forwards = 0
+        """Model calls, those without gradient included."""
+        self.weights: list[Parameter] = []
+        self.dropouts: list[Module] = []
+        self.base.checkpointing(self.checkpointing)
+        self.base.model.eval()  # a fresh adapter is in training mode
+
+    def scored(self, rows: list[Any]) -> list[ModelPolicy]:
+        """Return the policy, and every other trainable adapter that scores these rows."""
+        groups = self.sequences(rows).values() if rows else ()
+        policies = [group.policy for group in groups if isinstance(group, ScoringGroup)]
+        found = [self.policy, *(policy for policy in policies if isinstance(policy, ModelPolicy))]
+        return [policy for policy in dict.fromkeys(found) if policy.trainable]
+
+    def train(self, weights: list[Parameter], adapters: Collection[str | None]) -> None:
+        """Take the gradient with respect to `weights`, with the dropout of these adapters."""
+        self.weights = weights
+        layers = [module for module in self.base.model.modules() if isinstance(module, LoraLayer)]
+        found = [drop for layer in layers for name, drop in layer.lora_dropout.items() if name in adapters]
+        self.dropouts = [drop for drop in found if getattr(drop, "p", 0) > 0]
+
+    def run(self, rows: list[Any], distinct: int, number: int) -> StepGradient:
+        """Compute the gradient of step `number`, in smaller micro-batches where the memory asks for them.
+
+        `distinct` counts the rows of the table among `rows`. Raises ModelError where nothing can be made smaller.
+        """
+        while True:
+            try:
+                with self._training_mode():
+                    return self._gradient(rows, distinct)
+            except RuntimeError as error:
+                if not _out_of_memory(error):
+                    raise
+                reason = str(error).splitlines()[0]
+            # Outside the handler: its traceback holds the tensors that did not fit.
+            self._save_memory(rows, distinct, f"from step {number} on", reason)
+
+    def _gradient(self, rows: list[Any], distinct: int) -> StepGradient:
+        whole = self._groups(rows)
+        lengths = {name: [len(one.response) for one in group.items] for name, group in whole.items()}
+        reduction = Reduction(len(rows), lengths)
+        loss = torch.zeros((), device=self.base.device)
+        tokens, gradients = 0, Gradients(self.weights)
+        width = max(len(one) for group in whole.values() for one in group.items)
+        with varlen.attention(self.base.model, width):
+            for part in cut(rows, math.ceil(distinct / self.micro_batch)):
+                scores, processed = self._scores(whole if len(part) == len(rows) else self._groups(part))
+                values, numbers = self.loss(scores, part)
+                loss += gradients.add(reduction.loss(values, scores, part))
+                reduction.add(numbers, scores, part)
+                tokens += processed
+        return StepGradient(loss, reduction.numbers | gradients.norms(), tokens)
+
+    def _scores(self, groups: Mapping[str, ScoringGroup]) -> tuple[dict[str, GroupScores], int]:
+        """Score the groups of a micro-batch, one forward for each adapter; count positions with gradient."""
+        together: dict[tuple[ModelPolicy, str], dict[str, Group]] = {}
+        for name, group in groups.items():
+            policy: Any = group.policy or self.policy
+            given = Group(group.items, group.head, group.temperature)
+            together.setdefault((policy, group.term), {})[name] = given
+        scores: dict[str, GroupScores] = {}
+        tokens = 0
+        for (policy, _), same in together.items():
+            with torch.set_grad_enabled(policy.trainable), self.base.using(policy), self.base.arithmetic():
+                layout = lay_out(same, self.base.device)
+                states = response_states(self.base, layout)
+            for name, group in same.items():
+                empty = Scores(name, layout.spans[name].mask, self.tolerance)
+                scores[name] = read(self.base, group, states, layout, name, empty)
+            self.forwards += 1
+            tokens += layout.tokens * policy.trainable
+        return scores, tokens
+
+    def _groups(self, rows: list[Any]) -> dict[str, ScoringGroup]:
+        return {name: _group(given) for name, given in self.sequences(rows).items()}
+
+    @property
+    def tolerance(self) -> float | None:
+        """How far equal policies may differ: see `alignbench.api.method.GroupScores.tolerance`."""
+        if self.dropouts:
+            return None
+        return 1e-5 if self.base.dtype == torch.float32 else 1e-2
+
+    @contextmanager
+    def _training_mode(self) -> Iterator[None]:
+        """Switch on what a step needs and nothing else: the base's own dropout stays off, for all methods."""
+        wanted = list(self.dropouts)
+        if self.checkpointing:
+            modules = self.base.model.modules()
+            wanted += [layer for layer in modules if isinstance(layer, GradientCheckpointingLayer)]
+        for module in wanted:
+            module.training = True
+        try:
+            yield
+        finally:
+            for module in wanted:
+                module.training = False
+
+    def _save_memory(self, rows: list[Any], distinct: int, since: str, reason: str) -> None:
+        """Recompute activations or halve the micro-batch. Raises ModelError where both are done already."""
+        for weight in self.weights:
+            weight.grad = None
+        if self.base.device.type == "cuda":
+            torch.cuda.empty_cache()
+        now = min(self.micro_batch, distinct)
+        tokens = sum(len(one) for group in self._groups(rows).values() for one in group.items)
+        short = now == 1 or tokens * now / distinct < 2 * FULL
+        if self.training.checkpointing == "auto" and not self.checkpointing and short:
+            self.checkpointing = True
+            self.base.checkpointing(True)
+            done = "activations are recomputed"
+        elif self.training.micro_batch == "auto" and now > 1:
+            self.micro_batch = math.ceil(now / 2)
+            done = f"the micro-batch is {self.micro_batch}"
+        else:
+            raise ModelError(
+                f"a micro-batch of {now} does not fit into memory: {reason}",
+                "lower data.max_length, or set training.micro_batch and training.checkpointing to auto",
+            )
+        self.notes.append(f"{since} {done}: {reason}")
+
+
+def _group(given: ScoringGroup | Many[Sequence]) -> ScoringGroup:
+    return given if isinstance(given, ScoringGroup) else ScoringGroup(given)
+
+
+def _out_of_memory(error: RuntimeError) -> bool:
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

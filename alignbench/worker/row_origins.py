@@ -1,0 +1,128 @@
+"""Where a row comes from that enters a loss or is asked: a split of the shared table, the method, or unknown."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from collections.abc import Sequence as Many
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from alignbench.rows import Ids, Prompt, Row, Sequence, Text
+
+if TYPE_CHECKING:
+    from alignbench.data.table import Table
+
+MADE = "made"
+"""Rows that the method made and said so: `run.rows(view, given=...)`, or the rows of a stage."""
+UNDECLARED = "undeclared"
+"""Rows that are neither the table's nor declared."""
+
+Origin = tuple[str, str]
+"""The split, `MADE` or `UNDECLARED`; and the id of the row."""
+
+
+class TableIndex:
+    """The kept rows of every split, by id and by prompt."""
+
+    def __init__(self, table: Table):
+        self.table = table
+
+    def splits(self) -> Iterable[tuple[str, Many[Row]]]:
+        """Every split with its rows, those of the pretraining text among them."""
+        for split in ("train", "validation", "test"):
+            yield split, self.table.kept(split)
+            if self.table.view is not Text:
+                yield split, self.table.texts(split)
+
+    @cached_property
+    def by_id(self) -> Mapping[str, list[tuple[str, Row]]]:
+        found: dict[str, list[tuple[str, Row]]] = {}
+        for split, rows in self.splits():
+            for row in rows:
+                found.setdefault(row.id, []).append((split, row))
+        return found
+
+    @cached_property
+    def by_prompt(self) -> Mapping[Ids, list[Origin]]:
+        """By the token ids of the prompt."""
+        found: dict[Ids, list[Origin]] = {}
+        for split, rows in self.splits():
+            for row in rows:
+                if isinstance(row, Prompt):
+                    found.setdefault(row.prompt_ids, []).append((split, row.id))
+        return found
+
+    @cached_property
+    def texts(self) -> Mapping[Sequence, Origin]:
+        """Plain text by its tokens."""
+        return {
+            one: (split, row.id)
+            for split, rows in self.splits()
+            for row in rows
+            if isinstance(row, Text)
+            for one in row.sequences()
+        }
+
+
+class RowOrigins:
+    """The origins of the rows that one run uses."""
+
+    def __init__(self, index: TableIndex):
+        self.index = index
+        self._declared: dict[str, list[tuple[Origin, Many[Sequence]]]] = {}
+        self._prompts: set[Ids] = set()
+
+    def declare(self, rows: Iterable[Row]) -> None:
+        """Note the rows that a method hands in; what is a row of the table under another id stays that row."""
+        for row in rows:
+            origin = self._in_table(row) or (MADE, row.id)
+            self._declared.setdefault(row.id, []).append((origin, _sequences(row)))
+            if isinstance(row, Prompt):
+                self._prompts.add(row.prompt_ids)
+
+    def of_row(self, row: Row) -> Origin:
+        """Return the origin of a row that enters a loss. Its tokens decide: an id alone proves nothing."""
+        for origin, known in self._declared.get(row.id, ()):
+            if _among(_sequences(row), known):
+                return origin
+        return self._in_table(row) or (UNDECLARED, row.id)
+
+    def of_prompt(self, prompt: Prompt) -> Origin | None:
+        """Return the origin of a prompt that is answered; None for one that no row has."""
+        for split, row in self.index.by_id.get(prompt.id, ()):
+            if isinstance(row, Prompt) and row.prompt == prompt.prompt:
+                return split, row.id
+        return self._declared[prompt.id][0][0] if prompt.id in self._declared else None
+
+    def of_sequence(self, sequence: Sequence) -> list[Origin]:
+        """Return whose prompt a sequence continues; training rows before all others."""
+        found = self.index.by_prompt.get(sequence.prompt, [])
+        if found:
+            train = [origin for origin in found if origin[0] == "train"]
+            return train or found
+        if sequence.prompt in self._prompts:
+            return [(MADE, "")]
+        return [self.index.texts.get(sequence, (UNDECLARED, ""))]
+
+    def _in_table(self, row: Row) -> Origin | None:
+        ours = _sequences(row)
+        for split, kept in self.index.by_id.get(row.id, ()):
+            if _among(ours, _sequences(kept)) and _prompt(row) == _prompt(kept):
+                return split, kept.id
+        for split, id in self.index.by_prompt.get(_prompt(row), ()) if ours else ():
+            kept = next(one for where, one in self.index.by_id[id] if where == split)
+            if _among(ours, _sequences(kept)):
+                return split, id
+        return None
+
+
+def _among(ours: Many[Sequence], known: Many[Sequence]) -> bool:
+    return all(one in known for one in ours)
+
+
+def _sequences(row: Any) -> Many[Sequence]:
+    return row.sequences() if hasattr(row, "sequences") else ()
+
+
+def _prompt(row: Any) -> Ids:
+    return getattr(row, "prompt_ids", ())

@@ -1,0 +1,188 @@
+"""One training of a run: what it may spend, what follows it on the way, and what it costs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, MutableMapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from alignbench.api.config import Budget, Select
+from alignbench.api.method import Run
+from alignbench.api.policy import Policy
+from alignbench.rows import Pair, Ranking, Row
+from alignbench.worker import learning_curve
+from alignbench.worker.cell_state import CellState, add_point
+from alignbench.worker.early_stopping import Selection
+from alignbench.worker.resume import rows_digest
+from alignbench.worker.row_origins import MADE, UNDECLARED
+from alignbench.worker.stages import nothing_left
+
+if TYPE_CHECKING:
+    from torch.nn import Module
+
+    from alignbench.training.budget import Spent
+    from alignbench.training.trainer import Record
+
+
+def train(
+    run: CellState,
+    policy: Policy,
+    batches: Any,
+    sequences: Callable[[list[Any]], Mapping[str, Any]],
+    loss: Callable[..., Any],
+    *,
+    learning_rate: float,
+    modules: Mapping[str, Module] | None,
+    learning_rates: Mapping[Any, float] | None,
+    repeats: int,
+    select: Select | None,
+    state: MutableMapping[str, Any] | None,
+    proxy: learning_curve.Proxy | None,
+    budget: Budget | None,
+) -> None:
+    """Train `policy`; see `alignbench.api.method.Run.train`."""
+    from alignbench.training.trainer import train as run_trainer
+
+    beside = budget is not None
+    if not beside and run.left <= 0:
+        raise nothing_left(run)
+    allowed, spent, size = _account(run, batches, budget)
+    curves = _curves(run, beside)
+    selection = followed = None
+    if select is not None:
+        state = {} if state is None else state
+        selection = Selection(cast(Run, run), policy, select, state)
+    curve = run.session.recipe.evaluation.curve
+    if curve is not None and not beside:
+        state = {} if state is None else state
+        followed = learning_curve.Evaluations(run, policy, curve, state, proxy)
+        followed.on_step_end(0, 0.0)
+
+    def on_step_end(step: int, progress: float) -> float:
+        run.progress = progress
+        if selection is not None:
+            selection.on_step_end(step, progress)
+        return 0.0 if followed is None else followed.on_step_end(step, progress)
+
+    def log(step: int, numbers: Mapping[str, float]) -> None:
+        if beside:
+            add_point(curves, step, numbers)
+        else:
+            run.log(step, **numbers)
+
+    usage = Usage(run, sequences, loss)
+    inputs = {
+        "rows": None if callable(batches) else rows_digest(batches),
+        "budget": allowed.model_dump(),
+        "training": run.training.model_dump(),
+        "learning_rates": [learning_rate, *(learning_rates or {}).values()],
+        "modules": sorted(modules or {}),
+    }
+    run.meter.training = True
+    try:
+        record = run_trainer(
+            policy,  # pyright: ignore[reportArgumentType]
+            batches,  # pyright: ignore[reportArgumentType]
+            usage.sequences,
+            usage.loss,
+            learning_rate=learning_rate,
+            training=run.training,
+            budget=allowed,
+            seed=run.number("order"),
+            modules=modules,
+            learning_rates=learning_rates,
+            repeats=repeats,
+            state=state,
+            log=log,
+            on_step_end=on_step_end,
+            spent=spent,
+            checkpoints=run.scope.checkpoints(run.ledger, curves, inputs, every=run.session.task.every),
+            moving=[one for one in run.adapted if one.adapter is not None],
+        )
+    finally:
+        run.meter.training = False
+    _charge(run, record, batches, size, beside, allowed)
+    if selection is not None:
+        selection.restore_best()
+    if followed is not None:
+        followed.write()
+
+
+class Usage:
+    """Notes which rows enter a loss, around the functions of the method that make it."""
+
+    def __init__(self, run: CellState, sequences: Callable[..., Any], loss: Callable[..., Any]):
+        self._run, self._sequences, self._loss = run, sequences, loss
+        self._groups: Mapping[str, Any] = {}
+
+    def sequences(self, rows: list[Any]) -> Mapping[str, Any]:
+        """Return what the method scores; the trainer calls its loss with the last."""
+        self._groups = self._sequences(rows)
+        return self._groups
+
+    def loss(self, scores: Any, rows: list[Any]) -> Any:
+        """Note the rows, and return the method's loss."""
+        origins = self._run.origins
+        found = [origins.of_row(row) for row in rows if isinstance(row, Row)]
+        if len(found) < len(rows):  # an on-policy method scores what it drew: its prompts count
+            groups = (getattr(group, "items", group) for group in self._groups.values())
+            found += [origin for group in groups for one in group for origin in origins.of_sequence(one)]
+        learned = self._run.ledger.learned
+        for origin, id in found:
+            learned.setdefault(origin, set()).add(id)
+            if origin == UNDECLARED:
+                self._run.record.departure("trained on rows that it did not declare")
+            elif origin not in ("train", MADE):
+                self._run.record.departure(f"trained on {origin} rows")
+        return self._loss(scores, rows)
+
+
+def _account(run: CellState, batches: Any, beside: Budget | None) -> tuple[Budget, Spent, int]:
+    """Return what a training may spend, what is spent of it already, and the rows of its epoch."""
+    from alignbench.training import batches as order
+    from alignbench.training.budget import Spent
+
+    budget = run.budget if beside is None else beside
+    size = run.size if callable(batches) else order.size(batches)
+    drawn = {unit: 0 if beside else run.drawn(unit) for unit in ("rows", "steps", "tokens", "seconds")}
+    spent = Spent(rows=drawn["rows"], steps=int(drawn["steps"]), tokens=int(drawn["tokens"]))
+    spent.seconds = drawn["seconds"]
+    if budget.epochs is not None:
+        spent.rows = 0 if beside else round(run.drawn("epochs") * size, 6)
+        if callable(batches):
+            budget = Budget(rows=max(1, round(budget.epochs * size)), scope=budget.scope)
+    return budget, spent, size
+
+
+def _curves(run: CellState, beside: bool) -> Path:
+    """Where a training's numbers go: one beside the policy's has a file of its own."""
+    if not beside:
+        return run.curves
+    return (run.making or run.folder) / f"train-{run.scope.trainings}.jsonl"
+
+
+def _charge(run: CellState, record: Record, batches: Any, size: int, beside: bool, budget: Budget) -> None:
+    ledger = run.ledger
+    ledger.cost.add(
+        train_seconds=record.seconds,
+        train_tokens=record.tokens,
+        forward_passes=record.forwards,
+        peak_memory_bytes=record.peak_memory_bytes,
+    )
+    human = (
+        run.given is None and run.comparisons is None and issubclass(run.session.table.view, (Pair, Ranking))
+    )
+    rows = batches.epoch(0) if human and not callable(batches) else []
+    if rows and all(run.origins.of_row(row)[0] == "train" for row in rows):
+        each = sum(len(row.comparisons()) if isinstance(row, Ranking) else 1 for row in rows) / len(rows)
+        ledger.cost.add(comparisons=round(each * record.rows) if each != 1 else record.rows)
+    if beside:
+        ledger.departure("a training beside the policy's", "", f"{budget}, {record.tokens:,} tokens")
+    else:
+        ledger.account.add(
+            epochs=record.rows / size,
+            rows=record.rows,
+            steps=record.steps,
+            tokens=record.tokens,
+            seconds=record.seconds,
+        )

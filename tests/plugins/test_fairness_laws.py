@@ -1,0 +1,203 @@
+"""Methods that take more than the others, and what the engine and the suite of laws do about them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from alignbench import PluginError
+from alignbench.recipe.resolve import resolve
+from alignbench.recipe.schema import Recipe
+from alignbench.testing import MethodSuite
+from alignbench.worker import cell, prepare
+from alignbench.worker.context import CellContext
+from alignbench.worker.messages import Task
+from alignbench.worker.session import Session
+
+METHODS = '''
+"""Methods that train in ways the laws are about. Source: https://example.com"""
+
+from dataclasses import replace
+
+from alignbench import Budget, Demonstration, Method, Prompt
+
+
+def sequences(rows):
+    return {"all": [one for row in rows for one in row.sequences()]}
+
+
+def loss(scores, rows):
+    return LOSS
+
+
+def train(run, policy, rows, **how):
+    run.train(policy, rows, sequences, loss, learning_rate=1e-3, **how)
+
+
+class Twice(Method):
+    api = 2
+    consumes = (Demonstration,)
+
+    def align(self, run):
+        policy = run.adapt()
+        for _ in range(2):
+            train(run, policy, run.rows(Demonstration))
+        return policy
+
+
+class Parts(Twice):
+    """Its first training ends by itself after one step; the second gets what is left."""
+
+    api = 2
+
+    def align(self, run):
+        policy, rows = run.adapt(), run.rows(Demonstration)
+        train(run, policy, lambda step: run.draw(rows, step, run.batch) if step < 1 else [])
+        self.left = run.left
+        train(run, policy, rows)
+        return policy
+
+
+class Beside(Twice):
+    """A training beside the policy's has a budget of its own."""
+
+    api = 2
+
+    def align(self, run):
+        other = run.adapt(name="other")
+        train(run, other, run.rows(Demonstration), budget=Budget(steps=3))
+        policy = run.adapt()
+        train(run, policy, run.rows(Demonstration))
+        return policy
+
+
+class Stages(Twice):
+    api = 2
+
+    def align(self, run):
+        policy = run.stage("sft", budget=run.budget.part(0.5))
+        return run.stage("sft", start=policy, budget=run.budget)
+
+
+class Peeks(Twice):
+    """Reads the training rows, and learns from validation rows."""
+
+    api = 2
+
+    def align(self, run):
+        list(run.rows(Demonstration))
+        policy = run.adapt()
+        train(run, policy, run.rows(Demonstration, "validation"))
+        return policy
+
+
+class Invents(Twice):
+    """Learns from answers that stand in no row, under the ids of rows."""
+
+    api = 2
+    declared = False
+
+    def align(self, run):
+        rows = [replace(row, response_ids=row.response_ids[::-1]) for row in run.rows(Demonstration)]
+        policy = run.adapt()
+        if self.declared:
+            rows = list(run.rows(Demonstration, given=rows))
+        train(run, policy, lambda step: rows[:4])
+        return policy
+
+
+class Declares(Invents):
+    api = 2
+    declared = True
+'''
+NAMES = ("Twice", "Parts", "Beside", "Stages", "Peeks", "Invents", "Declares")
+
+
+@pytest.fixture(scope="module")
+def session(tmp_path_factory: pytest.TempPathFactory) -> Session:
+    folder = tmp_path_factory.mktemp("laws")
+    recipe = Recipe.model_validate(
+        {
+            "model": {"id": "sandbox"},
+            "data": {"train": "sandbox", "limit": 64, "max_length": 128},
+            "training": {"batch": 4, "threads": 1},
+            "budget": {"steps": 4},
+            "evaluation": {"prompts": 4},
+            "methods": {"tried": {"method": "frozen"}},
+        }
+    )
+    paths = {"run": folder / "run", "root": folder, "home": folder / "home", "log": folder / "log.txt"}
+    task = Task("prepare", **paths, plan=resolve(recipe).model_dump_json(), threads=1, what={"key": "laws"})
+    prepare.main(task, lambda event: None)
+    return Session(task)
+
+
+@pytest.fixture
+def align(session: Session, install: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Align by one of the methods above; return its run."""
+    value = '-scores["all"].logps, {}'
+    install(
+        "unfair",
+        modules={"unfair_methods": METHODS.replace("LOSS", value)},
+        methods={name.lower(): f"unfair_methods:{name}" for name in NAMES},
+    )
+
+    def align(name: str, **budget: float) -> CellContext:
+        blocks = {"tried": session.recipe.methods["tried"].model_copy(update={"method": name})}
+        changes: dict[str, Any] = {"methods": blocks}
+        if budget:
+            changes["budget"] = session.recipe.budget.model_validate(budget)
+        monkeypatch.setattr(session, "recipe", session.recipe.model_copy(update=changes))
+        folder = tmp_path / name
+        folder.mkdir()
+        return cell.align(session, "tried", 0, folder)[0]
+
+    return align
+
+
+@pytest.mark.parametrize("budget", [{"steps": 4}, {"rows": 16}, {"epochs": 0.25}, {"tokens": 900}])
+def test_a_second_training_does_not_get_the_budget_again(align: Any, budget: dict[str, float]):
+    with pytest.raises(PluginError, match="has spent its budget"):
+        align("twice", **budget)
+
+
+def test_a_second_training_gets_what_the_first_has_left(align: Any):
+    run = align("parts")
+    assert (run.ledger.account.steps, run.left) == (4, 0)
+
+
+def test_a_training_beside_the_policys_is_off_the_account_and_on_the_record(align: Any):
+    run = align("beside")
+    assert run.ledger.account.steps == 4
+    (departure,) = run.ledger.departures
+    assert str(departure).startswith("a training beside the policy's: 3 steps, ")
+    assert run.curves.read_text(encoding="utf-8").count("\n") == 1
+
+
+def test_a_stage_that_asks_for_more_than_is_left_is_refused(align: Any):
+    with pytest.raises(PluginError, match=r"asks for 4 steps, and 2 of 4 steps are left"):
+        align("stages")
+
+
+def law(session: Session, run: CellContext) -> None:
+    MethodSuite().test_it_learned_from_training_rows_and_rows_it_declared(session, (run, run.start))
+
+
+def test_rows_count_as_used_when_they_enter_a_loss_and_not_when_they_are_read(session: Session, align: Any):
+    run = align("peeks")
+    assert set(run.ledger.rows) == {"validation"}
+    assert "trained on validation rows" in map(str, run.ledger.departures)
+    with pytest.raises(AssertionError, match=r"are no training rows: \{'validation'"):
+        law(session, run)
+
+
+def test_rows_of_a_methods_own_making_are_declared_or_found_out(session: Session, align: Any):
+    run = align("invents")
+    assert "trained on rows that it did not declare" in map(str, run.ledger.departures)
+    with pytest.raises(AssertionError, match=r"are no training rows: \{'undeclared'"):
+        law(session, run)
+    honest = align("declares")
+    assert set(honest.ledger.learned) == {"made"}
+    law(session, honest)
