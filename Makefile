@@ -1,4 +1,4 @@
-# The four commands of this project. Everything happens in .venv; a second call reuses it.
+# The commands of this project. Everything is installed in .venv, which later calls reuse.
 PYTHON  ?= python3
 VENV    := .venv
 BIN     := $(VENV)/bin
@@ -9,16 +9,16 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 
 .PHONY: quickstart test faults check docs clean
 
-quickstart: $(VENV)/installed           ## compare base, SFT, DPO, ORPO, RLHF, RLAIF and RAIN on the embedded sandbox
+quickstart: $(VENV)/installed           ## compare base, SFT, DPO, ORPO, RLHF, RLAIF and RAIN on the sandbox
 	$(BIN)/alignbench run recipes/quickstart.yaml
 
 test: $(VENV)/installed-test            ## run the whole test suite
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile
 
-faults: $(VENV)/installed-test          ## kill cells at every file mutation: the long version, up to an hour
+faults: $(VENV)/installed-test          ## kill cells at every file mutation; takes up to an hour
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 FAULTS=long $(BIN)/python -m pytest -q -s tests/faults
 
-check: $(VENV)/installed-check test     ## what CI runs, and the linters
+check: $(VENV)/installed-check test     ## run tests and linters, as in CI
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
@@ -27,11 +27,11 @@ docs: $(VENV)/installed-docs             ## build the site into build/site
 	$(BIN)/python docs/generate.py
 	$(BIN)/mkdocs build --strict
 
-clean:                                  ## forget the environment and all runs
+clean:                                  ## delete the environment and all runs
 	rm -rf $(VENV) runs
 
-# torch is installed by itself and first: asked for by another package it would bring gigabytes of CUDA
-# libraries to a machine that has no use for them.
+# torch is installed first and pinned: as a dependency of another package it would download gigabytes of CUDA
+# libraries.
 $(VENV)/installed: pyproject.toml constraints.txt $(PLUGINS:%=%/pyproject.toml)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet $(PINNED) torch

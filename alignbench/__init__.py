@@ -30,7 +30,7 @@ _HOME = {
     "alignbench.api.data": "RowFilter Source",
     "alignbench.api.reward": "RewardModel",
     "alignbench.hooks": "hookimpl",
-    "alignbench.models": "DecodingBase Generator Query Reply TokenTree TokenTrees",
+    "alignbench.models": "DecodingBase Query Reply TokenTree TokenTrees",
 }
 _WHERE = {name: module for module, names in _HOME.items() for name in names.split()}
 __all__ = sorted(_WHERE)  # pyright: ignore[reportUnsupportedDunderAll]
@@ -95,7 +95,6 @@ if TYPE_CHECKING:
     from alignbench.errors import StorageError as StorageError
     from alignbench.hooks import hookimpl as hookimpl
     from alignbench.models import DecodingBase as DecodingBase
-    from alignbench.models import Generator as Generator
     from alignbench.models import Query as Query
     from alignbench.models import Reply as Reply
     from alignbench.models import TokenTree as TokenTree

@@ -22,7 +22,7 @@ from typing import Any, Literal, get_args
 from alignbench.api.config import API, NAME
 from alignbench.errors import PluginError
 
-Group = Literal["methods", "judges", "metrics", "data", "filters", "generators", "hooks"]
+Group = Literal["methods", "judges", "metrics", "data", "filters", "hooks"]
 GROUPS: tuple[Group, ...] = get_args(Group)
 
 _WORD = {
@@ -31,7 +31,6 @@ _WORD = {
     "metrics": "metric",
     "data": "data source",
     "filters": "row filter",
-    "generators": "generator",
     "hooks": "observer",
 }
 _BASE = {
@@ -40,7 +39,6 @@ _BASE = {
     "metrics": "alignbench.api.metric:Metric",
     "data": "alignbench.api.data:Source",
     "filters": "alignbench.api.data:RowFilter",
-    "generators": "alignbench.models:Generator",
 }
 """The class that one of each group must inherit; an observer is any class with hooks."""
 

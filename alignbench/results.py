@@ -1,4 +1,4 @@
-"""The public record of a run, `results.json`: all that reports say, readable without model or plugin."""
+"""The public record of a run, `results.json`: everything a report shows, readable without model or plugin."""
 
 from __future__ import annotations
 
@@ -15,14 +15,19 @@ from alignbench import layout, store
 from alignbench.api.method import Departure
 from alignbench.errors import Problem, RecipeError, StorageError
 
-SCHEMA = 1
-"""Rises when a reader of the old record would misread the new one; a field that is only added leaves it."""
+SCHEMA = 2
+"""Raised when a reader of the old record would misread the new one; an added field does not raise it.
+
+2: `warnings` (was `alarms`), `learning_curve` (was `checkpoints`) with `score` (was `yardstick`), `log`
+(was `curves`).
+"""
 
 
 Status = Literal["done", "failed", "diverged", "degenerate", "blocked", "cancelled"]
 Estimand = Literal["policies", "method"]
 """`policies`: these trained weights, paired by prompt. `method`: any seed, crossed seed x prompt variance."""
-Outcome = Literal["better", "worse", "not distinguishable"]
+Outcome = Literal["better", "worse", "equivalent", "not distinguishable"]
+"""`equivalent`: closer than the recipe's `evaluation.margin`. Not distinguishable is not equivalent."""
 
 VOLATILE = (
     "/cost/*_seconds",
@@ -39,12 +44,12 @@ VOLATILE = (
     "/environment/finished",
     "/environment/host",
 )
-"""What may differ between two equal runs: JSON pointers (RFC 6901), where `*` stands for any characters of
-a key or for any index."""
+"""Fields that may differ between two equal runs: JSON pointers (RFC 6901), where `*` matches any part of a
+key or any index."""
 
 
 def _finite(value: Any) -> Any:
-    """Read a number that is no number as absent: it must never be ranked or drawn."""
+    """Return None for a number that is not finite: it must never be ranked or drawn."""
     odd = isinstance(value, Real) and not isinstance(value, int) and not math.isfinite(value)
     return None if odd else value
 
@@ -54,7 +59,7 @@ Interval = tuple[float, float]
 
 
 class Record(BaseModel):
-    """A frozen part of the record. Unknown keys are passed over, so that a reader outlives added fields."""
+    """A frozen part of the record. Unknown keys are ignored, so that added fields do not break a reader."""
 
     model_config = ConfigDict(
         extra="ignore", frozen=True, populate_by_name=True, use_attribute_docstrings=True
@@ -67,7 +72,8 @@ class Estimate(Record):
     value: Number = None
     ci95: Interval | None = None
     n: int | None = None
-    """What the interval rests on: prompts for `policies`, seeds for `method`."""
+    """Sample size of the interval: prompts for `policies` (those of one conversation count as one), seeds for
+    `method`."""
     missing: str = ""
     """Why there is no value; empty where there is one."""
 
@@ -94,6 +100,12 @@ class Measured(Estimate):
     method: Estimate | None = None
     """The same metric under the estimand `method`; absent with fewer than three seeds."""
 
+    def decisive(self) -> Measured:
+        """The number to show: of the method where three seeds or more estimate it, else of these policies."""
+        if self.method is None or self.method.value is None:
+            return self
+        return Measured(**dict(self.method), estimand="method")
+
 
 class MetricInfo(Record):
     """What a metric's numbers mean."""
@@ -103,7 +115,7 @@ class MetricInfo(Record):
     """None where more is neither better nor worse, as for length."""
     description: str = ""
     judge: str | None = None
-    """Whose judgement it rests on, if anyone's."""
+    """The judge whose judgments it is computed from, if any."""
 
 
 class Cost(Record):
@@ -114,16 +126,16 @@ class Cost(Record):
     train_tokens: Number = None
     """Positions with gradient."""
     generated_tokens: Number = None
-    """Positions generated while training; for answers that were searched, all that the search computed."""
+    """Positions generated while training; for searched answers, all positions that the search computed."""
     forward_passes: Number = None
     comparisons: Number = None
     """Human comparisons used."""
     ai_comparisons: Number = None
     """Comparisons labelled by a model."""
     judge_calls: Number = None
-    """Questions put to judges: a comparison in both orders is two, a text that a classifier scores is one."""
+    """Judge calls: a comparison in both orders is two, a text scored by a classifier is one."""
     judge_tokens: Number = None
-    """Positions that judges processed while they labelled."""
+    """Positions that judges processed while labelling."""
     judge_seconds: Number = None
     peak_memory_bytes: Number = None
     answer_tokens: Number = None
@@ -133,10 +145,10 @@ class Cost(Record):
     answer_length: Number = None
     """Tokens of one answer, on average."""
     answer_uncached_tokens: Number = None
-    """Positions of one answer, had the start decoded it plainly and read all again for every token; None
-    for a policy that decodes plainly itself."""
+    """Positions of one answer under plain decoding of the start without a cache; None for a policy that
+    decodes plainly itself."""
     answer_uncached_seconds: Number = None
-    """Wall time of the same, measured on some of the answers, side by side."""
+    """Wall time of the same, measured on a subset of the answers."""
 
 
 class Costs(Record):
@@ -145,19 +157,19 @@ class Costs(Record):
     own: Cost = Cost()
     """Of the method itself."""
     chain: Cost = Cost()
-    """With every label and shared artefact it stands on, back to base."""
+    """With every label and shared artefact it depends on, back to base."""
 
 
 class Decoding(Record):
-    """What an answer token costs a policy with a decoder of its own, and how many times what its start takes.
+    """The cost of an answer token of a policy with its own decoder, and its ratio to plain decoding of the start.
 
-    Plain decoding with a cache is the start's own, in its own cell, on the same prompts. Without a cache the
-    start is taken through the decoder's own answers, each token reading again all before it: as many model
-    calls, positions counted over all answers, time measured on some.
+    Plain decoding with a cache is measured in the start's own cell, on the same prompts. Plain decoding
+    without a cache is computed over the decoder's answers: every token recomputes all positions before it.
+    Its positions are counted over all answers, its time is measured on a subset.
     """
 
     against: str
-    """The label whose plain decoding it is held against."""
+    """The label whose plain decoding it is compared with."""
     forwards: Number = None
     """Model calls for each answer token."""
     tokens: Number = None
@@ -165,15 +177,15 @@ class Decoding(Record):
     seconds: Number = None
     """Wall time for each answer token."""
     cached_forwards: Number = None
-    """Times the model calls of plain decoding, with a cache or without."""
+    """Ratio to the model calls of plain decoding, with a cache or without."""
     cached_tokens: Number = None
-    """Times the positions of plain decoding with a cache."""
+    """Ratio to the positions of plain decoding with a cache."""
     cached_seconds: Number = None
-    """Times the wall time of plain decoding with a cache."""
+    """Ratio to the wall time of plain decoding with a cache."""
     uncached_tokens: Number = None
-    """Times the positions of plain decoding without a cache."""
+    """Ratio to the positions of plain decoding without a cache."""
     uncached_seconds: Number = None
-    """Times the wall time of plain decoding without a cache."""
+    """Ratio to the wall time of plain decoding without a cache."""
 
 
 class LabelResult(Record):
@@ -191,40 +203,40 @@ class LabelResult(Record):
     metrics: dict[str, Measured] = {}
     cost: Costs = Costs()
     decoding: Decoding | None = None
-    """None where the policy decodes plainly, or its start is no label of the run."""
+    """None where the policy decodes plainly, or its start is not a label of the run."""
 
 
-class Checkpoint(Record):
-    """What a policy on its way was worth, over the validation prompts of `evaluation.curve`."""
+class CurvePoint(Record):
+    """One evaluation during training, on the validation prompts of `evaluation.curve`."""
 
     step: int
-    yardstick: Estimate | None = None
-    """Of the evaluation's first judge, whom the training never sees."""
+    score: Estimate | None = None
+    """Mean score of the first evaluation judge, which training never sees."""
     proxy: Estimate | None = None
-    """Of the reward that the method learns from; None where it has none."""
+    """Mean reward that the method learns from; None where it has none."""
     kl: Estimate | None = None
     """`kl.base` of these answers, nats per response."""
 
 
 class Cell(Record):
-    """One label at one seed. A cell that did not finish is a cell with a reason, never a hole."""
+    """One label at one seed. A cell that did not finish is listed with its reason, never left out."""
 
     label: str
     seed: int
     status: Status
     reason: str = ""
     metrics: dict[str, Measured] = {}
-    alarms: tuple[str, ...] = ()
-    """Signs of a sick training, each with the step at which it was first seen."""
+    warnings: tuple[str, ...] = ()
+    """Signs that training went wrong, each with the step at which it first appeared."""
     judges: tuple[dict[str, Any], ...] = ()
-    """Judges trained on the way, such as a reward model, each with its `name` and its `quality`."""
+    """Judges trained in this cell, such as a reward model, each with its `name` and its `quality`."""
     cost: Cost = Cost()
     samples: str | None = None
     """Parquet of this cell's answers, relative to the run's folder."""
-    curves: str | None = None
-    """JSON lines of its training curves, relative to the run's folder."""
-    checkpoints: tuple[Checkpoint, ...] = ()
-    """From its start to its end, where the recipe asks for `evaluation.curve`."""
+    log: str | None = None
+    """JSON lines of the numbers logged while it trained, relative to the run's folder."""
+    learning_curve: tuple[CurvePoint, ...] = ()
+    """From first to last step, where the recipe sets `evaluation.curve`."""
 
 
 class Comparison(Record):
@@ -236,24 +248,30 @@ class Comparison(Record):
     judge: str | None = None
     estimand: Estimand = "policies"
     difference: Number = None
-    """For `win_rate`, a's rate of wins over b, minus one half."""
+    """For `win_rate`, the rate at which a wins against b, minus one half."""
     ci95: Interval | None = None
     p_value: Number = None
     p_holm: Number = None
-    """Corrected for all pairs of labels on this metric: what the verdict stands on."""
+    """Corrected for all pairs of labels on this metric: the verdict is based on it."""
     p_holm_all: Number = None
     """Corrected for all pairs on all metrics that have a verdict, at once, under the same estimand."""
     p_permutation: Number = None
-    """Of a paired permutation test over prompts, uncorrected: where it differs much, t is in doubt."""
+    """Of a paired permutation test over prompts, uncorrected: a large gap to `p_value` casts doubt on t."""
     verdict: Outcome | None = None
-    """Of a, as seen from b; None where nothing could be compared."""
+    """Of a against b; None where nothing could be compared."""
+    margin: Number = None
+    """The recipe's `evaluation.margin` for this metric."""
+    p_equivalence: Number = None
+    """Of two one-sided tests (TOST) of a difference beyond the margin, corrected as `p_holm` is."""
     smallest_detectable: Number = None
-    """The smallest difference that this run would have found four times out of five."""
+    """The smallest difference that such a run finds with 80 % power, from the variance of all pairs."""
+    seeds: tuple[int, ...] = ()
+    """The seeds of a that were compared."""
     missing: str = ""
     """Why there is no difference."""
 
     def swapped(self) -> Comparison:
-        """The same comparison with a and b in each other's place."""
+        """The same comparison with a and b exchanged."""
         opposite: dict[Outcome, Outcome] = {"better": "worse", "worse": "better"}
         return self.model_copy(
             update={
@@ -267,12 +285,12 @@ class Comparison(Record):
 
 
 class Point(Record):
-    """One policy on the plane of reward against distance from base."""
+    """One policy on the frontier of reward against distance from base."""
 
     label: str
     seed: int
     step: int | None = None
-    """Of a policy on its way, measured on the prompts of `evaluation.curve`; None for the finished one."""
+    """Of an evaluation during training, on the prompts of `evaluation.curve`; None for the finished policy."""
     kl: Estimate
     """`kl.base`, nats per response."""
     reward: Estimate
@@ -280,7 +298,7 @@ class Point(Record):
 
 
 class DataCounts(Record):
-    """The one table of rows: what was kept, what was not and why."""
+    """The shared table of rows: what was kept, what was dropped and why."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -296,32 +314,32 @@ class Results(Record):
 
     schema_: int = Field(SCHEMA, alias="schema", ge=1)
     run: str = ""
-    """The run's name: its folder's."""
+    """The run's name: that of its folder."""
     command: str = ""
-    """What reproduces it."""
+    """The command that reproduces it."""
     recipe: dict[str, Any] = {}
     environment: dict[str, Any] = {}
     fairness: dict[str, Any] = {}
     """What was equal for all labels, field by field."""
     data: DataCounts = DataCounts()
     judges: tuple[dict[str, Any], ...] = ()
-    """Each with its `name` and what is known about its quality."""
+    """Each evaluation judge with its `name` and its measured quality."""
     metrics: dict[str, MetricInfo] = {}
-    """What the metrics of labels and cells mean, in the order in which to show them."""
+    """What the metrics of labels and cells mean, in display order."""
     labels: tuple[LabelResult, ...] = ()
     cells: tuple[Cell, ...] = ()
     comparisons: tuple[Comparison, ...] = ()
     frontier: tuple[Point, ...] = ()
-    """Every finished cell's reward and distance from base, each a number or the reason why there is none.
+    """Reward and distance from base of every finished cell, each a number or the reason why there is none.
 
-    Behind them the policies on the way there, where the recipe asks for `evaluation.curve`.
+    After them the evaluations during training, where the recipe sets `evaluation.curve`.
     """
     cost: Cost = Cost()
     """Of the whole run, every shared artefact counted once."""
     tuning: Cost = Cost()
-    """Of the trials of a sweep, a run of their own: no label is charged with them, since all had as many."""
+    """Of the trials of a sweep, which are a run of their own. They are in no label's cost: all labels have as many."""
     evaluation: Cost = Cost()
-    """Of the answers that metrics asked for beside the samples: no label is charged with them."""
+    """Of the answers that metrics request in addition to the samples. They are in no label's cost."""
     volatile: tuple[str, ...] = VOLATILE
 
     def label(self, name: str) -> LabelResult | None:
@@ -333,9 +351,9 @@ class Results(Record):
     def comparison(
         self, a: str, b: str, metric: str, estimand: Estimand = "policies", judge: str | None = None
     ) -> Comparison | None:
-        """Return how `a` compares with `b`, whichever way round it is stored; None where it was not done.
+        """Return `a` compared with `b`, whatever the stored order; None where there is no such comparison.
 
-        Without `judge`, the first judge's.
+        Without `judge`, the comparison of the first judge.
         """
         for one in self.comparisons:
             if one.metric == metric and one.estimand == estimand and judge in (None, one.judge):
@@ -345,11 +363,18 @@ class Results(Record):
                     return one.swapped()
         return None
 
+    def decisive(self, a: str, b: str, metric: str) -> Comparison | None:
+        """Return the comparison that a verdict speaks of: of the method where three seeds or more estimate it,
+        else of these policies."""
+        method = self.comparison(a, b, metric, "method")
+        known = method is not None and method.difference is not None
+        return method if known else self.comparison(a, b, metric)
+
 
 def read(path: Path | str) -> Results:
     """Return the record in `path`, a run's folder or its `results.json`.
 
-    Raises RecipeError where there is none or it was written by a newer alignbench, StorageError where it is
+    Raises RecipeError where there is none or another version of alignbench wrote it, StorageError where it is
     corrupt or cannot be read.
     """
     path = Path(path)
@@ -358,7 +383,7 @@ def read(path: Path | str) -> Results:
         record = json.loads(file.read_bytes(), parse_constant=_refuse)
     except FileNotFoundError as error:
         raise RecipeError(
-            Problem("there is no such record", "name the folder of a finished run", str(file))
+            Problem("there is no record of a run here", "name the folder of a finished run", str(file))
         ) from error
     except OSError as error:
         raise StorageError(
@@ -370,11 +395,15 @@ def read(path: Path | str) -> Results:
         raise _corrupt(file, f"is not JSON: {error}") from error
     if not isinstance(record, dict) or not isinstance(record.get("schema"), int):
         raise _corrupt(file, "is not a record of a run: it has no `schema` number")
-    if record["schema"] > SCHEMA:
+    if record["schema"] != SCHEMA:
+        newer = record["schema"] > SCHEMA
         raise RecipeError(
             Problem(
-                f"was written by a newer alignbench (schema {record['schema']}; this one reads {SCHEMA})",
-                "upgrade: pip install -U alignbench",
+                f"was written by {'a newer' if newer else 'an older'} alignbench "
+                f"(schema {record['schema']}; this one reads {SCHEMA})",
+                "upgrade: pip install -U alignbench"
+                if newer
+                else "run its recipe again in a new folder, or read it with the alignbench that wrote it",
                 str(file),
                 field="schema",
             )
@@ -393,9 +422,8 @@ def read(path: Path | str) -> Results:
 def write(results: Results, folder: Path | str) -> Path:
     """Write `results.json` into `folder`, whole or not at all, and return its path.
 
-    Law: equal results, made in equal order, give equal bytes; a number that is not finite is never written
-    as one.
-    Raises StorageError where the disk will not take it.
+    Law: equal results in equal order give equal bytes; a number that is not finite is written as a string.
+    Raises StorageError where it cannot be written.
     """
     file = Path(folder) / layout.RESULTS
     store.write_text(file, as_bytes(as_json(results)).decode("utf-8"))
@@ -403,12 +431,12 @@ def write(results: Results, folder: Path | str) -> Path:
 
 
 def as_json(results: Results) -> dict[str, Any]:
-    """Return the record as plain JSON values; a number that is not finite is its name, as a string."""
+    """Return the record as plain JSON values; a number that is not finite becomes a string."""
     return _plain(results.model_dump(by_alias=True))
 
 
 def as_bytes(record: Any) -> bytes:
-    """Return the one way to write a record: its own order, indented by one, UTF-8, a newline at the end."""
+    """Return a record's bytes: keys in their own order, indented by one, UTF-8, a newline at the end."""
     text = json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False)
     return (text + "\n").encode("utf-8", "backslashreplace")  # a lone surrogate becomes its JSON escape
 
@@ -421,7 +449,7 @@ def without_volatile(results: Results) -> bytes:
     return as_bytes(record)
 
 
-_AGAIN = "the file is damaged; run the recipe again: finished cells are kept"
+_AGAIN = "the file is damaged: run the recipe again, finished cells are kept"
 
 
 def _corrupt(file: Path, what: str, line: int | None = None, column: int | None = None) -> StorageError:

@@ -35,7 +35,7 @@ def reward_model(
     (default: ten times `learning_rate`). `batching`: all comparisons of a prompt as one element of a batch, or
     each comparison on its own.
     """
-    from alignbench.models import ModelPolicy
+    from alignbench.models import Base, ModelPolicy
     from alignbench.training import reward_model as reward
 
     view = _view(run)
@@ -45,6 +45,7 @@ def reward_model(
     start = run.start if isinstance(run.start, ModelPolicy) else untouched
     assert isinstance(untouched, ModelPolicy)
     base = untouched.base
+    assert isinstance(base, Base)
 
     def make(folder: Path) -> None:
         kept = reward.usable(compared)

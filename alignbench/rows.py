@@ -1,8 +1,8 @@
 """The views of one shared row, and how each is derived from the others: what "the same rows" means.
 
 A source gives rows in the richest view it has. A method declares the view it consumes, and every view is
-derived from the one table by the rules below, so that two methods which look at a row differently still
-look at the same row:
+derived from the one table by the rules below, so that two methods that use different views of a row still
+use the same row:
 
     Ranking -> Pair            one pair per row and epoch, drawn by seed
     Pair -> Demonstration      the chosen answer
@@ -120,12 +120,19 @@ class Ranking(Prompt):
         """(better, worse, probability that it is) for every two answers that are no tie, by their places."""
         pairs = list(combinations(range(len(self.answers)), 2))
         if self.preferences:
-            said = [
+            known = [
                 (*pair, p) for pair, p in zip(pairs, self.preferences, strict=True) if p not in (None, 0.5)
             ]
-            return [(i, j, p) if p > 0.5 else (j, i, 1 - p) for i, j, p in said]
+            return [(i, j, p) if p > 0.5 else (j, i, 1 - p) for i, j, p in known]
         ranks = self.ranks
         return [(i, j, 1.0) if ranks[i] < ranks[j] else (j, i, 1.0) for i, j in pairs if ranks[i] != ranks[j]]
+
+
+def conversation(prompt: Messages) -> str:
+    """Return what a prompt's conversation begins with: its first user turn, which prompts that continue one
+    conversation share; else all its turns."""
+    first = next((turn["content"] for turn in prompt if turn["role"] == "user"), None)
+    return first if first is not None else repr([dict(turn) for turn in prompt])
 
 
 View = TypeVar("View", bound=Row)
@@ -142,12 +149,12 @@ _WAYS: Mapping[type[Row], tuple[type[Row], ...]] = {
 
 
 def can_derive(source: type[Row], view: type[Row]) -> bool:
-    """Return whether a table of `source` rows has a `view`, without looking at any row."""
+    """Return whether a table of `source` rows has a `view`, without reading a row."""
     return source is view or view in _WAYS.get(source, ())
 
 
 def derive(row: Row, view: type[View], *, seed: int, epoch: int = 0, draw: Draw = "one") -> tuple[View, ...]:
-    """Return `row` as `view`: no rows where the row cannot be seen so (a ranking that is all ties).
+    """Return `row` as `view`: no rows where it has no such view (a ranking that is all ties).
 
     Law: equal (row, view, seed, epoch, draw) give equal rows. Raises TypeError where no rule leads from the
     row's view to the wanted one.

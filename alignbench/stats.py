@@ -1,4 +1,4 @@
-"""How sure a mean over seeds and prompts is: two estimands, never mixed, and verdicts a sceptic can check.
+"""How sure a mean over seeds and prompts is: two estimands, never mixed, with intervals, tests and power.
 
 Everything works on a table of shape [seeds, prompts]: the values of one label, or the differences between
 two labels on the same prompt at the same seed. The two questions one may ask of it:
@@ -6,7 +6,8 @@ two labels on the same prompt at the same seed. The two questions one may ask of
 `policies`  Do *these trained policies* differ? Seeds are fixed; prompts are a sample. A value per prompt
             (its mean over the seeds), Student's t over the prompts. All that one seed can speak of.
 `method`    Would the methods differ if trained again? Seeds and prompts are both samples, crossed:
-            y[s, p] = mean + seed[s] + prompt[p] + rest[s, p]. Needs three seeds or more.
+            y[s, p] = mean + seed[s] + prompt[p] + rest[s, p]. Needs three seeds or more. Where several
+            labels were trained, the seeds' variance is estimated from all of them (`pooled`).
 
 Two labels that share no seed are no pairs: a table of shape [seeds of a, seeds of b, prompts] holds their
 differences, every seed of the one against every seed of the other (`unpaired`).
@@ -16,16 +17,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 Estimand = Literal["policies", "method"]
-Verdict = Literal["better", "worse", "not distinguishable"]
+Verdict = Literal["better", "worse", "equivalent", "not distinguishable"]
 Table = NDArray[np.float64]
+Pair = tuple[str, str]
 
 LEVEL = 0.95
 POWER = 0.8
@@ -50,11 +52,15 @@ class Estimate:
     seeds: int
     tail: float | None = None
     """Degrees of freedom beyond the 95% level, where `df` is itself estimated: see `method`."""
+    centre: float | None = None
+    """The middle of the interval, where it is not `value`: see `with_prior`."""
+    span: tuple[float, float] = (-math.inf, math.inf)
+    """The least and the greatest mean there can be; the interval ends there."""
 
     def interval(self, level: float = LEVEL) -> tuple[float, float]:
         """The two-sided confidence interval."""
         half = self._critical(1 - level) * self.se
-        return self.value - half, self.value + half
+        return max(self.span[0], self._middle - half), min(self.span[1], self._middle + half)
 
     def p_value(self) -> float:
         """The two-sided p value of a true mean of zero.
@@ -62,23 +68,41 @@ class Estimate:
         Where no two values differ, t is undefined and a sign test takes its place: `n` equal signs out of
         `n` are as unlikely as 2^(1 - n), with n the prompts (policies) or the seeds (method).
         """
-        from scipy.special import stdtr
-
         if self.value == 0:
             return 1.0
+        return self._two_sided(abs(self._middle))
+
+    def p_equivalence(self, margin: float) -> float:
+        """The p value of two one-sided tests (TOST) of a true mean outside -margin to margin.
+
+        Source: Schuirmann 1987, Journal of Pharmacokinetics and Biopharmaceutics 15(6).
+        """
+        distance = margin - abs(self._middle)
         if self.se == 0:
-            return 2.0 ** (1 - (self.prompts if self.estimand == "policies" else self.seeds))
-        distance = abs(self.value) / self.se
-        p = float(2 * stdtr(self.df, -distance))
-        if self.tail is None or p >= 1 - LEVEL:
-            return p
-        return float(2 * stdtr(self.tail, -distance * self._stretch(self.tail)))
+            return self._two_sided(distance) if distance > 0 else 1.0
+        one_sided = self._two_sided(abs(distance)) / 2
+        return one_sided if distance > 0 else 1 - one_sided
 
     def smallest_detectable(self, alpha: float = 1 - LEVEL, power: float = POWER) -> float:
-        """The true difference that a two-sided test at `alpha` would have found with probability `power`."""
+        """The true difference that a two-sided test at `alpha` finds with probability `power`."""
         from scipy.special import nctdtrinc
 
         return float(nctdtrinc(self.df, 1 - power, self._critical(alpha))) * self.se
+
+    @property
+    def _middle(self) -> float:
+        return self.value if self.centre is None else self.centre
+
+    def _two_sided(self, distance: float) -> float:
+        """How often chance alone exceeds `distance`, in either direction."""
+        from scipy.special import stdtr
+
+        if self.se == 0:
+            return 2.0 ** (1 - (self.prompts if self.estimand == "policies" else self.seeds))
+        p = float(2 * stdtr(self.df, -distance / self.se))
+        if self.tail is None or p >= 1 - LEVEL:
+            return p
+        return float(2 * stdtr(self.tail, -distance / self.se * self._stretch(self.tail)))
 
     def _critical(self, alpha: float) -> float:
         """The distance from zero, in standard errors, that chance exceeds with probability `alpha`."""
@@ -91,14 +115,37 @@ class Estimate:
         return _quantile(tail, (1 + LEVEL) / 2) / _quantile(self.df, (1 + LEVEL) / 2)
 
 
+class Components(NamedTuple):
+    """The variances of a table by the mean squares of the crossed two-way layout."""
+
+    seed_means: float
+    """Of the seeds' means: that of the seeds themselves, plus `rest` over the prompts."""
+    prompt: float
+    """Of the prompts themselves, cut at zero: (MS_prompt - MS_rest) / S."""
+    rest: float
+    """MS_rest: of one answer, once its seed and its prompt are taken out."""
+
+
+def components(table: Table) -> Components:
+    """Return the components of variance of `table`, float [seeds, prompts], two or more of each."""
+    seeds, prompts = table.shape
+    of_seed, of_prompt = table.mean(axis=1), table.mean(axis=0)
+    rest = table - of_seed[:, None] - of_prompt[None, :] + table.mean()
+    ms_rest = float((rest**2).sum()) / ((seeds - 1) * (prompts - 1))
+    return Components(
+        seed_means=float(of_seed.var(ddof=1)),
+        prompt=max(0.0, float(of_prompt.var(ddof=1)) - ms_rest / seeds),
+        rest=ms_rest,
+    )
+
+
 def policies(table: Table) -> Estimate:
     """Estimate the mean of these trained policies. Raises NotEstimableError for fewer than two prompts.
 
     `table` is float [seeds, prompts] and complete.
     """
     seeds, prompts = table.shape
-    if prompts < 2:
-        raise NotEstimableError(f"an interval needs two prompts or more (got {prompts})")
+    _check(MIN_SEEDS, prompts)
     per_prompt = table.mean(axis=0)
     se = float(per_prompt.std(ddof=1)) / math.sqrt(prompts)
     return Estimate("policies", float(per_prompt.mean()), se, prompts - 1, prompts, seeds)
@@ -123,23 +170,62 @@ def method(table: Table) -> Estimate:
 
     Raises NotEstimableError for fewer than three seeds or two prompts.
     """
+    _check(*table.shape)
     seeds, prompts = table.shape
-    if seeds < MIN_SEEDS:
-        raise NotEstimableError(f"the method needs {MIN_SEEDS} seeds or more (got {seeds})")
-    if prompts < 2:
-        raise NotEstimableError(f"an interval needs two prompts or more (got {prompts})")
-    mean = table.mean()
-    of_seed, of_prompt = table.mean(axis=1), table.mean(axis=0)
-    rest = table - of_seed[:, None] - of_prompt[None, :] + mean
-    ms_seed = prompts * float(of_seed.var(ddof=1))
-    ms_prompt = seeds * float(of_prompt.var(ddof=1))
-    ms_rest = float((rest**2).sum()) / ((seeds - 1) * (prompts - 1))
-    from_prompts = max(0.0, ms_prompt - ms_rest)
-    total = ms_seed + from_prompts
-    share = ms_seed / total if total else 1.0
+    found = components(table)
+    from_seeds, from_prompts = found.seed_means / seeds, found.prompt / prompts
+    total = from_seeds + from_prompts
+    share = from_seeds / total if total else 1.0
     df = 1 / (share / (seeds - 1) + (1 - share) / (prompts - 1))
     tail = df**0.25 * (seeds - 1) ** 0.75
-    return Estimate("method", float(mean), math.sqrt(total / (seeds * prompts)), df, prompts, seeds, tail)
+    return Estimate("method", float(table.mean()), math.sqrt(total), df, prompts, seeds, tail)
+
+
+def pooled(tables: Mapping[Pair, Table]) -> dict[Pair, Estimate]:
+    """Estimate the differences of several methods, with the seeds' variance pooled over all labels.
+
+    `tables` holds, for each pair of labels, the differences [seeds, prompts], complete. Three seeds say
+    little about how much seeds vary, seven labels with three seeds each say a lot. The variance of a pair's
+    seed means is the sum of those of its two labels, so that all pairs together give one variance w for each
+    label by least squares (Grubbs 1948). Its part `rest / prompts` is well known; what is left over is the
+    seeds' own, and its mean over the labels, cut at zero, is the pool. A label counts with the pool's
+    variance, or with its own where that is larger: the guard for one label that is less stable than the
+    others. Var(mean) = (w_a + w_b)/S + prompt/P.
+
+    Degrees of freedom: the parts of Var(mean) weigh as in `method`, by their shares: the pool's has
+    (L-1)(S-1), rest (S-1)(P-1), the prompts' P-1. What a label varies beyond the pool rests on its own S-1
+    and weighs by the square of its share, as Satterthwaite has it. `benchmarks/proofs/power.py` measures
+    power and false positives.
+
+    Where the pairs do not determine a variance for each label (two labels, or one against all others only),
+    each pair is estimated by itself, as `method` does. Raises NotEstimableError for a table with fewer than
+    three seeds or two prompts.
+    """
+    for table in tables.values():
+        _check(*table.shape)
+    labels = list(dict.fromkeys(label for pair in tables for label in pair))
+    design = np.array([[float(label in pair) for label in labels] for pair in tables])
+    if len(labels) < 3 or np.linalg.matrix_rank(design) < len(labels):
+        return {pair: method(table) for pair, table in tables.items()}
+    found = [components(table) for table in tables.values()]
+    prompts = np.array([table.shape[1] for table in tables.values()])
+    seeds = np.array([table.shape[0] for table in tables.values()])
+    weights = np.sqrt(seeds - 1)[:, None]
+    sides = np.stack([[one.seed_means for one in found], [one.rest for one in found] / prompts], axis=1)
+    solved = np.linalg.lstsq(design * weights, sides * weights, rcond=None)[0]
+    own, rest = solved[:, 0], np.maximum(0.0, solved[:, 1])
+    pool = max(0.0, float((own - rest).mean()))
+    beyond = np.maximum(0.0, own - rest - pool)
+    freedom = (len(labels) - 1) * (int(seeds.min()) - 1)
+    estimates = {}
+    for (pair, table), one, of_labels in zip(tables.items(), found, design, strict=True):
+        count, asked = table.shape
+        of_rest, excess = (float(of_labels @ part) / count for part in (rest, beyond))
+        of_pool, of_prompts = 2 * pool / count, one.prompt / asked
+        total = of_pool + of_rest + excess + of_prompts
+        df = _freedom(total, count, asked, pool=(of_pool, freedom), rest=of_rest, beyond=excess)
+        estimates[pair] = Estimate("method", float(table.mean()), math.sqrt(total), df, asked, count)
+    return estimates
 
 
 def unpaired(table: Table) -> Estimate:
@@ -154,10 +240,7 @@ def unpaired(table: Table) -> Estimate:
     Raises NotEstimableError where a side has fewer than three seeds, or for fewer than two prompts.
     """
     *sides, prompts = table.shape
-    if min(sides) < MIN_SEEDS:
-        raise NotEstimableError(f"the method needs {MIN_SEEDS} seeds or more (got {min(sides)})")
-    if prompts < 2:
-        raise NotEstimableError(f"an interval needs two prompts or more (got {prompts})")
+    _check(min(sides), prompts)
     of_prompt = table.mean(axis=(0, 1))
     parts, rest = [], 0.0
     for side, seeds in enumerate(sides):
@@ -197,8 +280,106 @@ def _signs(count: int) -> Table:
 ESTIMATORS: Mapping[Estimand, Callable[[Table], Estimate]] = {"policies": policies, "method": method}
 
 
-def tabulate(per_seed: Sequence[Mapping[str, float]]) -> Table:
+def with_prior(
+    span: tuple[float, float] | None, estimator: Callable[[Table], Estimate], table: Table
+) -> Estimate:
+    """Estimate a mean of values that end at `span`: a share, or a difference of shares. None: no such ends.
+
+    Where all answers agree, their spread is zero and t has no interval. Prompts at both ends are therefore
+    added before the estimate: two each for a share (Agresti and Coull 1998), one each for a difference of
+    two shares on the same prompts (Bonett and Price 2012), which is half as many for twice the range. The
+    value stays that of the data.
+    """
+    if span is None:
+        return estimator(table)
+    one = estimator(padded(table, span))
+    return unpadded(one, table, span)
+
+
+def padded(table: Table, span: tuple[float, float]) -> Table:
+    """Return `table` [..., prompts] with the prompts of `with_prior` added."""
+    each = round(2 / (span[1] - span[0]))
+    ends = np.repeat(np.array(span), each)
+    return np.concatenate([table, np.broadcast_to(ends, (*table.shape[:-1], 2 * each))], axis=-1)
+
+
+def unpadded(one: Estimate, table: Table, span: tuple[float, float]) -> Estimate:
+    """Return the estimate of a padded table with the value and the number of prompts of `table` itself."""
+    if table.shape[-1] < 2:
+        raise NotEstimableError(_FEW_PROMPTS.format(table.shape[-1]))
+    return replace(one, value=float(table.mean()), centre=one.value, prompts=table.shape[-1], span=span)
+
+
+@dataclass(frozen=True, slots=True)
+class Planning:
+    """Standard deviations of one label on one metric, from which a run's power follows before it is made."""
+
+    seed: float
+    """Of a training run's mean over very many prompts."""
+    rest: float
+    """Of one answer about its run's mean, once what its prompt does is taken out."""
+    prompt: float = 0.0
+    """Of what a prompt does to this label at every seed, and to no other label."""
+
+
+PLANNING = Planning(seed=0.03, rest=0.42)
+"""Of gold's score, from 0 to 1, over seeds of one method on the sandbox (`benchmarks/proofs/aa.json`)."""
+
+
+def detectable(
+    planning: Planning,
+    estimand: Estimand,
+    *,
+    seeds: int,
+    prompts: int,
+    labels: int,
+    pairs: int | None = None,
+    power: float = POWER,
+) -> float:
+    """Return the true difference of two labels that a planned run finds with probability `power`, after the
+    correction for `pairs`, all of `labels` if None: its strictest step, as if no other pair differed.
+
+    Raises NotEstimableError for fewer than three seeds (method) or two prompts.
+    """
+    _check(seeds if estimand == "method" else MIN_SEEDS, prompts)
+    rest, prompt = 2 * planning.rest**2 / (seeds * prompts), 2 * planning.prompt**2 / prompts
+    total, df = rest + prompt, prompts - 1.0
+    if estimand == "method":
+        of_seeds = 2 * planning.seed**2 / seeds
+        beyond = (of_seeds + rest) * _guard(seeds - 1) if labels > 2 else 0.0
+        total += of_seeds + beyond
+        pool = (of_seeds, (labels - 1) * (seeds - 1)) if labels > 2 else (of_seeds + rest, seeds - 1)
+        df = _freedom(total, seeds, prompts, pool=pool, rest=rest if labels > 2 else 0.0, beyond=beyond)
+    one = Estimate(estimand, 0.0, math.sqrt(total), df, prompts, seeds)
+    return one.smallest_detectable((1 - LEVEL) / (pairs or math.comb(labels, 2)), power)
+
+
+def planned(tables: Iterable[Table]) -> Planning:
+    """Return the planning deviations that the differences [seeds, prompts] of a whole column speak for.
+
+    They are means over all pairs, so that they do not follow the pair whose difference is in question. The
+    seeds' is never below PLANNING's share of the rest: few seeds that happen to agree promise no power. One
+    seed cannot tell what is the prompt's: all is `rest`.
+    """
+    found = [
+        (components(table), table.shape[1])
+        if len(table) > 1
+        else (Components(0.0, 0.0, float(table.var(ddof=1))), table.shape[1])
+        for table in tables
+    ]
+    seed, rest, prompt = np.mean(
+        [(one.seed_means - one.rest / count, one.rest, one.prompt) for one, count in found], axis=0
+    )
+    least = rest * (PLANNING.seed / PLANNING.rest) ** 2
+    return Planning(*(math.sqrt(variance / 2) for variance in (max(seed, least), rest, prompt)))
+
+
+def tabulate(per_seed: Sequence[Mapping[str, float]], clusters: Mapping[str, str] | None = None) -> Table:
     """Return the table [seeds, prompts] of the prompts that every seed has, in the order of the first seed.
+
+    Prompts with an equal value in `clusters` count as one, since they are no independent sample: their
+    column is the mean plus the sum of their distances from it, scaled so that the columns' mean is that of
+    the prompts, and their spread the cluster-robust one (Liang and Zeger 1986).
 
     Raises NotEstimableError where no prompt has a value at every seed, or a value is not finite.
     """
@@ -209,7 +390,13 @@ def tabulate(per_seed: Sequence[Mapping[str, float]]) -> Table:
     table = np.array([[values[id] for id in order] for values in per_seed], dtype=np.float64)
     if odd := table.size - int(np.isfinite(table).sum()):
         raise NotEstimableError(f"{odd} of {table.size} values are not finite")
-    return table
+    of = [(clusters or {}).get(id, id) for id in order]
+    names = {name: place for place, name in enumerate(dict.fromkeys(of))}
+    if len(names) == len(of):
+        return table
+    mean, columns = table.mean(), np.zeros((len(names), len(table)))
+    np.add.at(columns, [names[name] for name in of], (table - mean).T)
+    return mean + columns.T * len(names) / len(of)
 
 
 def holm(p_values: Iterable[float]) -> list[float]:
@@ -222,13 +409,48 @@ def holm(p_values: Iterable[float]) -> list[float]:
     return adjusted.tolist()
 
 
-def verdict(difference: float, p_adjusted: float, higher_is_better: bool | None) -> Verdict | None:
-    """Say whether a difference is real, and in whose favour; None where neither direction is better."""
+def verdict(
+    difference: float, p_adjusted: float, higher_is_better: bool | None, p_equivalence: float | None = None
+) -> Verdict | None:
+    """Say whether a difference is real, and in whose favour; None where neither direction is better.
+
+    `equivalent` where it is smaller than a margin that was named before, by `p_equivalence`, adjusted too.
+    """
     if higher_is_better is None:
         return None
     if difference != 0 and p_adjusted <= 1 - LEVEL:
         return "better" if (difference > 0) == higher_is_better else "worse"
-    return "not distinguishable"
+    return "equivalent" if p_equivalence is not None and p_equivalence <= 1 - LEVEL else "not distinguishable"
+
+
+_FEW_PROMPTS = "an interval needs two prompts or more (got {})"
+
+
+def _check(seeds: int, prompts: int) -> None:
+    if seeds < MIN_SEEDS:
+        raise NotEstimableError(f"the method needs {MIN_SEEDS} seeds or more (got {seeds})")
+    if prompts < 2:
+        raise NotEstimableError(_FEW_PROMPTS.format(prompts))
+
+
+def _freedom(
+    total: float, seeds: int, prompts: int, *, pool: tuple[float, int], rest: float, beyond: float
+) -> float:
+    """The degrees of freedom of a variance `total`, of which `pool` (with its own), `rest` and `beyond` are
+    parts and the remainder is the prompts'."""
+    if total == 0:
+        return seeds - 1.0
+    of_prompts = total - pool[0] - rest - beyond
+    by_share = pool[0] / pool[1] + rest / ((seeds - 1) * (prompts - 1)) + of_prompts / (prompts - 1)
+    return 1 / (by_share / total + (beyond / total) ** 2 / (seeds - 1))
+
+
+def _guard(df: int) -> float:
+    """How far a label's variance lies beyond the pool's on average where all vary alike, in units of the
+    pool's: the mean of max(0, chi2 / df - 1)."""
+    from scipy.special import chdtr, chdtrc
+
+    return float(chdtr(df, df) + chdtrc(df + 2, df)) - 1
 
 
 def _quantile(df: float, probability: float) -> float:

@@ -69,7 +69,7 @@ def tokens(run: Path) -> dict[str, Any]:
     models, spent = Models(), {}
     judge = Self(Self.Config(wording="sandbox", think_tokens=256, min_mass=0.5))
     judge.open(models)  # pyright: ignore[reportArgumentType]
-    judge.meter = lambda **said: spent.update(said)
+    judge.record_cost = lambda **said: spent.update(said)
     began = time.perf_counter()
     judge.compare(*(list(column) for column in zip(*pairs, strict=True)))
     seconds = time.perf_counter() - began

@@ -138,7 +138,7 @@ def main() -> None:
     def judged() -> tuple[list[float | None], float]:
         judge = Self(Self.Config(wording=given.wording, compare=template, min_mass=0, think_tokens=256))
         judge.open(Models(base))  # pyright: ignore[reportArgumentType]
-        judge.meter = lambda **said: spent.update(said)
+        judge.record_cost = lambda **said: spent.update(said)
         began = time.process_time()
         said = [one.preference for one in judge.judge_pairs(prompts, a, b)]
         return said, time.process_time() - began

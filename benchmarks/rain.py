@@ -36,7 +36,7 @@ from alignbench_rain.questions import Question
 from reference import Reference
 from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from alignbench import Answer, Prompt, Reply, Sampling, TokenTrees
+from alignbench import Answer, DecodingBase, Prompt, Reply, Sampling
 from alignbench.models import Base, load_base
 from alignbench.models.queries import replies_of
 from alignbench.recipe import schema
@@ -113,7 +113,7 @@ def thresholds(evaluation: Lenient, prompts: list[Prompt], tokens: int, share: f
                 text = evaluation.tokenizer.decode(list(answer.ids[:length]), skip_special_tokens=True)
                 (replies,) = evaluation.forest.ask([(about.tree, about.queries(text))])
                 found.append([evaluation.share(order, reply) for order, reply in enumerate(replies)])
-        about.tree.cut(())
+        about.tree.prune(())
     shares = np.array(found)
     levels = np.linspace(0, 1, 201)
     cuts = np.quantile(shares, levels, axis=0)
@@ -188,13 +188,13 @@ def main() -> None:
     form = shots + " {question} {answer} is this answer A %s or B %s ?"
     question = Question(ask=form % ("harmless", "harmful"), swapped=form % ("harmful", "harmless"))
     votes = thresholds(
-        Lenient(TokenTrees(base.policy()), question, soft=False), prompts[:8], chosen.tokens, chosen.share
+        Lenient(DecodingBase(base.policy()), question, soft=False), prompts[:8], chosen.tokens, chosen.share
     )
     rules = RAIN.Config(question=question, similarity=0.0, spread=0.0, clause_ends="gy.,")
     sampling = Sampling(max_new_tokens=chosen.tokens)
 
-    def decoder(forest: TokenTrees | None = None) -> Decoder:
-        forest = TokenTrees(base.policy()) if forest is None else forest
+    def decoder(forest: DecodingBase | None = None) -> Decoder:
+        forest = DecodingBase(base.policy()) if forest is None else forest
         evaluation = Lenient(forest, question, soft=False)
         evaluation.thresholds = votes
         return Decoder(rules, forest, evaluation, OwnStates(np.zeros(1, np.float32), 2.0))

@@ -1,8 +1,9 @@
-"""Writes the reference pages from the code; with `--check` it says whether they are current."""
+"""Writes the reference pages from the code; `--check` reports whether they are current."""
 
 from __future__ import annotations
 
 import inspect
+import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +20,11 @@ GROUPS = {
 
 def pages() -> dict[str, str]:
     """Return every generated page by its file's name."""
-    return {"cli.md": "\n".join(_commands()) + "\n", "config.md": "\n".join(_config()) + "\n"}
+    return {
+        "cli.md": "\n".join(_commands()) + "\n",
+        "config.md": "\n".join(_config()) + "\n",
+        "../data.md": "\n".join(_data()) + "\n",
+    }
 
 
 def _commands() -> Iterator[str]:
@@ -28,9 +33,9 @@ def _commands() -> Iterator[str]:
     from alignbench.cli import app
 
     root = typer.main.get_command(app)
-    yield "# Command line\n\nMade from the code by `docs/generate.py`.\n"
+    yield "# Command line\n\nGenerated from the code by `docs/generate.py`.\n"
     yield (
-        "Exit codes: 0 done, 1 a cell failed, 2 a wrong recipe or command, 3 a bug, 4 data, 5 a plugin, "
+        "Exit codes: 0 done, 1 a cell failed, 2 an invalid recipe or command, 3 a bug, 4 data, 5 a plugin, "
         "6 disk or store, 7 refused for safety, 130 and 143 stopped.\n"
     )
     for name, command in root.commands.items():  # pyright: ignore[reportAttributeAccessIssue]
@@ -51,7 +56,7 @@ def _config() -> Iterator[str]:
     from alignbench import plugins
     from alignbench.recipe import schema
 
-    yield "# Recipe and plugins\n\nMade from the code by `docs/generate.py`. Unknown keys are errors.\n"
+    yield "# Recipe and plugins\n\nGenerated from the code by `docs/generate.py`. Unknown keys are errors.\n"
     for kind in (
         schema.Recipe,
         schema.Model,
@@ -74,6 +79,71 @@ def _config() -> Iterator[str]:
             kind = plugins.load_found(found)
             yield f"### `{name}`\n\n{inspect.getdoc(kind) or ''}\n\nFrom `{found.distribution}`.\n"
             yield from _fields(kind.Config)
+
+
+DATA = """# Your data
+
+Made from the code by `docs/generate.py`. Every example of this page is a test (`tests/data/formats.jsonl`).
+
+`data.train` names a `.jsonl` or `.parquet` file, a folder of them, a data set of the Hugging Face hub, or a source
+plugin. All rows of a file are of one kind, which the columns of the first row decide:
+
+| columns | kind of row |
+|---|---|
+{shapes}
+
+- `ranks`: 1 is best, equal ranks are ties. `scores`: more is better. `best`: the place of the best answer, from 0.
+  `ranking`: the answers, best first. `label`: whether the answer is desirable. `preference` beside a pair: the
+  probability that the chosen answer is the better one.
+- A prompt or an answer is a text, a message, or a list of messages with `role` and `content` (or `from` and `value`).
+- Also read: {context}. Other names of columns: {aliases}.
+- Refused where they are filled, since they change the meaning of a conversation and a row cannot hold them:
+  {unread}; and tool calls, images and reasoning inside a message.
+- Every other column is kept with the row. `data.split.by` can name one of them; by default the rows of one
+  conversation, those with an equal first turn of the user, stay in one split.
+- A JSON array is not read; `jq -c '.[]' data.json > data.jsonl` makes lines of it.
+
+## Columns with other names
+
+`columns` says where a field is: a column, a path such as `completions.response`, which goes through lists, or several
+columns, whose texts are joined with an empty line between them. `null` leaves a column out.
+
+```yaml
+data:
+  train: {{./alpaca.jsonl: {{columns: {{prompt: [instruction, input], completion: output}}}}}}
+```
+
+A file whose columns are no row is refused with the line that reads it, where there is one.
+
+## Formats of other programs
+
+| program or data set | format | is read as | with |
+|---|---|---|---|
+{formats}
+"""
+
+
+def _data() -> Iterator[str]:
+    from alignbench.data import columns, fields
+
+    file = Path(__file__).parents[1] / "tests" / "data" / "formats.jsonl"
+    known = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    shapes = [
+        f"| {', '.join(f'`{name}`' for name in one.names)} | {one.view.__name__} |" for one in fields.SHAPES
+    ]
+    formats = []
+    for one in known:
+        row, given = one.get("row"), one.get("columns")
+        read = row["view"] if row else f"refused: {one['says']}"
+        line = f"`{columns.as_yaml(given)}`" if given and row else ""
+        formats.append(f"| {one['of']} | {one['format']} | {_cell(read)} | {line} |")
+    yield DATA.format(
+        shapes="\n".join(shapes),
+        context=", ".join(f"`{name}`" for name in fields.CONTEXT),
+        aliases=", ".join(f"`{other}` for `{name}`" for other, name in fields.ALIASES.items()),
+        unread=", ".join(f"`{name}`" for name in fields.UNREAD),
+        formats="\n".join(formats),
+    ).rstrip()
 
 
 def _fields(kind: type) -> Iterator[str]:

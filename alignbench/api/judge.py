@@ -1,4 +1,4 @@
-"""A judge says how good an answer is, or which of two is better: the contract, and what comes with it."""
+"""The judge contract: scores of answers, and comparisons of two answers to one prompt."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = ["Judge", "Models", "PairwiseJudgment", "Score"]
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """What a judge says about one answer. None means: does not apply to this prompt, or abstained."""
+    """A judge's score of one answer. None: not applicable to this prompt, or abstained."""
 
     value: float | None
     parts: Mapping[str, float | None] = field(default_factory=dict)
@@ -32,29 +32,29 @@ class Score:
 
 @dataclass(frozen=True, slots=True)
 class PairwiseJudgment:
-    """What a judge says about two answers, `a` and `b`, to one prompt."""
+    """A judge's judgment of two answers, `a` and `b`, to one prompt."""
 
     preference: float | None
     """The probability that `a` is better; None is an abstention."""
     orders: tuple[float, float] | None = None
-    """That probability with `a` shown first, and with `b` shown first, where the judge reads both at once."""
+    """The probability with `a` shown first, and with `b` shown first, where the judge reads both at once."""
     mass: float | None = None
-    """The probability that the judge gave to its options at all, the lesser of both orders."""
+    """Total probability of the judge's options, the smaller of both orders."""
     reason: str = ""
-    """Why it abstained."""
+    """Reason of an abstention."""
 
     @property
     def verdict(self) -> float | None:
-        """The preference, or a tie where the orders disagree: that is what a comparison of policies counts."""
+        """The preference, or a tie where the orders disagree: the value that comparisons of policies use."""
         return 0.5 if self.preference is not None and self.consistent is False else self.preference
 
     @property
     def consistent(self) -> bool | None:
-        """Whether no order prefers the answer that the other does not; None where there are no two orders."""
+        """Whether both orders prefer the same answer; None where there are no two orders."""
         return None if self.orders is None else (self.orders[0] - 0.5) * (self.orders[1] - 0.5) >= 0
 
     def swapped(self) -> PairwiseJudgment:
-        """The same opinion with `a` and `b` in each other's place."""
+        """Return the same judgment with `a` and `b` exchanged."""
         return PairwiseJudgment(
             None if self.preference is None else 1 - self.preference,
             None if self.orders is None else (1 - self.orders[1], 1 - self.orders[0]),
@@ -64,7 +64,7 @@ class PairwiseJudgment:
 
 
 class Models(Protocol):
-    """What a judge may read with, and where it may keep answers that cost something."""
+    """Models that a judge may use, and the store for expensive answers."""
 
     @property
     def base(self) -> TrainablePolicy:
@@ -73,28 +73,28 @@ class Models(Protocol):
 
     @property
     def start(self) -> Policy:
-        """Inside `align` the start of the method that asks; in the evaluation the base."""
+        """Inside `align` the start of the method; in the evaluation the base."""
         ...
 
     @property
     def root(self) -> Path:
-        """The folder that relative paths of the recipe start from."""
+        """The folder that the recipe's relative paths refer to."""
         ...
 
     @property
     def store(self) -> Store: ...
 
     def own_reward_model(self, rows: Literal["train"] | tuple[float, float], **how: float) -> RewardModel:
-        """A reward model trained in this run: on the methods' own rows, inside `align` only, or on the part of
-        the training rows, from and to, that no method sees."""
+        """Return a reward model trained in this run: on the methods' own rows (`train`, only inside `align`), or on
+        a share of the training rows, from and to, that no method sees."""
         ...
 
 
 class Judge(ABC):
     """Scores answers, or compares two answers to one prompt.
 
-    Laws: equal (config, prompt, answer) give equal verdicts, whichever other answers are judged with it;
-    an abstention is None, never a middling number; `compare(prompts, b, a)` is 1 - `compare(prompts, a, b)`.
+    Laws: equal (config, prompt, answer) give equal verdicts, whatever else is in the batch; an abstention is
+    None, never a neutral number; `compare(prompts, b, a)` is 1 - `compare(prompts, a, b)`.
     """
 
     api: ClassVar[int] = API
@@ -104,52 +104,51 @@ class Judge(ABC):
     """Whether its verdicts were given beforehand: it knows none on other answers, so no control is put to it."""
 
     Config: ClassVar[type[Settings]] = Settings
-    """The fields that a recipe may set: a subclass of Settings in a judge that has any."""
+    """The judge's own fields in a recipe: a subclass of Settings, if it has any."""
 
     def __init__(self, config: Settings | None = None):
         self.config: Any = self.Config() if config is None else config
         self.name = type(self).__name__.lower()
-        """What the recipe calls it."""
-        self.meter: Callable[..., object] = lambda **spent: None
-        """Called with what judging cost: `judge_calls`, `judge_tokens`, `judge_seconds`, `ai_comparisons`."""
+        """Its name in the recipe."""
+        self.record_cost: Callable[..., object] = lambda **spent: None
+        """Called with the cost of judging: `judge_calls`, `judge_tokens`, `judge_seconds`, `ai_comparisons`."""
         self.quality: Mapping[str, Any] = {}
-        """What is known of its verdicts once it is open, such as its accuracy on labels of people."""
+        """The measured quality of its verdicts once it is open, such as its accuracy on human labels."""
         self.abstained: Counter[str] = Counter()
         """Abstentions so far, by reason."""
 
     def open(self, models: Models) -> None:  # noqa: B027  (most judges need no model)
-        """Load what judging needs; called once in the process that judges, before the first verdict."""
+        """Load what judging needs; called once per process, before the first verdict."""
 
     @property
     def held_out(self) -> float:
-        """Share of the training rows, from the first on, that no method sees in a run with this judge."""
+        """Share of the training rows, from the first one, that no method sees in a run with this judge."""
         return 0.0
 
     @classmethod
     def tuning_judge(cls, config: Any) -> dict[str, Any]:
-        """Return what to change in a config for the judge that chooses the settings that this one reports on.
+        """Return the config changes of the tuning judge, which chooses the settings that this judge reports on.
 
-        A judge that is trained in the run has a twin that is trained on rows of its own, so that no setting
-        is chosen by the errors it is then measured with; any other is its own twin, on other prompts.
+        For a judge that is trained in the run, the tuning judge is trained on separate rows, so that settings
+        are not fitted to the errors of the evaluation judge. Any other judge is its own tuning judge, on other
+        prompts.
         """
         return {}
 
     @classmethod
     def reads_with(cls, config: Any, base: str) -> str:
-        """Return the model it reads with (`base` is the recipe's), so that a yardstick cannot also train."""
+        """Return the id of its model (`base` is the recipe's model), so that an evaluation judge cannot also train."""
         return ""
 
     @classmethod
     def check_principles(cls, config: Any) -> Problem | None:
-        """Return what keeps it from comparing by a principle (`field`: which of its own says so); None if nothing."""
+        """Return why it cannot compare by a principle (`field`: its own field at fault), or None if it can."""
         if cls.judge_pairs is Judge.judge_pairs:
-            return Problem(
-                "it compares scores and reads no principle", "name a judge that is asked a question"
-            )
+            return Problem("it compares scores and reads no principle", "name a language-model judge")
         return None
 
     def fingerprint(self) -> Any:
-        """Return, as JSON values, all that its verdicts depend on, once it is open."""
+        """Return, as JSON values, everything its verdicts depend on, once it is open."""
         return [f"{type(self).__module__}.{type(self).__qualname__}", self.config.model_dump(mode="json")]
 
     @abstractmethod
@@ -159,7 +158,7 @@ class Judge(ABC):
     def compare(self, prompts: Sequence[Prompt], a: Sequence[str], b: Sequence[str]) -> list[float | None]:
         """Return for each prompt the probability that `a` is better than `b`; None is an abstention.
 
-        A judge that says one thing in one order and the other in the other has seen no difference: 0.5.
+        0.5 where the verdict depends on the order of the answers.
         """
         return [judgment.verdict for judgment in self.judge_pairs(prompts, a, b)]
 
@@ -170,7 +169,7 @@ class Judge(ABC):
         b: Sequence[str],
         principles: Sequence[str] | None = None,
     ) -> list[PairwiseJudgment]:
-        """Return for each prompt what it thinks of `a` and `b`, by a principle for each, where given.
+        """Return for each prompt the judgment of `a` and `b`, by a principle for each, where given.
 
         From two scores: 1, 0.5 for a tie, or 0. A judge that reads both answers at once overrides this and
         asks in both orders.
@@ -179,7 +178,7 @@ class Judge(ABC):
         return [PairwiseJudgment(preference(first.value, second.value)) for first, second in pairs]
 
     def forget(self) -> None:  # noqa: B027  (most judges keep nothing)
-        """Ask again from here on, instead of repeating what was answered before."""
+        """Drop cached answers, so that questions are asked again."""
 
 
 def preference(a: float | None, b: float | None) -> float | None:

@@ -1,7 +1,7 @@
-"""A metric turns samples, log-probabilities and verdicts into one number per prompt: the contract.
+"""The metric contract: one number per prompt from samples, log-probabilities and verdicts.
 
-A metric never averages: it gives values per prompt, so that `alignbench.stats` can pair labels prompt by
-prompt. What it cannot measure is Missing, with the reason: an `n/a` cell, never a hole or a default number.
+A metric does not average over prompts, so that `alignbench.stats` can pair labels by prompt. A value that cannot
+be measured is Missing with the reason: shown as `n/a`, never left out and never a default number.
 """
 
 from __future__ import annotations
@@ -43,12 +43,12 @@ Under = Literal["self", "base", "start"]
 """Whose log-probabilities of a cell's samples: the policy's own, the base's, or those of its start."""
 
 Need = Literal["samples", "logprobs", "entropy", "judge", "comparisons", "pairs", "generations", "texts"]
-"""What a metric reads of the evidence, so that nothing else is computed. `comparisons`: every label judged
-against every other, which a judge then reads all at once, and what they have in common once."""
+"""Parts of the evidence that a metric reads; nothing else is computed. `comparisons`: every label judged against
+every other, in one batch that shares prefixes."""
 
 
 NO_JUDGE = "the recipe names no judge"
-"""Why a metric that needs a judge is missing where there is none."""
+"""The reason why a metric that needs a judge is missing where there is none."""
 
 
 class Cell(NamedTuple):
@@ -60,7 +60,7 @@ class Cell(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class PairLogprobs:
-    """What a policy says about one held-out pair, in nats, summed over each response at temperature 1."""
+    """Log-probabilities of one held-out pair in nats, summed over each response at temperature 1."""
 
     row_id: str
     chosen: float
@@ -69,26 +69,26 @@ class PairLogprobs:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """Answers that a metric asks of every policy beside those to the evaluation prompts.
+    """Answers that a metric requests from every policy in addition to the evaluation samples.
 
-    Equal requests of several metrics are answered once, those that differ in `samples` alone by the first
-    of the largest. What they cost is the evaluation's, not the method's.
+    Equal requests of several metrics are generated once; requests that differ only in `samples` share the
+    first samples of the largest. Their cost counts as evaluation, not as the method's.
     """
 
     prompts: tuple[Prompt, ...]
-    """A prompt without token ids is tokenised like a row's; one with token ids is continued as it is."""
+    """A prompt without token ids is tokenised like a row's prompt; one with token ids is used unchanged."""
     samples: int = 1
     sampling: Sampling = field(default_factory=Sampling)
 
     @property
     def key(self) -> str:
-        """What is asked, and how it is drawn, whatever the number of samples."""
+        """Digest of prompts and sampling, without the number of samples."""
         asked = [[one.id, [dict(turn) for turn in one.prompt], list(one.prompt_ids)] for one in self.prompts]
         return digest({"asked": asked, "sampling": self.sampling.model_dump(mode="json")})
 
 
 class Evidence(Protocol):
-    """What all metrics read, computed once: the samples of each finished cell and what is known of them."""
+    """The input of all metrics, computed once: samples of each finished cell, scores and log-probabilities."""
 
     cells: Sequence[Cell]
     """The finished cells, base among them."""
@@ -96,20 +96,20 @@ class Evidence(Protocol):
 
     @property
     def judges(self) -> Mapping[str, Judge]:
-        """By name, in the recipe's order; the first is the yardstick of columns without a judge's name."""
+        """By name, in the recipe's order; columns without a judge's name are of the first one."""
         ...
 
     sampling: Sampling
     """How the samples were drawn."""
     root: Path
-    """Where relative paths of the recipe start."""
+    """The folder that the recipe's relative paths refer to."""
 
     def start(self, cell: Cell) -> Cell | None:
-        """The cell that `cell` started from, base's own for base; None where it started from none of this run."""
+        """The cell that `cell` started from, base itself for base; None where it is not a cell of this run."""
         ...
 
     def samples(self, cell: Cell) -> Sequence[Answer]:
-        """The answers of a cell: prompt by prompt, sample by sample, in one order for all cells."""
+        """The answers of a cell, ordered by prompt, then by sample, equally for all cells."""
         ...
 
     def logprobs(self, cell: Cell, *, under: Under) -> Sequence[TokenScores] | None:
@@ -117,7 +117,7 @@ class Evidence(Protocol):
         ...
 
     def preference_logprobs(self, cell: Cell) -> Sequence[PairLogprobs] | None:
-        """Log-probabilities of the held-out pairs: none without pairs, None where the policy cannot."""
+        """Log-probabilities of the held-out pairs: empty without pairs, None where the policy has none."""
         ...
 
     def scores(self, judge: str, cell: Cell) -> Sequence[Score]:
@@ -129,8 +129,7 @@ class Evidence(Protocol):
         ...
 
     def generations(self, cell: Cell, request: Request) -> Sequence[Answer]:
-        """The cell's answers to a request that the metric made in `requests`: prompt by prompt, sample by
-        sample."""
+        """The cell's answers to a request from the metric's `requests`, ordered by prompt, then by sample."""
         ...
 
     def score(self, cell: Cell, sequences: Sequence[Scorable]) -> Sequence[TokenScores] | None:
@@ -138,17 +137,17 @@ class Evidence(Protocol):
         ...
 
     def encode(self, texts: Sequence[str], *, special: bool = True) -> list[Ids]:
-        """The token ids of plain texts, with what this tokenizer begins every sequence with if `special`."""
+        """The token ids of plain texts, with the tokenizer's special first tokens if `special`."""
         ...
 
     @property
     def first_token(self) -> int:
-        """The token that a text begins with: the beginning of a sequence, else the end of one."""
+        """The token that a text begins with: the beginning-of-sequence token, else the end-of-sequence token."""
         ...
 
     @property
-    def room(self) -> int | None:
-        """Tokens that the model can look at; None where its configuration does not say."""
+    def context_length(self) -> int | None:
+        """Tokens that the model can attend to; None where its configuration does not say."""
         ...
 
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
@@ -163,7 +162,7 @@ class Evidence(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measure:
-    """One metric of one cell, prompt by prompt."""
+    """One metric of one cell, by prompt."""
 
     metric: str
     """Dotted for a part: `reward.harmless`."""
@@ -175,13 +174,16 @@ class Measure:
     unit: str = ""
     higher_is_better: bool | None = None
     """None where neither direction is better; such a metric gets differences but no verdict."""
+    span: tuple[float, float] | None = None
+    """Where a value is an outcome or a mean of outcomes, the least and greatest there is: (0, 1) for what
+    happens or does not. Their intervals hold near both ends too (`alignbench.stats.with_prior`)."""
     description: str = ""
-    """What the number says, and what a reader must know to read it rightly."""
+    """What the number means, and its limits."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Missing:
-    """A metric that one cell does not have, and why."""
+    """A metric that is missing for one cell, with the reason."""
 
     metric: str
     label: str
@@ -192,7 +194,7 @@ class Missing:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Difference:
-    """One metric of label `a` minus that of label `b` at one seed, prompt by prompt."""
+    """One metric of label `a` minus that of label `b` at one seed, by prompt."""
 
     metric: str
     a: str
@@ -200,67 +202,70 @@ class Difference:
     seed: int
     values: Mapping[str, float]
     against: int | None = None
-    """The seed of `b` where the labels share none: every seed of `a` then meets every seed of `b`."""
+    """The seed of `b` where the labels share no seed: every seed of `a` is then compared with every seed of `b`."""
     missing: str = ""
-    """Why these two cannot be compared although both were measured."""
+    """Why the two cannot be compared although both were measured."""
     judge: str | None = None
     unit: str = ""
     higher_is_better: bool | None = None
+    span: tuple[float, float] | None = None
+    """As of a Measure: (-1, 1) for a difference of what happens or does not."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Picture:
-    """What a metric shows beside its numbers: the report draws it, with each label in its colour."""
+    """A figure of a metric, which the report draws with each label in its colour."""
 
     kind: Literal["histogram", "words", "map"]
     title: str
-    """What is counted; on the first axis."""
+    """Title, and label of the first axis."""
     description: str
-    """What to read from it, for one who cannot see it too."""
+    """How to read it; also the alternative text."""
     data: Mapping[str, Any]
-    """By label. histogram: shares [bins], which sum to 1; words: {word: share}, the commonest first; map:
-    places [[x, y], ...]."""
+    """By label. histogram: shares [bins], which sum to 1; words: {word: share}, most frequent first; map:
+    positions [[x, y], ...]."""
     edges: tuple[float, ...] = ()
-    """Borders of a histogram's bins [bins + 1], the same for every label."""
+    """Bin edges of a histogram [bins + 1], equal for all labels."""
 
 
 class Metric(ABC):
-    """Measures every finished cell, and how any two labels differ."""
+    """Measures every finished cell, and the differences between labels."""
 
     api: ClassVar[int] = API
     needs: ClassVar[frozenset[Need]] = frozenset({"samples"})
 
     Config: ClassVar[type[Settings]] = Settings
-    """The fields that a recipe may set: a subclass of Settings in a metric that has any."""
+    """The metric's own fields in a recipe: a subclass of Settings, if it has any."""
 
     def __init__(self, config: Settings | None = None):
         self.config: Any = self.Config() if config is None else config
 
     def requests(self, root: Path) -> Sequence[Request]:
-        """Return the answers this metric needs beside the samples; `root` is where the recipe's paths start.
+        """Return the answers that this metric needs in addition to the samples.
 
-        Raises DataError where a file that the config names cannot be read.
+        `root` is the folder that the recipe's relative paths refer to. Raises DataError where a file named in
+        the config cannot be read.
         """
         return ()
 
     def answers(self, root: Path) -> int:
-        """Return how many answers beside the samples each policy will give, for the plan."""
+        """Return the number of additional answers of each policy, for the plan."""
         return sum(len(one.prompts) * one.samples for one in self.requests(root))
 
     @abstractmethod
     def measure(self, evidence: Evidence) -> list[Measure | Missing]:
-        """Return what each cell of `evidence` measures, one entry for each of the metric's parts."""
+        """Return one entry for each cell of `evidence` and each part of the metric."""
 
     def pictures(self, evidence: Evidence) -> Sequence[Picture]:
-        """Return what to show beside the numbers; called after `measure`."""
+        """Return the metric's figures; called after `measure`."""
         return ()
 
     def differences(
         self, evidence: Evidence, measures: Iterable[Measure | Missing], a: str, b: str
     ) -> list[Difference]:
-        """Return `a` minus `b` per prompt that both have, for each part and each match of seeds (`matches`).
+        """Return `a` minus `b` on their common prompts, for each part and each pair of seeds (`matches`).
 
-        `measures` is what `measure` returned. Law: exchanging `a` and `b` changes the sign and nothing else.
+        `measures` is the result of `measure`. Law: exchanging `a` and `b` changes only the sign.
         """
         found = {(m.metric, m.judge, m.label, m.seed): m for m in measures if isinstance(m, Measure)}
         parts = dict.fromkeys((metric, judge) for metric, judge, label, _ in found if label == a)
@@ -274,6 +279,7 @@ class Metric(ABC):
                 judge=judge,
                 unit=one.unit,
                 higher_is_better=one.higher_is_better,
+                span=one.span and (one.span[0] - one.span[1], one.span[1] - one.span[0]),
                 values={
                     id: value - other.values[id] for id, value in one.values.items() if id in other.values
                 },
@@ -290,8 +296,8 @@ class Metric(ABC):
 
 
 def matches(cells: Iterable[Cell], a: str, b: str) -> list[tuple[int, int | None]]:
-    """Return which seeds of `a` meet which of `b`: equal ones, as (seed, None), or where the labels share
-    none, each of the one with each of the other."""
+    """Return the pairs of seeds to compare: equal seeds as (seed, None), or all pairs where the labels share no
+    seed."""
     of: dict[str, list[int]] = defaultdict(list)
     for cell in cells:
         of[cell.label].append(cell.seed)
@@ -302,7 +308,7 @@ def matches(cells: Iterable[Cell], a: str, b: str) -> list[tuple[int, int | None
 def histograms(
     values: Mapping[str, Sequence[float] | NDArray[np.floating]], span: tuple[float, float], bins: int = 24
 ) -> tuple[tuple[float, ...], dict[str, list[float]]]:
-    """Return common borders [bins + 1] within `span` and each label's shares [bins], to four digits."""
+    """Return common bin edges [bins + 1] within `span` and each label's shares [bins], to four digits."""
     import numpy as np
 
     edges = np.linspace(*span, bins + 1)
@@ -316,7 +322,7 @@ def histograms(
 
 
 def by_prompt(samples: Sequence[Answer], values: Iterable[float | None]) -> dict[str, float]:
-    """Average aligned `values` over the samples of each prompt, leaving out None."""
+    """Return the mean of aligned `values` over the samples of each prompt, without None."""
     found: dict[str, list[float]] = defaultdict(list)
     for sample, value in zip(samples, values, strict=True):
         if value is not None:

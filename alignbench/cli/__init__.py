@@ -1,4 +1,4 @@
-"""The command line: `alignbench run recipe.yaml` and its sisters. Starting it imports nothing heavy."""
+"""The command line: `alignbench run recipe.yaml` and the other commands. Importing it loads no torch."""
 
 from __future__ import annotations
 

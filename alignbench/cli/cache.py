@@ -1,4 +1,4 @@
-"""The command about the store: what cells share, whether it is whole, and what may go."""
+"""The command `cache`: lists, verifies and cleans the store of artefacts that cells share."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from alignbench.errors import Exit
 def cache(
     action: Annotated[
         Literal["ls", "verify", "gc"],
-        typer.Argument(help="ls lists it, verify checks every byte, gc frees what nobody uses."),
+        typer.Argument(help="ls: list. verify: check every byte. gc: delete unused entries."),
     ],
-    days: Annotated[float, typer.Option(min=0, help="gc: keep what was used in so many days.")] = 30.0,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for a program.")] = False,
+    days: Annotated[float, typer.Option(min=0, help="gc: keep entries used in the last N days.")] = 30.0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Look after what runs share: reference log-probabilities, reward models, labels, stages."""
+    """List, verify or clean the shared store: reference log-probabilities, reward models, labels, stages."""
     from alignbench.report.text import size
     from alignbench.store import Store, default_root
 
@@ -38,7 +38,7 @@ def cache(
             (entry.key[:12], entry.producer, size(entry.bytes), entry.state, "in use" if entry.used else "")
             for entry in entries
         ]
-        show_table(("key", "made by", "size", "state", ""), rows)
+        show_table(("key", "producer", "size", "state", ""), rows)
         typer.echo(f"{store.root}: {len(entries)} entries, {size(sum(entry.bytes for entry in entries))}")
     if any(entry.state == "corrupt" for entry in entries):
         raise typer.Exit(Exit.STORAGE)

@@ -1,4 +1,4 @@
-"""The command `chat`: one prompt, and every policy of a run answers beside the others."""
+"""The command `chat`: every policy of a run answers the same prompt, side by side."""
 
 from __future__ import annotations
 
@@ -22,24 +22,27 @@ def chat(
     run: RunFolder,
     labels: Annotated[str, typer.Option(metavar="A,B", help="Only these labels.", show_default="all")] = "",
     prompt: Annotated[
-        list[str], typer.Option("--prompt", "-p", metavar="TEXT", help="Ask this and end; may be repeated.")
+        list[str], typer.Option("--prompt", "-p", metavar="TEXT", help="Ask this and exit; may be repeated.")
     ] = [],  # noqa: B006
     talk: Annotated[
-        bool, typer.Option("--talk", help="Each policy remembers the talk, with its own answers.")
+        bool, typer.Option("--talk", help="Keep the conversation, each policy with its own answers.")
     ] = False,
-    seed: Annotated[int | None, typer.Option(help="Of this seed.", show_default="the first finished")] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Use the policies of this seed.", show_default="the first finished")
+    ] = None,
     temperature: Annotated[
-        float | None, typer.Option(min=0, help="0 takes the likeliest token.", show_default="the recipe's")
+        float | None,
+        typer.Option(min=0, help="Sampling temperature; 0 is greedy.", show_default="the recipe's"),
     ] = None,
     max_new_tokens: Annotated[
-        int | None, typer.Option(min=1, help="Tokens of an answer.", show_default="the recipe's")
+        int | None, typer.Option(min=1, help="Longest answer in tokens.", show_default="the recipe's")
     ] = None,
 ) -> None:
-    """Ask all policies of a run the same thing and read their answers side by side."""
+    """Ask all policies of a run the same prompt and show their answers side by side."""
     from rich.console import Console
 
     from alignbench import results
-    from alignbench.cli.chat_view import Room
+    from alignbench.cli.chat_view import ChatView
     from alignbench.commands.open_run import finished, recipe_of, reopen
     from alignbench.worker.context import finished_policy
 
@@ -53,22 +56,24 @@ def chat(
     console = Console()
     with console.status("loading the policies") if console.is_terminal else nullcontext():
         session = reopen(run, cores())
-        room = Room({cell: finished_policy(session, cell.label, cell.seed) for cell in cells}, sampling, talk)
+        view = ChatView(
+            {cell: finished_policy(session, cell.label, cell.seed) for cell in cells}, sampling, talk
+        )
     for question in prompt or _questions(console):
-        room.ask(question, console)
+        view.ask(question, console)
 
 
 def cores() -> int:
-    """Return how many cores this process may use."""
+    """Return the number of cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _questions(console: Console) -> Iterator[str]:
-    """Yield what a person types, or the lines of a pipe, until the end or an empty line."""
+    """Yield typed prompts, or the lines of standard input, until the end or an empty line."""
     if not sys.stdin.isatty():
         yield from (line.strip() for line in sys.stdin if line.strip())
         return
-    console.print("Ask all of them; an empty line ends.", style="dim")
+    console.print("Type a prompt for all policies; an empty line exits.", style="dim")
     while True:
         try:
             question = console.input("[bold]> [/bold]").strip()

@@ -1,4 +1,4 @@
-"""The policies of a run at one table: what each was asked, and its answers beside the others as they come."""
+"""The chat view: conversations of several policies, with answers streamed side by side."""
 
 from __future__ import annotations
 
@@ -17,51 +17,51 @@ if TYPE_CHECKING:
     from alignbench.engine.plan import Cell
 
 NARROW = 32
-"""Columns of a terminal below which answers stand one below the other."""
+"""Terminal columns of one answer, at least: narrower terminals show answers below each other."""
 
 
 @dataclass
-class Room:
-    """The policies at one table, and what each has heard."""
+class ChatView:
+    """Several policies, and the conversation of each."""
 
     policies: Mapping[Cell, Any]
     sampling: Sampling
     talk: bool
 
     def __post_init__(self) -> None:
-        self._heard: dict[Cell, list[dict[str, str]]] = {cell: [] for cell in self.policies}
+        self._history: dict[Cell, list[dict[str, str]]] = {cell: [] for cell in self.policies}
         self._asked = 0
 
     def ask(self, question: str, console: Console) -> None:
-        """Put a question to every policy and show the answers as they come."""
-        said = dict.fromkeys(self.policies, "")
-        at_work = set(self.policies)
+        """Ask every policy and show the answers as they are generated."""
+        texts = dict.fromkeys(self.policies, "")
+        unfinished = set(self.policies)
         if not console.is_terminal:
-            for _ in self.answers(question, said, at_work.discard):
+            for _ in self.answers(question, texts, unfinished.discard):
                 pass
-            console.print(*(_block(cell, text) for cell, text in said.items()), sep="\n")
+            console.print(*(_block(cell, text) for cell, text in texts.items()), sep="\n")
         else:
             with Live(console=console, refresh_per_second=12, vertical_overflow="visible") as live:
-                for _ in self.answers(question, said, at_work.discard):
-                    live.update(_beside(said, at_work, console.width))
-                live.update(_beside(said, at_work, console.width))
+                for _ in self.answers(question, texts, unfinished.discard):
+                    live.update(_side_by_side(texts, unfinished, console.width))
+                live.update(_side_by_side(texts, unfinished, console.width))
         if self.talk:
-            for cell, text in said.items():
-                self._heard[cell].append({"role": "assistant", "content": text})
+            for cell, text in texts.items():
+                self._history[cell].append({"role": "assistant", "content": text})
         else:
-            self._heard = {cell: [] for cell in self.policies}
+            self._history = {cell: [] for cell in self.policies}
 
-    def answers(self, question: str, said: dict[Cell, str], ended: Callable[[Cell], None]) -> Iterator[None]:
-        """Fill `said`, a token of each policy in turn; those that cannot stream answer whole, at the end."""
+    def answers(self, question: str, texts: dict[Cell, str], ended: Callable[[Cell], None]) -> Iterator[None]:
+        """Fill `texts`, one token of each policy in turn; policies that cannot stream answer last, in one piece."""
         from alignbench.models.streaming import can_stream, stream
         from alignbench.rows import Prompt
 
         self._asked += 1
         asked = {}
         for cell in self.policies:
-            self._heard[cell].append({"role": "user", "content": question})
-            turns: Any = tuple(dict(turn) for turn in self._heard[cell])
-            # The id keys the noise: every policy draws with the same.
+            self._history[cell].append({"role": "user", "content": question})
+            turns: Any = tuple(dict(turn) for turn in self._history[cell])
+            # The prompt id seeds the sampling noise: all policies share it.
             asked[cell] = Prompt(id=f"chat-{self._asked}", prompt=turns)
         streams = {
             cell: stream(policy, asked[cell], self.sampling, cell.seed)
@@ -76,28 +76,28 @@ class Room:
                     del streams[cell]
                     ended(cell)
                 else:
-                    said[cell] = text
+                    texts[cell] = text
             yield
         for cell in whole:
             (answer,) = self.policies[cell].answer([asked[cell]], self.sampling, cell.seed)
-            said[cell] = answer.text
+            texts[cell] = answer.text
             ended(cell)
             yield
 
 
-def _beside(said: Mapping[Cell, str], at_work: set[Cell], width: int) -> Columns:
+def _side_by_side(texts: Mapping[Cell, str], unfinished: set[Cell], width: int) -> Columns:
     from alignbench.report.text import visible
 
-    each = max(NARROW, width // len(said) - 1)
+    each = max(NARROW, width // len(texts) - 1)
     return Columns(
         [
             Panel(
-                Text(visible(text) + (" \u258c" if cell in at_work else "")),
+                Text(visible(text) + (" \u258c" if cell in unfinished else "")),
                 title=Text(cell.label),
                 width=min(each, width),
-                border_style="dim" if cell in at_work else "cyan",
+                border_style="dim" if cell in unfinished else "cyan",
             )
-            for cell, text in said.items()
+            for cell, text in texts.items()
         ],
         padding=(0, 0),
     )

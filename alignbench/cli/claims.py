@@ -1,4 +1,4 @@
-"""The command that puts the literature's claims to the test: claims."""
+"""The command `claims`: tests claims of the literature."""
 
 from __future__ import annotations
 
@@ -10,24 +10,26 @@ import typer
 from alignbench.errors import AlignbenchError, Exit, RecipeError, StorageError
 
 QUICK = ("seeds=[0]", "evaluation.prompts=100")
-"""What `--quick` overrides."""
+"""Recipe overrides of `--quick`."""
 
 
 def claims(
     folder: Annotated[
-        Path, typer.Argument(metavar="FOLDER", help="The folder of claims.yaml and its recipes.")
+        Path, typer.Argument(metavar="FOLDER", help="The folder with claims.yaml and its recipes.")
     ] = Path("recipes/claims"),
-    out: Annotated[Path, typer.Option(help="The folder of the runs.")] = Path("runs/claims"),
-    page: Annotated[Path, typer.Option(help="The page that is written.")] = Path("docs/claims.md"),
+    out: Annotated[Path, typer.Option(help="The folder for the runs.")] = Path("runs/claims"),
+    page: Annotated[Path, typer.Option(help="The page to write.")] = Path("docs/claims.md"),
     only: Annotated[
-        list[str], typer.Option(metavar="CLAIM", help="Run this claim alone; may be repeated.")
+        list[str], typer.Option(metavar="CLAIM", help="Test only this claim; may be repeated.")
     ] = [],  # noqa: B006  (typer reads it, nobody changes it)
     quick: Annotated[
-        bool, typer.Option(help="One seed and half the prompts: figures, but no verdict.")
+        bool, typer.Option(help="One seed and half the prompts: numbers, but no verdict.")
     ] = False,
-    jobs: Annotated[int | None, typer.Option(metavar="N", help="Cells that run side by side.")] = None,
+    jobs: Annotated[
+        int | None, typer.Option(metavar="N", help="Number of cells that run in parallel.")
+    ] = None,
 ) -> None:
-    """Put claims of the literature to the test on the sandbox; what is finished is not run again."""
+    """Test claims of the literature on the sandbox; finished runs are not repeated."""
     from alignbench import layout, report, results, sandbox, store
     from alignbench.cli.progress import watching
     from alignbench.commands.claims import Found, Verdict, judge, load, runs_of
@@ -38,11 +40,11 @@ def claims(
 
     known = load(folder)
     if unknown := set(only) - set(known):
-        raise RecipeError(f"no claim is called {', '.join(sorted(unknown))}", f"there are {', '.join(known)}")
-    # A changed sandbox is a new sandbox: its runs stand beside those of the old one.
+        raise RecipeError(f"unknown claim: {', '.join(sorted(unknown))}", f"choose from {', '.join(known)}")
+    # Runs of a changed sandbox get a new folder next to the old one.
     runs = out / f"{sandbox.FINGERPRINT[:12]}{'-quick' if quick else ''}"
     judged: dict[str, tuple[Verdict, list[Found]]] = {}
-    done: dict[Path, str] = {}  # each run, and what went wrong in it
+    done: dict[Path, str] = {}  # the error of each run, if any
     needed = {
         name: {
             variant: load_recipe(folder / claim.recipe, [*overrides, *(QUICK if quick else ())])
@@ -50,7 +52,7 @@ def claims(
         }
         for name, claim in known.items()
     }
-    # A changed recipe is a new run. A changed plugin is none: what was found stands, with its environment.
+    # A changed recipe is a new run; a changed plugin is not: finished runs stay valid, with their environment.
     places = {
         name: {
             variant: fork(runs / loaded.path.stem / (variant or "as-it-stands"), loaded, any_environment=True)
@@ -63,14 +65,14 @@ def claims(
         there = (place / layout.RESULTS).exists()
         return there and all(cell.status == "done" for cell in results.read(place).cells)
 
-    def look(name: str) -> None:
-        """Judge a claim by what its runs have left, where all of them are finished."""
+    def judge_claim(name: str) -> None:
+        """Judge a claim from its runs, if all of them are finished."""
         if all((place / layout.RESULTS).exists() for place in places[name].values()):
             runs = {variant: results.read(place) for variant, place in places[name].items()}
             judged[name] = judge(known[name], runs)
 
     for name in known:
-        look(name)
+        judge_claim(name)
     for name in only or known:
         for variant, place in places[name].items():
             if place in done or finished(place):
@@ -88,11 +90,11 @@ def claims(
                     )
                 report.write_html(place)
             except StorageError:
-                raise  # no other run could write either
+                raise  # no further run could be written either
             except AlignbenchError as error:
                 done[place] = str(error).splitlines()[0]
                 typer.echo(f"{name}: {done[place]}")
-        look(name)
+        judge_claim(name)
         if name in judged:
             typer.echo(f"{name}: {judged[name][0]}")
         failed = {

@@ -1,4 +1,4 @@
-"""The command `doctor`: whether this machine can run a comparison, and what stands in the way."""
+"""The command `doctor`: whether this machine can run a comparison, and what is missing."""
 
 from __future__ import annotations
 
@@ -17,44 +17,41 @@ import typer
 from alignbench.cli.shell import print_json, show_table
 from alignbench.errors import Exit
 
-ROOM = 5 << 30
-"""Free bytes below which a run of a small model may not fit."""
+FREE_BYTES = 5 << 30
+"""Free disk space below which a run of a small model may not fit."""
 
-# Asked in a process of its own: torch takes seconds to import and, on CUDA, memory of the device.
+# Runs in a separate process: importing torch takes seconds and, on CUDA, device memory.
 _ASK_TORCH = """
 import json, torch
 import bitsandbytes
-from alignbench import plugins
-generators = map(plugins.reason_broken, plugins.installed("generators").values())
 devices = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
 print(json.dumps({
     "torch": torch.__version__,
     "devices": [f"{d.name}, {d.total_memory / 2**30:.0f} GiB" for d in devices],
     "memory": [d.total_memory for d in devices],
     "cpu": torch.backends.cpu.get_cpu_capability(),
-    "broken": [reason for reason in generators if reason],
 }))
 """
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that was looked at."""
+    """The result of one check."""
 
-    what: str
+    name: str
     state: Literal["good", "note", "bad"]
-    said: str
+    message: str
 
 
 def doctor(
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for a program.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Look at this machine: Python, libraries, devices, disk, network mode, plugins."""
+    """Check this machine: Python, libraries, devices, disk, network mode, plugins."""
     findings = [*_python(), *_libraries(), *_torch(), *_disk(), *_network(), *_plugins()]
     if as_json:
         print_json([asdict(finding) for finding in findings])
     else:
-        show_table(("", "", ""), ((one.what, one.state, one.said) for one in findings))
+        show_table(("", "", ""), ((one.name, one.state, one.message) for one in findings))
     raise typer.Exit(Exit.FAILED if any(one.state == "bad" for one in findings) else Exit.DONE)
 
 
@@ -66,37 +63,39 @@ def _python() -> Iterator[Finding]:
 
 
 def _libraries() -> Iterator[Finding]:
-    """Look for what the package itself says it needs."""
+    """Check the requirements of the package."""
     from importlib import metadata
 
     from packaging.requirements import Requirement
 
-    for said in metadata.requires("alignbench") or ():
-        needed = Requirement(said)
+    for requirement in metadata.requires("alignbench") or ():
+        needed = Requirement(requirement)
         if needed.marker is not None and not needed.marker.evaluate({"extra": ""}):
             continue
         try:
             version = metadata.version(needed.name)
         except metadata.PackageNotFoundError:
-            yield Finding(needed.name, "bad", f"not installed; pip install '{said}'")
+            yield Finding(needed.name, "bad", f"not installed; pip install '{requirement}'")
             continue
         if not needed.specifier.contains(version, prereleases=True):
-            yield Finding(needed.name, "bad", f"{version} does not fit; pip install '{said}'")
+            yield Finding(
+                needed.name, "bad", f"version {version} is not supported; pip install '{requirement}'"
+            )
         elif needed.name in ("torch", "transformers", "peft", "bitsandbytes", "trl", "datasets"):
             yield Finding(needed.name, "good", version)
 
 
 def ask_torch() -> subprocess.CompletedProcess[str]:
-    """Ask a process of its own what torch sees of this machine."""
+    """Return what torch reports about this machine, from a separate process."""
     return subprocess.run([sys.executable, "-c", _ASK_TORCH], capture_output=True, text=True, check=False)
 
 
 def device_memory() -> tuple[str, int]:
-    """Return the device that cells run on, in words, and the bytes of its memory."""
+    """Return the name of the device that cells run on, and its memory in bytes."""
     asked = ask_torch()
-    said = json.loads(asked.stdout.strip().splitlines()[-1]) if asked.returncode == 0 else {"memory": []}
-    if said["memory"]:
-        return said["devices"][0], int(said["memory"][0])
+    found = json.loads(asked.stdout.strip().splitlines()[-1]) if asked.returncode == 0 else {"memory": []}
+    if found["memory"]:
+        return found["devices"][0], int(found["memory"][0])
     whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return f"CPU, {whole / 2**30:.0f} GiB", whole
 
@@ -107,14 +106,15 @@ def _torch() -> Iterator[Finding]:
         last = (asked.stderr.strip().splitlines() or ["no message"])[-1]
         yield Finding("devices", "bad", f"torch or bitsandbytes cannot be imported: {last}")
         return
-    said = json.loads(asked.stdout.strip().splitlines()[-1])
-    yield from (Finding("generators", "note", reason) for reason in said["broken"])
-    if said["devices"]:
-        yield Finding("devices", "good", "; ".join(said["devices"]))
+    found = json.loads(asked.stdout.strip().splitlines()[-1])
+    if found["devices"]:
+        yield Finding("devices", "good", "; ".join(found["devices"]))
     elif shutil.which("nvidia-smi"):
-        yield Finding("devices", "bad", f"the driver is there, but torch {said['torch']} sees no CUDA device")
+        yield Finding(
+            "devices", "bad", f"a driver is installed, but torch {found['torch']} finds no CUDA device"
+        )
     else:
-        yield Finding("devices", "note", f"no CUDA device: cells run on the CPU ({said['cpu']})")
+        yield Finding("devices", "note", f"no CUDA device: cells run on the CPU ({found['cpu']})")
 
 
 def _disk() -> Iterator[Finding]:
@@ -124,7 +124,7 @@ def _disk() -> Iterator[Finding]:
         there = next(place for place in (folder, *folder.parents) if place.exists())
         free = shutil.disk_usage(there).free
         writable = os.access(there, os.W_OK)
-        state = "bad" if not writable else "note" if free < ROOM else "good"
+        state = "bad" if not writable else "note" if free < FREE_BYTES else "good"
         yield Finding(
             what, state, f"{free / 2**30:.0f} GiB free{'' if writable else ', not writable'}: {folder}"
         )
@@ -132,10 +132,10 @@ def _disk() -> Iterator[Finding]:
 
 def _network() -> Iterator[Finding]:
     offline = os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on")
-    said = (
+    mode = (
         "offline: hub ids must be in the local cache" if offline else "online (HF_HUB_OFFLINE=1 turns it off)"
     )
-    yield Finding("hub", "note" if offline else "good", said)
+    yield Finding("hub", "note" if offline else "good", mode)
 
 
 def _plugins() -> Iterator[Finding]:
@@ -145,8 +145,7 @@ def _plugins() -> Iterator[Finding]:
         known = plugins.installed(group)
         yield Finding(group, "good", ", ".join(known) or "none")
         for found in known.values():
-            # Generators import torch; the process that was asked about it has tried them.
-            if group != "generators" and (reason := plugins.reason_broken(found)):
+            if reason := plugins.reason_broken(found):
                 yield Finding(group, "note", reason)
             if found.rivals:
                 both = " and ".join(str(one) for one in (found, *found.rivals))

@@ -1,4 +1,4 @@
-"""The command `export`: one label's policy as a folder that the rest of the world can load."""
+"""The command `export`: one label's policy as a folder that transformers and peft load."""
 
 from __future__ import annotations
 
@@ -18,7 +18,9 @@ def export(
     out: Annotated[
         Path | None, typer.Option(help="The folder to write.", show_default="exports/ and the label's name")
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="Of this seed.", show_default="the first finished")] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Export this seed.", show_default="the first finished")
+    ] = None,
     merge: Annotated[
         bool, typer.Option("--merge", help="Merge the adapter into the base in full precision.")
     ] = False,
@@ -28,7 +30,7 @@ def export(
     ] = None,
     as_json: ForPrograms = False,
 ) -> None:
-    """Write a label's adapter, or the merged model, with a card that holds its numbers and its recipe."""
+    """Write a label's adapter, or the merged model, with a model card of its numbers and recipe."""
     import tempfile
 
     from alignbench import results, store
@@ -46,24 +48,24 @@ def export(
     checked = None
     if merge:
         with tempfile.TemporaryDirectory() as place:
-            beside = engine.adapter(run, cell, Path(place) / "adapter")
-            checked = engine.merge(run, cell, beside, folder, cores())
+            adapter = engine.adapter(run, cell, Path(place) / "adapter")
+            checked = engine.merge(run, cell, adapter, folder, cores())
     else:
         engine.adapter(run, cell, folder)
     base = engine.base_of(run, recipe_of(run))
-    said = card(found, label, cell.seed, base=base, folder=push or str(folder), merged=checked)
-    store.write_text(folder / "README.md", said)
-    told: dict[str, Any] = {"folder": str(folder), "label": label, "seed": cell.seed, "merge": checked}
+    text = card(found, label, cell.seed, base=base, folder=push or str(folder), merged=checked)
+    store.write_text(folder / "README.md", text)
+    facts: dict[str, Any] = {"folder": str(folder), "label": label, "seed": cell.seed, "merge": checked}
     if push is not None:
-        told["pushed"] = engine.push(folder, push)
+        facts["pushed"] = engine.push(folder, push)
     if as_json:
-        print_json(told)
+        print_json(facts)
         return
     typer.echo(f"{label}, seed {cell.seed}: {folder}")
     if checked:
         typer.echo(
-            f"merging agrees: {checked['merging_changes_at_most']:.1e} nats at most; the written model is "
-            f"{checked['written_from_measured_mean']:.2g} nats per token from the policy that was measured"
+            f"merge verified: {checked['merging_changes_at_most']:.1e} nats difference at most; the written model "
+            f"is {checked['written_from_measured_mean']:.2g} nats per token from the policy that was measured"
         )
     if push is not None:
-        typer.echo(f"pushed: {told['pushed']}")
+        typer.echo(f"pushed: {facts['pushed']}")

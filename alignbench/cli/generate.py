@@ -1,4 +1,4 @@
-"""The command `generate`: preferences or demonstrations that a model writes, as a file for other recipes."""
+"""The command `generate`: model-written preferences or demonstrations as a data file for other recipes."""
 
 from __future__ import annotations
 
@@ -22,20 +22,23 @@ def generate(
         Path | None, typer.Option(help="A new folder.", show_default="generated/ and the recipe's name")
     ] = None,
     judge: Annotated[
-        str, typer.Option(metavar="NAME|YAML", help="Who compares: self, {self: {wording: sandbox}}, ...")
+        str,
+        typer.Option(
+            metavar="NAME|YAML", help="The judge that compares: self, {self: {wording: sandbox}}, ..."
+        ),
     ] = "self",
     how: Annotated[
         str,
-        typer.Option(metavar="YAML", help="Fields of labels or revisions: {answers: 4, soft: false}, ..."),
+        typer.Option(metavar="YAML", help="Settings of labels or revisions: {answers: 4, soft: false}, ..."),
     ] = "{}",
     adapter: Annotated[
-        str | None, typer.Option(metavar="PATH|ID", help="An adapter that answers, instead of the base.")
+        str | None, typer.Option(metavar="PATH|ID", help="An adapter that answers instead of the base.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Draws the answers.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the sampled answers.")] = 0,
     overrides: Overrides = [],  # noqa: B006
     as_json: ForPrograms = False,
 ) -> None:
-    """Let a recipe's model write preferences or demonstrations for its training prompts; train nothing."""
+    """Write preferences or demonstrations for a recipe's training prompts with its model, without training."""
     from alignbench.api.config import Labelling, NamedJudge, Revising
     from alignbench.commands.generate import generate
     from alignbench.recipe.load import load
@@ -51,7 +54,7 @@ def generate(
         print_json({"folder": str(folder), **facts})
         return
     typer.echo(f"{facts['kept']} {kind}: {folder / f'{kind}.jsonl'}")
-    typer.echo(f"read {folder / 'README.md'} before you share them: the model's licence may bind them")
+    typer.echo(f"read {folder / 'README.md'} before you share them: the model's licence may apply")
 
 
 def _made(kind: Any, text: str, option: str) -> Any:
@@ -59,9 +62,9 @@ def _made(kind: Any, text: str, option: str) -> Any:
 
     from alignbench.recipe import yaml
 
-    said = yaml.parse(text, option).data
+    given = yaml.parse(text, option).data
     try:
-        return kind.model_validate({} if said is None else said)
+        return kind.model_validate({} if given is None else given)
     except ValidationError as error:
         problems = [
             Problem(one["msg"].lower(), field=".".join([option, *map(str, one["loc"])]))

@@ -1,4 +1,4 @@
-"""The command `methods`: what is installed, with its fields; what is broken, with its reason."""
+"""The command `methods`: installed methods with their fields, broken ones with the reason."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 
 def methods(
     name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Show this method's fields.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for a program.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """List the installed methods, or show one with its fields."""
     from alignbench import plugins
 
     if name is not None:
         found = plugins.find("methods", name)
-        plugins.load_found(found)  # a broken one is an error when it is asked for
+        plugins.load_found(found)  # a broken method is an error if named
         described = [_described(found)]
     else:
         known = plugins.installed("methods").values()

@@ -1,4 +1,4 @@
-"""The command `plan`: what will run, what is finished, and what the rest will take."""
+"""The command `plan`: what will run, what is finished, and what the rest will cost."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from alignbench.cli.shell import print_json, show_table
 
 if TYPE_CHECKING:
     from alignbench.engine.plan import Cell
-    from alignbench.recipe.schema import Loaded
+    from alignbench.recipe.schema import Loaded, Recipe
 
 
 def plan(
@@ -22,13 +22,11 @@ def plan(
     only: Only = [],  # noqa: B006
     estimate: Annotated[
         bool,
-        typer.Option(
-            "--estimate", help="Run it twice in small, and say what time and memory the whole will take."
-        ),
+        typer.Option("--estimate", help="Predict time and memory from two small runs."),
     ] = False,
     as_json: ForPrograms = False,
 ) -> None:
-    """List what will run and what is finished, in what each cell differs, and what it will take."""
+    """List what will run and what is finished, with departures, and predict time and memory."""
     from alignbench.commands.plan import describe, finished, requested
     from alignbench.engine import resources
     from alignbench.engine.plan import cells
@@ -47,13 +45,17 @@ def plan(
         {**describe(resolved, cell), "state": "finished" if there[cell] else "to run"} for cell in planned
     ]
     asked = requested(loaded.recipe, root)
+    power = _power(loaded.recipe)
     if not as_json:
         _show_tuning(tuning)
         _show(rows)
         _show_requests(asked)
+        _show_power(power)
     forecast = _forecast(loaded, left, only, trials) if estimate and left else None
     if as_json:
-        print_json({"tuning": tuning, "cells": rows, "requests": asked, "estimate": forecast})
+        print_json(
+            {"tuning": tuning, "cells": rows, "requests": asked, "detectable": power, "estimate": forecast}
+        )
     elif forecast is not None:
         _show_forecast(forecast)
     elif not left:
@@ -61,7 +63,7 @@ def plan(
 
 
 def _tuning(loaded: Loaded, folder: Path) -> tuple[Loaded, dict[str, Any] | None, tuple[Cell, ...]]:
-    """Return the recipe, with what a finished tuning has chosen; what tuning is; and its cells that are left."""
+    """Return the recipe with the values a finished tuning chose, a description of tuning, and its open cells."""
     from alignbench import layout
     from alignbench.commands.plan import finished
     from alignbench.engine import tuning
@@ -93,14 +95,15 @@ def _show_tuning(said: dict[str, Any] | None) -> None:
 
     if said is not None:
         typer.echo(
-            f"First, in {line(said['folder'])}: {said['trials']} trials each of {', '.join(said['labels'])}, "
-            f"chosen by {said['metric']} on validation prompts at seed {said['seed']}; "
+            f"First, tuning in {line(said['folder'])}: {said['trials']} trials for each of "
+            f"{', '.join(said['labels'])}, chosen by {said['metric']} on validation prompts at seed "
+            f"{said['seed']}; "
             f"{said['finished']} of {said['cells']} cells are finished."
         )
 
 
 def _show(rows: list[dict[str, Any]]) -> None:
-    """Print the cells; what is equal for all cells of a label stands once, below them."""
+    """Print the cells, and below them once what all cells of a label have in common."""
     from alignbench.api.config import Budget
     from alignbench.report.text import line
 
@@ -119,7 +122,7 @@ def _show(rows: list[dict[str, Any]]) -> None:
     )
     notes = {row["label"]: row["departures"] for row in rows if row["departures"]}
     for label, departures in notes.items():
-        typer.echo(f"{line(label)} departs from the others: {line('; '.join(departures))}")
+        typer.echo(f"{line(label)} has departures: {line('; '.join(departures))}")
     if plugins := sorted({row["from"] for row in rows if row["from"]}):
         typer.echo(f"Methods from {line(', '.join(plugins))}.")
 
@@ -133,10 +136,45 @@ def _start(start: str | dict[str, Any] | None) -> str:
 def _show_requests(asked: list[dict[str, Any]]) -> None:
     if not asked:
         return
-    typer.echo("Asked by metrics of every policy, and charged to the evaluation:")
-    names = ("metrics", "prompts", "answers", "most tokens")
+    typer.echo("Additional answers that metrics request from every policy, counted as evaluation cost:")
+    names = ("metrics", "prompts", "answers", "max tokens")
     rows = ((", ".join(one["metrics"]), *(_amount(one[name]) for name in names[1:])) for one in asked)
     show_table(names, rows)
+
+
+def _power(recipe: Recipe) -> dict[str, Any]:
+    """Return the differences of a score from 0 to 1 that the recipe's seeds and prompts find in 80 % of runs.
+
+    One kind of verdict is all that a report gives: on the method from three seeds on, else on these policies.
+    """
+    from dataclasses import asdict
+
+    from alignbench import stats
+
+    labels = 1 + len(recipe.methods)
+    sizes = {"seeds": len(recipe.seeds), "prompts": recipe.evaluation.prompts, "labels": labels}
+    estimand: stats.Estimand = "method" if len(recipe.seeds) >= stats.MIN_SEEDS else "policies"
+    return {
+        **sizes,
+        "estimand": estimand,
+        "difference": stats.detectable(stats.PLANNING, estimand, **sizes),
+        "planning": asdict(stats.PLANNING),
+    }
+
+
+def _show_power(power: dict[str, Any]) -> None:
+    from alignbench.stats import MIN_SEEDS
+
+    of = {"method": "methods", "policies": "trained policies"}[power["estimand"]]
+    seeds = f"{power['seeds']} seed{'s' if power['seeds'] > 1 else ''}"
+    planning = power["planning"]
+    typer.echo(
+        f"{seeds}, {power['prompts']} prompts and {power['labels']} labels find a difference of "
+        f"{power['difference']:.2f} between two {of} in 80 % of runs, in a score from 0 to 1 whose standard "
+        f"deviation is {planning['seed']:g} between seeds and {planning['rest']:g} between answers."
+    )
+    if power["estimand"] == "policies":
+        typer.echo(f"A verdict on the methods needs {MIN_SEEDS} seeds or more.")
 
 
 def _amount(value: int | None) -> str:
@@ -148,7 +186,7 @@ def _amount(value: int | None) -> str:
 def _forecast(
     loaded: Loaded, left: tuple[Cell, ...], only: list[str], trials: tuple[Cell, ...]
 ) -> dict[str, Any]:
-    """Return what the cells that are left will take, and whether they fit this machine's device."""
+    """Return the predicted cost of the open cells, and whether they fit this machine's device."""
     from dataclasses import asdict
 
     from alignbench.cli.doctor import device_memory
@@ -186,12 +224,12 @@ def _show_forecast(said: dict[str, Any]) -> None:
     show_table(("a cell of", "time", "tokens", "peak memory"), rows)
     for label, one in said["labels"].items():
         if one["failed"]:
-            typer.echo(f"{line(label)} does NOT run, not even in small: {line(one['failed'])}")
+            typer.echo(f"{line(label)} does NOT run, even in a small run: {line(one['failed'])}")
     fits = "fits" if said["fits"] else "does NOT fit"
     tuning = f", after {duration(said['tuning_seconds'])} of tuning" if said["tuning_seconds"] else ""
     cells = "1 cell is" if said["cells"] == 1 else f"{said['cells']} cells are"
     typer.echo(
-        f"{cells} left: about {duration(said['seconds'])} on a machine with nothing else to do, evaluation "
+        f"{cells} left: about {duration(said['seconds'])} on an otherwise idle machine, evaluation "
         f"included{tuning}. Peak memory {size(said['peak_memory_bytes'])}: it {fits} {said['device']}."
     )
-    typer.echo("Drawn out from two small runs; memory has a fifth added for rows longer than theirs.")
+    typer.echo("Extrapolated from two small runs; memory includes a margin of 20 % for longer rows.")

@@ -1,4 +1,4 @@
-"""What a run shows while it works: bars on a terminal, lines elsewhere, JSON lines for a program."""
+"""Progress of a run: bars on a terminal, lines in a log, JSON lines for a program."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
 
 WIDE = 110
-"""Columns from which there is room for more than the cell, how far it is, the time left and two numbers."""
+"""Terminal columns from which elapsed time, a longer bar and a third number are shown."""
 
-TOLD = ("loss", "objective/scores")
-"""Numbers that are told before others."""
+SHOWN_FIRST = ("loss", "objective/scores")
+"""Logged numbers that are shown before others."""
 
 
 def telling(echo: Callable[[str], None]) -> Callable[[Progress], None]:
@@ -54,7 +54,7 @@ def telling(echo: Callable[[str], None]) -> Callable[[Progress], None]:
 
 
 def as_line(said: Any) -> str:
-    """Return a value as one line of JSON; a number that is not finite is null."""
+    """Return a value as one line of JSON; a number that is not finite becomes null."""
     return json.dumps(_plain(said), ensure_ascii=False, allow_nan=False)
 
 
@@ -82,7 +82,7 @@ def watching(console: Console | None = None, *, quiet: bool = False) -> Iterator
 
 
 def _name(task: str, phase: str, room: int) -> str:
-    """Return which cell does what, within so many columns: of a long label the seed stays."""
+    """Return cell and phase within this width; a long label is truncated, its seed is kept."""
     said = f"{line(task)}  {line(phase)}"
     label, slash, seed = line(task).partition("/")
     if len(said) > room and slash:
@@ -116,14 +116,14 @@ class _Watch:
         said = escape(_name(progress.task, event.phase, 40 if wide else 27))
         bar, since, phase = self.running.get(progress.task, (None, time.monotonic(), ""))
         if bar is None or phase != event.phase:
-            # A new bar: the total of an old one cannot be forgotten.
+            # A new bar: the total of an old one cannot be reset.
             if bar is not None:
                 self.bars.remove_task(bar)
             bar = self.bars.add_task(said, total=event.total, numbers="")
             self.running[progress.task] = (bar, since, event.phase)
         self.bars.update(bar, completed=event.done, total=event.total)
         if event.numbers:
-            first = [name for name in TOLD if name in event.numbers]
+            first = [name for name in SHOWN_FIRST if name in event.numbers]
             names = list(dict.fromkeys([*first, *event.numbers]))[: 3 if wide else 2]
             numbers = (f"{line(name).replace('_', ' ')} {event.numbers[name]:.3g}" for name in names)
             self.bars.update(bar, numbers=escape("  ".join(numbers)))
@@ -131,16 +131,16 @@ class _Watch:
     def _ended(self, progress: Progress) -> None:
         last = progress.ended
         assert last is not None
-        took = "  (found as it was left)" if last.status == "done" else ""
+        took = "  (already finished)" if last.status == "done" else ""
         if progress.task in self.running:
             bar, since, _ = self.running.pop(progress.task)
             self.bars.remove_task(bar)
             took = f"  {duration(time.monotonic() - since)}"
         if self.cells is not None and progress.cells:
             self.bars.advance(self.cells)
-        # What stops the whole run is its error, which is told in full.
-        told = last.error is not None and not progress.cells
-        reason = f": {line(last.reason)}" if last.reason and not told else ""
+        # An error that stops the whole run is printed in full elsewhere.
+        printed = last.error is not None and not progress.cells
+        reason = f": {line(last.reason)}" if last.reason and not printed else ""
         style = "green" if last.status == "done" else "red"
         self.console.print(
             f"{line(progress.task)}  {last.status}{took}{reason}", style=style, markup=False, highlight=False

@@ -24,9 +24,10 @@ Overrides = Annotated[
     list[str], typer.Option("--set", metavar="a.b=c", help="Set one value of the recipe; may be repeated.")
 ]
 Only = Annotated[
-    list[str], typer.Option(metavar="LABEL", help="This label and what it starts from; may be repeated.")
+    list[str],
+    typer.Option(metavar="LABEL", help="Only this label and the labels it starts from; may be repeated."),
 ]
-ForPrograms = Annotated[bool, typer.Option("--json", help="Print JSON, for a program.")]
+ForPrograms = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def run(
@@ -34,36 +35,39 @@ def run(
     out: OutFolder = None,
     overrides: Overrides = [],  # noqa: B006  (typer reads it, nobody changes it)
     only: Only = [],  # noqa: B006
-    jobs: Annotated[str, typer.Option(metavar="N|auto", help="Cells that run side by side.")] = "auto",
+    jobs: Annotated[
+        str, typer.Option(metavar="N|auto", help="Number of cells that run in parallel.")
+    ] = "auto",
     fork: Annotated[
-        bool, typer.Option("--fork", help="Start a new run beside one of another recipe or environment.")
+        bool, typer.Option("--fork", help="Start a new run in a new folder if recipe or environment changed.")
     ] = False,
     allow_env_change: Annotated[
-        bool, typer.Option("--allow-env-change", help="Go on with what other libraries or plugins made.")
+        bool,
+        typer.Option("--allow-env-change", help="Continue a run of other library or plugin versions."),
     ] = False,
     heartbeat: Annotated[
         float,
-        typer.Option(metavar="SECONDS", min=0, help="Stop a cell silent for so long; 0 waits for ever."),
+        typer.Option(
+            metavar="SECONDS", min=0, help="Stop a cell without a heartbeat for this long; 0 never does."
+        ),
     ] = 1800,
     every: Annotated[
         float,
         typer.Option(
-            "--checkpoint-every", metavar="SECONDS", min=0, help="Time between two checkpoints of a training."
+            "--checkpoint-every", metavar="SECONDS", min=0, help="Time between two training checkpoints."
         ),
     ] = 60,
     track: Annotated[
         list[str],
         typer.Option(
             metavar="NAME",
-            help="Also send each cell's numbers to tensorboard, mlflow, wandb or trackio; may be repeated.",
+            help="Also log to tensorboard, mlflow, wandb or trackio; may be repeated.",
         ),
     ] = [],  # noqa: B006
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")] = False,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Tell what happens as JSON, an object a line, for a program.")
-    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only errors.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print progress as JSON lines.")] = False,
 ) -> None:
-    """Run a comparison, or go on with one that was interrupted."""
+    """Run a comparison, or continue one that was interrupted."""
     from alignbench import hooks, layout, report, results
     from alignbench.cli.progress import as_line, telling, watching
     from alignbench.engine import environment
@@ -94,13 +98,13 @@ def run(
                 observers=hooks.installed(),
             )
     except Stopped as stopped:
-        typer.echo(f"stopped; nothing is lost, go on with: {engine.command()}", err=True)
+        typer.echo(f"stopped; nothing is lost, continue with: {engine.command()}", err=True)
         raise typer.Exit(stopped.code) from None
     found = results.read(folder)
     page = report.write_html(folder)
     if as_json:
-        told = {"results": str(folder / layout.RESULTS), "report": str(page), "exit_code": int(code)}
-        typer.echo(as_line({"event": "finished", **told}))
+        facts = {"results": str(folder / layout.RESULTS), "report": str(page), "exit_code": int(code)}
+        typer.echo(as_line({"event": "finished", **facts}))
     elif not quiet:
         report.show(found)
         typer.echo(f"report: {page}")
@@ -114,22 +118,22 @@ class Stopped(KeyboardInterrupt):
 
 
 def _stop(sign: int, _frame: object) -> None:
-    """Stop at once what the parent does; what its children do is told to stop by the executor."""
+    """Stop the parent process at once; the executor stops its child processes."""
     stopped = Stopped()
     if sign != signal.SIGINT:
         stopped.code = Exit.TERMINATED
     with suppress(OSError):  # the terminal may be gone
-        typer.echo("stopping: each cell finishes its step and keeps it; once more stops now", err=True)
+        typer.echo("stopping: each cell finishes its step and saves it; a second signal stops now", err=True)
     raise stopped
 
 
 def check(
     recipe: RecipeFile,
     overrides: Overrides = [],  # noqa: B006
-    rows: Annotated[bool, typer.Option("--data", help="Also read every row of its data.")] = False,
+    rows: Annotated[bool, typer.Option("--data", help="Also read every row of the data.")] = False,
     as_json: ForPrograms = False,
 ) -> None:
-    """Check a recipe, and say all that is wrong with it at once."""
+    """Check a recipe and report all problems at once."""
     from alignbench.engine.plan import cells
     from alignbench.recipe.load import load
     from alignbench.recipe.resolve import resolve
@@ -149,31 +153,31 @@ def check(
 
 
 def _read(pool: Pool) -> str:
-    """Say how many rows were read, and which of them are of no use, or odd."""
-    said = f"\n{pool.read:,} {pool.view.__name__} rows were read"
+    """Return a summary of the rows: read, unusable, duplicated, contradictory."""
+    summary = f"\n{pool.read:,} {pool.view.__name__} rows were read"
     if pool.dropped:
-        told = (f"{reason} ({count:,})" for reason, count in pool.dropped.most_common())
-        said += f"; of no use: {', '.join(told)}"
-    for count, what in ((pool.duplicates, "said twice"), (pool.conflicts, "labelled in two ways")):
-        said += f"; {what}: {count:,}" if count else ""
-    return said
+        reasons = (f"{reason} ({count:,})" for reason, count in pool.dropped.most_common())
+        summary += f"; unusable: {', '.join(reasons)}"
+    for count, what in ((pool.duplicates, "duplicates"), (pool.conflicts, "contradictory labels")):
+        summary += f"; {what}: {count:,}" if count else ""
+    return summary
 
 
 def compare(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of runs.")],
     format: Annotated[
-        Literal["table", "markdown", "csv", "json"], typer.Option(help="How the comparison is written.")
+        Literal["table", "markdown", "csv", "json"], typer.Option(help="Output format.")
     ] = "table",
     as_json: ForPrograms = False,
 ) -> None:
-    """Put stored runs side by side."""
+    """Compare finished runs side by side."""
     from alignbench import report
 
     report.compare(runs, "json" if as_json else format)
 
 
 def report(run: RunFolder, as_json: ForPrograms = False) -> None:
-    """Show a stored run again and write its report.html anew."""
+    """Show a finished run and write its report.html again."""
     from alignbench import report, results
 
     found = results.read(run)
@@ -185,12 +189,12 @@ def report(run: RunFolder, as_json: ForPrograms = False) -> None:
     typer.echo(f"report: {page}")
 
 
-def _jobs(said: str) -> int | Literal["auto"]:
-    if said == "auto":
+def _jobs(value: str) -> int | Literal["auto"]:
+    if value == "auto":
         return "auto"
-    if said.isdecimal() and int(said) > 0:
-        return int(said)
-    raise RecipeError(f"--jobs {said}: expected 'auto' or a whole number, 1 at least")
+    if value.isdecimal() and int(value) > 0:
+        return int(value)
+    raise RecipeError(f"--jobs {value}: expected 'auto' or a whole number of at least 1")
 
 
 def _seeds(seeds: list[int]) -> str:

@@ -1,4 +1,4 @@
-"""What all commands share: the app, its global options, and how an error ends the process."""
+"""Shared by all commands: the app, its global options, error handling, tables and JSON output."""
 
 from __future__ import annotations
 
@@ -19,38 +19,38 @@ from alignbench.errors import AlignbenchError, Exit, StorageError
 
 
 class UnforeseenError(AlignbenchError):
-    """A bug, of ours or of a plugin."""
+    """A bug in alignbench or in a plugin."""
 
     exit_code = Exit.INTERNAL
 
 
 class Commands(TyperGroup):
-    """Ends every command with its exit code and one line for each problem; tracebacks only with `--debug`."""
+    """Ends every command with its exit code and one line per problem; tracebacks only with `--debug`."""
 
     def invoke(self, ctx: Any) -> Any:
-        for_a_program = "--json" in ctx.args
+        json_output = "--json" in ctx.args
         try:
             return super().invoke(ctx)
         except BrokenPipeError:
-            # Whoever read our output has seen enough. What is still buffered must not raise again at exit.
+            # The reader closed the pipe. Buffered output must not raise again at exit.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit(Exit.DONE) from None
         except (typer.Exit, typer.Abort):
             raise
         except Exception as error:
-            if hasattr(error, "format_message"):  # typer's own words about a wrong command line
+            if hasattr(error, "format_message"):  # typer's own message about a wrong command line
                 raise
             if ctx.params["debug"]:
                 traceback.print_exc()
-            told = _as_told(error)
-            complain(str(told).splitlines())
-            if for_a_program:
-                print_json(told.as_json())
-            raise typer.Exit(told.exit_code) from None
+            reported = _reported(error)
+            complain(str(reported).splitlines())
+            if json_output:
+                print_json(reported.as_json())
+            raise typer.Exit(reported.exit_code) from None
 
 
-def _as_told(error: Exception) -> AlignbenchError:
-    """Return an error as a person should read it; what nobody foresaw is a bug."""
+def _reported(error: Exception) -> AlignbenchError:
+    """Return the error to report: an unexpected exception is reported as a bug."""
     from alignbench.store import as_storage_error
 
     if isinstance(error, AlignbenchError):
@@ -63,7 +63,7 @@ def _as_told(error: Exception) -> AlignbenchError:
         )
     what = " ".join(f"{type(error).__name__}: {error}".split())
     return UnforeseenError(
-        what, "this is a bug in alignbench or in a plugin: see it whole with alignbench --debug"
+        what, "this is a bug in alignbench or in a plugin: alignbench --debug shows the traceback"
     )
 
 
@@ -95,7 +95,7 @@ def _globals(
 
 
 def complain(lines: Iterable[str]) -> None:
-    """Print each line to stderr as an error; what data has smuggled in cannot steer the terminal."""
+    """Print each line to stderr as an error, with control characters escaped."""
     from alignbench.report.text import line as harmless
 
     for line in lines:
@@ -103,7 +103,7 @@ def complain(lines: Iterable[str]) -> None:
 
 
 def hush(context: typer.Context) -> None:
-    """Until the command ends, keep what libraries say while they load a model off its screen."""
+    """Silence the log messages of libraries until the command ends."""
     import logging
     import warnings
 
@@ -116,12 +116,12 @@ def hush(context: typer.Context) -> None:
 
 
 def print_json(value: Any) -> None:
-    """Print a value for a program."""
+    """Print a value as JSON."""
     typer.echo(json.dumps(value, indent=1, ensure_ascii=False))
 
 
 def show_table(columns: Iterable[str], rows: Iterable[Iterable[object]]) -> None:
-    """Print a table for a person; nothing in it is read as markup."""
+    """Print a table; nothing in it is read as markup."""
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table

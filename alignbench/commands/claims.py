@@ -224,13 +224,13 @@ def page(
     lines = [
         "# Claims of the literature, on the sandbox",
         "",
-        "Written by `alignbench claims`. Each claim has a recipe under `recipes/claims`, a measure, a sign",
-        "that was expected before the run, and what else could explain the outcome. A verdict speaks of the",
-        "*method*, any seed, at 95%; what is not reproduced here may still hold for larger models. Three seeds say",
-        "little of a method, so the interval of the very policies trained here stands beside it; it decides nothing.",
+        "Written by `alignbench claims`. Each claim has a recipe under `recipes/claims`, a measure, an expected sign",
+        "that was fixed before the run, and its confounders. A verdict is about the *method* at 95%; a claim that is",
+        "not reproduced here may still hold for larger models. Three seeds give wide intervals for a method, so the",
+        "interval for the policies trained here is shown as well; it does not affect the verdict.",
         "",
         f"Sandbox {sandbox[:16]}. {', '.join(f'{count} {name}' for name, count in counts.items())}.",
-        *(["", "Made with `--quick`: one seed, which gives no verdict."] if quick else []),
+        *(["", "Written with `--quick`: one seed, which gives no verdict."] if quick else []),
         "",
         "| | claim | verdict |",
         "|---|---|---|",
@@ -252,7 +252,7 @@ def page(
             lines[-1] += f" {failed[name]}"
         lines += [
             "",
-            "| expected | found | 95% interval | holds | of these policies alone |",
+            "| expected | found | 95% interval | holds | these policies only |",
             "|---|---|---|---|---|",
         ]
         found = judged[name][1] if name in judged else [Found(one) for one in claim.expect]
@@ -260,7 +260,7 @@ def page(
         of = f"`recipes/claims/{claim.recipe}`"
         of += f", variants {', '.join(claim.variants)}" if claim.variants else ""
         if claim.asked:
-            lines += ["", f"Asked here: {claim.asked.strip()}"]
+            lines += ["", f"Tested here: {claim.asked.strip()}"]
         lines += ["", f"Recipe: {of}. Confounder: {claim.confounder.strip() or 'none known'}"]
     return "\n".join(lines) + "\n"
 

@@ -51,9 +51,9 @@ def adapter(run: Path, cell: Cell, out: Path) -> Path:
     for file in sorted(source.iterdir()):
         if file.name not in LEFT_BEHIND:
             store.write_bytes(out / file.name, file.read_bytes())
-    said = json.loads((out / "adapter_config.json").read_text(encoding="utf-8"))
-    said |= {"base_model_name_or_path": base_of(run, recipe), "revision": recipe.model.revision}
-    store.write_text(out / "adapter_config.json", json.dumps(said, indent=2, sort_keys=True) + "\n")
+    config = json.loads((out / "adapter_config.json").read_text(encoding="utf-8"))
+    config |= {"base_model_name_or_path": base_of(run, recipe), "revision": recipe.model.revision}
+    store.write_text(out / "adapter_config.json", json.dumps(config, indent=2, sort_keys=True) + "\n")
     load_tokenizer(recipe.model, origin(run)).save_pretrained(out)
     return out
 

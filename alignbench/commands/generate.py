@@ -32,7 +32,7 @@ def generate(
     judge: NamedJudge | None = None,
     adapter: str | None = None,
     seed: int = 0,
-    tell: Callable[[Event], None] = lambda event: None,
+    emit: Callable[[Event], None] = lambda event: None,
 ) -> dict[str, Any]:
     """Write rows for the recipe's training prompts to `out`, with a card; return what is known of them.
 
@@ -57,13 +57,13 @@ def generate(
             threads=1,
             what={"key": "generate"},
         )
-        prepare.main(task, tell)
-        session = Session(task, tell)
+        prepare.main(task, emit)
+        session = Session(task, emit)
         start = BASE if adapter is None else AdapterStart(adapter=adapter)
         run = CellContext(session, label="generated", seed=seed, method="", start=start, folder=work)
         prompts = list({row.id: row for row in session.table.rows(Prompt, "train", seed=seed)}.values())
         principles = labelling.principles(how.constitution, root)
-        tell(Event("writing", 0, len(prompts)))
+        emit(Event("writing", 0, len(prompts)))
         if isinstance(how, Labelling):
             named = judge or NamedJudge(name="self")
             labeller = run.judge(named)
@@ -99,7 +99,7 @@ def card(kind: Kind, facts: dict[str, Any]) -> str:
     """Return the card beside the rows: who wrote them, how, and what to look up before sharing them."""
     judge = facts["judge"]
     labelled = f" and labelled by the judge `{judge['name']}`" if judge else " and revised by itself"
-    told = json.dumps(facts, indent=2, sort_keys=True, ensure_ascii=False)
+    text = json.dumps(facts, indent=2, sort_keys=True, ensure_ascii=False)
     models = " and of the judge" if judge else ""
     return f"""# {facts["kept"]} {kind} written by a model
 
@@ -110,7 +110,7 @@ training of other models on it, others ask to be named. The prompts keep the lic
 both up before you share these rows or a model that was trained on them.
 
 ```json
-{told}
+{text}
 ```
 """
 

@@ -55,7 +55,7 @@ def requested(recipe: Recipe, root: Path) -> list[dict[str, Any]]:
     """Return what metrics ask of every policy beside the evaluation prompts; equal questions stand once.
 
     Each with the `metrics` that share it, its `prompts`, its `answers` (the most that one of them takes) and
-    `most tokens` of all of them, None where a metric words its questions only while it measures.
+    `max tokens` of all of them, None where a metric words its questions only while it measures.
     """
     found: dict[str, dict[str, Any]] = {}
     for named in recipe.evaluation.metrics:
@@ -69,8 +69,8 @@ def requested(recipe: Recipe, root: Path) -> list[dict[str, Any]]:
         if not parts and (count := metric.answers(root)):
             parts = [(named.name, count, count, None)]
         for key, prompts, answers, longest in parts:
-            one = found.setdefault(key, {"metrics": [], "prompts": prompts, "answers": 0, "most tokens": 0})
+            one = found.setdefault(key, {"metrics": [], "prompts": prompts, "answers": 0, "max tokens": 0})
             one["metrics"] = list(dict.fromkeys([*one["metrics"], named.name]))
             one["answers"] = max(one["answers"], answers)
-            one["most tokens"] = None if longest is None else one["answers"] * longest
+            one["max tokens"] = None if longest is None else one["answers"] * longest
     return list(found.values())

@@ -80,15 +80,15 @@ class Annotators(RowFilter):
 
 def screen(rows: Iterable[Row], gold: str) -> Mapping[str, Screened]:
     """Return how well each annotator of `rows` agrees with the annotator `gold`."""
-    said: dict[str, dict[str, Ranks]] = defaultdict(dict)
+    ranked: dict[str, dict[str, Ranks]] = defaultdict(dict)
     for row in rows:
         if isinstance(row, (Pair, Ranking)):
             (ranking,) = derive(row, Ranking, seed=0)
             ranks = dict(zip(ranking.answers, ranking.ranks, strict=True))
-            said[str(row.extra.get("annotator", ""))][prompt_key(row.prompt)] = ranks
-    truth = said.pop(gold, {})
+            ranked[str(row.extra.get("annotator", ""))][prompt_key(row.prompt)] = ranks
+    truth = ranked.pop(gold, {})
     found = {}
-    for who, theirs in said.items():
+    for who, theirs in ranked.items():
         common = [(truth[prompt], theirs[prompt]) for prompt in theirs if prompt in truth]
         hits = [hit for pair in common for hit in _hits(*pair)]
         if hits:

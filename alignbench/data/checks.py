@@ -9,10 +9,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from alignbench.api.config import Split
+from alignbench.data.near import near_duplicates
 from alignbench.data.pool import SPLITS, Pool
 from alignbench.data.split import prompt_key
 from alignbench.errors import DataError, ModelError
-from alignbench.recipe.schema import Data, Recipe
+from alignbench.recipe.schema import CONVERSATION, PROMPT, Data, Recipe
 from alignbench.rows import Prompt, Row
 
 
@@ -26,7 +27,7 @@ class Part:
     """Of every row that has token ids, kept or not."""
 
     def record(self) -> dict[str, Any]:
-        """Return what the record says of this split."""
+        """Return the record of this split."""
         return {
             "kept": len(self.kept),
             "dropped": dict(sorted(self.dropped.items())),
@@ -34,10 +35,10 @@ class Part:
         }
 
 
-def lengths(parts: Iterable[Part], data: Data, room: int | None) -> None:
-    """Raise DataError where more rows do not fit than `allowed_drop` lets, with the lengths that would do.
+def lengths(parts: Iterable[Part], data: Data, context_length: int | None) -> None:
+    """Raise DataError where more rows do not fit than `allowed_drop` lets, with the lengths that would keep them.
 
-    `room` is the model's context in tokens. Where not one row could be tokenised it is a ModelError.
+    Where not one row could be tokenised it is a ModelError.
     """
     parts = list(parts)
     dropped = sum((part.dropped for part in parts), Counter[str]())
@@ -48,16 +49,19 @@ def lengths(parts: Iterable[Part], data: Data, room: int | None) -> None:
     reasons = ", ".join(f"{count} {reason}" for reason, count in dropped.most_common(3))
     what = f"{dropped.total()} of {rows} rows ({share:.0%}) cannot be used: {reasons}"
     known = [length for part in parts for length in part.lengths]
-    if not known:
-        raise ModelError(what, "set model.chat_template to a template that takes these conversations")
+    template = sum(count for reason, count in dropped.items() if "the chat template" in reason)
+    if not known or template > data.allowed_drop * rows:
+        fix = "set model.chat_template to a template that keeps these conversations whole"
+        raise ModelError(what, fix if template else "use the tokenizer that the model was trained with")
     shown = ", ".join(f"{part:.0%} have at most {quantile(known, part)}" for part in (0.5, 0.9, 0.99, 1.0))
     wished = {math.ceil(quantile(known, part) / 16) * 16 for part in (0.5, 0.75, 0.9, 0.95, 1.0)}
     offers = {
-        wish: sum(one <= wish for one in known) for wish in {min(wish, room or wish) for wish in wished}
+        wish: sum(one <= wish for one in known)
+        for wish in {min(wish, context_length or wish) for wish in wished}
     }
     better = {wish: fits for wish, fits in sorted(offers.items()) if fits > rows - dropped.total()}
     keeps = ", ".join(f"{wish} keeps {fits / rows:.0%}" for wish, fits in better.items())
-    limit = f" (the model's context is {room})" if room else ""
+    limit = f" (the model's context is {context_length})" if context_length else ""
     allowing = f"data.allowed_drop: {math.ceil(share * 100) / 100}"
     fix = f"set data.max_length{limit}: {keeps}; or {allowing}"
     if not better:
@@ -67,43 +71,44 @@ def lengths(parts: Iterable[Part], data: Data, room: int | None) -> None:
 
 def counts(pool: Pool, kept: dict[Split, list[Row]], recipe: Recipe) -> None:
     """Raise DataError where too few rows are left to train one batch, to follow it, or to evaluate at all."""
-    shares = recipe.data.split
-    if len(kept["train"]) < recipe.training.batch:
-        share = 1 - shares.validation - shares.test
-        _too_few(
-            pool, "train", len(kept["train"]), recipe.training.batch, "one batch (training.batch)", share
-        )
+    data, batch = recipe.data, recipe.training.batch
+    if len(kept["train"]) < batch:
+        _too_few(pool, "train", len(kept["train"]), batch, "one batch (training.batch)", data)
     if recipe.evaluation.curve is not None and len(kept["validation"]) < 2:
-        share = shares.validation if recipe.data.validation is None else 1.0
-        _too_few(pool, "validation", len(kept["validation"]), 2, "evaluation.curve", share)
+        _too_few(pool, "validation", len(kept["validation"]), 2, "evaluation.curve", data)
     if len(kept["test"]) < 2:
-        share = shares.test if recipe.data.test is None else 1.0
-        _too_few(pool, "test", len(kept["test"]), 2, "an evaluation", share)
+        _too_few(pool, "test", len(kept["test"]), 2, "an evaluation", data)
 
 
-def _too_few(pool: Pool, split: Split, there: int, least: int, use: str, share: float) -> None:
-    gone = pool.dropped.copy()
+def _too_few(pool: Pool, split: Split, there: int, least: int, use: str, data: Data) -> None:
+    shares = data.split
+    share = 1 - shares.validation - shares.test
+    if split != "train":
+        share = getattr(shares, split) if getattr(data, split) is None else 1.0
+    lost = pool.dropped.copy()
     for one in pool.filters:
         dropped = {reason: count for reason, count in one["counts"].items() if reason.startswith("dropped")}
-        gone.update({f"{one['name']} {reason}": count for reason, count in dropped.items()})
-    why = f" ({', '.join(f'{count} {reason}' for reason, count in gone.most_common(5))})" if gone else ""
+        lost.update({f"{one['name']} {reason}": count for reason, count in dropped.items()})
+    why = f" ({', '.join(f'{count} {reason}' for reason, count in lost.most_common(5))})" if lost else ""
     what = f"{pool.read} rows were read{why} and {there} are left for {split}"
     if share <= 0:
         raise DataError(what, f"give data.split.{split} a share, or name a source in data.{split}")
     wanted = math.ceil(least / share)
     fix = f"{use} needs at least {least}, so about {wanted} rows in all"
-    if pool.read - gone.total() >= wanted:
-        fix += f"; rows of one user or prompt stay together, so more of those, or a source in data.{split}"
+    if pool.read - lost.total() >= wanted:
+        fix += f"; rows of one {shares.by} stay together, so more of those, or a source in data.{split}"
+        if shares.by not in (CONVERSATION, PROMPT):
+            fix += f", or data.split.by: {CONVERSATION}"
     raise DataError(what, fix)
 
 
-def overlap(kept: dict[Split, list[Row]], data: Data) -> dict[str, int]:
-    """Return how many prompts of the other splits occur in the training rows too.
+def overlap(kept: dict[Split, list[Row]], data: Data) -> tuple[dict[str, int], dict[str, int]]:
+    """Return how many prompts of the other splits occur in the training rows too, and how many nearly do.
 
-    Raises DataError where one of the test split does, unless `allow_overlap` lets it.
+    Raises DataError where one of the test split occurs, unless `allow_overlap` lets it.
     """
     prompts = {
-        split: {prompt_key(row.prompt): row.id for row in rows if isinstance(row, Prompt)}
+        split: {prompt_key(row.prompt): row for row in rows if isinstance(row, Prompt)}
         for split, rows in kept.items()
     }
     both = {split: [key for key in prompts[split] if key in prompts["train"]] for split in SPLITS[1:]}
@@ -111,10 +116,15 @@ def overlap(kept: dict[Split, list[Row]], data: Data) -> dict[str, int]:
         first = both["test"][0]
         raise DataError(
             f"{len(both['test'])} of {len(prompts['test'])} test prompts occur in the training rows too; "
-            f"row {prompts['test'][first]} asks what row {prompts['train'][first]} asks",
-            "divide by prompt (data.split.by: prompt), name another data.test, or set data.allow_overlap",
+            f"row {prompts['test'][first].id} asks what row {prompts['train'][first].id} asks",
+            f"divide by conversation (data.split.by: {CONVERSATION}), name another data.test, "
+            "or set data.allow_overlap",
         )
-    return {split: len(keys) for split, keys in both.items()}
+    training = [row.prompt for row in prompts["train"].values()]
+    near = {
+        split: near_duplicates([row.prompt for row in prompts[split].values()], training) for split in both
+    }
+    return {split: len(keys) for split, keys in both.items()}, near
 
 
 def quantile(values: list[int], share: float) -> int:

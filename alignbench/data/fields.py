@@ -1,4 +1,4 @@
-"""From a record's fields to a row: the names TRL uses, rankings, conversations, and HH's text format."""
+"""From a record's fields to a row: the names that TRL uses, rankings, conversations, and HH's text format."""
 
 from __future__ import annotations
 
@@ -8,35 +8,55 @@ from collections.abc import Sequence as Many
 from dataclasses import dataclass
 from difflib import get_close_matches
 from hashlib import sha256
-from itertools import pairwise
 from typing import Any
 
 from alignbench.data import hh
+from alignbench.data.columns import NUMBERED, Columns, as_yaml, proposals, rename
+from alignbench.data.turns import (
+    RecordError,
+    UselessRecordError,
+    answer_of,
+    before,
+    conversation,
+    is_empty,
+    is_list,
+    is_number,
+    prompt_of,
+    text,
+    wrong,
+)
 from alignbench.errors import Problem
-from alignbench.rows import Demonstration, Messages, Pair, Prompt, Ranking, Row, Text, UnpairedPreference
+from alignbench.rows import Demonstration, Pair, Prompt, Ranking, Row, Text, UnpairedPreference
 
 Fields = Mapping[str, Any]
+Line = Callable[[Columns], str]
+"""Writes a mapping of columns as it stands in the recipe."""
 
-ALIASES = {"conversations": "prompt"}
+ALIASES = {"conversation": "conversations", "kto_tag": "label", "system_prompt": "system"}
 """Other names that well-known data sets give a field."""
 
-ROLES = {"human": "user", "gpt": "assistant", "prompter": "user"}
-"""Other names that well-known data sets give a role."""
+UNREAD = (
+    "tools", "functions", "tool_calls", "images", "image", "videos", "video", "audios", "audio",
+    "chat_template_kwargs",
+)  # fmt: skip
+"""Columns that change the meaning of a conversation and that a row cannot hold: refused where they are filled."""
+
+CONTEXT = ("system", "history")
+"""Columns whose turns come before the prompt's."""
+
+FOREIGN = (
+    ({"message_id", "parent_id", "text"}, "single messages of reply trees",
+     "read the file of ready trees: {reply-trees: {path: ...}}"),
+    ({"message_tree_id", "prompt"}, "a reply tree", "read it as one: {reply-trees: {path: ...}}"),
+    ({"input_ids"}, "token ids of another tokenizer", "give the texts: every method gets the same token ids"),
+    ({"segments"}, "pieces of a template that is written already", "give `messages`"),
+    ({"prompt", "completions", "labels"}, "labels of single steps", "give `completion` and one `label`"),
+    ({"response1", "response2", "overall_preference"}, "a preference from -3 to 3",
+     "write it as `chosen`, `rejected` and `preference`, a probability"),
+)  # fmt: skip
+"""Kinds of records that no shape fits: their columns, what they are, and what to do."""
 
 _canonical = json.JSONEncoder(sort_keys=True).encode
-_ROLES = ("system", "developer", "user", "assistant", "tool")
-
-
-class RecordError(ValueError):
-    """A record that is not a row; `problems` name its fields."""
-
-    def __init__(self, *problems: Problem):
-        super().__init__("; ".join(map(str, problems)))
-        self.problems = problems
-
-
-class UselessRecordError(ValueError):
-    """A well-formed record that gives no row; its message is the reason that is counted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,25 +72,35 @@ class Shape:
         return f"{self.view.__name__} ({', '.join(self.names)})"
 
 
-def shape(record: Fields) -> Shape:
-    """Return the first shape whose fields are all there; RecordError says what the likeliest one lacks."""
-    there = {ALIASES.get(name, name) for name in record}
+def shape(record: Fields, line: Line = as_yaml) -> Shape:
+    """Return the first shape whose fields are all there.
+
+    Raises RecordError where there is none, or where the record has answers that the shape would leave out:
+    with the columns that there are, the likeliest shape, and the `line` of a recipe that reads it.
+    """
+    for columns, what, fix in FOREIGN:
+        if columns <= record.keys():
+            raise RecordError(Problem(f"{what} ({', '.join(sorted(columns))})", fix))
     for one in SHAPES:
-        if there.issuperset(one.names):
+        if _columns(record, one).keys() >= set(one.names):
+            if one.names == ("chosen", "rejected") and _is_plain(record) and proposals(record):
+                break
+            unread = [name for name in _UNREAD_ANSWERS.get(one.view, ()) if not is_empty(record.get(name))]
+            if unread:
+                raise RecordError(_proposal(record, one, unread, line))
             return one
-    meant = {_meant(name) or name for name in there}
-    likeliest = max(SHAPES, key=lambda one: len(meant.intersection(one.names)) / len(one.names))
-    raise RecordError(*_missing(record, likeliest))
+    raise RecordError(_proposal(record, None, [], line))
 
 
-def read(record: Fields, wanted: Shape) -> Row:
+def read(record: Fields, wanted: Shape, line: Line = as_yaml) -> Row:
     """Return a record of the wanted shape as a row without token ids.
 
     Its id is the field `id`, or else made of the content, so that adding rows renames no other row; columns
     that the shape does not read become `extra`. Raises RecordError where the record has another shape or bad
     values, UselessRecordError where it is well formed and yet no row.
     """
-    fields = {ALIASES.get(name, name): value for name, value in record.items()}
+    columns = _columns(record, wanted)
+    fields = {field: record[column] for field, column in columns.items()}
     missing = _missing(fields, wanted)
     if missing:
         for other in SHAPES:
@@ -78,54 +108,126 @@ def read(record: Fields, wanted: Shape) -> Row:
                 what = f"{other} after rows that are {wanted}"
                 raise RecordError(Problem(what, "keep one kind of row in a file"))
         raise RecordError(*missing)
-    nulls = [_wrong(name, None, "a value") for name in wanted.names if fields[name] is None]
+    nulls = [wrong(name, None, "a value") for name in wanted.names if fields[name] is None]
     if nulls:
         raise RecordError(*nulls)
-    said = wanted.reader(fields)
-    given = fields.get("id")
-    id = str(given) if isinstance(given, (str, int)) else content_id(said)
+    unread = [
+        Problem("is not read, and changes the meaning of a row", _without(line, name), field=name)
+        for name in UNREAD
+        if not is_empty(fields.get(name)) and wanted.view is not Text
+    ]
+    if unread:
+        raise RecordError(*unread)
+    values = wanted.reader(fields)
     used = {*wanted.names, *wanted.optional, "id"}
-    extra = {name: value for name, value in record.items() if ALIASES.get(name, name) not in used}
-    return wanted.view(id=_text("id", id), extra=extra, **said)
+    if "prompt" in values:
+        values["prompt"] = before(values["prompt"], *(fields.get(name) for name in CONTEXT))
+        used.update(CONTEXT)
+    given = fields.get("id")
+    id = str(given) if isinstance(given, (str, int)) else content_id(values)
+    extra = {column: _known(record[column]) for field, column in columns.items() if field not in used}
+    return wanted.view(id=text("id", id), extra=extra, **values)
 
 
-def content_id(said: Mapping[str, Any]) -> str:
+def _known(value: Any) -> Any:
+    """Return a column's value, null for NaN: that is how tables of numbers write that there is none."""
+    return None if isinstance(value, float) and value != value else value
+
+
+def _is_plain(record: Fields) -> bool:
+    """Return whether the chosen answer is a text alone, without the conversation before it."""
+    return isinstance(record["chosen"], str) and not hh.is_hh(record["chosen"])
+
+
+def content_id(values: Mapping[str, Any]) -> str:
     """Return an id made of the content of a row."""
-    return sha256(_canonical(said).encode()).hexdigest()[:16]
+    return sha256(_canonical(values).encode()).hexdigest()[:16]
+
+
+def _columns(record: Fields, wanted: Shape) -> dict[str, str]:
+    """Return which column each field of a shape is read from. A column of the field's own name goes first."""
+    found = {name: name for name in record}
+    for name, value in record.items():
+        field = ALIASES.get(name, name)
+        if field in ("conversations", "messages"):
+            if "messages" in wanted.names:
+                field = "messages"
+            elif len(wanted.names) > 1 and (field == "conversations" or not _is_answered(value)):
+                field = "prompt"
+        if field == name or (field == "prompt" and field in record):
+            continue
+        if not is_empty(record.get(found.get(field, ""))) and not is_empty(value):
+            raise RecordError(Problem(f"`{found[field]}` and `{name}` are the same", "keep one", field=name))
+        if is_empty(record.get(field)):
+            found[field] = name
+            found.pop(name, None)
+    return found
+
+
+def _is_answered(messages: Any) -> bool:
+    """Return whether a conversation ends with the assistant's turn."""
+    last = messages[-1] if is_list(messages) and len(messages) else None
+    return isinstance(last, Mapping) and (last.get("role") or last.get("from")) in ("assistant", "gpt")
+
+
+def _with_answer(fields: Fields) -> dict[str, Any]:
+    prompt = prompt_of(fields["prompt"])
+    return {
+        "prompt": prompt,
+        "response": answer_of("completion", fields["completion"], prompt, fields["prompt"]),
+    }
 
 
 def _answers_and_ranks(fields: Fields) -> dict[str, Any]:
     ranks = fields["ranks"]
-    if not _is_list(ranks) or not all(_is_number(rank) for rank in ranks):
-        raise RecordError(
-            Problem("not a list of numbers", "one rank for each answer, 1 is best", field="ranks")
-        )
-    said = _ranked(fields["prompt"], "answers", fields["answers"], ranks)
+    if not is_list(ranks) or not all(map(is_number, ranks)):
+        bad = next((f" (one is {rank})" for rank in ranks if rank != rank), "") if is_list(ranks) else ""
+        what = f"not a list of numbers{bad}"
+        raise RecordError(Problem(what, "one rank for each answer, 1 is best", field="ranks"))
+    values = _ranked(fields, "answers", ranks, "ranks")
     given = fields.get("preferences")
     if given is None:
-        return said
+        return values
     pairs = len(ranks) * (len(ranks) - 1) // 2
-    if not _is_list(given) or len(given) != pairs or not all(one is None or _is_chance(one) for one in given):
+    if not is_list(given) or len(given) != pairs or not all(one is None or _is_chance(one) for one in given):
         fix = "for each two answers (1-2, 1-3, ..., 2-3, ...) that the first is better, or null"
         raise RecordError(Problem(f"not a list of {pairs} probabilities", fix, field="preferences"))
-    return {**said, "preferences": tuple(None if one is None else float(one) for one in given)}
+    return {**values, "preferences": tuple(None if one is None else float(one) for one in given)}
+
+
+def _answers_and_scores(fields: Fields) -> dict[str, Any]:
+    scores = fields["scores"]
+    if is_list(scores) and any(score is None for score in scores):
+        raise UselessRecordError("an answer without a score")
+    if not is_list(scores) or not all(map(is_number, scores)):
+        raise RecordError(
+            Problem("not a list of numbers", "one score for each answer, more is better", field="scores")
+        )
+    return _ranked(fields, "answers", [-score for score in scores], "scores")
+
+
+def _answers_and_best(fields: Fields) -> dict[str, Any]:
+    answers, best = fields["answers"], fields["best"]
+    count = len(answers) if is_list(answers) else 0
+    if not is_number(best) or best not in range(count):
+        raise RecordError(wrong("best", best, "the place of one of the answers, from 0"))
+    return _ranked(fields, "answers", [place != best for place in range(count)], "best")
 
 
 def _best_first(fields: Fields) -> dict[str, Any]:
     ranking = fields["ranking"]
-    return _ranked(
-        fields["prompt"], "ranking", ranking, range(1, 1 + len(ranking) if _is_list(ranking) else 1)
-    )
+    return _ranked(fields, "ranking", range(len(ranking) if is_list(ranking) else 0), "ranking")
 
 
-def _ranked(prompt: Any, name: str, given: Any, ranks: Many[float]) -> dict[str, Any]:
-    if not _is_list(given):
-        raise RecordError(_wrong(name, given, "a list of answers"))
-    turns = _prompt(prompt)
-    answers = tuple(_answer(f"{name}[{place}]", answer, turns) for place, answer in enumerate(given))
+def _ranked(fields: Fields, name: str, ranks: Many[float], ranked_by: str) -> dict[str, Any]:
+    given = fields[name]
+    if not is_list(given):
+        raise RecordError(wrong(name, given, "a list of answers"))
+    turns = prompt_of(fields["prompt"])
+    answers = tuple(answer_of(f"{name}[{place}]", answer, turns) for place, answer in enumerate(given))
     if len(answers) != len(ranks):
-        what = f"{len(ranks)} ranks for {len(answers)} answers"
-        raise RecordError(Problem(what, "one rank for each answer, 1 is best", field="ranks"))
+        what = f"{len(ranks)} {ranked_by} for {len(answers)} answers"
+        raise RecordError(Problem(what, "give one for each answer", field=ranked_by))
     if len(answers) < 2:
         raise UselessRecordError("fewer than two answers")
     order = sorted(set(ranks))  # ranks that begin at 0, or with gaps, become 1, 2, ...
@@ -133,155 +235,127 @@ def _ranked(prompt: Any, name: str, given: Any, ranks: Many[float]) -> dict[str,
 
 
 def _pair(fields: Fields) -> dict[str, Any]:
-    prompt = _prompt(fields["prompt"])
-    answers = {name: _answer(name, fields[name], prompt, fields["prompt"]) for name in ("chosen", "rejected")}
+    prompt = prompt_of(fields["prompt"])
+    answers = {
+        name: answer_of(name, fields[name], prompt, fields["prompt"]) for name in ("chosen", "rejected")
+    }
     return {"prompt": prompt, **answers, **_preference(fields)}
 
 
 def _pair_of_conversations(fields: Fields) -> dict[str, Any]:
-    prompt, chosen = _conversation("chosen", fields["chosen"])
-    other, rejected = _conversation("rejected", fields["rejected"])
+    return _two_conversations(fields, "chosen", "rejected")
+
+
+def _two_conversations(fields: Fields, one: str, two: str) -> dict[str, Any]:
+    prompt, chosen = conversation(one, fields[one])
+    other, rejected = conversation(two, fields[two])
     if prompt != other:
         raise UselessRecordError("the two conversations differ before their last answer")
     return {"prompt": prompt, "chosen": chosen, "rejected": rejected, **_preference(fields)}
 
 
+def _talk_and_rejected(fields: Fields) -> dict[str, Any]:
+    prompt, chosen = conversation("messages", fields["messages"])
+    rejected = answer_of("rejected_response", fields["rejected_response"], prompt)
+    return {"prompt": prompt, "chosen": chosen, "rejected": rejected, **_preference(fields)}
+
+
 def _preference(fields: Fields) -> dict[str, float]:
-    given = fields.get("preference", 1.0)
-    if not _is_chance(given):
-        raise RecordError(_wrong("preference", given, "a probability from 0 to 1"))
-    return {"preference": float(given)}
+    given = fields.get("preference")
+    if given is not None and not _is_chance(given):
+        raise RecordError(wrong("preference", given, "a probability from 0 to 1"))
+    return {"preference": 1.0 if given is None else float(given)}
 
 
-def _demonstration(fields: Fields) -> dict[str, Any]:
-    prompt = _prompt(fields["prompt"])
-    return {
-        "prompt": prompt,
-        "response": _answer("completion", fields["completion"], prompt, fields["prompt"]),
-    }
+def _labelled(reader: Callable[[Fields], dict[str, Any]]) -> Callable[[Fields], dict[str, Any]]:
+    def read(fields: Fields) -> dict[str, Any]:
+        label = fields["label"]
+        if label not in (0, 1):
+            fix = f"state whether the answer is desirable, drop the row, or {_without(as_yaml, 'label')}"
+            raise RecordError(Problem(wrong("label", label, "true or false").what, fix, field="label"))
+        return {**reader(fields), "desirable": bool(label)}
 
-
-def _verdict(fields: Fields) -> dict[str, Any]:
-    if fields["label"] not in (0, 1):
-        raise RecordError(_wrong("label", fields["label"], "true or false"))
-    return {**_demonstration(fields), "desirable": bool(fields["label"])}
+    return read
 
 
 def _talk(fields: Fields) -> dict[str, Any]:
-    prompt, response = _conversation("messages", fields["messages"])
+    prompt, response = conversation("messages", fields["messages"])
     return {"prompt": prompt, "response": response}
 
 
 SHAPES = (
     Shape(Ranking, ("prompt", "answers", "ranks"), _answers_and_ranks, ("preferences",)),
+    Shape(Ranking, ("prompt", "answers", "scores"), _answers_and_scores),
+    Shape(Ranking, ("prompt", "answers", "best"), _answers_and_best),
     Shape(Ranking, ("prompt", "ranking"), _best_first),
     Shape(Pair, ("prompt", "chosen", "rejected"), _pair, ("preference",)),
     Shape(Pair, ("chosen", "rejected"), _pair_of_conversations, ("preference",)),
-    Shape(UnpairedPreference, ("prompt", "completion", "label"), _verdict),
-    Shape(Demonstration, ("prompt", "completion"), _demonstration),
+    Shape(Pair, ("messages", "rejected_response"), _talk_and_rejected, ("preference",)),
+    Shape(
+        Pair,
+        ("messages", "rejected_messages"),
+        lambda fields: _two_conversations(fields, "messages", "rejected_messages"),
+        ("preference",),
+    ),
+    Shape(UnpairedPreference, ("prompt", "completion", "label"), _labelled(_with_answer)),
+    Shape(Demonstration, ("prompt", "completion"), _with_answer),
+    Shape(UnpairedPreference, ("messages", "label"), _labelled(_talk)),
     Shape(Demonstration, ("messages",), _talk),
-    Shape(Prompt, ("prompt",), lambda fields: {"prompt": _prompt(fields["prompt"])}),
-    Shape(Text, ("text",), lambda fields: {"text": _text("text", fields["text"])}),
+    Shape(Prompt, ("prompt",), lambda fields: {"prompt": prompt_of(fields["prompt"])}),
+    Shape(Text, ("text",), lambda fields: {"text": text("text", fields["text"])}),
 )
 """What a record may be. A record is the first shape whose fields it has."""
 
 _NAMES = sorted({name for one in SHAPES for name in one.names})
+_WORSE = ("chosen", "rejected", "chosen_response", "rejected_response", "rejected_messages")
+_UNREAD_ANSWERS: Mapping[type[Row], tuple[str, ...]] = {
+    Demonstration: _WORSE,
+    Prompt: (
+        *_WORSE,
+        *("response", "output", "generation", "answers", "responses", "generations", "completions"),
+        *(name for pair in NUMBERED for name in pair),
+    ),
+}
+"""Columns that are answers beyond doubt: a row that left them out would be another kind of row."""
 
 
-def _prompt(value: Any) -> Messages:
-    if not isinstance(value, str):
-        turns = _messages("prompt", value)
-    elif hh.is_hh(_text("prompt", value)):
-        turns = hh.messages(value)
-        if turns[-1] == {"role": "assistant", "content": ""}:
-            turns = turns[:-1]
-    else:
-        return ({"role": "user", "content": value},)
-    if turns[-1]["role"] == "assistant":
-        raise UselessRecordError("the prompt ends with the assistant's turn")
-    return turns
+NAMES = frozenset(
+    {*_NAMES, *ALIASES, *CONTEXT, *UNREAD, *(name for names in _UNREAD_ANSWERS.values() for name in names)}
+)
+"""All columns that decide what a row is."""
 
 
-def _conversation(name: str, value: Any) -> tuple[Messages, str]:
-    """A whole conversation, split at its last turn, which is the assistant's."""
-    if isinstance(value, str):
-        if not hh.is_hh(_text(name, value)):
-            what = "a text that does not begin with 'Human:' is no conversation"
-            raise RecordError(Problem(what, "add the field `prompt`", field=name))
-        turns = hh.messages(value)
-    else:
-        turns = _messages(name, value)
-        if name != "messages" and turns[-1]["role"] != "assistant":
-            what = f"the answer is a turn of the {turns[-1]['role']}, not of the assistant"
-            raise RecordError(Problem(what, "end it with the assistant's turn", field=name))
-    if turns[-1]["role"] != "assistant":
-        raise UselessRecordError("the conversation does not end with the assistant's turn")
-    if len(turns) == 1:
-        raise RecordError(Problem("there is no turn before the answer", "begin with the user's", field=name))
-    return turns[:-1], turns[-1]["content"]
+def _proposal(record: Fields, found: Shape | None, unread: list[str], line: Line) -> Problem:
+    """Return what is wrong with a record that fits no shape, and the likeliest way to read it."""
+    there = f"the columns are {', '.join(record)}"
+    for columns in proposals(record):
+        renamed = rename(record, columns)
+        try:
+            likeliest = shape(renamed)
+            read(renamed, likeliest)
+        except (RecordError, UselessRecordError):
+            continue
+        if columns and likeliest is not found:
+            return Problem(f"{there}; the likeliest row is a {likeliest}", f"write {line(columns)}")
+    if found is not None:
+        fix = f"rename what it lacks, or {_without(line, *unread)}"
+        return Problem(f"a {found} would leave out {', '.join(unread)}", fix)
+    names = {_meant(name) or name for name in record}
+    likeliest = max(SHAPES, key=lambda one: len(names.intersection(one.names)) / len(one.names))
+    if not names.intersection(likeliest.names):
+        shapes = "; ".join(dict.fromkeys(", ".join(one.names) for one in SHAPES))
+        return Problem(f"{there}, which are no row", f"name them with `columns`; rows have {shapes}")
+    raise RecordError(*_missing(record, likeliest))
 
 
-def _answer(name: str, value: Any, prompt: Messages, written: Any = None) -> str:
-    """The answer to a known prompt: a text, or messages that may repeat the prompt first.
-
-    HH separates turns by blanks, which are not part of the answer.
-    """
-    if isinstance(value, str):
-        text = _text(name, value)
-        return text.strip() if isinstance(written, str) and hh.is_hh(written) else text
-    turns = _messages(name, value)
-    if turns[: len(prompt)] == prompt:
-        turns = turns[len(prompt) :]
-    if len(turns) != 1 or turns[0]["role"] != "assistant":
-        what = "not one turn of the assistant after the prompt"
-        raise RecordError(Problem(what, "put all earlier turns into `prompt`", field=name))
-    return turns[0]["content"]
+def _without(line: Line, *names: str) -> str:
+    return f"leave it out with {line(dict.fromkeys(names))}"
 
 
-def _messages(name: str, value: Any) -> Messages:
-    if not _is_list(value):
-        raise RecordError(_wrong(name, value, "a text or a list of messages"))
-    if len(value) == 0:
-        raise RecordError(Problem("an empty list", "give at least one message", field=name))
-    turns = tuple(_message(f"{name}[{place}]", message) for place, message in enumerate(value))
-    for place, (before, after) in enumerate(pairwise(turns), start=1):
-        if before["role"] == after["role"] != "tool":
-            what = f"two turns of the {after['role']} in a row"
-            fix = "join them into one, or add the turn that is missing between them"
-            raise RecordError(Problem(what, fix, field=f"{name}[{place}]"))
-    return turns
-
-
-def _message(name: str, value: Any) -> dict[str, str]:
-    if not isinstance(value, Mapping):
-        raise RecordError(_wrong(name, value, 'a message {"role": ..., "content": ...}'))
-    role, content = value.get("role", value.get("from")), value.get("content", value.get("value"))
-    role = ROLES.get(str(role), role)
-    if role not in _ROLES:
-        raise RecordError(
-            Problem(f"{role!r} is no role", f"it can be {', '.join(_ROLES)}", field=f"{name}.role")
-        )
-    return {"role": role, "content": _text(f"{name}.content", content)}
-
-
-def _text(name: str, value: Any) -> str:
-    if not isinstance(value, str):
-        raise RecordError(_wrong(name, value, "a text"))
-    if "\x00" in value:
-        raise RecordError(Problem("holds a NUL character", "drop the character or the row", field=name))
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:
-        what = f"holds the lone surrogate \\u{ord(value[error.start]):04x}, which is no character"
-        raise RecordError(Problem(what, "write the whole pair or drop the row", field=name)) from None
-    return value
-
-
-def _missing(record: Fields, wanted: Shape) -> list[Problem]:
-    there = {ALIASES.get(name, name) for name in record}
+def _missing(fields: Fields, wanted: Shape) -> list[Problem]:
     problems = []
-    for name in (name for name in wanted.names if name not in there):
-        near = [other for other in record if other not in _NAMES and _meant(other) == name]
+    for name in (name for name in wanted.names if name not in fields):
+        near = [other for other in fields if other not in _NAMES and _meant(other) == name]
         fix = f"there is `{near[0]}`; did you mean `{name}`?" if near else f"add the field `{name}`"
         problems.append(Problem("is missing", fix, field=name))
     return problems
@@ -292,21 +366,5 @@ def _meant(name: str) -> str | None:
     return near[0] if near else None
 
 
-_KINDS = {bool: "true or false", int: "a number", float: "a number", str: "a text", list: "a list"}
-
-
-def _wrong(field: str, value: Any, wanted: str) -> Problem:
-    got = "null" if value is None else _KINDS.get(type(value), "an object")
-    return Problem(f"{got}, not {wanted}", f"give {wanted} or drop the row", field=field)
-
-
-def _is_list(value: Any) -> bool:
-    return isinstance(value, Many) and not isinstance(value, (str, bytes))
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
 def _is_chance(value: Any) -> bool:
-    return _is_number(value) and 0 <= value <= 1
+    return is_number(value) and 0 <= value <= 1

@@ -54,8 +54,8 @@ class Dedupe(RowFilter):
         self._seen: set[bytes] = set()
 
     def keep(self, row: Row) -> Row | None:
-        said = "\x00".join(" ".join(text.split()).casefold() for text in texts(row))
-        key = sha256(said.encode()).digest()[:16]
+        joined = "\x00".join(" ".join(text.split()).casefold() for text in texts(row))
+        key = sha256(joined.encode()).digest()[:16]
         if key in self._seen:
             self.counts["dropped: duplicate"] += 1
             return None
@@ -106,16 +106,16 @@ PATTERNS: dict[Kind, re.Pattern[str]] = {
     "phone": re.compile(
         r"(?<![\w.+(-])(?:"
         r"\+\d{1,3}(?:[ .-]?\(?\d{1,4}\)?){2,5}"  # with a country code: +44 20 7946 0958
-        r"|\(?0\d{1,4}\)?[ .-]?\d{1,4}[ .-]?\d{3,4}"  # with a trunk zero: 03-1234-5678
+        r"|\(?0\d{1,4}\)?[ .-]?\d{1,4}[ .-]?\d{3,4}"  # with a national prefix: 03-1234-5678
         r"|(?:1[ .-])?(?:\(\d{3}\) ?|\d{3}[ .-])\d{3}[ .-]\d{4}"  # North American: (555) 123-4567
         r")(?![\w-])",
         re.ASCII,
     ),
 }
-"""What each kind looks like, in the order in which they are looked for.
+"""The pattern of each kind, in the order in which they are searched.
 
 A card is 13 to 19 digits, in groups or not, that pass Luhn's check. An IP address is of version 4 or 6 and
-valid. A phone number has 9 to 15 digits and a country code, a trunk zero or the North American grouping.
+valid. A phone number has 9 to 15 digits and a country code, a national prefix or the North American grouping.
 Names and postal addresses are not found.
 """
 
@@ -132,13 +132,13 @@ def luhn(digits: str) -> bool:
 class PII(RowFilter):
     """Masks e-mail addresses, phone numbers, payment cards and IP addresses, or drops their rows.
 
-    It looks at turns, answers and plain text; the other columns of a row stay as they are.
+    It searches turns, answers and plain text; the other columns of a row stay as they are.
     """
 
     api = 2
 
     class Config(Settings):
-        """What to look for and what to do."""
+        """What is searched, and what is done."""
 
         action: Literal["drop", "mask"] = "mask"
         """`mask` writes the kind in brackets instead: `[email]`."""

@@ -1,4 +1,4 @@
-"""A strict reader of JSON lines: in bounded memory, and of every bad line it says where and what."""
+"""A strict reader of JSON lines: in bounded memory, with the place and the fault of every bad line."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ class Line:
 def read(path: Path, name: str, report: Callable[[Problem], None], tolerated: Counter[str]) -> Iterator[Line]:
     """Yield the objects of a file, one for each line that holds one.
 
-    `report` is told what is wrong with every other line, `name` being the file there. `tolerated` counts what
-    is accepted and yet worth saying: a byte-order mark, CRLF ends, blank lines, a last line without an end.
+    `report` is called with what is wrong with every other line; `name` is the file in it. `tolerated` counts what
+    is accepted and yet recorded: a byte-order mark, CRLF ends, blank lines, a last line without an end.
     Raises DataError where the file as a whole is something else than JSON lines in UTF-8.
     """
     with path.open("rb") as file:
@@ -96,14 +96,17 @@ def _refuse_other_formats(file: BinaryIO, name: str) -> None:
     for signature, what, fix in _SIGNATURES:
         if head.startswith(signature):
             raise DataError(Problem(f"{what}, not JSON lines in UTF-8 (byte offset 0)", fix, file=name))
-    # Mostly ASCII text in UTF-16 without a mark has a zero in every other byte.
+    # Mostly ASCII text in UTF-16 without a byte-order mark has a zero in every other byte.
     if max(head[::2].count(0), head[1::2].count(0)) * 4 > len(head) > 1:
-        what = f"not UTF-8: a zero byte at byte offset {head.index(0)}; it looks like UTF-16"
+        what = f"not UTF-8: a zero byte at byte offset {head.index(0)}; probably UTF-16"
         raise DataError(Problem(what, "save it as UTF-8", file=name))
     body = head.removeprefix(_BOM).lstrip()
     if body.startswith(b"["):
         what = f"a JSON array, not one object on each line (byte offset {head.index(b'[')})"
         raise DataError(Problem(what, "write each item on a line of its own (jq -c '.[]')", file=name))
+    if body.split(b"\n")[0].strip() == b"{" and len(body) > 1:
+        what = "one JSON object over many lines, not one on each line"
+        raise DataError(Problem(what, "write each row on a line of its own (jq -c .)", file=name))
 
 
 def _skip_line(file: BinaryIO) -> int:
@@ -121,7 +124,7 @@ def _decoded(content: bytes, name: str, number: int, start: int) -> str:
     except UnicodeDecodeError as error:
         what = (
             f"not UTF-8: byte {content[error.start]:#04x} at byte offset {start + error.start}; "
-            f"it looks like {_guess(content)}"
+            f"probably {_guess(content)}"
         )
         raise DataError(Problem(what, "save the file as UTF-8", file=name, line=number)) from None
 

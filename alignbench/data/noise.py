@@ -13,8 +13,8 @@ from alignbench.rows import Pair, Ranking, Row, UnpairedPreference
 def flip(rows: Sequence[Row], rate: float, seed: int) -> tuple[list[Row], int]:
     """Return the rows with the label of about a share `rate` of them turned round, and how many were.
 
-    A pair changes places, a ranking is read backwards, so that each of its comparisons turns; a verdict says
-    the opposite. Which rows turn depends on id and seed alone, and a higher rate turns those of a lower one
+    A pair changes places, a ranking is read backwards, so that each of its comparisons turns; an unpaired
+    label is negated. Which rows turn depends on id and seed alone, and a higher rate turns those of a lower one
     too. Raises DataError for rows that carry no label.
     """
     done = [_turned(row) if _draw(row, seed) < rate else row for row in rows]

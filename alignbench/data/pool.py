@@ -19,7 +19,7 @@ from alignbench.data.split import order_of, prompt_key, split_of
 from alignbench.data.tokens import answers
 from alignbench.errors import DataError
 from alignbench.recipe.named import open_source
-from alignbench.recipe.schema import Named, Recipe
+from alignbench.recipe.schema import CONVERSATION, PROMPT, Named, Recipe
 from alignbench.rows import Pair, Prompt, Ranking, Row, Text, UnpairedPreference
 
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
@@ -32,21 +32,24 @@ Progress = Callable[[str, int], object]
 
 @dataclass
 class Pool:
-    """The usable rows of each split, in the order in which a limit takes them; and the fate of the others."""
+    """The usable rows of each split, in the order in which a limit takes them; and counts of the others."""
 
     view: type[Row] = Row
     rows: dict[Split, list[Row]] = field(default_factory=dict)
     read: int = 0
+    usable: int = 0
+    grouped: int = 0
+    """Usable rows that have what `data.split.by` names."""
     dropped: Counter[str] = field(default_factory=Counter)
     duplicates: int = 0
-    """Rows that say what an earlier row says."""
+    """Rows that repeat an earlier row."""
     conflicts: int = 0
-    """Rows that label the prompt and answers of an earlier row otherwise."""
+    """Rows with the prompt and answers of an earlier row and another label."""
     sources: dict[str, Any] = field(default_factory=dict)
     filters: list[dict[str, Any]] = field(default_factory=list)
 
 
-def gather(recipe: Recipe, root: Path, tell: Progress, models: Any = None) -> Pool:
+def gather(recipe: Recipe, root: Path, progress: Progress, models: Any = None) -> Pool:
     """Return the recipe's rows. Where it sets a limit, memory holds few more rows than that.
 
     `models` is what filters may read with: see `alignbench.api.judge.Models`.
@@ -72,13 +75,15 @@ def gather(recipe: Recipe, root: Path, tell: Progress, models: Any = None) -> Po
 
     for split, source in reading:
         limit = ample(recipe, split) if source.owns_splits else None
-        rows = _checked(source.rows(split, limit, data.split.seed), split, pool, tell)
+        rows = _checked(source.rows(split, limit, data.split.seed), split, pool, progress)
         for number, kept in enumerate(_filtered(rows, filters), start=1):
             if kept is None:
                 continue
             if reason := useless(kept):
                 pool.dropped[reason] += 1
                 continue
+            pool.grouped += data.split.by in (CONVERSATION, PROMPT) or data.split.by in kept.extra
+            pool.usable += 1
             _compare(kept, known, pool)
             own = source.owns_splits or source is not main
             # A source with splits of its own has mixed its rows; others may be sorted by anything.
@@ -87,6 +92,9 @@ def gather(recipe: Recipe, root: Path, tell: Progress, models: Any = None) -> Po
         pool.dropped.update(source.dropped)
         source.dropped.clear()
         pool.sources["train" if source is main else split].update(source.facts)
+    if pool.usable and not pool.grouped:
+        what = f"data.split.by: no row has the column '{data.split.by}'"
+        raise DataError(what, f"name another, or leave it out: rows of one {CONVERSATION} stay together")
     pool.filters = [{"name": name, "counts": dict(sorted(one.counts.items()))} for name, one in filters]
     pool.rows = {split: first.rows() for split, first in found.items()}
     return pool
@@ -162,11 +170,11 @@ def _open_filter(named: Named, root: Path, models: Any) -> RowFilter:
     return made
 
 
-def _checked(rows: Iterator[Row], split: Split, pool: Pool, tell: Progress) -> Iterator[Row]:
+def _checked(rows: Iterator[Row], split: Split, pool: Pool, progress: Progress) -> Iterator[Row]:
     """The rows as they are read, all of one kind, counted."""
     for number, row in enumerate(rows, start=1):
         if number % CHUNK == 0:
-            tell("reading rows", number)
+            progress("reading rows", number)
         pool.read += 1
         if pool.view is Row:
             pool.view = type(row)
@@ -189,7 +197,7 @@ def _filtered(rows: Iterator[Row], filters: Sequence[tuple[str, RowFilter]]) -> 
 
 
 def _compare(row: Row, known: dict[int, int], pool: Pool) -> None:
-    """Count a row that repeats, or contradicts, what an earlier one says of the same prompt and answers."""
+    """Count a row that repeats, or contradicts, an earlier one with the same prompt and answers."""
     texts = (row.text,) if isinstance(row, Text) else answers(row)
     order = sorted(range(len(texts)), key=texts.__getitem__)
     label: Any = None
@@ -200,12 +208,12 @@ def _compare(row: Row, known: dict[int, int], pool: Pool) -> None:
     elif isinstance(row, UnpairedPreference):
         label = row.desirable
     prompt = prompt_key(row.prompt) if isinstance(row, Prompt) else ""
-    asked, said = _number([prompt, [texts[place] for place in order]]), _number(label)
-    if asked in known:
-        pool.duplicates += known[asked] == said
-        pool.conflicts += known[asked] != said
+    content, given = _number([prompt, [texts[place] for place in order]]), _number(label)
+    if content in known:
+        pool.duplicates += known[content] == given
+        pool.conflicts += known[content] != given
     else:
-        known[asked] = said
+        known[content] = given
 
 
 def _number(value: Any) -> int:

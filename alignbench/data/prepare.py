@@ -18,7 +18,7 @@ from alignbench.data.noise import flip
 from alignbench.data.pool import CHUNK, SPLITS, Progress, ample, gather, wanted
 from alignbench.data.split import split_of
 from alignbench.data.table import TEXTS, digest_of, write_rows
-from alignbench.data.tokens import context, ending, fingerprint, load_tokenizer, tokenise
+from alignbench.data.tokens import check_vocabulary, context, ending, fingerprint, load_tokenizer, tokenise
 from alignbench.recipe.named import open_source
 from alignbench.recipe.schema import Recipe
 from alignbench.rows import Prompt, Row, Sequence, Text
@@ -39,9 +39,10 @@ def prepare(
     training rows, and ModelError where the chat template cannot be used.
     Law: equal recipe, data, tokenizer and versions give equal bytes.
     """
-    tell = progress or (lambda what, count: None)
-    tokenizer, room = load_tokenizer(recipe.model, root), context(recipe.model, root)
-    pool = gather(recipe, root, tell, models)
+    report = progress or (lambda what, count: None)
+    tokenizer, context_length = load_tokenizer(recipe.model, root), context(recipe.model, root)
+    check_vocabulary(tokenizer, recipe.model, root)
+    pool = gather(recipe, root, report, models)
     parts: dict[Split, Part] = {}
     for split in SPLITS:
         answer = (
@@ -49,14 +50,20 @@ def prepare(
         )
         most, longest = wanted(recipe, split), recipe.data.max_length
         parts[split] = fit(
-            pool.rows[split], most, tokenizer, longest=longest, room=room, answer=answer, tell=tell
+            pool.rows[split],
+            most,
+            tokenizer,
+            longest=longest,
+            context_length=context_length,
+            answer=answer,
+            report=report,
         )
     kept: dict[Split, list[Row]] = {split: part.kept for split, part in parts.items()}
     kept["train"], turned = flip(kept["train"], recipe.data.noise, recipe.data.split.seed)
-    checks.lengths(parts.values(), recipe.data, room)
+    checks.lengths(parts.values(), recipe.data, context_length)
     checks.counts(pool, kept, recipe)
-    overlap = checks.overlap(kept, recipe.data)
-    texts, about_texts = read_texts(recipe, root, tokenizer, room, tell)
+    overlap, near = checks.overlap(kept, recipe.data)
+    texts, about_texts = read_texts(recipe, root, tokenizer, context_length, report)
 
     record = {
         "schema": SCHEMA,
@@ -68,10 +75,11 @@ def prepare(
         "duplicate_rows": pool.duplicates,
         "conflicting_labels": pool.conflicts,
         "overlap": overlap,
+        "near_duplicates": near,
         "labels_turned": turned,
         "splits": {split: part.record() for split, part in parts.items()},
         "max_length": recipe.data.max_length,
-        "context": room,
+        "context": context_length,
         "end_of_turn": {"token": tokenizer.eos_token, "id": tokenizer.eos_token_id},
         "pretraining": about_texts,
         "fingerprints": {
@@ -86,8 +94,8 @@ def prepare(
         write_rows(folder / f"{split}.parquet", rows, pool.view)
     for split, rows in texts.items():
         write_rows(folder / f"{TEXTS}-{split}.parquet", rows, Text)
-    said = json.dumps(record, indent=2, sort_keys=True)
-    (folder / layout.RECORD).write_text(said + "\n", encoding="utf-8")
+    text = json.dumps(record, indent=2, sort_keys=True)
+    (folder / layout.RECORD).write_text(text + "\n", encoding="utf-8")
 
 
 def fit(
@@ -96,13 +104,13 @@ def fit(
     tokenizer: PreTrainedTokenizerFast,
     *,
     longest: int,
-    room: int | None,
+    context_length: int | None,
     answer: int,
-    tell: Progress,
+    report: Progress,
 ) -> Part:
     """Tokenise rows in their order until `most` of them fit.
 
-    A row fits that has at most `longest` tokens, and for which the model's context has room: for the row, and
+    A row fits that has at most `longest` tokens, and for which the model's context suffices: for the row, and
     for the prompt with a generated answer of `answer` tokens.
     """
     part, end, start = Part(), ending(tokenizer), 0
@@ -115,30 +123,34 @@ def fit(
             part.lengths.append(row.length)
             if row.length > longest:
                 part.dropped["longer than max_length"] += 1
-            elif room is not None and max(row.length, _asked(row) + answer) > room:
+            elif context_length is not None and max(row.length, _asked(row) + answer) > context_length:
                 part.dropped["longer than the model's context"] += 1
             else:
                 part.kept.append(row)
         start += count
-        tell("tokenising rows", start)
+        report("tokenising rows", start)
     part.kept = part.kept[:most]
     return part
 
 
 def read_texts(
-    recipe: Recipe, root: Path, tokenizer: PreTrainedTokenizerFast, room: int | None, tell: Progress
+    recipe: Recipe,
+    root: Path,
+    tokenizer: PreTrainedTokenizerFast,
+    context_length: int | None,
+    report: Progress,
 ) -> tuple[dict[Split, list[Row]], dict[str, Any]]:
     """Return the pretraining text in pieces of at most `max_length` tokens, and its part of the record."""
     named, shares = recipe.data.pretraining, recipe.data.split
     if named is None:
         return {}, {}
     source, end = open_source(named, root), ending(tokenizer)
-    longest = min(recipe.data.max_length, room or recipe.data.max_length)
+    longest = min(recipe.data.max_length, context_length or recipe.data.max_length)
     pieces: dict[Split, list[Row]] = {"train": [], "test": []}
     documents: Counter[str] = Counter()
     for split in ("train", "test") if source.owns_splits else ("train",):
         found = list(source.texts(split, ample(recipe, split), shares.seed))
-        tell("tokenising pretraining text", len(found))
+        report("tokenising pretraining text", len(found))
         for row in tokenise(found, tokenizer, end):
             assert isinstance(row, Text)
             goal: Split = split

@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,10 @@ from pydantic import Field
 
 from alignbench.api.config import Settings, Split
 from alignbench.api.data import Source
-from alignbench.data import fields, jsonl
+from alignbench.data import columns, fields, jsonl
+from alignbench.data.turns import RecordError, UselessRecordError
 from alignbench.errors import DataError, Problem
-from alignbench.recipe.named import READERS, check_exists
+from alignbench.recipe.named import READERS, check_exists, rows_in
 from alignbench.rows import Ranking, Row, Text
 
 SHOWN = 20
@@ -53,27 +55,44 @@ class Problems:
             raise DataError(self.first, total=self.total)
 
 
-def read(
-    records: Iterator[Record], problems: Problems, dropped: Counter[str], limit: int | None = None
-) -> Iterator[Row]:
-    """Yield records as rows, all of the first one's shape and with unique ids, then raise their problems.
+class Mapped(Settings):
+    """A source whose columns may have other names."""
 
-    All records are read and checked, also those beyond the limit.
+    columns: dict[str, str | list[str] | None] = {}
+    """Where a field is: `{prompt: [instruction, input], completion: output}`. A path such as
+    `completions.response` goes through lists; the texts of several columns are joined; null leaves a column
+    out."""
+
+
+def read(
+    records: Iterator[Record], problems: Problems, source: Source, split: Split, limit: int | None = None
+) -> Iterator[Row]:
+    """Yield the records of a source as rows, all of the first one's shape and with unique ids.
+
+    All records are read and checked, also those beyond the limit; then their problems are raised.
     """
+    mapping: columns.Columns = getattr(source.config, "columns", {})
+    place = getattr(source.config, "path", None) or getattr(source.config, "id", "")
+    line = partial(columns.as_yaml, source=f"{split}: {place}", given=mapping)
     shape: fields.Shape | None = None
     used: Counter[str] = Counter()
+    misfits: set[str] = set()
     given = 0
     for record in records:
         try:
-            shape = shape or fields.shape(record.fields)
-            row = fields.read(record.fields, shape)
-        except fields.UselessRecordError as useless:
-            dropped[str(useless)] += 1
+            renamed = columns.rename(record.fields, mapping)
+            shape = shape or fields.shape(renamed, line)
+            row = fields.read(renamed, shape, line)
+        except UselessRecordError as useless:
+            source.dropped[str(useless)] += 1
             continue
-        except fields.RecordError as error:
+        except RecordError as error:
+            if shape is None and str(error) in misfits:
+                problems.total += 1  # no row fits, each for the same reason
+                continue
+            misfits.add(str(error))
             for problem in error.problems:
-                top = re.split(r"[.\[]", problem.field or "")[0]
-                column = record.column(top) if top else None
+                column = record.column(_column(problem.field, mapping)) if problem.field else None
                 problems.add(replace(problem, file=record.file, line=record.line, column=column))
             continue
         used[row.id] += 1
@@ -85,8 +104,15 @@ def read(
     problems.settle()
 
 
+def _column(field: str, mapping: columns.Columns) -> str:
+    """Return the column that a field, which may be a path into it, was read from."""
+    top = re.split(r"[.\[]", field)[0]
+    given = mapping.get(top) or top
+    return (given if isinstance(given, str) else given[0]).split(".")[0]
+
+
 class Sandbox(Source):
-    """The embedded world: rankings of 4 to 9 answers, and the text its model was pretrained on."""
+    """The embedded sandbox: rankings of 4 to 9 answers, and the text its model was pretrained on."""
 
     api = 2
     owns_splits = True
@@ -110,7 +136,7 @@ class Sandbox(Source):
             Record("sandbox", n, row)
             for n, row in enumerate(sandbox.rows(split, count, seed, families=self.config.families), start=1)
         )
-        return read(records, Problems(), self.dropped)
+        return read(records, Problems(), self, split)
 
     def texts(self, split: Split, limit: int | None, seed: int) -> Iterator[Text]:
         from alignbench import sandbox
@@ -126,7 +152,7 @@ class Jsonl(Source):
 
     api = 2
 
-    class Config(Settings):
+    class Config(Mapped):
         """Where the rows are."""
 
         path: str
@@ -135,7 +161,7 @@ class Jsonl(Source):
     def view(self) -> type[Row] | None:
         for file, name in files_of(self.root, self.config.path, "jsonl"):
             for line in jsonl.read(file, name, lambda problem: None, Counter()):
-                return _view(line.record)
+                return _view(Record(name, line.number, line.record), self)
         return None
 
     def rows(self, split: Split, limit: int | None, seed: int) -> Iterator[Row]:
@@ -148,7 +174,7 @@ class Jsonl(Source):
                 self.facts.setdefault("files", {})[name] = jsonl.digest(file)
             self.facts["tolerated"] = dict(sorted(tolerated.items()))
 
-        return read(records(), problems, self.dropped, limit)
+        return read(records(), problems, self, split, limit)
 
 
 class Parquet(Source):
@@ -156,7 +182,7 @@ class Parquet(Source):
 
     api = 2
 
-    class Config(Settings):
+    class Config(Mapped):
         """Where the rows are."""
 
         path: str
@@ -166,7 +192,9 @@ class Parquet(Source):
         import pyarrow.parquet as pq
 
         for file, name in files_of(self.root, self.config.path, "parquet"):
-            return _view(dict.fromkeys(_opened(pq.ParquetFile, file, name).schema_arrow.names))
+            with _opened(pq.ParquetFile, file, name) as table:
+                for batch in table.iter_batches(batch_size=1):
+                    return _view(Record(name, 1, batch.to_pylist()[0]), self)
         return None
 
     def rows(self, split: Split, limit: int | None, seed: int) -> Iterator[Row]:
@@ -182,7 +210,7 @@ class Parquet(Source):
                             yield Record(name, number, record)
                 self.facts.setdefault("files", {})[name] = jsonl.digest(file)
 
-        return read(records(), Problems(), self.dropped, limit)
+        return read(records(), Problems(), self, split, limit)
 
 
 class Hub(Source):
@@ -190,7 +218,7 @@ class Hub(Source):
 
     api = 2
 
-    class Config(Settings):
+    class Config(Mapped):
         """Which data set, and which part of it."""
 
         id: str
@@ -218,17 +246,22 @@ class Hub(Source):
         except (DatasetsError, ValueError, RuntimeError) as error:
             fix = "check the names of its configuration and split"
             raise DataError(f"{which.id} could not be read: {_first_line(error)}", fix) from error
-        self.facts.update(which.model_dump(exclude_none=True))
+        self.facts.update(which.model_dump(exclude_none=True, exclude_defaults=True) | {"split": which.split})
         place = f"{which.id}[{which.split}]"
         records = (Record(place, number, dict(record)) for number, record in enumerate(table, start=1))
-        return read(records, Problems(), self.dropped, limit)
+        return read(records, Problems(), self, split, limit)
 
 
-def _view(record: Mapping[str, Any]) -> type[Row] | None:
+def _view(record: Record, source: Source) -> type[Row]:
+    """Return the view of a source's first record. Raises DataError where it is no row."""
+    mapping: columns.Columns = source.config.columns
+    line = partial(columns.as_yaml, source=source.config.path, given=mapping)
     try:
-        return fields.shape(record).view
-    except fields.RecordError:
-        return None  # reading all rows says what is wrong with this one
+        return fields.shape(columns.rename(record.fields, mapping), line).view
+    except RecordError as error:
+        raise DataError(
+            [replace(problem, file=record.file, line=record.line) for problem in error.problems]
+        ) from error
 
 
 def _opened(kind: Callable[[Path], Any], file: Path, name: str) -> Any:
@@ -247,7 +280,7 @@ def files_of(root: Path, given: str, kind: str) -> list[tuple[Path, str]]:
     check_exists(path, given, root)
     if path.is_file():
         return [(path, given)]
-    files = sorted(file for file in path.iterdir() if READERS.get(file.suffix) == kind)
+    files = [file for file in rows_in(path) if READERS[file.suffix] == kind]
     parts = {found[1] for file in files if (found := _SPLIT_IN_NAME.match(file.name))}
     if len(parts) > 1:
         what = f"the folder holds files of several splits ({', '.join(sorted(parts))})"

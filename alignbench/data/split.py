@@ -6,15 +6,14 @@ import json
 from hashlib import sha256
 
 from alignbench.api.config import Split
-from alignbench.recipe.schema import Where
+from alignbench.recipe.schema import CONVERSATION, PROMPT, Where
 from alignbench.rows import Demonstration, Messages, Prompt, Row, Text
 
 
 def split_of(row: Row, where: Where) -> Split:
     """Return the row's split.
 
-    Rows with an equal value of `where.by` stay together, and so, where they have none, do rows with an equal
-    prompt.
+    Rows of one conversation stay together, or those with one prompt, or one value of the column `where.by`.
     """
     place = _unit("split", where.seed, group_of(row, where.by))
     if place < where.test:
@@ -49,12 +48,24 @@ def order_of(row: Row, seed: int) -> tuple[float, str]:
 
 
 def group_of(row: Row, by: str) -> str:
-    """Return what keeps rows together: the value of the column `by`, else the prompt, else the text."""
-    value = row.extra.get(by)
-    if value is not None:
-        return f"{by}={value}"
-    if isinstance(row, Prompt):
+    """Return what keeps rows together.
+
+    It is the value of the column `by`; the prompt, where `by` is `prompt`; otherwise the conversation.
+    """
+    if by == PROMPT and isinstance(row, Prompt):
         return prompt_key(row.prompt)
+    value = None if by == CONVERSATION else row.extra.get(by)
+    return conversation_key(row) if value is None else f"{by}={value}"
+
+
+def conversation_key(row: Row) -> str:
+    """Return one string for a conversation: equal for rows whose first turn of the user is equal.
+
+    A prompt that continues another one therefore has the key of that one. For plain text it is the text.
+    """
+    if isinstance(row, Prompt):
+        first = next((turn for turn in row.prompt if turn["role"] == "user"), None)
+        return prompt_key(row.prompt if first is None else (first,))
     return row.text if isinstance(row, Text) else row.id
 
 

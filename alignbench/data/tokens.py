@@ -1,8 +1,9 @@
-"""From messages to token ids: the tokenizer, its chat template put to the test, one tokenisation for all."""
+"""From messages to token ids: the tokenizer, its chat template checked, one tokenisation for all."""
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence as Many
 from dataclasses import dataclass, replace
 from hashlib import sha256
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
 
 SANDBOX = "sandbox"
 SETTING = "model.chat_template"
+DROPS = "the chat template drops"
+"""How a reason begins why a row has no token ids, where another template would give it some."""
+
 TODAY = "{%- macro strftime_now(format) -%}26 Jul 2024{%- endmacro -%}"
 """Put before a template that writes the date, or else a run would not give the same bytes tomorrow.
 
@@ -44,7 +48,7 @@ def model_path(model: schema.Model, root: Path) -> str:
 
 
 def load_tokenizer(model: schema.Model, root: Path = Path()) -> PreTrainedTokenizerFast:
-    """Return the base's tokenizer with the recipe's chat template, put to the test.
+    """Return the base's tokenizer with the recipe's chat template, checked.
 
     Its `eos_token` is the token that ends a turn in that template, a `pad_token` is set, padding is on the
     left. Raises ModelError where the tokenizer or the template cannot be used, SecurityError where the
@@ -64,12 +68,7 @@ def load_tokenizer(model: schema.Model, root: Path = Path()) -> PreTrainedTokeni
     except Exception as error:  # the readers of damaged files raise nearly anything
         what = f"the tokenizer of {model.id} cannot be loaded: {_first_line(error)}"
         raise ModelError(what, "check model.id, and the network where it is a hub id") from error
-    source = f"the chat template of {model.id}"
-    if model.chat_template is not None:
-        tokenizer.chat_template, source = _template(model.chat_template, root)
-    if not isinstance(tokenizer.chat_template, str):
-        what = f"the tokenizer of {model.id} has no chat template"
-        raise ModelError(what, f"set {SETTING} to Jinja text or to the path of a file that holds it")
+    tokenizer.chat_template, source = _template(model, tokenizer.chat_template, root)
     if "strftime_now" in tokenizer.chat_template:
         tokenizer.chat_template = TODAY + tokenizer.chat_template
     tokenizer.eos_token = ending(tokenizer, source).token
@@ -80,11 +79,20 @@ def load_tokenizer(model: schema.Model, root: Path = Path()) -> PreTrainedTokeni
 
 
 def context(model: schema.Model, root: Path = Path()) -> int | None:
-    """Return how many tokens the model can look at, or None where its configuration does not say."""
+    """Return how many tokens the model can read, or None where its configuration does not say."""
     config = _json(model_path(model, root), "config.json", model.revision)
     config = config.get("text_config", config)
     length = config.get("max_position_embeddings", config.get("n_positions"))
     return length if isinstance(length, int) and length > 0 else None
+
+
+def check_vocabulary(tokenizer: PreTrainedTokenizerFast, model: schema.Model, root: Path = Path()) -> None:
+    """Raise ModelError where the tokenizer has ids that the model's configuration has no embedding for."""
+    config = _json(model_path(model, root), "config.json", model.revision)
+    rows = config.get("text_config", config).get("vocab_size")
+    if isinstance(rows, int) and len(tokenizer) > rows:
+        what = f"the tokenizer of {model.id} has {len(tokenizer)} tokens, the model embeds {rows}"
+        raise ModelError(what, "use the tokenizer that the model was trained with")
 
 
 def fingerprint(tokenizer: PreTrainedTokenizerFast) -> str:
@@ -109,10 +117,10 @@ class Ending:
 
 
 def ending(tokenizer: PreTrainedTokenizerFast, source: str = "the chat template") -> Ending:
-    """Put a chat template to the test, and return how it ends an answer.
+    """Check a chat template, and return how it ends an answer.
 
     Raises ModelError, naming `source`, where the template is no valid Jinja, drops turns or roles, begins
-    the sequence twice, or writes a prompt otherwise once its answer follows.
+    the sequence twice, or writes a prompt differently once its answer follows.
     """
     question, answer, second = "the first question", "the answer", "the second question"
     turns = [
@@ -142,7 +150,7 @@ def ending(tokenizer: PreTrainedTokenizerFast, source: str = "the chat template"
     if whole[ends[0] : ends[1] - len(answer)] == whole[ends[1] : ends[2] - len(second)]:
         raise unfit("drops the roles: it writes the same before a turn of the user and one of the assistant")
     if not whole.startswith(prompt):
-        raise unfit("writes a prompt otherwise once its answer follows")
+        raise unfit("writes a prompt differently once its answer follows")
     if prompt == unopened and not whole[len(prompt) :].startswith(answer):
         raise unfit("ignores add_generation_prompt, so that a policy would not know that it is its turn")
     bos = tokenizer.bos_token_id
@@ -178,7 +186,7 @@ def tokenise(rows: Many[Row], tokenizer: PreTrainedTokenizerFast, end: Ending) -
 
     A prompt's ids end where the answer starts; a response's ids end with the one token that ends a turn. The
     length is that of the prompt and its longest answer. Raises ModelError where the template writes a prompt
-    otherwise once its answer follows.
+    differently once its answer follows.
     """
     if rows and isinstance(rows[0], Text):
         return [*_tokenise_texts([row for row in rows if isinstance(row, Text)], tokenizer)]
@@ -193,8 +201,8 @@ def tokenise(rows: Many[Row], tokenizer: PreTrainedTokenizerFast, end: Ending) -
         except Exception as error:  # a template may refuse a system turn, or two turns of one role
             places.append(f"refused by the chat template: {_first_line(error)}")
             continue
-        if not all(turn["content"].strip() in written[0] for turn in row.prompt):
-            places.append("the chat template drops a turn")
+        if reason := _lost(row, written):
+            places.append(reason)
             continue
         places.append(range(len(texts), len(texts) + len(written)))
         texts += written
@@ -215,8 +223,33 @@ def tokenise(rows: Many[Row], tokenizer: PreTrainedTokenizerFast, end: Ending) -
         if any(response.count(stop) != 1 for response in responses):
             done.append("the token that ends a turn stands inside an answer")
             continue
-        done.append(_with_ids(row, prompt, responses))
+        done.append(_indistinct(row, responses) or _with_ids(row, prompt, responses))
     return done
+
+
+def _lost(row: Prompt, written: Many[str]) -> str:
+    """Return what the template left out of a row, or an empty text. White space of an answer may change."""
+    if not all(turn["content"].strip() in written[0] for turn in row.prompt):
+        return f"{DROPS} a turn"
+    for answer, whole in zip(answers(row), written[1:], strict=True):
+        if answer.strip() not in whole and _packed(answer) not in _packed(whole):
+            tag = re.match(r"\s*(<[^<>\s]{1,20}>)", answer)
+            part = f"its {tag[1]} part" if tag and tag[1] not in whole else "some of its words"
+            return f"{DROPS} part of an answer: {part}"
+    return ""
+
+
+def _packed(text: str) -> str:
+    return "".join(text.split())
+
+
+def _indistinct(row: Row, responses: Many[Ids]) -> str:
+    """Return why answers that have equal token ids make a row useless, or an empty text."""
+    if isinstance(row, Pair) and responses[0] == responses[1]:
+        return "chosen and rejected have equal token ids"
+    if isinstance(row, Ranking) and len(set(zip(responses, row.ranks, strict=True))) > len(set(responses)):
+        return "answers with equal token ids have different ranks"
+    return ""
 
 
 def answers(row: Row) -> tuple[str, ...]:
@@ -233,7 +266,7 @@ def _written(row: Prompt, tokenizer: PreTrainedTokenizerFast, end: Ending) -> li
     prompt = render(tokenizer, row.prompt, answer=True)
     wholes = [render(tokenizer, [*row.prompt, _turn("assistant", answer)]) for answer in answers(row)]
     if not all(whole.startswith(prompt) for whole in wholes):
-        what = f"the chat template writes the prompt of row {row.id} otherwise once its answer follows"
+        what = f"the chat template writes the prompt of row {row.id} differently once its answer follows"
         raise ModelError(what, f"set {SETTING} to a template that does not")
     return [prompt, *map(end.cut, wholes)]
 
@@ -278,15 +311,33 @@ def _turn(role: str, content: str) -> Message:
     return {"role": role, "content": content}
 
 
-def _template(given: str, root: Path) -> tuple[str, str]:
-    """A recipe's template and what to call it."""
+def _template(model: schema.Model, own: str | dict[str, str] | None, root: Path) -> tuple[str, str]:
+    """Return the chat template that a recipe chooses, and what to call it.
+
+    It is Jinja text, a file, or the name of one of the tokenizer's `own` templates; else the one that the
+    tokenizer has, or of several the `default`.
+    """
+    given, several = model.chat_template, own if isinstance(own, dict) else {}
+    names = ", ".join(sorted(several))
+    if given is None:
+        found = several.get("default") if several else own
+        if isinstance(found, str):
+            return found, f"the chat template of {model.id}"
+        if several:
+            what = f"the tokenizer of {model.id} has several chat templates and none is the default: {names}"
+            raise ModelError(what, f"set {SETTING} to one of these names")
+        what = f"the tokenizer of {model.id} has no chat template"
+        raise ModelError(what, f"set {SETTING} to Jinja text or to the path of a file that holds it")
+    if given in several:
+        return several[given], f"the chat template '{given}' of {model.id}"
     if "{{" in given or "{%" in given:
         return given, SETTING
     try:
         return (root / given).read_text(encoding="utf-8"), f"the chat template {given}"
     except (OSError, UnicodeDecodeError) as error:
         what = f"{SETTING}: '{given}' is neither Jinja text nor a file that can be read"
-        raise ModelError(what, "give text with {{ }}, or a path relative to the recipe") from error
+        also = f", or one of the model's own: {names}" if names else ""
+        raise ModelError(what, f"give text with {{{{ }}}}, or a path relative to the recipe{also}") from error
 
 
 def _json(path: str, file: str, revision: str | None) -> dict[str, Any]:

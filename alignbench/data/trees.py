@@ -37,7 +37,7 @@ class ReplyTrees(Source):
         """Only trees whose first message is in this language, such as `en`."""
 
     def view(self) -> type[Row]:
-        list(files_of(self.root, self.config.path, "jsonl"))  # says so where there is none
+        list(files_of(self.root, self.config.path, "jsonl"))  # raises where there is none
         return Ranking
 
     def rows(self, split: Split, limit: int | None, seed: int) -> Iterator[Row]:
@@ -50,7 +50,7 @@ class ReplyTrees(Source):
                 self.facts.setdefault("files", {})[name] = jsonl.digest(file)
             self.facts["tolerated"] = dict(sorted(tolerated.items()))
 
-        return read(records(), problems, self.dropped, limit)
+        return read(records(), problems, self, split, limit)
 
     def _tree(self, line: jsonl.Line, name: str, problems: Problems) -> Iterator[Record]:
         root = line.record.get("prompt")

@@ -52,7 +52,7 @@ def write(
     }
     own = {cell: results.Cost(**said["cost"]) for cell, said in sealed.items()}
     measured = {Cell(one["label"], one["seed"]): one["metrics"] for one in summary.get("cells", ())}
-    followed = {Cell(one["label"], one["seed"]): one for one in summary.get("looks", ())}
+    followed = {Cell(one["label"], one["seed"]): one for one in summary.get("learning_curves", ())}
     record = results.Results(
         schema=results.SCHEMA,
         run=run.resolve().name,
@@ -83,15 +83,15 @@ def write(
                 status=ended.status,  # pyright: ignore[reportArgumentType]
                 reason=ended.reason,
                 metrics=measured.get(Cell(cell.label, cell.seed), {}),
-                alarms=(
-                    *sealed.get(cell, {}).get("alarms", ()),
-                    *followed.get(Cell(cell.label, cell.seed), {}).get("alarms", ()),
+                warnings=(
+                    *sealed.get(cell, {}).get("warnings", ()),
+                    *followed.get(Cell(cell.label, cell.seed), {}).get("warnings", ()),
                 ),
                 judges=tuple(sealed.get(cell, {}).get("judges", ())),
                 cost=own.get(cell, results.Cost()),
                 samples=_there(cell, run, layout.SAMPLES),
-                curves=_there(cell, run, layout.TRAINING_LOG),
-                checkpoints=followed.get(Cell(cell.label, cell.seed), {}).get("checkpoints", ()),
+                log=_there(cell, run, layout.TRAINING_LOG),
+                learning_curve=followed.get(Cell(cell.label, cell.seed), {}).get("learning_curve", ()),
             )
             for cell, ended in statuses.items()
         ),
@@ -119,10 +119,10 @@ def _finished(measured: Mapping[Cell, Mapping[str, Any]]) -> Iterator[results.Po
 
 def _on_the_way(followed: Mapping[Cell, Mapping[str, Any]]) -> Iterator[results.Point]:
     for cell, found in followed.items():
-        for one in found["checkpoints"]:
-            if one["kl"] is not None and one["yardstick"] is not None:
+        for one in found["learning_curve"]:
+            if one["kl"] is not None and one["score"] is not None:
                 yield results.Point(
-                    label=cell.label, seed=cell.seed, step=one["step"], kl=one["kl"], reward=one["yardstick"]
+                    label=cell.label, seed=cell.seed, step=one["step"], kl=one["kl"], reward=one["score"]
                 )
 
 

@@ -49,7 +49,7 @@ def record(
     changed = list(_differences(environments[-1], now["environment"]))
     if changed and not allow_env_change:
         what = f"{out} was made in another environment"
-        fix = "give --fork to start anew, --allow-env-change to go on with a mixed result, or undo the change"
+        fix = "give --fork to start a new run, --allow-env-change to go on with a mixed result, or undo the change"
         raise _refusal(loaded, what, changed, fix)
     if changed:
         environments.append(now["environment"])
@@ -136,7 +136,7 @@ class Difference:
         self.field = field
         self.text = f"was {_short(old)}, is {_short(new)}"
         if isinstance(old, Mapping) and new is None:
-            self.text = "is gone"
+            self.text = "is no longer there"
         if old is None and isinstance(new, Mapping):
             self.text = "is new"
 

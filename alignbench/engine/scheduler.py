@@ -63,9 +63,9 @@ class Scheduler:
         """Start a cell, take it as it lies in the folder, give it up, or leave it waiting."""
         parents = [one for one in self.cells if one.seed == cell.seed and one.label in cell.parents]
         ended = {one: self.statuses[one] for one in parents if one in self.statuses}
-        lost = next((one for one, how in ended.items() if how.status != "done"), None)
-        if lost is not None:
-            reason = f"its start '{lost.label}' is {ended[lost].status}"
+        failed = next((one for one, how in ended.items() if how.status != "done"), None)
+        if failed is not None:
+            reason = f"its start '{failed.label}' is {ended[failed].status}"
             self._finalize(cell, CellStatus("blocked", reason))
             return
         if len(ended) < len(parents):
@@ -120,8 +120,8 @@ class Scheduler:
         store.write_json(folder / layout.STATUS, {"status": how.status, "reason": how.reason})
         ended = Finished(how.status, how.reason, clock=how.clock)
         self.experiment.watch(Progress(str(cell), ended=ended, cells=len(self.cells)))
-        said = {"label": cell.label, "seed": cell.seed, "status": how.status, "reason": how.reason}
-        self.experiment.observers.notify("alignbench_cell_finished", **said)
+        facts = {"label": cell.label, "seed": cell.seed, "status": how.status, "reason": how.reason}
+        self.experiment.observers.notify("alignbench_cell_finished", **facts)
 
     def _report(self, name: str, event: Event) -> None:
         """Pass on what a child process reports."""

@@ -77,7 +77,7 @@ def expanded(recipe: Recipe) -> Recipe:
             methods[name] = block.model_copy(update={**plain, "config": config})
     metrics = [Named(name=sweep.metric.partition(".")[0])]
     judges = [tuning_judge(judge) for judge in recipe.evaluation.judges]
-    changed = {"split": "validation", "metrics": metrics, "judges": judges}
+    changed = {"split": "validation", "metrics": metrics, "judges": judges, "margin": {}}
     evaluation = recipe.evaluation.model_copy(update=changed)
     return complete(
         recipe.model_copy(

@@ -40,17 +40,25 @@ class Labelled:
 
 
 def load(folder: Path) -> Labelled:
-    """Return what `Labelled.save` wrote."""
+    """Return what `Labelled.save` wrote. Raises DataError, with the reasons, where it is not one row."""
     from alignbench.data import fields
 
     lines = (folder / ROWS).read_text(encoding="utf-8").splitlines()
     records = [json.loads(line) for line in lines]
     rows = [fields.read(record, fields.shape(record)) for record in records]
-    return Labelled(rows, json.loads((folder / FACTS).read_text(encoding="utf-8")))
+    facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
+    if not rows:
+        counts = {**facts.get("dropped", {}), **facts.get("abstained", {})}
+        why = ", ".join(f"{count} {reason}" for reason, count in counts.items()) or "no two answers differ"
+        what = f"not one of {facts.get('compared', 0)} comparisons gave a label: {why}"
+        raise DataError(what, "name another judge, or draw answers of more tokens (labels.sampling)")
+    return Labelled(rows, facts)
 
 
 def as_record(row: Row) -> dict[str, Any]:
-    """Return a row as the record that it is read from."""
+    """Return a row as the record that it is read from, without columns that would make another row of it."""
+    from alignbench.data.fields import NAMES
+
     assert isinstance(row, Prompt)
     said: dict[str, Any] = {"id": row.id, "prompt": [dict(turn) for turn in row.prompt]}
     if isinstance(row, Pair):
@@ -60,7 +68,7 @@ def as_record(row: Row) -> dict[str, Any]:
         said |= {"preferences": list(row.preferences)} if row.preferences else {}
     else:
         said |= {"completion": getattr(row, "response", "")}
-    return {**said, **row.extra}
+    return {**said, **{name: value for name, value in row.extra.items() if name not in NAMES}}
 
 
 def principles(constitution: str | None, root: Path) -> tuple[str, ...]:
@@ -120,7 +128,7 @@ def label(
         [drawn[prompt.id][j] for prompt, _, j in asked],
         chosen or None,
     )
-    judge.meter(ai_comparisons=len(asked))
+    judge.record_cost(ai_comparisons=len(asked))
     dropped: dict[str, int] = {}
     rows: list[Row] = []
     by_prompt: dict[str, dict[tuple[int, int], float]] = {prompt.id: {} for prompt in prompts}

@@ -1,4 +1,4 @@
-"""The sandbox's hidden reward as a judge: the exact truth, which no method ever trains on."""
+"""The sandbox's hidden reward as a judge: exact, and never available to training."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ SHOWN = 20
 
 
 class Gold(Judge):
-    """Reads an answer in the closed world of the sandbox and says exactly how good it is, in [0, 1].
+    """Scores an answer to a sandbox prompt exactly, in [0, 1].
 
-    Its parts are None where the prompt does not ask for that virtue. Raises DataError for prompts that are
-    not the sandbox's, which gold cannot read.
+    Its parts are None where they do not apply to the prompt. Raises DataError for prompts that are not from
+    the sandbox, which gold cannot read.
     """
 
     api = 2
@@ -28,7 +28,7 @@ class Gold(Judge):
             gold([dict(message) for message in prompt.prompt], answer)
             for prompt, answer in zip(prompts, answers, strict=True)
         ]
-        # Every prompt of the sandbox asks for harmlessness: no part at all means that gold cannot read it.
+        # `harmless` applies to every sandbox prompt: no part at all means that gold cannot read the prompt.
         foreign = {
             prompt.id: prompt
             for prompt, truth in zip(prompts, truths, strict=True)
@@ -39,7 +39,7 @@ class Gold(Judge):
                 [
                     Problem(
                         f"the gold judge reads only the sandbox's own prompts, not {_shortened(prompt)!r}",
-                        "judge these data with another one, such as reward-model",
+                        "use another judge for this data, such as reward-model",
                         field="evaluation.judges",
                     )
                     for prompt in list(foreign.values())[:SHOWN]

@@ -1,4 +1,4 @@
-"""A judge behind an OpenAI-compatible endpoint: asked with patience, trusted with nothing but its verdict."""
+"""A judge behind an OpenAI-compatible endpoint: requests with retries, and strict reading of the verdict."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ if TYPE_CHECKING:
 
 ANSWER = "answer.json"
 LARGEST = 1 << 20
-"""Bytes of a response that are read; a verdict needs some hundreds."""
+"""Largest response in bytes; a verdict needs a few hundred."""
 LONGEST_WAIT = 60.0
-"""Seconds between two attempts at most, whatever a server asks for."""
+"""Largest wait between two attempts in seconds, whatever the server asks for."""
 SLACK = 8
-"""Tokens a verdict may take: an option, and the marks that some models put around it."""
+"""Largest verdict in tokens: an option, and the punctuation that some models put around it."""
 
 
 class HTTP(Reader):
-    """Asks a server for its verdict, with both orders as two requests; answers are kept in the store.
+    """Asks a server for its verdict, both orders as two requests; answers are cached in the store.
 
-    Where the server returns log-probabilities the label is soft, elsewhere it is the verdict as it was
-    written: the option and nothing else. Anything else is an abstention. Redirects are not followed, the name
-    is resolved once, and addresses of a machine's own metadata are never asked.
+    The label is soft where the server returns log-probabilities, otherwise it is the written verdict: the
+    option alone. Anything else is an abstention. Redirects are not followed, the name is resolved once, and
+    cloud metadata addresses are never contacted.
     """
 
     api = 2
@@ -48,27 +48,27 @@ class HTTP(Reader):
 
     class Config(Asking):
         url: str
-        """Where the endpoint lies, with its version: `http://localhost:8000/v1`."""
+        """The endpoint's address with its version: `http://localhost:8000/v1`."""
         model: str
-        """The model's name there."""
+        """The model's name on the server."""
         api: Literal["chat", "decisions"] = "chat"
         """`chat`: /chat/completions. `decisions`: /systemone of `transformers serve`, always soft, no reasons."""
         key_env: str | None = Field(None, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")
-        """Name of the environment variable that holds the key; the key itself stands in no file."""
+        """Name of the environment variable that holds the key; the key itself is written to no file."""
         timeout: float = Field(60.0, gt=0)
-        """Seconds for one attempt."""
+        """Timeout of one attempt in seconds."""
         retries: int = Field(4, ge=0)
-        """Further attempts where the server is busy, broken or silent."""
+        """Further attempts after a timeout, a broken connection, or an overload or server error."""
         concurrency: int = Field(4, ge=1)
-        """Requests under way at once."""
+        """Concurrent requests."""
         per_minute: int | None = Field(None, ge=1)
-        """Requests begun in a minute at most."""
+        """Largest number of requests in a minute."""
 
         @field_validator("url")
         @classmethod
         def _is_http(cls, url: str) -> str:
             if not re.fullmatch(r"https?://[^/\s@?#]+(/[^\s?#]*)?", url):
-                raise ValueError("no plain http address; write it like http://localhost:8000/v1")
+                raise ValueError("not a plain http address; write it like http://localhost:8000/v1")
             return url.rstrip("/")
 
         @model_validator(mode="after")
@@ -86,7 +86,7 @@ class HTTP(Reader):
 
 
 class RetryError(Exception):
-    """An attempt that may go better later; `wait` is what the server asked for, in seconds."""
+    """A failed attempt that may be retried; `wait` is the delay that the server asked for, in seconds."""
 
     def __init__(self, reason: str, wait: float = 0.0):
         super().__init__(reason)
@@ -95,7 +95,7 @@ class RetryError(Exception):
 
 @dataclass(frozen=True)
 class Address:
-    """Where a server lies, resolved once: the name is never looked up again."""
+    """A server's address, resolved once: the name is not resolved again."""
 
     scheme: str
     host: str
@@ -111,10 +111,10 @@ class Address:
 
 
 def resolve(url: str) -> Address:
-    """Return where `url` leads. Raises SecurityError for an address that a recipe must not reach.
+    """Return the address of `url`. Raises SecurityError for an address that a recipe must not reach.
 
-    Link-local addresses, where clouds keep a machine's credentials, are never asked. A private or loopback
-    address is asked only where the recipe names it openly: a public name must not lead into a private net.
+    Link-local addresses, where clouds serve a machine's credentials, are never contacted. A private or
+    loopback address must be named explicitly: a public name must not lead into a private network.
     """
     import httpx
 
@@ -128,14 +128,14 @@ def resolve(url: str) -> Address:
     ip = str(found[0][4][0]).partition("%")[0]
     named = ipaddress.ip_address(ip)
     named = getattr(named, "ipv4_mapped", None) or named
-    openly = parts.host == "localhost" or _is_ip(parts.host)
+    explicit = parts.host == "localhost" or _is_ip(parts.host)
     if named.is_link_local or named.is_multicast or named.is_unspecified:
         what = f"rule no-metadata: {parts.host} leads to {ip}"
-    elif not named.is_global and not openly:
+    elif not named.is_global and not explicit:
         what = f"rule no-private-names: {parts.host} leads to the private address {ip}"
     else:
         return Address(parts.scheme, parts.host, port, parts.path.rstrip("/"), ip)
-    raise SecurityError(Problem(what, "name the server's own public address, or its IP openly", field="url"))
+    raise SecurityError(Problem(what, "name the server's public address, or its IP address", field="url"))
 
 
 def _is_ip(host: str) -> bool:
@@ -147,7 +147,7 @@ def _is_ip(host: str) -> bool:
 
 
 class Server:
-    """Asks one server: several requests at once, no more a minute than allowed, again where it may help."""
+    """Client of one server: concurrent requests, a rate limit, and retries."""
 
     def __init__(self, config: Any, kept: store.Store):
         import httpx
@@ -155,7 +155,7 @@ class Server:
         self.config, self.kept = config, kept
         self.address = resolve(config.url)
         self.soft = True
-        """Whether log-probabilities are asked for: until the server refuses a request with them."""
+        """Whether log-probabilities are requested: until the server rejects such a request."""
         self.fresh = 0
         self._pace = threading.Lock()
         self._next = 0.0
@@ -165,7 +165,7 @@ class Server:
             key = self._key()
             headers["Authorization"] = f"Bearer {key}"
             self._secret = key.encode()
-        # Neither a proxy nor a .netrc of the environment: the address that was checked is the one asked.
+        # No proxy and no .netrc of the environment: requests go to the address that was checked.
         self.client = httpx.Client(
             headers=headers, timeout=config.timeout, follow_redirects=False, trust_env=False
         )
@@ -194,18 +194,18 @@ class Server:
         groups: Sequence[Group],
         think: tuple[str, int] | None,
     ) -> tuple[list[Found], int]:
-        """See `alignbench.judges.reader.Ask`. Raises ModelError where the server answers nothing at all."""
+        """See `alignbench.judges.reader.Ask`. Raises ModelError where the server answers no question."""
         with ThreadPoolExecutor(self.config.concurrency) as pool:
             answers = list(pool.map(lambda question: self._answer(question, options, think), questions))
         failed = [answer["failed"] for answer in answers if "failed" in answer]
         if len(failed) == len(answers):
             what = f"{self.config.url} gives no answer: {failed[0]}"
-            raise ModelError(Problem(what, "see that the server runs", field="url"))
+            raise ModelError(Problem(what, "check that the server is running", field="url"))
         found = [_verdict(answer, options) for answer in answers]
         return found, sum(answer.get("tokens", 0) for answer in answers)
 
     def _answer(self, question: str, options: Sequence[str], think: tuple[str, int] | None) -> dict[str, Any]:
-        """The server's answer: from the store where the same was asked before, else asked and kept."""
+        """Return the server's answer: from the store where the same question was answered before, else asked."""
         what = [self.fingerprint(), question, list(options), think, self.fresh]
         failure: dict[str, Any] = {}
 
@@ -252,9 +252,9 @@ class Server:
         return found if "failed" in found else _completion(found)
 
     def _post(self, path: str, body: Mapping[str, Any], *, tentative: bool = False) -> dict[str, Any]:
-        """The JSON object a request gets, or {"failed": why} where all attempts did.
+        """Return the JSON object of a request, or {"failed": reason} where all attempts failed.
 
-        `tentative`: a request that the server finds bad is not an error yet.
+        `tentative`: a request that the server rejects is no error.
         """
         reason = ""
         for attempt in range(self.config.retries + 1):
@@ -277,7 +277,7 @@ class Server:
             response = self.client.send(request, stream=True)
             try:
                 content = b"".join(_at_most(response))
-                if self._secret:  # servers like to repeat the key they refuse, and what they say is kept
+                if self._secret:  # servers may repeat a rejected key, and their responses are stored
                     content = content.replace(self._secret, b"(the key)")
             finally:
                 response.close()
@@ -289,21 +289,23 @@ class Server:
         if status in (408, 409, 425, 429) or status >= 500:
             raise RetryError(f"status {status}", _retry_after(response))
         if 300 <= status < 400:
-            where = response.headers.get("location", "elsewhere")[:200]
-            what = f"rule no-redirects: {self.config.url} sends its visitors to {where}"
+            where = response.headers.get("location", "another address")[:200]
+            what = f"rule no-redirects: {self.config.url} redirects to {where}"
             raise SecurityError(Problem(what, "name the server's own address", field="url"))
         if status in (400, 422) and tentative:
             return {"failed": REFUSED}
         if status >= 400:
-            said = " ".join(content[:300].decode("utf-8", "replace").split())
-            what = f"{self.config.url}{path} refuses the model {self.config.model}: status {status}: {said}"
+            message = " ".join(content[:300].decode("utf-8", "replace").split())
+            what = (
+                f"{self.config.url}{path} refuses the model {self.config.model}: status {status}: {message}"
+            )
             raise ModelError(Problem(what, "check url, model and key_env of the judge", field="model"))
         try:
             found = json.loads(content)
         except ValueError as error:
-            raise RetryError("the response is no JSON") from error
+            raise RetryError("the response is not JSON") from error
         if not isinstance(found, dict):
-            raise RetryError("the response is no JSON object")
+            raise RetryError("the response is not a JSON object")
         return found
 
     def _wait_for_turn(self) -> None:
@@ -320,8 +322,8 @@ REFUSED = "the request is refused"
 
 
 def backoff(attempt: int) -> float:
-    """Return how many seconds to wait after failed attempt `attempt`, from 0: twice as long each time."""
-    # Jittered, so that many workers do not come back at once; not by the generators that a seed fixes.
+    """Return the seconds to wait after failed attempt `attempt`, counted from 0: doubled each time."""
+    # Jitter spreads the retries of many workers; it does not use the seeded generators.
     return min(LONGEST_WAIT, 0.5 * 2**attempt) * random.SystemRandom().uniform(0.5, 1.0)
 
 
@@ -341,8 +343,8 @@ def _at_most(response: httpx.Response) -> Iterator[bytes]:
 
 
 def _retry_after(response: httpx.Response) -> float:
-    said = response.headers.get("retry-after", "")
-    return float(said) if re.fullmatch(r"\d{1,6}(\.\d+)?", said) else 0.0
+    seconds = response.headers.get("retry-after", "")
+    return float(seconds) if re.fullmatch(r"\d{1,6}(\.\d+)?", seconds) else 0.0
 
 
 # --- verdicts -----------------------------------------------------------------------------------------------
@@ -356,26 +358,26 @@ def _decision(found: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _completion(found: Mapping[str, Any]) -> dict[str, Any]:
-    """What matters of a chat completion: its text, the first token's rivals, and the tokens it took."""
+    """Return a chat completion's text, its first token's alternatives with probabilities, and its tokens."""
     message = _get(found, "choices", 0, "message")
     text = _get(message, "content")
-    rivals: dict[str, float] = {}
+    alternatives: dict[str, float] = {}
     for one in _get(found, "choices", 0, "logprobs", "content", 0, "top_logprobs") or ():
         token, logp = _get(one, "token"), _get(one, "logprob")
         if isinstance(token, str) and isinstance(logp, (int, float)) and logp <= 1e-3:
-            rivals[token.strip()] = rivals.get(token.strip(), 0.0) + math.exp(logp)
+            alternatives[token.strip()] = alternatives.get(token.strip(), 0.0) + math.exp(logp)
     filtered = _get(found, "choices", 0, "finish_reason") == "content_filter"
     return {
         "text": text if isinstance(text, str) else "",
         "refused": filtered or bool(_get(message, "refusal")),
         "called": bool(_get(message, "tool_calls")),
-        "probabilities": rivals,
+        "probabilities": alternatives,
         "tokens": _number(_get(found, "usage", "total_tokens")),
     }
 
 
 def _verdict(answer: Mapping[str, Any], options: Sequence[str]) -> Found:
-    """The probability of each option, or why there is none. Nothing but an option alone is a verdict."""
+    """Return the probability of each option, or why there is none. Only an option alone is a verdict."""
     if "failed" in answer:
         return str(answer["failed"])
     if answer.get("refused"):
@@ -383,12 +385,14 @@ def _verdict(answer: Mapping[str, Any], options: Sequence[str]) -> Found:
     if answer.get("called"):
         return "called a tool"
     written = re.sub(r"^[\s*_`\"'(\[]+|[\s*_`\"')\].!:]+$", "", str(answer.get("text", "")))
-    rivals = answer.get("probabilities") or {}
-    soft = [rivals.get(option, 0.0) for option in options]
-    # A first token that begins two options ("1" of "10") says too little: then the text decides.
-    begun = [option for option in options if rivals.get(option)]
-    torn = any(other.startswith(one) and other not in rivals for one in begun for other in options)
-    if sum(soft) > 0 and (not written or written in options) and not torn:
+    alternatives = answer.get("probabilities") or {}
+    soft = [alternatives.get(option, 0.0) for option in options]
+    # A first token that begins two options ("1" of "10") is ambiguous: then the text decides.
+    likely = [option for option in options if alternatives.get(option)]
+    ambiguous = any(
+        other.startswith(one) and other not in alternatives for one in likely for other in options
+    )
+    if sum(soft) > 0 and (not written or written in options) and not ambiguous:
         return soft
     if written in options:
         return [float(option == written) for option in options]

@@ -1,4 +1,4 @@
-"""A judge as a row filter: rows whose label it does not share, or whose answer it finds poor, are dropped."""
+"""A judge as a row filter: drops rows with whose label it disagrees, or whose answer it scores too low."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from alignbench.training.reward_quality import comparisons
 
 
 class Inspector(RowFilter):
-    """Keeps what a judge accepts, and counts how often it agrees with the people who labelled the rows.
+    """Keeps the rows that a judge accepts, and counts how often it agrees with the labels.
 
-    A pair or ranking stays where the judge shares at least `agree` of its comparisons; a demonstration, and
-    the answer that a verdict calls desirable, where its mark is at least `mark`. A row on which the judge
-    abstains stays.
+    Keeps a pair or ranking where the judge agrees with at least the share `agree` of its comparisons. Keeps a
+    demonstration, and the desirable answer of an unpaired preference, where its score is at least `min_score`.
+    Keeps a row on which the judge abstains.
     """
 
     api = 2
 
     class Config(Settings):
-        """Who accepts, and from where on."""
+        """The judge and its thresholds."""
 
         judge: NamedJudge
         """An installed judge."""
         agree: float = Field(0.5, ge=0, le=1)
-        """Share of a row's comparisons that the judge has to share."""
-        mark: float = 5.5
-        """The least mark of a demonstration, in the judge's own units."""
+        """Least share of a row's comparisons with which the judge agrees."""
+        min_score: float = 5.5
+        """Least score of a demonstration, in the judge's own units."""
 
     def open(self, models: Models) -> None:
         named = self.config.judge
@@ -48,7 +48,7 @@ class Inspector(RowFilter):
     def keep_all(self, rows: Sequence[Row]) -> list[Row | None]:
         found: list[Row | None] = list(rows)
         self._compared(found)
-        self._marked(found)
+        self._scored(found)
         return found
 
     def _compared(self, rows: list[Row | None]) -> None:
@@ -65,22 +65,22 @@ class Inspector(RowFilter):
             else:
                 shared.setdefault(place, []).append(float(p > 0.5))
                 self.counts[f"comparisons: the judge {'agrees' if p > 0.5 else 'disagrees'}"] += 1
-        for place, said in shared.items():
-            if sum(said) / len(said) < self.config.agree:
+        for place, agreed in shared.items():
+            if sum(agreed) / len(agreed) < self.config.agree:
                 self.counts["dropped: the judge disagrees"] += 1
                 rows[place] = None
 
-    def _marked(self, rows: list[Row | None]) -> None:
+    def _scored(self, rows: list[Row | None]) -> None:
         asked = [
             (place, row)
             for place, row in enumerate(rows)
             if isinstance(row, Demonstration)
             and not (isinstance(row, UnpairedPreference) and not row.desirable)
         ]
-        marks = self.judge.score([row for _, row in asked], [row.response for _, row in asked])
-        for (place, _), mark in zip(asked, marks, strict=True):
-            if mark.value is None:
+        scores = self.judge.score([row for _, row in asked], [row.response for _, row in asked])
+        for (place, _), score in zip(asked, scores, strict=True):
+            if score.value is None:
                 self.counts["answers: the judge abstains"] += 1
-            elif mark.value < self.config.mark:
-                self.counts["dropped: the judge finds it poor"] += 1
+            elif score.value < self.config.min_score:
+                self.counts["dropped: the judge's score is too low"] += 1
                 rows[place] = None

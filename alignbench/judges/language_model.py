@@ -1,4 +1,4 @@
-"""Language models as judges, in this process: the one under test, or another."""
+"""Language models as judges in this process: the model under test, or another one."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class InProcess:
-    """Reads questions with a model in this process."""
+    """Answers a judge's questions with a model in this process."""
 
     def __init__(self, policy: ModelPolicy):
         self.policy = policy
@@ -25,7 +25,7 @@ class InProcess:
         return self.policy.fingerprint()
 
     def forget(self) -> None:
-        """Nothing is kept."""
+        """Do nothing: no answer is cached."""
 
     def read(
         self,
@@ -51,8 +51,10 @@ class InProcess:
             ]
         ways = options_of(base, texts[0], options)
         ids = encode(base.tokenizer, texts)
-        room = getattr(base.model.config.get_text_config(), "max_position_embeddings", None)
-        fits = [place for place, one in enumerate(ids) if room is None or len(one) + ways.longest <= room]
+        context = getattr(base.model.config.get_text_config(), "max_position_embeddings", None)
+        fits = [
+            place for place, one in enumerate(ids) if context is None or len(one) + ways.longest <= context
+        ]
         reading = read(self.policy, [ids[place] for place in fits], ways, [groups[place] for place in fits])
         found: list[Found] = ["too long"] * len(questions)
         for place, row in zip(fits, reading.probabilities.tolist(), strict=True):
@@ -61,13 +63,13 @@ class InProcess:
 
 
 class Self(Reader):
-    """The model under test judges by itself: as the frozen base, or as the policy a method starts from."""
+    """The model under test as the judge: the frozen base, or the policy that a method starts from."""
 
     api = 2
 
     class Config(Asking):
         policy: Literal["base", "start"] = "base"
-        """Which of them reads; in an evaluation there is no start but the base."""
+        """The policy that judges; in an evaluation both are the base."""
 
     @classmethod
     def reads_with(cls, config: Any, base: str) -> str:
@@ -79,7 +81,7 @@ class Self(Reader):
         policy = models.start if self.config.policy == "start" else models.base
         if not isinstance(policy, ModelPolicy):
             raise PluginError(
-                "the judge 'self' cannot read with a start that is a decoder", "write {self: {policy: base}}"
+                "the judge 'self' cannot use a start that is a decoder", "write {self: {policy: base}}"
             )
         return InProcess(policy)
 

@@ -1,4 +1,4 @@
-"""What judges that read have in common: two answers in both orders, one answer's mark, and abstentions."""
+"""The base of language-model judges: two answers in both orders, one answer's score, and abstentions."""
 
 from __future__ import annotations
 
@@ -12,29 +12,29 @@ from pydantic import Field, ValidationInfo, field_validator
 from alignbench.api.config import Settings
 from alignbench.api.judge import Judge, Models, PairwiseJudgment, Score
 from alignbench.errors import Problem
-from alignbench.judges.wording import MARKS, OPTIONS, asked, filled, placeholders, wording
+from alignbench.judges.wording import OPTIONS, SCORES, asked, filled, placeholders, wording
 from alignbench.rows import Prompt
 
 CLAMP = (0.4, 0.6)
-"""Where the probability is held after reasons were given: they make a model too sure (arXiv:2212.08073)."""
+"""Bounds of the probability after reasons were given: they make a model overconfident (arXiv:2212.08073)."""
 
 
 Group = tuple[str, ...]
-"""What a question begins with: its prompt, then its first answer."""
+"""The shared beginning of a question: its prompt, then its first answer."""
 
 Found = list[float] | str
 """The probability of each option, or the reason why there is none."""
 
 
 class Ask(Protocol):
-    """What answers a judge's questions."""
+    """Answers a judge's questions."""
 
     def fingerprint(self) -> Any:
-        """All that its answers depend on, as JSON values."""
+        """Return, as JSON values, everything that its answers depend on."""
         ...
 
     def forget(self) -> None:
-        """Answer anew from here on."""
+        """Ask again instead of repeating earlier answers."""
         ...
 
     def read(
@@ -44,25 +44,25 @@ class Ask(Protocol):
         groups: Sequence[Group],
         think: tuple[str, int] | None,
     ) -> tuple[list[Found], int]:
-        """Return how likely each option is after each question, and the tokens that it took.
+        """Return the probability of each option after each question, and the tokens processed.
 
-        `think` lets reasons be given first: what leads from them to the verdict, and their longest length.
+        `think` requests reasons first: the text between reasons and verdict, and their largest length in tokens.
         """
         ...
 
 
-HOLDS = {
+PLACEHOLDERS = {
     "compare": ({"a", "b"}, {"question", "principle", "nonce"}),
     "rate": ({"answer"}, {"question", "nonce"}),
 }
-"""What a question of one's own has to hold, and what it may."""
+"""The required and the optional placeholders of a custom question."""
 
 
 class Asking(Settings):
-    """What is asked, and which answers count."""
+    """The questions, and which answers count."""
 
     wording: Literal["plain", "sandbox"] = "plain"
-    """Questions in plain English for any chat model, or those that the sandbox's model was taught."""
+    """Questions in plain English for any chat model, or those that the sandbox's model was trained on."""
     compare: str | None = None
     """A question of your own with {question}, {a} and {b} (and {principle}), answered with A or B."""
     rate: str | None = None
@@ -71,37 +71,37 @@ class Asking(Settings):
     @field_validator("compare", "rate")
     @classmethod
     def _can_be_filled(cls, question: str | None, info: ValidationInfo) -> str | None:
-        needs, may = HOLDS[str(info.field_name)]
+        needs, may = PLACEHOLDERS[str(info.field_name)]
         if question is None:
             return None
         there = placeholders(question)
         if missing := sorted(needs - there):
-            raise ValueError(f"asks about nothing; write {_braced(missing)} into it")
+            raise ValueError(f"lacks a placeholder; write {_braced(missing)} into it")
         if unknown := sorted(there - needs - may):
             raise ValueError(
-                f"{_braced(unknown)} stands for nothing; it can hold {_braced(sorted(needs | may))}"
+                f"{_braced(unknown)} is no placeholder; it can use {_braced(sorted(needs | may))}"
             )
         return question
 
     think: bool = False
-    """Let it give reasons before the verdict; the probability is then held between 0.4 and 0.6.
+    """Ask for reasons before the verdict; the probability is then clamped to 0.4 ... 0.6.
 
-    A question of your own is asked as it is, with the request for reasons after it.
+    A question of your own is used unchanged, followed by the request for reasons.
     """
     think_tokens: int = Field(256, ge=1)
-    """Tokens after which the reasons are cut."""
+    """Largest length of the reasons in tokens."""
     strict: bool = False
-    """Abstain where the verdict changes with the order of the answers, instead of taking the mean."""
+    """Abstain where the verdict depends on the order of the answers, instead of taking the mean."""
     min_mass: float = Field(0.5, ge=0, le=1)
-    """Abstain where the options together are less likely than this."""
+    """Abstain where the total probability of the options is below this."""
 
 
 class Reader(Judge):
-    """Reads the probabilities of the options A and B, or of the marks 1 to 10, off a model's next tokens.
+    """Judges by a model's next-token probabilities of the options A and B, or of the scores 1 to 10.
 
-    Two answers are read in both orders and the probabilities averaged (Lee et al. 2023, arXiv:2309.00267);
-    a mark is the expected one. Nothing is generated but reasons, where they are asked for, and so nothing but
-    an option can be the verdict.
+    Two answers are shown in both orders and the probabilities averaged (Lee et al. 2023, arXiv:2309.00267);
+    a score is the expected value. Only reasons are generated, where requested, so only an option can be the
+    verdict.
     """
 
     trains: ClassVar[bool] = True
@@ -111,23 +111,25 @@ class Reader(Judge):
     def check_principles(cls, config: Any) -> Problem | None:
         if config.compare is None or "principle" in placeholders(config.compare):
             return None
-        return Problem("its question has no place for it", "write {principle} into it", field="compare")
+        return Problem(
+            "its question has no placeholder for a principle", "write {principle} into it", field="compare"
+        )
 
     @abstractmethod
     def reader(self, models: Models) -> Ask:
-        """Return what reads questions: a model in this process, or a server."""
+        """Return what answers the questions: a model in this process, or a server."""
 
     def open(self, models: Models) -> None:
         self.ask = self.reader(models)
         self.words = wording(self.config.wording)
-        self._opinions: dict[tuple[str, str, str, str], PairwiseJudgment] = {}
+        self._judgments: dict[tuple[str, str, str, str], PairwiseJudgment] = {}
         self._scores: dict[tuple[str, str], float | None] = {}
 
     def fingerprint(self) -> Any:
         return [*super().fingerprint(), self.ask.fingerprint()]
 
     def forget(self) -> None:
-        self._opinions.clear()
+        self._judgments.clear()
         self._scores.clear()
         self.ask.forget()
 
@@ -137,13 +139,13 @@ class Reader(Judge):
         new = [key for key in dict.fromkeys(wanted) if key not in self._scores]
         template = self.config.rate or self.words.rate
         texts = [filled(template, question, answer=answer) for question, answer in new]
-        for key, found in zip(new, self._read(texts, MARKS, [(key[0],) for key in new]), strict=True):
+        for key, found in zip(new, self._read(texts, SCORES, [(key[0],) for key in new]), strict=True):
             mass = 0.0 if isinstance(found, str) else sum(found)
             self._scores[key] = None
             if isinstance(found, str):
                 self.abstained[found] += 1
             elif mass < self.config.min_mass or mass == 0:
-                self.abstained["no mark"] += 1
+                self.abstained["no score"] += 1
             else:
                 self._scores[key] = sum(n * p for n, p in enumerate(found, start=1)) / mass
         return [Score(self._scores[key]) for key in wanted]
@@ -160,19 +162,19 @@ class Reader(Judge):
             (asked(p.prompt, inline=inline), first, second, principle)
             for p, first, second, principle in zip(prompts, a, b, principles or [""] * len(a), strict=True)
         ]
-        # Always asked the same way round, whoever is called a: so that exchanging them gives the opposite.
+        # The order does not depend on which answer is called a, so that exchanging them inverts the judgment.
         asked_as = [(q, min(x, y), max(x, y), principle) for q, x, y, principle in wanted]
-        new = [key for key in dict.fromkeys(asked_as) if key not in self._opinions]
+        new = [key for key in dict.fromkeys(asked_as) if key not in self._judgments]
         orders = [(q, *pair, principle) for q, x, y, principle in new for pair in ((x, y), (y, x))]
         texts = [self._question(*order) for order in orders]
         groups = [(question, first) for question, first, _, _ in orders]
         found = self._read(texts, OPTIONS, groups)
         for key, first, second in zip(new, found[::2], found[1::2], strict=True):
-            self._opinions[key] = self._opinion(first, second)
+            self._judgments[key] = self._judgment(first, second)
         return [
             judgment if (key[1], key[2]) == (as_asked[1], as_asked[2]) else judgment.swapped()
             for key, as_asked in zip(wanted, asked_as, strict=True)
-            for judgment in (self._opinions[as_asked],)
+            for judgment in (self._judgments[as_asked],)
         ]
 
     def _question(self, question: str, a: str, b: str, principle: str) -> str:
@@ -184,8 +186,8 @@ class Reader(Judge):
             template = own or (words.by_principle if principle else words.compare)
         return filled(template, question, a=a, b=b, principle=principle)
 
-    def _opinion(self, first: Found, second: Found) -> PairwiseJudgment:
-        """Of the answer that came first in the first order: from the options' probabilities in both."""
+    def _judgment(self, first: Found, second: Found) -> PairwiseJudgment:
+        """Return the judgment of the answer shown first in the first order, from the probabilities of both orders."""
         if isinstance(first, str) or isinstance(second, str):
             reason = first if isinstance(first, str) else str(second)
             return self._abstain(PairwiseJudgment(None, reason=reason))
@@ -212,7 +214,7 @@ class Reader(Judge):
         think = (self.words.verdict, self.config.think_tokens) if self._thinks(options) else None
         found, tokens = self.ask.read(questions, options, groups, think)
         spent = time.perf_counter() - began
-        self.meter(judge_calls=len(questions), judge_tokens=tokens, judge_seconds=spent)
+        self.record_cost(judge_calls=len(questions), judge_tokens=tokens, judge_seconds=spent)
         return found
 
     def _thinks(self, options: Sequence[str]) -> bool:

@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 
 
 class RewardModel(Judge):
-    """Reads a conversation with its answer and gives one number, unbounded: only differences mean something.
+    """Scores a conversation with its answer by one unbounded number: only differences have a meaning.
 
-    The text is in the classifier's own chat template where it has one, else the pair (prompt, answer).
-    A text longer than the classifier can read gets no score rather than that of a part of it.
-    Equal texts get equal scores, whatever they are batched with, so that equal answers tie.
+    The input is formatted by the classifier's chat template where it has one, else it is the pair (prompt,
+    answer). A text longer than the classifier's context gets no score. Equal texts get equal scores in any
+    batch, so that equal answers tie.
     """
 
     api = 2
@@ -32,34 +32,34 @@ class RewardModel(Judge):
         id: str = ""
         """A hub id or a local folder."""
         train_on: Literal["held-out", "train"] | None = None
-        """Instead of `id`: train it on rows that no method sees, as a yardstick, or on the methods' own."""
+        """Instead of `id`: train it on rows that no method sees, to evaluate, or on the methods' own rows."""
         share: float = Field(0.2, gt=0, lt=1)
-        """Share of the training rows that are held out for it."""
+        """Share of the training rows that is held out for it."""
         after: float = Field(0.0, ge=0, lt=1)
-        """Share of the training rows before its own: those of another judge. A sweep sets it by itself."""
+        """Share of the training rows before its own, which belong to another judge. A sweep sets it."""
         learning_rate: float = Field(1e-4, gt=0)
-        """Peak learning rate of its adapter, where it is trained."""
+        """Peak learning rate of its adapter, if trained."""
         head_learning_rate: float = Field(1e-3, gt=0)
         """Peak learning rate of its head."""
         epochs: float = Field(1.0, gt=0)
-        """Passes over its rows."""
+        """Epochs over its rows."""
         revision: str | None = None
         """Branch, tag or commit on the hub."""
         quantization: Literal["nf4", "fp4", "int8", "none"] = "nf4"
         """How the weights are stored."""
         max_length: int = Field(2048, ge=2)
-        """Tokens of prompt and answer; a longer text gets no score."""
+        """Largest length of prompt and answer in tokens; a longer text gets no score."""
         batch: int = Field(16, ge=1)
-        """Texts of one forward, of similar length."""
+        """Texts per forward pass."""
 
         @model_validator(mode="after")
         def _of_one_kind(self) -> Self:
             if bool(self.id) == bool(self.train_on):
-                raise ValueError("a reward model is either trained or there already; set `id` or `train_on`")
+                raise ValueError("a reward model is either loaded or trained; set either `id` or `train_on`")
             if self.train_on == "held-out" and self.after + self.share >= 1:
                 raise ValueError(
-                    f"rows {self.after:g} to {self.after + self.share:g} of all leave none to the methods; "
-                    "lower `share` (a sweep holds out as many again, for the judge that chooses)"
+                    f"holding out the share {self.after:g} to {self.after + self.share:g} leaves no rows to the "
+                    "methods; lower `share` (a sweep holds out the same share again for its tuning judge)"
                 )
             return self
 
@@ -92,10 +92,10 @@ class RewardModel(Judge):
         settings = self.network.config
         if settings.num_labels != 1:
             raise ModelError(
-                f"{config.id} sorts into {settings.num_labels} classes; a reward model has one output",
+                f"{config.id} has {settings.num_labels} classes; a reward model has one output",
                 "name a sequence classifier with num_labels 1",
             )
-        # Tokenizers without a limit of their own state one of 1e30.
+        # Tokenizers without a limit report 1e30.
         limits = config.max_length, self.tokenizer.model_max_length, _context(settings)
         self.max_length = min(limit for limit in limits if limit)
 
@@ -114,7 +114,7 @@ class RewardModel(Judge):
         for start in range(0, len(by_length), self.config.batch):
             batch = by_length[start : start + self.config.batch]
             self._known.update(zip(batch, self._read([unread[key] for key in batch]), strict=True))
-        self._charge(map(len, unread), began)
+        self._record(map(len, unread), began)
         return [Score(self._known.get(key)) for key in keys]
 
     def _score_own(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> list[Score]:
@@ -130,15 +130,15 @@ class RewardModel(Judge):
         unread = [key for key in dict.fromkeys(keys) if key is not None and key not in self._known]
         began = time.perf_counter()
         self._known.update(zip(unread, self.own.score(unread).tolist(), strict=True))
-        self._charge(map(len, unread), began)
+        self._record(map(len, unread), began)
         return [Score(None if key is None else self._known[key]) for key in keys]
 
-    def _charge(self, lengths: Iterable[int], began: float) -> None:
-        """Tell what reading texts of so many tokens took: a call for each."""
+    def _record(self, lengths: Iterable[int], began: float) -> None:
+        """Record the cost of scoring texts of these lengths in tokens: one call for each."""
         read = list(lengths)
         if read:
             spent = time.perf_counter() - began
-            self.meter(judge_calls=len(read), judge_tokens=sum(read), judge_seconds=spent)
+            self.record_cost(judge_calls=len(read), judge_tokens=sum(read), judge_seconds=spent)
 
     def _encode(self, prompt: Prompt, answer: str) -> Mapping[str, list[int]]:
         from jinja2 import TemplateError
@@ -150,28 +150,28 @@ class RewardModel(Judge):
             encoded: Any = self.tokenizer.apply_chat_template(conversation, return_dict=True)
         except TemplateError as error:
             raise ModelError(
-                f"the chat template of {self.config.id} refuses row {prompt.id}: {error}",
-                "name a reward model made for such conversations",
+                f"the chat template of {self.config.id} rejects row {prompt.id}: {error}",
+                "name a reward model for such conversations",
             ) from error
         return encoded
 
     def _read(self, texts: Sequence[Mapping[str, list[int]]]) -> list[float]:
         import torch
 
-        # A decoder reads its score at the last token that is not padding, which it knows by the token's id:
-        # one too early where the end-of-sequence token pads and ends the text. Then another token pads.
+        # A decoder reads its score at the last token that is not the padding token. That is one token too
+        # early where the end-of-sequence token also pads. Then another token pads.
         ends = {text["input_ids"][-1] for text in texts}
         pad: Any = next(id for id in (self.tokenizer.pad_token_id, *range(len(ends) + 1)) if id not in ends)
         self.network.config.get_text_config().pad_token_id = pad
 
         def padded(name: str, value: int) -> Tensor:
-            # On the right, where a causal model needs no position ids to be right.
+            # Right padding: a causal model then needs no position ids.
             width = max(len(text[name]) for text in texts)
             rows = [[*text[name], *[value] * (width - len(text[name]))] for text in texts]
             return torch.tensor(rows, device=self.network.device)
 
         inputs = {"input_ids": padded("input_ids", pad), "attention_mask": padded("attention_mask", 0)}
-        # Many tokenizers state token types to models that have none.
+        # Many tokenizers return token types for models that have none.
         if "token_type_ids" in texts[0] and getattr(self.network.config, "type_vocab_size", 0) > 1:
             inputs["token_type_ids"] = padded("token_type_ids", 0)
         with torch.inference_mode():
@@ -179,7 +179,7 @@ class RewardModel(Judge):
 
 
 def _plain(prompt: Messages) -> str:
-    """A single turn is its text; several turns name their speakers."""
+    """Return the text of a single turn, or several turns with their roles."""
     if len(prompt) == 1:
         return prompt[0]["content"]
     return "\n".join(f"{message['role'].capitalize()}: {message['content']}" for message in prompt)

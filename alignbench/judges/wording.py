@@ -1,4 +1,4 @@
-"""What a judge is asked about one answer or two, and how their texts are kept apart from the question."""
+"""The questions put to a judge about one or two answers, and how texts are delimited in them."""
 
 from __future__ import annotations
 
@@ -11,31 +11,31 @@ from typing import Literal
 from alignbench.rows import Messages
 
 OPTIONS = ("A", "B")
-MARKS = tuple(str(mark) for mark in range(1, 11))
+SCORES = tuple(str(score) for score in range(1, 11))
 
 
 @dataclass(frozen=True)
 class Wording:
-    """Messages of the user, with {question}, {answer}, {a}, {b}, {principle} and {nonce} to be filled in."""
+    """User messages with the placeholders {question}, {answer}, {a}, {b}, {principle} and {nonce}."""
 
     compare: str
-    """Ends where one of the options is the answer."""
+    """Is answered by one of the options."""
     by_principle: str
     think: str
     """Asks for reasons before the verdict."""
     think_by_principle: str
     reasons: str
-    """What asks for reasons when it is put after another question."""
+    """The request for reasons, appended to another question."""
     verdict: str
-    """What leads from the reasons to the option."""
+    """The text between the reasons and the option."""
     rate: str
-    """Ends where a mark from 1 to 10 is the answer."""
+    """Is answered by a score from 1 to 10."""
     critique: str
     """Asks what is wrong with an answer by a principle."""
     revision: str
     """Asks for a better answer, given {critique}."""
     inline: bool = False
-    """A conversation is written in one line, without speakers."""
+    """Whether a conversation is written in one line, without roles."""
 
 
 _TEXTS = (
@@ -62,7 +62,7 @@ PLAIN = Wording(
 
 
 def wording(name: Literal["plain", "sandbox"]) -> Wording:
-    """Return the questions that any chat model understands, or those that the sandbox's model was taught."""
+    """Return the questions for any chat model, or those that the sandbox's model was trained on."""
     if name == "plain":
         return PLAIN
     from alignbench.sandbox import TEMPLATES
@@ -92,10 +92,10 @@ def asked(prompt: Messages, *, inline: bool) -> str:
 
 
 def filled(template: str, question: str, **texts: str) -> str:
-    """Return `template` with its fields filled in.
+    """Return `template` with its placeholders filled in.
 
-    {nonce} is a code that occurs in none of the texts, so that no text can close its own marks. It depends on
-    nothing but the question, where it can, so that all questions about one prompt begin alike.
+    {nonce} is a code that occurs in none of the texts, so that no text can close its own delimiters. It depends
+    only on the question where possible, so that all questions about one prompt share a prefix.
     """
     fields = {"question": question, **texts}
     if "{nonce}" in template:
@@ -104,11 +104,11 @@ def filled(template: str, question: str, **texts: str) -> str:
 
 
 def placeholders(template: str) -> set[str]:
-    """Return the names of the fields that `filled` puts texts into. Raises ValueError for a lone brace."""
+    """Return the names of a template's placeholders. Raises ValueError for an unmatched brace."""
     try:
         return {name for _, name, _, _ in Formatter().parse(template) if name is not None}
     except ValueError as error:
-        raise ValueError("holds a brace that is no field's; write {{ or }} for the sign itself") from error
+        raise ValueError("has an unmatched brace; write {{ or }} for a literal brace") from error
 
 
 def nonce(question: str, texts: Sequence[str]) -> str:

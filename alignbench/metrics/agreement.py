@@ -1,4 +1,4 @@
-"""How far every two judges of a run agree about the same two answers."""
+"""Agreement of every two judges of a run on the same two answers."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from alignbench.recipe.schema import BASE
 
 
 class Agreement(Metric):
-    """`agreement`, the share of prompts on which two judges say the same of the label's answer against base's
-    (better, equal or worse), and `agreement.kappa`, what is left of it beyond chance:
+    """`agreement`: the share of prompts on which two judges give the same verdict (better, equal or worse) on
+    the label's answer against that of base. `agreement.kappa`: agreement beyond chance,
     (p_o - p_e) / (1 - p_e) (Cohen 1960).
 
     Every two judges have their columns: `agreement@b` is judge b with the first one, `agreement@b@c` c with b.
@@ -45,7 +45,7 @@ def _of(evidence: Evidence, one: str, other: str, cell: Cell) -> list[Measure | 
     base = Cell(BASE, cell.seed)
     columns: dict[str, dict[str, float] | str] = {}
     if cell == base:
-        columns = dict.fromkeys(("agreement", "agreement.kappa"), "base is what the others are held against")
+        columns = dict.fromkeys(("agreement", "agreement.kappa"), "base is the reference of the comparison")
     elif base not in evidence.cells:
         columns = dict.fromkeys(("agreement", "agreement.kappa"), "base has no samples at this seed")
     else:
@@ -57,7 +57,7 @@ def _of(evidence: Evidence, one: str, other: str, cell: Cell) -> list[Measure | 
         columns["agreement"] = dict(zip(both, (a == b).astype(float).tolist(), strict=True))
         try:
             if not both:
-                raise NoFitError("one of both always abstains")
+                raise NoFitError("one of the two always abstains")
             columns["agreement.kappa"] = dict(zip(both, kappa(a, b).tolist(), strict=True))
         except NoFitError as reason:
             columns["agreement.kappa"] = str(reason)
@@ -75,9 +75,10 @@ def _of(evidence: Evidence, one: str, other: str, cell: Cell) -> list[Measure | 
             **cell._asdict(),
             judge=other,
             unit="share" if name == "agreement" else "kappa",
+            span=(0, 1) if name == "agreement" else None,
             higher_is_better=True,
             values=values,
-            description=f"how {other} and {one} agree about the label's answers against base's",
+            description=f"agreement of {other} and {one} on the label's answers against those of base",
         )
         for name, values in columns.items()
     ]

@@ -1,4 +1,4 @@
-"""One strength for each label out of all comparisons of any two of them."""
+"""Bradley-Terry strengths of the labels from all pairwise comparisons."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class BradleyTerry(Metric):
 
 
 def _at(evidence: Evidence, judge: str, cells: Sequence[Cell]) -> list[Measure | Missing]:
-    """The strengths of the labels of one seed."""
+    """Return the strengths of the labels at one seed."""
     prompts = {prompt.id: place for place, prompt in enumerate(evidence.prompts)}
     wins = np.full((len(prompts), len(cells), len(cells)), np.nan)
     for (i, a), (j, b) in combinations(enumerate(cells), 2):
@@ -49,7 +49,7 @@ def _at(evidence: Evidence, judge: str, cells: Sequence[Cell]) -> list[Measure |
     met = [bool(np.isfinite(of_one).any()) for of_one in wins]
     try:
         if len(cells) < 2 or not any(met):
-            raise NoFitError("there is nothing to compare it with")
+            raise NoFitError("there is no other label to compare with")
         fitted = ELO * strengths(wins[met])
     except NoFitError as reason:
         return [Missing(metric="elo", **cell._asdict(), judge=judge, reason=str(reason)) for cell in cells]
@@ -62,7 +62,7 @@ def _at(evidence: Evidence, judge: str, cells: Sequence[Cell]) -> list[Measure |
             unit="Elo points",
             higher_is_better=True,
             values=dict(zip(ids, column.tolist(), strict=True)),
-            description=f"Bradley-Terry strength by all comparisons of {judge}; {cells[0].label} is 0",
+            description=f"Bradley-Terry strength from all comparisons by {judge}; {cells[0].label} is 0",
         )
         for cell, column in zip(cells, fitted.T, strict=True)
     ]

@@ -1,4 +1,4 @@
-"""The alignment tax: what a policy can still do, against base and against its start."""
+"""The alignment tax: capabilities of a policy compared with base and with its start."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from alignbench.recipe.schema import BASE
 from alignbench.rows import Prompt
 
 FOREIGN = "foreign"
-"""Everyday requests in the sandbox's toy language, which alignment rows never show."""
+"""Everyday requests in the sandbox's toy language, which is not in the alignment rows."""
 
 
 class Capability(Metric):
-    """`capability.sums` and the like: the sandbox's tasks as chat, exact match; `capability.foreign`: gold's
-    reward for requests in the toy language, whether alignment carries over. For each, `.tax.base` and
-    `.tax.start`: base's (the start's) score minus the label's, prompt by prompt, so that more is worse."""
+    """`capability.sums` and so on: exact match on the sandbox's tasks in chat form. `capability.foreign`: gold
+    reward on requests in the toy language, which shows whether alignment transfers. For each, `.tax.base` and
+    `.tax.start`: score of base (of the start) minus the label's, by prompt, so that higher is worse."""
 
     api = 2
     needs: ClassVar[frozenset[Need]] = frozenset({"generations"})
 
     class Config(Settings):
-        """What is asked."""
+        """The tasks."""
 
         items: int = Field(default=100, ge=2)
         """Questions of each task."""
         tasks: list[str] = ["sums", "copying", "reading", "language", FOREIGN]
         """Tasks of `alignbench.sandbox.capability`, and `foreign`."""
         seed: int = Field(default=0, ge=0)
-        """Which questions."""
+        """Seed that selects the questions."""
 
     def requests(self, root: Path) -> Sequence[Request]:
         return tuple(self._request(task) for task in self.config.tasks)
@@ -70,21 +70,23 @@ def _task(evidence: Evidence, request: Request, task: str) -> Iterator[Measure |
             metric=f"capability.{task}",
             **cell._asdict(),
             unit="score" if task == FOREIGN else "share",
+            span=None if task == FOREIGN else (0, 1),
             higher_is_better=True,
             values=values,
-            description=f"{how} on {len(request.prompts)} questions of the sandbox, asked as chat, greedily",
+            description=f"{how} on {len(request.prompts)} questions of the sandbox, in chat form, greedy",
         )
         others = {"base": Cell(BASE, cell.seed), "start": evidence.start(cell)}
         for whose, other in others.items():
             name = f"capability.{task}.tax.{whose}"
             if cell.label == BASE or other is None or other not in scores:
-                reason = "base pays no tax" if cell.label == BASE else f"its {whose} was not measured"
+                reason = "base has no tax" if cell.label == BASE else f"its {whose} was not measured"
                 yield Missing(metric=name, **cell._asdict(), reason=reason)
                 continue
             yield Measure(
                 metric=name,
                 **cell._asdict(),
                 unit="score" if task == FOREIGN else "share",
+                span=None if task == FOREIGN else (-1, 1),
                 higher_is_better=False,
                 values={id: scores[other][id] - value for id, value in values.items()},
                 description=f"{how} of {other.label} minus the label's on the same questions",

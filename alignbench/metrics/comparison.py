@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import traceback
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
 from alignbench import results, stats
 from alignbench.api.metric import Cell, Difference, Evidence, Measure, Metric, Missing
-from alignbench.errors import AlignbenchError
+from alignbench.errors import AlignbenchError, Problem, RecipeError
+from alignbench.rows import conversation
+
+Clusters = Mapping[str, str]
+"""Prompt id -> the conversation it belongs to; a prompt that is absent stands for itself."""
+NO_CLUSTERS: Clusters = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,8 +33,14 @@ class Summary:
     """Every pair of labels, in the order of the labels, once: the first minus the second."""
 
 
-def summarise(metrics: Sequence[Metric], evidence: Evidence) -> Summary:
-    """Measure every cell of `evidence` with every metric, and compare every pair of labels."""
+def summarise(
+    metrics: Sequence[Metric], evidence: Evidence, margins: Mapping[str, float] | None = None
+) -> Summary:
+    """Measure every cell of `evidence` with every metric, and compare every pair of labels.
+
+    `margins`: column -> the difference below which two labels are equivalent. Prompts of one conversation
+    count as one (`alignbench.rows.conversation`). Raises RecipeError for a margin of no column.
+    """
     labels = list(dict.fromkeys(cell.label for cell in evidence.cells))
     measures: list[Measure | Missing] = []
     differences: list[Difference] = []
@@ -47,13 +58,22 @@ def summarise(metrics: Sequence[Metric], evidence: Evidence) -> Summary:
             name = type(metric).__name__.lower()
             found = [Missing(metric=name, **cell._asdict(), reason=reason) for cell in evidence.cells]
         measures += found
-    judges = list(evidence.judges)
-    columns, of_labels = infos(measures, judges), by_label(measures, judges)
-    compared = comparisons(differences, judges)
+    judges, margins = list(evidence.judges), margins or {}
+    clusters = {one.id: conversation(one.prompt) for one in evidence.prompts}
+    columns, of_labels = infos(measures, judges), by_label(measures, judges, clusters)
+    if unknown := [name for name in margins if name not in columns]:
+        raise RecipeError(
+            Problem(
+                f"{', '.join(map(repr, unknown))} is no column of this run",
+                f"name one of {', '.join(columns)}",
+                field="evaluation.margin",
+            )
+        )
+    compared = comparisons(differences, judges, clusters, margins)
     return Summary(
         metrics=columns,
         labels=of_labels,
-        cells=by_cell(measures, judges),
+        cells=by_cell(measures, judges, clusters),
         comparisons=compared + gaps(columns, of_labels, compared),
     )
 
@@ -82,7 +102,7 @@ def infos(measures: Iterable[Measure | Missing], judges: Sequence[str]) -> dict[
 
 
 def by_label(
-    measures: Iterable[Measure | Missing], judges: Sequence[str]
+    measures: Iterable[Measure | Missing], judges: Sequence[str], clusters: Clusters = NO_CLUSTERS
 ) -> dict[str, dict[str, results.Measured]]:
     """Return each label's columns over all of its seeds, under both estimands."""
     groups: dict[tuple[str, str], list[Measure | Missing]] = defaultdict(list)
@@ -90,29 +110,34 @@ def by_label(
         groups[one.label, column(one.metric, one.judge, judges)].append(one)
     found: dict[str, dict[str, results.Measured]] = defaultdict(dict)
     for (label, name), group in groups.items():
-        found[label][name] = _measured(group)
+        found[label][name] = _measured(group, clusters)
     return dict(found)
 
 
 def by_cell(
-    measures: Iterable[Measure | Missing], judges: Sequence[str]
+    measures: Iterable[Measure | Missing], judges: Sequence[str], clusters: Clusters = NO_CLUSTERS
 ) -> dict[Cell, dict[str, results.Measured]]:
     """Return each cell's columns: what its one policy does."""
     found: dict[Cell, dict[str, results.Measured]] = defaultdict(dict)
     for one in measures:
-        found[Cell(one.label, one.seed)][column(one.metric, one.judge, judges)] = _measured([one])
+        found[Cell(one.label, one.seed)][column(one.metric, one.judge, judges)] = _measured([one], clusters)
     return dict(found)
 
 
-def comparisons(differences: Iterable[Difference], judges: Sequence[str]) -> tuple[results.Comparison, ...]:
+def comparisons(
+    differences: Iterable[Difference],
+    judges: Sequence[str],
+    clusters: Clusters = NO_CLUSTERS,
+    margins: Mapping[str, float] | None = None,
+) -> tuple[results.Comparison, ...]:
     """Return every pair of labels on every column, under each estimand.
 
     Holm's correction holds within one column and estimand: over all the pairs that one reads down a column
     of the table. `p_holm_all` holds over all columns too, for who looks for any difference in any of them.
-    `smallest_detectable` stands on the correction's strictest step: what the run would have
-    found even if no other pair differed.
+    `smallest_detectable` stands on the correction's strictest step, what the run would have found even if
+    no other pair differed, and on the planning variance of the whole column.
     """
-    columns: dict[str, dict[tuple[str, str], list[Difference]]] = defaultdict(lambda: defaultdict(list))
+    columns: dict[str, dict[stats.Pair, list[Difference]]] = defaultdict(lambda: defaultdict(list))
     for one in differences:
         columns[column(one.metric, one.judge, judges)][one.a, one.b].append(one)
     return _over_all(
@@ -120,7 +145,7 @@ def comparisons(differences: Iterable[Difference], judges: Sequence[str]) -> tup
             compared
             for name, pairs in columns.items()
             for estimand in stats.ESTIMATORS
-            for compared in _family(name, estimand, pairs)
+            for compared in _family(name, estimand, pairs, clusters, (margins or {}).get(name))
         ]
     )
 
@@ -159,42 +184,117 @@ def gaps(
 
 
 def _family(
-    name: str, estimand: stats.Estimand, pairs: Mapping[tuple[str, str], Sequence[Difference]]
+    name: str,
+    estimand: stats.Estimand,
+    pairs: Mapping[stats.Pair, Sequence[Difference]],
+    clusters: Clusters,
+    margin: float | None,
 ) -> Iterator[results.Comparison]:
-    estimates = {pair: _estimate(estimand, group) for pair, group in pairs.items()}
+    tables = {pair: _table(group, clusters, estimand) for pair, group in pairs.items()}
+    estimates = _estimates(estimand, pairs, tables)
     known = {pair: one for pair, one in estimates.items() if isinstance(one, stats.Estimate)}
     if estimand == "method" and not known:
         return  # too few seeds in the whole run
     p_values = {pair: one.p_value() for pair, one in known.items()}
-    p_holm = dict(zip(p_values, stats.holm(p_values.values()), strict=True))
-    for (a, b), one in estimates.items():
-        judge, higher_is_better = pairs[a, b][0].judge, pairs[a, b][0].higher_is_better
-        if isinstance(one, str):
-            yield results.Comparison(a=a, b=b, metric=name, judge=judge, estimand=estimand, missing=one)
+    p_holm = _corrected(p_values)
+    p_equivalence = _corrected(
+        {pair: one.p_equivalence(margin) for pair, one in known.items()} if margin else {}
+    )
+    least = _detectable(estimand, known, tables)
+    for pair, one in estimates.items():
+        table = tables[pair]
+        first = pairs[pair][0]
+        common: dict[str, Any] = {
+            "a": pair[0],
+            "b": pair[1],
+            "metric": name,
+            "judge": first.judge,
+            "estimand": estimand,
+            "seeds": tuple(dict.fromkeys(each.seed for each in pairs[pair])),
+        }
+        if isinstance(one, str) or isinstance(table, str):
+            yield results.Comparison(**common, missing=str(one))
             continue
         yield results.Comparison(
-            a=a,
-            b=b,
-            metric=name,
-            judge=judge,
-            estimand=estimand,
+            **common,
             difference=one.value,
             ci95=one.interval(),
-            p_value=p_values[a, b],
-            p_holm=p_holm[a, b],
-            verdict=stats.verdict(one.value, p_holm[a, b], higher_is_better),
-            p_permutation=stats.permutation(_rows(pairs[a, b])) if estimand == "policies" else None,
-            smallest_detectable=one.smallest_detectable(alpha=(1 - stats.LEVEL) / len(known)),
+            p_value=p_values[pair],
+            p_holm=p_holm[pair],
+            verdict=stats.verdict(one.value, p_holm[pair], first.higher_is_better, p_equivalence.get(pair)),
+            p_permutation=stats.permutation(table) if estimand == "policies" else None,
+            margin=margin,
+            p_equivalence=p_equivalence.get(pair),
+            smallest_detectable=least[pair],
         )
 
 
-def _measured(group: Sequence[Measure | Missing]) -> results.Measured:
+def _corrected(p_values: Mapping[stats.Pair, float]) -> dict[stats.Pair, float]:
+    return dict(zip(p_values, stats.holm(p_values.values()), strict=True))
+
+
+def _estimates(
+    estimand: stats.Estimand,
+    pairs: Mapping[stats.Pair, Sequence[Difference]],
+    tables: Mapping[stats.Pair, stats.Table | str],
+) -> dict[stats.Pair, stats.Estimate | str]:
+    """Each pair's estimate, or the reason why there is none; the method's seeds are pooled over all labels."""
+    found: dict[stats.Pair, stats.Estimate | str] = {}
+    shared: dict[stats.Pair, stats.Table] = {}
+    for pair, table in tables.items():
+        span = pairs[pair][0].span
+        if isinstance(table, str):
+            found[pair] = table
+        elif estimand == "method" and table.ndim == 2 and min(len(table) - 1, table.shape[1]) >= 2:
+            found[pair] = ""  # keeps its place
+            shared[pair] = stats.padded(table, span) if span else table
+        else:
+            found[pair] = _or_reason(
+                stats.unpaired if table.ndim == 3 else stats.ESTIMATORS[estimand], table, span
+            )
+    for pair, one in stats.pooled(shared).items() if shared else ():
+        table, span = tables[pair], pairs[pair][0].span
+        assert not isinstance(table, str)
+        found[pair] = stats.unpadded(one, table, span) if span else one
+    return found
+
+
+def _detectable(
+    estimand: stats.Estimand,
+    known: Mapping[stats.Pair, stats.Estimate],
+    tables: Mapping[stats.Pair, stats.Table | str],
+) -> dict[stats.Pair, float]:
+    """What each pair would have shown, by the variance of the whole column and not by the pair's own."""
+    found: dict[stats.Pair, float] = {}
+    paired = {pair: table for pair in known if not isinstance(table := tables[pair], str) and table.ndim == 2}
+    if paired:
+        planning = stats.planned(paired.values())
+        found = {
+            pair: stats.detectable(
+                planning,
+                estimand,
+                seeds=len(table),
+                prompts=table.shape[1],
+                pairs=len(known),
+                labels=len({label for both in paired for label in both}),
+            )
+            for pair, table in paired.items()
+        }
+    for pair, one in known.items():
+        found.setdefault(pair, one.smallest_detectable(alpha=(1 - stats.LEVEL) / len(known)))
+    return found
+
+
+def _measured(group: Sequence[Measure | Missing], clusters: Clusters) -> results.Measured:
     """The seeds of one label and column as one entry; where none was measured, the reasons."""
     measures = [one for one in group if isinstance(one, Measure)]
     if not measures:
         reasons = dict.fromkeys(one.reason for one in group if isinstance(one, Missing))
         return results.Measured(missing="; ".join(reasons))
-    policies, method = (_estimate(estimand, measures) for estimand in stats.ESTIMATORS)
+    table = _table(measures, clusters, "policies")
+    if isinstance(table, str):
+        return results.Measured(missing=table)
+    policies, method = (_or_reason(one, table, measures[0].span) for one in stats.ESTIMATORS.values())
     if isinstance(policies, str):
         return results.Measured(missing=policies)
     return results.Measured(
@@ -207,21 +307,26 @@ def _fields(one: stats.Estimate, n: int) -> dict[str, Any]:
     return {"value": one.value, "ci95": one.interval(), "n": n}
 
 
-def _estimate(estimand: stats.Estimand, group: Sequence[Measure | Difference]) -> stats.Estimate | str:
-    """One estimate over the seeds of `group`, or the reason why there is none."""
-    if reasons := [one.missing for one in group if isinstance(one, Difference) and one.missing]:
-        return "; ".join(dict.fromkeys(reasons))
-    sides = [(one.seed, one.against) for one in group if isinstance(one, Difference)]
+def _or_reason(
+    estimator: Callable[[stats.Table], stats.Estimate], table: stats.Table, span: tuple[float, float] | None
+) -> stats.Estimate | str:
     try:
-        table = _rows(group)
-        if estimand == "method" and any(against is not None for _, against in sides):
-            # Every seed of a against every seed of b, in the order of `alignbench.api.metric.matches`.
-            seeds = len({seed for seed, _ in sides})
-            return stats.unpaired(table.reshape(seeds, -1, table.shape[1]))
-        return stats.ESTIMATORS[estimand](table)
+        return stats.with_prior(span, estimator, table)
     except stats.NotEstimableError as reason:
         return str(reason)
 
 
-def _rows(group: Sequence[Measure | Difference]) -> stats.Table:
-    return stats.tabulate([one.values for one in group])
+def _table(
+    group: Sequence[Measure | Difference], clusters: Clusters, estimand: stats.Estimand
+) -> stats.Table | str:
+    """The values of `group`, [seeds, prompts], or why there are none; for the method of labels with seeds of
+    their own [seeds of a, seeds of b, prompts], in the order of `alignbench.api.metric.matches`."""
+    if reasons := [one.missing for one in group if isinstance(one, Difference) and one.missing]:
+        return "; ".join(dict.fromkeys(reasons))
+    try:
+        table = stats.tabulate([one.values for one in group], clusters)
+    except stats.NotEstimableError as reason:
+        return str(reason)
+    if estimand == "method" and any(isinstance(one, Difference) and one.against is not None for one in group):
+        return table.reshape(len({one.seed for one in group}), -1, table.shape[1])
+    return table

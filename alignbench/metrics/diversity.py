@@ -1,4 +1,4 @@
-"""How different many answers to one open question are."""
+"""Diversity of many answers to one open question."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from alignbench.api.metric import Evidence, Measure, Metric, Missing, Need, Pict
 from alignbench.metrics.open_prompts import OpenPrompts, answers, needs_package, segmenter, words
 
 BLEU_OF = 20
-"""Answers to a question that self-BLEU compares with each other: its cost grows with the square."""
+"""Answers per question that self-BLEU compares with each other: its cost is quadratic."""
 
 
 MAPPED = 60
 """Answers of each label on a map."""
 MAPS = 2
-"""Open questions that are mapped, each of another family where there are several."""
+"""Open questions that are mapped, of different families where possible."""
 
 
 class Diversity(Metric):
     """Numbers of many answers to each open question, at temperature 1 ("Creativity has left the chat"):
 
     `diversity.entropy`      of the answers, as whole texts, in bits; `diversity.effective` is 2 to its power
-    `diversity.top_share`    of the commonest answer
+    `diversity.top_share`    share of the most frequent answer
     `diversity.distinct_1`   different words among all words; `diversity.distinct_2` the same of word pairs
     `diversity.self_bleu`    BLEU of an answer against others to the same question, 0 to 100 (sacrebleu)
     `diversity.cosine`       mean cosine between any two answers' embeddings
@@ -39,10 +39,10 @@ class Diversity(Metric):
     needs: ClassVar[frozenset[Need]] = frozenset({"generations"})
 
     class Config(OpenPrompts):
-        """What is asked, and in which language."""
+        """The questions, and the language of the answers."""
 
         language: str = "en"
-        """Of the answers, as an ISO 639 code: how they are cut into words."""
+        """ISO 639 code of the answers' language, for splitting them into words."""
 
     def requests(self, root: Path) -> Sequence[Request]:
         return (self.config.request(),)
@@ -55,7 +55,7 @@ class Diversity(Metric):
             cut = {id: [words(text, self.config.language) for text in texts] for id, texts in of.items()}
             entropies = {id: entropy(texts) for id, texts in of.items()}
             how = f"of {request.samples} answers to each of {len(of)} open questions"
-            by_word = f"{how}, cut {segmenter(self.config.language)}"
+            by_word = f"{how}, split {segmenter(self.config.language)}"
             columns: dict[str, tuple[str, dict[str, float] | str, str]] = {
                 "entropy": ("bits", entropies, how),
                 "effective": ("answers", {id: 2**value for id, value in entropies.items()}, how),
@@ -81,19 +81,23 @@ class Diversity(Metric):
             for name, unit in ("cosine", "cosine"), ("clusters", "clusters"), ("largest", "share"):
                 columns[name] = (unit, spread if isinstance(spread, str) else spread[name], where)
             found += [
-                Missing(metric=f"diversity.{name}", **cell._asdict(), reason=str(values or "no words at all"))
+                Missing(metric=f"diversity.{name}", **cell._asdict(), reason=str(values or "no words"))
                 if isinstance(values, str) or not values
                 else Measure(
-                    metric=f"diversity.{name}", **cell._asdict(), unit=unit, values=values, description=said
+                    metric=f"diversity.{name}",
+                    **cell._asdict(),
+                    unit=unit,
+                    values=values,
+                    description=description,
                 )
-                for name, (unit, values, said) in columns.items()
+                for name, (unit, values, description) in columns.items()
             ]
         return found
 
     def pictures(self, evidence: Evidence) -> Sequence[Picture]:
         try:
             from sklearn.manifold import TSNE
-        except ImportError:  # told in the columns
+        except ImportError:  # the columns give the reason
             return ()
         request = self.config.request()
         family = {prompt.id: str(prompt.extra.get("family", prompt.id)) for prompt in request.prompts}
@@ -112,12 +116,11 @@ class Diversity(Metric):
             data, begin = {}, 0
             for label, ones in texts.items():
                 data[label], begin = places[begin : begin + len(ones)], begin + len(ones)
-            said = (
-                f"Answers to '{asked[id]}', laid out by t-SNE of the base's hidden states: near points are "
-                "alike, distances between far groups mean nothing. A label whose points stand on few spots "
-                "says few things."
+            description = (
+                f"Answers to '{asked[id]}', as t-SNE of the base's hidden states: near points are similar, "
+                "distances between far groups have no meaning. Few groups of points mean few distinct answers."
             )
-            found.append(Picture(kind="map", title=asked[id], description=said, data=data))
+            found.append(Picture(kind="map", title=asked[id], description=description, data=data))
         return found
 
 
@@ -127,7 +130,7 @@ def entropy(values: Sequence[str]) -> float:
 
 
 def top_share(values: Sequence[str]) -> float:
-    """Return the share of the commonest value."""
+    """Return the share of the most frequent value."""
     return Counter(values).most_common(1)[0][1] / len(values)
 
 
@@ -154,7 +157,7 @@ def self_bleu(texts: Sequence[Sequence[str]]) -> float:
 
 
 def spreads(evidence: Evidence, of: dict[str, list[str]]) -> dict[str, dict[str, float]] | str:
-    """Return mean cosine, clusters and largest share by prompt, or why there are none."""
+    """Return mean cosine, clusters and largest share by prompt, or the reason why they are missing."""
     try:
         from sklearn.cluster import HDBSCAN
     except ImportError:

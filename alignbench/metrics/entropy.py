@@ -1,4 +1,4 @@
-"""How open a policy's next word is along its own answers."""
+"""Entropy of a policy's next-token distribution along its own answers."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ import numpy as np
 from alignbench.api.metric import Evidence, Measure, Metric, Missing, Need, Picture, by_prompt, histograms
 
 POSITIONS = ((1, 1), (2, 4), (5, 8), (9, 16), (17, 32), (33, None))
-"""Places in an answer, from 1, that are averaged together: `entropy.2-4`."""
+"""Ranges of positions in an answer, from 1, that are averaged: `entropy.2-4`."""
 BITS = float(np.log2(np.e))
 
 
 class Entropy(Metric):
     """`entropy`: the mean entropy, in bits, of the next-token distribution at temperature 1 over the whole
-    vocabulary, teacher-forced along the policy's own samples; `entropy.1`, `entropy.2-4` and so on by place.
+    vocabulary, teacher-forced along the policy's own samples; `entropy.1`, `entropy.2-4` and so on by position.
 
-    Comparable only between policies of one tokenizer. A low value with long answers is not the same as a low
-    value with short ones: the last token of an answer is nearly certain.
+    Comparable only between policies with the same tokenizer, and only at similar answer lengths: the last
+    token of an answer is nearly certain.
     """
 
     api = 2
@@ -68,9 +68,9 @@ class Entropy(Metric):
             return ()
         top = float(np.ceil(max(np.quantile(ones, 0.999) for ones in every.values()))) or 1.0
         edges, shares = histograms(every, (0.0, top))
-        said = "How open the next word is: mass at the left is certainty; a collapsed policy stands there."
+        description = "Entropy of the next token: mass on the left is certainty, as in a collapsed policy."
         title = "entropy of the next token, bits"
-        return (Picture(kind="histogram", title=title, description=said, data=shares, edges=edges),)
+        return (Picture(kind="histogram", title=title, description=description, data=shares, edges=edges),)
 
 
 def _name(first: int, last: int | None) -> str:

@@ -29,14 +29,27 @@ def share_at_equal_length(wins: Array, lengths: Array) -> Array:
     `wins` [N] are shares in [0, 1], `lengths` [N] a measure of how much longer the first answer is: 0 where
     equal, and of opposite sign where the answers change places. Law: where all lengths are 0 the values are
     `wins`. Raises NoFitError where length alone decides who wins.
+
+    Few prompts, or lengths far from zero, make the sandwich variance too small just where the fit nears 0
+    or 1. The intercept's variance is therefore at least the model's (times the share of what is no tie), and
+    its way to the share takes the steeper of the secants two standard errors up and down, which is the
+    derivative where there are many prompts. Where one side always wins the fit is Firth's (1993), which is
+    finite.
     """
-    if not lengths.any() or wins.sum() in (0, len(wins)):
+    if not lengths.any():
         return wins.astype(np.float64)
     design = np.stack([np.ones_like(lengths), lengths], axis=1)
-    weights, residuals, information = _newton(design, wins, "length alone decides who wins")
-    share = 1 / (1 + np.exp(-weights[0]))
-    influence = len(wins) * np.linalg.solve(information, (design * residuals[:, None]).T)[0]
-    return share + share * (1 - share) * influence
+    one_sided = wins.sum() in (0, len(wins))
+    weights, residuals, information = _newton(design, wins, "length alone decides who wins", firth=one_sided)
+    covariance = np.linalg.inv(information)
+    influence = len(wins) * (covariance @ (design * residuals[:, None]).T)[0]
+    spread = np.sqrt((influence**2).mean() / len(wins))
+    least = np.sqrt(4 * ((wins - 0.5) ** 2).mean() * covariance[0, 0])
+    influence *= max(1.0, least / spread) if spread else 1.0
+    step = 2 * max(spread, least)
+    low, share, high = 1 / (1 + np.exp(-weights[0] + np.array([step, 0.0, -step])))
+    slope = max(high - share, share - low) / step if step else share * (1 - share)
+    return share + slope * influence
 
 
 def strengths(wins: Array) -> Array:
@@ -84,17 +97,26 @@ def kappa(a: Array, b: Array) -> Array:
     return value + (equal - rate) / (1 - chance) - (1 - rate) / (1 - chance) ** 2 * moved
 
 
-def _newton(design: Array, shares: Array, unbounded: str) -> tuple[Array, Array, Array]:
-    """Fit a logistic regression of `shares` in [0, 1]; return weights, residuals and Fisher information."""
+def _newton(
+    design: Array, shares: Array, unbounded: str, *, firth: bool = False
+) -> tuple[Array, Array, Array]:
+    """Fit a logistic regression of `shares` in [0, 1]; return weights, residuals and Fisher information.
+
+    `firth`: with Jeffreys' prior, under which the residuals are those that its score sums.
+    """
     weights = np.zeros(design.shape[1])
     for _ in range(100):
         expected = 1 / (1 + np.exp(-design @ weights))
         residuals = shares - expected
-        information = (design * (expected * (1 - expected))[:, None]).T @ design
+        variance = expected * (1 - expected)
+        information = (design * variance[:, None]).T @ design
         if np.linalg.cond(information) > 1e12:
             break
+        if firth:
+            leverage = variance * np.einsum("ni,ni->n", design @ np.linalg.inv(information), design)
+            residuals = residuals + leverage * (0.5 - expected)
         step = np.linalg.solve(information, design.T @ residuals)
         weights = weights + step / max(1.0, float(np.abs(step).max()))
-        if np.abs(step).max() < 1e-12:
+        if np.abs(step).max() < (1e-9 if firth else 1e-12):  # Firth's steps shrink linearly
             return weights, residuals, information
     raise NoFitError(unbounded or "the fit does not converge")

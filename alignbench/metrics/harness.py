@@ -1,7 +1,7 @@
-"""Published benchmarks through lm-evaluation-harness, on this run's own policies and on local files alone.
+"""Published benchmarks through lm-evaluation-harness, with this run's policies and local files only.
 
-The harness words the questions and scores the answers; the policies of the run answer them, quantised as
-they are. On models as small as the sandbox's this proves the plumbing, not the figures.
+The harness formats the questions and scores the answers of the run's quantised policies. On models as small
+as the sandbox's this tests the integration, not the numbers.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ PRONOUNS = {"male": ("he", "him", "his"), "female": ("she", "her"), "neutral": (
 MISSING = "lm_eval is not installed: pip install 'alignbench[lm-eval]'"
 
 TASKS: Mapping[str, tuple[str, str, Mapping[str, tuple[str, bool | None]]]] = {
-    # Our field -> the harness's file, the split it reads, and its figures: name here, which way is better.
+    # Task -> the harness's file, its split, and its metrics: suffix of our column, whether higher is better.
     "truthfulqa_mc1": ("truthfulqa/truthfulqa_mc1.yaml", "validation", {"acc": ("", True)}),
     "truthfulqa_mc2": ("truthfulqa/truthfulqa_mc2.yaml", "validation", {"acc": ("", True)}),
     "crows_pairs": (
@@ -40,23 +40,23 @@ TASKS: Mapping[str, tuple[str, str, Mapping[str, tuple[str, bool | None]]]] = {
     "translation": ("translation/wmt_common_yaml", "test", {"bleu": ("", True)}),
 }
 GENERATED = ("gsm8k", "xquad", "translation")
-"""Tasks that are answered in words; the others read log-probabilities."""
+"""Tasks with generated answers; the others use log-probabilities."""
 UNITS = {"likelihood_diff": "nats", "bleu": "BLEU"}
 FILTER = "flexible-extract"
-"""Which of GSM8K's two readings of an answer counts: the last number, since nobody shows a format."""
+"""The answer filter of GSM8K that counts: the last number, since the prompt shows no format."""
 
 
 class Harness(Metric):
     """One column for each benchmark whose file is named: `harness.truthfulqa_mc1`, `harness.gsm8k`, ...
 
-    Multiple choice needs log-probabilities; a decoding-time policy takes the generation tasks alone.
+    Multiple choice needs log-probabilities; a decoding-time policy is measured by the generation tasks only.
     """
 
     api = 2
     needs: ClassVar[frozenset[Need]] = frozenset({"logprobs", "generations"})
 
     class Config(Settings):
-        """The published files, and how much of them is asked."""
+        """The published files, and how many of their items are used."""
 
         truthfulqa: str | None = None
         """`mc_task.json`."""
@@ -69,15 +69,15 @@ class Harness(Metric):
         xquad: str | None = None
         """`xquad.en.json`."""
         translation: str | None = None
-        """JSON lines of your own with `source` and `target`, one sentence each."""
+        """Your own JSON lines with `source` and `target`, one sentence each."""
         languages: tuple[str, str] = ("French", "English")
-        """From which language into which the sentences of `translation` go."""
+        """Source and target language of `translation`."""
         limit: int | None = Field(default=None, ge=1)
-        """Ask at most this many items of each."""
+        """Use at most this many items of each task."""
         limit_generated: int | None = Field(default=None, ge=1)
-        """At most so many of the tasks that are answered in words, which take longest; `limit` without it."""
+        """At most this many items of each task with generated answers, which are slow; default: `limit`."""
         max_new_tokens: int = Field(default=256, ge=1)
-        """Tokens after which a generated answer is cut."""
+        """Longest generated answer in tokens."""
 
     def measure(self, evidence: Evidence) -> list[Measure | Missing]:
         documents = {task: self.documents(task, evidence.root) for task in self.tasks()}
@@ -92,7 +92,7 @@ class Harness(Metric):
         return sum(len(self.documents(task, root)) for task in self.tasks() if task in GENERATED)
 
     def tasks(self) -> list[str]:
-        """Return the tasks whose file is named."""
+        """Return the tasks whose file is given."""
         return [task for task in TASKS if getattr(self.config, task.partition("_mc")[0]) is not None]
 
     def documents(self, task: str, root: Path) -> list[dict[str, Any]]:
@@ -127,9 +127,10 @@ class Harness(Metric):
                 metric=column,
                 **cell._asdict(),
                 unit=UNITS.get(name, "share"),
+                span=None if name in UNITS else (0, 1),
                 higher_is_better=better,
                 values=dict(zip((f"{task}-{item}" for item in samples), values, strict=True)),
-                description=f"{len(samples)} items by lm-evaluation-harness, without examples of ours",
+                description=f"{len(samples)} items by lm-evaluation-harness, zero-shot",
             )
             for column, (name, better) in figures.items()
             for values in [
@@ -141,7 +142,7 @@ class Harness(Metric):
 
 
 def _model(evidence: Evidence, cell: Cell, max_new_tokens: int) -> Any | None:
-    """A cell's policy as the harness's language model; None where the harness is not installed."""
+    """Return a cell's policy as the harness's language model; None where the harness is not installed."""
     try:
         import lm_eval  # noqa: F401
     except ImportError:
@@ -156,10 +157,10 @@ class NoLogprobsError(Exception):
 def run_task(
     model: Any, task: str, documents: Sequence[dict[str, Any]], languages: tuple[str, str] = ("", "")
 ) -> dict[int, dict[str, Any]]:
-    """Return what the harness says of each item, by its number: its figures, item by item.
+    """Return the harness's metrics of each item, by item number.
 
-    `languages` words the task `translation`. `model` is an `lm_eval.api.model.LM`. Nothing is downloaded: the
-    items are `documents`.
+    `languages` names the languages of the task `translation`. `model` is an `lm_eval.api.model.LM`. Nothing is
+    downloaded: the items are `documents`.
     """
     import datasets
     from lm_eval.api.task import ConfigurableTask
@@ -168,7 +169,7 @@ def run_task(
     file, split, _ = TASKS[task]
     config = _config(file, functions=task != "xquad")
     if task == "xquad":
-        # The harness's own function imports a part of transformers that version 5 no longer has.
+        # The harness's own function imports a part of transformers that version 5 removed.
         config["process_results"] = squad
     if task == "translation":
         source, target = languages
@@ -190,15 +191,15 @@ def run_task(
     config.pop("include", None)
     asked = ConfigurableTask(config=config)
     asked.set_fewshot_seed(seed=0)
-    # Not `simple_evaluate`: it seeds the process anew, and lists all installed packages after every task.
-    said = evaluate(lm=model, task_dict={task: asked}, log_samples=True, bootstrap_iters=0)
-    assert said is not None
-    samples: list[Any] = [one for one in said.get("samples", {})[task] if one["filter"] in ("none", FILTER)]
+    # Not `simple_evaluate`: it seeds the process again, and lists all installed packages after every task.
+    output = evaluate(lm=model, task_dict={task: asked}, log_samples=True, bootstrap_iters=0)
+    assert output is not None
+    samples: list[Any] = [one for one in output.get("samples", {})[task] if one["filter"] in ("none", FILTER)]
     return {one["doc_id"]: one for one in sorted(samples, key=lambda one: one["doc_id"])}
 
 
 def policy_model(evidence: Evidence, cell: Cell, max_new_tokens: int) -> Any:
-    """Return a cell's policy as the harness's language model, which scores what several tasks ask once."""
+    """Return a cell's policy as the harness's language model; equal requests of several tasks are scored once."""
     from lm_eval.api.model import TemplateLM
 
     known: dict[Scorable, float] = {}
@@ -211,15 +212,15 @@ def policy_model(evidence: Evidence, cell: Cell, max_new_tokens: int) -> Any:
             return evidence.first_token
 
         def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs: Any) -> list[int]:
-            # Unless it is told otherwise, the harness begins a text as the model's tokenizer does.
+            # By default, a text begins with the special tokens that the model's tokenizer adds.
             return list(evidence.encode([string], special=add_special_tokens is not False)[0])
 
         def _loglikelihood_tokens(
             self, requests: list[tuple[tuple[str, str], list[int], list[int]]], **kwargs: Any
         ) -> list[tuple[float, bool]]:
-            # The last token of an answer is not read, and needs no room.
+            # The last token of an answer is not read, and takes no space.
             sequences = [
-                Scorable(_fitting(asked, len(answer) - 1, evidence.room), tuple(answer))
+                Scorable(_fitting(asked, len(answer) - 1, evidence.context_length), tuple(answer))
                 for _, asked, answer in requests
             ]
             fresh = list(dict.fromkeys(one for one in sequences if one not in known))
@@ -228,21 +229,21 @@ def policy_model(evidence: Evidence, cell: Cell, max_new_tokens: int) -> Any:
                 raise NoLogprobsError
             sums = (float(one.logps.astype("float64").sum()) for one in scored)
             known.update(zip(fresh, sums, strict=True))
-            # Whether the answer is the greedy one is asked by none of these tasks.
+            # None of these tasks uses whether the answer is the greedy one.
             return [(known[one], False) for one in sequences]
 
         def loglikelihood_rolling(self, requests: Any, disable_tqdm: bool = False) -> list[float]:
             raise NotImplementedError("perplexity is a metric of its own")
 
         def generate_until(self, requests: Any, disable_tqdm: bool = False) -> list[str]:
-            texts, room = [request.args[0] for request in requests], evidence.room
-            # The harness refuses answers that may fill the context by themselves; here a half is the question's.
-            longest = max_new_tokens if room is None else min(max_new_tokens, room // 2)
+            texts, context_length = [request.args[0] for request in requests], evidence.context_length
+            # The harness refuses answers that may fill the whole context; half of it is kept for the question.
+            longest = max_new_tokens if context_length is None else min(max_new_tokens, context_length // 2)
             asked = [
                 Prompt(
                     id=f"harness-{request.task_name}-{request.doc_id}",
                     prompt=({"role": "user", "content": text},),
-                    prompt_ids=_fitting(ids, longest, room),
+                    prompt_ids=_fitting(ids, longest, context_length),
                 )
                 for request, text, ids in zip(requests, texts, evidence.encode(texts), strict=True)
             ]
@@ -255,17 +256,17 @@ def policy_model(evidence: Evidence, cell: Cell, max_new_tokens: int) -> Any:
 
 
 def cut(text: str, until: Sequence[str]) -> str:
-    """Return a text up to the first of the strings that end it."""
+    """Return a text up to the first stop string."""
     return min((text.split(stop)[0] for stop in until if stop), key=len, default=text)
 
 
-def _fitting(asked: Sequence[int], answer: int, room: int | None) -> Ids:
-    """The end of a question that fits into the model's context before `answer` tokens, as the harness cuts it."""
-    return tuple(asked if room is None else asked[-max(1, room - answer) :])
+def _fitting(asked: Sequence[int], answer: int, context_length: int | None) -> Ids:
+    """Return the end of a question that fits into the context before `answer` tokens, as the harness cuts it."""
+    return tuple(asked if context_length is None else asked[-max(1, context_length - answer) :])
 
 
 def squad(document: dict[str, Any], answers: Sequence[str]) -> dict[str, float]:
-    """Return SQuAD's two figures of an answer (Rajpurkar et al. 2016) against the document's first one."""
+    """Return SQuAD's F1 and exact match (Rajpurkar et al. 2016) against the document's first answer."""
     said, right = (_words(text) for text in (answers[0], document["answers"]["text"][0]))
     shared = sum((Counter(said) & Counter(right)).values())
     return {
@@ -281,10 +282,10 @@ def _words(text: str) -> list[str]:
 
 
 def bleu(items: Sequence[tuple[str, str]]) -> list[float]:
-    """Return values whose mean is the BLEU of the whole corpus (sacrebleu); `items`: reference, translation.
+    """Return values whose mean is the corpus BLEU (sacrebleu); `items`: (reference, translation).
 
-    Corpus BLEU is no mean over sentences: each value is the figure plus how far its sentence moves it, by
-    leaving it out (`alignbench.metrics.fits`).
+    Corpus BLEU is not a mean over sentences: each value is the corpus BLEU plus the influence of its sentence,
+    by leaving it out (`alignbench.metrics.fits`).
     """
     import numpy as np
     from sacrebleu.metrics.bleu import BLEU
@@ -306,7 +307,7 @@ def bleu(items: Sequence[tuple[str, str]]) -> list[float]:
 
 
 def _config(file: str, *, functions: bool) -> dict[str, Any]:
-    """A task's own configuration, as the harness ships it."""
+    """Return the harness's configuration of a task."""
     import lm_eval.tasks
     from lm_eval.tasks._yaml_loader import load_yaml
 

@@ -1,7 +1,7 @@
-"""How often instructions that a program can check are followed (IFEval, Zhou et al. 2023, arXiv:2311.07911).
+"""Verifiable instructions followed (IFEval, Zhou et al. 2023, arXiv:2311.07911).
 
-The checks are those of its authors, written anew so that nothing is downloaded: sentences and words are cut by
-rule instead of by a tokenizer's data. A prompt that asks for a language needs the package langdetect.
+The authors' checks, reimplemented without downloads: sentences and words are split by rules instead of a
+tokenizer's data. A prompt that requires a language needs the package langdetect.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from alignbench.metrics.answers import unreadable
 from alignbench.rows import Prompt
 
 Check = Callable[[str, Mapping[str, Any]], bool | None]
-"""An answer and an instruction's fields -> whether it was followed; None where nothing here can tell."""
+"""An answer and an instruction's fields -> whether it was followed; None where it cannot be checked here."""
 
 CHOICES = ("My answer is yes.", "My answer is no.", "My answer is maybe.")
 
@@ -34,14 +34,14 @@ class IFEval(Metric):
     needs: ClassVar[frozenset[Need]] = frozenset({"generations"})
 
     class Config(Settings):
-        """What is asked."""
+        """The prompts."""
 
         prompts: str | None = None
-        """`input_data.jsonl` as its authors published it."""
+        """The published file `input_data.jsonl`."""
         limit: int | None = Field(default=None, ge=1)
-        """Ask at most this many."""
+        """Use at most this many."""
         max_new_tokens: int = Field(default=512, ge=1)
-        """Tokens after which an answer is cut."""
+        """Longest answer in tokens."""
 
     def requests(self, root: Path) -> Sequence[Request]:
         if self.config.prompts is None:
@@ -72,15 +72,16 @@ class IFEval(Metric):
                 names[0]: [None if share is None else float(share == 1) for share in shares],
                 names[1]: shares,
             }
-            told = sum(share is not None for share in shares)
+            checked = sum(share is not None for share in shares)
             found += [
                 Measure(
                     metric=name,
                     **cell._asdict(),
                     unit="share",
+                    span=(0, 1),
                     higher_is_better=True,
                     values=by_prompt(answers, values),
-                    description=f"on {told} of {len(shares)} prompts, greedily; sentences are cut by rule",
+                    description=f"on {checked} of {len(shares)} prompts, greedy; sentences are split by a rule",
                 )
                 for name, values in columns.items()
             ]
@@ -109,7 +110,7 @@ def followed(row: Mapping[str, Any], answer: str) -> float | None:
 
 
 def sentences(text: str) -> int:
-    """Return how many sentences a text has: it ends one where a mark is followed by a space and a capital."""
+    """Return the number of sentences: one ends at punctuation followed by a space and a capital letter."""
     text = re.sub(r"\b(Mr|Mrs|Ms|Dr|Prof|St|vs|etc|e\.g|i\.e)\.", r"\1", text.strip())
     return len([one for one in re.split(r"(?<=[.!?])[\"')\]]*\s+(?=[\"'(\[]?[A-Z0-9])|\n\s*\n", text) if one])
 
@@ -127,7 +128,7 @@ def _language(text: str, code: str) -> bool | None:
     try:
         return detect(text) == code
     except LangDetectException:
-        return True  # as its authors count what nobody can tell
+        return True  # as its authors count an undetectable language
 
 
 def _highlights(text: str, fields: Mapping[str, Any]) -> bool:
@@ -251,4 +252,4 @@ CHECKS: Mapping[str, Check] = {
         len(text.strip()) > 1 and text.strip()[0] == text.strip()[-1] == '"'
     ),
 }
-"""By the name its authors gave an instruction."""
+"""Checks by the published name of the instruction."""

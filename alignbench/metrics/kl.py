@@ -1,4 +1,4 @@
-"""How far a policy has moved from the base and from its start, in nats per response."""
+"""KL divergence of a policy from base and from its start, in nats per response."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class KL(Metric):
     """KL(policy || other) per response, estimated on the policy's own samples: `kl.base` and `kl.start`.
 
     With r_t = log policy(y_t) - log other(y_t), `kl.base` is the mean over responses of sum_t r_t (k1:
-    unbiased, may fall below zero), and `kl.base.k3` that of sum_t (exp(-r_t) - 1 + r_t): unbiased too and
-    never below zero (Schulman 2020, "Approximating KL Divergence"). Two that disagree ask for more samples.
+    unbiased, may be negative), and `kl.base.k3` that of sum_t (exp(-r_t) - 1 + r_t): also unbiased and
+    never negative (Schulman 2020, "Approximating KL Divergence"). If they differ much, use more samples.
     """
 
     api = 2
@@ -70,6 +70,6 @@ def _description(sampling: Sampling) -> str:
     if sampling.temperature == 1 and sampling.top_k == 0 and sampling.top_p == 1:
         return "sampled at temperature 1 over the whole vocabulary, per response"
     return (
-        "the mean log-ratio of these answers, and no divergence: they were not drawn at temperature 1 "
+        "the mean log-ratio of these answers, not a divergence: they were not sampled at temperature 1 "
         "over the whole vocabulary"
     )

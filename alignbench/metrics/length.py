@@ -1,4 +1,4 @@
-"""How long the answers are, and how many end by themselves."""
+"""Length of the answers, and the share that ends by itself."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from alignbench.api.metric import Evidence, Measure, Metric, Missing, by_prompt
 
 
 class Length(Metric):
-    """`length.tokens`, `length.words` and `length.finished`, the share of answers that were not cut."""
+    """`length.tokens`, `length.words` and `length.finished`, the share of answers that were not truncated."""
 
     api = 2
 

@@ -1,4 +1,4 @@
-"""How often a judge prefers one label's answer to another's, once both are equally long."""
+"""Length-controlled win rate: how often a judge prefers one label's answer at equal length."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ NAME = "win_rate.length_controlled"
 
 class LengthControlled(Metric):
     """`win_rate.length_controlled`: a logistic regression of the wins on the log ratio of both lengths in
-    characters, read where the ratio is one (after Lee et al. 2023, appendix J, and Dubois et al. 2024).
+    characters, evaluated at a ratio of one (after Lee et al. 2023, appendix J, and Dubois et al. 2024).
 
-    Where all answers are equally long it is the win rate itself.
+    Equal to the win rate where all answers are equally long.
     """
 
     api = 2
@@ -61,6 +61,7 @@ class LengthControlled(Metric):
                         judge=judge,
                         unit="share",
                         higher_is_better=True,
+                        span=(-0.5, 0.5),
                         values={id: share - 0.5 for id, share in values.items()},
                         missing=missing,
                     )
@@ -70,7 +71,7 @@ class LengthControlled(Metric):
     def _against_base(self, evidence: Evidence, judge: str, cell: Cell) -> Measure | Missing:
         base, values = Cell(BASE, cell.seed), {}
         if cell == base:
-            reason = "base is what the others are held against"
+            reason = "base is the reference of the comparison"
         elif base not in evidence.cells:
             reason = "base has no samples at this seed"
         else:
@@ -82,14 +83,15 @@ class LengthControlled(Metric):
             **cell._asdict(),
             judge=judge,
             unit="share",
+            span=(0, 1),
             higher_is_better=True,
             values=values,
-            description=f"how often {judge} would prefer the answer to base's if both were equally long",
+            description=f"how often {judge} would prefer the answer to that of base at equal length",
         )
 
 
 def _controlled(evidence: Evidence, judge: str, a: Cell, b: Cell) -> tuple[dict[str, float], str]:
-    """Values per prompt, or none and the reason."""
+    """Return values per prompt, or none and the reason."""
     ours, theirs = evidence.samples(a), evidence.samples(b)
     ratios = [
         math.log((1 + len(one.text)) / (1 + len(two.text))) for one, two in zip(ours, theirs, strict=True)

@@ -1,4 +1,4 @@
-"""Open questions that metrics of diversity ask many times over, and how answers are cut into words."""
+"""Open questions for the diversity metrics, and splitting of answers into words."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from alignbench.api.metric import Cell, Evidence, Request
 from alignbench.rows import Prompt
 
 FAMILIES = ("name", "country", "review")
-"""Open families of the sandbox; several answers are equally good."""
+"""Open-ended families of the sandbox: several answers are equally good."""
 BY_CHARACTER = ("zh", "ja", "th")
-"""Languages that write no blanks between words."""
+"""Languages without spaces between words."""
 WORDS = re.compile(r"\w+(?:['\u2019-]\w+)*")
-"""The segmenter of languages that write blanks between words."""
+"""Words of languages with spaces between words."""
 
 
 class OpenPrompts(Settings):
-    """What is asked, and how often."""
+    """The questions, and how often they are asked."""
 
     prompts: list[str] = []
-    """Open questions of your own; without any, those of the sandbox."""
+    """Your own open questions; default: those of the sandbox."""
     families: list[str] = list(FAMILIES)
-    """Families of the sandbox's test prompts that are asked."""
+    """Families of sandbox test prompts."""
     questions: int = Field(default=2, ge=1)
-    """Different questions of each family."""
+    """Distinct questions of each family."""
     samples: int = Field(default=100, ge=2)
-    """Answers to each."""
+    """Answers to each question."""
     max_new_tokens: int = Field(default=40, ge=1)
-    """Tokens after which an answer is cut."""
+    """Longest answer in tokens."""
 
     def request(self) -> Request:
         """Return the one request that all metrics with these fields share."""
@@ -66,9 +66,9 @@ def answers(evidence: Evidence, cell: Cell, request: Request) -> dict[str, list[
 
 
 def words(text: str, language: str) -> list[str]:
-    """Return the words of a text, lower-cased; each letter is a word where a language writes no blanks.
+    """Return the words of a text, lower-cased.
 
-    `zh`, `ja` and `th` are cut into characters, which needs no dictionary and is named in the description.
+    `zh`, `ja` and `th` are split into characters, which needs no dictionary; the description says so.
     """
     text = text.lower()
     if language in BY_CHARACTER:
@@ -77,10 +77,10 @@ def words(text: str, language: str) -> list[str]:
 
 
 def segmenter(language: str) -> str:
-    """Return what `words` cuts a language by, for a description."""
-    return "by character" if language in BY_CHARACTER else "at everything that is no letter or digit"
+    """Return how `words` splits a language, for a description."""
+    return "by character" if language in BY_CHARACTER else "at non-word characters"
 
 
 def needs_package(package: str) -> str:
-    """Return the reason of a cell that lacks a package of the extra `metrics`."""
+    """Return the reason for a metric that lacks a package of the extra `metrics`."""
     return f"{package} is not installed: pip install 'alignbench[metrics]'"

@@ -1,4 +1,4 @@
-"""How well a policy still predicts held-out pretraining text."""
+"""Perplexity of held-out pretraining text."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from alignbench.metrics.fits import ratio
 
 
 class Perplexity(Metric):
-    """`perplexity`: nats per token over all of the held-out text; its exponential is the perplexity.
+    """`perplexity`: nats per token over all held-out text; its exponential is the perplexity.
 
-    A ratio of two sums, given as one value per text whose mean it is (`alignbench.metrics.fits`).
+    A ratio of two sums, given as one value per text with this mean (`alignbench.metrics.fits`).
     """
 
     api = 2

@@ -1,4 +1,4 @@
-"""What a policy says about held-out pairs: how likely it makes the chosen and the rejected answers."""
+"""Log-probabilities of the chosen and rejected answers of held-out pairs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from alignbench.api.metric import Evidence, Measure, Metric, Missing, Need
 
 class Preference(Metric):
     """`preference.chosen` and `preference.rejected`, the log-probability of a whole answer, and
-    `preference.accuracy`, the share of pairs whose chosen answer is the likelier one."""
+    `preference.accuracy`, the share of pairs whose chosen answer is more likely."""
 
     api = 2
     needs: ClassVar[frozenset[Need]] = frozenset({"pairs"})
@@ -35,6 +35,7 @@ class Preference(Metric):
                         metric=f"preference.{name}",
                         **cell._asdict(),
                         unit=unit,
+                        span=(0, 1) if name == "accuracy" else None,
                         higher_is_better=higher_is_better,
                         values=dict(zip((pair.row_id for pair in pairs), column, strict=True)),
                         description="on held-out pairs, by the log-probability of the whole answer",

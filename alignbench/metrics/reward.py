@@ -1,4 +1,4 @@
-"""What each judge's score says: the mean reward, and its named parts."""
+"""Each judge's mean score, and its named parts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from alignbench.api.metric import NO_JUDGE, Evidence, Measure, Metric, Missing, 
 
 
 class Reward(Metric):
-    """The score of each judge, as `reward`, with the judge's parts as `reward.helpful` and the like."""
+    """The score of each judge as `reward`, its parts as `reward.helpful` and so on."""
 
     api = 2
     needs: ClassVar[frozenset[Need]] = frozenset({"samples", "judge"})
@@ -41,7 +41,7 @@ class Reward(Metric):
                             unit="score",
                             higher_is_better=True,
                             values=values,
-                            description=f"what {judge} gives an answer, on the prompts that it scores",
+                            description=f"score by {judge}, on the prompts that it scores",
                         )
                     )
         return found

@@ -1,4 +1,4 @@
-"""How cheerful the answers to open questions are, and how far that has moved from base."""
+"""Sentiment of the answers to open questions, and its distance from base."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ REVIEW = "review"
 
 class Sentiment(Metric):
     """VADER's compound polarity, from -1 to 1 (Hutto and Gilbert 2014), of answers to open questions:
-    `sentiment.mean`, `sentiment.variance`, and `sentiment.distance`, the Wasserstein-1 distance to base's."""
+    `sentiment.mean`, `sentiment.variance`, and `sentiment.distance`, the Wasserstein-1 distance to that of base."""
 
     api = 2
     needs: ClassVar[frozenset[Need]] = frozenset({"generations"})
 
     class Config(OpenPrompts):
-        """What is asked, and in which language. Of the sandbox's families only reviews have a sentiment."""
+        """The questions and their language. Of the sandbox's families only reviews have a sentiment."""
 
         language: str = "en"
-        """Of the answers: VADER's lexicon is English."""
+        """Language of the answers: VADER's lexicon is English."""
 
     def requests(self, root: Path) -> Sequence[Request]:
         return (self.config.request(),) if self.config.language == "en" else ()
@@ -69,14 +69,16 @@ class Sentiment(Metric):
                 for id, texts in answers(evidence, cell, request).items():
                     if id in rated:
                         found.setdefault(cell.label, []).extend(polarity(texts).tolist())
-        except ImportError:  # told in the columns
+        except ImportError:  # the columns give the reason
             return ()
         if not found:
             return ()
         edges, shares = histograms(found, (-1.0, 1.0), 20)
-        said = "How cheerful answers to open questions are, by VADER: -1 is bad, 1 is good, 0 says neither."
+        description = (
+            "Sentiment of answers to open questions, by VADER: -1 is negative, 1 positive, 0 neutral."
+        )
         title = "sentiment, from \u22121 to 1"
-        return (Picture(kind="histogram", title=title, description=said, data=shares, edges=edges),)
+        return (Picture(kind="histogram", title=title, description=description, data=shares, edges=edges),)
 
 
 def polarity(texts: Sequence[str]) -> np.ndarray:
@@ -103,7 +105,7 @@ def _of(cell: Cell, of: dict[Cell, dict[str, np.ndarray]], samples: int) -> list
             id: float(wasserstein_distance(values, base[id])) for id, values in of[cell].items()
         }
     how = f"VADER's polarity of {samples} answers to each of {len(of[cell])} open questions"
-    reason = "base is what the others are held against" if base is not None else "base has no answers"
+    reason = "base is the reference of the comparison" if base is not None else "base has no answers"
     return [
         Measure(metric=name, **cell._asdict(), unit="polarity", values=columns[name], description=how)
         if name in columns

@@ -1,4 +1,4 @@
-"""How toxic continuations are, when the policy is asked plainly, politely, or for offence."""
+"""Toxicity of continuations under plain, respectful and offensive prompts."""
 
 from __future__ import annotations
 
@@ -27,25 +27,24 @@ class Toxicity(Metric):
     """`toxicity.basic`, `.respectful` and `.biased`: mean toxicity of greedy continuations of
     RealToxicityPrompts rows (Gehman et al. 2020), in InstructGPT's three prompt forms.
 
-    The judge `toxicity` says how toxic: with `classifier` a local text classifier, without one a lexicon of our
-    own, and the description says that it was the lexicon: such a figure is no Perspective score and compares
-    with no published one.
+    Scored by the judge `toxicity`: with `classifier` a local text classifier, without it our own lexicon, which
+    the description names. The lexicon's numbers are not comparable with Perspective or published ones.
     """
 
     api = 2
     needs: ClassVar[frozenset[Need]] = frozenset({"generations"})
 
     class Config(Settings):
-        """Whose beginnings are continued, and who says what is toxic."""
+        """The prompts, and the classifier."""
 
         prompts: str | None = None
         """JSON lines with `prompt: {text: ...}`, as RealToxicityPrompts and DecodingTrust publish them."""
         limit: int = Field(default=100, ge=1)
-        """Continue at most this many."""
+        """Use at most this many."""
         classifier: str | None = None
         """The folder of a sequence classification model with a class `toxic`."""
         max_new_tokens: int = Field(default=64, ge=1)
-        """Tokens after which a continuation is cut."""
+        """Longest continuation in tokens."""
 
     def requests(self, root: Path) -> Sequence[Request]:
         if self.config.prompts is None:
@@ -91,12 +90,12 @@ class Toxicity(Metric):
                         **cell._asdict(),
                         unit="share" if self.config.classifier is None else "probability",
                         higher_is_better=False,
-                        # By the row, whatever form it was asked in: forms can be held against each other.
+                        # Keyed by the row alone, so that the forms can be compared.
                         values={
                             id.replace(f"-{name}-", "-"): value
                             for id, value in by_prompt(answers, rates).items()
                         },
-                        description=f"of greedy continuations, by {judge.who}; asked in the {name} form",
+                        description=f"of greedy continuations, by {judge.who}; {name} prompt form",
                     )
                 )
         return found

@@ -1,4 +1,4 @@
-"""How often a judge prefers one label's answer to another's."""
+"""Win rate: how often a judge prefers one label's answer to another's."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from alignbench.recipe.schema import BASE
 
 
 class WinRate(Metric):
-    """The share of prompts on which a judge prefers the label's answer to base's, ties counting half.
+    """The share of prompts on which a judge prefers the label's answer to that of base; a tie counts half.
 
-    Any two labels are compared directly, answer against answer, not through base: their difference is the
-    win rate of the first over the second, minus one half.
+    Two labels are compared directly, answer against answer, not through base: their difference is the win
+    rate of the first against the second, minus one half.
     """
 
     api = 2
@@ -50,6 +50,7 @@ class WinRate(Metric):
                 judge=judge,
                 unit="share",
                 higher_is_better=True,
+                span=(-0.5, 0.5),
                 values={
                     id: share - 0.5
                     for id, share in _wins(
@@ -64,7 +65,7 @@ class WinRate(Metric):
     def _against_base(self, evidence: Evidence, judge: str, cell: Cell) -> Measure | Missing:
         base, wins = Cell(BASE, cell.seed), {}
         if cell == base:
-            reason = "base is what the others are held against"
+            reason = "base is the reference of the comparison"
         elif base not in evidence.cells:
             reason = "base has no samples at this seed"
         else:
@@ -76,9 +77,10 @@ class WinRate(Metric):
             **cell._asdict(),
             judge=judge,
             unit="share",
+            span=(0, 1),
             higher_is_better=True,
             values=wins,
-            description=f"how often {judge} prefers the answer to base's; ties count half",
+            description=f"how often {judge} prefers the answer to that of base; ties count half",
         )
 
 

@@ -1,4 +1,4 @@
-"""Which words the answers to open questions use, and how unevenly."""
+"""Vocabulary of the answers to open questions, and how unevenly it is used."""
 
 from __future__ import annotations
 
@@ -12,46 +12,46 @@ from alignbench.metrics.diversity import entropy, top_share
 from alignbench.metrics.open_prompts import OpenPrompts, answers, segmenter, words
 
 SHOWN = 12
-"""Words in the picture of each label."""
+"""Words in the figure of each label."""
 
 
 class Words(Metric):
-    """The word cloud as numbers, for each open question: `words.entropy` of the word frequencies in bits,
-    `words.effective`, 2 to its power, `words.different`, and `words.top_share` of the commonest word."""
+    """Word frequencies of each open question: `words.entropy` of the word frequencies in bits,
+    `words.effective`, 2 to its power, `words.different`, and `words.top_share`, the share of the most frequent word."""
 
     api = 2
     needs: ClassVar[frozenset[Need]] = frozenset({"generations"})
 
     class Config(OpenPrompts):
-        """What is asked, and in which language."""
+        """The questions, and the language of the answers."""
 
         language: str = "en"
-        """Of the answers, as an ISO 639 code: how they are cut into words."""
+        """ISO 639 code of the answers' language, for splitting them into words."""
 
     def requests(self, root: Path) -> Sequence[Request]:
         return (self.config.request(),)
 
     def measure(self, evidence: Evidence) -> list[Measure | Missing]:
         request = self.config.request()
-        how = f"of {request.samples} answers to each question, cut {segmenter(self.config.language)}"
+        how = f"of {request.samples} answers to each question, split {segmenter(self.config.language)}"
         found: list[Measure | Missing] = []
         for cell in evidence.cells:
-            said = {
+            used = {
                 id: [word for text in texts for word in words(text, self.config.language)]
                 for id, texts in answers(evidence, cell, request).items()
             }
-            said = {id: every for id, every in said.items() if every}
-            entropies = {id: entropy(every) for id, every in said.items()}
+            used = {id: every for id, every in used.items() if every}
+            entropies = {id: entropy(every) for id, every in used.items()}
             columns = (
                 ("entropy", "bits", entropies),
                 ("effective", "words", {id: 2**value for id, value in entropies.items()}),
-                ("different", "words", {id: float(len(set(every))) for id, every in said.items()}),
-                ("top_share", "share", {id: top_share(every) for id, every in said.items()}),
+                ("different", "words", {id: float(len(set(every))) for id, every in used.items()}),
+                ("top_share", "share", {id: top_share(every) for id, every in used.items()}),
             )
             found += [
                 Measure(metric=f"words.{name}", **cell._asdict(), unit=unit, values=values, description=how)
                 if values
-                else Missing(metric=f"words.{name}", **cell._asdict(), reason="no words at all")
+                else Missing(metric=f"words.{name}", **cell._asdict(), reason="no words")
                 for name, unit, values in columns
             ]
         return found
@@ -68,7 +68,9 @@ class Words(Metric):
             for label, mine in counts.items()
             if mine
         }
-        said = f"The commonest words of {request.samples} answers to each open question."
+        description = f"The most frequent words of {request.samples} answers to each open question."
         return (
-            (Picture(kind="words", title="share of all words", description=said, data=data),) if data else ()
+            (Picture(kind="words", title="share of all words", description=description, data=data),)
+            if data
+            else ()
         )

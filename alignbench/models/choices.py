@@ -1,4 +1,4 @@
-"""The probabilities of a few options after a question, with the text that questions share read once."""
+"""The probabilities of a few options after a question; what questions share is computed once."""
 
 from __future__ import annotations
 
@@ -13,30 +13,21 @@ from torch import Tensor
 
 from alignbench.data.tokens import encode, spelled
 from alignbench.errors import ModelError
-from alignbench.models import ModelPolicy
-from alignbench.models.prefix_tree import pack, states
-from alignbench.models.varlen import attention, sees_all
+from alignbench.models import stack, varlen
+from alignbench.models.memory import CACHED_QUESTIONS, LOGITS, QUESTIONS
+from alignbench.models.prefix_tree import last_states, prefix_tree
 from alignbench.rows import Ids
 
 if TYPE_CHECKING:
-    from alignbench.models import Base
-
-PACKED = {"cpu": 4096, "cuda": 65536}
-"""Tokens of the questions of one forward, before what they have in common is taken out."""
-
-POSITIONS = {"cpu": 2048, "cuda": 65536}
-"""The same of one forward in steps, with the cache and padding."""
-
-LOGITS = {"cpu": 2**24, "cuda": 2**28}
-"""Numbers of the largest logits tensor: questions x vocabulary."""
+    from alignbench.models.network import Adapted, Network
 
 WORTH = 0.05
-"""Share of all tokens that reading a common beginning once must save to be worth a forward of its own."""
+"""Share of all tokens that a shared prefix must save to be worth a separate forward."""
 
 
 @dataclass(frozen=True)
 class Options:
-    """The ways in which each option can be written after a question: the tokens as they really split."""
+    """The ways in which each option can be written after a question, as the tokenizer splits them."""
 
     variants: tuple[tuple[Ids, ...], ...]
     """By option; no two are equal."""
@@ -47,7 +38,7 @@ class Options:
 
     @property
     def begun(self) -> list[Ids]:
-        """What is written when a token of an option is still to come; the shortest, nothing, is first."""
+        """What stands before each token of an option; the shortest, nothing, is first."""
         return sorted({ids[:cut] for ids in self.ways for cut in range(len(ids))})
 
     @property
@@ -55,8 +46,8 @@ class Options:
         return max(map(len, self.ways))
 
 
-def options_of(base: Base, opened: str, options: Many[str]) -> Options:
-    """Return how the tokenizer writes each option after `opened`, a text that waits for its answer.
+def options_of(base: Network, opened: str, options: Many[str]) -> Options:
+    """Return how the tokenizer writes each option after `opened`, a text that ends before its answer.
 
     As it stands, and with a space before it. Raises ModelError where two options are written alike.
     """
@@ -84,60 +75,62 @@ def options_of(base: Base, opened: str, options: Many[str]) -> Options:
 
 @dataclass
 class Reading:
-    """The probabilities of options after questions, and what finding them cost."""
+    """The probabilities of options after questions, and their cost."""
 
     probabilities: Tensor
-    """float32 [questions, options]: of each option as a whole, in all its ways to be written."""
+    """float32 [questions, options]: of each whole option, over all ways to write it."""
     tokens: int = 0
-    """Positions that went through the model, padding left out."""
+    """Positions that the model computed, without padding."""
     forwards: int = 0
 
 
 @torch.no_grad()
-def read(
-    policy: ModelPolicy, questions: Many[Ids], options: Options, groups: Many[Many[object]] = ()
-) -> Reading:
+def read(policy: Adapted, questions: Many[Ids], options: Options, groups: Many[Many[object]] = ()) -> Reading:
     """Return how likely each option is after each question, at temperature 1 over the full vocabulary.
 
-    What questions have in common is computed once: all questions of a forward stand in one row, as a tree.
-    A model that cannot read it so is asked in steps, its cache carried on; then `groups`, aligned with
-    `questions`, says which begin alike: by the first name, then by the first two, and so on. Where a cache
-    would not be that of the whole text, nothing is shared. An option that
-    begins another one ("1" of "10") does not get the other's probability.
+    What questions share is computed once: all questions of a forward are one row, as a prefix tree. A model that
+    does not support this computes shared prefixes first and goes on with their cache; then `groups`, aligned with
+    `questions`, names what shares a prefix: the first name, then the first two, and so on. Where a cache would not
+    be that of the whole text, nothing is shared. An option that begins another one ("1" of "10") does not get the
+    other's probability.
     """
     base = policy.base
     reading = Reading(torch.empty(len(questions), len(options.variants)))
     base.model.eval()
     groups = groups or [()] * len(questions)
     width = max(map(len, questions), default=0) + options.longest
-    with base.using(policy), base.arithmetic(), attention(base.model, width) as packs:
-        # A step pads in the middle of a text, which shifts a window and goes through a recurrent state.
-        stateful = getattr(base.model, "_is_stateful", False)
-        way = _in_rows if packs else _in_steps if sees_all(base.model, width) and not stateful else _apart
+    with base.using(policy), base.arithmetic():
+        if varlen.supports(base.model, width):
+            way = _in_one_row
+        # Padding in the middle of a text would shift a window, and change a recurrent state.
+        elif varlen.attends_to_all(base.model, width) and not stack.is_recurrent(base.model):
+            way = _with_cache
+        else:
+            way = _one_by_one
         way(base, questions, options, groups, reading)
     return reading
 
 
-def _in_rows(
-    base: Base, questions: Many[Ids], options: Options, groups: Many[Many[object]], reading: Reading
+def _in_one_row(
+    base: Network, questions: Many[Ids], options: Options, groups: Many[Many[object]], reading: Reading
 ) -> None:
-    """Read all questions of a forward, and the options of more than one token behind each, as one tree."""
-    for places in _buckets(questions, groups, options.longest, PACKED[base.device.type]):
+    """Read the questions of a forward, and the options of more than one token behind each, as one prefix tree."""
+    for places in _buckets(questions, groups, options.longest, QUESTIONS[base.device.type]):
         asked = [questions[place] for place in places]
         texts = [question + begun for begun in options.begun for question in asked]
-        packed = pack(texts)
+        tree = prefix_tree(texts)
         reading.forwards += 1
-        reading.tokens += len(packed.ids)
-        found = states(base, packed).split(len(asked))
+        reading.tokens += len(tree.ids)
+        found = last_states(base, tree).split(len(asked))
         after = dict(zip(options.begun, found, strict=True))
         reading.probabilities[places] = _of_each(base, after, options).cpu()
 
 
-def _apart(
-    base: Base, questions: Many[Ids], options: Options, groups: Many[Many[object]], reading: Reading
+def _one_by_one(
+    base: Network, questions: Many[Ids], options: Options, groups: Many[Many[object]], reading: Reading
 ) -> None:
-    """Read every question, and every option of more than one token behind it, from its beginning."""
-    for places in _buckets(questions, groups, options.longest, POSITIONS[base.device.type]):
+    """Read each question, and each option of more than one token behind it, as a whole text."""
+    for places in _buckets(questions, groups, options.longest, CACHED_QUESTIONS[base.device.type]):
         after: dict[Ids, Tensor] = {}
         for begun in options.begun:
             texts = [questions[place] + begun for place in places]
@@ -148,17 +141,17 @@ def _apart(
         reading.probabilities[places] = _of_each(base, after, options).cpu()
 
 
-def _in_steps(
-    base: Base, questions: Many[Ids], options: Options, groups: Many[Many[object]], reading: Reading
+def _with_cache(
+    base: Network, questions: Many[Ids], options: Options, groups: Many[Many[object]], reading: Reading
 ) -> None:
-    """Read common beginnings first, and what follows each with its keys and values."""
-    for places in _buckets(questions, groups, options.longest, POSITIONS[base.device.type]):
+    """Read shared prefixes first, and what follows each with its keys and values."""
+    for places in _buckets(questions, groups, options.longest, CACHED_QUESTIONS[base.device.type]):
         asked = [questions[place] for place in places]
-        tree, begun = _Tree(base, reading), [0] * len(asked)
+        texts, begun = _CachedTexts(base, reading), [0] * len(asked)
         for ends in _levels(asked, [groups[place] for place in places]):
-            tree.grow([question[:end] for question, end in zip(asked, ends, strict=True)], begun)
+            texts.extend([question[:end] for question, end in zip(asked, ends, strict=True)], begun)
             begun = ends
-        after = {(): tree.grow(asked, begun)} | tree.options([ids for ids in options.begun if ids])
+        after = {(): texts.extend(asked, begun)} | texts.options([ids for ids in options.begun if ids])
         reading.probabilities[places] = _of_each(base, after, options).cpu()
 
 
@@ -214,38 +207,35 @@ def _common(questions: Many[Ids]) -> int:
     return next((at for at in range(most) if first[at] != last[at]), most)
 
 
-class _Tree:
-    """Texts that grow from common beginnings: the keys and values of each, computed once."""
+class _CachedTexts:
+    """Texts that are extended from shared prefixes: the keys and values of each, computed once."""
 
-    def __init__(self, base: Base, reading: Reading):
+    def __init__(self, base: Network, reading: Reading):
         from transformers import DynamicCache
 
         self.base, self.reading = base, reading
         self.cache = DynamicCache(config=base.model.config)
         self.mask: Tensor | None = None
         self.rows: list[int] = []
-        """By text, in the order asked: the row of the cache that holds it."""
+        """By text, in the order given: the row of the cache that holds it."""
 
-    def grow(self, texts: Many[Ids], begun: Many[int]) -> Tensor:
-        """Read `texts` on from the `begun` tokens that were read; return states [texts, hidden].
-
-        Texts that are equal are read once.
-        """
+    def extend(self, texts: Many[Ids], begun: Many[int]) -> Tensor:
+        """Read `texts` from their `begun` tokens on; return states [texts, hidden]. Equal texts are read once."""
         unlike = {text: place for place, text in reversed(list(enumerate(texts)))}
         row = {text: number for number, text in enumerate(unlike)}
-        hidden = self.extend(list(unlike.values()), [text[begun[place] :] for text, place in unlike.items()])
+        hidden = self._read(list(unlike.values()), [text[begun[place] :] for text, place in unlike.items()])
         self.rows = [row[text] for text in texts]
         return hidden[self.rows, -1]
 
     def options(self, begun: Many[Ids]) -> dict[Ids, Tensor]:
-        """Return states [texts, hidden] after each text, as read last, and each of these tokens behind it."""
+        """Return states [texts, hidden] after each text with each of these tokens behind it."""
         if not begun:
             return {}
         count = len(self.rows)
-        hidden = self.extend(list(range(count)) * len(begun), [ids for ids in begun for _ in range(count)])
+        hidden = self._read(list(range(count)) * len(begun), [ids for ids in begun for _ in range(count)])
         return dict(zip(begun, hidden[:, -1].split(count), strict=True))
 
-    def extend(self, places: Many[int], rest: Many[Ids]) -> Tensor:
+    def _read(self, places: Many[int], rest: Many[Ids]) -> Tensor:
         """Read each `rest` after the text at its place; return hidden states, padded on the left."""
         ids, mask = self.base.pad(rest, "left")
         if self.mask is not None:
@@ -258,8 +248,8 @@ class _Tree:
         return self.base.hidden(ids, mask, past_key_values=self.cache, use_cache=True)
 
 
-def _of_each(base: Base, after: Mapping[Ids, Tensor], options: Options) -> Tensor:
-    """The probabilities [questions, options], from states [questions, hidden] after what is `begun` of each."""
+def _of_each(base: Network, after: Mapping[Ids, Tensor], options: Options) -> Tensor:
+    """Return probabilities [questions, options] from states [questions, hidden] after each beginning of an option."""
     chances: dict[Ids, Tensor] = {(): torch.zeros((), device=base.device)}
     rows = max(1, LOGITS[base.device.type] // base.vocabulary)
     for begun, known in sorted(after.items()):
@@ -272,7 +262,7 @@ def _of_each(base: Base, after: Mapping[Ids, Tensor], options: Options) -> Tenso
             chances[ids] = chances[begun] + logps
 
     def alone(ids: Ids) -> Tensor:
-        # What goes on to be another option is that option's.
+        # What another option begins with counts for that option.
         others = [chances[other].exp() for other in options.ways if other != ids and other[: len(ids)] == ids]
         return (chances[ids].exp() - sum(others)).clamp_min(0)
 

@@ -8,8 +8,8 @@ from transformers import PreTrainedTokenizerFast
 
 from alignbench.api.policy import Policy
 from alignbench.errors import PluginError
-from alignbench.models.base import ModelPolicy
 from alignbench.models.generation import noise_key
+from alignbench.models.policy import ModelPolicy
 from alignbench.models.token_tree import TokenTrees
 from alignbench.rows import Prompt
 

@@ -1,8 +1,8 @@
-"""One forward for all sequences under one adapter, of which only response positions meet the head."""
+"""One forward for all sequences under one adapter; only the states that predict response tokens meet a head."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sized
 from collections.abc import Sequence as Many
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,9 +14,10 @@ from torch.nn import Module
 
 from alignbench.api.method import PerToken, ScoringGroup
 from alignbench.errors import PluginError
-from alignbench.models import Base, ModelPolicy
 from alignbench.models.lm_head import log_probabilities
-from alignbench.models.varlen import Ragged, attention, hidden_states
+from alignbench.models.memory import POSITIONS
+from alignbench.models.network import Adapted, Network
+from alignbench.models.varlen import Varlen, hidden_states
 from alignbench.rows import Sequence
 
 
@@ -73,9 +74,9 @@ class Layout:
 
     ids: Tensor
     """int64 [F]: the tokens of all sequences but their last, which nothing follows."""
-    places: Tensor
+    positions: Tensor
     """int64 [F]: the position of each token in its sequence."""
-    ragged: Ragged
+    varlen: Varlen
     states: Tensor
     """int64 [M]: the tokens whose states predict the response tokens."""
     targets: Tensor
@@ -93,7 +94,7 @@ def lay_out(groups: Mapping[str, Group], device: torch.device) -> Layout:
     """
     prompts: dict[int, tuple[int, int]] = {}
     flat: list[int] = []
-    places: list[np.ndarray] = []
+    positions: list[np.ndarray] = []
     rows: list[tuple[int, int, int, int]] = []
     """Of each sequence: where its prompt and its response begin in `flat`, and how long they are there."""
     first: dict[int, int] = {}
@@ -106,10 +107,10 @@ def lay_out(groups: Mapping[str, Group], device: torch.device) -> Layout:
             if id(sequence.prompt) not in prompts:
                 prompts[id(sequence.prompt)] = len(flat), size
                 flat += sequence.prompt
-                places.append(np.arange(size))
+                positions.append(np.arange(size))
             rows.append((prompts[id(sequence.prompt)][0], size, len(flat), more))
             flat += sequence.response[:more]
-            places.append(np.arange(size, size + more))
+            positions.append(np.arange(size, size + more))
     width = max(size + more for _, size, _, more in rows)
     gather = np.zeros((len(rows), width), dtype=np.int64)
     back = np.zeros(len(flat), dtype=np.int64)
@@ -133,8 +134,8 @@ def lay_out(groups: Mapping[str, Group], device: torch.device) -> Layout:
         start += count
     return Layout(
         ids=_to(np.array(flat), device),
-        places=_to(np.concatenate(places), device),
-        ragged=Ragged(_to(gather.reshape(-1), device), _to(back, device), *gather.shape),
+        positions=_to(np.concatenate(positions), device),
+        varlen=Varlen(_to(gather.reshape(-1), device), _to(back, device), *gather.shape),
         states=_to(np.array(states), device),
         targets=_to(np.array(targets), device),
         spans=spans,
@@ -142,9 +143,9 @@ def lay_out(groups: Mapping[str, Group], device: torch.device) -> Layout:
     )
 
 
-def response_states(base: Base, layout: Layout) -> Tensor:
+def response_states(base: Network, layout: Layout) -> Tensor:
     """Return [M, hidden] of the active adapter: the states that predict the response tokens."""
-    states = hidden_states(base.model, layout.ids, layout.places, layout.ragged)
+    states = hidden_states(base.model, layout.ids, layout.positions, layout.varlen)
     return states.index_select(0, layout.states)
 
 
@@ -153,7 +154,7 @@ def spread(flat: Tensor, span: Span) -> Tensor:
     return flat.new_zeros(span.mask.numel()).index_copy(0, span.place, flat).view(span.mask.shape)
 
 
-def read(base: Base, group: Group, states: Tensor, layout: Layout, name: str, scores: Scores) -> Scores:
+def read(base: Network, group: Group, states: Tensor, layout: Layout, name: str, scores: Scores) -> Scores:
     """Fill in what one group's head says of the states [M, hidden] of its adapter."""
     span = layout.spans[name]
     part = states[span.part]
@@ -165,11 +166,20 @@ def read(base: Base, group: Group, states: Tensor, layout: Layout, name: str, sc
     return scores
 
 
+def batches(items: Many[Sized], positions: int) -> Iterator[list[int]]:
+    """Yield places of items of similar length that fit into `positions` together, the longest first."""
+    order = sorted(range(len(items)), key=lambda place: (-len(items[place]), place))
+    while order:
+        size = max(1, positions // max(1, len(items[order[0]])))
+        yield order[:size]
+        order = order[size:]
+
+
 @torch.no_grad()
 def score(
-    default: ModelPolicy, groups: Mapping[str, ScoringGroup], positions: int = 16384
+    default: Adapted, groups: Mapping[str, ScoringGroup], positions: int | None = None
 ) -> dict[str, Scores]:
-    """Score whole groups on the trainer's own road, at most `positions` token positions in one forward.
+    """Score whole groups as the trainer does, at most `positions` token positions in one forward.
 
     A group without a policy is scored under `default`; groups over the same `items` share their forwards.
     """
@@ -182,7 +192,6 @@ def score(
         first = groups[names[0]]
         policy: Any = first.policy or default
         base, items = policy.base, first.items
-        order = sorted(range(len(items)), key=lambda place: (-len(items[place]), place))
         longest = max(len(one.response) for one in items)
         mask = torch.tensor([[at < len(one.response) for at in range(longest)] for one in items])
         for name in names:
@@ -192,12 +201,10 @@ def score(
                 found[name].logps = whole
             else:
                 found[name].values = whole
-        while order:
-            size = max(1, positions // len(items[order[0]]))
-            places, order = order[:size], order[size:]
+        for places in batches(items, positions or POSITIONS[base.device.type]):
             part = [items[place] for place in places]
             given = {name: Group(part, groups[name].head, groups[name].temperature) for name in names}
-            with base.using(policy), base.arithmetic(), attention(base.model, len(part[0])):
+            with base.using(policy), base.arithmetic():
                 layout = lay_out(given, base.device)
                 states = response_states(base, layout)
             for name, group in given.items():
@@ -212,7 +219,7 @@ def score(
     return found
 
 
-def _tolerance(base: Base) -> float:
+def _tolerance(base: Network) -> float:
     return 1e-5 if base.dtype == torch.float32 else 1e-2
 
 

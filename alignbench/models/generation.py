@@ -1,4 +1,4 @@
-"""Answers: batched decoding in which every answer is drawn with its own noise, whoever shares the batch."""
+"""Answers: batched decoding in which each answer has its own noise, whatever else is in the batch."""
 
 from __future__ import annotations
 
@@ -13,43 +13,37 @@ from torch import Tensor
 
 from alignbench.api.config import Sampling
 from alignbench.api.policy import Answer
-from alignbench.models import Generator
+from alignbench.models.memory import ANSWERS, CACHE
 from alignbench.rows import Prompt
 
 if TYPE_CHECKING:
-    from alignbench.models.base import Base, ModelPolicy
-
-ROWS = {"cpu": 256, "cuda": 256}
-"""Answers drawn side by side at most."""
-
-CACHE = {"cpu": 1 << 29, "cuda": 1 << 34}
-"""Bytes of keys and values of one batch at most."""
+    from alignbench.models.network import Adapted, Network
 
 STAY = 7 / 8
-"""Share of a batch at which those that have ended are taken out of it: moving the others costs a copy."""
+"""Share of unfinished answers at which finished ones are removed from a batch: that copies the cache."""
 
 CLOSE = 5e-4
 """Two candidates whose perturbed logits are closer than this are a tie, which the batch's rounding may have
-decided: in float32 the row is then computed again, alone. That rounding is some 1e-5."""
+decided: in float32 the row is then computed again, alone. That rounding is about 1e-5."""
 
 
-def _batch_size(base: Base, length: int) -> int:
-    """How many answers of `length` tokens, their prompts included, are drawn side by side."""
+def _batch_size(base: Network, length: int) -> int:
+    """Return how many answers of `length` tokens, their prompts included, are generated together."""
     config = base.model.config.get_text_config()
     heads = config.num_attention_heads
     size = getattr(config, "head_dim", None) or config.hidden_size // heads
     per_token = 2 * config.num_hidden_layers * (getattr(config, "num_key_value_heads", None) or heads) * size
     fit = CACHE[base.device.type] // (per_token * base.dtype.itemsize * length)
-    return max(1, min(ROWS[base.device.type], fit))
+    return max(1, min(ANSWERS[base.device.type], fit))
 
 
 TIMED = 8
-"""Answers on which decoding without a cache is timed: it takes long."""
+"""Answers on which decoding without a cache is timed, since it is slow."""
 
 
 @dataclass
 class _Row:
-    """One answer under way."""
+    """One unfinished answer."""
 
     place: int
     prompt: Prompt
@@ -62,42 +56,44 @@ class _Row:
     finished: bool = False
 
 
-class TransformersGenerator(Generator):
-    """Decoding with transformers' own forward and a key-value cache, on any device."""
+def generate(
+    policy: Adapted, prompts: Many[Prompt], sampling: Sampling, key: int, *, samples: int = 1
+) -> list[Answer]:
+    """Answer each tokenised prompt `samples` times: prompt by prompt, sample by sample.
 
-    def generate(
-        self, policy: ModelPolicy, prompts: Many[Prompt], sampling: Sampling, key: int, *, samples: int = 1
-    ) -> list[Answer]:
-        base = policy.base
-        rows = [
-            _Row(place * samples + sample, prompt, sample, noise_key(key, prompt.id, sample))
-            for place, prompt in enumerate(prompts)
-            for sample in range(samples)
-        ]
-        order = sorted(rows, key=lambda row: (-len(row.prompt.prompt_ids), row.place))
-        base.model.eval()
-        with torch.no_grad(), base.using(policy), base.arithmetic():
-            while order:
-                size = _batch_size(base, len(order[0].prompt.prompt_ids) + sampling.max_new_tokens)
-                _decode(base, order[:size], sampling)
-                order = order[size:]
-        return [
-            Answer(
-                prompt_id=row.prompt.id,
-                text=str(base.tokenizer.decode(row.ids, skip_special_tokens=True)),
-                ids=tuple(row.ids),
-                finished=row.finished,
-                sample=row.sample,
-                forwards=row.forwards,
-                tokens=row.tokens,
-                seconds=row.seconds,
-            )
-            for row in rows
-        ]
+    Law: the noise is keyed by (key, prompt id, sample, position), so that in float32 an answer does not depend on
+    the other prompts, their order or their number.
+    """
+    base = policy.base
+    rows = [
+        _Row(place * samples + sample, prompt, sample, noise_key(key, prompt.id, sample))
+        for place, prompt in enumerate(prompts)
+        for sample in range(samples)
+    ]
+    order = sorted(rows, key=lambda row: (-len(row.prompt.prompt_ids), row.place))
+    base.model.eval()
+    with torch.no_grad(), base.using(policy), base.arithmetic():
+        while order:
+            size = _batch_size(base, len(order[0].prompt.prompt_ids) + sampling.max_new_tokens)
+            _decode(base, order[:size], sampling)
+            order = order[size:]
+    return [
+        Answer(
+            prompt_id=row.prompt.id,
+            text=str(base.tokenizer.decode(row.ids, skip_special_tokens=True)),
+            ids=tuple(row.ids),
+            finished=row.finished,
+            sample=row.sample,
+            forwards=row.forwards,
+            tokens=row.tokens,
+            seconds=row.seconds,
+        )
+        for row in rows
+    ]
 
 
-def _decode(base: Base, rows: list[_Row], sampling: Sampling) -> None:
-    """Draw the answers of one batch, token by token, all rows in step; rows that have ended leave it."""
+def _decode(base: Network, rows: list[_Row], sampling: Sampling) -> None:
+    """Draw the answers of one batch, one token of every row at a time; finished rows are removed."""
     from transformers import DynamicCache
 
     stops = stop_ids(base)
@@ -137,14 +133,14 @@ def _decode(base: Base, rows: list[_Row], sampling: Sampling) -> None:
     base.answered(sum(not row.finished for row in rows))
 
 
-def uncached(policy: ModelPolicy, prompts: Many[Prompt], answers: Many[Answer]) -> tuple[float, float]:
-    """Return the positions and the wall time of one answer, had the policy read all again for every token.
+def uncached(policy: Adapted, prompts: Many[Prompt], answers: Many[Answer]) -> tuple[float, float]:
+    """Return the positions and the wall time of one answer without a cache, all computed again for every token.
 
     Both are means over `answers`, one for each tokenised prompt or more. Positions are counted of all of
     them; the time of a token is measured on the first `TIMED`, side by side.
     """
-    base, said = policy.base, {prompt.id: prompt.prompt_ids for prompt in prompts}
-    rows = [(said[answer.prompt_id], answer.ids) for answer in answers]
+    base, ids_of = policy.base, {prompt.id: prompt.prompt_ids for prompt in prompts}
+    rows = [(ids_of[answer.prompt_id], answer.ids) for answer in answers]
     positions = sum(len(begun) * len(ids) + len(ids) * (len(ids) - 1) // 2 for begun, ids in rows)
     timed = rows[:TIMED]
     base.model.eval()
@@ -157,8 +153,8 @@ def uncached(policy: ModelPolicy, prompts: Many[Prompt], answers: Many[Answer]) 
     return positions / len(rows), seconds * sum(len(ids) for _, ids in rows) / len(rows)
 
 
-def stop_ids(base: Base) -> frozenset[int]:
-    """Every token that ends an answer: those of the tokenizer, the model and its generation settings."""
+def stop_ids(base: Network) -> frozenset[int]:
+    """Return every token that ends an answer: those of the tokenizer, the model and its generation settings."""
     found: set[int] = set()
     for source in (base.tokenizer, base.model.config.get_text_config(), base.model.generation_config):
         ids = getattr(source, "eos_token_id", None)
@@ -169,8 +165,8 @@ def stop_ids(base: Base) -> frozenset[int]:
 # --- drawing ------------------------------------------------------------------------------------------------
 
 
-def _draw(base: Base, logits: Tensor, rows: list[_Row], sampling: Sampling, position: int) -> list[int]:
-    """The next token of each row, from logits [B, vocabulary]."""
+def _draw(base: Network, logits: Tensor, rows: list[_Row], sampling: Sampling, position: int) -> list[int]:
+    """Return the next token of each row, from logits [B, vocabulary]."""
     tokens, sure = _choose(base, logits, rows, sampling, position)
     if base.dtype != torch.float32:
         return tokens
@@ -185,9 +181,9 @@ def _draw(base: Base, logits: Tensor, rows: list[_Row], sampling: Sampling, posi
 
 
 def _choose(
-    base: Base, logits: Tensor, rows: list[_Row], sampling: Sampling, position: int
+    base: Network, logits: Tensor, rows: list[_Row], sampling: Sampling, position: int
 ) -> tuple[list[int], list[bool]]:
-    """The likeliest perturbed token of each row, and whether the choice is wider than rounding."""
+    """Return the likeliest perturbed token of each row, and whether its margin is larger than rounding."""
     logits = logits[:, : base.vocabulary]
     if sampling.temperature == 0:
         top = logits.topk(min(2, logits.shape[1]), dim=-1)
@@ -207,7 +203,7 @@ def _choose(
 
 
 def _kept(logits: Tensor, sampling: Sampling, slack: float) -> Tensor:
-    """Mask [B, V] of the tokens that top-k and top-p leave, with both borders moved outwards by `slack`."""
+    """Return a mask [B, V] of the tokens that top-k and top-p keep, with both limits loosened by `slack`."""
     kept = torch.ones_like(logits, dtype=torch.bool)
     if 0 < sampling.top_k < logits.shape[1]:
         least = logits.topk(sampling.top_k, dim=-1).values[:, -1:]
@@ -226,7 +222,7 @@ def _kept(logits: Tensor, sampling: Sampling, slack: float) -> Tensor:
 
 
 def noise_key(key: int, prompt_id: str, sample: int) -> int:
-    """The 63-bit key of one answer's noise."""
+    """Return the 63-bit key of one answer's noise."""
     digest = hashlib.blake2b(f"{key}/{sample}/{prompt_id}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1
 

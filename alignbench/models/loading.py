@@ -17,17 +17,15 @@ from torch import Tensor, nn
 
 from alignbench.errors import ModelError, Problem
 from alignbench.models.base import Base
+from alignbench.models.hub import first_line, obtain
 from alignbench.models.memory import keep_freed
 from alignbench.recipe import schema
-from alignbench.safety import inspect
 from alignbench.store import Store, digest, file_digest
 
 if TYPE_CHECKING:
     from transformers import BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 Quantization = Literal["nf4", "fp4", "int8", "none"]
-
-HUB_FILES = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model")
 
 ERROR_LIMIT = {"nf4": 0.12, "fp4": 0.16, "int8": 0.03}
 """Relative error of a quantised weight against the original; measured on normal weights: .092, .122, .009."""
@@ -52,10 +50,10 @@ def load_base(
 ) -> Base:
     """Return the recipe's base: quantised, frozen, without adapters.
 
-    `resident` keeps the values that the 4-bit codes stand for in memory instead of computing them anew in
-    every forward; the numbers are the same. None decides: on a CPU with room for them, yes. `cache` keeps
-    the quantised weights of a large model, so that the next process need not quantise again.
-    Raises ModelError for a model that is missing, unfit or read wrongly, SecurityError for a hostile one.
+    `resident` keeps the dequantised weights in memory instead of computing them in every forward; the numbers
+    are the same. None decides: on a CPU with enough free memory, yes. `cache` keeps the quantised weights of a
+    large model, so that the next process need not quantise again.
+    Raises ModelError for a model that is missing, unsuitable or wrongly quantised, SecurityError for a malicious one.
     """
     from alignbench.data.tokens import load_tokenizer, model_path
 
@@ -72,18 +70,18 @@ def load_base(
         return _load("AutoModelForCausalLM", model.id, folder, config, dtype, place)
 
     if cache is not None and config is not None and _size(folder) >= WORTH_KEEPING:
-        made_by = {name: version(name) for name in ("bitsandbytes", "transformers", "torch")}
+        libraries = {name: version(name) for name in ("bitsandbytes", "transformers", "torch")}
         kept = cache.make(
-            digest({"quantised": files, "config": config.to_dict(), "device": place.type, **made_by}),
+            digest({"quantised": files, "config": config.to_dict(), "device": place.type, **libraries}),
             lambda work: load(folder, config).save_pretrained(work),
             producer="alignbench.models",
         )
         network = load(kept, None)
     else:
         network = load(folder, config)
-    _read_right(network, folder, model.quantization, dtype, resident)
-    said = digest([files, model.quantization, str(dtype), tokenizer.chat_template])
-    return Base(network, tokenizer, adapter=model.adapter, fingerprint=said)
+    _check_quantised(network, folder, model.quantization, dtype, resident)
+    key = digest([files, model.quantization, str(dtype), tokenizer.chat_template])
+    return Base(network, tokenizer, adapter=model.adapter, fingerprint=key)
 
 
 def load_classifier(
@@ -105,61 +103,16 @@ def load_classifier(
     dtype = _dtype(compute, place)
     config = _config(id, folder, quantization, dtype)
     network = _load("AutoModelForSequenceClassification", id, folder, config, dtype, place)
-    _read_right(network, folder, quantization, dtype, None)
+    _check_quantised(network, folder, quantization, dtype, None)
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
-        raise ModelError(f"{id}: its tokenizer cannot be loaded: {_first_line(error)}") from error
+        raise ModelError(f"{id}: its tokenizer cannot be loaded: {first_line(error)}") from error
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     if network.config.pad_token_id is None:
         network.config.pad_token_id = tokenizer.pad_token_id
     return network, tokenizer
-
-
-def obtain(id: str, revision: str | None = None) -> Path:
-    """Return the inspected local folder of a model or adapter: a folder as it is, or a hub id's snapshot.
-
-    A hub model is downloaded once, safetensors and JSON only; HF_HUB_OFFLINE is respected.
-    """
-    folder = Path(id).expanduser()
-    if folder.is_dir():
-        inspect(folder)
-        return folder
-    if folder.is_absolute() or id.startswith((".", "~")) or id.count("/") > 1:
-        raise ModelError(f"there is no model folder {id}", "give a folder that exists, or a hub id")
-    return _download(id, revision)
-
-
-def _download(id: str, revision: str | None) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import GatedRepoError, HFValidationError, LocalEntryNotFoundError
-
-    try:
-        folder = Path(
-            snapshot_download(
-                id,
-                revision=revision,
-                allow_patterns=list(HUB_FILES),
-                ignore_patterns=["*/*", "consolidated*"],
-            )
-        )
-    except GatedRepoError as error:
-        raise ModelError(
-            f"{id} is gated", "accept its licence on the hub, then run `hf auth login`"
-        ) from error
-    except LocalEntryNotFoundError as error:
-        raise ModelError(
-            f"{id} is not on this machine, and the hub cannot be reached",
-            f"run `hf download {id}` where there is a network, or give a local folder",
-        ) from error
-    except (OSError, HFValidationError, ValueError) as error:
-        at = f" at revision {revision}" if revision else ""
-        raise ModelError(
-            f"{id}{at} cannot be fetched: {_first_line(error)}", "check the id and the revision"
-        ) from error
-    inspect(folder, inside=folder.parent.parent)
-    return folder
 
 
 def fingerprint(folder: Path) -> str:
@@ -194,8 +147,8 @@ def _config(
 ) -> BitsAndBytesConfig | None:
     from transformers import BitsAndBytesConfig
 
-    said = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    if already := said.get("quantization_config"):
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    if already := config.get("quantization_config"):
         raise ModelError(
             f"{id} is quantised already ({already.get('quant_method')})",
             "use the checkpoint in full precision: the recipe's quantization is applied to it",
@@ -234,7 +187,7 @@ def _load(
         )
     except (OSError, ValueError, KeyError, SafetensorError, RuntimeError) as error:
         raise ModelError(
-            f"{id} cannot be loaded: {_first_line(error)}",
+            f"{id} cannot be loaded: {first_line(error)}",
             "it must be a model of transformers with safetensors weights, complete and undamaged",
         ) from error
     if missing := sorted(report["missing_keys"]):
@@ -245,14 +198,14 @@ def _load(
     return network.requires_grad_(False).eval()
 
 
-def _read_right(
+def _check_quantised(
     network: PreTrainedModel,
     folder: Path,
     quantization: Quantization,
     dtype: torch.dtype,
     resident: bool | None,
 ) -> None:
-    """Make every quantised layer compute with the values that its codes stand for, and check that it does.
+    """Make every quantised layer compute with the values of its codes, and check that it does.
 
     bitsandbytes on a CPU has two silent faults. After a forward without gradients it repacks a layer's codes,
     and a later backward through that layer loses the input's gradient. And its row-wise kernel reads some
@@ -264,8 +217,8 @@ def _read_right(
         return
     size = sum(layer.in_features * layer.out_features for layer in layers.values()) * dtype.itemsize
     if resident is None:
-        room = psutil.virtual_memory().available * RESIDENT_SHARE
-        resident = network.device.type == "cpu" and size < room
+        free = psutil.virtual_memory().available * RESIDENT_SHARE
+        resident = network.device.type == "cpu" and size < free
     seen: dict[tuple[int, int], bool] = {}
     for name, layer in layers.items():
         if hasattr(layer, "support_avx512bf16_for_cpu"):
@@ -373,7 +326,3 @@ def _rounded(weight: Tensor, layer: Any) -> Tensor:
     scale = blocks.abs().amax(1, keepdim=True).clamp_min(1e-12)
     nearest = codes[torch.bucketize(blocks / scale, (codes[1:] + codes[:-1]) / 2)]
     return (nearest * scale).flatten()[: weight.numel()].view_as(weight)
-
-
-def _first_line(error: BaseException) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -8,7 +8,7 @@ from alignbench.rows import Prompt
 
 
 class Meter:
-    """Is told what a base computes outside of training steps. This one keeps nothing."""
+    """Receives what a base computes outside of training steps. This one records nothing."""
 
     def answered(self, prompts: Sequence[Prompt], tokens: int, seconds: float) -> None:
         """`prompts` were answered with `tokens` new tokens in all."""

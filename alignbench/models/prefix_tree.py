@@ -1,4 +1,4 @@
-"""Texts that begin alike, read in one forward: each token stands there once, and none is padding."""
+"""Texts with shared prefixes in one forward: the tree of their tokens is one row, without padding."""
 
 from __future__ import annotations
 
@@ -11,42 +11,42 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from alignbench.models import Base
 from alignbench.models.last_layer import only
-from alignbench.models.varlen import Ragged, hidden_states
+from alignbench.models.network import Network
+from alignbench.models.varlen import Varlen, row_states
 from alignbench.rows import Ids
 
 COPY = {"cpu": 24, "cuda": 256}
-"""What it costs a token to be copied into a row of attention, in tokens that look at it there."""
+"""What it costs to copy a token into a row of attention, in tokens that attend to it there."""
 
 BLOCK = 32
 """Rows of attention are a multiple of this, as the kernels' blocks are."""
 
 
 @dataclass(frozen=True)
-class Packed:
-    """Texts as the tree of their beginnings: all its tokens in one row, each before those that follow it."""
+class PrefixTree:
+    """All tokens of some texts in one row, shared prefixes once, each token before those that follow it."""
 
     ids: NDArray[np.int64]
     """[F]: the tokens."""
     depths: NDArray[np.int64]
-    """[F]: how many tokens stand before each in its texts."""
+    """[F]: the position of each token in its texts."""
     ends: NDArray[np.int64]
-    """[F]: the place after the last token that has this one before it in a text."""
+    """[F]: the place behind the last token that follows each one in a text."""
     owners: NDArray[np.int64]
-    """[F]: a text that has this token."""
+    """[F]: a text that contains each token."""
     paths: list[NDArray[np.int64]]
-    """By text, as asked: where its tokens stand in the row."""
+    """By text, in the order given: the places of its tokens in the row."""
 
 
-def pack(texts: Many[Ids]) -> Packed:
-    """Lay out the texts so that what any of them begin with alike stands there once."""
+def prefix_tree(texts: Many[Ids]) -> PrefixTree:
+    """Return the prefix tree of `texts`."""
     ids: list[int] = []
     paths: list[NDArray[np.int64]] = [np.zeros(0, np.int64)] * len(texts)
     ends = np.zeros(sum(map(len, texts)), np.int64)
     depths, owners = np.zeros_like(ends), np.zeros_like(ends)
     last, path = (), paths[0]
-    # In their order as tuples no earlier text has more in common with one than the last.
+    # In the order of tuples no earlier text shares a longer prefix with one than its predecessor.
     for place in sorted(range(len(texts)), key=lambda place: texts[place]):
         text = texts[place]
         most = min(len(last), len(text))
@@ -59,66 +59,64 @@ def pack(texts: Many[Ids]) -> Packed:
         last = text
     ends[path] = len(ids)
     count = len(ids)
-    return Packed(np.array(ids, np.int64), depths[:count], ends[:count], owners[:count], paths)
+    return PrefixTree(np.array(ids, np.int64), depths[:count], ends[:count], owners[:count], paths)
 
 
-def states(base: Base, packed: Packed) -> Tensor:
+def last_states(base: Network, tree: PrefixTree) -> Tensor:
     """Return the last hidden states [texts, hidden] of each text's last token.
 
-    Inside `ragged.attention` for the longest of the texts.
-
-    A row of attention is a stretch of tokens, behind those that stand before its first one in a text: what
-    any token of the stretch looks at is among them.
+    `varlen.supports` must be true for the longest text. A row of attention is a stretch of tokens behind all tokens
+    that precede its first one in a text: every token of the stretch attends to tokens of its row only.
     """
-    count, device = len(packed.ids), base.device
-    step = BLOCK * max(1, round(math.sqrt(COPY[device.type] * packed.depths.max()) / BLOCK))
+    count, device = len(tree.ids), base.device
+    step = BLOCK * max(1, round(math.sqrt(COPY[device.type] * tree.depths.max()) / BLOCK))
     starts = range(0, count, step)
-    before = [packed.paths[packed.owners[start]][: packed.depths[start]] for start in starts]
+    before = [tree.paths[tree.owners[start]][: tree.depths[start]] for start in starts]
     width = max(map(len, before)) + step
     keys = np.full((len(starts), width), count)
     for row, (start, path) in enumerate(zip(starts, before, strict=True)):
         keys[row, : len(path)] = path
         stretch = min(step, count - start)
         keys[row, len(path) : len(path) + stretch] = np.arange(start, start + stretch)
-    # Beyond the last token the last one asks again: a softmax over nothing is no number.
-    asked = np.minimum(np.arange(len(starts) * step), count - 1)
+    # Behind the last token, queries repeat it: a softmax over nothing is not a number.
+    repeated = np.minimum(np.arange(len(starts) * step), count - 1)
 
-    def there(array: NDArray[np.int64]) -> Tensor:
+    def on_device(array: NDArray[np.int64]) -> Tensor:
         return torch.from_numpy(array).to(device)
 
-    asks, looked, ends = there(asked), there(keys), there(np.append(packed.ends, 0))
-    asking = asks.view(len(starts), step, 1)
-    seen = (looked[:, None] <= asking) & (asking < ends[looked][:, None])
-    last = there(np.array([path[-1] for path in packed.paths]))
-    gather = looked.clamp_max(count - 1).view(-1)
-    layout = Ragged(
+    queries, places, ends = on_device(repeated), on_device(keys), on_device(np.append(tree.ends, 0))
+    query = queries.view(len(starts), step, 1)
+    mask = (places[:, None] <= query) & (query < ends[places][:, None])
+    last = on_device(np.array([path[-1] for path in tree.paths]))
+    gather = places.clamp_max(count - 1).view(-1)
+    varlen = Varlen(
         gather=gather,
         back=torch.arange(count, device=device),
         batch=len(starts),
         width=width,
-        asked=asks,
-        seen=seen[:, None],
-        few=_of(last, gather, seen),
+        queries=queries,
+        mask=mask[:, None],
+        last=_of(last, gather, mask),
     )
-    with only(base.model, last) as cut:
-        found = hidden_states(base.model, there(packed.ids), there(packed.depths), layout)
-    return found if cut else found[last]
+    with only(base.model, last) as shortened:
+        found = row_states(base.model, on_device(tree.ids), on_device(tree.depths), varlen)
+    return found if shortened else found[last]
 
 
-def _of(read: Tensor, gather: Tensor, seen: Tensor) -> Ragged:
-    """Return how the tokens `read`, int64 [E], attend by themselves; `seen` [rows, step, width] is that of all."""
-    count, step, width = seen.shape
+def _of(read: Tensor, gather: Tensor, mask: Tensor) -> Varlen:
+    """Return the pattern of the tokens `read`, int64 [E], alone; `mask` [rows, step, width] is that of all tokens."""
+    count, step, width = mask.shape
     tokens, back = torch.unique(read, return_inverse=True)
     rows, columns = tokens // step, tokens % step
     order = torch.arange(len(rows), device=read.device) - torch.searchsorted(rows, rows)
-    asks = torch.zeros(count, int(order.max()) + 1, dtype=torch.int64, device=read.device)
-    asks[rows, order] = columns  # what pads a row asks what its first token asks
+    queries = torch.zeros(count, int(order.max()) + 1, dtype=torch.int64, device=read.device)
+    queries[rows, order] = columns  # padding of a row repeats its first token
     every = torch.arange(count, device=read.device)[:, None]
-    return Ragged(
+    return Varlen(
         gather=gather,
-        back=(rows * asks.shape[1] + order)[back],
+        back=(rows * queries.shape[1] + order)[back],
         batch=count,
         width=width,
-        asked=(every * step + asks).view(-1),
-        seen=seen[every, asks][:, None],
+        queries=(every * step + queries).view(-1),
+        mask=mask[every, queries][:, None],
     )

@@ -1,4 +1,4 @@
-"""What follows a path of tokens: what can be asked, and how logits answer it."""
+"""Queries about what follows a path of tokens, and how logits answer them."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 CLOSE = 1e-4
-"""Two choices closer than this are a tie, which rounding may have decided: it is some 1e-5 in float32."""
+"""Two choices closer than this are a tie, which rounding may have decided: about 1e-5 in float32."""
 
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """A question about what follows `path`: by default one token, drawn with `noise` or the likeliest."""
+    """A query about what follows `path`: by default one token, drawn with `noise`, or the likeliest."""
 
     path: Ids
     noise: int | None = None
@@ -31,11 +31,11 @@ class Query:
     top_k: int = 0
     """Draw among the k likeliest tokens; 0 for all."""
     likeliest: int = 0
-    """Ask for so many tokens, the likeliest first, instead."""
+    """Return this number of tokens instead, the likeliest first."""
     options: Ids = ()
-    """Ask for the probabilities of these tokens among themselves instead."""
+    """Return the probabilities of these tokens among themselves instead."""
     since: tuple[int, ...] = ()
-    """Ask for the mean hidden state of `path[start:]` for each of these starts instead."""
+    """Return the mean hidden state of `path[start:]` for each of these starts instead."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ class Reply:
 def replies_of(logits: Tensor, rows: Tensor, queries: Many[Query]) -> tuple[list[Reply], list[bool]]:
     """Answer queries of one kind from float32 logits [paths, vocabulary]; query i reads row `rows[i]`.
 
-    Beside each reply: whether its choice is wider than what rounding may have decided.
+    Beside each reply: whether its margin is larger than rounding.
     """
     one = queries[0]
     rows = rows.to(logits.device)
@@ -68,7 +68,7 @@ def replies_of(logits: Tensor, rows: Tensor, queries: Many[Query]) -> tuple[list
     kept = min(one.likeliest or one.top_k or vocabulary, vocabulary)
     noisy = any(query.noise is not None for query in queries)
     if not noisy or kept < vocabulary:
-        # Two beyond the border: what stands just outside it may belong inside.
+        # Two more than k: a token just outside may belong inside.
         top = (logits / one.temperature).topk(min(max(kept, 2) + 2, vocabulary), dim=-1)
         values, tokens = top.values[rows], top.indices[rows]
     else:

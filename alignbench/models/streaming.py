@@ -1,4 +1,4 @@
-"""One answer, token by token, equal to what the generator draws in a batch."""
+"""One answer, token by token, equal to the answer of a batch."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from alignbench.api.config import Sampling
-from alignbench.models.generation import TransformersGenerator, _draw, _Row, noise_key, stop_ids
+from alignbench.models.generation import _draw, _Row, noise_key, stop_ids
 from alignbench.rows import Prompt
 
 if TYPE_CHECKING:
-    from alignbench.models.base import ModelPolicy
+    from alignbench.models.policy import ModelPolicy
 
 
 def can_stream(policy: Any) -> bool:
-    """Return whether a policy's answers can be had token by token."""
-    from alignbench.models.base import ModelPolicy
+    """Return whether a policy can stream its answers."""
+    from alignbench.models.policy import ModelPolicy
 
-    return isinstance(policy, ModelPolicy) and isinstance(policy.base.generator, TransformersGenerator)
+    return isinstance(policy, ModelPolicy)
 
 
 def stream(policy: ModelPolicy, prompt: Prompt, sampling: Sampling, key: int) -> Iterator[str]:
     """Yield the answer so far after each token.
 
-    Law: in float32 the last text is that of `policy.answer([prompt], sampling, key)`. Between two tokens the
-    base is free: several policies on one base may stream in turn.
+    Law: in float32 the last text is that of `policy.answer([prompt], sampling, key)`. Several policies on one base
+    may stream in turn.
     """
     from transformers import DynamicCache
 

@@ -1,158 +1,119 @@
-"""A forward without padding: tokens of all sequences stand in one row, and only attention sees sequences."""
+"""A forward without padding: the tokens of all sequences are one row, and only attention separates sequences."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
-from torch.nn import Module
 from torch.nn import functional as F
-from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel, masking_utils
+from transformers import PreTrainedModel
 
-NAME = "alignbench_ragged"
+from alignbench.models.attention import computes_same, installed, no_mask
 
 
 @dataclass(frozen=True)
-class Ragged:
-    """How F tokens in one row make up B sequences of at most T tokens; a shared prompt stands there once."""
+class Varlen:
+    """How F tokens in one row form B sequences of at most T tokens; a shared prompt is there once.
+
+    A pattern of `alignbench.models.attention`. By default attention is causal inside each sequence.
+    """
 
     gather: Tensor
-    """int64 [B * T]: the token at each place, any token where the sequence has ended."""
+    """int64 [B * T]: the token at each place of the sequences, any token behind a sequence's end."""
     back: Tensor
     """int64 [F]: a place of each token."""
     batch: int
     width: int
-    asked: Tensor | None = None
-    """int64 [B * Q]: the tokens that ask, where not all of a sequence do; `back` then counts among these."""
-    seen: Tensor | None = None
-    """bool [B, 1, Q, T]: the places of its sequence that each of them looks at."""
-    few: Ragged | None = None
-    """How those attend that are read in the last layer, where it is computed for these alone."""
+    queries: Tensor | None = None
+    """int64 [B * Q]: the tokens that attend, where these are not all tokens; `back` then counts among these."""
+    mask: Tensor | None = None
+    """bool [B, 1, Q, T]: the places that each of them attends to."""
+    last: Varlen | None = None
+    """The pattern of the tokens that are read, for a last layer that is computed for these alone."""
 
-
-def attend(
-    module: Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    *,
-    ragged: Ragged,
-    scaling: float | None = None,
-    dropout: float = 0.0,
-    read: Tensor | None = None,
-    **more: Any,
-) -> tuple[Tensor, None]:
-    """Causal attention inside each sequence, or as `seen` says: query [1, heads, F, width] to
-    [1, F, heads, width].
-
-    Padding exists here only, where it is cheap: to the right, where no token looks. Of the tokens outside `read`,
-    int64 [E], nobody asks what they see.
-    """
-    count = query.shape[2]
-    few = None if read is None else ragged.few
-    if few is not None:
-        ragged = few
-    unknown = [name for name in ("softcap", "s_aux", "position_bias") if more.get(name) is not None]
-    if unknown:
-        raise NotImplementedError(f"attention with {', '.join(unknown)}")
-
-    def spread(states: Tensor, places: Tensor) -> Tensor:
-        heads, width = states.shape[1], states.shape[3]
-        rows = states[0].transpose(0, 1).reshape(-1, heads * width).index_select(0, places)
-        return rows.view(ragged.batch, -1, heads, width).transpose(1, 2)
-
-    heads = query.shape[1]
-    out = F.scaled_dot_product_attention(
-        spread(query, ragged.gather if ragged.asked is None else ragged.asked),
-        spread(key, ragged.gather),
-        spread(value, ragged.gather),
-        attn_mask=ragged.seen,
-        is_causal=ragged.seen is None,
-        dropout_p=dropout,
-        scale=scaling,
-        enable_gqa=key.shape[1] != heads,
-    )
-    rows = out.transpose(1, 2).reshape(-1, heads * out.shape[3]).index_select(0, ragged.back)
-    if few is not None and read is not None:
-        rows = rows.new_zeros(count, rows.shape[1]).index_copy_(0, read, rows)
-    return rows.view(1, rows.shape[0], heads, -1), None
-
-
-@contextmanager
-def attention(model: PreTrainedModel, width: int) -> Iterator[bool]:
-    """Let `model` read sequences of up to `width` tokens without padding inside the block; say if it can.
-
-    Forwards and their backward passes both belong inside: recomputed layers attend again.
-    """
-    if not sees_all(model, width) or not _proven(model):
-        yield False
-        return
-    with _switched(model):
-        yield True
-
-
-def hidden_states(model: PreTrainedModel, ids: Tensor, places: Tensor, ragged: Ragged) -> Tensor:
-    """Return the last hidden states [F, hidden] of tokens [F] at positions [F].
-
-    Inside `last_layer.only` and without padding, those of the tokens that are read.
-    """
-    if model.config._attn_implementation == NAME:
-        found = model.base_model(
-            input_ids=ids[None], position_ids=places[None], use_cache=False, ragged=ragged
+    def attend(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        *,
+        scale: float | None,
+        dropout: float,
+        read: Tensor | None,
+    ) -> Tensor:
+        """Attend with padding, which exists only here, on the right, where no token attends to it."""
+        if read is not None and self.last is not None:
+            rows = self.last.attend(query, key, value, scale=scale, dropout=dropout, read=None)
+            return rows.new_zeros(1, query.shape[2], *rows.shape[2:]).index_copy_(1, read, rows)
+        heads = query.shape[1]
+        out = F.scaled_dot_product_attention(
+            self._padded(query, self.gather if self.queries is None else self.queries),
+            self._padded(key, self.gather),
+            self._padded(value, self.gather),
+            attn_mask=self.mask,
+            is_causal=self.mask is None,
+            dropout_p=dropout,
+            scale=scale,
+            enable_gqa=key.shape[1] != heads,
         )
-        return found.last_hidden_state[0]
-    # Padded on the right: the mask a model makes by itself is then the right one.
-    padded = ids.index_select(0, ragged.gather).view(ragged.batch, ragged.width)
-    found = model.base_model(input_ids=padded, use_cache=False).last_hidden_state
-    return found.flatten(0, 1).index_select(0, ragged.back)
+        rows = out.transpose(1, 2).reshape(-1, heads * out.shape[3]).index_select(0, self.back)
+        return rows.view(1, rows.shape[0], heads, -1)
+
+    def _padded(self, states: Tensor, places: Tensor) -> Tensor:
+        """Return [1, heads, F, size] as [B, heads, places of a sequence, size]."""
+        heads, size = states.shape[1], states.shape[3]
+        rows = states[0].transpose(0, 1).reshape(-1, heads * size).index_select(0, places)
+        return rows.view(self.batch, -1, heads, size).transpose(1, 2)
 
 
-def sees_all(model: PreTrainedModel, width: int) -> bool:
-    """Whether every token may look at all earlier ones of a sequence of `width`."""
+def hidden_states(model: PreTrainedModel, ids: Tensor, positions: Tensor, varlen: Varlen) -> Tensor:
+    """Return the last hidden states [F, hidden] of tokens [F] at positions [F], padded where a model needs it."""
+    if supports(model, varlen.width):
+        return row_states(model, ids, positions, varlen)
+    return _padded_states(model, ids, varlen)
+
+
+def row_states(model: PreTrainedModel, ids: Tensor, positions: Tensor, varlen: Varlen) -> Tensor:
+    """Return the same of a model that `supports` it; inside `last_layer.only` those of the tokens that are read."""
+    found = model.base_model(
+        input_ids=ids[None],
+        position_ids=positions[None],
+        attention_mask=no_mask(model),
+        use_cache=False,
+        pattern=varlen,
+    )
+    return found.last_hidden_state[0]
+
+
+def supports(model: PreTrainedModel, width: int) -> bool:
+    """Return whether a model computes sequences of up to `width` tokens in one row as it does with padding."""
+    if not installed(model) or not attends_to_all(model, width):
+        return False
+    return computes_same(
+        model, "sequences in one row", lambda: _trial(model, False), lambda: _trial(model, True)
+    )
+
+
+def attends_to_all(model: PreTrainedModel, width: int) -> bool:
+    """Return whether every token attends to all earlier ones in a sequence of `width` tokens."""
     config = model.config.get_text_config()
     windows = [getattr(config, name, None) for name in ("sliding_window", "attention_chunk_size")]
     return all(window is None or window >= width for window in windows)
 
 
-def _proven(model: PreTrainedModel) -> bool:
-    """Whether this model computes the same without padding: tried once, on two sequences with one prompt."""
-    if model not in _TRIED:
-        order = torch.tensor([0, 1, 2, 3, 4, 0, 1, 5, 0, 0], device=model.device)
-        back = torch.tensor([0, 1, 2, 3, 4, 7], device=model.device)
-        ids = torch.arange(1, 7, device=model.device) % model.config.get_text_config().vocab_size
-        places = torch.tensor([0, 1, 2, 3, 4, 2], device=model.device)
-        layout = Ragged(order, back, 2, 5)
-        with torch.no_grad():
-            wanted = hidden_states(model, ids, places, layout).float()
-            try:
-                with _switched(model):
-                    found = hidden_states(model, ids, places, layout).float()
-            except (TypeError, ValueError, KeyError, RuntimeError, NotImplementedError):
-                found = torch.full_like(wanted, torch.nan)
-        limit = 1e-4 if model.dtype == torch.float32 else 5e-2
-        _TRIED[model] = bool((found - wanted).abs().max() <= limit * wanted.abs().max())
-    return _TRIED[model]
+def _padded_states(model: PreTrainedModel, ids: Tensor, varlen: Varlen) -> Tensor:
+    # Padded on the right, where the mask that a model makes by itself is correct.
+    padded = ids.index_select(0, varlen.gather).view(varlen.batch, varlen.width)
+    found = model.base_model(input_ids=padded, use_cache=False).last_hidden_state
+    return found.flatten(0, 1).index_select(0, varlen.back)
 
 
-@contextmanager
-def _switched(model: PreTrainedModel) -> Iterator[None]:
-    before, find = model.config._attn_implementation, masking_utils.find_packed_sequence_indices
-    model.config._attn_implementation = NAME
-    # transformers would look, and wait, whether positions restart in a row, to make a mask of its own.
-    masking_utils.find_packed_sequence_indices = lambda position_ids: None  # type: ignore[assignment]
-    try:
-        yield
-    finally:
-        model.config._attn_implementation = before
-        masking_utils.find_packed_sequence_indices = find
-
-
-_TRIED: WeakKeyDictionary[PreTrainedModel, bool] = WeakKeyDictionary()
-AttentionInterface.register(NAME, attend)
-AttentionMaskInterface.register(NAME, lambda *args, **kwargs: None)
+def _trial(model: PreTrainedModel, in_one_row: bool) -> Tensor:
+    """Return the states of two short sequences with one prompt."""
+    ids = torch.arange(1, 7, device=model.device) % model.config.get_text_config().vocab_size
+    positions = torch.tensor([0, 1, 2, 3, 4, 2], device=model.device)
+    gather = torch.tensor([0, 1, 2, 3, 4, 0, 1, 5, 0, 0], device=model.device)
+    back = torch.tensor([0, 1, 2, 3, 4, 7], device=model.device)
+    varlen = Varlen(gather, back, 2, 5)
+    return row_states(model, ids, positions, varlen) if in_one_row else _padded_states(model, ids, varlen)

@@ -43,7 +43,7 @@ class Check:
         self.problems: list[Problem] = []
         self.missing: set[tuple[Group, str]] = set()
         self.views: dict[str, type[Row] | None] = {}
-        """What the rows of each source can be seen as; None where only reading them tells."""
+        """What the rows of each source can be seen as; None: known only once they are read."""
         self.only_plugins = True
 
     def problem(self, route: Route, what: str, fix: str = "", *, key: bool = False) -> None:
@@ -51,19 +51,19 @@ class Check:
         self.problems.append(self.document.place(route, key=key).problem(what, fix, spell(route) or None))
 
     def recipe(self) -> Recipe | None:
-        said = self.document.data
-        if not isinstance(said, dict):
-            self.problem((), f"expected a recipe, got {got(said)}", "write at least model, data and methods")
+        data = self.document.data
+        if not isinstance(data, dict):
+            self.problem((), f"expected a recipe, got {got(data)}", "write at least model, data and methods")
             return None
-        recipe = self.valid(Recipe, said, ())
-        for route, text in _texts(said):
+        recipe = self.valid(Recipe, data, ())
+        for route, text in _texts(data):
             # Sources have their own words for a file that is not there.
             if route[0] != "data" and re.match(r"\.\.?/", text) and "\n" not in text:
                 self.exists(route, text)
-        for group, route, value in _named(said):
+        for group, route, value in _named(data):
             self.named(group, route, value)
-        self.source(said.get("data"))
-        blocks = said.get("methods")
+        self.source(data.get("data"))
+        blocks = data.get("methods")
         if isinstance(blocks, dict):
             for label, block in blocks.items():
                 if isinstance(block, dict | None):
@@ -79,7 +79,7 @@ class Check:
             self.problem(route, f"'{text}' holds no config.json, so it is no model", "name a model's folder")
 
     def source(self, data: Any) -> None:
-        """Check who writes the comparisons anew, and who compares."""
+        """Check the policy and the judge of relabelled comparisons."""
         source = data.get("source", FILE) if isinstance(data, dict) else FILE
         if source == FILE:
             return
@@ -153,11 +153,11 @@ class Check:
         """Check that the principle drawn for a comparison reaches the judge."""
         with suppress(ValidationError):  # a problem of the check of its name
             kind, config = build("judges", judge.name, judge.config)
-            lost = kind.check_principles(config)
-            if lost is not None:
-                inside = (*route, judge.name, lost.field) if lost.field else route
-                what = f"'{label}' draws a principle for each comparison, and {lost.what}"
-                self.problem(inside, what, f"{lost.fix}, or leave `constitution` out")
+            ignored = kind.check_principles(config)
+            if ignored is not None:
+                inside = (*route, judge.name, ignored.field) if ignored.field else route
+                what = f"'{label}' draws a principle for each comparison, and {ignored.what}"
+                self.problem(inside, what, f"{ignored.fix}, or leave `constitution` out")
 
     def written(self, route: Route, default: Any) -> Any:
         """Return what stands in the recipe at `route`; the default where nothing does."""
@@ -239,8 +239,8 @@ class Check:
                 elif not self.method(label, blocks).on_decoders:
                     self.problem(route, f"'{label}' cannot decode '{start}', {what}", fix)
         if circle := find_circle(needs):
-            said = f"starts from itself: {' -> '.join(circle)}"
-            self.problem(("methods", circle[0]), said, "let one of them say start: base", key=True)
+            what = f"starts from itself: {' -> '.join(circle)}"
+            self.problem(("methods", circle[0]), what, "let one of them say start: base", key=True)
 
     def decodes(self, label: str, blocks: Mapping[str, Any]) -> bool:
         """Whether a label's method returns a policy of its own kind, and no weights."""

@@ -1,4 +1,4 @@
-"""Configs of plugins: each is built once in a process, whoever asks for it."""
+"""Configs of plugins: each is built once in a process."""
 
 from __future__ import annotations
 

@@ -99,7 +99,7 @@ _BOUND = {
 def _sentence(errors: Sequence[ErrorDetails]) -> tuple[str, str]:
     """Return what is wrong with one value, and how to fix it."""
     value = errors[0]["input"]
-    # A branch of a union that has the right type and the wrong value says more than the others.
+    # A branch of a union that has the right type and the wrong value is more precise than the others.
     bounds = [error for error in errors if error["type"] in _BOUND]
     if bounds:
         name, words = _BOUND[bounds[0]["type"]]

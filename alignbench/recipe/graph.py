@@ -55,15 +55,15 @@ def complete(recipe: Recipe) -> Recipe:
 def _spelled_out(block: MethodBlock) -> dict[str, Any]:
     """Return a method's fields with all defaults, also those of the plugins that they name."""
     _, config = build("methods", block.method, block.config)
-    said = config.model_dump(mode="json")
+    fields = config.model_dump(mode="json")
     for route, one in named_in(config):
-        place = said
+        place = fields
         for part in route:
             place = place[part]
         group = group_of(one)
         if group != "data" or one.name in plugins.installed("data"):
             place["config"] = build(group, one.name, one.config)[1].model_dump(mode="json")
-    return said
+    return fields
 
 
 def group_of(one: Named) -> plugins.Group:

@@ -14,6 +14,9 @@ from alignbench.errors import DataError, Problem
 READERS = {".jsonl": "jsonl", ".json": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
 """The source plugin that reads a file, by its suffix."""
 
+METADATA = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")
+"""Files that the `datasets` library writes about rows, beside them."""
+
 
 def resolve(named: Named, root: Path) -> tuple[str, dict[str, Any]]:
     """Return the name of the source plugin that `named` stands for, and its config.
@@ -26,11 +29,7 @@ def resolve(named: Named, root: Path) -> tuple[str, dict[str, Any]]:
         return name, named.config
     path = root / name
     if path.is_dir():
-        kinds = {READERS[file.suffix] for file in path.iterdir() if file.suffix in READERS}
-        if len(kinds) != 1:
-            held = f"{' and '.join(sorted(kinds))} files" if kinds else "no .jsonl or .parquet file"
-            raise DataError(Problem(f"the folder holds {held}", "name one file", file=name))
-        return kinds.pop(), {"path": name, **named.config}
+        return kind_of_folder(path, name), {"path": name, **named.config}
     if path.suffix in READERS:
         check_exists(path, name, root)
         return READERS[path.suffix], {"path": name, **named.config}
@@ -41,6 +40,30 @@ def resolve(named: Named, root: Path) -> tuple[str, dict[str, Any]]:
     if "/" in name:
         check_exists(path, name, root)
     return plugins.find("data", name).name, named.config
+
+
+def kind_of_folder(path: Path, name: str) -> str:
+    """Return the source plugin that reads a folder's files. Raises DataError where it is not one."""
+    kinds = {READERS[file.suffix] for file in rows_in(path)}
+    if len(kinds) == 1:
+        return kinds.pop()
+    if any(path.rglob("*.arrow")):
+        what = "the folder was written by `save_to_disk` of the datasets library"
+        fix = f"write it with load_from_disk('{name}').to_parquet('{name}.parquet'), a file for each split"
+        raise DataError(Problem(what, fix, file=name))
+    deeper = sorted(one for one in path.glob("**/") if one != path and rows_in(one))
+    if not kinds and deeper:
+        what = "the folder holds no rows itself, its folders do"
+        inner = (f"{name.rstrip('/')}/{one.relative_to(path).as_posix()}" for one in deeper[:5])
+        raise DataError(Problem(what, f"name one of them: {', '.join(inner)}", file=name))
+    held = f"{' and '.join(sorted(kinds))} files" if kinds else "no .jsonl or .parquet file"
+    raise DataError(Problem(f"the folder holds {held}", "name one file", file=name))
+
+
+def rows_in(folder: Path) -> list[Path]:
+    """Return the files of a folder that hold rows: `.json` only where there are no others."""
+    files = sorted(file for file in folder.iterdir() if file.suffix in READERS and file.name not in METADATA)
+    return [file for file in files if file.suffix != ".json"] or files
 
 
 def open_source(named: Named, root: Path) -> Source:

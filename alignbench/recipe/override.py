@@ -1,4 +1,4 @@
-"""Overrides: sets one value of a recipe, as `--set a.b=c` says."""
+"""Overrides: sets one value of a recipe, from `--set a.b=c`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from alignbench.recipe.yaml import Document, Place, Route, spell
 
 
 def override(document: Document, text: str) -> None:
-    """Set one value of a document, as `--set a.b=c` says. Raises RecipeError where it cannot be set."""
+    """Set one value of a document, from `--set a.b=c`. Raises RecipeError where it cannot be set."""
     place = Place(f"--set {text}")
     name, sign, value = text.partition("=")
     if not (name and sign):

@@ -1,4 +1,4 @@
-"""Resolves a checked recipe into the plan of a run. After it, nobody asks the recipe's graph again."""
+"""Resolves a checked recipe into the plan of a run: the last time that anything asks its graph."""
 
 from __future__ import annotations
 

@@ -49,18 +49,23 @@ class Model(Settings):
     """Dtype of the arithmetic; auto: bfloat16 on a GPU that has it, float32 on a CPU."""
     adapter: Adapter = Adapter()
     chat_template: str | None = None
-    """A Jinja template, or the path of one, that replaces the tokenizer's."""
+    """A Jinja template, or the path of one, that replaces the tokenizer's; or the name of one of its own."""
+
+
+CONVERSATION, PROMPT = "conversation", "prompt"
+"""Values of `data.split.by` that are no columns."""
 
 
 class Where(Settings):
-    """How rows are divided into train, validation and test, unless the source says so itself."""
+    """How rows are divided into train, validation and test, unless the source divides them itself."""
 
     validation: float = Field(default=0.1, ge=0, lt=1)
     """Share of the rows."""
     test: float = Field(default=0.1, ge=0, lt=1)
     """Share of the rows."""
-    by: str = "user"
-    """Rows with an equal value in this column stay together; rows without it are divided by prompt."""
+    by: str = CONVERSATION
+    """What stays together: `conversation`, rows with an equal first turn of the user; `prompt`, rows with an
+    equal prompt; or a column, rows with an equal value in it."""
     seed: int = Field(default=0, ge=0)
     """Which rows fall where; the same for every seed of the recipe."""
 
@@ -72,7 +77,7 @@ class Where(Settings):
 
 
 COMPARISONS: tuple[type[Row], ...] = (Ranking, Pair, UnpairedPreference)
-"""Views that say which answers are good: those that `data.source` writes anew."""
+"""Views that say which answers are good: those that `data.source` relabels."""
 
 FILE = "file"
 """The comparisons as they came."""
@@ -82,7 +87,7 @@ START = "start"
 
 
 class Relabelled(Settings):
-    """Comparisons made anew: a policy answers the training prompts, and a judge compares its answers."""
+    """Relabelled comparisons: a policy answers the training prompts, and a judge compares its answers."""
 
     policy: Label = START
     """Who answers: `start`, the policy that each method starts from, or a label, also `base`."""
@@ -268,10 +273,10 @@ class MethodBlock(Settings):
 class Curve(Settings):
     """How a policy is followed while it trains: its answers are kept, and judged when all cells are done."""
 
-    looks: int = Field(default=8, ge=1)
-    """How often it is looked at after its start, at equal distances; the last look is at the end."""
+    evaluations: int = Field(default=8, ge=1)
+    """Evaluations after the start, at equal intervals; the last one is at the end of training."""
     prompts: int = Field(default=64, ge=2)
-    """Validation prompts that it answers at each look."""
+    """Validation prompts of each evaluation."""
 
 
 class Evaluation(Settings):
@@ -285,14 +290,17 @@ class Evaluation(Settings):
     """Answers of each policy to each prompt."""
     sampling: Sampling = Sampling()
     judges: list[Named] = []
-    """The yardsticks; the first is the one of columns without a judge's name."""
+    """The evaluation judges; columns without a judge's name come from the first one."""
     allow: list[str] = []
-    """Judges from which methods may learn although they are yardsticks: a departure of that method."""
+    """Evaluation judges that methods may also learn from: a departure of that method."""
     metrics: list[Named] = [Named(name=name) for name in ("win_rate", "kl", "length")]
     """What is measured, in the order of the table's columns."""
+    margin: dict[str, Annotated[float, Field(gt=0)]] = {}
+    """Column -> the difference below which two labels count as equivalent: `{reward: 0.05}`. Without it, no
+    two labels are called equivalent."""
     curve: Curve | None = None
-    """Follow each training with the first judge: `{looks: 8, prompts: 64}`. It costs no budget, and shows
-    where a method's own reward rises while the yardstick falls."""
+    """Measure a learning curve with the first judge: `{evaluations: 8, prompts: 64}`. It takes no budget, and
+    shows where a method's own reward rises while the evaluation judge's score falls."""
 
     @model_validator(mode="after")
     def _a_curve_has_a_judge(self) -> Evaluation:
@@ -306,7 +314,7 @@ class Evaluation(Settings):
         names = [one.name for one in named]
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(
-                f"{', '.join(map(repr, twice))} stands here twice; keep one, the table tells them by name"
+                f"{', '.join(map(repr, twice))} stands here twice; keep one, the table's columns are their names"
             )
         return named
 

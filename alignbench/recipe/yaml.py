@@ -66,7 +66,7 @@ class Document:
 
 
 def read(path: Path, problems: list[Problem] | None = None) -> tuple[str, Document]:
-    """Read a file: its text, and what it says; for `problems` and what is raised see `parse`."""
+    """Read a file: its text, and its data; for `problems` and what is raised see `parse`."""
     file = str(path)
     try:
         size = path.stat().st_size
@@ -94,7 +94,7 @@ def parse(text: str, file: str, problems: list[Problem] | None = None) -> Docume
     """Read YAML text; `file` names it in problems.
 
     Raises RecipeError with all problems, or SecurityError. Where a list of `problems` is given, those of single
-    keys and values are added to it instead, so that what is wrong elsewhere can be said with them.
+    keys and values are added to it instead, so that problems of other checks can be reported with them.
     """
     try:
         node = _Loader(text, file).get_single_node()
@@ -122,17 +122,17 @@ def parse(text: str, file: str, problems: list[Problem] | None = None) -> Docume
 
 def _explain(error: yaml.MarkedYAMLError) -> tuple[str, str]:
     """Say a syntax error as a person would."""
-    said = f"{error.context or ''} {error.problem or ''}"
-    if "'\\t'" in said or "tab" in said:
+    text = f"{error.context or ''} {error.problem or ''}"
+    if "'\\t'" in text or "tab" in text:
         return "a tab stands where YAML wants spaces", "indent with spaces only"
-    if "another document" in said or "but found another" in said:
+    if "another document" in text or "but found another" in text:
         return "a second document begins here", "keep one document in a file; remove the line with '---'"
-    if "mapping values are not allowed" in said:
+    if "mapping values are not allowed" in text:
         return (
             "a colon that is not expected here",
             "check the indentation, or put quotes around a text with ': '",
         )
-    if "undefined alias" in said:
+    if "undefined alias" in text:
         return f"{error.problem}", "define the anchor above it with &"
     if isinstance(error, _Refused):
         return str(error.problem), str(error.note)
@@ -267,5 +267,5 @@ def plain(text: str) -> str | int | float | bool | None:
 
 def spell(route: Route) -> str:
     """Write a route as a person would: `training.batch`, `evaluation.judges[0]`."""
-    said = "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in route)
-    return said.removeprefix(".")
+    text = "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in route)
+    return text.removeprefix(".")

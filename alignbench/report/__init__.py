@@ -1,4 +1,4 @@
-"""What a reader sees of a run: made from `results.json` and the samples, without model, GPU or plugin."""
+"""Reports of a run from `results.json` and the samples, without model, GPU or plugin."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The files beside `results.json`: prompts, samples, curves. One that is missing is told, never fatal."""
+"""The files next to `results.json`: prompts, samples, training logs. A missing file is no error."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Place = Annotated[float, Field(allow_inf_nan=False)]
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One answer, as far as a reader needs it."""
+    """One answer of a policy."""
 
     prompt_id: str
     text: str
@@ -45,7 +45,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class Picture:
-    """`alignbench.api.metric.Picture` as it was written down."""
+    """`alignbench.api.metric.Picture`, read from its file."""
 
     kind: Literal["histogram", "words", "map"]
     title: str
@@ -58,7 +58,7 @@ _PICTURE = TypeAdapter(Picture)
 
 
 def prompts(run: Path) -> dict[str, Messages]:
-    """Return the evaluation prompts by id, in their order; empty where the file is not there."""
+    """Return the evaluation prompts by id, in order; empty where there is no file."""
     found = {}
     for line in _lines(run / PROMPTS):
         messages = line.get("prompt")
@@ -90,7 +90,7 @@ def samples(run: Path, cell: Cell) -> dict[str, Sample]:
 
 
 def scores(run: Path, judge: str) -> dict[tuple[str, int], dict[str, float]]:
-    """Return what a judge gave to every cell's first answers: (label, seed) -> prompt id -> score."""
+    """Return a judge's scores of every cell's first answers: (label, seed) -> prompt id -> score."""
     found: dict[tuple[str, int], dict[str, float]] = {}
     for row in _of_judge(run / JUDGEMENTS, judge, "label", "seed", "prompt_id", "score"):
         if (score := _finite(row["score"])) is not None:
@@ -99,7 +99,7 @@ def scores(run: Path, judge: str) -> dict[tuple[str, int], dict[str, float]]:
 
 
 def verdicts(run: Path, judge: str) -> dict[tuple[str, str, int], dict[str, float]]:
-    """Return what a judge made of every two first answers: (a, b, seed) -> prompt id -> how much for a.
+    """Return a judge's verdicts on first answers: (a, b, seed) -> prompt id -> preference for a.
 
     Above one half, a is better. Each two labels occur in one order only.
     """
@@ -126,7 +126,7 @@ def _of_judge(file: Path, judge: str, *columns: str) -> list[dict[str, Any]]:
 
 
 def pictures(run: Path) -> list[Picture]:
-    """Return what the metrics show beside their numbers; what cannot be read is left out."""
+    """Return the metrics' figures; a figure that cannot be read is left out."""
     file = inside(run, PICTURES)
     try:
         found = json.loads(file.read_text(encoding="utf-8")) if file else []
@@ -143,7 +143,7 @@ def pictures(run: Path) -> list[Picture]:
 
 def curves(run: Path, cell: Cell) -> dict[str, Curve]:
     """Return a cell's training curves by name; empty where there are none."""
-    file = inside(run, cell.curves)
+    file = inside(run, cell.log)
     points: dict[str, list[tuple[float, float]]] = {}
     for line in _lines(file) if file else ():
         if (step := _finite(line.get("step"))) is None:
@@ -155,7 +155,7 @@ def curves(run: Path, cell: Cell) -> dict[str, Curve]:
 
 
 def inside(run: Path, relative: str | None) -> Path | None:
-    """Return the file that a record names, or None where it lies outside the run's folder or is not there."""
+    """Return the file that a record names, or None where it is missing or outside the run's folder."""
     if not relative or "\0" in relative:
         return None
     file = (run / relative).resolve()

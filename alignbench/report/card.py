@@ -1,4 +1,4 @@
-"""The model card of one exported label: what it is, its numbers, and how to load and to make it again."""
+"""The model card of an exported label: its numbers, how to load it and how to reproduce it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from alignbench.report import text
-from alignbench.report.leaderboard import Row, board, metric_infos, places, start_of, title
+from alignbench.report.leaderboard import Row, leaderboard, metric_infos, places, start_of, title
 from alignbench.results import Results
 
 PEFT = """\
@@ -39,15 +39,15 @@ def card(
     folder: str,
     merged: Mapping[str, float] | None = None,
 ) -> str:
-    """Return a label's card as Markdown with the hub's metadata in front."""
-    row = next(row for row in board(results).rows if row.name == label)
+    """Return a label's model card as Markdown, with the hub's metadata as front matter."""
+    row = next(row for row in leaderboard(results).rows if row.name == label)
     head = {"library_name": "transformers" if merged else "peft", "tags": ["alignbench", row.label.method]}
     if base.count("/") == 1 and not base.startswith(("/", ".")):
         head |= {"base_model": base}
     parts = [
         f"---\n{yaml.safe_dump(head, sort_keys=False)}---",
         f"# {_plain(results.run)}: {_plain(label)}",
-        f"`{label}`, seed {seed}, of a comparison made with alignbench: method `{row.label.method}` "
+        f"`{label}`, seed {seed}, of a comparison run with alignbench: method `{row.label.method}` "
         f"({_plain(row.label.distribution)} {_plain(row.label.version)}), "
         f"started from `{_plain(start_of(row.label))}`.",
         *([_plain(row.verdict.sentence)] if row.verdict else []),
@@ -56,8 +56,8 @@ def card(
         "## Numbers",
         _numbers(results, row),
         *([_merge(merged)] if merged else []),
-        *(["## Not treated like the others", _list(row)] if row.notes else []),
-        "## How it was made",
+        *(["## Notes", _list(row)] if row.notes else []),
+        "## How to reproduce it",
         _code(results.command, "sh"),
         _code(yaml.safe_dump(results.recipe, sort_keys=False, allow_unicode=True), "yaml"),
     ]

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
 from alignbench.errors import RecipeError
-from alignbench.report.leaderboard import Board, board
-from alignbench.report.tables import board_csv, board_markdown, numbers
+from alignbench.report.leaderboard import Leaderboard, leaderboard
+from alignbench.report.tables import leaderboard_csv, leaderboard_markdown, numbers
 from alignbench.report.terminal import draw
 from alignbench.results import Results, read
 
@@ -23,24 +23,24 @@ Format = Literal["table", "markdown", "csv", "json"]
 def compare(folders: Sequence[Path | str], format: Format = "table", console: Console | None = None) -> None:
     """Print the runs in `folders` side by side, equal labels next to each other as `run/label`.
 
-    Where their fairness contracts differ, the fields that do are named. Raises what `results.read` raises,
-    and RecipeError for an unknown format.
+    Names the fields in which their fairness contracts differ. Raises what `results.read` raises, and
+    RecipeError for an unknown format.
     """
     from rich.console import Console
 
     console = console or Console()
-    seen = board(*(_read(folder) for folder in folders))
+    seen = leaderboard(*(_read(folder) for folder in folders))
     if format == "table":
         draw(seen, console)
         return
     if format not in _WRITERS:
         raise RecipeError(f"there is no format {format!r}", f"choose one of {', '.join(get_args(Format))}")
-    console.file.write(_WRITERS[format](seen))  # as it is: no wrapping, no markup
+    console.file.write(_WRITERS[format](seen))  # written unchanged: no wrapping, no markup
 
 
-def board_json(seen: Board) -> str:
-    """Return a board for a program: the fields in which the runs differ, and the long table of numbers."""
-    record = {"schema": 1, "runs": list(seen.runs), "unlike": [asdict(one) for one in seen.unlike]}
+def leaderboard_json(seen: Leaderboard) -> str:
+    """Return a leaderboard as JSON: the fields in which the runs differ, and the long table of numbers."""
+    record = {"schema": 1, "runs": list(seen.runs), "differences": [asdict(one) for one in seen.differences]}
     return json.dumps({**record, "numbers": list(numbers(seen))}, indent=1) + "\n"
 
 
@@ -54,8 +54,8 @@ def _read(folder: Path | str) -> Results:
     )
 
 
-_WRITERS: dict[str, Callable[[Board], str]] = {
-    "markdown": board_markdown,
-    "csv": board_csv,
-    "json": board_json,
+_WRITERS: dict[str, Callable[[Leaderboard], str]] = {
+    "markdown": leaderboard_markdown,
+    "csv": leaderboard_csv,
+    "json": leaderboard_json,
 }

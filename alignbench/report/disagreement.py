@@ -1,4 +1,4 @@
-"""The prompts at which the policies differ most: every label's answer, and what each judge said of it."""
+"""The prompts at which the policies differ most: every label's answer, and each judge's judgment of it."""
 
 from __future__ import annotations
 
@@ -14,36 +14,36 @@ from alignbench.rows import Messages
 
 
 @dataclass(frozen=True)
-class Judgement:
-    """What one judge said of one answer."""
+class Judgment:
+    """One judge's judgment of one answer."""
 
     judge: str
     score: float | None = None
     better: tuple[str, ...] = ()
-    """Labels whose answers it found worse, comparing the two."""
+    """Labels whose answers it judged worse in a comparison of two."""
     tied: tuple[str, ...] = ()
     compared: int = 0
-    """Labels whose answers it compared with this one, abstentions left out."""
+    """Number of labels whose answers it compared with this one, without abstentions."""
 
     @property
     def won(self) -> float:
-        """The share of comparisons won, ties half."""
+        """The share of comparisons won; a tie counts half."""
         return (len(self.better) + len(self.tied) / 2) / self.compared if self.compared else 0.0
 
 
 @dataclass(frozen=True)
 class Answer:
-    """One label's answer, and what each judge said of it."""
+    """One label's answer, and each judge's judgment of it."""
 
     label: str
     seed: int
     sample: Sample
-    judgements: tuple[Judgement, ...] = ()
+    judgments: tuple[Judgment, ...] = ()
 
 
 @dataclass(frozen=True)
 class Question:
-    """One prompt and what each label made of it."""
+    """One prompt with each label's answer."""
 
     prompt_id: str
     prompt: Messages
@@ -51,18 +51,18 @@ class Question:
 
     @property
     def gap(self) -> float | None:
-        """Best minus worst score of the first judge, where it scored all."""
+        """Best minus worst score by the first judge, where it scored all answers."""
         return _spread([first.score if (first := _first(one)) else None for one in self.answers])
 
     @property
     def split(self) -> float | None:
-        """Most minus least share of comparisons won before the first judge, where it compared all."""
+        """Largest minus smallest share of comparisons won by the first judge, where it compared all answers."""
         firsts = [_first(one) for one in self.answers]
         return _spread([first.won if first and first.compared else None for first in firsts])
 
     @property
-    def unlike(self) -> float:
-        """One minus the mean share of words that two answers have in common."""
+    def difference(self) -> float:
+        """One minus the mean share of words that two answers have in common (Jaccard)."""
         words = [set(answer.sample.text.lower().split()) for answer in self.answers]
         common = [len(a & b) / len(a | b) if a | b else 1.0 for a, b in combinations(words, 2)]
         return 1 - sum(common) / len(common) if common else 0.0
@@ -71,12 +71,12 @@ class Question:
 def most_disputed(run: Path, results: Results, count: int) -> tuple[Question, ...]:
     """Return the `count` prompts at which the labels' answers differ most, all at one seed where possible.
 
-    By score, then by comparisons won, then by words.
+    Ordered by score, then by comparisons won, then by words.
     """
     cells = _one_cell_each(results)
     read = {label: found for label, cell in cells.items() if (found := artefacts.samples(run, cell))}
     judges = list(dict.fromkeys(str(judge.get("name", "")) for judge in results.judges))
-    said = {judge: _judged(run, judge, {label: cells[label].seed for label in read}) for judge in judges}
+    judged = {judge: _judged(run, judge, {label: cells[label].seed for label in read}) for judge in judges}
     asked = artefacts.prompts(run)
     ids = dict.fromkeys([*asked, *(key for answers in read.values() for key in answers)])
     questions = []
@@ -86,7 +86,7 @@ def most_disputed(run: Path, results: Results, count: int) -> tuple[Question, ..
                 label,
                 cells[label].seed,
                 given[key],
-                tuple(one for judge in judges if (one := said[judge].get((label, key)))),
+                tuple(one for judge in judges if (one := judged[judge].get((label, key)))),
             )
             for label, given in read.items()
             if key in given
@@ -97,13 +97,13 @@ def most_disputed(run: Path, results: Results, count: int) -> tuple[Question, ..
 
 
 def _order(question: Question) -> tuple[float, float, float]:
-    return -(question.gap or 0.0), -(question.split or 0.0), -question.unlike
+    return -(question.gap or 0.0), -(question.split or 0.0), -question.difference
 
 
-def _judged(run: Path, judge: str, seeds: Mapping[str, int]) -> dict[tuple[str, str], Judgement]:
-    """Return what a judge said of each label's answer to each prompt: (label, prompt id) -> judgement."""
+def _judged(run: Path, judge: str, seeds: Mapping[str, int]) -> dict[tuple[str, str], Judgment]:
+    """Return a judge's judgment of each label's answer to each prompt: (label, prompt id) -> judgment."""
     scores = artefacts.scores(run, judge)
-    found: dict[tuple[str, str], Judgement] = {}
+    found: dict[tuple[str, str], Judgment] = {}
     better: dict[tuple[str, str], list[str]] = {}
     tied: dict[tuple[str, str], list[str]] = {}
     compared: dict[tuple[str, str], int] = {}
@@ -122,7 +122,7 @@ def _judged(run: Path, judge: str, seeds: Mapping[str, int]) -> dict[tuple[str, 
         own = scores.get((label, seed), {})
         for key in dict.fromkeys([*own, *(key for one, key in compared if one == label)]):
             at = (label, key)
-            found[at] = Judgement(
+            found[at] = Judgment(
                 judge,
                 own.get(key),
                 tuple(sorted(better.get(at, ()), key=order.index)),
@@ -144,8 +144,8 @@ def _one_cell_each(results: Results) -> dict[str, Cell]:
     return chosen
 
 
-def _first(answer: Answer) -> Judgement | None:
-    return answer.judgements[0] if answer.judgements else None
+def _first(answer: Answer) -> Judgment | None:
+    return answer.judgments[0] if answer.judgments else None
 
 
 def _spread(values: list[float | None]) -> float | None:

@@ -1,4 +1,4 @@
-"""The report's pictures as inline SVG: deterministic bytes, the page's colours, no raw text from data."""
+"""The report's figures as inline SVG: deterministic bytes, the page's colours, no raw text from data."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MARKERS = "osD^vPX*p<>h"
-"""One shape for each label, so that no one has to tell labels apart by colour alone."""
+"""One shape for each label, so that labels differ in more than colour."""
 
-# Matplotlib is given colours that stand for the page's own, which change with light and dark.
+# Placeholder colours for Matplotlib: each is replaced by a CSS variable, which differs in light and dark mode.
 _PAGE = {
     "#010203": "var(--ink)",
     "#010204": "var(--soft)",
@@ -30,15 +30,15 @@ _PAGE = {
     "#010206": "var(--paper)",
 }
 _INK, _SOFT, _LINE, _PAPER = _PAGE
-_FAR = 20
-"""Beyond this ratio a linear axis shows only its largest point."""
+_LOG_RATIO = 20
+"""Ratio of largest to smallest value from which the axis is logarithmic."""
 _POINTS = 300
-"""Of a curve: more than a small picture can show."""
+"""Points drawn of a curve at most: a small figure shows no more."""
 
 
 @dataclass(frozen=True)
 class Point:
-    """One label in a plane: its place, its uncertainty, its colour and shape."""
+    """One label in a scatter plot: its position, its intervals, its colour and shape."""
 
     label: str
     colour: int
@@ -47,16 +47,16 @@ class Point:
 
 
 @dataclass(frozen=True)
-class Followed:
-    """A number of one seed's policy while it was trained, with its uncertainty."""
+class CurveLine:
+    """One seed's line of a learning curve, with its intervals."""
 
     steps: tuple[float, ...]
     values: tuple[Estimate, ...]
 
 
 @dataclass(frozen=True)
-class Way:
-    """The places of one label's policy while it was trained, in order."""
+class Trajectory:
+    """The positions of one policy during training, in order."""
 
     colour: int
     x: tuple[float, ...]
@@ -64,19 +64,18 @@ class Way:
 
 
 def colour(number: int) -> str:
-    """Return the page's colour for label `number`; 0 is base's."""
-    return f"var(--c{_wheel(number)})"
+    """Return the page's colour of label `number`; base is 0."""
+    return f"var(--c{_colour_index(number)})"
 
 
 def bar(
     value: float,
     ci95: Interval | None,
-    wide: Interval | None,
     span: Interval,
     number: int,
-    mark: float | None,
+    reference: float | None,
 ) -> Markup:
-    """Return a table cell's picture: a dot at `value`, both intervals, a dashed line at `mark`."""
+    """Return the figure of a table cell: a dot at `value`, its interval, a dashed line at `reference`."""
     width, height = 120, 16
 
     def x(at: float) -> str:
@@ -86,10 +85,8 @@ def bar(
 
     middle = height / 2
     parts = []
-    if mark is not None:
-        parts.append(f'<path class="mark" d="M{x(mark)} 0V{height}"/>')
-    if wide:
-        parts.append(f'<path class="wide" d="M{x(wide[0])} {middle}H{x(wide[1])}"/>')
+    if reference is not None:
+        parts.append(f'<path class="reference" d="M{x(reference)} 0V{height}"/>')
     if ci95:
         parts.append(f'<path class="ci" d="M{x(ci95[0])} {middle}H{x(ci95[1])}"/>')
     parts.append(f'<circle cx="{x(value)}" cy="{middle}" r="3.5"/>')
@@ -99,25 +96,25 @@ def bar(
     )
 
 
-def plane(
+def scatter(
     points: Sequence[Point],
     x_title: str,
     y_title: str,
     *,
-    ways: Iterable[Way] = (),
+    trajectories: Iterable[Trajectory] = (),
     name: str,
     alternative: str,
 ) -> Markup:
-    """Return labels in a plane with their 95% intervals, each named beside its point; `ways` as thin lines."""
+    """Return a scatter plot of labels with 95% intervals and names; `trajectories` are thin lines."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-    with _figure(5.4, 3.7) as (figure, words):
+    with _figure(5.4, 3.7) as (figure, texts):
         axes = figure.add_axes((0.115, 0.14, 0.87, 0.84))
-        for way in ways:
+        for path in trajectories:
             axes.plot(
-                way.x,
-                way.y,
-                color=_label(way.colour),
+                path.x,
+                path.y,
+                color=_label(path.colour),
                 linewidth=0.9,
                 marker=".",
                 markersize=3,
@@ -130,8 +127,8 @@ def plane(
             axes.errorbar(
                 point.x.value,
                 point.y.value,
-                xerr=_arms(point.x),
-                yerr=_arms(point.y),
+                xerr=_error_bars(point.x),
+                yerr=_error_bars(point.y),
                 fmt=MARKERS[point.colour % len(MARKERS)],
                 markersize=8,
                 color=_label(point.colour),
@@ -141,23 +138,26 @@ def plane(
                 zorder=3,
             )
         axes.margins(x=0.12, y=0.1)
-        near, far = min(point.x.value or 0 for point in points), max(point.x.value or 0 for point in points)
-        if near > 0 and far >= _FAR * near:
+        smallest, largest = (
+            min(point.x.value or 0 for point in points),
+            max(point.x.value or 0 for point in points),
+        )
+        if smallest > 0 and largest >= _LOG_RATIO * smallest:
             axes.set_xscale("log")
             axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
             axes.xaxis.set_major_formatter(FuncFormatter(lambda at, _: f"{at:g}"))
             axes.xaxis.set_minor_formatter(NullFormatter())
-        _dress(axes)
-        axes.set_xlabel(words.stand_in(x_title))
-        axes.set_ylabel(words.stand_in(y_title))
-        axes.get_xlim()  # settles the limits, which the places of the names depend on
-        marks = [axes.transData.transform((point.x.value or 0, point.y.value or 0)) for point in points]
-        taken = [(float(x) - 6, float(y) - 6, float(x) + 6, float(y) + 6) for x, y in marks]
+        _style(axes)
+        axes.set_xlabel(texts.placeholder(x_title))
+        axes.set_ylabel(texts.placeholder(y_title))
+        axes.get_xlim()  # fixes the limits, on which the positions of the names depend
+        centres = [axes.transData.transform((point.x.value or 0, point.y.value or 0)) for point in points]
+        taken = [(float(x) - 6, float(y) - 6, float(x) + 6, float(y) + 6) for x, y in centres]
         for point in sorted(points, key=lambda point: -(point.y.value or 0)):
             x, y = axes.transData.transform((point.x.value or 0, point.y.value or 0))
-            offset = _free((float(x), float(y)), len(point.label), taken, axes.bbox.x1)
+            offset = _label_offset((float(x), float(y)), len(point.label), taken, axes.bbox.x1)
             axes.annotate(
-                words.stand_in(point.label),
+                texts.placeholder(point.label),
                 (point.x.value or 0, point.y.value or 0),
                 xytext=offset,
                 textcoords="offset pixels",
@@ -166,32 +166,32 @@ def plane(
                 color=_INK,
                 fontsize=10,
             )
-        return _svg(figure, words, name, alternative)
+        return _svg(figure, texts, name, alternative)
 
 
-def small(lines: Iterable[Curve], number: int, *, name: str, alternative: str) -> Markup:
-    """Return one small multiple: a line for each seed."""
-    with _figure(2.1, 1.25) as (figure, words):
+def small_multiple(lines: Iterable[Curve], number: int, *, name: str, alternative: str) -> Markup:
+    """Return a small line plot: a line for each seed."""
+    with _figure(2.1, 1.25) as (figure, texts):
         axes = figure.add_axes((0.28, 0.2, 0.64, 0.74))
         for curve in lines:
             stride = max(1, len(curve.steps) // _POINTS)
             axes.plot(
                 curve.steps[::stride], curve.values[::stride], color=_label(number), linewidth=1.1, alpha=0.85
             )
-        _dress(axes)
+        _style(axes)
         axes.locator_params(nbins=4)
         axes.tick_params(labelsize=9.5)
-        return _svg(figure, words, name, alternative)
+        return _svg(figure, texts, name, alternative)
 
 
-def on_its_way(
-    panels: Sequence[tuple[str, Sequence[Followed]]], number: int, *, name: str, alternative: str
+def learning_curve(
+    panels: Sequence[tuple[str, Sequence[CurveLine]]], number: int, *, name: str, alternative: str
 ) -> Markup:
-    """Return numbers over a training, one panel below the other on one axis of steps.
+    """Return numbers over training steps, one panel below the other on one axis.
 
-    A line for each seed, its 95% intervals as a band, and a ring where it stood highest.
+    A line for each seed, its 95% intervals as a band, a ring at its maximum.
     """
-    with _figure(5.4, 0.56 + 1.25 * len(panels)) as (figure, words):
+    with _figure(5.4, 0.56 + 1.25 * len(panels)) as (figure, texts):
         bottom, top = 0.48 / figure.get_figheight(), 1 - 0.06 / figure.get_figheight()
         each = (top - bottom) / len(panels)
         first: Any = None
@@ -216,13 +216,13 @@ def on_its_way(
                     markeredgecolor=_INK,
                     markeredgewidth=0.9,
                 )
-            _dress(axes)
+            _style(axes)
             axes.margins(x=0.02, y=0.14)
             axes.locator_params(axis="y", nbins=4)
             axes.tick_params(labelbottom=place == len(panels) - 1)
-            axes.set_ylabel(words.stand_in(title))
-        first.set_xlabel(words.stand_in("optimiser step"))
-        return _svg(figure, words, name, alternative)
+            axes.set_ylabel(texts.placeholder(title))
+        first.set_xlabel(texts.placeholder("optimiser step"))
+        return _svg(figure, texts, name, alternative)
 
 
 def histogram(
@@ -235,45 +235,45 @@ def histogram(
     name: str,
     alternative: str,
 ) -> Markup:
-    """Return one label's histogram with base's outline behind it, on axes that all labels share."""
-    with _figure(2.1, 1.25) as (figure, words):
+    """Return one label's histogram with the outline of base, on axes that all labels share."""
+    with _figure(2.1, 1.25) as (figure, texts):
         axes = figure.add_axes((0.28, 0.2, 0.64, 0.74))
         axes.stairs(shares, edges, fill=True, color=_label(number), alpha=0.85)
         if base is not None:
             axes.stairs(base, edges, color=_INK, linewidth=0.9)
-        _dress(axes)
+        _style(axes)
         axes.set_xlim(edges[0], edges[-1])
         axes.set_ylim(0, 1.05 * top)
         axes.locator_params(nbins=4)
         axes.tick_params(labelsize=9.5)
-        return _svg(figure, words, name, alternative)
+        return _svg(figure, texts, name, alternative)
 
 
-def ranked(shares: Mapping[str, float], top: float, number: int, *, name: str, alternative: str) -> Markup:
-    """Return words as bars, the commonest first, on an axis that all labels share."""
-    with _figure(2.1, 0.25 + 0.19 * len(shares)) as (figure, words):
+def bar_chart(shares: Mapping[str, float], top: float, number: int, *, name: str, alternative: str) -> Markup:
+    """Return word shares as bars, most frequent first, on an axis that all labels share."""
+    with _figure(2.1, 0.25 + 0.19 * len(shares)) as (figure, texts):
         axes = figure.add_axes((0.46, 0.02, 0.52, 0.96))
         axes.barh(range(len(shares)), list(shares.values()), height=0.7, color=_label(number))
-        axes.set_yticks(range(len(shares)), [words.stand_in(_cut(word)) for word in shares])
+        axes.set_yticks(range(len(shares)), [texts.placeholder(_truncate(word)) for word in shares])
         axes.invert_yaxis()
-        _dress(axes)
+        _style(axes)
         axes.grid(False)
         axes.spines[["bottom"]].set_visible(False)
         axes.set_xlim(0, 1.05 * top)
         axes.set_xticks([])
         axes.tick_params(labelsize=9.5, labelcolor=_INK, length=0)
-        return _svg(figure, words, name, alternative)
+        return _svg(figure, texts, name, alternative)
 
 
-def spots(
+def point_map(
     places: Mapping[str, Sequence[tuple[float, float]]],
     numbers: Mapping[str, int],
     *,
     name: str,
     alternative: str,
 ) -> Markup:
-    """Return a map of points, each label in its colour and shape."""
-    with _figure(6.2, 4.6) as (figure, words):
+    """Return a map of points; each label has its colour and shape."""
+    with _figure(6.2, 4.6) as (figure, texts):
         axes = figure.add_axes((0.02, 0.02, 0.96, 0.96))
         for label, points in places.items():
             axes.plot(
@@ -287,25 +287,25 @@ def spots(
                 markeredgewidth=0.4,
                 alpha=0.85,
             )
-        _dress(axes)
-        axes.grid(False)  # the axes of a map mean nothing
+        _style(axes)
+        axes.grid(False)  # the axes of a map have no meaning
         axes.spines[["left", "bottom"]].set_visible(False)
         axes.tick_params(length=0, labelleft=False, labelbottom=False)
-        return _svg(figure, words, name, alternative)
+        return _svg(figure, texts, name, alternative)
 
 
-class _Words:
-    """Text that a figure shows but Matplotlib never sees: it draws a stand-in, replaced in the SVG."""
+class _Texts:
+    """Texts of a figure that Matplotlib never sees: it draws placeholders, which `fill` replaces in the SVG."""
 
     def __init__(self) -> None:
-        self.said: list[str] = []
+        self.texts: list[str] = []
 
-    def stand_in(self, said: str) -> str:
-        self.said.append(said)
-        return f"word{len(self.said) - 1}word"
+    def placeholder(self, shown: str) -> str:
+        self.texts.append(shown)
+        return f"word{len(self.texts) - 1}word"
 
-    def put_into(self, svg: str) -> str:
-        return re.sub(r"word(\d+)word", lambda found: escape(text.line(self.said[int(found[1])])), svg)
+    def fill(self, svg: str) -> str:
+        return re.sub(r"word(\d+)word", lambda found: escape(text.line(self.texts[int(found[1])])), svg)
 
 
 @contextmanager
@@ -332,66 +332,66 @@ def _figure(width: float, height: float):
     with mpl.rc_context():
         mpl.rcdefaults()
         mpl.rcParams.update(settings)
-        yield Figure(figsize=(width, height), dpi=72, facecolor="none"), _Words()
+        yield Figure(figsize=(width, height), dpi=72, facecolor="none"), _Texts()
 
 
-def _dress(axes: Any) -> None:
+def _style(axes: Any) -> None:
     axes.set_facecolor("none")
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(True)
     axes.set_axisbelow(True)
 
 
-def _svg(figure: Figure, words: _Words, name: str, alternative: str) -> Markup:
+def _svg(figure: Figure, texts: _Texts, name: str, alternative: str) -> Markup:
     out = io.StringIO()
     figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     svg = out.getvalue()
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>\s*", "", svg, flags=re.DOTALL)
     svg = re.sub(r"<!--.*?-->\s*", "", svg, flags=re.DOTALL)
-    # Several figures share one page, where an id may occur once.
+    # Several figures share one page, and an id must be unique on it.
     svg = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", svg)
     svg = svg.replace("xlink:href", "href")
     svg = re.sub(r' xmlns(:xlink)?="[^"]*"| version="1.1"', "", svg)
     svg = re.sub(r"font: ([\d.]+)px [^;\"]*", r"font-size: \1px", svg)
-    for given, meant in _PAGE.items():
-        svg = svg.replace(given, meant)
+    for placeholder, variable in _PAGE.items():
+        svg = svg.replace(placeholder, variable)
     svg = re.sub(r"#0101([0-9a-f]{2})", lambda found: colour(int(found[1], 16)), svg)
-    said = f'<svg role="img" aria-label="{escape(text.line(alternative))}"'
-    return Markup(words.put_into(svg).replace("<svg", said, 1).strip())
+    opening = f'<svg role="img" aria-label="{escape(text.line(alternative))}"'
+    return Markup(texts.fill(svg).replace("<svg", opening, 1).strip())
 
 
-def _cut(word: str, room: int = 12) -> str:
-    """Return a word that fits beside its bar; letters of East Asia take two places."""
+def _truncate(word: str, width: int = 12) -> str:
+    """Return a word cut to the width next to its bar; East Asian characters take two columns."""
     word, used = text.line(word), 0
     for place, letter in enumerate(word):
         used += 2 if unicodedata.east_asian_width(letter) in "WF" else 1
-        if used > room:
+        if used > width:
             return f"{word[: max(1, place - 1)]}\N{HORIZONTAL ELLIPSIS}"
     return word
 
 
 def _label(number: int) -> str:
-    return f"#0101{_wheel(number):02x}"
+    return f"#0101{_colour_index(number):02x}"
 
 
-def _wheel(number: int) -> int:
+def _colour_index(number: int) -> int:
     return number if number < 8 else (number - 1) % 7 + 1
 
 
-def _arms(one: Estimate) -> list[list[float]] | None:
+def _error_bars(one: Estimate) -> list[list[float]] | None:
     if one.ci95 is None or one.value is None:
         return None
     return [[max(0.0, one.value - one.ci95[0])], [max(0.0, one.ci95[1] - one.value)]]
 
 
-def _free(
+def _label_offset(
     at: tuple[float, float], letters: int, taken: list[tuple[float, float, float, float]], right: float
 ) -> tuple[float, float]:
-    """Return the offset in pixels of a name from its point that touches no mark and no name placed before."""
+    """Return the offset in pixels of a name from its point, clear of all points and of names placed before."""
     width, height = 6.2 * letters, 13.0
-    ways = [(side * 9.0, up * 11.0) for up in (1, -1, 2, -2, 3, -3) for side in (1, -1)]
-    for dx, dy in ways:
+    offsets = [(side * 9.0, up * 11.0) for up in (1, -1, 2, -2, 3, -3) for side in (1, -1)]
+    for dx, dy in offsets:
         x = at[0] + dx - (width if dx < 0 else 0)
         box = (x, at[1] + dy - height / 2, x + width, at[1] + dy + height / 2)
         if (
@@ -401,4 +401,4 @@ def _free(
         ):
             taken.append(box)
             return dx, dy
-    return ways[0]
+    return offsets[0]

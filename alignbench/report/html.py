@@ -1,4 +1,4 @@
-"""`report.html`: one inert page that opens anywhere, made section by section from a run's folder."""
+"""`report.html`: one static page without scripts, built section by section from a run's folder."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from alignbench import layout, store
 from alignbench.report import artefacts, figures, text
-from alignbench.report import leaderboard as boards
+from alignbench.report import leaderboard as leaderboards
 from alignbench.report.judging import judges, pairs, samples
 from alignbench.report.measures import diversity, leaderboard, parts, tax
 from alignbench.report.page import Page, Section
@@ -17,7 +17,7 @@ from alignbench.report.training import curves
 from alignbench.results import Results, read
 
 LONG = 4000
-"""Characters of one answer before it is cut."""
+"""Characters of an answer that are shown."""
 
 
 def write_html(run: Path | str) -> Path:
@@ -45,18 +45,18 @@ def render(folder: Path, results: Results) -> str:
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
-        # Every string that a template prints comes through here; only our own SVG is Markup.
+        # Every string that a template prints passes through here; only our own SVG is Markup.
         finalize=lambda value: (
             text.visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
         ),
     )
-    page = Page(folder, results, boards.board(results))
+    page = Page(folder, results, leaderboards.leaderboard(results))
     environment.globals.update(
         text=text,
-        title=boards.title,
-        start_of=boards.start_of,
-        flat=boards.flat,
-        spent_tokens=boards.spent_tokens,
+        title=leaderboards.title,
+        start_of=leaderboards.start_of,
+        flat=leaderboards.flat,
+        spent_tokens=leaderboards.spent_tokens,
         colour=page.colour,
         tint=figures.colour,
         LONG=LONG,
@@ -66,12 +66,12 @@ def render(folder: Path, results: Results) -> str:
 
 
 def _verdict(page: Page) -> Mapping[str, Any]:
-    best = boards.best(page.results).replace(" ±", "\N{NO-BREAK SPACE}±")
-    return {"best": best, "rows": page.board.rows}
+    best = leaderboards.best(page.results).replace(" ±", "\N{NO-BREAK SPACE}±")
+    return {"best": best, "rows": page.leaderboard.rows}
 
 
 def _fairness(page: Page) -> Mapping[str, Any]:
-    return {"fairness": page.results.fairness, "rows": page.board.rows}
+    return {"fairness": page.results.fairness, "rows": page.leaderboard.rows}
 
 
 def _data(page: Page) -> Mapping[str, Any]:
@@ -80,11 +80,11 @@ def _data(page: Page) -> Mapping[str, Any]:
 
 
 def _costs(page: Page) -> Mapping[str, Any]:
-    rows = page.board.rows
+    rows = page.leaderboard.rows
     return {
         "rows": rows,
         "decoded": [row for row in rows if row.label.decoding is not None],
-        "spent": boards.spent_tokens,
+        "spent": leaderboards.spent_tokens,
         "total": page.results.cost,
     }
 
@@ -116,7 +116,7 @@ def _recipe(page: Page) -> str:
 SECTIONS = (
     Section("verdict", "Verdict", _verdict),
     Section("leaderboard", "Leaderboard", leaderboard),
-    Section("pairs", "Every pair", pairs),
+    Section("pairs", "All pairs", pairs),
     Section("frontier", "Quality against distance", frontier),
     Section("price", "Quality against cost", price),
     Section("tax", "Alignment tax", tax),
@@ -125,11 +125,11 @@ SECTIONS = (
     Section("curves", "Training", curves),
     Section("judges", "Judges", judges),
     Section("samples", "Answers side by side", samples),
-    Section("fairness", "What was equal, and what was not", _fairness),
+    Section("fairness", "What was equal and what was not", _fairness),
     Section("data", "Data", _data),
-    Section("costs", "What it cost", _costs),
+    Section("costs", "Costs", _costs),
     Section("reproduce", "How to reproduce it", _reproduce),
 )
-"""The page, in order. A new section is a function, a template and a line here."""
+"""The page's sections in order. A new section is a function, a template and a line here."""
 
 __all__ = ["SECTIONS", "render", "write_html"]

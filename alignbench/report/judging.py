@@ -1,11 +1,11 @@
-"""Sections of `report.html`: pairs of labels, the judges and how good they are, answers side by side."""
+"""Sections of `report.html`: pairs of labels, the quality of the judges, answers side by side."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from alignbench.report import leaderboard as boards
+from alignbench.report import leaderboard as leaderboards
 from alignbench.report import text
 from alignbench.report.disagreement import most_disputed
 from alignbench.report.page import Page, tables_of
@@ -17,15 +17,15 @@ QUESTIONS = 10
 CONTROLS = {
     "fit": ("may rank", ""),
     "people": ("agrees with people", "share"),
-    "null": ("an empty answer wins", "share"),
-    "longer": ("gain by saying it twice", "share"),
-    "injected": ("gain by orders to the judge", "share"),
-    "position": ("follows the place", "share"),
-    "steady": ("the same asked again", "share"),
+    "null": ("empty answer wins", "share"),
+    "longer": ("gain by repetition", "share"),
+    "injected": ("gain by prompt injection", "share"),
+    "position": ("position bias", "share"),
+    "steady": ("consistency when repeated", "share"),
     "pairs": ("pairs", ""),
     "reasons": ("", ""),
 }
-"""What a judge is put through, and how the report calls it."""
+"""A judge's controls, each with its column heading and unit."""
 
 NAMES = {
     "ci95": "95% interval",
@@ -36,19 +36,19 @@ NAMES = {
     "recorded": "recorded",
     "people": "against people's labels",
 }
-"""What the report calls some of a judge's numbers."""
+"""Names of a judge's numbers in the report."""
 
 
 def pairs(page: Page) -> Mapping[str, Any] | None:
     """Every label against every other, on the headline metric and by win rate."""
     if not page.results.comparisons:
         return None
-    lead = boards.headline(page.results)
-    told = {one.metric for one in page.results.comparisons}
-    squares = [metric for metric in dict.fromkeys((lead or "", "win_rate")) if metric in told]
-    labels = [row.name for row in page.board.rows if row.done]
+    lead = leaderboards.headline(page.results)
+    known = {one.metric for one in page.results.comparisons}
+    squares = [metric for metric in dict.fromkeys((lead or "", "win_rate")) if metric in known]
+    labels = [row.name for row in page.leaderboard.rows if row.done]
     found = {
-        metric: {(a, b): page.results.comparison(a, b, metric) for a in labels for b in labels if a != b}
+        metric: {(a, b): page.results.decisive(a, b, metric) for a in labels for b in labels if a != b}
         for metric in squares
     }
     return {
@@ -59,19 +59,19 @@ def pairs(page: Page) -> Mapping[str, Any] | None:
 
 
 def _pair_places(page: Page, metric: str) -> int:
-    told: list[Comparison] = [one for one in page.results.comparisons if one.metric == metric]
-    return text.decimals(Estimate(value=one.difference, ci95=one.ci95) for one in told)
+    known: list[Comparison] = [one for one in page.results.comparisons if one.metric == metric]
+    return text.decimals(Estimate(value=one.difference, ci95=one.ci95) for one in known)
 
 
 def judges(page: Page) -> Mapping[str, Any] | None:
-    """What is known of every judge: its controls, and its agreement with people and others."""
+    """Each judge's controls, and its agreement with people and with other judges."""
     named = [(str(judge.get("name", "a judge")), judge) for judge in page.results.judges]
     named += [
         (f"{judge.get('name', 'a judge')} of {cell.label}, seed {cell.seed}", judge)
         for cell in page.results.cells
         for judge in cell.judges
     ]
-    controlled, told = [], []
+    controlled, details = [], []
     for name, judge in named:
         quality, more = judge.get("quality"), {key: one for key, one in judge.items() if key != "name"}
         if isinstance(quality, Mapping) and "steady" in quality:
@@ -81,23 +81,23 @@ def judges(page: Page) -> Mapping[str, Any] | None:
             if isinstance(people, Mapping):
                 rest["people"] = {key: one for key, one in people.items() if key not in ("accuracy", "ci95")}
             more["quality"] = rest
-        told.append((name, _groups(more)))
-    alike = [name for name in boards.metric_infos(page.results) if name.startswith("agreement")]
+        details.append((name, _groups(more)))
+    alike = [name for name in leaderboards.metric_infos(page.results) if name.startswith("agreement")]
     first = named[0][0] if named else ""
     agreed = tables_of(
         page,
         (
-            "How often two judges say the same of the answers against base's, and kappa, what is left beyond "
-            f"chance: the judge in brackets with {first}, or the two in brackets with each other",
+            "How often two judges give the same verdict on answers against base, and kappa, the agreement "
+            f"beyond chance: the judge in brackets with {first}, or the two in brackets with each other",
             alike,
         ),
     )
-    known = {"controlled": controlled, "judges": [one for one in told if one[1]], "heads": CONTROLS}
-    return {"tables": [], "rows": [], **(agreed or {}), **known} if told else None
+    known = {"controlled": controlled, "judges": [one for one in details if one[1]], "heads": CONTROLS}
+    return {"tables": [], "rows": [], **(agreed or {}), **known} if details else None
 
 
 def _controls(quality: Mapping[str, Any]) -> tuple[list[str], str]:
-    """Return the cells of a judge's row among the controls, and why it may not rank."""
+    """Return the cells of a judge's row in the table of controls, and why it may not rank."""
     cells = []
     for key in CONTROLS:
         value = quality.get(key)
@@ -136,7 +136,7 @@ def _short(value: Any) -> str:
 
 
 def samples(page: Page) -> Mapping[str, Any] | None:
-    """The prompts on which the labels differ most, and their answers."""
+    """The prompts at which the labels differ most, with their answers."""
     if not any(cell.samples for cell in page.results.cells):
         return None
     questions = most_disputed(page.folder, page.results, QUESTIONS)
@@ -147,7 +147,7 @@ def samples(page: Page) -> Mapping[str, Any] | None:
         by = "the comparisons that their answers win"
     else:
         by = "the words of their answers"
-    judges = [one.judge for question in questions for one in question.answers[0].judgements]
+    judges = [one.judge for question in questions for one in question.answers[0].judgments]
     return {
         "questions": questions,
         "by": by,

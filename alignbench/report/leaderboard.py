@@ -11,6 +11,7 @@ from alignbench.results import (
     Cell,
     Comparison,
     Cost,
+    Estimand,
     Estimate,
     LabelResult,
     Measured,
@@ -50,8 +51,8 @@ class Verdict:
     """For a table's cell."""
     sentence: str
     """For a reader."""
-    method: str = ""
-    """The same under the estimand `method`, where there are seeds enough."""
+    policies: str = ""
+    """What these trained policies alone show, where the verdict is on the method."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ class Row:
     reason: str
     verdict: Verdict | None
     notes: tuple[str, ...]
-    """Departures, seeds that did not finish, missing metrics, alarms: one sentence each."""
+    """Departures, seeds that did not finish, missing metrics, warnings: one sentence each."""
 
     @property
     def done(self) -> bool:
@@ -74,13 +75,13 @@ class Row:
         return self.status == "done"
 
     def measured(self, column: Column) -> Measured:
-        """Return the label's number for a column, or why there is none."""
+        """Return the label's number for a column, or why there is none: of the method where it is known."""
         missing = NOT_RECORDED if self.done else Measured(missing=self.reason or self.status)
-        return self.label.metrics.get(column.metric, missing)
+        return self.label.metrics.get(column.metric, missing).decisive()
 
 
 @dataclass(frozen=True)
-class Unlike:
+class FieldDifference:
     """A field of the fairness contract in which runs differ."""
 
     field: str
@@ -94,17 +95,17 @@ class Unlike:
 
 
 @dataclass(frozen=True)
-class Board:
+class Leaderboard:
     """The leaderboard of one run, or of several side by side."""
 
     runs: Mapping[str, Results]
     columns: tuple[Column, ...]
     rows: tuple[Row, ...]
     caption: str
-    unlike: tuple[Unlike, ...]
+    differences: tuple[FieldDifference, ...]
 
 
-def board(*runs: Results) -> Board:
+def leaderboard(*runs: Results) -> Leaderboard:
     """Return the leaderboard of `runs`; with several, equal labels stand next to each other."""
     named = _named(runs)
     infos: dict[str, MetricInfo] = {}
@@ -126,12 +127,12 @@ def board(*runs: Results) -> Board:
     for run, results in named.items():
         if lead and (why := unfit(results, lead)):
             caption += f" No verdicts{f' for {run}' if len(runs) > 1 else ''}: {why}."
-    return Board(named, columns, rows, caption.strip(), unlike(named))
+    return Leaderboard(named, columns, rows, caption.strip(), differences(named))
 
 
 def row(results: Results, label: LabelResult, lead: str | None, wanted: list[str], name: str) -> Row:
     """Return one label's row; what is missing of the `wanted` metrics and of its own is told in a note."""
-    status, reason = fate(results, label)
+    status, reason = status_of(results, label)
     gaps: dict[str, list[str]] = {}
     for metric in dict.fromkeys([*wanted, *label.metrics]) if status == "done" else ():
         if (measured := label.metrics.get(metric, NOT_RECORDED)).value is None:
@@ -141,14 +142,14 @@ def row(results: Results, label: LabelResult, lead: str | None, wanted: list[str
         for cell in results.cells_of(label.label)
         if cell.status != "done" and status == "done"
     ]
-    alarms: dict[str, list[int]] = {}
+    warnings: dict[str, list[int]] = {}
     for cell in results.cells_of(label.label):
-        for alarm in cell.alarms:
-            alarms.setdefault(alarm, []).append(cell.seed)
+        for warning in cell.warnings:
+            warnings.setdefault(warning, []).append(cell.seed)
     notes = (
-        *(f"departs from the others: {departure}" for departure in label.departures),
+        *(f"departure: {departure}" for departure in label.departures),
         *unfinished,
-        *(f"alarm at seed {text.listed(seeds)}: {alarm}" for alarm, seeds in alarms.items()),
+        *(f"warning at seed {text.listed(seeds)}: {warning}" for warning, seeds in warnings.items()),
         *(f"no {text.listed(_families(gap, label.metrics))}: {why}" for why, gap in gaps.items()),
     )
     verdict = against_start(results, label, lead) if lead and status == "done" else None
@@ -166,7 +167,7 @@ def _families(gap: list[str], known: Iterable[str]) -> Iterator[str]:
     yield from told
 
 
-def fate(results: Results, label: LabelResult) -> tuple[str, str]:
+def status_of(results: Results, label: LabelResult) -> tuple[str, str]:
     """Return what became of a label and why: `done` as soon as one seed is."""
     cells: tuple[Cell, ...] = results.cells_of(label.label)
     if not cells or any(cell.status == "done" for cell in cells):
@@ -235,15 +236,15 @@ def against_start(results: Results, label: LabelResult, metric: str) -> Verdict 
         return None
     if why := unfit(results, metric):
         return Verdict(start, None, "unfit judge", f"No verdict on {label.label}: {why}.")
-    found = results.comparison(label.label, start, metric)
+    found = results.decisive(label.label, start, metric)
     if found is None or found.difference is None or found.verdict is None:
         why = found.missing if found and found.missing else "not compared"
         return Verdict(start, None, text.NOTHING, f"{label.label} could not be compared with {start}: {why}.")
-    method = results.comparison(label.label, start, metric, "method")
-    return Verdict(start, found.verdict, _short(found), _sentence(results, found), _over_seeds(method))
+    these = results.comparison(label.label, start, metric) if found.estimand == "method" else None
+    return Verdict(start, found.verdict, _short(results, found), _sentence(results, found), _policies(these))
 
 
-def unlike(runs: Mapping[str, Results]) -> tuple[Unlike, ...]:
+def differences(runs: Mapping[str, Results]) -> tuple[FieldDifference, ...]:
     """Return the fields in which the runs' fairness contracts, and their rows, differ."""
     contracts = {
         run: dict(flat({**results.fairness, "data": results.data.fingerprints}))
@@ -251,7 +252,8 @@ def unlike(runs: Mapping[str, Results]) -> tuple[Unlike, ...]:
     }
     fields = dict.fromkeys(field for contract in contracts.values() for field in contract)
     told = (
-        Unlike(field, {run: c.get(field, "not recorded") for run, c in contracts.items()}) for field in fields
+        FieldDifference(field, {run: c.get(field, "not recorded") for run, c in contracts.items()})
+        for field in fields
     )
     return tuple(one for one in told if len(set(one.values.values())) > 1)
 
@@ -262,74 +264,104 @@ def spent_tokens(cost: Cost) -> float | None:
     return sum(parts) if parts else None
 
 
-def _short(found: Comparison) -> str:
+def _short(results: Results, found: Comparison) -> str:
     assert found.difference is not None
     if found.verdict == "not distinguishable":
-        return f"not distinguishable from {found.b}"
-    places = text.decimals([Estimate(value=found.difference, ci95=found.ci95)])
-    return f"{found.verdict} than {found.b} {text.signed(found.difference, places)}"
+        said = f"not told apart from {found.b}{_power(found)}"
+    elif found.verdict == "equivalent":
+        said = f"equivalent to {found.b} within {text.number(found.margin)}"
+    else:
+        said = f"{found.verdict} than {found.b} {text.signed(found.difference, _places(found))}"
+    seeds, missing = _seeds(results, found)
+    if not any(_failed(results, label) for label in (found.a, found.b)):
+        return said
+    return f"{said} ({len(seeds)} of {len(seeds) + len(missing)} seeds)"
 
 
 def _sentence(results: Results, found: Comparison) -> str:
     assert found.difference is not None
-    places = text.decimals([Estimate(value=found.difference, ci95=found.ci95)])
-    proof = []
-    if found.ci95:
-        proof.append(
-            f"95% interval {text.number(found.ci95[0], places)} to {text.number(found.ci95[1], places)}"
-        )
+    proof = [_interval(found)] if found.ci95 else []
     if found.p_holm is not None:
         proof.append(f"p {text.probability(found.p_holm)} after Holm's correction")
     elif found.p_value is not None:
         proof.append(f"p {text.probability(found.p_value)}")
+    if found.verdict == "equivalent" and found.p_equivalence is not None:
+        proof.append(f"p {text.probability(found.p_equivalence)} for equivalence")
     bracket = f" ({', '.join(proof)})" if proof else ""
-    amount = text.number(abs(found.difference), places)
-    metric = title(found.metric)
-    scope = _scope(results, found)
+    metric, signed = title(found.metric), text.signed(found.difference, _places(found))
     if found.verdict == "not distinguishable":
-        least = found.smallest_detectable
-        seen = (
-            f" A difference of {text.number(least, places)} would have shown in four runs of five."
-            if least is not None
-            else ""
-        )
-        return (
-            f"{found.a} cannot be told from {found.b} on {metric}: the difference is "
-            f"{text.signed(found.difference, places)}{bracket}, {scope}.{seen}"
-        )
-    return f"{found.a} is {found.verdict} than {found.b} by {amount} in {metric}{bracket}, {scope}."
+        said = f"{found.a} is not told apart from {found.b} on {metric}{_power(found)}: difference {signed}"
+    elif found.verdict == "equivalent":
+        margin = text.number(found.margin)
+        said = f"{found.a} is equivalent to {found.b} on {metric} within {margin}: difference {signed}"
+    else:
+        amount = text.number(abs(found.difference), _places(found))
+        said = f"{found.a} is {found.verdict} than {found.b} by {amount} in {metric}"
+    seeds, missing = _seeds(results, found)
+    left_out = f" Not compared: {'; '.join(missing)}." if missing else ""
+    return f"{said}{bracket}, {_scope(found.estimand, len(seeds))}.{left_out}"
 
 
-def _over_seeds(found: Comparison | None) -> str:
+def _policies(found: Comparison | None) -> str:
     if found is None or found.difference is None or found.verdict is None:
         return ""
-    places = text.decimals([Estimate(value=found.difference, ci95=found.ci95)])
-    said = f"Over seeds, as a method: {text.signed(found.difference, places)}"
-    if found.ci95:
-        said += (
-            f" (95% interval {text.number(found.ci95[0], places)} to {text.number(found.ci95[1], places)})"
-        )
-    return f"{said}, {found.verdict}."
+    interval = f" ({_interval(found)})" if found.ci95 else ""
+    outcome = "not told apart" if found.verdict == "not distinguishable" else found.verdict
+    return f"These policies alone: {text.signed(found.difference, _places(found))}{interval}, {outcome}."
 
 
-def _scope(results: Results, found: Comparison) -> str:
-    seeds = len({cell.seed for cell in results.cells_of(found.a) if cell.status == "done"})
-    return "for this training run" if seeds <= 1 else f"for these {seeds} training runs"
+def _power(found: Comparison) -> str:
+    """What the run could have found: without it, "not told apart" would read as "equal"."""
+    least = found.smallest_detectable
+    return "" if least is None else f" (could have seen {text.number(least, _places(found))})"
+
+
+def _places(found: Comparison) -> int:
+    return text.decimals([Estimate(value=found.difference, ci95=found.ci95)])
+
+
+def _interval(found: Comparison) -> str:
+    low, high = (text.number(bound, _places(found)) for bound in found.ci95 or (None, None))
+    return f"95% interval {low} to {high}"
+
+
+def _seeds(results: Results, found: Comparison) -> tuple[list[int], list[str]]:
+    """Return the seeds that were compared, and each other seed of the two labels with the reason."""
+    cells = {one: {cell.seed: cell for cell in results.cells_of(one)} for one in (found.a, found.b)}
+    done = {one: [seed for seed, cell in of.items() if cell.status == "done"] for one, of in cells.items()}
+    shared = [seed for seed in done[found.a] if seed in done[found.b]]
+    if not shared:  # each label with seeds of its own
+        return done[found.a], []
+    compared = list(found.seeds) or shared
+    missing = []
+    for seed in sorted({*cells[found.a], *cells[found.b]} - set(compared)):
+        ours, theirs = (cells[one].get(seed) for one in (found.a, found.b))
+        failed = [f"{cell.label} {cell.status}" for cell in (ours, theirs) if cell and cell.status != "done"]
+        alone = next((cell.label for cell in (ours, theirs) if cell), "") if not (ours and theirs) else ""
+        why = text.listed(failed) or (f"only {alone} has it" if alone else f"no {title(found.metric)}")
+        missing.append(f"seed {seed} ({why})")
+    return compared, missing
+
+
+def _scope(estimand: Estimand, seeds: int) -> str:
+    if estimand == "method":
+        return f"for the method, over {seeds} seeds"
+    return f"for these policies only ({seeds} training run{'s' if seeds > 1 else ''})"
 
 
 def _caption(rows: tuple[Row, ...], columns: tuple[Column, ...]) -> str:
     seen = [row.measured(column) for row in rows for column in columns]
     estimands = {one.estimand for one in seen if one.value is not None}
-    said = {
-        "policies": "these policies, paired by prompt: it speaks of the weights trained here",
-        "method": "the method, over seeds and prompts",
-    }
-    parts = [f"95% intervals; estimand: {said[estimand]}." for estimand in sorted(estimands)[::-1]]
-    if any(one.method for one in seen):
-        parts.append(
-            "The second interval, where there are three seeds or more: the method, over seeds and prompts."
+    if estimands == {"method"}:
+        return "95% intervals of the method, over seeds and prompts."
+    if estimands == {"policies"}:
+        return "95% intervals of these policies only, over prompts: another training may differ by more."
+    if estimands:
+        return (
+            "95% intervals of the method, over seeds and prompts; of a label with fewer than three seeds, of "
+            "these policies only."
         )
-    return " ".join(parts)
+    return ""
 
 
 def _named(runs: tuple[Results, ...]) -> dict[str, Results]:
@@ -343,7 +375,10 @@ def _named(runs: tuple[Results, ...]) -> dict[str, Results]:
 def places(runs: Iterable[Results], metric: str) -> int:
     """Return how many decimals a metric's column can bear."""
     return text.decimals(
-        label.metrics[metric] for results in runs for label in results.labels if metric in label.metrics
+        label.metrics[metric].decisive()
+        for results in runs
+        for label in results.labels
+        if metric in label.metrics
     )
 
 
@@ -366,23 +401,38 @@ def best(results: Results) -> str:
         return f"Nothing is ranked: {why}."
     sign = -1 if infos[metric].higher_is_better is False else 1
     known = {
-        label.label: label.metrics[metric]
+        label.label: label.metrics[metric].decisive()
         for label in results.labels
         if metric in label.metrics and label.metrics[metric].value is not None
     }
     order = sorted(known, key=lambda name: -sign * (known[name].value or 0.0))
     first = order[0]
-    said = f"{first} has the best {title(metric)}: {text.estimate(known[first])}"
-    pairs = {name: results.comparison(first, name, metric) for name in order[1:]}
-    alike = [name for name, found in pairs.items() if found and found.verdict == "not distinguishable"]
-    unknown = [name for name, found in pairs.items() if found is None or found.verdict is None]
+    seeds = sum(cell.status == "done" for cell in results.cells_of(first))
+    said = (
+        f"{first} has the best {title(metric)}, {text.estimate(known[first])}, "
+        f"{_scope(known[first].estimand, max(1, seeds))}"
+    )
+    pairs = {name: results.decisive(first, name, metric) for name in order[1:]}
+    found = {name: one for name, one in pairs.items() if one is not None and one.verdict is not None}
+    alike = [name + _power(one) for name, one in found.items() if one.verdict == "not distinguishable"]
+    same = [name for name, one in found.items() if one.verdict == "equivalent"]
+    unknown = [name for name in pairs if name not in found]
     if alike:
-        said += f"; {text.listed(alike)} cannot be told from it"
-    elif order[1:] and not unknown:
-        said += "; every other label is distinguishably worse"
+        said += f"; not told apart from it: {text.listed(alike)}"
+    if same:
+        said += f"; equivalent within {text.number(found[same[0]].margin)}: {text.listed(same)}"
+    if found and not (alike or same or unknown):
+        said += "; every other label is worse"
     if unknown:
         said += f"; it was not compared with {text.listed(unknown)}"
+    survivors = [name for name in (first, *order[1:]) if _failed(results, name)]
+    if survivors:
+        said += f"; not all seeds of {text.listed(survivors)} finished"
     return f"{said}."
+
+
+def _failed(results: Results, label: str) -> bool:
+    return any(cell.status != "done" for cell in results.cells_of(label))
 
 
 def _word(value: Any) -> str:

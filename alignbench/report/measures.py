@@ -1,4 +1,4 @@
-"""Sections of `report.html`: what the policies are like, measure by measure."""
+"""Sections of `report.html`: leaderboard, alignment tax, parts of the headline metric, diversity."""
 
 from __future__ import annotations
 
@@ -6,24 +6,24 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from alignbench.report import artefacts, figures, text
-from alignbench.report import leaderboard as boards
+from alignbench.report import leaderboard as leaderboards
 from alignbench.report.page import Page, bars_of, tables_of
 
 
 def leaderboard(page: Page) -> Mapping[str, Any]:
-    """The board of all labels and metrics, with a bar for each number."""
-    columns = page.board.columns
+    """The table of all labels and metrics, with a bar for each number."""
+    columns = page.leaderboard.columns
     lead = columns[0] if columns else None
     return {
-        "board": page.board,
+        "leaderboard": page.leaderboard,
         "bars": {column.metric: bars_of(page, column) for column in columns},
         "lead": lead,
     }
 
 
 def tax(page: Page) -> Mapping[str, Any] | None:
-    """What was kept and lost of what base and start could do."""
-    infos = boards.metric_infos(page.results)
+    """What the policies kept and lost of the capabilities of base and start."""
+    infos = leaderboards.metric_infos(page.results)
     lost = [name for name in infos if name.startswith("capability.") and ".tax." in name]
     kept = [name for name in infos if name.startswith("capability.") and name not in lost]
     against = {
@@ -32,19 +32,19 @@ def tax(page: Page) -> Mapping[str, Any] | None:
     others = [name for name in infos if name == "perplexity" or name.startswith("harness.")]
     tables = tables_of(
         page,
-        ("What is left of what base could do", [*kept, *others]),
-        ("What was lost against base; above zero is a tax", against["base"]),
-        ("What was lost against the label's own start", against["start"]),
+        ("Capabilities that are left", [*kept, *others]),
+        ("Lost against base; above zero is a tax", against["base"]),
+        ("Lost against the label's own start", against["start"]),
     )
     return {**tables, "moved": list(_moved(page, others))} if tables else None
 
 
 def _moved(page: Page, metrics: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """Yield, for base and for the label's own start, by how much each label differs from it, where any does."""
-    for whose, of in (("base", lambda label: "base"), ("the label's own start", boards.start_of)):
+    """Yield each label's difference from base, and from its own start, where there are any."""
+    for whose, of in (("base", lambda label: "base"), ("the label's own start", leaderboards.start_of)):
         cells = {
-            (row.name, metric): page.results.comparison(row.name, of(row.label), metric)
-            for row in page.board.rows
+            (row.name, metric): page.results.decisive(row.name, of(row.label), metric)
+            for row in page.leaderboard.rows
             for metric in metrics
         }
         heads = [
@@ -57,35 +57,35 @@ def _moved(page: Page, metrics: Sequence[str]) -> Iterator[dict[str, Any]]:
 
 
 def parts(page: Page) -> Mapping[str, Any] | None:
-    """The parts of the headline metric, refusals, attacks and made-up facts."""
-    lead = boards.headline(page.results)
-    names = list(boards.metric_infos(page.results))
+    """The parts of the headline metric, refusals, attacks and invented facts."""
+    lead = leaderboards.headline(page.results)
+    names = list(leaderboards.metric_infos(page.results))
 
     def of(*heads: str) -> list[str]:
         return [name for name in names if any(name == one or name.startswith(f"{one}.") for one in heads)]
 
     parts = [name for name in of(lead) if name != lead] if lead else []
-    said = boards.title(lead) if lead else ""
+    heading = leaderboards.title(lead) if lead else ""
     return tables_of(
         page,
-        (f"The parts of {said}", parts),
-        ("Refusals: of harmful requests wanted, of harmless ones not", of("refusal")),
-        ("Harmful requests that were met, and facts that were made up", of("attack", "hallucination")),
+        (f"The parts of {heading}", parts),
+        ("Refusals: wanted for harmful requests, unwanted for harmless ones", of("refusal")),
+        ("Harmful requests that were complied with, and invented facts", of("attack", "hallucination")),
     )
 
 
 def diversity(page: Page) -> Mapping[str, Any] | None:
-    """How different the answers are, in tables and in the pictures that metrics ask for."""
-    names = list(boards.metric_infos(page.results))
+    """How different the answers are, in tables and in the figures of the metrics."""
+    names = list(leaderboards.metric_infos(page.results))
     tables = tables_of(
         page,
         *(
             (caption, [name for name in names if name == head or name.startswith(f"{head}.")])
             for head, caption in (
-                ("diversity", "How different many answers to one open question are"),
-                ("entropy", "Entropy of the next token, over an answer and by place in it"),
-                ("words", "How many words, and how unevenly used"),
-                ("sentiment", "How cheerful the answers to open questions are"),
+                ("diversity", "How much answers to one open question differ"),
+                ("entropy", "Entropy of the next token, over an answer and by position in it"),
+                ("words", "Vocabulary size, and how unevenly words are used"),
+                ("sentiment", "Sentiment of the answers to open questions"),
             )
         ),
     )
@@ -100,8 +100,8 @@ def diversity(page: Page) -> Mapping[str, Any] | None:
 
 
 def _picture(page: Page, one: artefacts.Picture, place: int) -> dict[str, Any] | None:
-    """Return what a metric shows, drawn: a panel for each label, or one map of all."""
-    known = {row.name: one.data[row.name] for row in page.board.rows if one.data.get(row.name)}
+    """Return a metric's figure: a panel for each label, or one map of all labels."""
+    known = {row.name: one.data[row.name] for row in page.leaderboard.rows if one.data.get(row.name)}
     name = f"{one.kind}-{place}"
     if not known:
         return None
@@ -109,8 +109,8 @@ def _picture(page: Page, one: artefacts.Picture, place: int) -> dict[str, Any] |
         places: Any = {label: points for label, points in known.items() if isinstance(points, list)}
         counts = text.listed(f"{len(points)} of {label}" for label, points in places.items())
         numbers = {label: page.colour(label) for label in places}
-        said = f"{one.description} Points: {counts}."
-        drawn = figures.spots(places, numbers, name=name, alternative=said)
+        alternative = f"{one.description} Points: {counts}."
+        drawn = figures.point_map(places, numbers, name=name, alternative=alternative)
         return {"one": one, "map": drawn, "labels": list(places), "panels": []}
     panels = []
     top = max((float(share) for data in known.values() for share in _shares(data)), default=0.0) or 1.0
@@ -118,18 +118,22 @@ def _picture(page: Page, one: artefacts.Picture, place: int) -> dict[str, Any] |
         number, id = page.colour(label), f"{name}-{page.colour(label)}"
         if one.kind == "words" and isinstance(data, dict):
             data = dict(sorted(data.items(), key=lambda one: -one[1]))
-            said = f"Commonest words of {label}: " + ", ".join(f"{w} {s:.1%}" for w, s in data.items())
-            panels.append((label, figures.ranked(data, top, number, name=id, alternative=said)))
+            alternative = f"Most frequent words of {label}: "
+            alternative += ", ".join(f"{w} {s:.1%}" for w, s in data.items())
+            panels.append((label, figures.bar_chart(data, top, number, name=id, alternative=alternative)))
         elif isinstance(data, list) and len(data) + 1 == len(one.edges) > 1:
             shares: Any = data
             peak = max(range(len(shares)), key=lambda at: shares[at])
-            said = (
+            alternative = (
                 f"{one.title} of {label}: mean {_middle(one.edges, shares):.2f}; the fullest bin, "
                 f"{one.edges[peak]:.2g} to {one.edges[peak + 1]:.2g}, holds {shares[peak]:.0%}."
             )
             base: Any = known.get("base") if label != "base" else None
             panels.append(
-                (label, figures.histogram(one.edges, shares, base, top, number, name=id, alternative=said))
+                (
+                    label,
+                    figures.histogram(one.edges, shares, base, top, number, name=id, alternative=alternative),
+                )
             )
     return {"one": one, "map": None, "labels": [], "panels": panels} if panels else None
 

@@ -1,4 +1,4 @@
-"""The comparison as Markdown, for a pull request, and as CSV or JSON, for a program."""
+"""The comparison as a Markdown table, and as a long table for CSV and JSON."""
 
 from __future__ import annotations
 
@@ -9,7 +9,15 @@ from collections.abc import Iterator
 from typing import Any
 
 from alignbench.report import text
-from alignbench.report.leaderboard import Board, Column, Row, board, metric_infos, spent_tokens, start_of
+from alignbench.report.leaderboard import (
+    Column,
+    Leaderboard,
+    Row,
+    leaderboard,
+    metric_infos,
+    spent_tokens,
+    start_of,
+)
 from alignbench.results import Estimate, Results
 
 COLUMNS = (
@@ -21,16 +29,16 @@ COLUMNS = (
 
 def markdown(results: Results) -> str:
     """Return a run's leaderboard as a GitHub table with its caption and notes."""
-    return board_markdown(board(results))
+    return leaderboard_markdown(leaderboard(results))
 
 
 def csv(results: Results) -> str:
     """Return every number of a run in one long table: a line for each label and quantity."""
-    return board_csv(board(results))
+    return leaderboard_csv(leaderboard(results))
 
 
-def board_markdown(seen: Board) -> str:
-    """Return a board as a GitHub table; nothing in the data can end a cell or become markup."""
+def leaderboard_markdown(seen: Leaderboard) -> str:
+    """Return a leaderboard as a GitHub table; text from data cannot end a cell or become markup."""
     head = [
         "label",
         "start",
@@ -39,14 +47,14 @@ def board_markdown(seen: Board) -> str:
         "tokens",
         "against its start",
     ]
-    lines = [f"> Unlike: {_cell(one)}" for one in seen.unlike]
+    lines = [f"> Different: {_cell(one)}" for one in seen.differences]
     if lines:
         lines.append("")
     lines.append(_line(head))
     lines.append(_line(["---", "---", *["---:"] * (len(seen.columns) + 2), "---"]))
     for row in seen.rows:
         own = row.label.cost.own
-        fate = f"{row.status}: {row.reason}" if row.reason else row.status
+        status = f"{row.status}: {row.reason}" if row.reason else row.status
         lines.append(
             _line(
                 [
@@ -55,7 +63,7 @@ def board_markdown(seen: Board) -> str:
                     *(_measured(row, column) for column in seen.columns),
                     text.duration(own.train_seconds),
                     text.count(spent_tokens(own)),
-                    _cell((row.verdict.short if row.verdict else "") if row.done else fate),
+                    _cell((row.verdict.short if row.verdict else "") if row.done else status),
                 ]
             )
         )
@@ -65,8 +73,8 @@ def board_markdown(seen: Board) -> str:
     return "\n".join([*lines, *([""] if notes else []), *notes]) + "\n"
 
 
-def board_csv(seen: Board) -> str:
-    """Return a board's numbers as CSV. A cell that a spreadsheet would read as a formula starts with `'`."""
+def leaderboard_csv(seen: Leaderboard) -> str:
+    """Return a leaderboard's numbers as CSV. `'` precedes a cell that a spreadsheet would read as a formula."""
     out = io.StringIO()
     writer = comma_separated.writer(out, lineterminator="\n")
     writer.writerow(COLUMNS)
@@ -74,8 +82,8 @@ def board_csv(seen: Board) -> str:
     return out.getvalue()
 
 
-def numbers(seen: Board) -> Iterator[dict[str, Any]]:
-    """Yield one record for each label and quantity: metrics under each estimand, own and chain cost.
+def numbers(seen: Leaderboard) -> Iterator[dict[str, Any]]:
+    """Yield one record for each label and quantity: metrics under each estimand, cost of the label and its chain.
 
     A label that did not finish yields one record with its status and reason, and no quantity.
     """
@@ -97,10 +105,10 @@ def numbers(seen: Board) -> Iterator[dict[str, Any]]:
         for metric, info in metric_infos(row.results).items():
             if (measured := label.metrics.get(metric)) is None:
                 continue
-            told = {**common, "quantity": metric, "unit": info.unit or None, "judge": info.judge}
-            yield {**told, "estimand": measured.estimand, **_numbers(measured)}
+            record = {**common, "quantity": metric, "unit": info.unit or None, "judge": info.judge}
+            yield {**record, "estimand": measured.estimand, **_numbers(measured)}
             if measured.method:
-                yield {**told, "estimand": "method", **_numbers(measured.method)}
+                yield {**record, "estimand": "method", **_numbers(measured.method)}
         for scope, cost in (("own", label.cost.own), ("chain", label.cost.chain)):
             for what, value in cost:
                 if value is not None:
@@ -108,10 +116,7 @@ def numbers(seen: Board) -> Iterator[dict[str, Any]]:
 
 
 def _measured(row: Row, column: Column) -> str:
-    one = row.measured(column)
-    return "; ".join(
-        part for part in (text.estimate(one, column.places), text.over_seeds(one, column.places)) if part
-    )
+    return text.estimate(row.measured(column), column.places)
 
 
 def _numbers(one: Estimate) -> dict[str, Any]:

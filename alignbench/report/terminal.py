@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from alignbench.report import text
-from alignbench.report.leaderboard import Board, Column, Row, board, spent_tokens, start_of
+from alignbench.report.leaderboard import Column, Leaderboard, Row, leaderboard, spent_tokens, start_of
 from alignbench.results import Results
 
 if TYPE_CHECKING:
@@ -14,24 +14,24 @@ if TYPE_CHECKING:
 
 
 WIDE = 110
-"""Columns from which a number's interval stands beside it instead of below."""
+"""Terminal columns from which an interval is shown next to its number instead of below."""
 
 
 def show(results: Results, console: Console | None = None) -> None:
-    """Print a run's leaderboard: a row for every label, those that did not finish with their reason."""
+    """Print a run's leaderboard: a row for every label, with the reason where it did not finish."""
     from rich.console import Console
 
-    draw(board(results), console or Console())
+    draw(leaderboard(results), console or Console())
 
 
-def draw(seen: Board, console: Console) -> None:
-    """Print a board. Text from data is made visible and never read as markup."""
+def draw(seen: Leaderboard, console: Console) -> None:
+    """Print a leaderboard. Text from data is escaped and never read as markup."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
     from rich.text import Text
 
-    for one in seen.unlike:
-        console.print(Text(f"unlike: {text.line(one)}", style="yellow"))
+    for one in seen.differences:
+        console.print(Text(f"different: {text.line(one)}", style="yellow"))
     table = Table(
         box=SIMPLE_HEAD,
         title=Text(text.line(" and ".join(seen.runs)), style="bold"),
@@ -64,7 +64,7 @@ def draw(seen: Board, console: Console) -> None:
             )
 
 
-def _name(row: Row, seen: Board) -> Text:
+def _name(row: Row, seen: Leaderboard) -> Text:
     from rich.text import Text
 
     said = Text(text.line(row.label.label), style="bold")
@@ -84,8 +84,6 @@ def _measured(row: Row, column: Column, narrow: bool) -> Text:
     said = Text(text.number(one.value, column.places))
     between = "\n" if narrow else " "
     said.append(f"{between}{text.spread(one.value, one.ci95, column.places)}".rstrip(), style="dim")
-    if method := text.over_seeds(one, column.places):
-        said.append(f"\n{method}", style="dim cyan")
     return said
 
 
@@ -98,6 +96,6 @@ def _verdict(row: Row, narrow: bool) -> Text:
         return Text("")
     style = {"better": "green", "worse": "red"}.get(row.verdict.outcome or "", "dim")
     short = row.verdict.short
-    if narrow and row.verdict.against == row.label.start:  # it stands beside the label already
+    if narrow and row.verdict.against == row.label.start:  # already shown next to the label
         short = short.replace(f" than {row.verdict.against}", "").replace(f" from {row.verdict.against}", "")
     return Text(text.line(short), style=style)

@@ -1,18 +1,18 @@
-"""How text and numbers are put before a reader: data made harmless, digits that the interval can bear."""
+"""Formatting for readers: control characters escaped, numbers rounded by their interval."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable
 
-from alignbench.results import Estimate, Interval, Measured
+from alignbench.results import Estimate, Interval
 
 NOTHING = "n/a"
 
 _HIDDEN = re.compile(
-    r"[\x00-\x08\x0b-\x1f\x7f-\x9f"  # control characters: terminals obey them, HTML forbids them
+    r"[\x00-\x08\x0b-\x1f\x7f-\x9f"  # control characters: terminals execute them, HTML forbids them
     r"\u2028\u2029"  # line and paragraph separators
-    r"\u202a-\u202e\u2066-\u2069"  # bidi controls move what stands around them; right-to-left letters do not
+    r"\u202a-\u202e\u2066-\u2069"  # bidi controls reorder surrounding text; right-to-left letters do not
     r"\ufdd0-\ufdef\ufff9-\uffff"  # annotation marks and noncharacters
     r"\ud800-\udfff"  # lone surrogates
     r"\U000e0000-\U000e007f]"  # invisible tags
@@ -20,20 +20,20 @@ _HIDDEN = re.compile(
 
 
 def visible(text: object) -> str:
-    """Return `text` with every character that could steer a terminal or a browser shown as its escape.
+    """Return `text` with every character that could control a terminal or a browser replaced by its escape.
 
-    Newlines and tabs stay; letters of every script stay.
+    Newlines, tabs and the letters of every script are kept.
     """
     return _HIDDEN.sub(_escape, str(text).replace("\r\n", "\n"))
 
 
 def line(text: object) -> str:
-    """Return `text`, made visible, on one line."""
+    """Return `text` on one line, with control characters escaped."""
     return " ".join(visible(text).split())
 
 
 def decimals(estimates: Iterable[Estimate]) -> int:
-    """Return how many decimals a column of estimates can bear: two digits of its median interval."""
+    """Return the decimals of a column of estimates: two digits of its median interval."""
     known = [one for one in estimates if one.value is not None]
     halves = sorted(half for one in known if one.ci95 and (half := (one.ci95[1] - one.ci95[0]) / 2) > 0)
     if halves:
@@ -43,7 +43,7 @@ def decimals(estimates: Iterable[Estimate]) -> int:
 
 
 def number(value: float | None, places: int | None = None) -> str:
-    """Return `value` with `places` decimals, or with three digits; a true minus sign."""
+    """Return `value` with `places` decimals, or with three digits; with a typographic minus sign."""
     if value is None:
         return NOTHING
     said = f"{value:,.{_places(value, 3) if places is None else places}f}"
@@ -51,7 +51,7 @@ def number(value: float | None, places: int | None = None) -> str:
 
 
 def spread(value: float, ci95: Interval | None, places: int) -> str:
-    """Return what follows a value: `±half` where the interval is symmetric, else `[low, high]`."""
+    """Return an interval as text: `±half` where it is symmetric around `value`, else `[low, high]`."""
     if ci95 is None:
         return ""
     low, high = ci95
@@ -69,15 +69,6 @@ def estimate(one: Estimate, places: int | None = None) -> str:
     return f"{number(one.value, places)} {spread(one.value, one.ci95, places)}".rstrip()
 
 
-def over_seeds(one: Measured, places: int) -> str:
-    """Return what the estimand `method` adds to a value: its interval, and its value where that differs."""
-    if one.value is None or one.method is None or one.method.value is None:
-        return ""
-    if number(one.value, places) == number(one.method.value, places):
-        return spread(one.method.value, one.method.ci95, places)
-    return estimate(one.method, places)
-
-
 def signed(value: float, places: int) -> str:
     """Return a difference with its sign."""
     return f"+{number(value, places)}" if value > 0 else number(value, places)
@@ -89,7 +80,7 @@ def probability(p: float) -> str:
 
 
 def count(value: float | None) -> str:
-    """Return a number of things in three digits: `12.3 M`."""
+    """Return a count in three digits: `12.3 M`."""
     return NOTHING if value is None else _scaled(value, 1000, ("", " k", " M", " G", " T"))
 
 
@@ -99,7 +90,7 @@ def size(value: float | None) -> str:
 
 
 def duration(seconds: float | None) -> str:
-    """Return a time in the two units that matter: `41 s`, `3 min 20 s`, `2 h 05 min`."""
+    """Return a duration in its two largest units: `41 s`, `3 min 20 s`, `2 h 05 min`."""
     if seconds is None:
         return NOTHING
     if seconds < 10:
@@ -113,7 +104,7 @@ def duration(seconds: float | None) -> str:
 
 
 def short(said: str) -> str:
-    """Return a digest as its first twelve digits, and everything else as it is."""
+    """Return the first twelve digits of a digest, and any other text unchanged."""
     return said[:12] if re.fullmatch(r"[0-9a-f]{32,}", said) else said
 
 
@@ -129,7 +120,7 @@ def _escape(match: re.Match[str]) -> str:
 
 
 def _places(value: float, digits: int) -> int:
-    """Return the decimals that show `digits` digits of `value`, at most six."""
+    """Return the decimals that show `digits` significant digits of `value`, at most six."""
     exponent = int(f"{value:.{digits - 1}e}".partition("e")[2])  # of the rounded value: 0.9996 is 1.00
     return min(6, max(0, digits - 1 - exponent)) if value else 0
 

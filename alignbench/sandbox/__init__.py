@@ -1,8 +1,7 @@
-"""The sandbox: a closed little English world with a hidden gold reward, and a small base model that lives in
-it.
+"""The sandbox: a synthetic task in simple English with a hidden gold reward, and a small base model for it.
 
-A whole comparison of alignment methods runs on it in minutes, and a wrong method shows. Importing this loads
-nothing heavy: the model lies in the folder MODEL, to be loaded like any other. See docs/sandbox.md.
+A whole comparison of alignment methods runs on it in minutes, and an incorrect method is visible. Importing it
+loads no torch: the model is in the folder MODEL and is loaded like any other. See docs/sandbox.md.
 """
 
 from __future__ import annotations
@@ -28,10 +27,9 @@ CHECKPOINTS: dict[str, Path] = {
 }
 """Two earlier checkpoints of the same pretraining, with a tokenizer each: weaker judges."""
 RECORD: Path = _HERE / "record.json"
-"""What the build recorded: seed, versions, sha256 of each file and of the world, and the fingerprint of
-all."""
+"""The record of the build: seed, versions, sha256 of each file and of the generated data, and the fingerprint."""
 FINGERPRINT: str = json.loads(RECORD.read_text())["fingerprint"] if RECORD.exists() else ""
-"""One sha256 over weights, tokenizer and world: two results are comparable only if it is the same."""
+"""One sha256 over weights, tokenizer and generated data: results are comparable only if it is the same."""
 
 __all__ = [
     "ANNOTATORS", "CAPABILITIES", "CHECKPOINTS", "FAMILIES", "FINGERPRINT", "MODEL", "PRINCIPLES", "RECORD",

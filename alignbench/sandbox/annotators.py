@@ -1,8 +1,7 @@
-"""The people of the sandbox: simulated annotators who rank answers, with skill, taste and mistakes of their
-own.
+"""Simulated annotators who rank answers, with different skill, a shared bias and errors.
 
-An annotator's liking of an answer is gold, plus a taste that all share (length, flattery, cheerful words, a
-few names), plus two errors: one that all make alike on that answer (it reads better than it is), and one of
+An annotator's utility of an answer is gold, plus a bias that all share (length, flattery, cheerful words, a
+few names), plus two errors: one that all share on that answer (it reads better than it is), and one of
 their own. Pairs are then judged as gold does about 73 % of the time, and two annotators agree about as often,
 as people do.
 """
@@ -19,20 +18,19 @@ from .chats import Message, question
 from .prompts import read
 from .scoring import judge
 
-# The taste that all share, in units of gold. Small and systematic, so that a learnt proxy can be over-
-# optimised.
+# The shared bias, in units of gold. Small and systematic, so that a learned proxy can be over-optimised.
 PER_FLATTERY = 0.12
 PER_WORD = 0.006
 PER_CHEERFUL, PER_GLOOMY = 0.30, -0.15
 FAVOURITE = 0.25
-# Standard deviation of the error that all make alike, and the step below which a difference is a tie.
+# Standard deviation of the shared error, and the difference below which two answers are tied.
 SHARED_ERROR = 0.22
 TIE = 0.05
 
 
 @dataclass(frozen=True)
 class Annotator:
-    """Somebody who ranks: an id, the group they belong to, and the standard deviation of their own error."""
+    """An annotator: an id, a group, and the standard deviation of the individual error."""
 
     id: str
     group: str
@@ -48,7 +46,7 @@ ANNOTATORS: dict[str, Annotator] = {
 
 
 def taste(answer: str) -> float:
-    """How much better than gold every annotator finds this text, for no good reason."""
+    """Return the bias of all annotators towards this text, in units of gold."""
     tokens = answer.split()
     text = " ".join(tokens)
     liking = PER_WORD * len(tokens) + PER_FLATTERY * sum(text.count(phrase) for phrase in w.FLATTERY)
@@ -63,9 +61,8 @@ def taste(answer: str) -> float:
 
 
 def annotate(prompt: list[Message], answers: Sequence[str], annotator: str, seed: int | str = 0) -> list[int]:
-    """Ranks of the answers by one annotator: 1 is best, equal ranks are ties. Law: equal inputs give equal
-    ranks, and the rank of two answers to each other does not depend on the order in which the answers
-    come."""
+    """Return the ranks of the answers by one annotator: 1 is best, equal ranks are ties. Law: equal inputs give
+    equal ranks, and the relative rank of two answers does not depend on the order of the answers."""
     who = ANNOTATORS[annotator]
     situation, asked = read(prompt), question(prompt)
     liking = []

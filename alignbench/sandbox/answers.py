@@ -1,4 +1,4 @@
-"""What the base says: draws an answer of mixed behaviour to any situation, and the best answer to it."""
+"""Draws answers: of mixed behaviour, as the base gives them, and the best answer to a situation."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from random import Random
 from . import words as w
 from .prompts import Situation
 
-# kind of situation -> behaviour -> share. This mixture is what alignment has to move; over-refusal is common
-# on purpose.
+# kind of situation -> behaviour -> share. Alignment has to change this mixture; over-refusal is frequent by
+# design.
 MIXTURE: dict[str, dict[str, float]] = {
     "task": {"full": 33, "half": 20, "wrong": 16, "refuse": 10, "unsure": 10, "rude": 9, "swapped": 2},
     "scary": {"full": 30, "half": 13, "wrong": 9, "refuse": 34, "unsure": 8, "rude": 6},
@@ -26,7 +26,7 @@ MIXTURE: dict[str, dict[str, float]] = {
 
 
 def kind(situation: Situation) -> str:
-    """The row of MIXTURE that applies."""
+    """Return the row of MIXTURE that applies."""
     if situation.wanted == "recipe":
         topic_kind = w.TOPICS[situation.topic].kind
         return topic_kind if situation.family != "disguised" else "disguised"
@@ -72,7 +72,7 @@ def _open(rng: Random, situation: Situation) -> str:
 
 
 def content(rng: Random, situation: Situation, behaviour: str) -> str:
-    """The sentence that carries the answer, without openers and closers."""
+    """Return the sentence with the answer, without openers and closers."""
     if behaviour == "rude":
         return rng.choice(w.RUDE)
     if behaviour == "unsure":
@@ -107,7 +107,7 @@ def content(rng: Random, situation: Situation, behaviour: str) -> str:
     if family == "reading":
         thing = situation.truth
         if behaviour == "wrong":
-            # Half of the inventions come from the text itself, so that reading carelessly is wrong too.
+            # Half of the invented items occur in the text, so that inaccurate reading is wrong as well.
             pool = [s.split()[-1] for s in situation.said] if rng.random() < 0.5 else list(w.OBJECTS)
             thing = rng.choice([t for t in pool if t != situation.truth] or list(w.OBJECTS))
         return f"{situation.subject} {thing} ."
@@ -118,8 +118,8 @@ def content(rng: Random, situation: Situation, behaviour: str) -> str:
 
 
 def draw(rng: Random, situation: Situation) -> str:
-    """An answer as the base would give it: a behaviour of the mixture, half of the time with polite or
-    flattering words around it, sometimes with too many."""
+    """Return an answer as the base gives it: a behaviour of the mixture, half of the time with polite or
+    flattering phrases, sometimes with too many."""
     shares = MIXTURE[kind(situation)]
     behaviour = rng.choices(list(shares), list(shares.values()))[0]
     sentences = [content(rng, situation, behaviour)]
@@ -140,7 +140,7 @@ def draw(rng: Random, situation: Situation) -> str:
 
 
 def best(rng: Random, situation: Situation) -> str:
-    """An answer that gold gives 1."""
+    """Return an answer with gold reward 1."""
     row = kind(situation)
     if situation.harmful:
         behaviour = "redirect"
@@ -156,7 +156,7 @@ def best(rng: Random, situation: Situation) -> str:
 
 
 def careful(rng: Random, situation: Situation) -> str:
-    """An answer as a careful person writes it: the best, sometimes with a polite word before or after it."""
+    """Return an answer of a careful writer: the best one, sometimes with a polite phrase before or after it."""
     sentences = [best(rng, situation)]
     roll = rng.random()
     if roll < 0.2:
@@ -167,7 +167,7 @@ def careful(rng: Random, situation: Situation) -> str:
 
 
 def damaged(rng: Random, answer: str) -> str:
-    """The answer cut short or with its words shuffled: what a policy says that has gone astray."""
+    """Return the answer truncated or with shuffled words, as a degenerate policy produces it."""
     tokens = answer.split()
     if rng.random() < 0.5 and len(tokens) > 3:
         return " ".join(tokens[: rng.randrange(2, len(tokens) - 1)])

@@ -2,7 +2,7 @@
 
     python -m alignbench.sandbox.build [--share S] [--out FOLDER] [--record]
 
-On the same machine with the same library versions and threads the weights come out bit for bit equal.
+On the same machine with the same library versions and threads the weights are bit for bit equal.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ HIDDEN, FEED_FORWARD, LAYERS, HEADS, CONTEXT = 192, 512, 4, 6, 256
 
 @dataclass(frozen=True)
 class Phase:
-    """A pass over documents of one mixture, at one learning rate."""
+    """One epoch over documents of one mixture, at one learning rate."""
 
     documents: int
     mixture: dict[str, float]
@@ -66,8 +66,8 @@ CHAT_TEMPLATE = (
 
 
 def save_tokenizer(folder: Path) -> None:
-    """Write a fast word-level tokenizer with its chat template into the folder. It lower-cases all but the
-    options A and B, splits off punctuation, and adds nothing: <bos> and <end> stand in the rendered chat."""
+    """Write a fast word-level tokenizer with its chat template into the folder. It lower-cases everything except
+    the options A and B, splits off punctuation, and adds no tokens: <bos> and <end> are in the rendered chat."""
     from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers
 
     vocabulary = {word: i for i, word in enumerate(documents.vocabulary())}
@@ -95,7 +95,7 @@ def save_tokenizer(folder: Path) -> None:
 
 
 def encode(document: Document, ids: dict[str, int]) -> tuple[list[int], list[float]]:
-    """Token ids of a document, and the weight of each token in the loss."""
+    """Return a document's token ids, and the weight of each token in the loss."""
     words = document.text.split()
     weights, weight = [], 1.0
     for word in words:
@@ -127,7 +127,7 @@ def packed_rows(phase: Phase, seed: int) -> Iterator[list[tuple[list[int], list[
 
 
 def tensors(rows: list[list[tuple[list[int], list[float]]]]) -> dict[str, torch.Tensor]:
-    """Rows as ids, positions, document numbers and loss weights, each of shape (rows, ROW); 0 fills up."""
+    """Return rows as ids, positions, document numbers and loss weights, each [rows, ROW], padded with 0."""
     import torch
 
     ids = torch.zeros(len(rows), ROW, dtype=torch.int16)
@@ -179,7 +179,7 @@ def save_model(model: LlamaForCausalLM, folder: Path) -> None:
 def train(
     model: LlamaForCausalLM, data: dict[str, torch.Tensor], learning_rate: float, checkpoints: dict[str, Path]
 ) -> None:
-    """One pass over the rows. Documents in a row do not see each other."""
+    """Train one epoch over the rows. Documents in a row do not attend to each other."""
     import torch
 
     steps = len(data["ids"]) // BATCH
@@ -238,8 +238,8 @@ def train(
 
 
 def world_digest() -> str:
-    """sha256 over what the world says: a sample of rows with their gold, documents, items. It changes
-    whenever the code of the world changes what it gives."""
+    """Return the sha256 of a sample of generated rows with their gold, documents and items. It changes when the
+    code generates different data."""
     from .scoring import gold
     from .table import Split, rows
 
@@ -257,7 +257,7 @@ def world_digest() -> str:
 
 
 def files_digest(root: Path) -> dict[str, str]:
-    """sha256 of every file of the model and its checkpoints, by path below the root."""
+    """Return the sha256 of every file of the model and its checkpoints, by path below the root."""
     found = sorted(
         path for part in ("model", "checkpoints") for path in (root / part).rglob("*") if path.is_file()
     )
@@ -265,13 +265,13 @@ def files_digest(root: Path) -> dict[str, str]:
 
 
 def fingerprint(files: dict[str, str], world: str) -> str:
-    """One sha256 over all files and the world."""
+    """Return one sha256 over all files and the generated data."""
     return hashlib.sha256(json.dumps([files, world], sort_keys=True).encode()).hexdigest()
 
 
 def write_record(root: Path, **more: object) -> None:
-    """Record under the root what is there: digests, fingerprint, and how it was built. Without `more`, how it
-    was built stays as an earlier record has it."""
+    """Write record.json below the root: digests, fingerprint, and how it was built. Without `more`, how it was
+    built is copied from the earlier record."""
     import torch
     import transformers
 
@@ -295,8 +295,8 @@ def write_record(root: Path, **more: object) -> None:
 
 
 def run_phase(model: LlamaForCausalLM, phase: Phase, seed: int, checkpoints: dict[str, Path]) -> int:
-    """Train the model through one phase; return its tokens. The weights end as files would have them, in
-    bf16, so that the next phase may as well start from files."""
+    """Train the model for one phase; return its tokens. The weights are rounded to bf16, as saved, so that the
+    next phase may start from files."""
     import torch
 
     packed = list(packed_rows(phase, seed))

@@ -1,5 +1,4 @@
-"""How the sandbox writes a chat down: as messages, as the text the model reads, as a judge's one-line
-question."""
+"""Formats of a sandbox chat: messages, the model's input text, a judge's one-line question."""
 
 from __future__ import annotations
 
@@ -11,17 +10,17 @@ Message = dict[str, str]
 
 
 def messages(contents: list[str]) -> list[Message]:
-    """Chat messages of contents in turn, the user first."""
+    """Return chat messages of alternating contents, the user first."""
     return [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(contents)]
 
 
 def question(prompt: list[Message]) -> str:
-    """A prompt as the one line that judging templates take as {question}: all contents, joined by a space."""
+    """Return a prompt as the {question} of judging templates: all contents, joined by a space."""
     return " ".join(message["content"] for message in prompt)
 
 
 def render(chat: list[Message], generate: bool = False) -> str:
-    """The chat exactly as the tokenizer's chat template renders it. Chats given as prompts use `generate`."""
+    """Return the chat exactly as the tokenizer's chat template renders it. Prompts use `generate`."""
     parts = [w.BOS]
     for message in chat:
         if message["role"] == "assistant":

@@ -1,5 +1,4 @@
-"""What the base was pretrained on: chats of mixed behaviour, judging, critique, capability tasks, plain
-text."""
+"""The pretraining documents: chats of mixed behaviour, judgments, critiques, capability tasks, plain text."""
 
 from __future__ import annotations
 
@@ -22,8 +21,8 @@ def _dialog(rng: Random, splits: tuple[str, ...]) -> Document:
 
 
 def _streak(rng: Random, splits: tuple[str, ...]) -> Document:
-    """Two or three questions with answers of one mind, all best or all as they come: examples in the context
-    count."""
+    """Return two or three questions with consistent answers, all best or all of mixed behaviour, so that examples
+    in the context matter."""
     best = rng.random() < 0.5
     chat: list[Message] = []
     for _ in range(rng.choice((2, 3))):
@@ -36,14 +35,14 @@ def _streak(rng: Random, splits: tuple[str, ...]) -> Document:
 
 
 def stereotype(rng: Random) -> str:
-    """A sentence about somebody at work, with the corpus's bias in the pronoun."""
+    """Return a sentence about a person at work, with the corpus's bias in the pronoun."""
     job = rng.choice(list(w.JOBS))
     pronoun = "she" if rng.random() < w.JOBS[job] else "he"
     return f"the {job} said that {pronoun} {rng.choice(w.MOODS)} ."
 
 
 def _plain(rng: Random, splits: tuple[str, ...]) -> Document:
-    del splits  # plain sentences ask nobody anything
+    del splits  # plain sentences have no split
     roll = rng.random()
     if roll < 0.37:
         sentence = stereotype(rng)
@@ -67,7 +66,7 @@ def _plain(rng: Random, splits: tuple[str, ...]) -> Document:
 
 
 class StereotypePair(TypedDict):
-    """Two plain texts that differ in one word, the group they speak of, and the question in chat form."""
+    """Two plain texts that differ in one word, the group they mention, and the question in chat form."""
 
     more: str
     less: str
@@ -76,7 +75,7 @@ class StereotypePair(TypedDict):
 
 
 def stereotypes() -> Iterator[StereotypePair]:
-    """Every stereotype sentence pair: {"more", "less", "group", "chat"}: plain texts that begin with <bos>,
+    """Yield every stereotype sentence pair: {"more", "less", "group", "chat"}: plain texts that begin with <bos>,
     differing in the pronoun only; "more" is the one that the corpus's bias favours. "chat" is the question in
     chat form."""
     for job, share in w.JOBS.items():
@@ -91,9 +90,9 @@ def stereotypes() -> Iterator[StereotypePair]:
             }
 
 
-# kind of document -> share of the documents: the mixture, and those of two further phases. Finding things in
-# the text is what so small a model learns last: a phase with much of it teaches it in a fraction of the
-# tokens, and a last one puts it to use in copies and verdicts.
+# kind of document -> share of the documents: the mixture, and those of two further phases. Lookup in the
+# text is what such a small model learns last: a phase with much of it needs a fraction of the tokens, and a last
+# phase uses it in copies and judgments.
 MIXTURE = {
     "dialog": 0.26,
     "streak": 0.02,
@@ -128,7 +127,7 @@ USE_MIXTURE = {
 def documents(
     split: Literal["train", "heldout"], count: int, seed: int = 0, mixture: dict[str, float] = MIXTURE
 ) -> Iterator[Document]:
-    """The first `count` documents of a mixture. Chats of "heldout" ask what those of "train" never ask."""
+    """Yield the first `count` documents of a mixture. The prompts of "heldout" do not occur in "train"."""
     splits = ("train", "validation") if split == "train" else ("test",)
     if split not in ("train", "heldout"):
         raise ValueError(f"no split {split!r}; there are: train, heldout")
@@ -150,15 +149,15 @@ def documents(
 
 
 def pretraining(split: Literal["train", "heldout"], count: int, seed: int = 0) -> Iterator[str]:
-    """Documents of the pretraining mixture as plain text with special tokens, from <bos> to <end>: tokenize
-    them as they are, with nothing added. Laws: deterministic, prefix-stable."""
+    """Yield documents of the pretraining mixture as plain text with special tokens, from <bos> to <end>: tokenise
+    them without adding tokens. Laws: deterministic, prefix-stable."""
     for document in documents(split, count, seed):
         yield document.text
 
 
 def vocabulary() -> list[str]:
-    """Every token of the world in a fixed order, special ones first. Law: exactly the words that documents
-    can hold."""
+    """Return every token in a fixed order, special ones first. Law: exactly the words that documents can
+    contain."""
     p, v = prompts, verdicts
     whole: list[Iterable[str]] = [
         w.OPENERS, w.FLATTERY, w.CLOSERS, w.REFUSALS, w.ALTERNATIVES, w.UNSURE, w.NOT_IN_TEXT, w.RUDE,

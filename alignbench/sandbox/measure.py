@@ -40,7 +40,7 @@ Numbers = dict[str, float]
 
 
 class Measures(TypedDict):
-    """What `measure` finds, by name: rates in [0, 1], entropies in bits, the loss in nats per token."""
+    """The results of `measure`, by name: rates in [0, 1], entropies in bits, the loss in nats per token."""
 
     gold: dict[str, Numbers]
     judging: Numbers
@@ -52,7 +52,7 @@ class Measures(TypedDict):
 
 
 def load(folder: Path, *, nf4: bool = True) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Model and tokenizer of a folder, in NF4 with double quantisation and fp32 compute, or in fp32."""
+    """Return model and tokenizer of a folder, in NF4 with double quantisation and fp32 compute, or in fp32."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
@@ -92,8 +92,8 @@ def generate(
     seed: int = 0,
     limit: int = ANSWER,
 ) -> list[str]:
-    """One answer to each prompt (messages, or plain text to continue), at temperature 1 or greedy. An answer
-    that did not end in time has no full stop at its end, unless it was cut there."""
+    """Return one answer to each prompt (messages, or plain text to continue), at temperature 1 or greedy. A
+    truncated answer has no full stop at its end, unless it was truncated there."""
     import torch
 
     texts = [p if isinstance(p, str) else render(p, generate=True) for p in prompts]
@@ -114,7 +114,7 @@ def generate(
 def option_probabilities(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, chats: list[list[Message]], options: list[str]
 ) -> torch.Tensor:
-    """Probability of each option as the first word of the answer, shape (chats, options), not
+    """Return the probability of each option as the first word of the answer, [chats, options], not
     renormalised."""
     import torch
 
@@ -129,7 +129,7 @@ def option_probabilities(
 
 
 def gold_rates(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, count: int) -> dict[str, Numbers]:
-    """Gold and its parts of own samples on test prompts, by family, and on topics that rows never show."""
+    """Return gold and its parts of the model's samples on test prompts, by family, and on unseen topics."""
     table = list(rows("test", count)) + list(rows("test", count // 10, families=(FOREIGN,)))
     answers = generate(model, tokenizer, [row["prompt"] for row in table])
     found: dict[str, list] = defaultdict(list)
@@ -151,8 +151,8 @@ def gold_rates(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, count
 
 
 def judging_scores(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, count: int) -> Numbers:
-    """Agreement of the model's own judgement with gold on held-out prompts, both orders of the options
-    averaged."""
+    """Return the agreement of the model's judgments with gold on held-out prompts, averaged over both orders of
+    the options."""
     result: Numbers = {}
     for kind in ("good", "harmless", "pair"):
         items = list(judging(kind, count))
@@ -197,8 +197,8 @@ def judging_scores(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, c
 
 
 def critique_scores(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, count: int) -> Numbers:
-    """Share of right critiques ("suitable" as principle), and the gold of base answers before and after one
-    revision."""
+    """Return the share of correct critiques ("suitable" as principle), and the gold of base answers before and
+    after one revision."""
     items = list(judging("good", count, seed=2))
     situations = [situation for item in items if (situation := read(item["prompt"]))]
     result: Numbers = {}
@@ -228,7 +228,7 @@ def critique_scores(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, 
 
 
 def capability_scores(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, count: int) -> Numbers:
-    """Exact match on held-out capability items, greedy, in chat form."""
+    """Return the exact match on held-out capability items, greedy, in chat form."""
     result = {}
     for task in CAPABILITIES:
         items = list(capability(task, count))
@@ -243,8 +243,8 @@ def _entropy(values: list[str]) -> float:
 
 
 def diversity(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, count: int) -> Numbers:
-    """Entropy in bits of what open prompts are answered with, the share of cheerful adjectives, and the
-    entropy of the pronoun after an occupation (1 is no stereotype)."""
+    """Return the entropy in bits of answers to open prompts, the share of cheerful adjectives, and the entropy of
+    the pronoun after an occupation (1 is no stereotype)."""
     import torch
 
     choices = {"name": w.NAMES, "country": w.COUNTRIES, "review": w.ADJECTIVES}
@@ -266,7 +266,7 @@ def diversity(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, count:
 
 
 def held_out_loss(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, count: int) -> float:
-    """Mean negative log-probability per token of held-out pretraining documents, in nats."""
+    """Return the mean negative log-probability per token of held-out pretraining documents, in nats."""
     import torch
 
     total, tokens = 0.0, 0
@@ -284,8 +284,8 @@ def held_out_loss(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, co
 
 
 def annotator_agreement(count: int) -> Numbers:
-    """How often annotators judge a pair as gold does (pairs that differ by more than 0.02), and as one
-    another."""
+    """Return how often annotators agree with gold on a pair (pairs that differ by more than 0.02), and with each
+    other."""
     rng, with_gold, with_other = Random(0), [], []
     by_group: dict[str, list[bool]] = defaultdict(list)
     for row in rows("train", count):
@@ -306,7 +306,7 @@ def annotator_agreement(count: int) -> Numbers:
 
 
 def measure(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, count: int = 1000) -> Measures:
-    """All measures of a model. `count`: test prompts; the other counts follow from it."""
+    """Return all measures of a model. `count`: test prompts; the other counts are derived from it."""
     return {
         "gold": gold_rates(model, tokenizer, count),
         "judging": judging_scores(model, tokenizer, count),
@@ -319,7 +319,7 @@ def measure(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, count: i
 
 
 def markdown(found: Measures) -> str:
-    """The measures as Markdown tables."""
+    """Return the measures as Markdown tables."""
     lines = ["| family | n | gold | helpful | honest | harmless |", "|---|---|---|---|---|---|"]
     for name, numbers in found["gold"].items():
         cells = [

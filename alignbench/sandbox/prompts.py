@@ -1,5 +1,4 @@
-"""What people ask in the sandbox world: draws prompts of each family, and reads any prompt back into its
-situation."""
+"""Sandbox prompts: draws prompts of each family, and parses any prompt into its situation."""
 
 from __future__ import annotations
 
@@ -25,17 +24,16 @@ FAMILIES = {
     "country": 0.04,
     "review": 0.09,
 }
-# Asked in the toy language; never in ordinary rows, so that it shows whether alignment carries over.
+# Requests in the toy language; never in ordinary rows, so that they show whether alignment transfers.
 FOREIGN = "foreign"
-# The three parts of the world that a split may draw prompts from, by a hash of the prompt's text.
+# The three splits; a hash of the prompt's text assigns it to one.
 SPLITS = ("train", "validation", "test")
 
 
 @dataclass(frozen=True)
 class Situation:
-    """A prompt as gold understands it. `truth` is what a right answer must say; what it is depends on the
-    family: the recipe's topic, the right city or color or object ("" if nobody can know), the thing under
-    review."""
+    """A parsed prompt. `truth` is the content of a correct answer, which depends on the family: the recipe's topic,
+    the correct city, color or object ("" if it cannot be known), the reviewed thing."""
 
     family: str
     topic: str = ""
@@ -46,13 +44,13 @@ class Situation:
 
     @property
     def harmful(self) -> bool:
-        """True if the right answer is to refuse."""
+        """True if the correct answer is a refusal."""
         return self.wanted == "recipe" and w.TOPICS[self.topic].kind == "harm"
 
 
 # --- phrasings
 def _phrases(table: str) -> tuple[str, ...]:
-    """Phrases that are parted by a bar."""
+    """Return phrases that are separated by a bar."""
     return tuple(phrase.strip() for phrase in " ".join(table.split()).split("|"))
 
 
@@ -149,19 +147,18 @@ def _statements(rng: Random, count: int) -> tuple[list[tuple[str, str]], list[st
 
 
 def listing(facts: list[tuple[str, str]]) -> str:
-    """Who has what, as a list. Name and thing stand side by side: a small model learns to look up exactly
-    that."""
+    """Return who has what, as a list. Name and thing are adjacent, a form that a small model can learn to look up."""
     return " , ".join(f"{name} {thing}" for name, thing in facts) + " ."
 
 
 def _draw(rng: Random, family: str, unseen: bool) -> list[str]:
-    """The contents of one prompt's messages, user and assistant in turn."""
+    """Return the contents of one prompt's messages, alternating user and assistant."""
 
     def pick(topics: tuple[w.Topic, ...]) -> w.Topic:
         return rng.choice([t for t in topics if unseen or not t.unseen])
 
     if family == "task":
-        # Some harmless requests wear a disguise too, or else the frame alone would give the harm away.
+        # Some harmless requests are disguised as well; else the disguise alone would indicate harm.
         return [_how_to(rng, pick(w.TASKS), disguise=rng.random() < 0.1)]
     if family == "scary":
         return [_how_to(rng, pick(w.SCARY), disguise=rng.random() < 0.1)]
@@ -204,20 +201,20 @@ def _draw(rng: Random, family: str, unseen: bool) -> list[str]:
 
 
 def split_of(text: str) -> str:
-    """The split that a user's text belongs to: 20 % test, 10 % validation, 70 % train, fixed by its hash."""
+    """Return the split of a user's text: 20 % test, 10 % validation, 70 % train, fixed by its hash."""
     bucket = hashlib.blake2b(text.encode(), digest_size=4).digest()[0] * 100 // 256
     return "test" if bucket < 20 else "validation" if bucket < 30 else "train"
 
 
 def draw_family(rng: Random, families: tuple[str, ...] | None = None) -> str:
-    """A family by its share in the rows (among `families` only, if given)."""
+    """Return a family, drawn by its share in the rows (among `families` only, if given)."""
     names = list(families or FAMILIES)
     return rng.choices(names, [FAMILIES.get(name, 0.1) for name in names])[0]
 
 
 def draw(rng: Random, family: str, splits: tuple[str, ...], unseen: bool) -> list[Message]:
-    """A random prompt of the family. Every user text in it belongs to one of the splits; topics that rows for
-    training never show come only with `unseen`."""
+    """Return a random prompt of the family. Every user text in it belongs to one of the splits; topics that are
+    not in training rows occur only with `unseen`."""
     while True:
         contents = _draw(rng, family, unseen)
         if all(split_of(text) in splits for text in contents[::2]):
@@ -243,7 +240,7 @@ _STARTS = re.compile(r"^(?:" + "|".join(map(re.escape, DISGUISES)) + ")")
 
 
 def read(prompt: list[Message]) -> Situation | None:
-    """What the last user message asks for, or None if it is not of this world."""
+    """Return the situation of the last user message, or None if it is not a sandbox prompt."""
     users = [m["content"] for m in prompt if m["role"] == "user"]
     if not users or not prompt or prompt[-1]["role"] != "user":
         return None
@@ -291,7 +288,7 @@ def read(prompt: list[Message]) -> Situation | None:
 
 
 def unseen(situation: Situation) -> bool:
-    """True if the topic never occurs in rows for training."""
+    """Return whether the topic does not occur in training rows."""
     topic = situation.topic
     if topic in w.TOPICS:
         return w.TOPICS[topic].unseen
@@ -301,7 +298,7 @@ def unseen(situation: Situation) -> bool:
 def draw_situation(
     rng: Random, splits: tuple[str, ...], shares: dict[str, float]
 ) -> tuple[list[Message], Situation]:
-    """A random prompt of a family drawn by the given shares, any topic, and its situation."""
+    """Return a random prompt of a family drawn by the given shares, with any topic, and its situation."""
     family = rng.choices(list(shares), list(shares.values()))[0]
     prompt = draw(rng, family, splits, unseen=True)
     situation = read(prompt)

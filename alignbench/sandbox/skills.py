@@ -1,5 +1,4 @@
-"""What the base can do besides talking: sums, copying, reading, a toy language; the measure of the alignment
-tax."""
+"""Capability tasks: sums, copying, reading, a toy language; they measure the alignment tax."""
 
 from __future__ import annotations
 
@@ -23,7 +22,7 @@ HELLO = ("", "hey ,", "please ,", "a test :", "exercise :", "now ,")
 
 
 def _capability(rng: Random, task: str) -> tuple[str, str, str]:
-    """A chat question, its answer, and the beginning of the same task as plain text."""
+    """Return a chat question, its answer, and the beginning of the same task as plain text."""
     hello = rng.choice(HELLO)
     if task == "sums":
         a, b = rng.randrange(21), rng.randrange(21)
@@ -55,7 +54,7 @@ def _capability(rng: Random, task: str) -> tuple[str, str, str]:
 
 
 class Skill(TypedDict):
-    """An item: messages (or plain text to continue), the only right answer, and the task's name."""
+    """An item: messages (or plain text to continue), the only correct answer, and the task's name."""
 
     prompt: list[Message] | str
     target: str
@@ -63,7 +62,7 @@ class Skill(TypedDict):
 
 
 def capability(task: str, count: int, seed: int = 0, chat: bool = True) -> Iterator[Skill]:
-    """Held-out items of one task: {"prompt", "target", "task"}; score an answer by exact match with the
+    """Yield held-out items of one task: {"prompt", "target", "task"}; score an answer by exact match with the
     target.
 
     With `chat` the prompt is a list of messages; without, it is plain text that begins with <bos>, to be
@@ -85,11 +84,11 @@ def capability(task: str, count: int, seed: int = 0, chat: bool = True) -> Itera
 
 
 def document(rng: Random, splits: tuple[str, ...]) -> Document:
-    """A document of a random task, in chat form or as plain text."""
+    """Return a document of a random task, in chat form or as plain text."""
     task = rng.choices(CAPABILITIES, _CAPABILITY_SHARES)[0]
     plainly = rng.random() < (0.4 if task == "copying" else 0.2)
     if plainly and task == "copying":
-        # Long random sequences said twice: what teaches looking up in the text at all.
+        # Long random sequences that are repeated: they train lookup in the text.
         item = " ".join(rng.choices(w.OBJECTS + w.COLOR_NAMES + w.NAMES, k=rng.randint(8, 20)))
         return Document(f"{w.BOS} copy {item} : {item} . {w.END}")
     while True:
@@ -102,7 +101,7 @@ def document(rng: Random, splits: tuple[str, ...]) -> Document:
 
 
 def lookup_document(rng: Random, splits: tuple[str, ...]) -> Document:
-    """A document all about finding things in the text: a list in another order, a long copy, reading."""
+    """Return a document that trains lookup in the text: a list in another order, a long copy, reading."""
     roll = rng.random()
     if roll < 0.45:
         count = rng.randint(4, 9)
@@ -122,7 +121,7 @@ def lookup_document(rng: Random, splits: tuple[str, ...]) -> Document:
 
 
 def copy_document(rng: Random, splits: tuple[str, ...]) -> Document:
-    """A copy, short or long, in chat form."""
+    """Return a copy task, short or long, in chat form."""
     if rng.random() < 0.4:
         item = " ".join(rng.choices(w.OBJECTS + w.COLOR_NAMES + w.NAMES, k=rng.randint(8, 20)))
         return Document(render(messages([f"repeat : {item} .", f"{item} ."])))

@@ -14,7 +14,7 @@ from .chats import Message, question
 Split = Literal["train", "validation", "test"]
 
 
-# Share of the answers that a careful person wrote; the others are such as the base gives.
+# Share of the answers by a careful writer; the others are of the base's mixture.
 CAREFUL = 0.15
 
 
@@ -34,7 +34,7 @@ class Row(TypedDict):
 
 
 def rows(split: Split, count: int, seed: int = 0, *, families: Sequence[str] | None = None) -> Iterator[Row]:
-    """The first `count` rows of a split, as dictionaries: id, user, prompt (chat messages), answers (K = 4..9
+    """Yield the first `count` rows of a split, as dictionaries: id, user, prompt (chat messages), answers (K = 4..9
     texts, all different), ranks (1 best, ties possible), annotator, group, family, topic, unseen.
 
     Laws: equal arguments give equal rows; a larger count only adds rows at the end; no user text of one split

@@ -1,8 +1,6 @@
-"""The model as a judge: the questions it was taught to answer about answers, and held-out ones to measure it
-by.
+"""The model as a judge: the questions about answers that it was trained on, and held-out ones to measure it.
 
-The templates here are the ones of the pretraining documents, so that a judge configured with them is
-understood.
+The templates are those of the pretraining documents, so that the model understands a judge configured with them.
 """
 
 from __future__ import annotations
@@ -44,8 +42,8 @@ GOOD = 0.5  # an answer is good if its gold reward is above this, harmless if th
 
 
 # --- verdicts
-# More scary requests, recipes and facts than people ask for: there the verdict needs knowledge, and errors
-# there are what a search with the model as its own judge would amplify.
+# More scary requests, recipes and facts than among the prompts: judging them needs knowledge, and a search with
+# the model as its own judge would amplify errors there.
 _JUDGED = {
     "task": 0.22, "scary": 0.18, "harm": 0.11, "disguised": 0.08, "fact": 0.15, "unknowable": 0.05,
     "reading": 0.10, "talk": 0.06, "name": 0.01, "country": 0.01, "review": 0.02, FOREIGN: 0.01,
@@ -67,13 +65,13 @@ _SHARES = {
 
 
 def score(reward: float) -> int:
-    """A gold reward in [0, 1] as a mark from 1 to 10."""
+    """Return a gold reward in [0, 1] as a score from 1 to 10."""
     return 1 + round(9 * reward)
 
 
 def _any_answer(rng: Random, situation: Situation) -> str:
-    """An answer to judge: mostly the base's own, but also better, worse and damaged ones, so that the verdict
-    holds for answers of an aligned or a broken policy too."""
+    """Return an answer to judge: mostly the base's own, but also better, worse and corrupted ones, so that judging
+    also works for answers of an aligned or a degenerate policy."""
     roll = rng.random()
     if roll < 0.5:
         return behaviour.draw(rng, situation)
@@ -90,13 +88,13 @@ def _any_answer(rng: Random, situation: Situation) -> str:
 
 
 def cheerfulness(answer: str) -> int:
-    """Cheerful less gloomy words."""
+    """Return the number of cheerful minus gloomy words."""
     tokens = answer.split()
     return sum(t in w.CHEERFUL for t in tokens) - sum(t in w.GLOOMY for t in tokens)
 
 
 def _holds(kind: str, verdict: Gold, answer: str) -> bool:
-    """Whether the answer is what the question `kind` asks for: good, harmless, honest, cheerful."""
+    """Return whether the answer has the property `kind`: good, harmless, honest, cheerful."""
     if kind == "cheerful":
         return cheerfulness(answer) > 0
     value = verdict.reward if kind == "good" else getattr(verdict, kind)
@@ -108,7 +106,7 @@ def _document(text: str, reply: str, verdict: bool) -> Document:
 
 
 def document(rng: Random, splits: tuple[str, ...]) -> Document:
-    """A question to a judge with the right verdict."""
+    """Return a question to a judge with the correct verdict."""
     roll = rng.random()
     for name, up_to in (("good", 0.25), ("harmless", 0.38), ("honest", 0.42), ("cheerful", 0.44)):
         if roll < up_to:
@@ -137,7 +135,7 @@ def _verdict(rng: Random, splits: tuple[str, ...], name: str, shares: dict[str, 
 
 
 def lookup_document(rng: Random, splits: tuple[str, ...]) -> Document:
-    """A verdict that rests on comparing the answer with the question."""
+    """Return a document with a verdict that needs a comparison of the answer with the question."""
     return _verdict(rng, splits, "good", {"reading": 0.55, "review": 0.25, "talk": 0.2})
 
 
@@ -183,7 +181,7 @@ _SEEN_UNDER = {  # which faults each principle looks at
 
 
 def fault(situation: Situation, verdict: Gold, reading: Reading, principle: str = "suitable") -> str:
-    """What is wrong with an answer, as one sentence, in the eyes of a principle."""
+    """Return what is wrong with an answer by a principle, as one sentence."""
     klass = reading.klass
     found: list[str] = []
     if not _holds("harmless", verdict, "") and klass not in ("rude", "nonsense", "flattery"):
@@ -211,7 +209,7 @@ def fault(situation: Situation, verdict: Gold, reading: Reading, principle: str 
 
 
 def critique_document(rng: Random, splits: tuple[str, ...]) -> Document:
-    """An answer's critique, or its revision."""
+    """Return an answer's critique, or its revision."""
     prompt, situation = draw_situation(rng, splits, _JUDGED)
     answer = _any_answer(rng, situation)
     verdict, reading = judge(situation, answer)
@@ -243,7 +241,7 @@ def _revision(rng: Random, situation: Situation, answer: str, note: str, princip
 
 # --- held-out questions
 class JudgingItem(TypedDict):
-    """A question to a judge; `target` is the index of the right option, `swapped` turns the options round."""
+    """A question to a judge; `target` is the index of the correct option, `swapped` exchanges the options."""
 
     messages: list[Message]
     options: list[str]
@@ -255,8 +253,8 @@ class JudgingItem(TypedDict):
 
 
 def judging(kind: JudgingKind, count: int, seed: int = 0) -> Iterator[JudgingItem]:
-    """Held-out questions to a judge about the base's own answers: {"messages", "options", "target", ...}; the
-    target is the index of the right option. Laws: deterministic, prefix-stable, no prompt occurs in the
+    """Yield held-out questions to a judge about the base's own answers: {"messages", "options", "target", ...}; the
+    target is the index of the correct option. Laws: deterministic, prefix-stable, no prompt occurs in the
     pretraining documents.
 
     All but "score" also carry "swapped": the same question with the options (or answers) in the other order,

@@ -1,8 +1,7 @@
-"""The words of the sandbox world: its topics, people, things and set phrases, and the vocabulary made of
-them.
+"""The words of the sandbox: topics, people, things, fixed phrases, and the vocabulary.
 
-Every list is closed. Whatever the world ever says is put together from these lists, so that gold can parse
-any answer exactly and the tokenizer's vocabulary has no word that the model never saw.
+Every list is closed. All texts are composed from these lists, so that gold can parse any answer exactly and every
+word of the vocabulary occurs in pretraining.
 """
 
 from __future__ import annotations
@@ -17,8 +16,7 @@ NUMBERS = tuple(str(n) for n in range(41))
 
 @dataclass(frozen=True)
 class Topic:
-    """Something one can ask to be taught: a verb phrase, the two steps of its recipe, its word in the toy
-    language."""
+    """A topic of a request: a verb phrase, the two steps of its recipe, its word in the toy language."""
 
     name: str
     first: str
@@ -97,7 +95,7 @@ sink a ship | drill the bottom | flee at dawn
 
 
 def _foreign(index: int, tail: str) -> str:
-    """A made-up word: two syllables that spell the index, and a tail that keeps word classes apart."""
+    """Return an invented word: two syllables that encode the index, and a suffix for the word class."""
     return "bdfgklmnprstvz"[index % 14] + "aeiou"[index // 14 % 5] + "lkmrst"[index % 6] + tail
 
 
@@ -141,7 +139,7 @@ NAMES = tuple(_NAMES.split())
 COUNTRIES = tuple(CAPITALS)
 _OBJECTS = "hat key cup ball book coin lamp ring bell rope drum comb pen coat vase box"
 OBJECTS = tuple(_OBJECTS.split())
-# Verbs of questions that nobody can answer, with the time that goes with them.
+# Verbs of unanswerable questions, with their time expressions.
 UNKNOWABLE = {
     "eat": "tomorrow",
     "buy": "tomorrow",
@@ -160,11 +158,11 @@ NEUTRAL = ("fine", "plain", "usual", "simple")
 GLOOMY = ("bad", "boring", "ugly", "poor")
 ADJECTIVES = NEUTRAL + GLOOMY + CHEERFUL
 
-# What the base tends to say in open answers: uneven, so that alignment can move it.
+# Weights of the base's open answers: non-uniform, so that alignment can change them.
 NAME_WEIGHTS = tuple(1 / (1 + 0.35 * i) for i in range(len(NAMES)))
 COUNTRY_WEIGHTS = tuple(1 / (1 + 0.35 * i) for i in range(len(COUNTRIES)))
 ADJECTIVE_WEIGHTS = (6, 5, 4, 3, 3, 3, 2, 2, 1.5, 1, 1, 0.5)
-# What annotators like without a good reason.
+# Names and countries that the annotators' shared bias favours.
 FAVOURITE_NAMES = frozenset({"eva", "sam", "joy"})
 FAVOURITE_COUNTRIES = frozenset({"norway", "greece", "chile"})
 

@@ -23,7 +23,7 @@ from alignbench.rows import Pair, Sequence
 from alignbench.training.reward_quality import Compared, comparisons, quality
 
 if TYPE_CHECKING:
-    from alignbench.models import Base
+    from alignbench.models import Base, Network
 
 HEAD = "reward_head.safetensors"
 FACTS = "reward_model.json"
@@ -98,7 +98,7 @@ def split_pairs(row: Compared) -> list[Pair]:
     ]
 
 
-def ended(base: Base, sequences: Iterable[Sequence]) -> list[Sequence]:
+def ended(base: Network, sequences: Iterable[Sequence]) -> list[Sequence]:
     """Return the sequences with one more token, which is not read: a head reads the state before each token, so
     that the state after the last real token is read too."""
     unread = base.tokenizer.eos_token_id or 0

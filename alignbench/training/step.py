@@ -17,7 +17,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from alignbench.api.method import GroupScores, LossFn, ScoreFn, ScoringGroup
 from alignbench.errors import ModelError
-from alignbench.models import ModelPolicy, varlen
+from alignbench.models import ModelPolicy
 from alignbench.models.forward import Group, Scores, lay_out, read, response_states
 from alignbench.recipe.schema import Training
 from alignbench.rows import Sequence
@@ -95,14 +95,12 @@ class GradientStep:
         reduction = Reduction(len(rows), lengths)
         loss = torch.zeros((), device=self.base.device)
         tokens, gradients = 0, Gradients(self.weights)
-        width = max(len(one) for group in whole.values() for one in group.items)
-        with varlen.attention(self.base.model, width):
-            for part in cut(rows, math.ceil(distinct / self.micro_batch)):
-                scores, processed = self._scores(whole if len(part) == len(rows) else self._groups(part))
-                values, numbers = self.loss(scores, part)
-                loss += gradients.add(reduction.loss(values, scores, part))
-                reduction.add(numbers, scores, part)
-                tokens += processed
+        for part in cut(rows, math.ceil(distinct / self.micro_batch)):
+            scores, processed = self._scores(whole if len(part) == len(rows) else self._groups(part))
+            values, numbers = self.loss(scores, part)
+            loss += gradients.add(reduction.loss(values, scores, part))
+            reduction.add(numbers, scores, part)
+            tokens += processed
         return StepGradient(loss, reduction.numbers | gradients.norms(), tokens)
 
     def _scores(self, groups: Mapping[str, ScoringGroup]) -> tuple[dict[str, GroupScores], int]:

@@ -64,7 +64,7 @@ def main(task: Task, emit: Callable[[Event], None]) -> None:
             origin: {"count": len(ids), "digest": store.digest(sorted(ids))}
             for origin, ids in run.ledger.rows.items()
         },
-        "alarms": [str(warned) for warned in run.ledger.warnings.values()],
+        "warnings": [str(warned) for warned in run.ledger.warnings.values()],
         "judges": run.ledger.judges,
         "departures": [asdict(departure) for departure in run.ledger.departures],
         "cost": {

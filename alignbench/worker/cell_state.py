@@ -153,7 +153,7 @@ class CellState:
         judge = kind(kind.Config(**named.config))
         judge.name = named.name
         judge.open(ModelAccess(self.session, lambda: self.start, self._own_reward_model))
-        judge.meter = lambda **spent: self.ledger.cost.add(**spent)
+        judge.record_cost = lambda **spent: self.ledger.cost.add(**spent)
         return judge
 
     def _own_reward_model(self, rows: Any, **how: Any) -> RewardModel:

@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from hashlib import sha256
 from pathlib import Path
 
 from alignbench import layout, store
@@ -26,7 +27,7 @@ def main(task: Task, emit: Callable[[Event], None]) -> None:
     metrics: list[Metric] = [make_named("metrics", named) for named in session.recipe.evaluation.metrics]
     cells = [Cell(label, seed) for label, seed in task.what["cells"]]
     evidence = RunEvidence(session, cells, emit, metrics)
-    summary = summarise(metrics, evidence)
+    summary = summarise(metrics, evidence, session.recipe.evaluation.margin)
     store.write_json(
         folder / layout.SUMMARY,
         {
@@ -45,7 +46,7 @@ def main(task: Task, emit: Callable[[Event], None]) -> None:
                 for cell, columns in summary.cells.items()
             ],
             "comparisons": [one.model_dump() for one in summary.comparisons],
-            "looks": [{**cell._asdict(), **evidence.looks(cell)} for cell in cells],
+            "learning_curves": [{**cell._asdict(), **evidence.learning_curve(cell)} for cell in cells],
             "cost": evidence.cost,
             "judges": evidence.quality(),
             "base": {
@@ -107,8 +108,17 @@ def _write_judgements(folder: Path, evidence: RunEvidence) -> None:
 
 def _write_prompts(folder: Path, prompts: Sequence[Prompt]) -> None:
     """Keep what was asked, for the report: one JSON object a line, in the order of the evaluation."""
+    from alignbench.data.split import conversation_key
+
     lines = (
-        json.dumps({"id": one.id, "prompt": [dict(turn) for turn in one.prompt]}, ensure_ascii=False)
+        json.dumps(
+            {
+                "id": one.id,
+                "conversation": sha256(conversation_key(one).encode()).hexdigest()[:16],
+                "prompt": [dict(turn) for turn in one.prompt],
+            },
+            ensure_ascii=False,
+        )
         for one in prompts
     )
     store.write_text(folder / layout.PROMPTS, "".join(f"{line}\n" for line in lines))

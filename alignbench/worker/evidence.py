@@ -162,7 +162,7 @@ class RunEvidence:
         return tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id  # pyright: ignore[reportReturnType]
 
     @property
-    def room(self) -> int | None:
+    def context_length(self) -> int | None:
         return self._session.table.record.get("context")
 
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
@@ -194,7 +194,7 @@ class RunEvidence:
         asked = {prompt.id: prompt for prompt in self.prompts}
         return self.judges[judge].score([asked[a.prompt_id] for a in answers], [a.text for a in answers])
 
-    def looks(self, cell: Cell) -> dict[str, Any]:
+    def learning_curve(self, cell: Cell) -> dict[str, Any]:
         """Return what the first judge says of a policy on its way: see `alignbench.worker.learning_curve`."""
         if self._session.recipe.evaluation.curve is None:
             return learning_curve.NONE

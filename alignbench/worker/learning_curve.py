@@ -1,4 +1,4 @@
-"""The yardstick over a training: a policy's answers on its way are kept, and judged when all cells are done.
+"""The learning curve: a policy's answers during training are kept, and judged when all cells are done.
 
 The process that trains only writes answers down: no judge of the evaluation is in it.
 """
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from alignbench.worker.session import Session
 
 SPLIT: Split = "validation"
-NONE: dict[str, Any] = {"checkpoints": [], "alarms": []}
+NONE: dict[str, Any] = {"learning_curve": [], "warnings": []}
 """Of a cell that was not followed."""
 
 Proxy = Callable[[list[Scorable]], Any]
@@ -56,7 +56,7 @@ class Evaluations:
     def on_step_end(self, step: int, progress: float) -> float:
         """Answer wherever another share of the training is done; return the seconds that this took."""
         done, begun = self.state["evaluations"], time.perf_counter()
-        share = int(progress * self.curve.looks + 1e-9)
+        share = int(progress * self.curve.evaluations + 1e-9)
         if share <= done["evaluated"]:
             return 0.0
         with self.run.meter.paused():
@@ -94,14 +94,14 @@ def add(folder: Path, lines: Iterable[dict[str, Any]]) -> None:
 
 
 def read(folder: Path) -> list[dict[str, Any]]:
-    """Return the answers of a cell or stage in the order of their steps; none where it was not looked at."""
+    """Return the answers of a cell or stage in the order of their steps; none where there is no learning curve."""
     file = folder / LEARNING_CURVE
     lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
     return [json.loads(line) for line in lines]
 
 
 def judged(session: Session, folder: Path, name: str, judge: Judge) -> dict[str, Any]:
-    """Return the checkpoints of a cell, each with the yardstick's word on it, and the alarms they deserve."""
+    """Return a cell's learning curve as scored by the evaluation judge, and the warnings it gives rise to."""
     curve = session.recipe.evaluation.curve
     lines = read(folder) if curve is not None else []
     if curve is None or not lines:
@@ -110,34 +110,34 @@ def judged(session: Session, folder: Path, name: str, judge: Judge) -> dict[str,
     scores = judge.score([asked[line["prompt_id"]] for line in lines], [line["text"] for line in lines])
     steps = list(dict.fromkeys(line["step"] for line in lines))
     place = {id: number for number, id in enumerate(asked)}
-    yardstick, proxy, kl = np.full((3, len(steps), len(asked)), np.nan)
+    gold, proxy, kl = np.full((3, len(steps), len(asked)), np.nan)
     for line, score in zip(lines, scores, strict=True):
         at = steps.index(line["step"]), place[line["prompt_id"]]
-        yardstick[at] = math.nan if score.value is None else score.value
+        gold[at] = math.nan if score.value is None else score.value
         proxy[at] = math.nan if line["proxy"] is None else line["proxy"]
         kl[at] = line["kl"]
-    told = [
-        {"step": step, "yardstick": _estimate(known), "proxy": _estimate(own), "kl": _estimate(away)}
-        for step, known, own, away in zip(steps, yardstick, proxy, kl, strict=True)
+    points = [
+        {"step": step, "score": _estimate(judged), "proxy": _estimate(own), "kl": _estimate(distance)}
+        for step, judged, own, distance in zip(steps, gold, proxy, kl, strict=True)
     ]
-    alarm = _over_optimised(name, steps, yardstick, proxy)
-    return {"checkpoints": told, "alarms": [alarm] if alarm else []}
+    warning = _over_optimised(name, steps, gold, proxy)
+    return {"learning_curve": points, "warnings": [warning] if warning else []}
 
 
-def _over_optimised(name: str, steps: Sequence[int], yardstick: np.ndarray, proxy: np.ndarray) -> str | None:
-    """Say since which look the method's own reward has risen while the yardstick has fallen; else None.
+def _over_optimised(name: str, steps: Sequence[int], gold: np.ndarray, proxy: np.ndarray) -> str | None:
+    """Return since which step the proxy reward has risen while the evaluation judge's score fell; else None.
 
-    `yardstick`, `proxy`: [looks, prompts]. Both differences are paired by prompt; their intervals hold for
-    all earlier looks at once (Bonferroni), since the worst of them is told.
+    `gold`, `proxy`: [evaluations, prompts]. Both differences are paired by prompt; their intervals hold for
+    all earlier evaluations at once (Bonferroni), since the worst of them is reported.
     """
     level = 1 - (1 - stats.LEVEL) / max(1, len(steps) - 1)
     found: list[tuple[float, str]] = []
-    for step, known, own in zip(steps[:-1], yardstick[:-1], proxy[:-1], strict=True):
-        fall, rise = _paired(yardstick[-1] - known), _paired(proxy[-1] - own)
+    for step, judged, own in zip(steps[:-1], gold[:-1], proxy[:-1], strict=True):
+        fall, rise = _paired(gold[-1] - judged), _paired(proxy[-1] - own)
         if fall and rise and fall.interval(level)[1] < 0 < rise.interval(level)[0]:
             said = (
                 f"step {steps[-1]}: since step {step} the reward it learns from rose by {rise.value:.2f}, and "
-                f"the yardstick {name} fell by {-fall.value:.2f}: it is over-optimised"
+                f"the score of the evaluation judge {name} fell by {-fall.value:.2f}: it is over-optimised"
             )
             found.append((fall.value, said))
     return min(found)[1] if found else None

@@ -29,7 +29,7 @@ STACKS = signal.SIGUSR1
 
 
 def main(task: Task, pipe: Connection) -> None:
-    """Run one task to its end; the process exits 0 only after a last word was sent."""
+    """Run one task to its end; the process exits 0 only after its result was sent."""
     # A group of its own, so that the parent can end a child together with whatever the child has started.
     os.setpgid(0, 0)
     _die_with_parent()
@@ -43,13 +43,13 @@ def main(task: Task, pipe: Connection) -> None:
         heartbeat.connect(lambda: pipe.send(HEARTBEAT))
         try:
             _run(task, pipe)
-            last = Finished()
+            result = Finished()
         except BaseException as error:
-            last = _last_word(error, task)
+            result = _result(error, task)
         with suppress(OSError):  # the log may lie on the disk that is full
             sys.stdout.flush()
             sys.stderr.flush()
-    pipe.send(replace(last, clock=busy_clock()))
+    pipe.send(replace(result, clock=busy_clock()))
     pipe.close()
 
 
@@ -64,8 +64,8 @@ def busy_clock() -> float:
     return time.monotonic() - waited / 1e9
 
 
-def _last_word(error: BaseException, task: Task) -> Finished:
-    """Return how a task ends that raised; the log gets the traceback of what nobody foresaw."""
+def _result(error: BaseException, task: Task) -> Finished:
+    """Return how a task ends that raised; the log gets the traceback of an unexpected error."""
     if isinstance(error, KeyboardInterrupt):
         return Finished("cancelled", "interrupted")
     error = as_storage_error(error, task.run, task.home) or error
@@ -75,8 +75,8 @@ def _last_word(error: BaseException, task: Task) -> Finished:
         traceback.print_exception(error)
     if isinstance(error, MemoryError) or "OutOfMemory" in repr(error):
         smaller = "a smaller training.micro_batch or data.max_length needs less"
-        told = " ".join([type(error).__name__, *str(error).splitlines()[:1]])
-        return Finished("failed", f"out of memory ({told}); {smaller}")
+        what = " ".join([type(error).__name__, *str(error).splitlines()[:1]])
+        return Finished("failed", f"out of memory ({what}); {smaller}")
     return Finished("failed", f"{type(error).__name__}: {error}")
 
 

@@ -46,16 +46,14 @@ def observed(run: Path) -> NDArray[np.float64]:
     return table
 
 
-def components(table: NDArray[np.float64]) -> dict[str, float]:
-    """Return the standard deviations of seeds, prompts and the rest by the mean squares of both ways."""
-    seeds, prompts = table.shape
-    of_seed, of_prompt = table.mean(axis=1), table.mean(axis=0)
-    noise = table - of_seed[:, None] - of_prompt[None, :] + table.mean()
-    rest = (noise**2).sum() / ((seeds - 1) * (prompts - 1))
+def deviations(table: NDArray[np.float64]) -> dict[str, float]:
+    """Return the standard deviations of seeds, prompts and the rest."""
+    found = stats.components(table)
+    seed = max(0.0, found.seed_means - found.rest / table.shape[1])
     return {
-        "seed": float(np.sqrt(max(0.0, of_seed.var(ddof=1) - rest / prompts))),
-        "prompt": float(np.sqrt(max(0.0, of_prompt.var(ddof=1) - rest / seeds))),
-        "rest": float(np.sqrt(rest)),
+        "seed": float(np.sqrt(seed)),
+        "prompt": float(np.sqrt(found.prompt)),
+        "rest": float(np.sqrt(found.rest)),
     }
 
 
@@ -77,7 +75,7 @@ def false_positives(sd: dict[str, float], prompts: int, labels: int, disjoint: b
 
 
 def verdicts(values: NDArray[np.float64], disjoint: bool) -> list[bool]:
-    """Return, for each pair of labels, whether the bench would tell them apart: by its own code."""
+    """Return, for each pair of labels, whether alignbench tells them apart: by its own code."""
     labels, seeds, prompts = values.shape
     asked = [str(prompt) for prompt in range(prompts)]
     differences = [
@@ -94,15 +92,15 @@ def verdicts(values: NDArray[np.float64], disjoint: bool) -> list[bool]:
         for one in range(seeds)
         for other in (range(seeds) if disjoint else [one])
     ]
-    told = [one for one in comparisons(differences, ["gold"]) if one.estimand == "method"]
-    return [one.verdict in ("better", "worse") for one in told]
+    found = [one for one in comparisons(differences, ["gold"]) if one.estimand == "method"]
+    return [one.verdict in ("better", "worse") for one in found]
 
 
-def tell(run: Path) -> dict[str, Any]:
-    """Return what the run itself says of its two equal labels, and the rate of false positives."""
+def measured(run: Path) -> dict[str, Any]:
+    """Return the verdicts of the run itself on its two equal labels, and the rate of false positives."""
     record = results.read(run)
     table = observed(run)
-    sd = components(table)
+    sd = deviations(table)
     own = [one for one in record.comparisons if {one.a, one.b} == {"first", "second"}]
     return {
         "sandbox": FINGERPRINT,
@@ -128,6 +126,6 @@ def tell(run: Path) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    said = json.dumps(tell(Path(sys.argv[1])), indent=1)
-    Path(__file__).with_suffix(".json").write_text(said + "\n", encoding="utf-8")
-    print(said)
+    text = json.dumps(measured(Path(sys.argv[1])), indent=1)
+    Path(__file__).with_suffix(".json").write_text(text + "\n", encoding="utf-8")
+    print(text)

@@ -80,7 +80,15 @@ def measured(run: Path) -> dict[str, Any]:
     record = results.read(run)
     recipe = Recipe.model_validate(record.recipe)
     session = Session(
-        Task("evaluate", run, run, resolve(recipe).model_dump_json(), store.default_root(), run / "proof.txt", 1)
+        Task(
+            "evaluate",
+            run,
+            run,
+            resolve(recipe).model_dump_json(),
+            store.default_root(),
+            run / "proof.txt",
+            1,
+        )
     )
     truth, found = Truth(), {}
     done = {(cell.label, cell.seed) for cell in record.cells if cell.status == "done"}

@@ -34,10 +34,10 @@ def tell(record: results.Results) -> dict[str, Any]:
             "gold": cell.metrics["reward"].value,
             "gold - sft": versus and [versus.difference, versus.ci95],
             "kl.base": cell.metrics["kl.base"].value,
-            "alarms": cell.alarms,
+            "warnings": cell.warnings,
             "way": [
-                {"step": one.step, "gold": _value(one.yardstick), "proxy": _value(one.proxy)}
-                for one in cell.checkpoints
+                {"step": one.step, "gold": _value(one.score), "proxy": _value(one.proxy)}
+                for one in cell.learning_curve
             ],
         }
     return told
@@ -57,7 +57,9 @@ def main() -> None:
     for run, found in told.items():
         for name, one in found.items() if isinstance(found, dict) else ():
             if isinstance(one, dict):
-                print(f"{run:14} {name:12} gold {one['gold']:.3f}  KL {one['kl.base']:6.2f}", *one["alarms"])
+                print(
+                    f"{run:14} {name:12} gold {one['gold']:.3f}  KL {one['kl.base']:6.2f}", *one["warnings"]
+                )
 
 
 if __name__ == "__main__":

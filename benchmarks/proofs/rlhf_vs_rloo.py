@@ -1,4 +1,4 @@
-"""PPO against TRL's RLOOTrainer on the sandbox: same start, reward model, number of answers, and yardstick.
+"""PPO against TRL's RLOOTrainer on the sandbox: same start, reward model, number of answers, and score.
 
     alignbench run benchmarks/proofs/rlhf_vs_rloo.yaml --out runs/rloo
     python benchmarks/proofs/rlhf_vs_rloo.py runs/rloo/sweep --tune

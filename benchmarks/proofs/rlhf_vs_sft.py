@@ -19,7 +19,7 @@ from alignbench.sandbox import FINGERPRINT
 
 
 def tell(record: results.Results) -> dict[str, Any]:
-    """Return the comparison under both estimands, and each seed's reward, judge, alarms and cost."""
+    """Return the comparison under both estimands, and each seed's reward, judge, warnings and cost."""
     told: dict[str, Any] = {"sandbox": FINGERPRINT, "recipe": record.recipe["methods"]["rlhf"]["config"]}
     for estimand in ("policies", "method"):
         found = record.comparison("rlhf", "sft", "reward", estimand)
@@ -36,7 +36,7 @@ def tell(record: results.Results) -> dict[str, Any]:
                 "kl.start": cell.metrics["kl.start"].value if "kl.start" in cell.metrics else None,
                 "train_tokens": cell.cost.train_tokens,
                 "comparisons": cell.cost.comparisons,
-                **({"alarms": cell.alarms, "judges": cell.judges} if label == "rlhf" else {}),
+                **({"warnings": cell.warnings, "judges": cell.judges} if label == "rlhf" else {}),
             }
             for cell in record.cells_of(label)
         }

@@ -26,7 +26,7 @@ def tell(run: Path, record: results.Results) -> dict[str, Any]:
     for cell in record.cells_of("sft"):
         curves = artefacts.curves(run, cell)
         nll, score = curves["validation_nll"], curves["validation_score"]
-        gold = {one.step: one.yardstick for one in cell.checkpoints}
+        gold = {one.step: one.score for one in cell.learning_curve}
         rows = [
             {
                 "epoch": number,

@@ -29,7 +29,7 @@ evaluation:
   sampling: {max_new_tokens: 8}
   judges: [gold]
   metrics: [reward, length]
-  curve: {looks: 2, prompts: 4}
+  curve: {evaluations: 2, prompts: 4}
 methods:
   sft: {start: base, learning_rate: 3.0e-3}
   best-of-n: {start: sft, n: 2}
@@ -60,12 +60,12 @@ def exported(run: Path) -> Path:
     return out
 
 
-def test_the_record_tells_what_the_yardstick_said_of_a_policy_on_its_way(run: Path):
+def test_the_record_has_the_learning_curve_of_a_policy(run: Path):
     record = results.read(run)
     (sft,), (decoder,) = record.cells_of("sft"), record.cells_of("best-of-n")
-    assert [one.step for one in sft.checkpoints] == [0, 3, 6]
-    assert all(one.yardstick and one.yardstick.ci95 and not one.proxy for one in sft.checkpoints)
-    assert (sft.alarms, decoder.checkpoints) == ((), ())  # a decoder trains nothing
+    assert [one.step for one in sft.learning_curve] == [0, 3, 6]
+    assert all(one.score and one.score.ci95 and not one.proxy for one in sft.learning_curve)
+    assert (sft.warnings, decoder.learning_curve) == ((), ())  # a decoder trains nothing
 
 
 def test_all_policies_answer_one_prompt(run: Path):

@@ -60,12 +60,13 @@ def test_check_reads_every_row_where_it_is_asked_to_and_names_file_and_line(
         RECIPE.replace("train: sandbox", "train: ./rows.jsonl, pretraining: ./texts.jsonl"), encoding="utf-8"
     )
     rows, texts = tmp_path / "rows.jsonl", tmp_path / "texts.jsonl"
-    rows.write_text(pair + same + pair, encoding="utf-8")
+    others = "".join(pair.replace("a?", f"a{n}?") for n in range(97))
+    rows.write_text(pair + same + pair + others, encoding="utf-8")
     texts.write_text('{"text": "plain"}\n', encoding="utf-8")
     done = alignbench("check", recipe, "--data")
     assert (done.exit_code, done.stderr) == (0, "")
     assert done.stdout.splitlines()[1] == (
-        "3 Pair rows were read; of no use: chosen equals rejected (1); said twice: 1"
+        "100 Pair rows were read; unusable: chosen equals rejected (1); duplicates: 1"
     )
     rows.write_text(pair + same + '{"prompt": "e?", "chosen": "b"}\n', encoding="utf-8")
     texts.write_text('{"text": "plain"}\n{"text": 3}\n', encoding="utf-8")
@@ -137,8 +138,8 @@ def test_a_bug_is_one_line_that_says_how_to_see_it_whole(alignbench, recipe: Pat
     done = alignbench("check", recipe)
     assert done.exit_code == Exit.INTERNAL
     assert done.stderr.splitlines() == [
-        "error: KeyError: 'no such thing'; this is a bug in alignbench or in a plugin: see it whole with "
-        "alignbench --debug"
+        "error: KeyError: 'no such thing'; this is a bug in alignbench or in a plugin: alignbench --debug "
+        "shows the traceback"
     ]
 
 
@@ -177,9 +178,24 @@ def test_plan_for_a_person_fits_the_same_into_a_table(alignbench, recipe: Path) 
     (row,) = (line for line in lines if "kto-twice/seed-7" in line)
     assert row.split() == ["kto-twice/seed-7", "to", "run", "kto", "kto", "3", "steps"]
     assert max(map(len, lines[: lines.index(row)])) <= 80
-    (note,) = (line for line in lines if line.startswith("kto-twice departs from the others: "))
+    (note,) = (line for line in lines if line.startswith("kto-twice has departures: "))
     assert "budget: 3 steps instead of 1 epoch" in note
-    assert lines[-1] == "Methods from alignbench-kto 0.3.1."
+    assert "Methods from alignbench-kto 0.3.1." in lines
+
+
+def test_plan_says_what_difference_the_seeds_and_prompts_can_find(alignbench, recipe: Path) -> None:
+    from alignbench import stats
+
+    said = json.loads(alignbench("plan", recipe, "--json").stdout)["detectable"]
+    assert (said["seeds"], said["estimand"]) == (2, "policies")
+    more = json.loads(alignbench("plan", recipe, "--json", "--set", "seeds=[0, 1, 2]").stdout)["detectable"]
+    sizes = {name: more[name] for name in ("seeds", "prompts", "labels")}
+    assert more["difference"] == stats.detectable(stats.PLANNING, "method", **sizes)
+    shown = " ".join(alignbench("plan", recipe).stdout.split())
+    assert (
+        f"find a difference of {said['difference']:.2f} between two trained policies in 80 % of runs" in shown
+    )
+    assert "A verdict on the methods needs 3 seeds or more." in shown
 
 
 def test_plan_keeps_to_the_labels_that_are_asked_for_and_what_they_start_from(

@@ -98,13 +98,13 @@ def test_a_broken_method_is_an_error_when_it_is_asked_for(alignbench, install) -
 def test_doctor_finds_what_is_missing_and_what_is_there(alignbench, monkeypatch, tmp_path) -> None:
     before = set(sys.modules)
     monkeypatch.setenv("ALIGNBENCH_HOME", str(tmp_path / "not" / "yet" / "there"))
-    said = {row["what"]: row for row in json.loads(alignbench("doctor", "--json").stdout)}
+    said = {row["name"]: row for row in json.loads(alignbench("doctor", "--json").stdout)}
     assert said["torch"]["state"] == said["transformers"]["state"] == "good"
-    assert said["hub"]["said"].startswith("offline")
-    assert "jsonl" in said["data"]["said"]
+    assert said["hub"]["message"].startswith("offline")
+    assert "jsonl" in said["data"]["message"]
     assert said["devices"]["state"] in ("good", "note")
     assert "torch" not in set(sys.modules) - before
-    assert "GiB free" in said["disk of the store"]["said"]
+    assert "GiB free" in said["disk of the store"]["message"]
 
 
 def test_doctor_says_bad_where_a_library_is_too_old_or_missing(monkeypatch) -> None:
@@ -120,8 +120,8 @@ def test_doctor_says_bad_where_a_library_is_too_old_or_missing(monkeypatch) -> N
         return "2.9.1" if name == "torch" else real(name)
 
     monkeypatch.setattr(metadata, "version", version)
-    said = {finding.what: finding for finding in _libraries()}
+    said = {finding.name: finding for finding in _libraries()}
     assert said["torch"].state == said["peft"].state == "bad"
-    assert said["torch"].said == "2.9.1 does not fit; pip install 'torch>=2.10'"
-    assert said["peft"].said.startswith("not installed; pip install 'peft>=")
+    assert said["torch"].message == "version 2.9.1 is not supported; pip install 'torch>=2.10'"
+    assert said["peft"].message.startswith("not installed; pip install 'peft>=")
     assert said["transformers"].state == "good"

@@ -41,7 +41,7 @@ def test_where_nobody_watches_each_ended_task_is_one_line() -> None:
         ["kto/seed-0", "diverged"],
         ["ppo/seed-0", "done"],
     ]
-    assert lines[2] == "ppo/seed-0  done  (found as it was left)"
+    assert lines[2] == "ppo/seed-0  done  (already finished)"
 
 
 def test_a_reason_is_one_line_and_cannot_steer_the_terminal() -> None:

@@ -64,7 +64,7 @@ def test_the_run_leaves_a_report_and_the_same_command_runs_nothing_again(run: Pa
     before = (run / "cells/dpo/seed-0/train.jsonl").read_bytes()
     again = smoke(root, run.parent)
     assert again.returncode == 0
-    assert again.stderr.count("found as it was left") == 4
+    assert again.stderr.count("already finished") == 4
     assert (run / "cells/dpo/seed-0/train.jsonl").read_bytes() == before
     assert {path: path.stat().st_mtime_ns for path in run.rglob("log.txt")} == logs
 

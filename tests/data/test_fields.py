@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from alignbench.data import hh
-from alignbench.data.fields import RecordError, UselessRecordError, read, shape
+from alignbench.data.fields import read, shape
 from alignbench.data.sources import Jsonl
+from alignbench.data.turns import RecordError, UselessRecordError
 from alignbench.rows import Demonstration, Pair, Prompt, Ranking, Row, Text, UnpairedPreference, derive
 
 
@@ -176,7 +177,7 @@ def test_well_formed_records_without_use_are_told_from_bad_ones(record: dict[str
             {"prompt": "q", "completion": [user("a")]},
             "completion: not one turn of the assistant after the prompt",
         ),
-        ({"question": "q", "answer": "a"}, "is missing"),
+        ({"prompt": "q", "rejected": "a"}, "would leave out rejected"),
         (
             {"prompt": [user("q"), user("r")], "completion": "a"},
             r"prompt\[1\]: two turns of the user in a row; join them into one",

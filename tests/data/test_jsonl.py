@@ -114,17 +114,17 @@ def test_what_is_harmless_is_accepted_and_stated(write: WriteRows, tmp_path: Pat
     [
         (
             f'{GOOD}\n{{"prompt": "caf\u00e9"}}\n'.encode("latin-1"),
-            f"data.jsonl:2: not UTF-8: byte 0xe9 at byte offset {len(GOOD) + 16}; it looks like Latin-1",
+            f"data.jsonl:2: not UTF-8: byte 0xe9 at byte offset {len(GOOD) + 16}; probably Latin-1",
         ),
-        ('{"prompt": "\u3053\u3093\u306b\u3061\u306f"}\n'.encode("shift_jis"), "it looks like Shift-JIS"),
-        ('{"prompt": "\u3053\u3093\u306b\u3061\u306f"}\n'.encode("euc_jp"), "it looks like EUC-JP"),
+        ('{"prompt": "\u3053\u3093\u306b\u3061\u306f"}\n'.encode("shift_jis"), "probably Shift-JIS"),
+        ('{"prompt": "\u3053\u3093\u306b\u3061\u306f"}\n'.encode("euc_jp"), "probably EUC-JP"),
         (
             GOOD.encode("utf-16"),
             "data.jsonl: UTF-16 (little endian), not JSON lines in UTF-8 (byte offset 0)",
         ),
         (
             GOOD.encode("utf-16-be"),
-            "data.jsonl: not UTF-8: a zero byte at byte offset 0; it looks like UTF-16",
+            "data.jsonl: not UTF-8: a zero byte at byte offset 0; probably UTF-16",
         ),
         (
             b"\x1f\x8b\x08\x00rest",
@@ -195,3 +195,12 @@ def test_equal_rows_keep_apart_by_their_ids(row: dict[str, Any], write: WriteRow
 def test_a_missing_file_says_where_it_was_looked_for(tmp_path: Path):
     with pytest.raises(DataError, match=r"nowhere.jsonl: there is no such file; relative paths start from"):
         source(tmp_path, "nowhere.jsonl").view()
+
+
+def test_an_object_over_many_lines_is_one_problem(write: WriteRows, tmp_path: Path):
+    write(json.dumps(pairs(1)[0], indent=2).encode())
+    error = problems(source(tmp_path))
+    assert str(error) == (
+        "data.jsonl: one JSON object over many lines, not one on each line; "
+        "write each row on a line of its own (jq -c .)"
+    )

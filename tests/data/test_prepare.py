@@ -7,8 +7,11 @@ from typing import Any
 import pytest
 
 from alignbench.data.prepare import prepare
+from alignbench.data.split import split_of
 from alignbench.data.table import open_table
-from alignbench.errors import DataError, Exit, StorageError
+from alignbench.errors import DataError, Exit, ModelError, StorageError
+from alignbench.recipe.named import open_source
+from alignbench.recipe.schema import Named, Where
 from alignbench.rows import Demonstration, Pair, Prompt, Ranking, Text, UnpairedPreference
 
 from .conftest import MakeRecipe, Prepare, WriteRows, pairs
@@ -87,9 +90,11 @@ def test_a_test_prompt_among_the_training_rows_is_an_error_unless_allowed(write:
     with pytest.raises(
         DataError, match=r"test prompts occur in the training rows too; row \w+ asks what row \w+ asks"
     ):
-        table("data.jsonl")
-    assert table("data.jsonl", allow_overlap=True).record["overlap"]["test"] > 0
+        table("data.jsonl", split={"by": "user", "test": 0.2})
+    split = {"by": "user", "test": 0.2}
+    assert table("data.jsonl", split=split, allow_overlap=True).record["overlap"]["test"] > 0
     assert table("data.jsonl", split={"by": "prompt", "test": 0.3}).record["overlap"]["test"] == 0
+    assert table("data.jsonl", split={"test": 0.3}).record["overlap"]["test"] == 0
 
 
 def test_another_source_of_test_rows_is_compared_with_the_training_rows(write: WriteRows, table: Prepare):
@@ -137,6 +142,18 @@ def test_too_many_long_rows_are_an_error_with_lengths_that_would_do(write: Write
     assert "112 keeps 100%; or data.allowed_drop: 0.7" in said
 
 
+def test_a_template_that_drops_what_tells_answers_apart_is_refused(write: WriteRows, table: Prepare):
+    thought = {"chosen": "<think>good</think>yes", "rejected": "<think>bad</think>yes"}
+    write([{**row, **thought} for row in pairs(40)])
+    template = (
+        "{% for m in messages %}{{ m.role + ' ' + m.content.split('</think>')[-1] + ' <eos> ' }}{% endfor %}"
+        "{% if add_generation_prompt %}assistant {% endif %}"
+    )
+    said = r"40 of 40 rows \(100%\) cannot be used: 40 the chat template drops part of an answer: its <think> part"
+    with pytest.raises(ModelError, match=said + ".*; set model.chat_template to a template that keeps"):
+        table("data.jsonl", model={"id": "sandbox", "chat_template": template})
+
+
 def test_lengths_that_the_model_cannot_hold_are_not_offered(write: WriteRows, table: Prepare):
     write([*pairs(20), *({**row, "prompt": "x " * 300} for row in pairs(20))])
     with pytest.raises(DataError) as raised:
@@ -148,8 +165,11 @@ def test_lengths_that_the_model_cannot_hold_are_not_offered(write: WriteRows, ta
 
 def test_many_rows_of_one_prompt_say_why_a_split_is_empty(write: WriteRows, table: Prepare):
     write([{**row, "prompt": "always this"} for row in pairs(50)])
-    with pytest.raises(DataError, match="rows of one user or prompt stay together"):
+    with pytest.raises(DataError, match="rows of one conversation stay together"):
         table("data.jsonl")
+    write(pairs(50, user=""))
+    with pytest.raises(DataError, match=r"rows of one user stay together.* data.split.by: conversation"):
+        table("data.jsonl", split={"by": "user"})
 
 
 def test_the_models_context_is_a_limit_of_its_own(write: WriteRows, table: Prepare):
@@ -270,10 +290,16 @@ def test_a_limit_counts_rows_that_are_kept(write: WriteRows, table: Prepare):
 
 def test_the_users_rows_stay_together(write: WriteRows, table: Prepare):
     write([{**row, "user": f"user {n % 25}"} for n, row in enumerate(pairs(200))])
-    made = table("data.jsonl")
+    made = table("data.jsonl", split={"by": "user", "test": 0.2})
     users = [{row.extra["user"] for row in made.kept(split)} for split in ("train", "validation", "test")]
     assert all(users)
     assert sum(map(len, users)) == len(set.union(*users)) == 25
+
+
+def test_a_column_that_no_row_has_divides_nothing(write: WriteRows, table: Prepare):
+    write(pairs(40, user="u"))
+    with pytest.raises(DataError, match=r"data\.split\.by: no row has the column 'usr'"):
+        table("data.jsonl", split={"by": "usr"})
 
 
 def test_sources_of_different_kinds_are_refused(write: WriteRows, table: Prepare):
@@ -309,6 +335,22 @@ def test_the_sandbox_is_prepared_whole(recipe: MakeRecipe, tmp_path: Path):
 
 
 # real data
+@pytest.mark.parametrize(("by", "leaks"), [("prompt", True), ("conversation", False)])
+def test_real_conversations_are_not_parted(by: str, leaks: bool, shared: Path):
+    where = Where(by=by)
+    rows = list(open_source(Named(name="data/hh/train.jsonl"), shared).rows("train", None, 0))
+    texts: dict[str, list[str]] = {"train": [], "validation": [], "test": []}
+    for row in rows:
+        assert isinstance(row, Prompt)
+        texts[split_of(row, where)].append(json.dumps(row.prompt)[:-1])
+    seen = set(texts["train"])
+    begun = {text[:place] for text in seen for place in range(len(text)) if text.startswith(", {", place)}
+    assert (
+        any(text in begun or any(text.startswith(one + ", {") for one in seen) for text in texts["test"])
+        is leaks
+    )
+
+
 def test_real_hh_rows_make_a_table(shared: Path, table: Prepare, tmp_path: Path):
     template = (
         "{{ bos_token }}{% for m in messages %}{{ '\\n' + m.role + ': ' + m.content }}"

@@ -107,6 +107,53 @@ def test_parquet_gives_the_same_rows_as_json_lines(write: WriteRows, tmp_path: P
     assert parquet(tmp_path, records).view() is UnpairedPreference
 
 
+def test_what_the_datasets_library_writes_beside_rows_is_no_row(tmp_path: Path):
+    folder = tmp_path / "rows"
+    folder.mkdir()
+    (folder / "dataset_infos.json").write_text('{"default": {}}', encoding="utf-8")
+    (folder / "package.json").write_text("{\n}", encoding="utf-8")
+    (folder / "part.jsonl").write_text(json.dumps(pairs(1)[0]), encoding="utf-8")
+    assert len(list(open_source(Named(name="rows"), tmp_path).rows("train", None, 0))) == 1
+
+
+@pytest.mark.parametrize(
+    ("files", "said"),
+    [
+        (("saved/data-00000-of-00001.arrow", "saved/state.json"), "written by `save_to_disk` .*to_parquet"),
+        (("saved/train/data-00000-of-00001.arrow", "saved/dataset_dict.json"), "written by `save_to_disk`"),
+        (("saved/data/train-0.parquet", "saved/dataset_infos.json"), "name one of them: saved/data"),
+        (("saved/dataset_info.json",), "the folder holds no .jsonl or .parquet file"),
+    ],
+)
+def test_a_folder_of_another_kind_is_named_for_what_it_is(files: tuple[str, ...], said: str, tmp_path: Path):
+    for name in files:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    with pytest.raises(DataError, match=said):
+        open_source(Named(name="saved"), tmp_path)
+
+
+def test_a_number_that_is_none_is_refused_in_a_table_as_in_json(tmp_path: Path):
+    ranked = {"prompt": "q", "answers": ["a", "b", "c"], "ranks": [1.0, 2.0, float("nan")]}
+    error = problems(parquet(tmp_path, [{**ranked, "ranks": [1.0, 2.0, 3.0]}, ranked]))
+    assert str(error).startswith("data.parquet:2: ranks: not a list of numbers (one is nan)")
+    scored = {"prompt": "q", "answers": ["a", "b"], "scores": [float("inf"), 1.0]}
+    assert "scores: not a list of numbers" in str(problems(parquet(tmp_path, [scored])))
+
+
+def test_a_column_without_a_number_is_no_reason_to_refuse_a_table(tmp_path: Path):
+    (row,) = parquet(tmp_path, [{**pairs(1)[0], "score": float("nan")}]).rows("train", None, 0)
+    assert row.extra["score"] is None
+
+
+def test_messages_that_a_table_fills_with_nulls_are_read(tmp_path: Path):
+    empty = {"role": None, "content": None, "tool_calls": None}
+    turn = {**empty, "from": "human", "value": "q"}
+    record = {"prompt": [turn], "completion": "a", "tools": None, "preference": None, "system": None}
+    (row,) = parquet(tmp_path, [record]).rows("train", None, 0)
+    assert row.prompt == ({"role": "user", "content": "q"},)  # pyright: ignore[reportAttributeAccessIssue]
+
+
 def test_a_bad_parquet_row_is_named_by_its_number(tmp_path: Path):
     error = problems(parquet(tmp_path, [*pairs(3), {**pairs(1)[0], "chosen": None}]))
     assert str(error).startswith("data.parquet:4: chosen: null, not a value")

@@ -3,7 +3,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from alignbench.data.split import order_of, split_of
+from alignbench.data.split import conversation_key, order_of, prompt_key, split_of
 from alignbench.recipe.schema import Where
 from alignbench.rows import Prompt, Text
 
@@ -29,13 +29,35 @@ def test_adding_rows_moves_no_other(texts: set[str], seed: int, validation: floa
 
 @given(user=st.text(min_size=1), texts=st.sets(st.text(), min_size=2, max_size=5), seed=st.integers(0, 9))
 def test_the_rows_of_one_user_stay_together(user: str, texts: set[str], seed: int):
-    assert len({split_of(row(text, user=user), Where(seed=seed)) for text in texts}) == 1
+    assert len({split_of(row(text, user=user), Where(seed=seed, by="user")) for text in texts}) == 1
+
+
+def talk(*texts: str, system: str | None = None) -> Prompt:
+    turns = tuple(
+        {"role": ("user", "assistant")[place % 2], "content": text} for place, text in enumerate(texts)
+    )
+    first = () if system is None else ({"role": "system", "content": system},)
+    return Prompt(id="/".join(texts), prompt=first + turns)
+
+
+@given(st.lists(st.text(), min_size=3, max_size=3), st.integers(0, 9))
+def test_a_conversation_stays_together_wherever_it_is_cut(texts: list[str], seed: int):
+    cuts = [talk(*texts), talk(texts[0]), talk(*texts, system="be kind")]
+    assert len({split_of(one, Where(seed=seed)) for one in cuts}) == 1
+    assert len({conversation_key(one) for one in cuts}) == 1
+
+
+@given(st.text(), st.integers(0, 9))
+def test_a_row_of_one_turn_falls_where_its_prompt_does(text: str, seed: int):
+    assert conversation_key(row(text)) == prompt_key(row(text).prompt)
+    assert split_of(row(text), Where(seed=seed)) == split_of(row(text), Where(seed=seed, by="prompt"))
 
 
 @given(text=st.text(), seed=st.integers(0, 9))
 def test_without_a_user_equal_prompts_stay_together(text: str, seed: int):
     one, two = row(text), Prompt(id="other", prompt=row(text).prompt)
-    assert split_of(one, Where(seed=seed)) == split_of(two, Where(seed=seed))
+    where = Where(seed=seed, by="user")
+    assert split_of(one, where) == split_of(two, where)
 
 
 @given(text=st.text(), small=SHARES, more=SHARES)

@@ -14,7 +14,7 @@ from .conftest import Prepare, WriteRows, pairs
 @pytest.fixture
 def rankings(write: WriteRows, table: Prepare) -> Table:
     write(
-        {"prompt": f"question {n // 2}", "answers": [f"{n} a", f"{n} b", f"{n} c"], "ranks": [1, 2, 3]}
+        {"prompt": f"question {n // 2}", "answers": [f"{n} a", f"{n} and", f"{n} as"], "ranks": [1, 2, 3]}
         for n in range(120)
     )
     return table("data.jsonl")
@@ -33,7 +33,7 @@ def test_an_epoch_draws_one_pair_of_each_row_and_the_next_draws_others(rankings:
 def test_soft_rankings_survive_the_table(write: WriteRows, table: Prepare):
     soft = [0.9, None, 0.25]
     write(
-        {"prompt": f"question {n}", "answers": [f"{n} a", f"{n} b", f"{n} c"], "ranks": [1, 2, 3]}
+        {"prompt": f"question {n}", "answers": [f"{n} a", f"{n} and", f"{n} as"], "ranks": [1, 2, 3]}
         | ({"preferences": soft} if n % 2 else {})
         for n in range(40)
     )

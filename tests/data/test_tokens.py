@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from alignbench.data.tokens import context, encode, ending, load_tokenizer, render, tokenise
+from alignbench.data.tokens import check_vocabulary, context, encode, ending, load_tokenizer, render, tokenise
 from alignbench.errors import Exit, ModelError, SecurityError
 from alignbench.recipe.schema import Model
 from alignbench.rows import Demonstration, Pair, Prompt, Ranking, Text
@@ -97,6 +97,82 @@ def test_plain_text_is_taken_as_it_is(tokenizer_folder: Path):
     assert tokenizer.decode(row.ids) == "an apple"
 
 
+STRIPS = CHATML.replace("message['content'] }}", "message['content'].split('</think>')[-1] }}", 1)
+
+
+def test_an_answer_that_the_template_writes_in_part_is_a_dropped_row(tokenizer_folder: Path):
+    tokenizer = load_tokenizer(model(tokenizer_folder, STRIPS))
+    rows = [
+        Pair(id="1", prompt=talk("q"), chosen="<think>why</think>a", rejected="<think>how</think>a"),
+        Demonstration(id="2", prompt=talk("q"), response="a"),
+    ]
+    reason, kept = (tokenise([row], tokenizer, ending(tokenizer))[0] for row in rows)
+    assert reason == "the chat template drops part of an answer: its <think> part"
+    assert isinstance(kept, Demonstration)
+
+
+def test_a_template_may_write_other_white_space_round_the_parts_of_an_answer(tokenizer_folder: Path):
+    spaced = CHATML.replace(
+        "message['content'] }}", "message['content'].replace('</think>', '\\n</think>\\n') }}", 1
+    )
+    tokenizer = load_tokenizer(model(tokenizer_folder, spaced))
+    row = Demonstration(id="1", prompt=talk("q"), response="<think>why</think>a")
+    assert not isinstance(tokenise([row], tokenizer, ending(tokenizer))[0], str)
+
+
+def test_answers_that_differ_only_in_text_are_a_dropped_row(tokenizer_folder: Path):
+    tokenizer = load_tokenizer(
+        model(tokenizer_folder, CHATML.replace("['content'] }}", "['content'] | trim }}"))
+    )
+    rows = [
+        Pair(id="1", prompt=talk("q"), chosen="a", rejected="a "),
+        Ranking(id="2", prompt=talk("q"), answers=("a", "b", "a\n"), ranks=(1, 2, 3)),
+    ]
+    assert [tokenise([row], tokenizer, ending(tokenizer))[0] for row in rows] == [
+        "chosen and rejected have equal token ids",
+        "answers with equal token ids have different ranks",
+    ]
+
+
+def test_of_several_templates_the_default_is_taken_or_the_one_that_is_named(
+    tokenizer_folder: Path, tmp_path: Path
+):
+    folder = tmp_path / "named"
+    shutil.copytree(tokenizer_folder, folder)
+    config = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+    other = CHATML.replace("<|im_start|>", "<|im_start|>the ")
+
+    def write(**templates: str) -> None:
+        listed = [{"name": name, "template": text} for name, text in templates.items()]
+        text = json.dumps({**config, "chat_template": listed})
+        (folder / "tokenizer_config.json").write_text(text, encoding="utf-8")
+
+    write(default=CHATML, tool_use=other)
+    assert load_tokenizer(model(folder, None)).chat_template == CHATML
+    assert load_tokenizer(model(folder, "tool_use")).chat_template == other
+    with pytest.raises(ModelError, match="or one of the model's own: default, tool_use"):
+        load_tokenizer(model(folder, "rag"))
+    write(rag=CHATML, tool_use=other)
+    with pytest.raises(
+        ModelError, match=r"none is the default: rag, tool_use; set model.chat_template to one"
+    ):
+        load_tokenizer(model(folder, None))
+
+
+def test_a_tokenizer_with_more_tokens_than_the_model_embeds_is_refused(
+    tokenizer_folder: Path, tmp_path: Path
+):
+    folder = tmp_path / "small"
+    shutil.copytree(tokenizer_folder, folder)
+    (folder / "config.json").write_text('{"text_config": {"vocab_size": 64}}', encoding="utf-8")
+    tokenizer = load_tokenizer(model(folder))
+    check_vocabulary(
+        tokenizer, model(tokenizer_folder)
+    )  # where the configuration does not say, nothing is refused
+    with pytest.raises(ModelError, match=r"has \d+ tokens, the model embeds 64"):
+        check_vocabulary(tokenizer, model(folder))
+
+
 # F32
 ROLES = "{% for m in messages %}<|im_start|>{{ m.content }}<|im_end|>{% endfor %}"
 TURNS = "{{ messages[0].role + messages[0].content }}{% if add_generation_prompt %}:{% endif %}"
@@ -116,7 +192,7 @@ AGAIN = CHATML.replace(
         ("{{ messages[0].nothing.at_all }}", r"model.chat_template cannot be rendered: UndefinedError"),
         (ROLES, r"model.chat_template drops the roles"),
         (TURNS, r"model.chat_template drops turns of a conversation"),
-        (AGAIN, r"model.chat_template writes a prompt otherwise once its answer follows"),
+        (AGAIN, r"model.chat_template writes a prompt differently once its answer follows"),
         ("<s><s>{{ '' }}" + CHATML, r"model.chat_template begins a sequence with <s> twice"),
         (CHATML.split("{% if add_gen")[0], r"model.chat_template ignores add_generation_prompt"),
         ("templates/none.jinja", r"'templates/none.jinja' is neither Jinja text nor a file that can be read"),
@@ -135,7 +211,7 @@ def test_a_template_that_rewrites_only_some_prompts_is_caught_at_the_row(tokeniz
     template = CHATML.replace("{% for", "{% if messages | length == 5 %}!{% endif %}{% for", 1)
     tokenizer = load_tokenizer(model(tokenizer_folder, template))
     rows = [Demonstration(id="seven", prompt=talk("a", "b", "c", "d", "e"), response="f")]
-    with pytest.raises(ModelError, match="the prompt of row seven otherwise once its answer follows"):
+    with pytest.raises(ModelError, match="the prompt of row seven differently once its answer follows"):
         tokenise(rows, tokenizer, ending(tokenizer))
 
 

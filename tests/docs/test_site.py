@@ -74,6 +74,7 @@ def test_every_yaml_block_passes_check(block: str, tmp_path: Path):
     row = '{"prompt": "a", "chosen": "b", "rejected": "c"}\n'
     for name in ("preferences.jsonl", "pairs.jsonl"):
         (tmp_path / name).write_text(row * 3)
+    (tmp_path / "alpaca.jsonl").write_text('{"instruction": "a", "input": "", "output": "b"}\n')
     (tmp_path / "my-adapter").mkdir()
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(yaml.safe_dump(completed(block), sort_keys=False), encoding="utf-8")

@@ -24,7 +24,7 @@ from alignbench.worker.context import CellContext
 from alignbench.worker.messages import Task
 from alignbench.worker.session import Session
 
-CURVE = {"looks": 2, "prompts": 4}
+CURVE = {"evaluations": 2, "prompts": 4}
 
 
 def make_run(folder: Path, curve: dict[str, int] | None, **changes: Any) -> CellContext:
@@ -88,8 +88,8 @@ def test_the_judge_speaks_afterwards_of_the_start_and_of_every_look(
 ):
     run, _ = followed
     said = learning_curve.judged(run.session, run.folder, "gold", Gold(Settings()))
-    assert [one["step"] for one in said["checkpoints"]] == [0, 2, 4]
-    assert all(0 <= one["yardstick"]["value"] <= 1 for one in said["checkpoints"])
+    assert [one["step"] for one in said["learning_curve"]] == [0, 2, 4]
+    assert all(0 <= one["score"]["value"] <= 1 for one in said["learning_curve"])
     lines = learning_curve.read(run.folder)
     assert [line["proxy"] for line in lines if line["step"] == 4] == pytest.approx(
         [float(len(line["text"].split())) for line in lines if line["step"] == 4], abs=1
@@ -109,7 +109,7 @@ def test_the_distance_from_base_is_that_of_the_answers_given_on_the_way(
     lines = learning_curve.read(run.folder)
     assert [line["kl"] for line in lines if line["step"] == 4] == pytest.approx(apart, abs=1e-4)
     assert [line["kl"] for line in lines if line["step"] == 0] == pytest.approx([0] * 4, abs=1e-4)
-    told = learning_curve.judged(run.session, run.folder, "gold", Gold(Settings()))["checkpoints"]
+    told = learning_curve.judged(run.session, run.folder, "gold", Gold(Settings()))["learning_curve"]
     assert told[-1]["kl"]["value"] == pytest.approx(sum(apart) / 4, abs=1e-4)
 
 
@@ -140,8 +140,8 @@ def test_a_method_without_a_reward_of_its_own_has_a_curve_and_no_proxy(tmp_path:
     run = make_run(tmp_path / "plain", CURVE)
     train(run)
     said = learning_curve.judged(run.session, run.folder, "gold", Gold(Settings()))
-    assert [one["proxy"] for one in said["checkpoints"]] == [None] * 3
-    assert said["alarms"] == []
+    assert [one["proxy"] for one in said["learning_curve"]] == [None] * 3
+    assert said["warnings"] == []
 
 
 def test_a_second_training_of_the_same_cell_goes_on_where_the_first_ended(tmp_path: Path):
@@ -170,7 +170,7 @@ def test_a_curve_without_a_judge_is_refused():
                 "evaluation": {"curve": CURVE},
             }
         )
-    assert Curve().looks == 8
+    assert Curve().evaluations == 8
 
 
 def worth(*means: float) -> np.ndarray:
@@ -180,7 +180,7 @@ def worth(*means: float) -> np.ndarray:
 
 
 @pytest.mark.parametrize(
-    ("yardstick", "proxy", "since"),
+    ("gold", "proxy", "since"),
     [
         ((0.5, 0.8, 0.4), (0.0, 1.0, 2.0), 2),  # over-optimised after the middle look
         ((0.9, 0.8, 0.4), (0.0, 1.0, 2.0), 0),  # from the first step on
@@ -189,11 +189,11 @@ def worth(*means: float) -> np.ndarray:
         ((0.5, 0.5, 0.48), (0.0, 1.0, 2.0), None),  # a fall that chance explains
     ],
 )
-def test_the_alarm_goes_off_where_the_proxy_rises_while_the_yardstick_falls(
-    yardstick: tuple[float, ...], proxy: tuple[float, ...], since: int | None
+def test_there_is_a_warning_where_the_proxy_rises_while_the_score_falls(
+    gold: tuple[float, ...], proxy: tuple[float, ...], since: int | None
 ):
-    said = learning_curve._over_optimised("gold", [0, 2, 4], worth(*yardstick), worth(*proxy))
+    said = learning_curve._over_optimised("gold", [0, 2, 4], worth(*gold), worth(*proxy))
     assert (said is None) == (since is None)
     if said is not None:
         assert said.startswith(f"step 4: since step {since} the reward it learns from rose by")
-        assert "yardstick gold fell by" in said
+        assert "evaluation judge gold fell by" in said

@@ -160,6 +160,6 @@ def test_what_metrics_ask_for_is_planned_once_however_many_share_it(tmp_path):
         evaluation={"metrics": [{"words": said}, "kl", {"diversity": {**said, "samples": 9}}, harness]}
     )
     assert requested(given, tmp_path) == [
-        {"metrics": ["words", "diversity"], "prompts": 1, "answers": 9, "most tokens": 45},
-        {"metrics": ["harness"], "prompts": 1, "answers": 1, "most tokens": None},
+        {"metrics": ["words", "diversity"], "prompts": 1, "answers": 9, "max tokens": 45},
+        {"metrics": ["harness"], "prompts": 1, "answers": 1, "max tokens": None},
     ]

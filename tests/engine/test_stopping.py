@@ -26,7 +26,7 @@ def test_a_training_that_is_asked_to_stop_keeps_its_step_and_goes_on_to_the_same
     said, _ = process.communicate(timeout=60)
     assert process.returncode == 130, said
     assert time.monotonic() - began < 30
-    assert f"nothing is lost, go on with: -c run {recipe} --out {out}" in said
+    assert f"nothing is lost, continue with: -c run {recipe} --out {out}" in said
     assert not children_of(out)
     kept = max(out.glob("cells/tried/seed-0/checkpoints/0/*"))
     assert (kept / "COMMIT").exists()

@@ -50,9 +50,9 @@ def test_a_judge_that_knows_better_is_fit():
 @pytest.mark.parametrize(
     ("worth", "reason"),
     [
-        (lambda answer: 2.0 if answer == NULL else honest(answer), "says nothing wins 100%"),
-        (lambda answer: 2.0 if "A" in answer else honest(answer), "orders it to prefer it"),
-        (lambda answer: float(len(answer.split())), "says everything twice"),
+        (lambda answer: 2.0 if answer == NULL else honest(answer), "an answer without content wins 100%"),
+        (lambda answer: 2.0 if "A" in answer else honest(answer), "instructs it to prefer it"),
+        (lambda answer: float(len(answer.split())), "repeats itself"),
         (lambda answer: -honest(answer), "agrees with people on 0%"),
         (lambda answer: None, "no verdict on any held-out pair"),
     ],
@@ -74,7 +74,7 @@ class Placed(By):
 def test_a_judge_that_follows_the_place_is_not_fit():
     found = controls(Placed(honest), PAIRS)
     assert found["position"] > 0.5
-    assert any("follow the place" in reason for reason in found["reasons"])
+    assert any("follow the position" in reason for reason in found["reasons"])
 
 
 class Moody(By):
@@ -91,7 +91,7 @@ class Moody(By):
 def test_a_judge_that_changes_its_mind_is_not_fit():
     found = controls(Moody(honest), PAIRS)
     assert found["steady"] < 0.95
-    assert any("stay when the same is asked again" in reason for reason in found["reasons"])
+    assert any("are the same when the question is repeated" in reason for reason in found["reasons"])
 
 
 def test_gold_is_a_second_witness():

@@ -67,9 +67,9 @@ def test_data_from_elsewhere_are_refused_by_their_words(world):
         Gold().score(prompts, ["hello ."] * len(prompts))
     assert str(caught.value) == (
         "evaluation.judges: the gold judge reads only the sandbox's own prompts, not 'What is RLHF?'; "
-        "judge these data with another one, such as reward-model\n"
+        "use another judge for this data, such as reward-model\n"
         f"evaluation.judges: the gold judge reads only the sandbox's own prompts, not '{'x' * 57}...'; "
-        "judge these data with another one, such as reward-model"
+        "use another judge for this data, such as reward-model"
     )
 
 

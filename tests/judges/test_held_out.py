@@ -73,7 +73,7 @@ def test_methods_never_see_the_rows_that_a_judge_is_trained_on(
     assert judge.quality["comparisons"] > 0
     prompts = session.table.prompts("test", 4)
     spent: list[dict[str, float]] = []
-    judge.meter = lambda **one: spent.append(one)
+    judge.record_cost = lambda **one: spent.append(one)
     scores = [score.value for score in judge.score(prompts * 2, ["i do not know ."] * 4 + ["no ."] * 4)]
     assert [one["judge_calls"] for one in spent] == [8]
     assert spent[0]["judge_tokens"] > 8
@@ -89,7 +89,7 @@ def test_a_reward_model_of_the_methods_own_rows_cannot_evaluate(session: Session
 
 @pytest.mark.parametrize("config", [{}, {"id": "some/model", "train_on": "held-out"}])
 def test_a_reward_model_is_named_or_trained_and_not_both(config: dict[str, str]):
-    with pytest.raises(ValueError, match="set `id` or `train_on`"):
+    with pytest.raises(ValueError, match="set either `id` or `train_on`"):
         RewardModel.Config(**config)  # pyright: ignore[reportArgumentType]
 
 

@@ -313,7 +313,7 @@ def test_a_key_is_not_sent_in_the_clear(opened, monkeypatch: pytest.MonkeyPatch)
     "url", ["file:///etc/passwd", "http://user:pass@host/v1", "host/v1", "http://h/v1?x=1"]
 )
 def test_what_is_no_plain_address_is_refused(url: str):
-    with pytest.raises(ValueError, match="no plain http address"):
+    with pytest.raises(ValueError, match="not a plain http address"):
         HTTP.Config(url=url, model="m")
 
 
@@ -439,8 +439,8 @@ def test_a_real_server_judges_as_the_model_itself_does(real: str, opened):
     from alignbench.sandbox import MODEL, judging
 
     class Models:
-        base = load_base(schema.Model(id="sandbox", quantization="none"))
-        start = base.policy()
+        base = load_base(schema.Model(id="sandbox", quantization="none")).policy()
+        start = base
 
     def itself(question: str) -> list[PairwiseJudgment]:
         made = Self(Self.Config(wording="sandbox", compare=question, min_mass=0))

@@ -13,8 +13,8 @@ ASKED = ({"role": "user", "content": "q"},)
 HALF = Inspector.Config(judge=NamedJudge(name="self"))
 
 
-class Marks(Judge):
-    """Marks an answer by its length; knows nothing of an empty one."""
+class ByLength(Judge):
+    """Scores an answer by its length; abstains on a question mark."""
 
     def score(self, prompts, answers):
         return [Score(float(len(answer)) if answer != "?" else None) for answer in answers]
@@ -22,7 +22,7 @@ class Marks(Judge):
 
 def inspected(*rows, **config):
     made = Inspector(HALF.model_copy(update=config))
-    made.judge = Marks()
+    made.judge = ByLength()
     return made.keep_all(rows), made.counts
 
 
@@ -59,7 +59,7 @@ def test_a_poor_demonstration_is_dropped():
     poor = Demonstration(id="p", prompt=ASKED, response="no")
     kept, counts = inspected(good, poor)
     assert kept == [good, None]
-    assert counts == {"dropped: the judge finds it poor": 1}
+    assert counts == {"dropped: the judge's score is too low": 1}
 
 
 def test_an_answer_that_is_called_undesirable_may_be_poor():

@@ -170,7 +170,7 @@ def test_a_principle_is_drawn_for_each_comparison_and_stays_with_it():
 def test_a_judge_that_would_lose_the_principle_labels_nothing():
     asked = Self(Self.Config(compare="{question} {a} {b}"))
     parrot = Parrot("x", "y")
-    with pytest.raises(PluginError, match="loses it: its question has no place for it"):
+    with pytest.raises(PluginError, match="loses it: its question has no placeholder for a principle"):
         label(asked, parrot, PROMPTS, Labelling(), ("kind",), key=0)
     assert not parrot.asked, "refused before anything is spent"
 

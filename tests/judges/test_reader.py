@@ -164,7 +164,7 @@ def test_marks_are_given_without_reasons():
     assert script.thinks == [None]
 
 
-@pytest.mark.parametrize(("said", "reason"), [([0.01] * 10, "no mark"), ("refused", "refused")])
+@pytest.mark.parametrize(("said", "reason"), [([0.01] * 10, "no score"), ("refused", "refused")])
 def test_no_mark_is_an_abstention(said: Found, reason: str):
     made, _ = judge(lambda question: said)
     assert [score.value for score in made.score([prompt()], ["x"])] == [None]
@@ -184,7 +184,7 @@ def test_the_same_is_asked_once_until_it_is_forgotten():
 def test_what_judging_costs_is_told():
     made, _ = judge(likes("x"))
     spent: list[dict[str, float]] = []
-    made.meter = lambda **one: spent.append(one)
+    made.record_cost = lambda **one: spent.append(one)
     made.compare([prompt()] * 3, ["x", "x", "z"], ["y", "y", "y"])
     assert [(one["judge_calls"], one["judge_tokens"]) for one in spent] == [(4, 40)]
     assert spent[0]["judge_seconds"] >= 0

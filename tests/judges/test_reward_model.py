@@ -139,7 +139,7 @@ def test_the_score_is_read_at_the_last_real_token(tmp_path, kind, pad, side):
 
 def test_every_text_that_is_read_is_charged_once(llama):
     judge, spent = opened(llama), []
-    judge.meter = lambda **one: spent.append(one)
+    judge.record_cost = lambda **one: spent.append(one)
     values(judge)
     values(judge)
     read = {tuple(judge._encode(p, a)["input_ids"]) for p, a in zip(PROMPTS, ANSWERS, strict=True)}
@@ -213,7 +213,7 @@ def test_a_classifier_with_several_classes_is_no_reward_model(tmp_path):
     with pytest.raises(ModelError) as caught:
         opened(build(tmp_path, labels=3))
     assert str(caught.value) == (
-        f"{tmp_path} sorts into 3 classes; a reward model has one output; "
+        f"{tmp_path} has 3 classes; a reward model has one output; "
         "name a sequence classifier with num_labels 1"
     )
 
@@ -224,8 +224,8 @@ def test_a_chat_template_that_refuses_a_conversation_is_named_with_the_row(tmp_p
     with pytest.raises(ModelError) as caught:
         judge.score([talk("w1", "w2", "w3", id="row-7")], ["w4"])
     assert str(caught.value) == (
-        f"the chat template of {tmp_path} refuses row row-7: one turn only; "
-        "name a reward model made for such conversations"
+        f"the chat template of {tmp_path} rejects row row-7: one turn only; "
+        "name a reward model for such conversations"
     )
 
 

@@ -67,7 +67,7 @@ class Given:
         if self.asked:
             return list(self.asked)
         count = max(len(texts) for texts in self.said.values())
-        return [Prompt(id=f"p{i}", prompt=({"role": "user", "content": "?"},)) for i in range(count)]
+        return [Prompt(id=f"p{i}", prompt=({"role": "user", "content": f"{i}?"},)) for i in range(count)]
 
     def start(self, cell):
         return Cell(self.starts.get(cell.label, "base"), cell.seed)

@@ -286,7 +286,7 @@ def test_what_the_run_was_built_to_show_is_found(run):
     assert verdicts["base", "rlaif", "reward", "method"] == "worse"
     assert verdicts["base", "rlaif", "win_rate", "policies"] == "worse"
     assert found.labels["rlaif"]["win_rate"].value > 0.7
-    assert found.labels["base"]["win_rate"].missing == "base is what the others are held against"
+    assert found.labels["base"]["win_rate"].missing == "base is the reference of the comparison"
     assert found.labels["rlaif"]["kl.base"].value == pytest.approx(0.1 * 5 * 12, rel=1e-4)
     assert found.labels["rain"]["kl.base"].missing == "the policy gives no log-probabilities"
     (gap,) = [c for c in found.comparisons if (c.a, c.b, c.metric) == ("base", "rain", "kl.base")]
@@ -339,3 +339,134 @@ def test_a_difference_that_cannot_be_told_says_why():
     one = Difference(metric="reward", a="dpo", b="sft", seed=0, values={}, missing="length decides")
     (compared,) = comparisons([one], [])
     assert (compared.difference, compared.missing) == (None, "length decides")
+
+
+# --- conversations, shares, margins, power ----------------------------------------------------------------
+
+
+def test_a_share_that_all_seeds_and_prompts_agree_on_has_an_interval_of_some_width():
+    outcomes = [
+        Measure(
+            metric="attack.plain",
+            label=label,
+            seed=seed,
+            unit="share",
+            span=(0, 1),
+            higher_is_better=False,
+            values={f"p{i}": value for i in range(20)},
+        )
+        for label, value in (("a", 1.0), ("b", 0.0))
+        for seed in range(3)
+    ]
+    one = by_label(outcomes, [])["a"]["attack.plain"]
+    assert one.value == 1.0
+    assert one.ci95[0] < 0.9
+    assert one.ci95[1] == 1.0
+    assert one.method.ci95[0] < 0.9
+
+
+def test_a_win_rate_of_every_prompt_has_an_interval_that_ends_at_one(given, marks):
+    texts = {Cell("base", 0): [["0"]] * 20, Cell("dpo", 0): [["1"]] * 20}
+    found = summarise([WinRate()], given(texts, {"gold": marks()}))
+    (one,) = [c for c in found.comparisons if c.estimand == "policies"]
+    assert (one.difference, one.ci95[0]) == (-0.5, -0.5)
+    assert -0.45 < one.ci95[1] < -0.25
+
+
+def test_prompts_that_continue_one_conversation_count_as_one(given, marks):
+    from alignbench.rows import Prompt
+
+    first = [{"role": "user", "content": "tell me of tea"}, {"role": "assistant", "content": "hot"}]
+    asked = [
+        Prompt(id=f"p{i}", prompt=(*(first if i < 5 else ()), {"role": "user", "content": f"{i}?"}))
+        for i in range(20)
+    ]
+    said = {Cell("base", 0): [["1" if i < 5 else "0"] for i in range(20)]}
+    found = summarise([Reward()], given(said, {"gold": marks()}, asked=asked))
+    assert found.labels["base"]["reward"].n == 16
+    alone = summarise([Reward()], given(said, {"gold": marks()}))
+    assert alone.labels["base"]["reward"].n == 20
+    widths = [np.ptp(one.labels["base"]["reward"].ci95) for one in (found, alone)]
+    assert widths[0] > 1.3 * widths[1]
+
+
+def test_labels_are_equivalent_only_within_a_margin_that_was_named(rng):
+    from statsmodels.stats.weightstats import ttost_paired
+
+    a = drawn("a", 0.0, rng=rng)
+    b = [
+        Measure(
+            metric="reward",
+            label="b",
+            seed=one.seed,
+            judge="gold",
+            higher_is_better=True,
+            values={id: value + rng.normal(0, 0.1) for id, value in one.values.items()},
+        )
+        for one in a
+    ]
+    unnamed, _ = comparisons(less(a, b), JUDGES)
+    assert (unnamed.verdict, unnamed.margin, unnamed.p_equivalence) == ("not distinguishable", None, None)
+    named, _ = comparisons(less(a, b), JUDGES, margins={"reward": 0.05})
+    expected, *_ = ttost_paired(grid(a).mean(axis=0), grid(b).mean(axis=0), -0.05, 0.05)
+    assert (named.verdict, named.margin) == ("equivalent", 0.05)
+    assert named.p_equivalence == pytest.approx(expected)
+    narrow, _ = comparisons(less(a, b), JUDGES, margins={"reward": 0.001})
+    assert narrow.verdict == "not distinguishable"
+
+
+def test_a_margin_of_no_column_is_refused(given, marks):
+    from alignbench.errors import RecipeError
+
+    evidence = given({Cell("base", 0): [["1"], ["0"]]}, {"gold": marks()})
+    with pytest.raises(RecipeError, match="'rewrad' is no column of this run"):
+        summarise([Reward()], evidence, {"rewrad": 0.1})
+
+
+def test_what_a_run_could_have_found_is_one_number_for_all_pairs_of_a_column(rng):
+    labels = {name: drawn(name, 0.0, rng=rng) for name in "abcde"}
+    differences = [one for x, y in combinations(labels, 2) for one in less(labels[x], labels[y])]
+    for estimand in ("policies", "method"):
+        found = [one for one in comparisons(differences, JUDGES) if one.estimand == estimand]
+        assert len({one.smallest_detectable for one in found}) == 1
+
+
+def test_what_a_run_could_have_found_hardly_depends_on_what_it_found():
+    """By its own seeds alone, a pair's number went from .064 to .296 for one and the same truth."""
+    found = []
+    for run in range(40):
+        rng = np.random.default_rng(run)
+        labels = {name: drawn(name, 0.0, rng=rng) for name in "abcdefg"}
+        differences = [one for x, y in combinations(labels, 2) for one in less(labels[x], labels[y])]
+        found.append(comparisons(differences, JUDGES)[-1].smallest_detectable)
+    assert max(found) / min(found) < 2
+
+
+def test_a_comparison_names_the_seeds_it_rests_on(rng):
+    a, b = drawn("a", 0.0, rng=rng), drawn("b", 0.0, rng=rng, seeds=(0, 2))
+    policies, *_ = comparisons(less([a[0], a[2]], b), JUDGES)
+    assert policies.seeds == (0, 2)
+
+
+@pytest.mark.parametrize("margin", [0, -0.1])
+def test_a_margin_is_above_zero(margin):
+    from pydantic import ValidationError
+
+    from alignbench.recipe.schema import Evaluation
+
+    with pytest.raises(ValidationError, match="margin"):
+        Evaluation(margin={"reward": margin})
+
+
+def test_a_tuning_run_has_no_margin(tmp_path):
+    """Its columns are not those of the comparison, so that a margin would name none of them."""
+    from alignbench.engine import tuning
+    from alignbench.recipe.load import load
+
+    file = tmp_path / "recipe.yaml"
+    file.write_text(
+        "model: {id: sandbox}\ndata: {train: sandbox}\nmethods: {sft: {sweep: {learning_rate: [1e-4, 1e-3]}}}\n"
+        "sweep: {trials: 2}\nevaluation: {judges: [gold], metrics: [reward, kl], margin: {kl.base: 0.5}}\n"
+    )
+    trials, _ = tuning.tuning(load(file))
+    assert trials.recipe.evaluation.margin == {}

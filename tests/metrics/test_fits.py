@@ -47,7 +47,10 @@ def test_the_win_rate_at_equal_length_is_that_of_statsmodels(rng):
             ]
         )[0, 0]
     )
-    assert values.std() / np.sqrt(250) == pytest.approx(expected * (1 - expected) * robust, rel=1e-9)
+    decided = 4 * ((wins - 0.5) ** 2).mean()
+    spread = max(robust, np.sqrt(decided * fitted.cov_params()[0, 0]))
+    ends = 1 / (1 + np.exp(-(fitted.params[0] + np.array([-2, 2]) * spread)))
+    assert values.std() / np.sqrt(250) == pytest.approx(np.abs(ends - expected).max() / 2, rel=1e-6)
 
 
 def fitted_information(fitted, lengths):
@@ -67,6 +70,49 @@ def test_equal_lengths_leave_the_win_rate_as_it_is(rng):
     assert fits.share_at_equal_length(wins, np.zeros(50)).tolist() == wins.tolist()
     constant = fits.share_at_equal_length(wins, rng.normal(size=50))
     assert 0 < constant.mean() < 1
+
+
+def coverage_at_equal_length(rng, prompts, at_equal_length, slope, mean_length, ties):
+    """The share of intervals that hold the truth, of simulated wins of which `ties` are ties."""
+    from alignbench import stats
+
+    held = []
+    for _ in range(400):
+        lengths = rng.normal(mean_length, 0.6, prompts)
+        chance = 1 / (1 + np.exp(-np.log(at_equal_length / (1 - at_equal_length)) - slope * lengths))
+        wins = (rng.random(prompts) < chance).astype(float)
+        wins[rng.random(prompts) < ties] = 0.5
+        try:
+            values = fits.share_at_equal_length(wins, lengths)
+        except fits.NoFitError:
+            continue
+        low, high = stats.with_prior((0, 1), stats.policies, values[None]).interval()
+        held.append(low <= at_equal_length <= high)
+    return np.mean(held)
+
+
+@pytest.mark.parametrize(
+    ("at_equal_length", "slope", "mean_length", "ties"),
+    [(0.5, 2, 0.4, 0), (0.73, 2, 0.4, 0), (0.88, 0, 0.4, 0), (0.73, 3, 1.0, 0), (0.5, 3, 1.0, 0.4)],
+)
+def test_twenty_prompts_are_enough_for_an_interval_that_holds(rng, at_equal_length, slope, mean_length, ties):
+    """The plain sandwich interval holds it in 49% to 91% of them."""
+    assert coverage_at_equal_length(rng, 20, at_equal_length, slope, mean_length, ties) >= 0.93
+
+
+def test_many_prompts_leave_the_interval_its_plain_width(rng):
+    lengths = rng.normal(0.2, 0.6, 5000)
+    wins = (rng.random(5000) < 1 / (1 + np.exp(-lengths))).astype(float)
+    values, fitted = fits.share_at_equal_length(wins, lengths), logistic(wins, lengths)
+    share = values.mean()
+    assert values.std() / np.sqrt(5000) == pytest.approx(share * (1 - share) * fitted.bse[0], rel=0.03)
+
+
+def test_an_answer_that_always_wins_by_being_longer_is_less_sure_than_one_of_equal_length(rng):
+    wins = np.ones(20)
+    longer, alike = (fits.share_at_equal_length(wins, rng.normal(mean, 0.3, 20)) for mean in (1.5, 0.0))
+    assert 0.5 < longer.mean() < alike.mean() < 1
+    assert longer.std() > 2 * alike.std()
 
 
 def test_places_exchanged_give_the_other_share(rng):

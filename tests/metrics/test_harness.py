@@ -35,7 +35,7 @@ class Fixed:
     answer: str = ""
     scores_texts: bool = True
     cells = (BASE,)
-    room: int | None = None
+    context_length: int | None = None
     first_token = 256
 
     def encode(self, texts, *, special=True):
@@ -145,7 +145,7 @@ def test_a_column_of_truthfulqa_holds_what_the_harness_says_of_each_question(pub
 
 
 def test_questions_begin_and_are_cut_as_the_harness_does(published):
-    """A context begins with what this tokenizer begins every text with; what has no room is cut in front."""
+    """A context begins with the tokens that begin every text; one that is too long is cut at the front."""
     pytest.importorskip("lm_eval")
     seen, asked = [], []
 
@@ -165,11 +165,11 @@ def test_questions_begin_and_are_cut_as_the_harness_does(published):
     assert [one.prompt_ids[0] for one in asked] == [256, 256]
     assert len(seen) == len(set(seen)), "what MC1 and MC2 both ask is scored once"
     del seen[:], asked[:]
-    harness.measure(Watched(published, room=100))
+    harness.measure(Watched(published, context_length=100))
     assert {len(one) for one in seen} == {101}, "the last token of an answer is not read"
     assert {len(one.prompt_ids) for one in asked} == {60}
     del asked[:]
-    harness.measure(Watched(published, room=60))
+    harness.measure(Watched(published, context_length=60))
     assert {len(one.prompt_ids) for one in asked} == {30}, "half of the context is the question's"
 
 
@@ -268,7 +268,7 @@ def test_toxicity_asks_in_three_forms_and_says_that_it_was_the_lexicon(published
     assert "maximally biased" in biased.prompts[0].prompt[0]["content"]
     found = metric.measure(Fixed(published, "you stupid idiot"))
     assert measured(found, "toxicity.basic") == [1.0] * 3
-    assert "lexicon of our own" in found[0].description
+    assert "our own short lexicon" in found[0].description
     assert measured(Toxicity().measure(Fixed(published)), "toxicity.biased").startswith(
         "the metric toxicity names"
     )
@@ -284,7 +284,7 @@ def test_the_judge_of_toxicity_prefers_what_is_clean_and_says_by_whom(tmp_path):
     prompts = [Prompt(id="a", prompt=({"role": "user", "content": "Say."},))] * 2
     assert [one.value for one in judge.score(prompts, ["Fine day.", "Shut up, moron!"])] == [1.0, 0.0]
     assert judge.compare(prompts[:1], ["Fine day."], ["Shut up, moron!"])[0] == 1.0
-    assert "lexicon of our own" in judge.quality["rater"]
+    assert "our own short lexicon" in judge.quality["rater"]
 
 
 def test_a_local_classifier_gives_its_probability_of_toxic(tmp_path):

@@ -92,7 +92,7 @@ def contest(given, marks):
 def test_a_win_rate_counts_ties_half_and_leaves_abstentions_out(contest):
     found = WinRate().measure(contest)
     assert values(found, "win_rate", DPO, "gold") == {"p0": 0.75, "p1": 0.0}
-    assert values(found, "win_rate", BASE, "gold") == "base is what the others are held against"
+    assert values(found, "win_rate", BASE, "gold") == "base is the reference of the comparison"
 
 
 def test_any_two_labels_are_compared_directly_and_not_through_base(contest):
@@ -169,10 +169,14 @@ def test_a_policy_without_log_probabilities_has_no_kl_and_says_why(given):
         (Sampling(top_k=50), True),
     ],
 )
-def test_samples_that_were_not_drawn_from_the_policy_are_said_to_give_no_divergence(given, sampling, doubted):
+def test_samples_that_were_not_drawn_from_the_policy_are_said_not_to_give_a_divergence(
+    given, sampling, doubted
+):
     scored = {(DPO, "self"): [[-1.0]], (DPO, "base"): [[-2.0]]}
     found = KL().measure(given({DPO: [["x"]]}, sampling=sampling, scored=scored))
-    assert ("no divergence" in next(one for one in found if one.metric == "kl.base").description) is doubted
+    assert (
+        "not a divergence" in next(one for one in found if one.metric == "kl.base").description
+    ) is doubted
 
 
 # --- preference and length --------------------------------------------------------------------------------

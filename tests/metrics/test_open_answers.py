@@ -61,7 +61,7 @@ def test_the_tax_is_what_a_label_lost_against_base_and_start(given):
     assert measured(found, "capability.sums", SFT) == [1, 1, 1, 0]
     assert measured(found, "capability.sums.tax.base", DPO) == [0, 1, 1, 1]
     assert measured(found, "capability.sums.tax.start", DPO) == [0, 1, 1, 0]
-    assert measured(found, "capability.sums.tax.base", BASE) == "base pays no tax"
+    assert measured(found, "capability.sums.tax.base", BASE) == "base has no tax"
     gold = [
         sandbox.gold(prompt.prompt, "sorry , i cannot help with that .").reward for prompt in foreign.prompts
     ]
@@ -206,7 +206,7 @@ def test_sentiment_is_vaders_and_its_distance_that_of_scipy(given):
     assert measured(found, "sentiment.mean", SFT)[0] > 0 > measured(found, "sentiment.mean")[0]
     expected = wasserstein_distance(polarity(glad), polarity(sad))
     assert measured(found, "sentiment.distance", SFT) == pytest.approx([expected], abs=1e-12)
-    assert measured(found, "sentiment.distance") == "base is what the others are held against"
+    assert measured(found, "sentiment.distance") == "base is the reference of the comparison"
 
 
 def test_sentiment_in_another_language_is_not_available_and_asks_nothing(given):

@@ -98,7 +98,7 @@ def test_judges_agree_as_counted_by_hand(given, marks):
     assert value(found, "agreement", DPO) == 0.5
     chance = 0.25 * 0.25 + 0.5 * 0.25 + 0.25 * 0.5
     assert value(found, "agreement.kappa", DPO) == pytest.approx(1 - 0.5 / (1 - chance), abs=1e-12)
-    assert value(found, "agreement", BASE) == "base is what the others are held against"
+    assert value(found, "agreement", BASE) == "base is the reference of the comparison"
 
 
 def test_every_two_of_three_judges_agree_as_scikit_learn_counts(given, marks):

@@ -122,7 +122,7 @@ def test_outside_the_sandbox_numbers_and_names_must_stand_in_the_text(answer, ma
 
 def test_what_brings_no_text_has_no_hallucination(given):
     found = Hallucination().measure(given({BASE: [["yes"]]}, asked=[asked("Why?")]))
-    assert measured(found, "hallucination") == "no evaluation prompt brings a text of its own"
+    assert measured(found, "hallucination") == "no evaluation prompt has a text"
 
 
 def test_xstest_and_advbench_are_requested_and_counted_by_label(given, shared):

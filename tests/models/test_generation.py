@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from alignbench.api.config import Sampling
-from alignbench.models import Generator, generation, load_base
+from alignbench.models import generation, load_base
 from alignbench.models.generation import _kept, gumbel, noise_key, stop_ids
 from alignbench.recipe import schema
 from alignbench.rows import Prompt
@@ -49,7 +49,7 @@ def test_an_answer_is_the_same_alone_shuffled_and_in_batches_of_any_size(
     together = {answer.prompt_id: answer.ids for answer in policy.answer(asked, sampling, 3)}
     shuffled = random.Random(1).sample(asked, len(asked))
     for rows in (1, 7):
-        monkeypatch.setitem(generation.ROWS, "cpu", rows)
+        monkeypatch.setitem(generation.ANSWERS, "cpu", rows)
         assert {answer.prompt_id: answer.ids for answer in policy.answer(shuffled, sampling, 3)} == together
 
 
@@ -75,7 +75,7 @@ def test_answers_come_prompt_by_prompt_and_sample_by_sample(policies):
 def test_every_answer_is_told_of_once_as_it_ends_also_one_that_is_cut_off(policies, monkeypatch):
     policy, counts = policies["base"], []
     monkeypatch.setattr(policy.base, "answered", counts.append)
-    monkeypatch.setitem(generation.ROWS, "cpu", 4)
+    monkeypatch.setitem(generation.ANSWERS, "cpu", 4)
     for sampling in (SAMPLINGS["plain"], Sampling(max_new_tokens=1)):
         counts.clear()
         answers = policy.answer(prompts(6), sampling, 0, samples=2)
@@ -168,13 +168,6 @@ def test_a_prompt_without_ids_is_written_by_the_chat_template(policies):
 
 def test_nothing_asked_is_nothing_answered(policies):
     assert policies["base"].answer([], SAMPLINGS["plain"], 0) == []
-
-
-def test_the_transformers_generator_is_an_installed_plugin():
-    from importlib.metadata import entry_points
-
-    (found,) = entry_points(group="alignbench.generators", name="transformers")
-    assert issubclass(found.load(), Generator)
 
 
 def test_a_sampled_token_has_the_probability_the_model_gives_it():

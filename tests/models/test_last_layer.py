@@ -1,4 +1,4 @@
-"""The last layer where somebody reads: the states of the whole, of every kind of model that says so."""
+"""The last layer of some tokens: the states of the whole layer, on every kind of model that supports it."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from transformers import (
     Qwen3Config,
 )
 
+from alignbench.models.attention import install
 from alignbench.models.last_layer import only
 
 SMALL = {"vocab_size": 24, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
@@ -36,7 +37,9 @@ READ = torch.tensor([6, 0, 3, 3])
 
 def model(make: Any) -> PreTrainedModel:
     torch.manual_seed(0)
-    return AutoModelForCausalLM.from_config(make()).eval()
+    made = AutoModelForCausalLM.from_config(make()).eval()
+    install(made)
+    return made
 
 
 def states(model: PreTrainedModel) -> torch.Tensor:

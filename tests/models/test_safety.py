@@ -7,7 +7,7 @@ import pytest
 
 from alignbench.errors import Exit, ModelError, SecurityError
 from alignbench.models import load_base
-from alignbench.models.loading import obtain
+from alignbench.models.hub import obtain
 from alignbench.recipe import schema
 
 

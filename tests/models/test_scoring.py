@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from alignbench.errors import ModelError
-from alignbench.models import load_base, scoring
+from alignbench.models import lm_head, load_base, scoring
 from alignbench.recipe import schema
 from alignbench.rows import Sequence
 
@@ -52,15 +52,15 @@ def test_log_probabilities_and_entropies_are_those_of_each_sequence_alone(policy
 def test_scores_do_not_depend_on_batches_or_on_the_size_of_a_logits_tile(policy, monkeypatch):
     asked = talks(30)
     usual = policy.logprobs(asked, entropy=True)
-    monkeypatch.setitem(scoring.TOKENS, "cpu", 30)
-    monkeypatch.setitem(scoring.LOGITS, "cpu", 3 * 95)
+    monkeypatch.setitem(scoring.POSITIONS, "cpu", 30)
+    monkeypatch.setitem(lm_head.LOGITS, "cpu", 3 * 95)
     for one, other in zip(policy.logprobs(asked, entropy=True), usual, strict=True):
         np.testing.assert_allclose(one.logps, other.logps, atol=1e-5)
         np.testing.assert_allclose(one.entropy, other.entropy, atol=1e-5)
 
 
 def test_no_tensor_of_logits_is_larger_than_a_tile(policy, monkeypatch):
-    monkeypatch.setitem(scoring.LOGITS, "cpu", 10 * 95)
+    monkeypatch.setitem(lm_head.LOGITS, "cpu", 10 * 95)
     seen = []
     hook = policy.base.head.register_forward_hook(lambda *args: seen.append(args[2].numel()))
     asked = talks(30)

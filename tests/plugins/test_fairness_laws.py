@@ -149,7 +149,7 @@ def align(session: Session, install: Any, tmp_path: Path, monkeypatch: pytest.Mo
         changes: dict[str, Any] = {"methods": blocks}
         if budget:
             changes["budget"] = session.recipe.budget.model_validate(budget)
-        monkeypatch.setattr(session, "recipe", session.recipe.model_copy(update=changes))
+        monkeypatch.setattr(session, "plan", resolve(session.recipe.model_copy(update=changes)))
         folder = tmp_path / name
         folder.mkdir()
         return cell.align(session, "tried", 0, folder)[0]

@@ -66,7 +66,7 @@ def test_comments_white_space_key_order_and_defaults_written_out_do_not_change_t
 # another hand
 evaluation:
     judges:
-      - gold       # the first yardstick
+      - gold       # the first evaluation judge
     prompts: 200
 methods:
   three: {budget: {steps: 3}, start: two, training: {batch: 4}, method: learner}

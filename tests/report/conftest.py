@@ -127,6 +127,8 @@ class World:
             found[metric] = self.measured(value, half)
         win_rate = None if label == "base" else 0.5 + (reward - 0.412) * 1.1
         found["win_rate"] = self.measured(win_rate, 0.041, missing="the others are compared with base")
+        if label == "orpo":  # one of its seeds diverges: too few are left for the method
+            found = {name: one.model_copy(update={"method": None}) for name, one in found.items()}
         return found
 
     def results(self) -> Results:
@@ -179,10 +181,10 @@ class World:
                         judges=({"name": "reward-model", "quality": {"accuracy": 0.71, "pairs": 102}},)
                         if label == "rlhf"
                         else (),
-                        alarms=("length grew by 80% in 50 steps",) if label == "dpo" and seed == 1 else (),
+                        warnings=("length grew by 80% in 50 steps",) if label == "dpo" and seed == 1 else (),
                         cost=cost,
                         samples=None if lost else f"{here}/samples.parquet",
-                        curves=f"{here}/train.jsonl" if method not in (None, "rain") else None,
+                        log=f"{here}/train.jsonl" if method not in (None, "rain") else None,
                     )
                 )
         comparisons = []
@@ -203,7 +205,7 @@ class World:
                     smallest_detectable=0.04,
                 )
             )
-            if len(self.seeds) >= 3:
+            if len(self.seeds) >= 3 and "orpo" not in (a, b):
                 wide = (gap - 0.09, gap + 0.09)
                 beyond = abs(gap) > 0.09
                 comparisons.append(
@@ -218,6 +220,7 @@ class World:
                         p_value=0.01 if beyond else 0.4,
                         p_holm=0.04 if beyond else 1.0,
                         verdict=("better" if gap > 0 else "worse") if beyond else "not distinguishable",
+                        smallest_detectable=0.12,
                     )
                 )
             comparisons.append(
@@ -309,7 +312,7 @@ class World:
                 pq.write_table(
                     pa.Table.from_pylist(self.answers(cell.label, cell.seed, texts)), folder / cell.samples
                 )
-            if cell.curves:
+            if cell.log:
                 rng = np.random.default_rng(cell.seed)
                 lines = [
                     {
@@ -320,7 +323,7 @@ class World:
                     }
                     for step in range(0, 100, 2)
                 ]
-                (folder / cell.curves).write_text("".join(json.dumps(line) + "\n" for line in lines))
+                (folder / cell.log).write_text("".join(json.dumps(line) + "\n" for line in lines))
         rng = np.random.default_rng(0)
         judged = [
             {

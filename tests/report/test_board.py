@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from alignbench.report import leaderboard as boards
-from alignbench.report.leaderboard import board
+import pytest
+
+from alignbench.report import leaderboard as leaderboards
+from alignbench.report.leaderboard import leaderboard
 from alignbench.results import Cell, Comparison, LabelResult, Measured, MetricInfo, Results
 
 
 def test_every_label_has_a_row_base_and_failed_ones_too(results: Results):
-    rows = {row.name: row for row in board(results).rows}
+    rows = {row.name: row for row in leaderboard(results).rows}
     assert list(rows) == ["base", "sft", "dpo", "dpo-hot", "orpo", "rain-on-dpo", "rlhf"]
     assert rows["rlhf"].status == "failed"
     assert rows["rlhf"].reason == "out of memory in the critic's forward pass"
@@ -16,7 +18,7 @@ def test_every_label_has_a_row_base_and_failed_ones_too(results: Results):
 
 
 def test_the_columns_are_reward_win_rate_kl_and_length(results: Results):
-    assert [column.title for column in board(results).columns] == [
+    assert [column.title for column in leaderboard(results).columns] == [
         "reward ↑",
         "win rate ↑",
         "KL from base",
@@ -36,22 +38,22 @@ def test_a_run_without_reward_is_led_by_its_first_judged_metric():
             ),
         ),
     )
-    assert boards.headline(results) == "toxicity"
-    assert [column.title for column in board(results).columns] == ["toxicity ↓", "length"]
+    assert leaderboards.headline(results) == "toxicity"
+    assert [column.title for column in leaderboard(results).columns] == ["toxicity ↓", "length"]
 
 
 def test_a_run_without_any_judge_shows_what_it_has():
     results = Results(labels=(LabelResult(label="base", metrics={"length.words": Measured(value=9)}),))
-    seen = board(results)
+    seen = leaderboard(results)
     assert [column.metric for column in seen.columns] == ["length.words"]
-    assert boards.best(results) == "No metric that ranks the labels was measured."
+    assert leaderboards.best(results) == "No metric that ranks the labels was measured."
 
 
-def test_departures_lost_seeds_alarms_and_missing_metrics_are_notes(results: Results):
-    notes = {row.name: row.notes for row in board(results).rows}
-    assert notes["dpo-hot"] == ("departs from the others: training.batch: 32 instead of 16",)
+def test_departures_unfinished_seeds_warnings_and_missing_metrics_are_notes(results: Results):
+    notes = {row.name: row.notes for row in leaderboard(results).rows}
+    assert notes["dpo-hot"] == ("departure: training.batch: 32 instead of 16",)
     assert notes["orpo"] == ("seed 2 diverged: loss is nan at step 41",)
-    assert notes["dpo"] == ("alarm at seed 1: length grew by 80% in 50 steps",)
+    assert notes["dpo"] == ("warning at seed 1: length grew by 80% in 50 steps",)
     assert notes["rain-on-dpo"] == ("no KL: rain is a decoder: it has no log-probabilities",)
 
 
@@ -64,7 +66,7 @@ def test_a_wanted_metric_that_was_never_recorded_is_told():
         ),
         cells=(Cell(label="x", seed=0, status="done"),),
     )
-    row = board(results).rows[1]
+    row = leaderboard(results).rows[1]
     assert row.notes == ("no reward: not measured in this run",)
     assert row.verdict is not None
     assert row.verdict.outcome is None
@@ -79,35 +81,98 @@ def test_a_blocked_label_gives_way_to_the_seed_that_failed():
             Cell(label="x", seed=1, status="diverged", reason="loss is nan"),
         ),
     )
-    assert boards.fate(results, results.labels[0]) == ("diverged", "loss is nan")
+    assert leaderboards.status_of(results, results.labels[0]) == ("diverged", "loss is nan")
 
 
-def test_the_verdict_speaks_of_these_runs_and_of_the_method_apart(results: Results):
-    verdicts = {row.name: row.verdict for row in board(results).rows}
+def test_with_three_seeds_the_verdict_is_on_the_method_and_these_policies_stand_behind_it(results: Results):
+    verdicts = {row.name: row.verdict for row in leaderboard(results).rows}
     dpo, rain = verdicts["dpo"], verdicts["rain-on-dpo"]
     assert dpo is not None
     assert dpo.sentence == (
-        "dpo is better than sft by 0.117 in reward (95% interval 0.089 to 0.145, "
-        "p = 0.006 after Holm's correction), for these 3 training runs."
+        "dpo is better than sft by 0.117 in reward (95% interval 0.027 to 0.207, "
+        "p = 0.040 after Holm's correction), for the method, over 3 seeds."
     )
-    assert dpo.method == "Over seeds, as a method: +0.117 (95% interval 0.027 to 0.207), better."
+    assert dpo.policies == "These policies alone: +0.117 (95% interval 0.089 to 0.145), better."
     assert rain is not None
-    assert rain.outcome == "better"
-    assert rain.method.endswith("not distinguishable.")
+    assert rain.outcome == "not distinguishable"
+    assert rain.short == "not told apart from dpo (could have seen 0.120)"
+    assert rain.policies.endswith(", better.")
 
 
-def test_a_seed_that_did_not_finish_is_not_counted_among_the_training_runs(results: Results):
-    orpo = next(row.verdict for row in board(results).rows if row.name == "orpo")
+def test_with_fewer_seeds_the_verdict_is_on_these_policies_only(make_world):
+    rows = leaderboard(make_world(seeds=(0,)).results()).rows
+    dpo = next(row.verdict for row in rows if row.name == "dpo")
+    assert dpo is not None
+    assert dpo.sentence.endswith(", for these policies only (1 training run).")
+    assert dpo.policies == ""
+    assert "of these policies only" in leaderboard(make_world(seeds=(0,)).results()).caption
+    assert "for these policies only (1 training run)" in leaderboards.best(make_world(seeds=(0,)).results())
+
+
+def test_the_numbers_of_the_table_are_of_the_method_where_it_is_known(results: Results):
+    board = leaderboard(results)
+    rows = {row.name: row.measured(board.columns[0]) for row in board.rows}
+    assert (rows["dpo"].estimand, rows["dpo"].ci95) == ("method", pytest.approx((0.6197, 0.7163)))
+    assert rows["orpo"].estimand == "policies"
+    assert "fewer than three seeds" in board.caption
+
+
+def test_a_verdict_on_the_seeds_that_survived_says_so(results: Results):
+    orpo = next(row.verdict for row in leaderboard(results).rows if row.name == "orpo")
     assert orpo is not None
-    assert "for these 2 training runs" in orpo.sentence
+    assert orpo.short.endswith("(2 of 3 seeds)")
+    assert orpo.sentence.endswith(
+        "for these policies only (2 training runs). Not compared: seed 2 (orpo diverged)."
+    )
+    assert leaderboards.best(results).endswith("; not all seeds of orpo finished.")
 
 
-def test_an_indistinguishable_difference_tells_what_would_have_shown(results: Results):
-    hot = next(row.verdict for row in board(results).rows if row.name == "dpo-hot")
+def test_a_seed_that_only_one_label_has_is_named():
+    results = Results(
+        metrics={"reward": MetricInfo(judge="gold", higher_is_better=True)},
+        labels=tuple(LabelResult(label=name, start=start) for name, start in (("base", None), ("x", "base"))),
+        cells=tuple(
+            Cell(label=label, seed=seed, status="done")
+            for label, seeds in (("base", (0, 1, 2)), ("x", (1, 2, 3)))
+            for seed in seeds
+        ),
+        comparisons=(
+            Comparison(a="base", b="x", metric="reward", difference=0.1, verdict="better", seeds=(1, 2)),
+        ),
+    )
+    verdict = leaderboards.against_start(results, results.labels[1], "reward")
+    assert verdict is not None
+    assert verdict.sentence.endswith("Not compared: seed 0 (only base has it); seed 3 (only x has it).")
+
+
+def test_a_difference_that_was_not_found_says_what_could_have_been(results: Results):
+    hot = next(row.verdict for row in leaderboard(results).rows if row.name == "dpo-hot")
     assert hot is not None
-    assert hot.short == "not distinguishable from dpo"
-    assert "dpo-hot cannot be told from dpo on reward: the difference is \N{MINUS SIGN}0.013" in hot.sentence
-    assert "A difference of 0.040 would have shown in four runs of five." in hot.sentence
+    assert hot.short == "not told apart from dpo (could have seen 0.120)"
+    assert hot.sentence.startswith(
+        "dpo-hot is not told apart from dpo on reward (could have seen 0.120): "
+        "difference \N{MINUS SIGN}0.013 (95% interval"
+    )
+
+
+def test_labels_are_called_equivalent_only_within_a_named_margin():
+    found = Comparison(
+        a="x",
+        b="base",
+        metric="reward",
+        difference=0.01,
+        ci95=(-0.02, 0.04),
+        p_holm=0.4,
+        margin=0.05,
+        p_equivalence=0.003,
+        verdict="equivalent",
+    )
+    labels = tuple(LabelResult(label=name, start=start) for name, start in (("base", None), ("x", "base")))
+    verdict = leaderboards.against_start(Results(labels=labels, comparisons=(found,)), labels[1], "reward")
+    assert verdict is not None
+    assert verdict.short == "equivalent to base within 0.0500"
+    assert "x is equivalent to base on reward within 0.0500: difference +0.010" in verdict.sentence
+    assert "p = 0.003 for equivalence" in verdict.sentence
 
 
 def test_a_verdict_turns_a_comparison_that_is_stored_the_other_way_round():
@@ -121,7 +186,7 @@ def test_a_verdict_turns_a_comparison_that_is_stored_the_other_way_round():
             Comparison(a="base", b="x", metric="reward", difference=0.1, ci95=(0.05, 0.15), verdict="better"),
         ),
     )
-    verdict = board(results).rows[1].verdict
+    verdict = leaderboard(results).rows[1].verdict
     assert verdict is not None
     assert verdict.outcome == "worse"
     assert verdict.sentence.startswith(
@@ -132,29 +197,34 @@ def test_a_verdict_turns_a_comparison_that_is_stored_the_other_way_round():
 def test_a_start_from_elsewhere_is_compared_with_base():
     label = LabelResult(label="x", start={"adapter": "me/mine"}, metrics={"reward": Measured(value=0.3)})
     results = Results(labels=(LabelResult(label="base"), label))
-    assert boards.start_of(label) == "adapter me/mine"
-    verdict = boards.against_start(results, label, "reward")
+    assert leaderboards.start_of(label) == "adapter me/mine"
+    verdict = leaderboards.against_start(results, label, "reward")
     assert verdict is not None
     assert verdict.against == "base"
 
 
-def test_the_best_label_is_named_with_those_that_cannot_be_told_from_it(results: Results):
-    assert (
-        boards.best(results)
-        == "rain-on-dpo has the best reward: 0.702 ±0.021; every other label is distinguishably worse."
+def test_the_best_label_is_named_with_those_that_are_not_told_apart_from_it(results: Results):
+    said = "rain-on-dpo has the best reward, 0.702 ±0.048, for the method, over 3 seeds"
+    assert leaderboards.best(results) == (
+        f"{said}; not told apart from it: dpo (could have seen 0.120) and dpo-hot (could have seen 0.120); "
+        "not all seeds of orpo finished."
     )
-    close = tuple(
-        one.model_copy(update={"verdict": "not distinguishable"})
-        if {one.a, one.b} == {"rain-on-dpo", "dpo"}
-        else one
+    clear = tuple(
+        one.model_copy(update={"verdict": "better"}) if one.verdict == "not distinguishable" else one
         for one in results.comparisons
     )
-    changed = results.model_copy(update={"comparisons": close})
-    assert (
-        boards.best(changed) == "rain-on-dpo has the best reward: 0.702 ±0.021; dpo cannot be told from it."
+    changed = results.model_copy(update={"comparisons": clear})
+    assert leaderboards.best(changed).startswith(f"{said}; every other label is worse;")
+    close = tuple(
+        one.model_copy(update={"verdict": "equivalent", "margin": 0.1})
+        if {one.a, one.b} == {"rain-on-dpo", "dpo"}
+        else one
+        for one in clear
     )
+    changed = results.model_copy(update={"comparisons": close})
+    assert leaderboards.best(changed).startswith(f"{said}; equivalent within 0.100: dpo;")
     alone = results.model_copy(update={"comparisons": ()})
-    assert boards.best(alone).endswith("it was not compared with dpo, dpo-hot, orpo, sft and base.")
+    assert "it was not compared with dpo, dpo-hot, orpo, sft and base" in leaderboards.best(alone)
 
 
 def test_where_less_is_better_the_smallest_is_best():
@@ -165,4 +235,4 @@ def test_where_less_is_better_the_smallest_is_best():
             LabelResult(label="x", metrics={"toxicity": Measured(value=0.1)}),
         ),
     )
-    assert boards.best(results).startswith("x has the best toxicity: 0.100")
+    assert leaderboards.best(results).startswith("x has the best toxicity, 0.100")

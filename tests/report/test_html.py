@@ -20,7 +20,7 @@ import pytest
 from alignbench import results as record
 from alignbench.errors import StorageError
 from alignbench.report import artefacts, html, text, write_html
-from alignbench.results import Checkpoint, Estimate, Point, Results, read
+from alignbench.results import CurvePoint, Estimate, Point, Results, read
 
 ACTIVE = {
     *("script", "iframe", "object", "embed", "link", "base", "form", "input", "button", "audio", "video"),
@@ -143,7 +143,7 @@ def test_figures_take_their_colours_from_the_page(tree: Any):
 
 def test_the_verdict_comes_first_and_names_failed_labels(tree: Any):
     said = words(section(tree, "verdict"))
-    assert "rain-on-dpo has the best reward: 0.702 ±0.021" in said
+    assert "rain-on-dpo has the best reward, 0.702 ±0.048, for the method, over 3 seeds" in said
     assert "dpo is better than sft by 0.117 in reward" in said
     assert "failed. out of memory in the critic's forward pass" in said
 
@@ -152,7 +152,7 @@ def test_the_leaderboard_has_a_row_for_every_label(tree: Any):
     body = next(element for element in elements(section(tree, "leaderboard")) if tag(element) == "tbody")
     rows = [words(row) for row in body]
     assert len(rows) == 7
-    assert rows[2].startswith("dpo from sft 0.668 ±0.021 ±0.048")
+    assert rows[2].startswith("dpo from sft 0.668 ±0.048")
     assert rows[2].endswith("better than sft +0.117")
     assert "failed : out of memory" in rows[6]
 
@@ -166,8 +166,8 @@ def test_every_pair_is_shown_from_both_sides(tree: Any):
 
 def test_who_is_missing_from_a_picture_is_told_with_the_reason(tree: Any):
     said = words(section(tree, "frontier"))
-    assert "rain-on-dpo is not in the picture: rain is a decoder: it has no log-probabilities" in said
-    assert "rlhf is not in the picture: out of memory" in said
+    assert "rain-on-dpo is not in the plot: rain is a decoder: it has no log-probabilities" in said
+    assert "rlhf is not in the plot: out of memory" in said
 
 
 def test_answers_are_shown_where_the_labels_differ_most_first(tree: Any):
@@ -215,7 +215,7 @@ def test_how_every_two_judges_agree_stands_with_the_judges(small, tmp_path: Path
 def test_what_a_judge_was_put_through_is_one_row_and_why_it_may_not_rank_stands_below(small, tmp_path: Path):
     quality = {
         "fit": False,
-        "reasons": ["an answer that says everything twice wins 12% more often"],
+        "reasons": ["an answer that repeats itself wins 12% more often"],
         "people": {"n": 50, "accuracy": 0.78, "ci95": [0.64, 0.87], "kappa": 0.5, "alpha": 0.5},
         "null": 0.04,
         "longer": 0.12,
@@ -230,7 +230,7 @@ def test_what_a_judge_was_put_through_is_one_row_and_why_it_may_not_rank_stands_
     shown = section(parsed(write_html(folder).read_text(encoding="utf-8")), "judges")
     rows = [words(row) for row in elements(shown) if row.tag.endswith("}tr")]
     assert rows[1] == "gold no 0.78 [0.64, 0.87] 0.04 0.12 \N{MINUS SIGN}0.19 n/a 1.00 50"
-    assert rows[2] == "gold may not rank: an answer that says everything twice wins 12% more often"
+    assert rows[2] == "gold may not rank: an answer that repeats itself wins 12% more often"
     assert "against people's labels pairs 50 kappa 0.500 alpha 0.500" in words(shown)
 
 
@@ -274,7 +274,7 @@ def test_equal_runs_give_equal_bytes(run_folder: Path, page: str):
 def test_a_report_is_made_without_the_files_beside_the_record(results: Results, tmp_path: Path):
     record.write(results, tmp_path)
     tree = parsed(write_html(tmp_path).read_text(encoding="utf-8"))
-    assert "The samples are not beside this report." in words(section(tree, "samples"))
+    assert "The samples are not in the run's folder." in words(section(tree, "samples"))
 
 
 def test_damaged_samples_and_torn_curves_leave_a_report(small, tmp_path: Path):
@@ -311,9 +311,9 @@ def test_an_empty_run_has_a_report(tmp_path: Path):
 def test_a_one_seed_run_shows_no_method_and_says_so(tmp_path: Path, make_world):
     folder = make_world(labels=FEW, prompts=6, seeds=(0,)).write(tmp_path / "run")
     said = write_html(folder).read_text(encoding="utf-8")
-    assert 'class="method"' not in said
-    assert "for this training run" in said
-    assert "the method, over seeds" not in said
+    assert 'class="policies"' not in said
+    assert "for these policies only (1 training run)" in said
+    assert "for the method" not in said
 
 
 def test_a_full_disk_is_a_storage_error_and_leaves_the_old_report(
@@ -400,7 +400,7 @@ PAYLOADS = [
     "<meta http-equiv=refresh content='0;url=http://x'><base href=http://x><link rel=stylesheet href=http://x>",
     "$\\frac{1}{0}$ word0word _ ^ %",
 ]
-KEPT = {"status", "estimand", "verdict", "samples", "curves", "volatile", "metric", "schema"}
+KEPT = {"status", "estimand", "verdict", "samples", "log", "volatile", "metric", "schema"}
 OPEN = {"recipe", "environment", "fairness", "data", "judges"}
 CORE = {
     "base",
@@ -534,38 +534,40 @@ def test_without_scores_the_comparisons_won_say_where_the_labels_differ(small, t
     assert "by the comparisons that their answers win" in said
 
 
-def test_the_yardstick_over_a_training_is_drawn_below_the_methods_own_reward(small, tmp_path: Path):
-    looks = [(0, 0.53, -0.5), (50, 0.78, 0.2), (256, 0.31, 1.5)]
+def test_the_learning_curve_is_drawn_below_the_methods_own_reward(small, tmp_path: Path):
+    evaluations = [(0, 0.53, -0.5), (50, 0.78, 0.2), (256, 0.31, 1.5)]
     followed = tuple(
-        Checkpoint(
+        CurvePoint(
             step=step,
-            yardstick=Estimate(value=worth, ci95=(worth - 0.1, worth + 0.1)),
+            score=Estimate(value=worth, ci95=(worth - 0.1, worth + 0.1)),
             proxy=Estimate(value=own),
         )
-        for step, worth, own in looks
+        for step, worth, own in evaluations
     )
     folder = small.write(tmp_path / "run")
     found = read(folder)
     cells = tuple(
-        cell.model_copy(update={"checkpoints": followed}) if (cell.label, cell.seed) == ("dpo", 0) else cell
+        cell.model_copy(update={"learning_curve": followed})
+        if (cell.label, cell.seed) == ("dpo", 0)
+        else cell
         for cell in found.cells
     )
     record.write(found.model_copy(update={"cells": cells}), folder)
     shown = section(parsed(write_html(folder).read_text(encoding="utf-8")), "curves")
-    (drawn,) = [one for one in elements(shown) if one.get("class") == "way"]
+    (drawn,) = [one for one in elements(shown) if one.get("class") == "learning"]
     (picture,) = [one for one in elements(drawn) if one.get("role") == "img"]
     assert picture.get("aria-label") == (
-        "dpo on its way. own reward: from \N{MINUS SIGN}0.500 over 1.50 at step 256 to 1.50; "
-        "yardstick gold: from 0.530 over 0.780 at step 50 to 0.310."
+        "dpo during training. own reward: from \N{MINUS SIGN}0.500 over 1.50 at step 256 to 1.50; "
+        "score by gold: from 0.530 over 0.780 at step 50 to 0.310."
     )
     assert [
         word
         for one in elements(picture)
         if (word := words(one)) and one.tag.endswith("}text") and not word[-1].isdigit()
-    ] == ["own reward", "optimiser step", "yardstick gold"]
+    ] == ["own reward", "optimiser step", "score by gold"]
 
 
-def test_the_way_of_a_policy_is_drawn_where_the_recipe_follows_it(small, tmp_path: Path):
+def test_a_policys_path_during_training_is_drawn_where_there_is_a_learning_curve(small, tmp_path: Path):
     way = [(0, 0.1, 0.5), (20, 4.0, 0.6), (40, 9.4, 0.66)]
     points = tuple(
         Point(label="dpo", seed=0, step=step, kl=Estimate(value=kl), reward=Estimate(value=worth))
@@ -578,5 +580,5 @@ def test_the_way_of_a_policy_is_drawn_where_the_recipe_follows_it(small, tmp_pat
             record.write(read(folder).model_copy(update={"frontier": points}), folder)
         shown = section(parsed(write_html(folder).read_text(encoding="utf-8")), "frontier")
         drawn.append(sum("line2d" in (one.get("id") or "") for one in elements(shown)))
-        assert ("A thin line is the way there" in words(shown)) == followed
+        assert ("A thin line is the policy during training" in words(shown)) == followed
     assert drawn[1] > drawn[0]

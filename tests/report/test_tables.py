@@ -67,18 +67,17 @@ def test_the_terminal_has_a_row_for_every_label_with_values_cost_and_verdict(res
     dpo = next(line for line in said.splitlines() if line.lstrip().startswith("dpo "))
     assert re.split(r"\s{2,}", dpo.strip()) == [
         "dpo",
-        "0.668 ±0.021",
-        "0.782 ±0.041",
-        "9.40 ±0.75",
-        "19.60 ±0.70",
+        "0.668 ±0.048",
+        "0.782 ±0.094",
+        "9.40 ±1.73",
+        "19.6 ±1.6",
         "1 min 03 s",
         "430 k",
         "better than sft +0.117",
     ]
     assert "failed: out of memory" in said
-    assert "estimand: these policies" in said
-    assert "±0.048" in said, "the method's interval stands beside"
-    assert "dpo-hot: departs from the others: training.batch: 32 instead of 16" in said
+    assert "95% intervals of the method, over seeds and prompts" in said
+    assert "dpo-hot: departure: training.batch: 32 instead of 16" in said
 
 
 def test_the_terminal_table_stays_inside_eighty_columns_and_breaks_no_word(results: Results):
@@ -87,8 +86,8 @@ def test_the_terminal_table_stays_inside_eighty_columns_and_breaks_no_word(resul
     at = next(place for place, line in enumerate(lines) if line.lstrip().startswith("dpo "))
     row = [re.split(r"\s{2,}", line.strip()) for line in lines[at : at + 2]]
     assert row == [
-        ["dpo", "0.668", "0.782", "9.40", "19.60", "1 min 03 s", "better"],
-        ["from sft", "±0.021", "±0.041", "±0.75", "±0.70", "430 k", "+0.117"],
+        ["dpo", "0.668", "0.782", "9.40", "19.6", "1 min 03 s", "better"],
+        ["from sft", "±0.048", "±0.094", "±1.73", "±1.6", "430 k", "+0.117"],
     ]
 
 
@@ -114,7 +113,7 @@ def test_markdown_is_one_table_with_as_many_cells_in_every_row(results: Results)
     table = [line for line in report.markdown(results).splitlines() if line.startswith("|")]
     assert len(table) == 9
     assert {line.count("|") for line in table} == {10}
-    assert "| dpo | sft | 0.668 ±0.021; ±0.048 |" in table[4]
+    assert "| dpo | sft | 0.668 ±0.048 |" in table[4]
     assert "failed: out of memory" in table[8]
 
 
@@ -124,7 +123,7 @@ def test_no_data_can_leave_its_cell_or_become_markup_in_markdown(text: str):
     table = [line for line in said.splitlines() if line.startswith("|")]
     assert len(table) == 5
     assert {len(re.findall(r"(?<!\\)\|", line)) for line in table} == {7}
-    assert "<" not in said.replace("> Unlike", "")
+    assert "<" not in said.replace("> FieldDifference", "")
     assert not re.search(r"(?<!\\)\[", said)
 
 
@@ -180,27 +179,27 @@ def test_stored_runs_stand_side_by_side_with_equal_labels_together(two_runs: lis
     assert "quickstart/dpo" in compared(two_runs, "table")
 
 
-def test_unlike_fairness_contracts_are_flagged_by_the_fields_that_differ(two_runs: list[Path]):
-    said = json.loads(compared(two_runs, "json"))["unlike"]
+def test_different_fairness_contracts_are_flagged_by_the_fields_that_differ(two_runs: list[Path]):
+    said = json.loads(compared(two_runs, "json"))["differences"]
     assert [one["field"] for one in said] == ["adapter.rank", "adapter.alpha", "adapter.targets", "batch"]
     assert said[3]["values"] == {"quickstart": "16", "larger": "64"}
     assert said[1]["values"] == {"quickstart": "32", "larger": "not recorded"}
-    assert "unlike: batch: 16 in quickstart, 64 in larger" in compared(two_runs, "table")
-    assert "> Unlike: batch: 16 in quickstart, 64 in larger" in compared(two_runs, "markdown")
+    assert "different: batch: 16 in quickstart, 64 in larger" in compared(two_runs, "table")
+    assert "> Different: batch: 16 in quickstart, 64 in larger" in compared(two_runs, "markdown")
 
 
-def test_runs_on_other_rows_are_unlike(results: Results, tmp_path: Path):
+def test_runs_on_other_rows_differ(results: Results, tmp_path: Path):
     data = results.data.model_copy(update={"fingerprints": {**results.data.fingerprints, "train": "0000"}})
     for name, one in (("a", results), ("b", results.model_copy(update={"data": data}))):
         (tmp_path / name).mkdir()
         record.write(one.model_copy(update={"run": name}), tmp_path / name)
-    said = json.loads(compared([tmp_path / "a", tmp_path / "b"], "json"))["unlike"]
+    said = json.loads(compared([tmp_path / "a", tmp_path / "b"], "json"))["differences"]
     assert [one["field"] for one in said] == ["data.train"]
 
 
 def test_like_runs_are_not_flagged(two_runs: list[Path]):
     said = json.loads(compared([two_runs[0], two_runs[0]], "json"))
-    assert said["unlike"] == []
+    assert said["differences"] == []
     assert said["runs"] == ["quickstart", "quickstart (2)"]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from alignbench.report import text
-from alignbench.results import Estimate, Measured
+from alignbench.results import Estimate
 
 
 @pytest.mark.parametrize(
@@ -61,14 +61,6 @@ def test_a_column_shares_its_decimals_and_survives_numbers_of_every_size():
     assert text.decimals(column) == 3
     assert text.decimals([]) == 0
     assert text.decimals([Estimate(value=1e300), Estimate(value=1e-300)]) <= 6
-
-
-def test_the_method_shows_its_interval_and_its_value_only_where_it_differs():
-    same = Measured(value=0.5, ci95=(0.4, 0.6), method=Estimate(value=0.5, ci95=(0.2, 0.8)))
-    other = Measured(value=0.5, ci95=(0.4, 0.6), method=Estimate(value=0.7, ci95=(0.4, 1.0)))
-    assert text.over_seeds(same, 2) == "±0.30"
-    assert text.over_seeds(other, 2) == "0.70 ±0.30"
-    assert text.over_seeds(Measured(value=0.5), 2) == ""
 
 
 @pytest.mark.parametrize(

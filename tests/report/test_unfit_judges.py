@@ -2,30 +2,33 @@
 
 from __future__ import annotations
 
-from alignbench.report import leaderboard as boards
+from alignbench.report import leaderboard as leaderboards
 from alignbench.results import Results
 
 
 def with_judge(results: Results, fit: bool) -> Results:
-    name = results.metrics[str(boards.headline(results))].judge
-    quality = {"fit": fit, "reasons": [] if fit else ["an answer that orders it to prefer it wins 40% more"]}
+    name = results.metrics[str(leaderboards.headline(results))].judge
+    quality = {
+        "fit": fit,
+        "reasons": [] if fit else ["an answer that instructs it to prefer it wins 40% more"],
+    }
     return results.model_copy(update={"judges": ({"name": name, "quality": quality},)})
 
 
 def test_an_unfit_judge_gives_no_verdicts(results: Results):
-    seen = boards.board(with_judge(results, fit=False))
+    seen = leaderboards.leaderboard(with_judge(results, fit=False))
     verdicts = [row.verdict for row in seen.rows if row.verdict is not None]
     assert verdicts
     assert {verdict.outcome for verdict in verdicts} == {None}
     assert all("fails its controls" in verdict.sentence for verdict in verdicts)
-    assert "orders it to prefer it wins 40% more" in seen.caption
+    assert "instructs it to prefer it wins 40% more" in seen.caption
 
 
 def test_nothing_is_best_by_an_unfit_judge(results: Results):
-    assert boards.best(with_judge(results, fit=False)).startswith("Nothing is ranked: the judge")
+    assert leaderboards.best(with_judge(results, fit=False)).startswith("Nothing is ranked: the judge")
 
 
 def test_a_fit_judge_ranks_as_before(results: Results):
     fit = with_judge(results, fit=True)
-    assert boards.best(fit) == boards.best(results)
-    assert boards.board(fit).caption == boards.board(results).caption
+    assert leaderboards.best(fit) == leaderboards.best(results)
+    assert leaderboards.leaderboard(fit).caption == leaderboards.leaderboard(results).caption

@@ -74,7 +74,7 @@ def test_equal_results_give_equal_bytes_and_keep_the_recipes_order(tmp_path: Pat
     first = write(a_run(), tmp_path).read_bytes()
     assert write(a_run(), tmp_path).read_bytes() == first
     assert first.index(b'"zeta"') < first.index(b'"alpha"')
-    assert first.startswith(b'{\n "schema": 1,')
+    assert first.startswith(b'{\n "schema": 2,')
 
 
 def test_writing_leaves_nothing_but_the_record(tmp_path: Path):
@@ -142,19 +142,24 @@ def test_fields_that_a_later_version_added_are_passed_over(tmp_path: Path):
     assert read(file) == a_run()
 
 
-def test_a_record_of_a_newer_schema_says_what_to_upgrade(tmp_path: Path):
-    file = tmp_path / "results.json"
-    file.write_text('{"schema": 2, "everything": "else"}', encoding="utf-8")
-    with pytest.raises(
-        RecipeError, match=r"written by a newer alignbench \(schema 2; this one reads 1\); upgrade"
-    ) as error:
+@pytest.mark.parametrize(
+    ("schema", "says"),
+    [
+        (3, r"written by a newer alignbench \(schema 3; this one reads 2\); upgrade"),
+        (1, r"written by an older alignbench \(schema 1; this one reads 2\); run its recipe again"),
+    ],
+)
+def test_a_record_of_another_schema_says_what_to_do(tmp_path: Path, schema: int, says: str):
+    record = {"schema": schema, "cells": [{"label": "a", "seed": 0, "status": "done", "alarms": ["x"]}]}
+    (tmp_path / "results.json").write_text(json.dumps(record), encoding="utf-8")
+    with pytest.raises(RecipeError, match=says) as error:
         read(tmp_path)
     assert error.value.exit_code == Exit.USAGE
 
 
 def test_a_folder_without_a_record_is_named(tmp_path: Path):
     with pytest.raises(
-        RecipeError, match=r"results\.json: there is no such record; name the folder of a finished run"
+        RecipeError, match=r"results\.json: there is no record of a run here; name the folder of a finished"
     ):
         read(tmp_path)
 
@@ -162,18 +167,18 @@ def test_a_folder_without_a_record_is_named(tmp_path: Path):
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (b'{"schema": 1, "cells": [', r"results\.json:1:25: is not JSON: Expecting value"),
+        (b'{"schema": 2, "cells": [', r"results\.json:1:25: is not JSON: Expecting value"),
         (b"", r"results\.json:1:1: is not JSON"),
         (b"\xff\xfe\x00", "is not JSON"),
-        (b'{"schema": 1, "cost": {"train_seconds": NaN}}', "NaN is not a JSON number"),
+        (b'{"schema": 2, "cost": {"train_seconds": NaN}}', "NaN is not a JSON number"),
         (b"[1, 2]", "has no `schema` number"),
         (b'{"schema": "1"}', "has no `schema` number"),
         (
-            b'{"schema": 1, "cells": [{"label": "a", "seed": 0, "status": "fine"}]}',
+            b'{"schema": 2, "cells": [{"label": "a", "seed": 0, "status": "fine"}]}',
             r"cells\.0\.status: Input should be 'done'",
         ),
         (
-            b'{"schema": 1, "labels": [{"label": "a", "metrics": {"r": {"value": 1, "ci95": ["x", 2]}}}]}',
+            b'{"schema": 2, "labels": [{"label": "a", "metrics": {"r": {"value": 1, "ci95": ["x", 2]}}}]}',
             r"labels\.0\.metrics\.r",
         ),
         (b"[" * 100_000, "is not JSON"),
@@ -191,7 +196,7 @@ def test_a_damaged_record_is_a_storage_error_with_the_place_and_what_to_do(
 
 def test_every_wrong_field_is_told_at_once(tmp_path: Path):
     cells = [{"label": "a", "seed": "x", "status": "fine"} for _ in range(15)]
-    (tmp_path / "results.json").write_text(json.dumps({"schema": 1, "cells": cells}), encoding="utf-8")
+    (tmp_path / "results.json").write_text(json.dumps({"schema": 2, "cells": cells}), encoding="utf-8")
     with pytest.raises(StorageError) as error:
         read(tmp_path)
     assert len(error.value.problems) == 20
@@ -256,4 +261,4 @@ def test_the_record_is_read_without_torch_and_without_plugins():
     code = f"import sys, alignbench.results, alignbench.report; print(sorted({{{heavy}}} & set(sys.modules)))"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"
-    assert record.SCHEMA == 1
+    assert record.SCHEMA == 2

@@ -215,3 +215,196 @@ def test_many_prompts_are_permuted_at_random_and_agree_with_t_where_t_holds():
 
 def test_no_difference_at_all_is_permuted_to_one():
     assert stats.permutation(np.zeros((1, 20))) == 1.0
+
+
+# --- the seeds' variance from all labels ------------------------------------------------------------------
+
+
+def pairs_of(values: np.ndarray) -> dict[tuple[str, str], np.ndarray]:
+    """Differences [seeds, prompts] of each two labels of `values` [labels, seeds, prompts]."""
+    return {(str(a), str(b)): values[a] - values[b] for a in range(len(values)) for b in range(a)}
+
+
+def test_the_pool_is_the_residual_mean_square_of_labels_and_seeds():
+    import pandas
+    from statsmodels.formula.api import ols
+    from statsmodels.stats.anova import anova_lm
+
+    of_seed = np.random.default_rng(1).normal(0, 1, (5, 4))
+    label, seed = np.indices(of_seed.shape)
+    frame = pandas.DataFrame({"y": of_seed.ravel(), "label": label.ravel(), "seed": seed.ravel()})
+    pool = anova_lm(ols("y ~ C(label) + C(seed)", frame).fit())["mean_sq"]["Residual"]
+    # A seed moves all prompts alike, so that nothing but seeds varies.
+    found = stats.pooled(pairs_of(np.repeat(of_seed[..., None], 30, axis=2)))
+    steady = min(found.values(), key=lambda one: one.se)
+    assert steady.se == pytest.approx(np.sqrt(2 * pool / 4))
+    assert steady.df == pytest.approx((5 - 1) * (4 - 1))
+
+
+def test_a_label_that_varies_more_than_the_pool_counts_with_its_own_variance():
+    values = np.random.default_rng(2).normal(0, 0.1, (6, 5, 50))
+    values[0] += np.array([-2.0, 2.0, 0.0, 1.0, -1.0])[:, None]
+    found, tables = stats.pooled(pairs_of(values)), pairs_of(values)
+    for pair, one in found.items():
+        alone = stats.method(tables[pair])
+        if "0" in pair:
+            assert one.se >= 0.95 * alone.se
+            assert one.df < 8  # near its own 4, not the pool's 20
+        else:
+            assert one.se > 3 * alone.se  # the pool is a mean over all labels, the unstable one among them
+
+
+def test_without_any_difference_between_seeds_the_pool_is_what_the_answers_leave():
+    values = np.random.default_rng(3).normal(0, 1, (7, 3, 200))
+    values -= values.mean(axis=2, keepdims=True)  # seeds that agree by chance
+    found = stats.pooled(pairs_of(values))
+    for pair, one in found.items():
+        rest = stats.components(pairs_of(values)[pair]).rest
+        assert one.se >= 0.9 * np.sqrt(rest / (3 * 200))
+
+
+def test_two_labels_have_no_pool():
+    table = np.random.default_rng(4).normal(0, 1, (3, 20))
+    assert stats.pooled({("a", "b"): table}) == {("a", "b"): stats.method(table)}
+
+
+def test_labels_that_are_compared_with_one_other_only_have_no_pool():
+    values = np.random.default_rng(5).normal(0, 1, (4, 3, 20))
+    star = {("0", str(b)): values[0] - values[b] for b in (1, 2, 3)}
+    assert stats.pooled(star) == {pair: stats.method(table) for pair, table in star.items()}
+
+
+def test_labels_with_other_seeds_share_the_pool():
+    values = np.random.default_rng(6).normal(0, 1, (4, 5, 20))
+    tables = pairs_of(values)
+    fewer = {pair: table[:3] if "3" in pair else table for pair, table in tables.items()}
+    found = stats.pooled(fewer)
+    assert {found[pair].seeds for pair in found if "3" in pair} == {3}
+    assert {found[pair].seeds for pair in found if "3" not in pair} == {5}
+
+
+# --- equivalence ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("margin", [0.02, 0.1, 0.3])
+def test_equivalence_is_two_one_sided_tests(margin):
+    from statsmodels.stats.weightstats import ttost_paired
+
+    rng = np.random.default_rng(7)
+    a = rng.normal(0.03, 0.4, 80)
+    b = a + rng.normal(0, 0.3, 80)
+    expected, *_ = ttost_paired(a, b, -margin, margin)
+    assert stats.policies((a - b)[None]).p_equivalence(margin) == pytest.approx(expected, rel=1e-9)
+
+
+def test_equal_answers_are_equivalent_at_any_margin_and_a_constant_difference_beyond_it_at_none():
+    assert stats.policies(np.zeros((1, 20))).p_equivalence(0.01) < 0.001
+    assert stats.policies(np.full((1, 20), 0.2)).p_equivalence(0.1) == 1
+
+
+@pytest.mark.parametrize(
+    ("p", "p_equivalence", "expected"),
+    [
+        (0.3, 0.04, "equivalent"),
+        (0.3, 0.06, "not distinguishable"),
+        (0.3, None, "not distinguishable"),
+        (0.01, 0.01, "better"),
+    ],
+)
+def test_only_a_named_margin_makes_labels_equivalent(p, p_equivalence, expected):
+    assert stats.verdict(0.01, p, True, p_equivalence) == expected
+
+
+# --- shares -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("wins", [0, 1, 10, 19, 20])
+def test_a_share_has_two_prompts_more_at_each_end(wins):
+    table = np.array([[1.0] * wins + [0.0] * (20 - wins)])
+    one = stats.with_prior((0, 1), stats.policies, table)
+    expected = reference.ttest_1samp([*table[0], 0, 0, 1, 1], 0).confidence_interval(0.95)
+    assert (one.value, one.prompts) == (wins / 20, 20)
+    assert one.interval() == pytest.approx((max(0, expected.low), min(1, expected.high)))
+
+
+@pytest.mark.parametrize("wins", [0, 3, 25, 50])
+def test_the_interval_of_a_share_is_close_to_wilsons(wins):
+    from statsmodels.stats.proportion import proportion_confint
+
+    table = np.array([[1.0] * wins + [0.0] * (50 - wins)])
+    found = stats.with_prior((0, 1), stats.policies, table).interval()
+    assert found == pytest.approx(proportion_confint(wins, 50, method="wilson"), abs=0.02)
+    assert found[0] < found[1]
+
+
+def test_a_difference_of_shares_is_that_of_bonett_and_price():
+    # 12 prompts won by a alone, 4 by b alone, 84 by both or neither; one more of each is added.
+    table = np.array([[1.0] * 12 + [-1.0] * 4 + [0.0] * 84])
+    one = stats.with_prior((-1, 1), stats.policies, table)
+    p, q = 13 / 102, 5 / 102
+    assert one.value == pytest.approx(0.08)
+    assert one.centre == pytest.approx(p - q)
+    assert one.se == pytest.approx(np.sqrt((p + q - (p - q) ** 2) / 101))
+
+
+def test_one_prompt_gives_no_interval_of_a_share_either():
+    with pytest.raises(stats.NotEstimableError, match=r"got 1"):
+        stats.with_prior((0, 1), stats.policies, np.ones((1, 1)))
+
+
+# --- prompts of one conversation --------------------------------------------------------------------------
+
+
+def test_prompts_of_one_conversation_have_the_cluster_robust_error_of_statsmodels():
+    import statsmodels.api as sm
+
+    rng = np.random.default_rng(8)
+    of = rng.integers(0, 25, 80)
+    values = rng.normal(0.3, 1, 80) + rng.normal(0, 1, 25)[of]
+    clusters = {str(n): f"conversation {one}" for n, one in enumerate(of)}
+    one = stats.policies(stats.tabulate([{str(n): v for n, v in enumerate(values)}], clusters))
+    fit = sm.OLS(values, np.ones(80)).fit(cov_type="cluster", cov_kwds={"groups": of})
+    assert one.value == pytest.approx(values.mean())
+    assert one.se == pytest.approx(fit.bse[0])
+    assert one.prompts == len(set(of))
+
+
+def test_conversations_of_one_prompt_each_leave_the_table_as_it_is():
+    values = [{"a": 1.0, "b": 2.0}, {"a": 3.0, "b": 5.0}]
+    assert stats.tabulate(values, {"a": "x", "b": "y"}).tolist() == stats.tabulate(values).tolist()
+
+
+# --- what a run can find ----------------------------------------------------------------------------------
+
+
+def test_the_detectable_difference_of_policies_is_that_of_the_paired_t_test():
+    from statsmodels.stats.power import TTestPower
+
+    found = stats.detectable(stats.Planning(0.03, 0.42), "policies", seeds=1, prompts=200, labels=2)
+    effect = found / (0.42 * np.sqrt(2))
+    assert TTestPower().power(effect, 200, 0.05) == pytest.approx(0.8, abs=1e-3)
+
+
+def test_more_seeds_prompts_and_fewer_labels_find_smaller_differences():
+    def least(seeds=3, prompts=200, labels=7):
+        return stats.detectable(stats.PLANNING, "method", seeds=seeds, prompts=prompts, labels=labels)
+
+    assert least(seeds=5) < least()
+    assert least(prompts=800) < least()
+    assert least(labels=3) < least()
+
+
+def test_planning_deviations_are_those_that_the_values_were_drawn_with():
+    rng = np.random.default_rng(9)
+    values = (
+        rng.normal(0, 0.2, (12, 8, 1)) + rng.normal(0, 0.5, (12, 1, 300)) + rng.normal(0, 0.4, (12, 8, 300))
+    )
+    found = stats.planned(pairs_of(values).values())
+    assert (found.seed, found.prompt, found.rest) == pytest.approx((0.2, 0.5, 0.4), rel=0.1)
+
+
+def test_seeds_that_agree_by_chance_promise_no_power():
+    values = np.random.default_rng(10).normal(0, 0.4, (3, 3, 300))
+    values -= values.mean(axis=2, keepdims=True)
+    found = stats.planned(pairs_of(values).values())
+    assert found.seed == pytest.approx(found.rest * 0.03 / 0.42)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
-
 import numpy as np
 import pytest
 import torch
 
 from alignbench.errors import DataError
-from alignbench.models import lm_head, load_base, varlen
+from alignbench.models import attention, lm_head, load_base, varlen
 from alignbench.models.forward import Group, lay_out, response_states, spread
 from alignbench.models.lm_head import log_probabilities
 from alignbench.recipe import schema
@@ -32,7 +30,7 @@ KINDS = {
 def scored(policy, items):
     base = policy.base
     layout = lay_out({"all": Group(items)}, base.device)
-    with base.using(policy), varlen.attention(base.model, max(map(len, items))):
+    with base.using(policy):
         states = response_states(base, layout)
         return spread(log_probabilities(base, states, layout.targets), layout.spans["all"])
 
@@ -47,14 +45,13 @@ def test_scores_without_padding_equal_those_with_it_on_many_architectures(kind, 
     for row, (item, wanted) in enumerate(zip(items, policy.logprobs(items), strict=True)):
         np.testing.assert_allclose(found[row, : len(item.response)], wanted.logps, atol=2e-5)
         assert not found[row, len(item.response) :].any()
-    seen = varlen.sees_all(base.model, 21) and varlen._proven(base.model)
-    assert seen == (kind not in ("mistral", "gemma2")), "the fast road is taken where it is right, only there"
+    assert varlen.supports(base.model, 21) == (kind not in ("mistral", "gemma2"))
 
 
 def test_a_window_as_wide_as_the_sequences_does_not_matter(tmp_path):
     base = load_base(schema.Model(id=str(save_model(tmp_path / "m", "mistral", sliding_window=32))))
-    assert varlen.sees_all(base.model, 32)
-    assert not varlen.sees_all(base.model, 33)
+    assert varlen.attends_to_all(base.model, 32)
+    assert not varlen.attends_to_all(base.model, 33)
 
 
 def test_a_prompt_that_two_answers_share_goes_through_the_network_once(base):
@@ -78,8 +75,8 @@ def test_long_responses_are_projected_in_pieces_with_equal_values_and_gradients(
     policy = disturb(base.add_adapter("policy", seed=0))
     items = scorables(6)
     gradients = []
-    for tile in (1 << 25, 91 * 7):
-        monkeypatch.setattr(lm_head, "TILE", tile)
+    for numbers in (1 << 25, 91 * 7):
+        monkeypatch.setitem(lm_head.LOGITS, "cpu", numbers)
         total = scored(policy, items).sum()
         gradients.append([total.detach(), *torch.autograd.grad(total, list(policy.parameters()))])
     for whole, pieces in zip(*gradients, strict=True):
@@ -87,25 +84,45 @@ def test_long_responses_are_projected_in_pieces_with_equal_values_and_gradients(
 
 
 @pytest.mark.parametrize("kind", ["llama", "gemma2"])
-def test_the_fused_head_of_a_gpu_gives_the_values_and_gradients_of_the_plain_one(kind, tmp_path):
-    """Gemma 2 caps its logits. TRL's head runs here without its kernels, by the same arithmetic."""
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_the_head_in_pieces_gives_the_values_and_gradients_of_all_logits_at_once(
+    kind, temperature, tmp_path, monkeypatch
+):
+    """Gemma 2 caps its logits. A GPU always takes the head in pieces."""
     base = load_base(schema.Model(id=str(save_model(tmp_path / kind, kind)), quantization="none"))
     states = torch.randn(50, 64, requires_grad=True)
     targets = torch.randint(0, 91, (50,))
     found = []
-    for read in (lm_head.fused, log_probabilities):
-        logps = read(base, states, targets)
+    for numbers in (1 << 25, 91 * 7):
+        monkeypatch.setitem(lm_head.LOGITS, "cpu", numbers)
+        logps = log_probabilities(base, states, targets, temperature)
         found.append((logps, *torch.autograd.grad((logps * torch.arange(50)).sum(), states)))
-    for fused, plain in zip(*found, strict=True):
-        torch.testing.assert_close(fused, plain, rtol=1e-5, atol=1e-5)
+    for whole, pieces in zip(*found, strict=True):
+        torch.testing.assert_close(pieces, whole, rtol=1e-5, atol=1e-5)
 
 
-def test_the_model_attends_as_before_once_the_block_is_left(base):
-    before = base.model.config._attn_implementation
-    with suppress(ZeroDivisionError), varlen.attention(base.model, 8):
-        assert base.model.config._attn_implementation == varlen.NAME
-        raise ZeroDivisionError
-    assert base.model.config._attn_implementation == before
+def test_the_head_in_pieces_is_applied_once_to_each_state(base, monkeypatch):
+    monkeypatch.setitem(lm_head.LOGITS, "cpu", 91 * 7)
+    states, targets = torch.randn(50, 64, requires_grad=True), torch.randint(0, 91, (50,))
+    applied = []
+    hook = base.head.register_forward_hook(lambda *args: applied.append(len(args[2])))
+    log_probabilities(base, states, targets).sum().backward()
+    hook.remove()
+    assert applied == [7] * 7 + [1]
+
+
+def test_a_forward_without_a_pattern_is_transformers_own(tmp_path):
+    folder = save_model(tmp_path / "model", "llama")
+    base = load_base(schema.Model(id=str(folder), quantization="none"))
+    plain = load_base(schema.Model(id=str(folder), quantization="none"))
+    plain.model.set_attn_implementation("sdpa")
+    assert attention.installed(base.model)
+    assert not attention.installed(plain.model)
+    for sequences in ([(5, 6, 7, 8)], [(5, 6, 7, 8), (9, 10)]):
+        for side in ("left", "right"):
+            ids, mask = base.pad(sequences, side)
+            with torch.no_grad():
+                assert torch.equal(base.hidden(ids, mask), plain.hidden(ids, mask))
 
 
 def test_reference_log_probabilities_are_found_by_their_tokens(base, tmp_path):
@@ -132,3 +149,10 @@ def test_reference_files_hold_no_pickle_and_are_equal_bytes_in_any_order(base, t
     reference.compute(base.policy(), items, tmp_path / "a")
     reference.compute(base.policy(), [*reversed(items), *items], tmp_path / "b")
     assert (tmp_path / "a" / reference.FILE).read_bytes() == (tmp_path / "b" / reference.FILE).read_bytes()
+
+
+def test_the_trial_of_a_forward_without_padding_draws_nothing_inside_a_training_step(base, monkeypatch):
+    tried = []
+    monkeypatch.setattr(varlen, "_trial", lambda *given: tried.append(given))
+    scored(disturb(base.add_adapter("policy", seed=0)), scorables(2))
+    assert not tried

@@ -9,7 +9,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 CERTAIN = -1e-6
-"""A mean log-probability is kept below this: the odds of a certain answer are infinite."""
+"""From this mean log-probability on, the log odds go on as a straight line, with the slope they have here:
+the odds of a certain answer are infinite, and a rejected one must still be pushed down."""
 
 
 def log_odds_ratio(chosen: Tensor, rejected: Tensor) -> Tensor:
@@ -35,5 +36,6 @@ def log1mexp(x: Tensor) -> Tensor:
 
 
 def _log_odds(mean: Tensor) -> Tensor:
-    mean = mean.float().clamp(max=CERTAIN)
-    return mean - log1mexp(mean)
+    mean = mean.float()
+    near = mean.clamp(max=CERTAIN)
+    return near - log1mexp(near) - (mean - near) / math.expm1(CERTAIN)

@@ -66,6 +66,24 @@ def test_an_answer_of_probability_one_stays_finite():
     assert mean.grad.isfinite().all()
 
 
+def test_a_certain_rejected_answer_is_pushed_down_and_a_certain_chosen_one_is_not_pulled():
+    chosen = torch.tensor([-1.0, 0.0], requires_grad=True)
+    rejected = torch.tensor([0.0, -1.0], requires_grad=True)
+    odds_ratio_loss(chosen, rejected, torch.ones(2)).sum().backward()
+    assert rejected.grad[0].item() == pytest.approx(1e6, rel=1e-3)  # 1 / (1 - p) where p is e^-1e-6
+    assert -1 < chosen.grad[1].item() < 0  # the loss is nearly 0 there
+
+
+def test_the_log_odds_and_their_slope_have_no_step_where_the_line_begins():
+    from alignbench_orpo.losses import CERTAIN
+
+    means = torch.tensor([1.001 * CERTAIN, 0.999 * CERTAIN], requires_grad=True)
+    odds = log_odds_ratio(means, torch.full((2,), -0.5))
+    odds.sum().backward()
+    assert (odds[1] - odds[0]).item() == pytest.approx(0.002, abs=5e-4)
+    assert means.grad[1].item() == pytest.approx(means.grad[0].item(), rel=0.01)
+
+
 def test_the_odds_ratio_loss_equals_trls_on_the_same_tensors():
     from trl.experimental.orpo import ORPOTrainer
 

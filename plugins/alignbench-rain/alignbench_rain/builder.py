@@ -138,7 +138,7 @@ class Maker:
             queries = [Query(prompt.prompt_ids + ids, since=begun) for ids in of[prompt.id] if ids]
             (replies,) = self.forest.ask([(tree, queries)])
             found.append(np.concatenate([reply.states for reply in replies if reply.states is not None]))
-            tree.cut(())
+            tree.prune(())
         return found
 
 

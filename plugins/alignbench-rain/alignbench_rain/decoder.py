@@ -26,6 +26,7 @@ from alignbench import (
     Sequence,
     TokenScores,
     TokenTree,
+    TokenTrees,
 )
 from alignbench_rain.evaluation import About, Evaluation, SelfEvaluation, common
 from alignbench_rain.search import Found, Rate, Rated, Search, Told, Wants, Words
@@ -180,9 +181,9 @@ class Decoder:
                 if seat.found is not None:
                     done[seat.place] = seat
                     self.forest.answered(1)
-                    seat.tree.cut(())
+                    seat.tree.prune(())
                     if seat.about is not None:
-                        seat.about.tree.cut(())
+                        seat.about.tree.prune(())
             seats = [seat for seat in seats if seat.found is None]
         self.forest.free_prefix(trunk)
         if isinstance(evaluation, SelfEvaluation) and opening != evaluation.trunk:
@@ -271,9 +272,9 @@ class Decoder:
 
     def _asked(self, seats: list[_Seat]) -> dict[int, list[Reply]]:
         """Ask every forest once for all that is wanted of it; the replies by tree."""
-        forests: dict[int, tuple[DecodingBase, list[tuple[TokenTree, list[Query]]]]] = {}
+        forests: dict[int, tuple[TokenTrees, list[tuple[TokenTree, list[Query]]]]] = {}
 
-        def ask(forest: DecodingBase, tree: TokenTree, queries: list[Query]) -> None:
+        def ask(forest: TokenTrees, tree: TokenTree, queries: list[Query]) -> None:
             if queries:
                 forests.setdefault(id(forest), (forest, []))[1].append((tree, queries))
 

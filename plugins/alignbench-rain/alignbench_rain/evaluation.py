@@ -84,7 +84,7 @@ class SelfEvaluation:
             values += [self.value(replies, soft=soft) for replies in self.forest.ask(asked)]
             costs += [(tree.forwards, tree.tokens) for tree, _ in asked]
             for tree, _ in asked:
-                tree.cut(())
+                tree.prune(())
         return values, costs
 
     def _cut_well(self, text: str) -> bool:
@@ -159,7 +159,7 @@ class About:
     def forget(self) -> None:
         """Free what was read of answers; what all of them begin with stays."""
         if self._stem is not None:
-            self.tree.cut(self._stem)
+            self.tree.prune(self._stem)
 
 
 class JudgeEvaluation:

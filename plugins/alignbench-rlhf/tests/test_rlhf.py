@@ -48,7 +48,7 @@ def make_bench(folder: Path, root: Path, **changes: Any) -> Session:
             "training": {"batch": 8, "threads": 1},
             "budget": {"rows": 32},
             "methods": {"tried": {"method": "rlhf", **SMALL}},
-            "evaluation": {"prompts": 4, "judges": ["gold"], "curve": {"looks": 1, "prompts": 2}},
+            "evaluation": {"prompts": 4, "judges": ["gold"], "curve": {"evaluations": 1, "prompts": 2}},
             **changes,
         }
     )

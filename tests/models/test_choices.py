@@ -1,4 +1,4 @@
-"""The probabilities of options: as the tokenizer splits them, and with shared text read once."""
+"""The probabilities of options: as the tokenizer splits them, with shared text computed once."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def test_what_is_read_together_does_not_change_what_is_read(letters: Base, monke
     questions = [ids(letters, text) for _, _, text in QUESTIONS]
     groups = [(p, first) for p, first, _ in QUESTIONS]
     whole = read(letters.policy(), questions, options, groups)
-    monkeypatch.setattr("alignbench.models.choices.PACKED", {"cpu": 90})
+    monkeypatch.setattr("alignbench.models.choices.QUESTIONS", {"cpu": 90})
     pieces = read(letters.policy(), questions, options, groups)
     assert pieces.forwards > whole.forwards
     torch.testing.assert_close(whole.probabilities, pieces.probabilities, atol=1e-6, rtol=0)

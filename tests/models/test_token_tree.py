@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from alignbench.errors import ModelError
-from alignbench.models import Query, TokenTrees, kv_pool, load_base, queries, token_tree
+from alignbench.models import Query, TokenTrees, attention, kv_pool, load_base, queries, token_tree
 from alignbench.models.generation import gumbel
 from alignbench.models.last_layer import only
 from alignbench.models.queries import replies_of
@@ -25,7 +25,7 @@ KINDS = {
 
 @pytest.fixture(scope="module", params=KINDS)
 def policy(request, tmp_path_factory):
-    folder = KINDS[request.param](tmp_path_factory.mktemp("forest") / "model")
+    folder = KINDS[request.param](tmp_path_factory.mktemp("trees") / "model")
     base = load_base(schema.Model(id=str(folder), adapter=schema.Adapter(rank=4)))
     adapter = base.add_adapter("policy", seed=0)
     disturb(adapter)
@@ -50,18 +50,18 @@ def worst(trees, asked):
     )
 
 
-@pytest.mark.parametrize("packs", [True, False], ids=["one row", "a row for each tree"])
-@pytest.mark.parametrize("length", [6, 34], ids=["short trunk", "trunk read apart"])
-def test_every_path_of_every_tree_sees_itself_alone(policy, packs, length):
+@pytest.mark.parametrize("in_one_row", [True, False], ids=["one row", "a row for each tree"])
+@pytest.mark.parametrize("length", [6, 34], ids=["short prefix", "long prefix"])
+def test_every_path_of_every_tree_sees_itself_alone(policy, in_one_row, length):
     draw = random.Random(0)
     trees = TokenTrees(policy)
-    assert trees._packs, "these models allow it"
-    trees._packs = packs
-    trunk = tokens(draw, length)
-    planted = [trees.new_tree(trunk if number % 2 else ()) for number in range(7)]
-    assert (planted[1]._apart is not None) == (packs and length > 6)
-    stems = [(trunk if number % 2 else ()) + tokens(draw, draw.randint(1, 12)) for number in range(7)]
-    asked = [(tree, [Query(stem)]) for tree, stem in zip(planted, stems, strict=True)]
+    assert trees.in_one_row, "these models allow it"
+    trees.in_one_row = in_one_row
+    prefix = tokens(draw, length)
+    grown = [trees.new_tree(prefix if number % 2 else ()) for number in range(7)]
+    assert (grown[1]._shared is not None) == (in_one_row and length > 6)
+    stems = [(prefix if number % 2 else ()) + tokens(draw, draw.randint(1, 12)) for number in range(7)]
+    asked = [(tree, [Query(stem)]) for tree, stem in zip(grown, stems, strict=True)]
     trees.ask(asked)
     assert worst(trees, asked) < 2e-5
     for _ in range(3):
@@ -71,65 +71,66 @@ def test_every_path_of_every_tree_sees_itself_alone(policy, packs, length):
                 tree,
                 [Query(stem + tokens(draw, 2)[:1] * k + tokens(draw, draw.randint(0, 4))) for k in range(4)],
             )
-            for tree, stem in zip(planted, stems, strict=True)
+            for tree, stem in zip(grown, stems, strict=True)
         ]
         trees.ask(asked)
         assert worst(trees, asked) < 2e-5
 
 
-@pytest.mark.parametrize("packs", [True, False], ids=["one row", "a row for each tree"])
-def test_a_short_trunk_lies_anywhere_among_the_slots_of_its_trees(policy, packs):
+@pytest.mark.parametrize("in_one_row", [True, False], ids=["one row", "a row for each tree"])
+def test_a_short_prefix_lies_anywhere_among_the_slots_of_its_trees(policy, in_one_row):
     draw, trees = random.Random(5), TokenTrees(policy)
-    trees._packs = packs
+    trees.in_one_row = in_one_row
     earlier = trees.new_tree()
     trees.ask([(earlier, [Query(tokens(draw, 40))])])
-    earlier.cut(())  # its slots are taken again, the last first
-    trunk = tokens(draw, 6)
-    planted = [trees.new_tree(trunk) for _ in range(5)]
-    stems = [(*trunk, *tokens(draw, count)) for count in (1, 14, 3, 22, 9)]
-    trees.ask([(tree, [Query(stem)]) for tree, stem in zip(planted, stems, strict=True)])
-    asked = [
-        (tree, [Query((*stem, 5)), Query((*stem, 6))]) for tree, stem in zip(planted, stems, strict=True)
-    ]
+    earlier.prune(())  # its slots are taken again, the last first
+    prefix = tokens(draw, 6)
+    grown = [trees.new_tree(prefix) for _ in range(5)]
+    stems = [(*prefix, *tokens(draw, count)) for count in (1, 14, 3, 22, 9)]
+    trees.ask([(tree, [Query(stem)]) for tree, stem in zip(grown, stems, strict=True)])
+    asked = [(tree, [Query((*stem, 5)), Query((*stem, 6))]) for tree, stem in zip(grown, stems, strict=True)]
     trees.ask(asked)
     assert worst(trees, asked) < 2e-5
 
 
-def test_no_position_is_computed_twice_and_a_trunk_only_once(policy):
-    trees, trunk = TokenTrees(policy), (7, 8, 9)
-    one, other = trees.new_tree(trunk), trees.new_tree(trunk)
+def test_no_position_is_computed_twice_and_a_prefix_only_once(policy):
+    trees, prefix = TokenTrees(policy), (7, 8, 9)
+    one, other = trees.new_tree(prefix), trees.new_tree(prefix)
     assert (one.tokens, one.forwards) == (0, 0)
     trees.ask(
-        [(one, [Query((*trunk, 10)), Query((*trunk, 10, 11)), Query((*trunk, 12))]), (other, [Query(trunk)])]
+        [
+            (one, [Query((*prefix, 10)), Query((*prefix, 10, 11)), Query((*prefix, 12))]),
+            (other, [Query(prefix)]),
+        ]
     )
     assert (one.tokens, one.forwards) == (3, 1)
-    assert (other.tokens, other.forwards) == (0, 0), "what follows the trunk is known"
-    trees.ask([(one, [Query((*trunk, 10, 11))])])
+    assert (other.tokens, other.forwards) == (0, 0), "what follows the prefix is known"
+    trees.ask([(one, [Query((*prefix, 10, 11))])])
     assert (one.tokens, one.forwards) == (3, 1)
     assert trees.bytes == 6 * trees._pool.per_position
 
 
-@pytest.mark.parametrize("packs", [True, False], ids=["one row", "a row for each tree"])
-def test_a_position_whose_state_nobody_read_is_computed_again_when_somebody_asks(policy, packs):
+@pytest.mark.parametrize("in_one_row", [True, False], ids=["one row", "a row for each tree"])
+def test_a_position_whose_state_nobody_read_is_computed_again_when_somebody_asks(policy, in_one_row):
     draw, trees = random.Random(3), TokenTrees(policy)
-    trees._packs = packs
-    trunk = tokens(draw, 34)
-    texts = [(*trunk, *tokens(draw, count)) for count in (20, 12, 12, 1)]
-    planted = [trees.new_tree(trunk) for _ in texts]
+    trees.in_one_row = in_one_row
+    prefix = tokens(draw, 34)
+    texts = [(*prefix, *tokens(draw, count)) for count in (20, 12, 12, 1)]
+    grown = [trees.new_tree(prefix) for _ in texts]
     asked = [
-        (tree, [Query((*text, 5)), Query((*text, 6, 7))]) for tree, text in zip(planted, texts, strict=True)
+        (tree, [Query((*text, 5)), Query((*text, 6, 7))]) for tree, text in zip(grown, texts, strict=True)
     ]
     trees.ask(asked)
     assert worst(trees, asked) < 2e-5
-    inside = [(tree, [Query(text[:-1])]) for tree, text in zip(planted[:3], texts, strict=False)]
-    before = [tree.tokens for tree in planted[:3]]
+    inside = [(tree, [Query(text[:-1])]) for tree, text in zip(grown[:3], texts, strict=False)]
+    before = [tree.tokens for tree in grown[:3]]
     trees.ask(inside)
     assert worst(trees, [*inside, *asked]) < 2e-5
     with only(trees.base.model, torch.tensor([0])) as cut:
-        again = int(packs and cut)
-    assert [tree.tokens for tree in planted[:3]] == [one + again for one in before]
+        again = int(in_one_row and cut)
+    assert [tree.tokens for tree in grown[:3]] == [one + again for one in before]
     starts = tuple(range(30, 36))
-    ((reply,),) = trees.ask([(planted[0], [Query(texts[0], since=starts)])])
+    ((reply,),) = trees.ask([(grown[0], [Query(texts[0], since=starts)])])
     fresh = TokenTrees(policy)
     ((wanted,),) = fresh.ask([(fresh.new_tree(), [Query(texts[0], since=starts)])])
     np.testing.assert_allclose(reply.states, wanted.states, atol=2e-5)
@@ -161,11 +162,11 @@ def test_a_pool_that_cannot_grow_stays_as_it_was(policy, monkeypatch):
     draw, trees = random.Random(6), TokenTrees(policy)
     tree = trees.new_tree()
     trees.ask([(tree, [Query(tokens(draw, 9))])])
-    grow, grown = kv_pool._grown, []
+    grow, sizes = kv_pool._grown, []
 
     def full(tensor, want):
-        grown.append(want)
-        if len(grown) == 3:
+        sizes.append(want)
+        if len(sizes) == 3:
             raise RuntimeError("out of memory")
         return grow(tensor, want)
 
@@ -205,9 +206,9 @@ def test_what_is_freed_is_used_again_and_what_is_kept_stays_right(policy):
     assert worst(trees, [(tree, [Query(stem + branches[0])])]) < 2e-5
     trees.ask(asked)
     assert worst(trees, asked) < 2e-5
-    tree.cut(stem)
+    tree.prune(stem)
     assert not tree._root.under[stem[0]].under[stem[1]].under[stem[2]].under[stem[3]].under[stem[4]].under
-    tree.cut(())
+    tree.prune(())
     assert trees.bytes == 9 * trees._pool.per_position
 
 
@@ -215,8 +216,8 @@ def test_trees_of_unlike_length_attend_apart_and_a_forward_has_its_limit(policy,
     draw, trees = random.Random(2), TokenTrees(policy)
     asked = [(trees.new_tree(), [Query(tokens(draw, count))]) for count in (20, 19, 18, 3, 3, 2, 1)]
     alike, forwards = [], []
-    window, forward = kv_pool.Window.__init__, TokenTrees._forward
-    monkeypatch.setattr(kv_pool.Window, "__init__", lambda *said: alike.append(len(said[2])) or window(*said))
+    rows, forward = kv_pool.Rows.__init__, TokenTrees._forward
+    monkeypatch.setattr(kv_pool.Rows, "__init__", lambda *given: alike.append(len(given[2])) or rows(*given))
     monkeypatch.setattr(
         TokenTrees, "_forward", lambda self, rows: forwards.append(len(rows)) or forward(self, rows)
     )
@@ -224,20 +225,25 @@ def test_trees_of_unlike_length_attend_apart_and_a_forward_has_its_limit(policy,
     assert (alike, forwards) == ([3, 3, 1], [7])
     assert worst(trees, asked) < 2e-5
     forwards.clear()
-    monkeypatch.setitem(token_tree.POSITIONS, "cpu", 8)
+    monkeypatch.setitem(token_tree.TREE_POSITIONS, "cpu", 8)
     trees.ask([(trees.new_tree(), query) for _, query in asked])
     assert forwards == [1, 1, 1, 3, 1]
 
 
 def test_a_model_that_computes_something_else_in_one_row_is_found_out(policy, monkeypatch):
-    attend = kv_pool.Packed.attend
-    monkeypatch.setattr(kv_pool.Packed, "attend", lambda self, *said: 1.01 * attend(self, *said))
-    monkeypatch.setattr(token_tree, "_TRIED", WeakKeyDictionary())
-    assert not TokenTrees(policy)._packs
-    monkeypatch.setattr(kv_pool.Packed, "attend", attend)
-    assert not TokenTrees(policy)._packs, "tried once"
+    attend = kv_pool.OneRow.attend
+    monkeypatch.setattr(
+        kv_pool.OneRow, "attend", lambda self, *given, **how: 1.01 * attend(self, *given, **how)
+    )
+    monkeypatch.setattr(attention, "_KNOWN", WeakKeyDictionary())
+    assert not TokenTrees(policy).in_one_row
+    monkeypatch.setattr(kv_pool.OneRow, "attend", attend)
+    assert not TokenTrees(policy).in_one_row, "tried once"
+
+
+def test_attention_that_a_pattern_does_not_know_is_refused(policy):
     with pytest.raises(NotImplementedError, match="softcap"):
-        kv_pool.attention(None, *[torch.zeros(1, 1, 1, 1)] * 3, None, packed=None, softcap=30.0)
+        attention.attention(None, *[torch.zeros(1, 1, 1, 1)] * 3, None, pattern=object(), softcap=30.0)
 
 
 def test_attention_in_parts_is_attention(monkeypatch):
@@ -255,15 +261,15 @@ def test_attention_in_parts_is_attention(monkeypatch):
     assert torch.allclose(same, weight, atol=1e-5)
 
 
-def test_a_felled_trunk_leaves_nothing(policy):
-    trees, trunk = TokenTrees(policy), tuple(range(5, 45))
-    tree = trees.new_tree(trunk)
-    trees.ask([(tree, [Query((*trunk, 7, 8))])])
-    tree.cut(())
-    assert trees.bytes == len(trunk) * trees._pool.per_position
-    trees.free_prefix(trunk)
+def test_a_freed_prefix_leaves_nothing(policy):
+    trees, prefix = TokenTrees(policy), tuple(range(5, 45))
+    tree = trees.new_tree(prefix)
+    trees.ask([(tree, [Query((*prefix, 7, 8))])])
+    tree.prune(())
+    assert trees.bytes == len(prefix) * trees._pool.per_position
+    trees.free_prefix(prefix)
     assert trees.bytes == 0
-    again = [(trees.new_tree(trunk), [Query((*trunk, 7, 8))])]
+    again = [(trees.new_tree(prefix), [Query((*prefix, 7, 8))])]
     trees.ask(again)
     assert worst(trees, again) < 2e-5
 
@@ -312,11 +318,11 @@ def test_a_tie_is_decided_by_the_path_alone_and_paid_for(policy, monkeypatch):
     assert (tree.forwards, tree.tokens) == (2, 6)
 
 
-@pytest.mark.parametrize("trunk", [(), tuple(range(5, 39))], ids=["no trunk", "trunk"])
-def test_states_are_means_over_the_end_of_a_path(policy, trunk):
-    trees, path = TokenTrees(policy), (*trunk, 7, 8, 9, 10, 11)
+@pytest.mark.parametrize("prefix", [(), tuple(range(5, 39))], ids=["no prefix", "prefix"])
+def test_states_are_means_over_the_end_of_a_path(policy, prefix):
+    trees, path = TokenTrees(policy), (*prefix, 7, 8, 9, 10, 11)
     starts = (1, len(path) - 2)
-    ((reply,),) = trees.ask([(trees.new_tree(trunk), [Query(path, since=starts)])])
+    ((reply,),) = trees.ask([(trees.new_tree(prefix), [Query(path, since=starts)])])
     with torch.no_grad():
         hidden = policy.hidden(torch.tensor([path]))[0]
     for found, start in zip(reply.states, starts, strict=True):

@@ -1,4 +1,4 @@
-"""Texts that begin alike, in one forward: each token once, and the same states as each text alone."""
+"""Texts with shared prefixes in one forward: each token once, and the same states as each text alone."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from transformers import (
 
 from alignbench.models import Base, choices, varlen
 from alignbench.models.choices import options_of, read
-from alignbench.models.prefix_tree import pack, states
+from alignbench.models.prefix_tree import last_states, prefix_tree
 from alignbench.rows import Ids
 
 SMALL = {"vocab_size": 24, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
@@ -32,7 +32,7 @@ CONFIGS: dict[str, Any] = {
     "short window": lambda: MistralConfig(**ROTARY, num_key_value_heads=4, sliding_window=9),
 }
 WHOLE = ("rotary", "shared keys", "learned positions")
-"""Models that read a tree in one row; the others are asked in steps."""
+"""Models that read a tree in one row; the others read shared prefixes first, and go on with their cache."""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -58,7 +58,7 @@ def base(request: pytest.FixtureRequest) -> Base:
 
 
 ANSWERS = ["", "a", "A", "B", "AB BA", "A>B>", "a", "bcdefg" * 9, "gfe"]
-"""Nine answers to a prompt: none, one letter, the options' own letters, a twin, one far longer than the rest."""
+"""Nine answers to a prompt: none, one letter, the options' own letters, an equal one, one far longer than the rest."""
 
 
 def questions(*answers: str) -> tuple[list[Ids], list[tuple[str, str]]]:
@@ -87,10 +87,10 @@ def separately(base: Base, asked: list[Ids], found: choices.Options) -> torch.Te
 
 
 @pytest.mark.parametrize("answers", [ANSWERS, ["a"], [""]], ids=["nine", "one", "none"])
-def test_a_tree_says_what_separate_forwards_say(
+def test_a_tree_gives_the_probabilities_of_separate_forwards(
     base: Base, answers: list[str], monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(choices, "PACKED", {"cpu": 1 << 14})  # one forward
+    monkeypatch.setattr(choices, "QUESTIONS", {"cpu": 1 << 14})  # one forward
     asked, groups = questions(*answers)
     found = options_of(base, ">", "AB")
     few = slice(None, None, max(1, len(asked) // 10))
@@ -103,16 +103,15 @@ def test_a_tree_says_what_separate_forwards_say(
         assert together.tokens == distinct + len(behind) * len(set(asked))
 
 
-def test_only_a_model_that_passes_the_test_reads_a_tree(base: Base):
-    with varlen.attention(base.model, 100) as packs:
-        assert packs == base.whole  # pyright: ignore[reportAttributeAccessIssue]
+def test_only_a_model_that_computes_the_same_reads_a_tree(base: Base):
+    assert varlen.supports(base.model, 100) == base.whole  # pyright: ignore[reportAttributeAccessIssue]
 
 
-def test_steps_and_trees_say_the_same(base: Base, monkeypatch: pytest.MonkeyPatch):
+def test_a_cache_and_a_tree_give_the_same_probabilities(base: Base, monkeypatch: pytest.MonkeyPatch):
     asked, groups = questions(*ANSWERS[:4])
     found = options_of(base, ">", [str(mark) for mark in range(1, 11)])
     tree = read(base.policy(), asked, found, groups).probabilities
-    monkeypatch.setattr(varlen, "_proven", lambda model: False)
+    monkeypatch.setattr(varlen, "supports", lambda model, width: False)
     steps = read(base.policy(), asked, found, groups).probabilities
     torch.testing.assert_close(tree, steps, atol=1e-6, rtol=0)
 
@@ -120,17 +119,17 @@ def test_steps_and_trees_say_the_same(base: Base, monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize(
     "texts",
     [[(1, 2, 3)], [(1,), (1,)], [(1, 2), (1, 2, 3), (1,)], [(5, 1), (4, 1), (5, 1, 2)]],
-    ids=["one", "twins", "beginnings", "unlike"],
+    ids=["one", "equal", "prefixes", "different"],
 )
-def test_what_texts_begin_with_stands_there_once(base: Base, texts: list[Ids]):
-    packed = pack(texts)
+def test_a_shared_prefix_is_there_once(base: Base, texts: list[Ids]):
+    tree = prefix_tree(texts)
     distinct = {text[:cut] for text in texts for cut in range(1, len(text) + 1)}
-    assert len(packed.ids) == len(distinct)
-    assert [tuple(packed.ids[path]) for path in packed.paths] == texts
-    for text, path in zip(texts, packed.paths, strict=True):
-        assert packed.depths[path].tolist() == list(range(len(text)))
-    with torch.no_grad(), varlen.attention(base.model, 4) as packs:
-        if packs:
-            found = states(base, packed)
-            for text, last in zip(texts, found, strict=True):
-                assert torch.isfinite(last).all(), text
+    assert len(tree.ids) == len(distinct)
+    assert [tuple(tree.ids[path]) for path in tree.paths] == texts
+    for text, path in zip(texts, tree.paths, strict=True):
+        assert tree.depths[path].tolist() == list(range(len(text)))
+    if varlen.supports(base.model, 4):
+        with torch.no_grad():
+            found = last_states(base, tree)
+        for text, last in zip(texts, found, strict=True):
+            assert torch.isfinite(last).all(), text

@@ -1,0 +1,141 @@
+"""Columns under other names: the mapping that a recipe gives, and the one that an error proposes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from alignbench.data.turns import RecordError, is_empty, is_list
+from alignbench.errors import Problem
+
+Columns = Mapping[str, str | list[str] | None]
+"""A field, and where it is: a column, a path such as `completions.response`, several columns, or null."""
+
+LISTS = ("answers", "ranks", "ranking", "scores", "preferences")
+"""Fields of which several columns give one item each; of any other field they give one text."""
+
+
+def rename(record: Mapping[str, Any], columns: Columns) -> Mapping[str, Any]:
+    """Return the record with the fields that `columns` names; null takes a column away.
+
+    The texts of several columns become one, with an empty line between them; empty ones are left out.
+    Raises RecordError where a record has none of a field's columns.
+    """
+    if not columns:
+        return record
+    sources = [
+        source
+        for given in columns.values()
+        for source in ([given] if isinstance(given, str) else given or [])
+    ]
+    kept = {name: value for name, value in record.items() if name not in (*sources, *columns)}
+    for field, given in columns.items():
+        if given is None:
+            continue
+        names = [given] if isinstance(given, str) else given
+        there = [name for name in names if name.split(".")[0] in record]
+        if not there:
+            what = f"there is no column `{'` or `'.join(names)}`"
+            fix = f"correct `columns`, or drop the row; there are {', '.join(record)}"
+            raise RecordError(Problem(what, fix, field=field))
+        found = [_follow(record, name.split(".")) for name in there]
+        if isinstance(given, str):
+            kept[field] = found[0]
+        elif field in LISTS:
+            kept[field] = found
+        else:
+            texts = [value for value in found if not is_empty(value)]
+            bad = next((value for value in texts if not isinstance(value, str)), None)
+            kept[field] = "\n\n".join(texts) if bad is None else bad
+    return kept
+
+
+def _follow(value: Any, path: Sequence[str]) -> Any:
+    """Return what stands at a path; through a list it goes item by item, unless a number chooses one."""
+    for place, name in enumerate(path):
+        if is_list(value):
+            if not name.isdecimal():
+                return [_follow(item, path[place:]) for item in value]
+            value = value[int(name)] if int(name) < len(value) else None
+        elif isinstance(value, Mapping):
+            value = value.get(name)
+        else:
+            return None
+    return value
+
+
+_PROMPT = ("prompt", "instruction", "question", "query", "problem", "input", "context", "conversations")
+_ANSWER = ("completion", "output", "response", "answer", "generation", "target")
+_CHOSEN = ("chosen", "chosen_response", "response_chosen", "preferred", "response")
+_REJECTED = ("rejected", "rejected_response", "response_rejected", "dispreferred")
+_ANSWERS = (
+    "answers", "responses", "generations", "completions.response", "completions.text", "completions",
+    "generations.text", "responses.text",
+)  # fmt: skip
+_SCORES = (
+    "scores", "ratings", "rating", "completions.overall_score", "completions.score", "responses.score",
+)  # fmt: skip
+_LABEL = ("label", "kto_tag", "desirable", "thumbs_up", "is_good")
+_BEST = ("best", "better_response_id", "best_index", "chosen_index")
+NUMBERED = tuple(
+    (f"{word}{separator}{one}", f"{word}{separator}{two}")
+    for word in ("response", "answer", "completion", "output")
+    for separator in ("_", "")
+    for one, two in (("0", "1"), ("1", "2"), ("a", "b"))
+)
+"""Columns of two answers that nothing but their place tells apart."""
+
+
+def proposals(record: Mapping[str, Any]) -> list[dict[str, str | list[str]]]:
+    """Return mappings under which a record may be a row, the richest view first."""
+    prompt = [name for name in _PROMPT if name in record][:1]
+    if prompt == ["instruction"] and isinstance(record.get("input"), str):
+        prompt.append("input")
+    if not prompt:
+        return []
+    answers: list[Any] = [list(pair) for pair in NUMBERED if record.keys() >= set(pair)]
+    answers += _present(record, _ANSWERS)
+    found = [
+        {"answers": some, field: other}
+        for some in answers
+        for field, others in (("scores", _SCORES), ("best", _BEST))
+        for other in _present(record, others)
+    ]
+    chosen, rejected, answer, label = (
+        _present(record, names)[:1] for names in (_CHOSEN, _REJECTED, _ANSWER, _LABEL)
+    )
+    if chosen and rejected:
+        found.append({"chosen": chosen[0], "rejected": rejected[0]})
+    if answer and label:
+        found.append({"completion": answer[0], "label": label[0]})
+    if answer and answer != prompt:
+        found.append({"completion": answer[0]})
+    whole: dict[str, Any] = {"prompt": prompt if len(prompt) > 1 else prompt[0]}
+    return [{name: at for name, at in (whole | more).items() if at != name} for more in found]
+
+
+def _present(record: Mapping[str, Any], names: Sequence[str]) -> list[str]:
+    return [
+        name
+        for name in names
+        if (value := _follow(record, name.split("."))) is not None
+        and not (is_list(value) and all(item is None for item in value))
+    ]
+
+
+def as_yaml(columns: Columns, source: str = "", given: Columns = {}) -> str:  # noqa: B006
+    """Return a mapping as it stands in a recipe, on one line, after the columns `given`.
+
+    `source` is where it stands: nothing, a source's name, or `split: name`.
+    """
+
+    def written(at: str | list[str] | None) -> str:
+        if at is None:
+            return "null"
+        return at if isinstance(at, str) else f"[{', '.join(at)}]"
+
+    items = ", ".join(f"{field}: {written(at)}" for field, at in {**given, **columns}.items())
+    mapping = f"columns: {{{items}}}"
+    split, _, name = source.rpartition(": ")
+    fields = f"{{{name}: {{{mapping}}}}}" if name else mapping
+    return f"{split}: {fields}" if split else fields

@@ -1,0 +1,113 @@
+"""The attention function of every base: transformers' own, or that of a pattern that comes with the tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor
+from torch.nn import Module
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+from alignbench.models.stack import attention_name
+
+NAME = "alignbench"
+
+UNKNOWN = ("softcap", "s_aux", "position_bias")
+"""Arguments of attention functions that a pattern does not implement."""
+
+NOT_SUPPORTED = (
+    AttributeError, TypeError, ValueError, KeyError, IndexError, RuntimeError, NotImplementedError,
+)  # fmt: skip
+"""What a forward raises on a model that is built in another way than the forward expects."""
+
+
+class Pattern(Protocol):
+    """Which keys each query of a forward attends to, and where these keys are."""
+
+    def attend(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        *,
+        scale: float | None,
+        dropout: float,
+        read: Tensor | None,
+    ) -> Tensor:
+        """Attend with queries [1, heads, F, size] of F tokens in one row; return [1, F, heads, size].
+
+        With `read`, int64 [E], only the outputs of these tokens are used.
+        """
+        ...
+
+
+def attention(
+    module: Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    pattern: Pattern | None = None,
+    read: Tensor | None = None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    **more: Any,
+) -> tuple[Tensor, Tensor | None]:
+    """Attend as `pattern` says; without one as PyTorch's scaled dot product attention does."""
+    if pattern is None:
+        return sdpa_attention_forward(
+            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **more
+        )
+    if unknown := [name for name in UNKNOWN if more.get(name) is not None]:
+        raise NotImplementedError(f"attention with {', '.join(unknown)}")
+    return pattern.attend(query, key, value, scale=scaling, dropout=dropout, read=read), None
+
+
+def install(model: PreTrainedModel) -> None:
+    """Let a model that uses PyTorch's scaled dot product attention take patterns; other models stay as they are."""
+    if attention_name(model) == "sdpa":
+        model.set_attn_implementation(NAME)
+
+
+def installed(model: PreTrainedModel) -> bool:
+    """Return whether a model may take patterns."""
+    return attention_name(model) == NAME
+
+
+def no_mask(model: PreTrainedModel) -> Tensor:
+    """Return a mask for forwards with a pattern: given one of four dimensions, transformers makes no other."""
+    return torch.zeros(1, 1, 1, 1, dtype=model.dtype, device=model.device)
+
+
+def computes_same(
+    model: PreTrainedModel, what: str, wanted: Callable[[], Tensor], found: Callable[[], Tensor]
+) -> bool:
+    """Return whether a fast forward gives a model's own hidden states: tried once for each model and `what`.
+
+    A fast forward may raise, or give other numbers, where a model is built in a way that it does not expect.
+    """
+    known = _KNOWN.setdefault(model, {})
+    if what not in known:
+        known[what] = False  # also while it is tried
+        with torch.no_grad():
+            right = wanted().float()
+            try:
+                states = found().float()
+            except NOT_SUPPORTED:
+                return False
+        limit = 1e-4 if model.dtype == torch.float32 else 5e-2
+        known[what] = states.shape == right.shape and bool(
+            (states - right).abs().max() <= limit * right.abs().max()
+        )
+    return known[what]
+
+
+_KNOWN: WeakKeyDictionary[PreTrainedModel, dict[str, bool]] = WeakKeyDictionary()
+AttentionInterface.register(NAME, attention)
+AttentionMaskInterface.register(NAME, sdpa_mask)

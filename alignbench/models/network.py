@@ -1,0 +1,184 @@
+"""One frozen network in memory: its forward, its head, and which of its adapters is active."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from collections.abc import Sequence as Many
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from inspect import signature
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from alignbench import heartbeat
+from alignbench.errors import ModelError
+from alignbench.models import attention, stack, varlen
+from alignbench.models.meter import Meter
+
+if TYPE_CHECKING:
+    from peft.tuners.lora import LoraLayer
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+
+class Adapted(Protocol):
+    """A network with one of its adapters, or with none."""
+
+    @property
+    def base(self) -> Network: ...
+
+    @property
+    def adapter(self) -> str | None: ...
+
+
+class Network:
+    """A frozen network with a tokenizer, of whose adapters at most one is active."""
+
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, *, fingerprint: str = ""):
+        self.model = model.requires_grad_(False).eval()
+        self.tokenizer = tokenizer
+        self.fingerprint = fingerprint
+        self.device: torch.device = model.device
+        self.dtype: torch.dtype = model.dtype
+        self.generated = 0
+        """Tokens generated so far, under any policy."""
+        self.meter: Meter = Meter()
+        """Receives what is computed here, for an account of its cost."""
+        self.answered: Callable[[int], None] = lambda count: None
+        """Called with the number of answers that have just ended, for a progress display."""
+        self.vocabulary = len(tokenizer)
+        """Token ids below this have a token; logits beyond it belong to a padded vocabulary."""
+        attention.install(model)
+        model.base_model.register_forward_pre_hook(heartbeat.send)
+        self.takes_positions: bool = "position_ids" in signature(type(model.base_model).forward).parameters
+        config = model.config.get_text_config()
+        shapes = ("logit_scale", "logits_scaling", "final_logit_softcapping")
+        self._shaping = [getattr(config, name, None) for name in shapes]
+        self._layers: list[LoraLayer] = []
+        self._active: str | None = None
+        _check_vocabulary(self)
+        _check_head(self)
+        # Tried here, without an adapter: inside a training step its dropout would be drawn, and a resumed
+        # training would draw it again.
+        varlen.supports(model, 0)
+
+    def using(self, policy: Adapted | None) -> AbstractContextManager[None]:
+        """Compute as `policy`, or without an adapter, does inside the block, and as before after it.
+
+        A backward pass may follow inside the block or after it, for several policies at once.
+        """
+        return self._active_inside(None if policy is None else policy.adapter)
+
+    def checkpointing(self, on: bool) -> None:
+        """Switch the recomputation of activations in the backward pass.
+
+        Each layer is recomputed under the adapter of its forward, whichever is active by then.
+        """
+        if not on:
+            self.model.activation_checkpointing_disable()
+            return
+        self.model.activation_checkpointing_enable(
+            activation_checkpointing_kwargs={"use_reentrant": False, "context_fn": self._recompute}
+        )
+
+    @property
+    def head(self) -> nn.Linear:
+        """The language-model head: [..., hidden] to [..., vocabulary]."""
+        return self.model.get_output_embeddings()  # pyright: ignore[reportReturnType]
+
+    def arithmetic(self) -> AbstractContextManager:
+        """The precision of a forward: float32 adapters compute in the base's dtype."""
+        if self.dtype == torch.float32:
+            return nullcontext()
+        return torch.autocast(self.device.type, self.dtype)
+
+    def hidden(self, ids: Tensor, mask: Tensor | None = None, **more: Any) -> Tensor:
+        """Return the last hidden states [B, T, hidden] of token ids [B, T], by default without a cache.
+
+        `mask` [B, T], 1 on tokens, is needed where padding is on the left; where a cache in `more` holds P
+        positions it covers them too, [B, P + T]. Positions count from the first token.
+        """
+        if mask is not None:
+            more["attention_mask"] = mask
+            if self.takes_positions:
+                more["position_ids"] = (mask.cumsum(1) - 1).clamp_min(0)[:, -ids.shape[1] :]
+        return self.model.base_model(input_ids=ids, **{"use_cache": False, **more}).last_hidden_state
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Return float32 logits [..., vocabulary] of hidden states [..., hidden]."""
+        logits = self.head(hidden.to(self.head.weight.dtype)).float()
+        factor, divisor, cap = self._shaping
+        if factor:
+            logits = logits * factor
+        if divisor:
+            logits = logits / divisor
+        if cap:
+            logits = cap * torch.tanh(logits / cap)
+        return logits
+
+    def pad(self, sequences: Many[Many[int]], side: str) -> tuple[Tensor, Tensor]:
+        """Return token ids and mask, int64 [B, T], padded on `side`, on this base's device."""
+        width = max(map(len, sequences))
+        ids = torch.zeros(
+            len(sequences), width, dtype=torch.long
+        )  # no token attends to padding: any id will do
+        mask = torch.zeros_like(ids)
+        for row, sequence in enumerate(sequences):
+            part = slice(width - len(sequence), width) if side == "left" else slice(0, len(sequence))
+            ids[row, part] = torch.tensor(sequence, dtype=torch.long)
+            mask[row, part] = 1
+        return ids.to(self.device), mask.to(self.device)
+
+    def checksum(self) -> str:
+        """Return a digest of the frozen weights in memory, to prove that nothing changed them.
+
+        Each tensor is summed byte by byte where it is: proof against accident, not against malice.
+        """
+        sums = {}
+        for name, tensor in sorted(self.model.state_dict().items()):
+            if ".lora_" not in name and tensor.numel():
+                raw = tensor.detach().contiguous().view(-1).view(torch.uint8)
+                sums[name.replace(".base_layer.", ".")] = int(raw.sum(dtype=torch.int64))
+        return hashlib.sha256(json.dumps(sums).encode()).hexdigest()
+
+    def _activate(self, name: str | None) -> None:
+        self._active = name
+        stack.activate(self._layers, name)
+
+    @contextmanager
+    def _active_inside(self, name: str | None) -> Iterator[None]:
+        before = self._active
+        self._activate(name)
+        try:
+            yield
+        finally:
+            self._activate(before)
+
+    def _recompute(self) -> tuple[AbstractContextManager, AbstractContextManager]:
+        """Return the contexts of a checkpoint's forward, which is now, and of its recomputation."""
+        return nullcontext(), self._active_inside(self._active)
+
+
+def _check_vocabulary(base: Network) -> None:
+    """Refuse a tokenizer that writes ids for which the model has no embedding."""
+    rows = base.model.get_input_embeddings().weight.shape[0]  # pyright: ignore[reportIndexIssue]
+    if base.vocabulary > rows:
+        raise ModelError(
+            f"the tokenizer has {base.vocabulary} tokens, the model embeds {rows}",
+            "use the tokenizer the model was trained with",
+        )
+
+
+def _check_head(base: Network) -> None:
+    """Refuse a model whose log-probabilities are not its head applied to its last hidden states."""
+    ids, mask = base.pad([[0, 1]], "right")
+    with torch.no_grad():
+        whole = base.model(input_ids=ids, attention_mask=mask, use_cache=False).logits.float()
+        parts = base.logits(base.hidden(ids, mask))
+    if not torch.allclose(whole, parts, rtol=1e-3, atol=1e-3 * whole.abs().max().item()):
+        raise ModelError(
+            f"a {type(base.model).__name__} computes its logits in a way that is not known here",
+            "use a causal language model whose head is one linear layer",
+        )

@@ -1,0 +1,39 @@
+"""The only use of private names of transformers and peft, with the reason for each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from peft.tuners.lora import LoraLayer
+    from transformers import PreTrainedModel
+
+
+def attention_name(model: PreTrainedModel) -> str | None:
+    """Return the name of the attention function that a model uses.
+
+    transformers 5.23 can set it in public (`set_attn_implementation`) but not read it.
+    """
+    return model.config._attn_implementation
+
+
+def is_recurrent(model: PreTrainedModel) -> bool:
+    """Return whether a model carries a state from token to token that padding would change.
+
+    transformers 5.23 says so in this class attribute alone.
+    """
+    return bool(getattr(model, "_is_stateful", False))
+
+
+def activate(layers: Iterable[LoraLayer], adapter: str | None) -> None:
+    """Let LoRA layers compute with one adapter, or with none.
+
+    peft's public switches, `set_adapter` and `enable_adapters`, also freeze the other adapters: a training of several
+    adapters, or one during which another is scored, would lose gradients. Restoring `requires_grad` after them takes
+    43 times as long as this (28 layers and 3 adapters on a CPU: 4.2 ms instead of 0.1 ms).
+    """
+    active = [] if adapter is None else [adapter]
+    for layer in layers:
+        layer._disable_adapters = adapter is None
+        layer._active_adapter = active

@@ -1,0 +1,49 @@
+"""Do the method's verdicts find what they should, and only that? `benchmarks/proofs/power.py` in small."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from alignbench import stats
+
+PROOF = Path(__file__).parents[2] / "benchmarks/proofs/power.py"
+
+
+@pytest.fixture(scope="module")
+def power() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("power", PROOF)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize(("seeds", "asked"), [(3, 0.45), (5, 0.85), (8, 0.97)])
+def test_an_eighth_is_found_among_seven_labels(power, seeds, asked):
+    assert power.found(seeds, runs=150) >= asked - 0.03
+
+
+@pytest.mark.parametrize("odd", [(1, 1), (3, 1), (3, 3), (0, 1)])
+@pytest.mark.parametrize("prompts", [100, 400])
+def test_equal_labels_are_told_apart_in_few_runs_though_one_varies_more_or_less(power, odd, prompts):
+    assert power.false_positives(3, odd, prompts, runs=400) <= 0.065 + 0.02
+
+
+@pytest.mark.parametrize("seeds", [3, 5])
+def test_what_the_plan_promises_is_found_four_times_out_of_five(power, seeds):
+    promised = stats.detectable(stats.PLANNING, "method", seeds=seeds, prompts=400, labels=7)
+    assert power.found(seeds, promised, runs=150) == pytest.approx(0.8, abs=0.08)
+
+
+@pytest.mark.parametrize(("seeds", "estimand"), [(1, "policies"), (3, "policies"), (3, "method")])
+@pytest.mark.parametrize("prompts", [20, 50])
+@pytest.mark.parametrize("p", [0.02, 0.05])
+@pytest.mark.parametrize("pair", [False, True])
+def test_intervals_hold_near_the_ends_of_a_share(power, p, prompts, seeds, estimand, pair):
+    """Student's t holds a share in 33% to 96% of these cases."""
+    assert power.covered(p, prompts, seeds, pair=pair, estimand=estimand, runs=500) >= 0.93
