@@ -28,6 +28,8 @@ SWEEP = "sweep"
 TRACKING = "tracking"
 """Files of trackers, a folder for each cell. Not in the cells: a sealed folder must not grow."""
 CELLS = "cells"
+PEOPLE = "people"
+"""What people said of the answers: design and journal of the labelling."""
 
 # DATA
 RECORD = "record.json"

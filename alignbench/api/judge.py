@@ -100,6 +100,8 @@ class Judge(ABC):
     api: ClassVar[int] = API
     trains: ClassVar[bool] = False
     """Whether a method may learn from it inside `align`; one that trains in a run may not evaluate in it."""
+    recorded: ClassVar[bool] = False
+    """Whether its verdicts were given beforehand: it knows none on other answers, so no control is put to it."""
 
     Config: ClassVar[type[Settings]] = Settings
     """The judge's own fields in a recipe: a subclass of Settings, if it has any."""

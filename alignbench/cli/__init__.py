@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from alignbench.cli import cache, chat, claims, doctor, export, generate, methods, plan, runs
+from alignbench.cli import cache, chat, claims, doctor, export, generate, label, methods, plan, runs
 from alignbench.cli.shell import app
 
 __all__ = ["app"]
@@ -20,5 +20,7 @@ for command in (
     doctor.doctor,
     cache.cache,
     claims.claims,
+    label.label,
+    label.evaluate,
 ):
     app.command()(command)

@@ -61,10 +61,14 @@ def cell_key(
     return _key(inputs, {"versions": dict(versions), "sources": sources})
 
 
-def evaluation_key(plan: Plan, contents: Mapping[str, str], versions: Mapping[str, str]) -> str:
-    """Return the key of the evaluation; `contents`: content digests of the finished cells, by cell name."""
+def evaluation_key(
+    plan: Plan, contents: Mapping[str, str], versions: Mapping[str, str], people: str = ""
+) -> str:
+    """Return the key of the evaluation; `contents`: content digests of the finished cells, by cell name;
+    `people`: a digest of the run's labels, where there are any."""
     recipe = plan.recipe.model_dump(mode="json")
-    return digest({"cells": dict(contents), "recipe": recipe, "versions": dict(versions)})
+    made_of = {"cells": dict(contents), "recipe": recipe, "versions": dict(versions)}
+    return digest({**made_of, "people": people} if people else made_of)
 
 
 def same_inputs(one: str, other: str) -> bool:

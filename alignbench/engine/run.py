@@ -22,6 +22,7 @@ from alignbench.engine.plan import Cell
 from alignbench.engine.scheduler import CellStatus, Scheduler
 from alignbench.errors import Exit
 from alignbench.hooks import Observers
+from alignbench.label import journal
 from alignbench.recipe.resolve import resolve
 from alignbench.recipe.schema import Loaded
 from alignbench.versions import versions
@@ -36,6 +37,7 @@ def run(
     heartbeat: float = HEARTBEAT,
     checkpoint_every: float = CHECKPOINT_EVERY,
     allow_env_change: bool = False,
+    train: bool = True,
     track: Iterable[str] = (),
     watch: Callable[[Progress], None] = lambda progress: None,
     observers: Observers | None = None,
@@ -44,7 +46,8 @@ def run(
 
     `only`: labels to run, with those they need. `max_workers`: cells at a time. `heartbeat`: seconds without
     a heartbeat after which a cell is stopped (0: never). `checkpoint_every`: seconds. `allow_env_change`
-    accepts what other libraries and plugins have made, and the record says so. `track`: trackers that get
+    accepts what other libraries and plugins have made, and the record says so. `train`: without it no cell
+    runs, and what is finished is measured again. `track`: trackers that get
     each cell's numbers. Returns Exit.DONE, or Exit.FAILED where a cell failed. Raises AlignbenchError for
     what a user can fix. On a KeyboardInterrupt the cells finish their step and keep it.
     """
@@ -85,7 +88,7 @@ def run(
             observers=observers or Observers(),
         )
         environment.write_origin(out, root)
-        left = [cell for cell in cells if not (cell.folder(out) / store.COMMIT).exists()]
+        left = [cell for cell in cells if train and not (cell.folder(out) / store.COMMIT).exists()]
         resources.check_disk(loaded.recipe, left, out, root, workers)
         store.write_json(
             out / layout.PLAN, [{"label": c.label, "seed": c.seed, "after": c.parents} for c in cells]
@@ -93,7 +96,7 @@ def run(
         experiment.observers.notify("alignbench_run_started", recipe=loaded.recipe, folder=out)
         with Executor() as executor:
             prepare(experiment, executor)
-            statuses = Scheduler(experiment, executor, cells, workers).run()
+            statuses = Scheduler(experiment, executor, cells, workers, train=train).run()
             evaluate(experiment, executor, statuses)
         found = collect.write(experiment, statuses, started=started, command=command())
         experiment.observers.notify("alignbench_run_finished", results=found, folder=out)
@@ -114,7 +117,8 @@ def evaluate(experiment: Experiment, executor: Executor, statuses: Mapping[Cell,
     if not done:
         return
     contents = {str(cell): content for cell, content in done.items()}
-    key = keys.evaluation_key(experiment.plan, contents, experiment.versions)
+    people = journal.digest(experiment.out / layout.PEOPLE)
+    key = keys.evaluation_key(experiment.plan, contents, experiment.versions, people)
     if store.manifest(experiment.out / layout.EVALUATION, key=key) is None:
         cells = [[cell.label, cell.seed] for cell in done]
         task = experiment.task("evaluate", experiment.out / layout.EVALUATION_LOG, cells=cells, key=key)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import dataclass
+from pathlib import Path
 
 from alignbench import layout, store
 from alignbench.engine import keys
@@ -30,9 +32,17 @@ class CellStatus:
 class Scheduler:
     """Runs cells in child processes: each once its parents are done, at most `max_workers` at a time."""
 
-    def __init__(self, experiment: Experiment, executor: Executor, cells: tuple[Cell, ...], max_workers: int):
+    def __init__(
+        self,
+        experiment: Experiment,
+        executor: Executor,
+        cells: tuple[Cell, ...],
+        max_workers: int,
+        *,
+        train: bool = True,
+    ):
         self.experiment, self.executor = experiment, executor
-        self.cells, self.max_workers = cells, max_workers
+        self.cells, self.max_workers, self.train = cells, max_workers, train
         self.data = (store.manifest(experiment.out / layout.DATA) or {})["content"]
         self.waiting = list(cells)
         self.running: dict[str, tuple[Cell, str]] = {}
@@ -65,6 +75,8 @@ class Scheduler:
         if (sealed := self.experiment.sealed(folder, key)) is not None:
             shutil.rmtree(folder / layout.CHECKPOINTS, ignore_errors=True)
             self._finalize(cell, CellStatus("done", content=sealed["content"]))
+        elif not self.train:
+            self._finalize(cell, _before(folder))
         elif len(self.running) < self.max_workers:
             self._start(cell, key)
 
@@ -118,3 +130,11 @@ class Scheduler:
             cell, _ = self.running[name]
             logged = {"step": event.done, "numbers": dict(event.numbers)}
             self.experiment.observers.notify("alignbench_step", label=cell.label, seed=cell.seed, **logged)
+
+
+def _before(folder: Path) -> CellStatus:
+    """How an unfinished cell ended the last time, as its status file has it."""
+    file = folder / layout.STATUS
+    known = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    status = known.get("status", "cancelled")
+    return CellStatus("failed" if status == "done" else status, known.get("reason") or "it was not run")

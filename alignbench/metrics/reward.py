@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar
 
+from alignbench.api.judge import Score
 from alignbench.api.metric import NO_JUDGE, Evidence, Measure, Metric, Missing, Need, by_prompt
 
 
@@ -17,7 +19,9 @@ class Reward(Metric):
         if not evidence.judges:
             return [Missing(metric="reward", **cell._asdict(), reason=NO_JUDGE) for cell in evidence.cells]
         found: list[Measure | Missing] = []
-        for judge in evidence.judges:
+        for judge, known in evidence.judges.items():
+            if known.recorded and not any(map(_any, (evidence.scores(judge, c) for c in evidence.cells))):
+                continue  # its raters were asked for no score
             for cell in evidence.cells:
                 scores = evidence.scores(judge, cell)
                 columns = {"reward": [score.value for score in scores]}
@@ -41,3 +45,7 @@ class Reward(Metric):
                         )
                     )
         return found
+
+
+def _any(scores: Sequence[Score]) -> bool:
+    return any(score.value is not None or score.parts for score in scores)

@@ -13,7 +13,9 @@ from alignbench.api.config import Sampling
 from alignbench.api.judge import Judge, Score
 from alignbench.api.metric import Cell, Metric, PairLogprobs, Request, Under, matches
 from alignbench.api.policy import Answer, Policy, TokenScores
+from alignbench.judges import people
 from alignbench.judges.controls import controls
+from alignbench.metrics import raters
 from alignbench.recipe.schema import BASE, Named
 from alignbench.rows import Ids, Pair, Prompt, Text, can_derive
 from alignbench.rows import Sequence as Scorable
@@ -80,7 +82,7 @@ class RunEvidence:
             judge = made[named.name] = make_named("judges", named)
             judge.name = named.name
             judge.open(ModelAccess(self._session, None, judge_reward_model(self._session)))
-        return made
+        return {**made, **people.of_run(self._session.run)}
 
     def quality(self) -> list[dict[str, Any]]:
         """Return what is known of each judge, its controls among it: see `alignbench.judges.controls`."""
@@ -88,8 +90,11 @@ class RunEvidence:
         for name, judge in self.judges.items():
             self._emit(Event(f"the judge {name} under control"))
             found = dict(judge.quality)
-            if self._pairs:
-                truths = [one for one in self.judges.values() if not one.trains and one is not judge]
+            if isinstance(judge, people.People) and judge.config.rater is None:
+                found |= raters.facts(self, judge, self.compared)
+            if self._pairs and not judge.recorded:
+                others = (one for one in self.judges.values() if one is not judge)
+                truths = [one for one in others if not one.trains and not one.recorded]
                 found |= controls(judge, self._pairs, truths[0] if truths else None)
             told.append({"name": name, "config": judge.config.model_dump(mode="json"), "quality": found})
         return told

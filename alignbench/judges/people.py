@@ -1,0 +1,180 @@
+"""People as a judge: what they said on the labelling page, read from its journal."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from pydantic import Field
+
+from alignbench import layout, store
+from alignbench.api.config import Settings
+from alignbench.api.judge import Judge, Models, PairwiseJudgment, Score, preference
+from alignbench.errors import RecipeError
+from alignbench.label import design, journal
+from alignbench.label.design import FLAGS
+from alignbench.label.journal import Verdict
+from alignbench.label.quality import quality
+from alignbench.rows import Prompt
+
+NAME = "people"
+MOST_RATERS = 5
+"""Raters who have columns of their own; with more of them there is one judge, of all together."""
+
+
+class People(Judge):
+    """What raters said of these very answers; it abstains on answers that nobody ranked.
+
+    Of two answers it says the share of raters who prefer the first, ties counting half, each rater once. An
+    answer's score is the raters' mean from 1 to 7, where scores were asked, with the share of raters who did
+    not flag it as its parts. Answers with the same text are a tie where somebody ranked the item. Raters below
+    `agreement`, `consistency` or `checks` are left out and named in `quality`.
+    """
+
+    api = 2
+    recorded = True
+
+    class Config(Settings):
+        """Where the labels lie, and who is left out."""
+
+        folder: str
+        """The folder of the journal: `people` in that of a run."""
+        rater: str | None = None
+        """One rater's verdicts alone; none: all together."""
+        agreement: float = Field(default=0.0, ge=0, le=1)
+        """Least share of pairs that a rater orders like the others."""
+        consistency: float = Field(default=0.0, ge=0, le=1)
+        """Least share of pairs of repeated items that a rater orders as before."""
+        checks: float = Field(default=0.0, ge=0, le=1)
+        """Least share of pairs with a known answer that a rater orders rightly."""
+
+    def open(self, models: Models) -> None:
+        self.read_from(models.root / self.config.folder)
+
+    def read_from(self, folder: Path) -> None:
+        """Read design and journal. Raises RecipeError where the folder holds none."""
+        self.design = design.read(folder)
+        self.verdicts = journal.read(folder)
+        if not self.verdicts:
+            raise RecipeError(f"nobody has ranked anything in {folder}", "begin with: alignbench label RUN")
+        found = quality(self.design, self.verdicts)
+        out = self._left_out(found["raters"])
+        kept = {rater for rater in found["raters"] if rater not in out and self.config.rater in (None, rater)}
+        self.verdicts = [one for one in self.verdicts if one.rater in kept]
+        own, names = self.config.rater, ("agreement", "consistency", "checks", "first")
+        if own is not None:
+            known = found["raters"].get(own, {})
+            self.quality = {"labels": {name: known.get(name) for name in ("items", "flags")}}
+            self.quality |= {name: known[name] for name in names if known.get(name)}
+            return
+        short = {
+            rater: {name: one[name] and one[name]["value"] for name in names} | {"items": one["items"]}
+            for rater, one in found["raters"].items()
+        }
+        labels = {name: found[name] for name in ("chosen", "items", "overlap", "repeats", "alpha")}
+        labels["left_out"] = [f"{rater}: {reason}" for rater, reason in out.items()]
+        self.quality = {"labels": labels, "agreement": found["agreement"], "raters": short}
+
+    def _left_out(self, raters: Mapping[str, Any]) -> dict[str, str]:
+        """Raters below a bar, with the reason."""
+        found = {}
+        for rater, known in raters.items():
+            for bar in ("agreement", "consistency", "checks"):
+                least, reached = getattr(self.config, bar), known[bar]
+                if least and reached is not None and reached["value"] < least:
+                    found[rater] = f"{bar} {reached['value']:.0%} is below {least:.0%}"
+        return found
+
+    def fingerprint(self) -> Any:
+        said = [verdict.model_dump(mode="json") for verdict in self.verdicts]
+        return [super().fingerprint(), store.digest(said)]
+
+    def score(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> list[Score]:
+        return [self._score(prompt, answer) for prompt, answer in zip(prompts, answers, strict=True)]
+
+    def _score(self, prompt: Prompt, answer: str) -> Score:
+        given = self._known.get(prompt_key(prompt.prompt), {}).get(answer, {})
+        scores: dict[str, list[float]] = defaultdict(list)
+        flags: dict[str, list[tuple[str, ...]]] = defaultdict(list)
+        for (rater, _), (verdict, place) in given.items():
+            if verdict.scores and (score := verdict.scores[place]) is not None:
+                scores[rater].append(score)
+            if verdict.flags:
+                flags[rater].append(verdict.flags[place])
+        value = fmean(map(fmean, scores.values())) if scores else None
+        parts = {
+            flag.replace(" ", "_"): fmean(fmean(flag in one for one in ones) for ones in flags.values())
+            for flag in (FLAGS if flags else ())
+        }
+        return Score(value, parts)
+
+    def judge_pairs(
+        self,
+        prompts: Sequence[Prompt],
+        a: Sequence[str],
+        b: Sequence[str],
+        principles: Sequence[str] | None = None,
+    ) -> list[PairwiseJudgment]:
+        return [
+            PairwiseJudgment(
+                fmean(said.values()) if said else None, reason="" if said else "nobody ranked it"
+            )
+            for said in self.by_rater(prompts, a, b)
+        ]
+
+    def by_rater(
+        self, prompts: Sequence[Prompt], a: Sequence[str], b: Sequence[str]
+    ) -> list[dict[str, float]]:
+        """Return for each prompt what each rater said of `a` and `b`: 1, 0.5 or 0, or between over several
+        items. `alignbench.metrics.raters` makes an interval of it in which raters vary."""
+        return [self._pair(*one) for one in zip(prompts, a, b, strict=True)]
+
+    def _pair(self, prompt: Prompt, a: str, b: str) -> dict[str, float]:
+        known = self._known.get(prompt_key(prompt.prompt), {})
+        first, second = known.get(a, {}), known.get(b, {})
+        said: dict[str, list[float]] = defaultdict(list)
+        for place in first.keys() & second.keys():
+            (verdict, i), (_, j) = first[place], second[place]
+            better = preference(-verdict.ranks[i], -verdict.ranks[j])
+            assert better is not None
+            said[place[0]].append(better)
+        return {rater: fmean(said[rater]) for rater in sorted(said)}
+
+    @cached_property
+    def _known(self) -> Mapping[str, Mapping[str, Mapping[tuple[str, str], tuple[Verdict, int]]]]:
+        """Prompt -> text -> (rater, item) -> the first verdict and the text's place in it."""
+        items = {item.id: item for item in self.design.items if not item.known}
+        found: dict[str, dict[str, dict[tuple[str, str], tuple[Verdict, int]]]] = {}
+        for verdict in self.verdicts:
+            item = items.get(verdict.item)
+            if item is None or verdict.round:
+                continue
+            texts = found.setdefault(prompt_key(item.prompt), {})
+            for place, answer in enumerate(item.answers):
+                texts.setdefault(answer.text, {})[verdict.rater, item.id] = (verdict, place)
+        return found
+
+
+def of_run(run: Path) -> dict[str, People]:
+    """Return the judges that a run's own labels make, by name: `people`, and with two to five raters each of
+    them; none where nobody has ranked anything. They are open."""
+    folder = run / layout.PEOPLE
+    said = [verdict for verdict in journal.read(folder) if not verdict.automatic]
+    raters = sorted({verdict.rater for verdict in said})
+    alone = raters if 2 <= len(raters) <= MOST_RATERS else []
+    made = {}
+    for name, rater in ((NAME, None), *((f"{NAME}:{rater}", rater) for rater in alone)) if said else ():
+        judge = People(People.Config(folder=layout.PEOPLE, rater=rater))
+        judge.name = name
+        judge.read_from(folder)
+        made[name] = judge
+    return made
+
+
+def prompt_key(prompt: Any) -> str:
+    """Return what a prompt is known by: its turns, whoever numbered them."""
+    return store.digest([[str(turn.get("role", "")), str(turn.get("content", ""))] for turn in prompt])

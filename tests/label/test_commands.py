@@ -1,0 +1,169 @@
+"""`alignbench label` as a person meets it, and a run that is measured again with what people said."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from alignbench.cli import app
+from alignbench.data.sources import Jsonl
+from alignbench.label import design
+from alignbench.label.journal import opened
+from alignbench.label.progress import Progress
+from alignbench.rows import Ranking
+
+
+def alignbench(*arguments: object) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def rank_all(folder: Path, make_verdict, *names: str) -> None:
+    made = design.read(folder)
+    with opened(folder) as journal:
+        progress = Progress(made, journal)
+        for name in names:
+            while turn := progress.next(name):
+                ranks = range(1, len(turn.item.answers) + 1)
+                journal.append(make_verdict(turn.item, name, ranks, turn.round, shown=tuple(turn.shown)))
+
+
+def test_a_run_is_sampled_once_and_the_same_command_goes_on(run: Path, make_verdict):
+    assert alignbench("label", run, "--prompts", 6, "--status").exit_code == 0
+    first = (run / "people/design.json").read_bytes()
+    rank_all(run / "people", make_verdict, "anna", "ben")
+    ended = alignbench("label", run, "--prompts", 9, "--status", "--json")
+    assert (run / "people/design.json").read_bytes() == first
+    known = json.loads(ended.stdout)
+    assert known["chosen"] == "a random sample of the evaluation prompts: 6 of 20"
+    assert known["agreement"]["value"] == 1
+    assert set(known["raters"]) == {"anna", "ben"}
+
+
+def test_every_seed_of_a_prompt_is_ranked(make_run, tmp_path: Path):
+    folder = make_run(tmp_path / "run", texts=lambda n, label, seed: f"{n}{label}{seed}", seeds=(0, 1))
+    assert alignbench("label", folder, "--prompts", 4, "--status").exit_code == 0
+    assert len(design.read(folder / "people").items) == 8
+
+
+def test_answers_of_a_file_become_rows_that_a_recipe_can_train_on(tmp_path: Path, make_verdict):
+    file = tmp_path / "answers.jsonl"
+    lines = [{"prompt": f"Question {n}?", "answers": ["one", "two", "three"]} for n in range(4)]
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    out = tmp_path / "labels"
+    assert alignbench("label", "--data", file, "--out", out, "--status").exit_code == 0
+    rank_all(out, make_verdict, "anna")
+    assert alignbench("label", "--data", file, "--out", out, "--status").exit_code == 0
+    rows = list(Jsonl(Jsonl.Config(path="rankings.jsonl"), root=out).rows("train", None, 0))
+    assert len(rows) == 4
+    assert all(isinstance(row, Ranking) and row.extra["annotator"] == "anna" for row in rows)
+
+
+def test_every_bad_line_of_a_file_is_said_with_its_number(tmp_path: Path):
+    file = tmp_path / "answers.jsonl"
+    file.write_text(
+        '{"prompt": "?"}\n{"prompt": "?", "answers": ["a", "b"]}\n{"prompt": 1, "answers": ["a", "b"]}\n'
+    )
+    ended = alignbench("label", "--data", file, "--out", tmp_path / "out", "--status")
+    assert ended.exit_code == 4
+    assert f"{file}:1" in ended.stderr
+    assert f"{file}:3" in ended.stderr
+    assert not (tmp_path / "out" / design.FILE).exists()
+
+
+def test_checks_with_known_answers_are_shown_to_everyone(run: Path, tmp_path: Path, make_verdict):
+    checks = tmp_path / "checks.jsonl"
+    checks.write_text('{"prompt": "1 + 1?", "chosen": "2", "rejected": "3"}\n')
+    alignbench("label", run, "--prompts", 3, "--overlap", 0, "--checks", checks, "--status")
+    rank_all(run / "people", make_verdict, "anna", "ben")
+    known = json.loads(alignbench("label", run, "--status", "--json").stdout)
+    assert [one["checks"]["value"] for one in known["raters"].values()] == [1, 1]
+
+
+def test_an_export_is_taken_in_once(run: Path, tmp_path: Path, make_verdict):
+    alignbench("label", run, "--prompts", 3, "--status")
+    rank_all(run / "people", make_verdict, "anna")
+    out = tmp_path / "tasks.json"
+    assert alignbench("label", run, "--export", out, "--format", "argilla").exit_code == 0
+    out.write_text(out.read_text().replace('"anna"', '"zoe"'))
+    assert "3 verdicts taken in" in alignbench("label", run, "--import", out).stderr
+    again = alignbench("label", run, "--import", out).stderr
+    assert "0 verdicts taken in" in again
+    assert "3 passed over: the rater has ranked it already" in again
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ((), "name the folder of a run"),
+        (("RUN", "--host", "0.0.0.0"), "lets other machines open the page"),
+        (("RUN", "--ask", "mood"), "expected score, flags or note"),
+        (("RUN", "--rater", "<script>"), "letters, digits"),
+        (("RUN", "--rater", "../x"), "letters, digits"),
+    ],
+)
+def test_what_cannot_be_served_is_said(run: Path, arguments: tuple[str, ...], words: str):
+    ended = alignbench("label", *(str(run) if one == "RUN" else one for one in arguments))
+    assert ended.exit_code == 2
+    assert words in ended.stderr
+
+
+def test_a_folder_that_holds_no_run_is_said(tmp_path: Path):
+    assert alignbench("label", tmp_path, "--status").exit_code == 2
+    assert alignbench("evaluate", tmp_path).exit_code == 2
+
+
+def test_labelling_loads_no_torch(run: Path):
+    script = (
+        "import sys\nfrom alignbench.cli import app\n"
+        f"try:\n    app(['label', {str(run)!r}, '--status'])\nexcept SystemExit as end:\n    assert not end.code\n"
+        "assert 'torch' not in sys.modules, 'torch'\n"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True, capture_output=True)
+
+
+RECIPE = """
+model: {id: sandbox}
+data: {train: sandbox, limit: 96, max_length: 128}
+training: {threads: 1, batch: 8}
+evaluation: {prompts: 16, sampling: {max_new_tokens: 16}, judges: [gold], metrics: [reward, win_rate]}
+methods:
+  sft: {start: base, learning_rate: 1.0e-2}
+"""
+
+
+@pytest.mark.slow
+def test_a_run_is_measured_again_with_people_and_nothing_is_trained_again(
+    tmp_path: Path, make_verdict, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "recipe.yaml").write_text(RECIPE)
+    env = {**os.environ, "ALIGNBENCH_HOME": str(tmp_path / "home")}
+
+    def command(*arguments: object) -> None:
+        line = [sys.executable, "-c", "from alignbench.cli import app; app()", *map(str, arguments)]
+        subprocess.run(line, env=env, check=True, cwd=tmp_path, capture_output=True)
+
+    run = tmp_path / "run"
+    command("run", "recipe.yaml", "--out", run, "-q")
+    sealed = {file: file.stat().st_mtime_ns for file in (run / "cells").rglob("COMMIT")}
+    command("label", run, "--prompts", 16, "--repeats", 0, "--status")
+    rank_all(run / "people", make_verdict, "anna", "ben")
+    command("evaluate", run, "-q")
+    assert {file: file.stat().st_mtime_ns for file in (run / "cells").rglob("COMMIT")} == sealed
+    record = json.loads((run / "results.json").read_text())
+    assert [one["name"] for one in record["judges"]] == ["gold", "people", "people:anna", "people:ben"]
+    (sft,) = (one for one in record["labels"] if one["label"] == "sft")
+    made = design.read(run / "people")
+    base = [next(n for n, one in enumerate(item.answers) if "base" in one.labels) for item in made.items]
+    other = [next(n for n, one in enumerate(item.answers) if "sft" in one.labels) for item in made.items]
+    by_hand = sum(0.5 if a == b else float(b < a) for a, b in zip(base, other, strict=True)) / len(base)
+    assert sft["metrics"]["win_rate@people"]["value"] == pytest.approx(by_hand)
+    assert "people:anna" in (run / "report.html").read_text()
+    before = (run / "evaluation/COMMIT").stat().st_mtime_ns
+    command("run", "recipe.yaml", "--out", run, "-q")
+    assert (run / "evaluation/COMMIT").stat().st_mtime_ns == before  # the same verdicts: nothing to do
