@@ -17,11 +17,13 @@ import tempfile
 import time
 from pathlib import Path
 
-from alignbench import results
+from alignbench import layout, results
 from alignbench.commands.forecast import Clock, calibrate, side_by_side
+from alignbench.engine import resources
 from alignbench.engine import run as engine
 from alignbench.engine.plan import cells
 from alignbench.recipe.load import load
+from alignbench.recipe.resolve import resolve
 
 
 def main() -> None:
@@ -47,11 +49,11 @@ def main() -> None:
         told(f"{cell.label} seconds", one.seconds, clock.spent(f"{cell.label}/seed-{cell.seed}"))
         told(f"{cell.label} tokens", one.tokens, (cost.train_tokens or 0) + (cost.generated_tokens or 0))
         told(f"{cell.label} memory", one.peak_memory_bytes, cost.peak_memory_bytes or 0)
-    told("evaluation seconds", forecast.evaluate_seconds, clock.spent(engine.EVALUATION))
-    planned, lanes = cells(loaded.recipe), engine.lanes(loaded.recipe)
-    aligned = side_by_side({cell: clock.spent(str(cell)) for cell in planned}, lanes)
-    whole = clock.spent("data") + aligned + clock.spent(engine.EVALUATION)
-    told("whole seconds", forecast.seconds(planned, lanes), whole)
+    told("evaluation seconds", forecast.evaluate_seconds, clock.spent(layout.EVALUATION))
+    planned, workers = cells(resolve(loaded.recipe)), resources.max_workers(loaded.recipe)
+    aligned = side_by_side({cell: clock.spent(str(cell)) for cell in planned}, workers)
+    whole = clock.spent(layout.DATA) + aligned + clock.spent(layout.EVALUATION)
+    told("whole seconds", forecast.seconds(planned, workers), whole)
     counts = {
         "cells": len(planned),
         "forecast_wall_seconds": round(forecast.took_seconds, 1),
