@@ -46,7 +46,7 @@ def test_a_reader_that_has_seen_enough_ends_the_command_quietly(root: Path) -> N
 
 @pytest.mark.parametrize(
     ("sign", "code", "message"),
-    [(signal.SIGINT, 130, "nothing is lost, go on with:"), (signal.SIGTERM, 143, "")],
+    [(signal.SIGINT, 130, "nothing is lost, continue with:"), (signal.SIGTERM, 143, "")],
 )
 def test_a_signal_ends_a_run_with_its_exit_code_and_no_traceback(
     root: Path, tmp_path: Path, sign: signal.Signals, code: int, message: str

@@ -159,6 +159,8 @@ HERE = {
     "doctor": "doctor",
     "generate": "generate --help",  # these two take longer: tests/cli and tests/claims run them
     "claims": "claims --help",
+    "label": "label --help",  # tests/label and tests/browser run it
+    "evaluate": "evaluate --help",
 }
 """The commands of the README that the tutorial does not run."""
 

@@ -155,7 +155,9 @@ def test_a_judge_with_a_twin_that_leaves_the_methods_no_rows_is_refused(tmp_path
     path.write_text(
         END_TO_END.replace("[gold]", "[{reward-model: {train_on: held-out, share: 0.5}}]"), encoding="utf-8"
     )
-    with pytest.raises(RecipeError, match=r"judges\[0\]\.reward-model: rows 0\.5 to 1 of all leave none"):
+    with pytest.raises(
+        RecipeError, match=r"judges\[0\]\.reward-model: holding out the share 0\.5 to 1 leaves no rows"
+    ):
         load(path)
 
 

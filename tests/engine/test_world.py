@@ -80,7 +80,7 @@ def test_a_changed_recipe_is_shown_field_by_field_and_refused(out: Path, loaded)
     ]
     assert "--fork" in str(caught.value)
     assert caught.value.exit_code == 2
-    with pytest.raises(RecipeError, match=r"methods.dpo: is gone\n.*methods.kdo: is new"):
+    with pytest.raises(RecipeError, match=r"methods.dpo: is no longer there\n.*methods.kdo: is new"):
         record(out, loaded("dpo: {", "kdo: {method: dpo, "))
     assert {path.name: path.read_bytes() for path in out.glob("*.*")} == before
 

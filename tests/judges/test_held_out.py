@@ -100,7 +100,7 @@ def test_shared_stages_see_the_same_rows_and_disjoint_ones_share_none(tmp_path: 
     assert (
         seen(shared, Demonstration) == seen(shared, Prompt) == {row.id for row in shared.table.kept("train")}
     )
-    disjoint = make_bench(tmp_path / "disjoint", data={"stages": "disjoint"})
+    disjoint = make_bench(tmp_path / "disjoint", data={"stages": "disjoint", "split": {"by": "user"}})
     parts = [seen(disjoint, view) for view in (Demonstration, Ranking, Prompt)]
     assert set.union(*parts) == {row.id for row in disjoint.table.kept("train")}
     assert sum(map(len, parts)) == len(set.union(*parts))
