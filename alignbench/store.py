@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from alignbench.errors import SecurityError, StorageError
+from alignbench.errors import StorageError
 from alignbench.layout import CHECKPOINTS
 
 COMMIT = "COMMIT"
@@ -65,16 +65,6 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def safe_join(root: Path, *parts: str) -> Path:
-    """Return `root / parts`; raises SecurityError where that would leave `root`."""
-    path = root.joinpath(*parts)
-    if not path.resolve().is_relative_to(root.resolve()):
-        raise SecurityError(
-            f"'{'/'.join(parts)}' leads out of {root}", "use a name without '..', '/' or links"
-        )
-    return path
-
-
 def write_text(path: Path, text: str) -> None:
     """Replace a file's text at once: a reader sees the old text or the new, whatever is killed."""
     write_bytes(path, text.encode())
@@ -95,7 +85,7 @@ def write_bytes(path: Path, data: bytes) -> None:
         except BaseException:
             Path(name).unlink(missing_ok=True)
             raise
-        _sync(path.parent)
+        sync(path.parent)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -115,10 +105,10 @@ def commit(folder: Path, *, key: str, producer: str, leave_out: tuple[str, ...] 
             if path.is_file() and path.name != COMMIT and path.relative_to(folder).parts[0] not in leave_out
         }
         for name in files:
-            _sync(folder / name)
+            sync(folder / name)
         for path in sorted(folder.rglob("*")):
             if path.is_dir():
-                _sync(path)
+                sync(path)
     content = digest({name: file["sha256"] for name, file in files.items()})
     manifest = {"key": key, "producer": producer, "content": content, "files": files}
     write_json(folder / COMMIT, manifest)
@@ -196,7 +186,7 @@ class Store:
                 with storage_errors(folder):
                     folder.parent.mkdir(parents=True, exist_ok=True)
                     work.rename(folder)
-                    _sync(folder.parent)
+                    sync(folder.parent)
             except BaseException:
                 shutil.rmtree(work, ignore_errors=True)
                 raise
@@ -407,7 +397,8 @@ def _umask() -> int:
     return mask
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Wait until a file, or the entries of a folder, are on disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -130,7 +130,9 @@ def _stop(sign: int, _frame: object) -> None:
 def check(
     recipe: RecipeFile,
     overrides: Overrides = [],  # noqa: B006
-    rows: Annotated[bool, typer.Option("--data", help="Also read every row of the data.")] = False,
+    rows: Annotated[
+        bool, typer.Option("--data", help="Also read every row with a local model's tokenizer.")
+    ] = False,
     as_json: ForPrograms = False,
 ) -> None:
     """Check a recipe and report all problems at once."""
@@ -141,9 +143,14 @@ def check(
     loaded = load(recipe, overrides)
     checked, read = loaded.recipe, ""
     if rows:
-        from alignbench.data.survey import survey
+        from alignbench.data.survey import check_tokenizer, survey
+        from alignbench.data.tokens import model_path
 
-        read = _read(survey(checked, loaded.path.parent))
+        root = loaded.path.parent
+        pool = survey(checked, root)
+        if Path(model_path(checked.model, root)).is_dir():  # a model of the hub may not be here yet
+            check_tokenizer(checked, root, pool)
+        read = _read(pool)
     if as_json:
         print_json(checked.model_dump(mode="json"))
         return

@@ -142,7 +142,7 @@ class Journal:
             self._note(line.verdict)
             self._end = line.end
         os.ftruncate(self._handle, self._end)
-        _sync_folder(folder)
+        store.sync(folder)
 
     def append(self, verdict: Verdict, *, replace: bool = False) -> Verdict:
         """Write a verdict and return once it is on the disk; a ticket that is known is not written again.
@@ -194,14 +194,6 @@ def opened(folder: Path) -> Iterator[Journal]:
         yield journal
     finally:
         journal.close()
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def now() -> str:

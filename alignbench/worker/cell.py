@@ -125,7 +125,7 @@ def align(session: Session, label: str, seed: int, folder: Path) -> tuple[CellCo
         start=planned.start,
         folder=folder,
         budget=planned.budget,
-        training=planned.training.model_dump(),
+        training=planned.training,
         comparisons=planned.comparisons,
     )
     run.ledger.departures.extend(planned.departures)

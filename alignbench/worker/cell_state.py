@@ -47,7 +47,7 @@ class CellState:
         start: Start | Policy,
         folder: Path,
         budget: Budget | None = None,
-        training: Mapping[str, Any] | None = None,
+        training: Training | None = None,
         rows: Many[Row] | None = None,
         comparisons: Relabelled | None = None,
         scope: CheckpointScope | None = None,
@@ -56,7 +56,7 @@ class CellState:
         self.session, self.label, self.method, self.seed, self.folder = session, label, method, seed, folder
         self.root = session.root
         self.budget = budget or session.recipe.budget
-        self.training: Training = Training(**{**session.recipe.training.model_dump(), **(training or {})})
+        self.training = session.recipe.training if training is None else training
         self.batch = self.training.batch
         self.given, self.comparisons = rows, comparisons
         self.ledger = Ledger() if ledger is None else ledger

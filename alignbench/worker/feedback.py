@@ -22,7 +22,7 @@ def comparisons(run: CellState, how: Relabelled) -> list[Row]:
         method=run.method,
         start=run.start if how.policy == START else run.policy(how.policy),
         folder=run.folder,
-        training=run.training.model_dump(),
+        training=run.training,
         scope=run.scope,
         ledger=run.ledger,
     )

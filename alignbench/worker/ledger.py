@@ -10,6 +10,7 @@ from typing import Any
 
 from alignbench import store
 from alignbench.api.method import Departure
+from alignbench.training.budget import Spent
 from alignbench.worker.messages import Event
 
 FILE = "ledger.json"
@@ -39,14 +40,11 @@ class Cost:
 
 
 @dataclass
-class Account:
+class Account(Spent):
     """What is taken off the cell's budget, in each unit a budget can have."""
 
     epochs: float = 0.0
-    rows: float = 0
-    steps: int = 0
-    tokens: int = 0
-    seconds: float = 0.0
+    """Passes over the training rows."""
 
     def add(self, **spent: float) -> None:
         """Add what was spent."""

@@ -51,7 +51,7 @@ def stage(
             start=begin,
             folder=folder,
             budget=budget,
-            training=run.training.model_dump(),
+            training=run.training,
             rows=given,
             comparisons=run.comparisons,
             scope=run.scope,

@@ -9,11 +9,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from alignbench.cli import app
 from alignbench.data.prepare import prepare
 from alignbench.data.survey import check_tokenizer, survey
 from alignbench.data.table import Table, open_table
-from alignbench.errors import AlignbenchError, DataError, ModelError
+from alignbench.errors import AlignbenchError, DataError, Exit, ModelError
 from alignbench.recipe.load import load
 from alignbench.rows import Demonstration, Pair, Prompt, UnpairedPreference
 
@@ -167,6 +169,12 @@ def test_what_small_files_tell_is_known_before_a_run(case: str, said: str, recip
     pool = survey(loaded.recipe, loaded.path.parent)
     with pytest.raises(ModelError, match=said):
         check_tokenizer(loaded.recipe, loaded.path.parent, pool)
+
+
+def test_check_with_data_asks_the_tokenizer(recipe: Callable[[str], Path]):
+    done = CliRunner().invoke(app, ["check", "--data", str(recipe("33-no-generation-prompt"))])
+    assert done.exit_code == Exit.USAGE
+    assert "ignores add_generation_prompt" in done.stderr
 
 
 def test_a_tokenizer_that_fits_passes(recipe: Callable[[str], Path]):

@@ -54,8 +54,8 @@ def test_check_for_a_program_is_the_whole_recipe_with_defaults(alignbench, recip
 def test_check_reads_every_row_where_it_is_asked_to_and_names_file_and_line(
     alignbench, recipe: Path, tmp_path: Path
 ) -> None:
-    pair = '{"prompt": "a?", "chosen": "b", "rejected": "c"}\n'
-    same = '{"prompt": "d?", "chosen": "b", "rejected": "b"}\n'
+    pair = '{"prompt": "a?", "chosen": "mix flour .", "rejected": "i do not know ."}\n'
+    same = '{"prompt": "d?", "chosen": "mix flour .", "rejected": "mix flour ."}\n'
     recipe.write_text(
         RECIPE.replace("train: sandbox", "train: ./rows.jsonl, pretraining: ./texts.jsonl"), encoding="utf-8"
     )

@@ -21,7 +21,7 @@ METHODS = '''
 
 from dataclasses import replace
 
-from alignbench import Budget, Demonstration, Method, Prompt
+from alignbench import Budget, Demonstration, Method, Prompt, Sampling
 
 
 def sequences(rows):
@@ -57,6 +57,25 @@ class Parts(Twice):
         train(run, policy, lambda step: run.draw(rows, step, run.batch) if step < 1 else [])
         self.left = run.left
         train(run, policy, rows)
+        return policy
+
+
+class Draws(Twice):
+    """Draws answers before its only step, which ends its first training."""
+
+    api = 2
+
+    def align(self, run):
+        policy, rows = run.adapt(), run.rows(Demonstration)
+
+        def batches(step):
+            if step:
+                return []
+            policy.answer(list(run.rows(Prompt))[:4], Sampling(max_new_tokens=8), 0)
+            return run.draw(rows, step, run.batch)
+
+        train(run, policy, batches)
+        self.left = run.left
         return policy
 
 
@@ -112,7 +131,7 @@ class Declares(Invents):
     api = 2
     declared = True
 '''
-NAMES = ("Twice", "Parts", "Beside", "Stages", "Peeks", "Invents", "Declares")
+NAMES = ("Twice", "Parts", "Draws", "Beside", "Stages", "Peeks", "Invents", "Declares")
 
 
 @pytest.fixture(scope="module")
@@ -166,6 +185,13 @@ def test_a_second_training_does_not_get_the_budget_again(align: Any, budget: dic
 def test_a_second_training_gets_what_the_first_has_left(align: Any):
     run = align("parts")
     assert (run.ledger.account.steps, run.left) == (4, 0)
+
+
+def test_answers_drawn_between_steps_are_taken_off_a_budget_in_tokens(align: Any):
+    run = align("draws", tokens=900)
+    cost = run.ledger.cost
+    assert cost.generated_tokens > 0
+    assert run.left == 900 - cost.train_tokens - cost.generated_tokens
 
 
 def test_a_training_beside_the_policys_is_off_the_account_and_on_the_record(align: Any):
