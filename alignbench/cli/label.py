@@ -16,6 +16,7 @@ from alignbench.errors import PluginError, RecipeError
 
 
 def label(
+    context: typer.Context,
     run: Annotated[Path | None, typer.Argument(metavar="[RUN]", help="The folder of a run.")] = None,
     data: Annotated[
         Path | None,
@@ -73,7 +74,6 @@ def label(
     """Let people rank the answers of a run, blind; their verdicts become the judge `people`."""
     from alignbench import layout
     from alignbench.commands import label as command
-    from alignbench.label import design as designs
     from alignbench.label import exchange, journal
     from alignbench.label.serve import LOOPBACK
     from alignbench.report.text import visible
@@ -94,15 +94,20 @@ def label(
     else:
         assert data is not None
         folder = out or Path("labels") / data.stem
-    if (folder / designs.FILE).is_file():
-        design = designs.read(folder)
-    elif run is not None:
-        design = command.keep(
-            folder, command.design_of_run(run, prompts=prompts, choice=choose, most=answers, **how)
+    options = {"prompts": prompts, "choose": choose, "answers": answers} if run is not None else {}
+    options |= {**how, "checks": None if checks is None else str(checks)}
+    typed = {name: value for name, value in options.items() if _is_typed(context, name)}
+    if data is not None and any(_is_typed(context, name) for name in ("prompts", "choose", "answers")):
+        raise RecipeError(
+            "--data ranks all answers of its file", "leave --prompts, --choose and --answers out"
         )
-    else:
+    design = command.begun(folder, data, typed)
+    if design is None and run is not None:
+        made = command.design_of_run(run, prompts=prompts, choice=choose, most=answers, **how)
+        design = command.keep(folder, made, data, options)
+    elif design is None:
         assert data is not None
-        design = command.keep(folder, command.design_of_file(data, **how))
+        design = command.keep(folder, command.design_of_file(data, **how), data, options)
     if take is not None:
         written, passed = command.take_in(folder, design, take)
         for reason, count in passed.items():
@@ -117,6 +122,12 @@ def label(
     verdicts = journal.read(folder)
     rows = command.write_rows(folder, list(exchange.rankings(design, verdicts)))
     _tell(folder, rows, run, as_json=as_json)
+
+
+def _is_typed(context: typer.Context, name: str) -> bool:
+    """Whether the command line gives an option."""
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
 
 
 def evaluate(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -80,15 +81,40 @@ def design_of_file(
     """
     items = design.shared(_items(file), overlap, seed)
     made = Design(
-        tuple(items), prompts=len(items), seed=seed, overlap=overlap, repeats=repeats, ask=tuple(ask)
+        tuple(items),
+        prompts=len(items),
+        seed=seed,
+        overlap=overlap,
+        repeats=repeats,
+        ask=tuple(ask),
     )
     return _with_checks(made, checks)
 
 
-def keep(folder: Path, made: Design) -> Design:
-    """Return the design of a labelling that has begun in `folder`, else write this one there."""
-    if (folder / design.FILE).is_file():
-        return design.read(folder)
+def begun(folder: Path, data: Path | None, typed: Mapping[str, Any]) -> Design | None:
+    """Return the design of a labelling that has begun in `folder`; None where none has.
+
+    `typed`: the options of the design on the command line. Raises RecipeError where one is another than when the
+    labelling began, or where it is of another file than `data`.
+    """
+    if not (folder / design.FILE).is_file():
+        return None
+    found = design.read(folder)
+    if data is not None and not (data.is_file() and found.extra["source"] == store.file_digest(data)):
+        raise RecipeError(f"{folder} holds the labels of another file", "give --out for a new labelling")
+    changed = [name for name, value in typed.items() if found.extra["options"][name] != value]
+    if changed:
+        raise RecipeError(
+            f"{folder} holds a labelling that began with another --{', --'.join(changed)}",
+            "leave it out, or begin in a new folder",
+        )
+    return found
+
+
+def keep(folder: Path, made: Design, data: Path | None, options: Mapping[str, Any]) -> Design:
+    """Write the design of a new labelling, with the file and the options that it is made of, and return it."""
+    source = None if data is None else store.file_digest(data)
+    made = replace(made, extra={"source": source, "options": dict(options)})
     design.write(made, folder)
     return made
 

@@ -19,7 +19,7 @@ def rename(record: Mapping[str, Any], columns: Columns) -> Mapping[str, Any]:
     """Return the record with the fields that `columns` names; null takes a column away.
 
     The texts of several columns become one, with an empty line between them; empty ones are left out.
-    Raises RecordError where a record has none of a field's columns.
+    Raises RecordError where a record has none of a field's columns, or lacks one of a list's.
     """
     if not columns:
         return record
@@ -33,12 +33,13 @@ def rename(record: Mapping[str, Any], columns: Columns) -> Mapping[str, Any]:
         if given is None:
             continue
         names = [given] if isinstance(given, str) else given
-        there = [name for name in names if name.split(".")[0] in record]
-        if not there:
-            what = f"there is no column `{'` or `'.join(names)}`"
+        there = [name for name in names if name in record or name.split(".")[0] in record]
+        if len(there) < (len(names) if field in LISTS else 1):
+            lacking = [name for name in names if name not in there]
+            what = f"there is no column `{'` or `'.join(lacking)}`"
             fix = f"correct `columns`, or drop the row; there are {', '.join(record)}"
             raise RecordError(Problem(what, fix, field=field))
-        found = [_follow(record, name.split(".")) for name in there]
+        found = [record[name] if name in record else _follow(record, name.split(".")) for name in there]
         if isinstance(given, str):
             kept[field] = found[0]
         elif field in LISTS:

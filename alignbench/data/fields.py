@@ -118,6 +118,8 @@ def read(record: Fields, wanted: Shape, line: Line = as_yaml) -> Row:
     ]
     if unread:
         raise RecordError(*unread)
+    if left_out := _left_out(record, wanted):
+        raise RecordError(left_out)
     values = wanted.reader(fields)
     used = {*wanted.names, *wanted.optional, "id"}
     if "prompt" in values:
@@ -323,6 +325,24 @@ NAMES = frozenset(
     {*_NAMES, *ALIASES, *CONTEXT, *UNREAD, *(name for names in _UNREAD_ANSWERS.values() for name in names)}
 )
 """All columns that decide what a row is."""
+
+
+def _left_out(record: Fields, wanted: Shape) -> Problem | None:
+    """What is wrong with a record that has more to say than the first one's shape reads."""
+    for name in _UNREAD_ANSWERS.get(wanted.view, ()):
+        if not is_empty(record.get(name)):
+            what = f"is not read by {wanted}, the shape of the first record"
+            return Problem(what, "keep one kind of row in a file", field=name)
+    for other in SHAPES[: SHAPES.index(wanted)]:
+        columns = _columns(record, other)
+        own = set(other.names) - set(wanted.names)
+        if (
+            own
+            and columns.keys() >= set(other.names)
+            and not any(is_empty(record[columns[name]]) for name in own)
+        ):
+            return Problem(f"{other} after rows that are {wanted}", "keep one kind of row in a file")
+    return None
 
 
 def _proposal(record: Fields, found: Shape | None, unread: list[str], line: Line) -> Problem:

@@ -13,14 +13,15 @@ from alignbench.rows import Messages
 SIMILAR = 0.8
 """Least Jaccard similarity of two prompts' word trigrams, as in Lee et al. 2022 (arXiv:2107.06499)."""
 
-_WORD = re.compile(r"\w+")
+_WORD = re.compile(r"[\u0e00-\u0e7f\u3040-\u30ff\u3400-\u9fff]|[^\W\u0e00-\u0e7f\u3040-\u30ff\u3400-\u9fff]+")
+"""A word; of scripts that are written without spaces, a character."""
 
 
 def near_duplicates(prompts: Iterable[Messages], training: Iterable[Messages]) -> int:
     """Return how many of the `prompts` are similar, and not equal, to one of the `training` prompts.
 
     Exact, by prefix filtering: two sets that share a part of `SIMILAR` share one of their rarest members.
-    Memory grows with `prompts`, not with `training`.
+    Texts without a word are similar to none. Memory grows with `prompts`, not with `training`.
     """
     asked = {texts: _trigrams(texts) for texts in map(_texts, prompts)}
     sizes = Counter(member for members in asked.values() for member in members)
@@ -29,7 +30,7 @@ def near_duplicates(prompts: Iterable[Messages], training: Iterable[Messages]) -
         for member in _prefix(members, sizes):
             rarest[member].append(texts)
     found: set[tuple[str, ...]] = set()
-    for texts in dict.fromkeys(map(_texts, training)):
+    for texts in map(_texts, training):
         members = _trigrams(texts)
         near = {other for member in _prefix(members, sizes) for other in rarest.get(member, ())}
         for other in near - found - {texts}:
@@ -46,6 +47,8 @@ def _texts(prompt: Messages) -> tuple[str, ...]:
 def _trigrams(texts: tuple[str, ...]) -> frozenset[int]:
     """The runs of three words, without case and punctuation; a shorter text is one run."""
     words = _WORD.findall(" ".join(texts).casefold())
+    if not words:
+        return frozenset()
     runs = (words[place : place + 3] for place in range(max(len(words) - 2, 1)))
     return frozenset(crc32(" ".join(run).encode()) for run in runs)
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from alignbench import layout, store
+from alignbench import layout, plugins, store
 from alignbench.errors import PluginError, Problem, RecipeError
 from alignbench.recipe.graph import complete
 from alignbench.recipe.plan import Plan
@@ -86,9 +86,18 @@ def origin(run: Path) -> Path:
 
 
 def files(recipe: Recipe, root: Path) -> dict[str, str]:
-    """Return a digest of every file, or folder, that the recipe names."""
+    """Return a digest of every file, or folder, that the recipe names.
+
+    Recorded judgments are not among them: they grow after the cells, and belong to the evaluation's key.
+    """
     found = {}
-    for text in _strings(recipe.model_dump(mode="json")):
+    inputs = recipe.model_dump(mode="json")
+    inputs["evaluation"]["judges"] = [
+        one.model_dump(mode="json")
+        for one in recipe.evaluation.judges
+        if not plugins.load("judges", one.name).recorded
+    ]
+    for text in _strings(inputs):
         path = root / Path(text).expanduser() if len(text) < 1024 and "\0" not in text else None
         if path is not None and ("/" in text or "." in text) and os.path.lexists(path):
             found[text] = _digest(path)

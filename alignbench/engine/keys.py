@@ -62,13 +62,16 @@ def cell_key(
 
 
 def evaluation_key(
-    plan: Plan, contents: Mapping[str, str], versions: Mapping[str, str], people: str = ""
+    plan: Plan,
+    contents: Mapping[str, str],
+    versions: Mapping[str, str],
+    people: Mapping[str, str] | None = None,
 ) -> str:
     """Return the key of the evaluation; `contents`: content digests of the finished cells, by cell name;
-    `people`: a digest of the run's labels, where there are any."""
+    `people`: digests of the judgments of people, by judge, where there are any."""
     recipe = plan.recipe.model_dump(mode="json")
     made_of = {"cells": dict(contents), "recipe": recipe, "versions": dict(versions)}
-    return digest({**made_of, "people": people} if people else made_of)
+    return digest({**made_of, "people": dict(people)} if people else made_of)
 
 
 def same_inputs(one: str, other: str) -> bool:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Literal
 
-from alignbench import layout, store
+from alignbench import layout, plugins, store
 from alignbench.engine import collect, environment, keys, plan, resources, tuning
 from alignbench.engine.executor import Executor, Progress
 from alignbench.engine.experiment import CHECKPOINT_EVERY, HEARTBEAT, Experiment
@@ -117,12 +117,22 @@ def evaluate(experiment: Experiment, executor: Executor, statuses: Mapping[Cell,
     if not done:
         return
     contents = {str(cell): content for cell, content in done.items()}
-    people = journal.digest(experiment.out / layout.PEOPLE)
-    key = keys.evaluation_key(experiment.plan, contents, experiment.versions, people)
+    key = keys.evaluation_key(experiment.plan, contents, experiment.versions, _recorded(experiment))
     if store.manifest(experiment.out / layout.EVALUATION, key=key) is None:
         cells = [[cell.label, cell.seed] for cell in done]
         task = experiment.task("evaluate", experiment.out / layout.EVALUATION_LOG, cells=cells, key=key)
         executor.run(layout.EVALUATION, task, experiment.watch)
+
+
+def _recorded(experiment: Experiment) -> dict[str, str]:
+    """Return a digest of every journal of people's judgments: the run's own, and those that judges name."""
+    named = [
+        one for one in experiment.plan.recipe.evaluation.judges if plugins.load("judges", one.name).recorded
+    ]
+    folders = {one.name: experiment.root / str(one.config["folder"]) for one in named}
+    digests = {name: journal.digest(folder) for name, folder in folders.items()}
+    digests[""] = journal.digest(experiment.out / layout.PEOPLE)
+    return {name: digest for name, digest in digests.items() if digest}
 
 
 def command() -> str:

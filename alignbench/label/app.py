@@ -93,6 +93,14 @@ def create_app(
     )
 
 
+def _name_of(host: str) -> str:
+    """The name in a Host header; empty where it holds none."""
+    try:
+        return urlsplit(f"//{host}").hostname or ""
+    except ValueError:
+        return ""
+
+
 def _guard(hosts: Sequence[str] | None) -> Callable[[Request, Any], Awaitable[Response]]:
     """Answer own pages only, and add the headers that keep everything else out."""
 
@@ -100,7 +108,7 @@ def _guard(hosts: Sequence[str] | None) -> Callable[[Request, Any], Awaitable[Re
         host = request.headers.get("host", "")
         origin = request.headers.get("origin")
         foreign = request.headers.get("sec-fetch-site", "none") not in ("none", "same-origin")
-        name = urlsplit(f"//{host}").hostname or ""
+        name = _name_of(host)
         if hosts is not None and name not in hosts:
             answer: Response = _refuse(421, "this page is not served under that name")
         elif request.method == "POST" and (foreign or (origin and urlsplit(origin).netloc != host)):
@@ -171,7 +179,10 @@ class _Page:
             "round": turn.round,
             "ticket": secrets.token_hex(16),
             "prompt": [
-                {"role": str(turn_.get("role", "")), "content": self.show(str(turn_.get("content", "")))}
+                {
+                    "role": self.show(str(turn_.get("role", ""))),
+                    "content": self.show(str(turn_.get("content", ""))),
+                }
                 for turn_ in turn.item.prompt
             ],
             "answers": [self.show(turn.item.answers[place].text) for place in turn.shown],
@@ -197,7 +208,7 @@ class _Page:
 
     def _save(self, rater: str, said: Mapping[str, Any]) -> Response:
         item, round = self.progress.items.get(str(said.get("item"))), said.get("round", 0)
-        if item is None or round not in (0, 1):
+        if item is None or type(round) is not int or round not in (0, 1):
             return _refuse(400, "there is no such item")
         shown = self.design.shown(rater, item, round)
         try:

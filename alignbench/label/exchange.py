@@ -141,6 +141,9 @@ def imported(design: Design, records: Any, file: str) -> tuple[list[Verdict], Co
     return list(found.values()), passed
 
 
+PAIRWISE = {"left": (1, 2), "right": (2, 1), "none": (1, 1), "equal": (1, 1)}
+"""Ranks of two answers by what Label Studio's Pairwise says was selected."""
+
 Given = tuple[str, Mapping[str, int], float]
 """A rater, the rank of each answer's name, and the seconds it took."""
 
@@ -179,8 +182,8 @@ def _from_label_studio(task: Mapping[str, Any]) -> Iterator[Given]:
             value = result.get("value") or {}
             if result.get("type") == "pairwise" and len(names) == 2:
                 selected = str(value.get("selected"))
-                left, right = {"left": (1, 2), "right": (2, 1)}.get(selected, (1, 1))
-                yield rater, {names[0]: left, names[1]: right}, seconds
+                if selected in PAIRWISE:
+                    yield rater, dict(zip(names, PAIRWISE[selected], strict=True)), seconds
             elif result.get("type") == "ranker":
                 yield rater, _ranker(value.get("ranker")), seconds
 
@@ -191,8 +194,7 @@ def _ranker(value: Any) -> dict[str, int]:
         buckets = {str(name): ids for name, ids in value.items() if isinstance(ids, list)}
         if buckets and all(name.isdecimal() for name in buckets):
             return {str(id): int(name) for name, ids in buckets.items() for id in ids}
-        lists = [ids for ids in buckets.values() if ids]
-        value = lists[0] if len(lists) == 1 else []
+        value = next(iter(buckets.values())) if len(buckets) == 1 else []
     return {str(id): place for place, id in enumerate(value, 1)} if isinstance(value, list) else {}
 
 

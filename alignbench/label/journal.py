@@ -154,6 +154,8 @@ class Journal:
             if (known := self._tickets.get(verdict.ticket)) is not None:
                 if known.place != verdict.place:
                     raise TakenError("this ticket was used for another item")
+                if known.model_copy(update={"at": verdict.at, "seconds": verdict.seconds}) != verdict:
+                    raise TakenError("this ticket was used for another verdict")
                 return known
             if verdict.place in self.verdicts and not replace:
                 raise TakenError("you have ranked this item already, perhaps in another tab")

@@ -79,9 +79,8 @@ class Progress:
         fresh, again = self._left(rater)
         done = [one for one in self.journal.of(rater) if not one.automatic]
         left = sum(len(one.answers) > 1 for one in fresh)
-        pending = sum(len(one.answers) > 1 for one in self.design.repeated(rater))
-        pending -= sum(one.round == 1 for one in done)
-        left += max(pending, len(again))
+        coming = {one.id for one in fresh}
+        left += len(again) + sum(one.id in coming for one in self.design.repeated(rater))
         times = [one.seconds for one in done if one.seconds > 0]
         return {
             "done": len(done),

@@ -138,7 +138,9 @@ def _with_others(signs: Signs, counts: Sequence[Mapping[int, int]]) -> tuple[flo
 
 def _first_wins(verdict: Verdict) -> tuple[float, float]:
     """How often the answer that stood higher on the page was preferred, of the decided pairs."""
-    ranks = [verdict.ranks[place] for place in verdict.shown or range(len(verdict.ranks))]
+    if not verdict.shown:  # an imported verdict: nobody knows how the answers stood
+        return 0, 0
+    ranks = [verdict.ranks[place] for place in verdict.shown]
     decided = [sign for sign in pair_signs(ranks) if sign]
     return sum(sign > 0 for sign in decided), len(decided)
 

@@ -7,6 +7,7 @@ import secrets
 import socket
 import webbrowser
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from alignbench import store
@@ -55,7 +56,8 @@ def serve(
         announce(links, f"{base}/o/{token(hidden, 'overview')}/")
         if browser and len(links) == 1:
             webbrowser.open(next(iter(links.values())))
-        server.run(sockets=[bound])
+        with suppress(KeyboardInterrupt):  # the way to stop: uvicorn raises it again after its shutdown
+            server.run(sockets=[bound])
 
 
 def secret(folder: Path) -> str:

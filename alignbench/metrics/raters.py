@@ -113,13 +113,21 @@ def _win_rates(evidence: Evidence, people: People) -> dict[str, Any]:
             prompt: {rater: fmean(ones) for rater, ones in of.items()} for prompt, of in said.items() if of
         }
         try:
-            one = estimate(values)
+            one, wide = estimate(values), estimate(padded(values))
         except NotEstimableError as reason:
             found[label] = str(reason)
             continue
-        low, high = one.interval()
+        low, high = wide.interval()
         found[label] = {"value": one.value, "ci95": (max(0.0, low), min(1.0, high)), "raters": one.seeds}
     return found
+
+
+def padded(values: Mapping[str, Mapping[str, float]]) -> dict[str, Mapping[str, float]]:
+    """The values with two prompts more that all raters give 0 and two that all give 1: an interval of shares then
+    has a width at its ends too (Agresti and Coull 1998)."""
+    who = sorted({rater for of in values.values() for rater in of})
+    more = {f"/{share}/{number}": dict.fromkeys(who, share) for share in (0.0, 1.0) for number in (1, 2)}
+    return {**values, **more}
 
 
 def _as_a_rater(evidence: Evidence, people: People, compared: Compared) -> dict[str, Any]:

@@ -421,7 +421,7 @@ def best(results: Results) -> str:
         said += f"; not told apart from it: {text.listed(alike)}"
     if same:
         said += f"; equivalent within {text.number(found[same[0]].margin)}: {text.listed(same)}"
-    if found and not (alike or same or unknown):
+    if found and not unknown and all(one.verdict == "better" for one in found.values()):
         said += "; every other label is worse"
     if unknown:
         said += f"; it was not compared with {text.listed(unknown)}"

@@ -93,6 +93,8 @@ class MethodSuite:
             p.id for p in session.table.prompts("test", PROMPTS)
         ]
         assert all(answer.ids for answer in answers)
+        if plugins.load("methods", self.method).consumes and "adapter" in aligned[1].can:
+            assert any(aligned[0].ledger.rows.values()), "it used no rows"
 
     def test_the_same_seed_gives_the_same_answers(
         self, session: Session, aligned: tuple[CellContext, Policy]
@@ -182,6 +184,17 @@ class MethodSuite:
         assert not unfair, f"rows that entered its loss are no training rows: {unfair}"
         assert ledger.rows.get("train", set()) <= {row.id for row in session.table.kept("train")}
         assert "test" not in ledger.rows, "it asked for answers to test prompts"
+
+    def test_its_first_step_is_the_same_whatever_the_micro_batch_is(
+        self, session: Session, aligned: tuple[CellContext, Policy], monkeypatch: pytest.MonkeyPatch
+    ):
+        training = session.recipe.training.model_copy(update={"micro_batch": 3})
+        monkeypatch.setattr(
+            session, "plan", resolve(session.recipe.model_copy(update={"training": training}))
+        )
+        run = self._align(session, "micro-batch")[0]
+        for one, whole in zip(_numbers(run.folder)[:1], _numbers(aligned[0].folder)[:1], strict=True):
+            assert one == pytest.approx(whole, rel=1e-3, abs=1e-4)
 
     def test_it_writes_nothing_outside_its_folder(
         self, session: Session, monkeypatch: pytest.MonkeyPatch, tmp_path: Path

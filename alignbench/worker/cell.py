@@ -142,6 +142,10 @@ def align(session: Session, label: str, seed: int, folder: Path) -> tuple[CellCo
         run.tracking.end()
     if not isinstance(policy, Policy) or "answer" not in policy.can:
         raise PluginError(f"'{planned.method}' returned {type(policy).__name__}, which is no policy")
+    if any(one is policy for one in run.beside):
+        raise PluginError(
+            f"'{label}' returned a policy that was trained beside the budget", "train it without `budget`"
+        )
     what = {"method": planned.method, "config": planned.config, "start": planned.start}
     save_policy(policy, folder / layout.POLICY, **what)
     return run, policy

@@ -71,6 +71,8 @@ class CellState:
         self.meter = CellMeter(session, self.origins, lambda: self.ledger)
         self.tracking: Tracking | None = None
         self.adapted: list[ModelPolicy] = []
+        self.beside: list[Policy] = []
+        """Policies that were trained outside the budget: none of them is the result."""
         self.logged = 0
         self.progress = 0.0
         self._start = start

@@ -82,7 +82,8 @@ class RunEvidence:
             judge = made[named.name] = make_named("judges", named)
             judge.name = named.name
             judge.open(ModelAccess(self._session, None, judge_reward_model(self._session)))
-        return {**made, **people.of_run(self._session.run)}
+        own = people.of_run(self._session.run)
+        return {**made, **{name: judge for name, judge in own.items() if name not in made}}
 
     def quality(self) -> list[dict[str, Any]]:
         """Return what is known of each judge, its controls among it: see `alignbench.judges.controls`."""

@@ -59,6 +59,11 @@ def stage(
         )
         with inner.meter.charging():
             policy = made.align(cast(Run, inner))
+        if any(one is policy for one in inner.beside):
+            raise PluginError(
+                f"'{method}' returned a policy that was trained beside the budget",
+                "train it without `budget`",
+            )
         save_policy(policy, folder / layout.POLICY, method=method, config=settings, start=BASE)
 
     folder = shared(

@@ -44,6 +44,8 @@ def train(
     from alignbench.training.trainer import train as run_trainer
 
     beside = budget is not None
+    if beside:
+        run.beside.append(policy)
     if not beside and run.left <= 0:
         raise nothing_left(run)
     allowed, spent, size = _account(run, batches, budget)
@@ -124,9 +126,13 @@ class Usage:
         """Note the rows, and return the method's loss."""
         origins = self._run.origins
         found = [origins.of_row(row) for row in rows if isinstance(row, Row)]
+        groups = (getattr(group, "items", group) for group in self._groups.values())
+        scored = [one for group in groups for one in group]
         if len(found) < len(rows):  # an on-policy method scores what it drew: its prompts count
-            groups = (getattr(group, "items", group) for group in self._groups.values())
-            found += [origin for group in groups for one in group for origin in origins.of_sequence(one)]
+            found += [origin for one in scored for origin in origins.of_sequence(one)]
+        elif rows and all(hasattr(row, "sequences") for row in rows):
+            known = {one.prompt + one.response for row in rows for one in row.sequences()}
+            found += [(UNDECLARED, "") for one in scored if not _part(one.prompt + one.response, known)]
         learned = self._run.ledger.learned
         for origin, id in found:
             learned.setdefault(origin, set()).add(id)
@@ -135,6 +141,11 @@ class Usage:
             elif origin not in ("train", MADE):
                 self._run.record.departure(f"trained on {origin} rows")
         return self._loss(scores, rows)
+
+
+def _part(ids: tuple[int, ...], known: set[tuple[int, ...]]) -> bool:
+    """Whether a scored sequence is one of the rows', as it stands or with its end cut or added."""
+    return ids in known or ids[:-1] in known or any(one[:-1] == ids for one in known)
 
 
 def _account(run: CellState, batches: Any, beside: Budget | None) -> tuple[Budget, Spent, int]:

@@ -51,7 +51,7 @@ def test_a_quiet_run_says_nothing() -> None:
     assert file.getvalue() == ""
 
 
-def test_a_training_tells_itssteps_expected_from_the_share_of_the_budget_that_is_spent() -> None:
+def test_a_training_tells_its_total_from_the_share_of_the_budget_that_is_spent() -> None:
     assert steps_expected(8, 0.25) == 32
     assert steps_expected(8, 0.0) is None
     assert steps_expected(33, 1.0) == 33

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from alignbench.data import hh
+from alignbench.data import columns, hh
 from alignbench.data.fields import read, shape
 from alignbench.data.sources import Jsonl
 from alignbench.data.turns import RecordError, UselessRecordError
@@ -88,6 +88,34 @@ def test_all_other_columns_are_kept():
     found = row(record)
     assert found.id == "7"
     assert found.extra == {"user": "u1", "annotator": "a3", "score": [1, 2]}
+
+
+@pytest.mark.parametrize(
+    ("first", "later", "said"),
+    [
+        (
+            {"prompt": "q", "completion": "a"},
+            {"prompt": "q", "completion": "bad", "label": False},
+            "after rows",
+        ),
+        (
+            {"prompt": "q", "completion": "a"},
+            {"prompt": "q", "completion": "a", "rejected": "b"},
+            "is not read by",
+        ),
+    ],
+)
+def test_a_later_record_that_says_more_than_the_first_is_no_row(first: Any, later: Any, said: str):
+    known = shape(first)
+    with pytest.raises(RecordError, match=said):
+        read(later, known)
+
+
+def test_several_columns_of_a_list_are_all_there_and_a_column_may_have_a_dot_in_its_name():
+    given = {"answers": ["a", "bb", "c"]}
+    with pytest.raises(RecordError, match="there is no column `bb`"):
+        columns.rename({"prompt": "q", "a": "A", "b": "B", "c": "C"}, given)
+    assert columns.rename({"meta.text": "x"}, {"prompt": "meta.text"})["prompt"] == "x"
 
 
 def test_a_soft_label_is_kept_with_the_pair():

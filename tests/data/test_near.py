@@ -19,6 +19,14 @@ def test_another_case_another_mark_and_one_more_word_are_near():
     assert near_duplicates(asked(*near), asked(LONG)) == 2
 
 
+def test_scripts_without_spaces_are_compared_by_character_and_texts_without_a_word_never():
+    prompts, training = (
+        asked("東京の天気はどうですか明日は", "!!!"),
+        asked("東京の天気はどうですか明日はね", "🙂"),
+    )
+    assert near_duplicates(prompts, training) == 1
+
+
 def test_an_equal_prompt_and_one_of_other_words_are_not_near():
     assert near_duplicates(asked(LONG, "how do I bake rye bread"), asked(LONG)) == 0
 

@@ -35,6 +35,14 @@ def key(given: Recipe, label: str = "cold", **changed: object) -> str:
     return keys.cell_key(resolve(given), cell, **said)  # pyright: ignore[reportArgumentType]
 
 
+def test_a_label_is_planned_with_what_its_block_says():
+    block = {"method": "frozen", "start": "cold", "budget": {"steps": 3}, "training": {"batch": 4}}
+    labels = resolve(recipe(methods={"own": block, "cold": {"method": "frozen"}}, budget={"steps": 9})).labels
+    own, cold = labels["own"], labels["cold"]
+    assert (own.start, own.parents, own.budget.steps, own.training.batch) == ("cold", ("cold",), 3, 4)
+    assert (cold.start, cold.parents, cold.budget.steps, cold.training.batch) == ("base", (), 9, 16)
+
+
 def test_a_label_comes_after_its_start_and_base_comes_first():
     assert [str(cell) for cell in plan.cells(resolve(recipe()))] == [
         *("base/seed-0", "cold/seed-0", "hot/seed-0", "other/seed-0"),

@@ -37,7 +37,10 @@ def test_a_run_is_sampled_once_and_the_same_command_goes_on(run: Path, make_verd
     assert alignbench("label", run, "--prompts", 6, "--status").exit_code == 0
     first = (run / "people/design.json").read_bytes()
     rank_all(run / "people", make_verdict, "anna", "ben")
-    ended = alignbench("label", run, "--prompts", 9, "--status", "--json")
+    refused = alignbench("label", run, "--prompts", 9, "--status")
+    assert (refused.exit_code, "began with another --prompts" in refused.stderr) == (2, True)
+    assert alignbench("label", run, "--prompts", 6, "--status").exit_code == 0
+    ended = alignbench("label", run, "--status", "--json")
     assert (run / "people/design.json").read_bytes() == first
     known = json.loads(ended.stdout)
     assert known["chosen"] == "a random sample of the evaluation prompts: 6 of 20"
@@ -62,6 +65,21 @@ def test_answers_of_a_file_become_rows_that_a_recipe_can_train_on(tmp_path: Path
     rows = list(Jsonl(Jsonl.Config(path="rankings.jsonl"), root=out).rows("train", None, 0))
     assert len(rows) == 4
     assert all(isinstance(row, Ranking) and row.extra["annotator"] == "anna" for row in rows)
+
+
+def test_labels_of_a_file_are_not_those_of_another(tmp_path: Path):
+    line = {"prompt": "Question?", "answers": ["one", "two"]}
+    for name in ("mine", "other"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.jsonl").write_text(json.dumps({**line, "prompt": name}) + "\n")
+    out = ("--out", tmp_path / "labels", "--status")
+    assert alignbench("label", "--data", tmp_path / "mine/a.jsonl", *out).exit_code == 0
+    refused = alignbench("label", "--data", tmp_path / "other/a.jsonl", *out)
+    assert (refused.exit_code, "labels of another file" in refused.stderr) == (2, True)
+    assert (
+        "leave --prompts"
+        in alignbench("label", "--data", tmp_path / "mine/a.jsonl", *out, "--prompts", 3).stderr
+    )
 
 
 def test_every_bad_line_of_a_file_is_said_with_its_number(tmp_path: Path):

@@ -131,6 +131,7 @@ def test_repeats_come_back_after_other_items_and_once(make_items, make_verdict, 
     early = [id for id in again if places[id, 1] - places[id, 0] <= design.BETWEEN]
     last = [id for id, _ in done[-design.BETWEEN :]]
     assert set(early) <= set(last)
+    assert any(places[id, 1] < len(done) - len(again) for id in again), "none comes before the end"
 
 
 def test_an_item_without_a_choice_is_written_by_the_way_and_not_shown(make_verdict, tmp_path):

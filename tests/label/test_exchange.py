@@ -38,6 +38,8 @@ def test_what_goes_out_comes_back_with_its_raters_and_ties(made, make_verdict, f
 def test_no_label_and_no_order_of_labels_goes_out(made, format):
     text = json.dumps(exported(made, [], format))
     assert '"labels"' not in text
+    hidden = item(PROMPT, {"SECRET-a": "White.", "SECRET-b": "Brown."})
+    assert "SECRET" not in json.dumps(exported(Design((hidden,)), [], format))
     firsts = {
         next(iter(one["fields"].values()), "") if format == "argilla" else one["data"]["answers"][0]["body"]
         for one in exported(Design(tuple(made.items[:3])), [], format)

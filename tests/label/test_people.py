@@ -139,7 +139,9 @@ def test_comparing_the_other_way_round_gives_the_opposite(make_items, make_verdi
     assert forth[4] == 0.25  # a tie for anna, the second for ben
 
 
-def test_a_score_is_the_mean_over_raters_and_flags_are_shares(make_items, make_verdict, tmp_path: Path):
+def test_a_score_is_the_mean_over_raters_and_its_parts_the_share_without_a_flag(
+    make_items, make_verdict, tmp_path: Path
+):
     (item,) = make_items(1)
     none = ((), (), (), ())
     verdicts = [
@@ -149,7 +151,7 @@ def test_a_score_is_the_mean_over_raters_and_flags_are_shares(make_items, make_v
     judge = people.of_run(labelled(tmp_path, Design((item,)), verdicts))["people"]
     asked = [Prompt(id="p0", prompt=item.prompt)] * 2
     first, second = judge.score(asked, [one.text for one in item.answers[:2]])
-    assert first == Score(5.5, {"not_helpful": 0, "not_honest": 0, "harmful": 0.5})
+    assert first == Score(5.5, {"helpful": 1, "honest": 1, "harmless": 0.5})
     assert second.value == 1
 
 
@@ -300,6 +302,18 @@ def test_raters_who_differ_make_the_interval_wider_than_prompts_alone_do():
     low, high = raters.estimate(values).interval()
     per_prompt = np.array([np.mean(list(of.values())) for of in values.values()])
     assert high - low > 5 * 2 * 1.96 * per_prompt.std(ddof=1) / 200**0.5
+    per_rater = np.array(
+        [np.mean([of[rater] for of in values.values()]) for rater in next(iter(values.values()))]
+    )
+    # Four raters on the same prompts: little more than the t interval of their means, t(3) = 3.18.
+    assert high - low < 1.1 * 2 * 3.18 * per_rater.std(ddof=1) / 4**0.5
+
+
+def test_an_interval_of_raters_who_all_agree_has_a_width():
+    sure = {f"p{n}": dict.fromkeys(("anna", "ben", "carla"), 1.0) for n in range(20)}
+    low, high = raters.estimate(raters.padded(sure)).interval()
+    assert low < 0.95
+    assert high > low
 
 
 def test_two_raters_speak_of_themselves_alone():

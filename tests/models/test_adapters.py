@@ -157,9 +157,9 @@ def test_gradients_after_an_evaluation_pass_are_those_before_it_and_of_the_dequa
     for name, module in quantised.model.named_modules():
         if hasattr(module, "quant_state"):
             plain.model.get_submodule(name).weight.data = dequantised(module)
-    tuning_judge = plain.add_adapter("policy", seed=0)
-    disturb(tuning_judge)
-    assert same(before, gradient(tuning_judge))
+    twin = plain.add_adapter("policy", seed=0)
+    disturb(twin)
+    assert same(before, gradient(twin))
 
 
 def test_the_adapter_outside_a_block_is_active_again_after_it(base):

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from alignbench import PluginError
+from alignbench import Budget, PluginError
 from alignbench.recipe.resolve import resolve
 from alignbench.recipe.schema import Recipe
 from alignbench.testing import MethodSuite
@@ -79,6 +79,44 @@ class Draws(Twice):
         return policy
 
 
+class Swaps(Twice):
+    """Takes training rows, and scores validation rows."""
+
+    api = 2
+
+    def align(self, run):
+        policy = run.adapt()
+        others = list(run.rows(Demonstration, "validation"))
+
+        def scored(rows):
+            return sequences(others[: len(rows)])
+
+        run.train(policy, run.rows(Demonstration), scored, loss, learning_rate=1e-3)
+        return policy
+
+
+class Outside(Twice):
+    """Returns a policy that was trained outside the budget."""
+
+    api = 2
+
+    def align(self, run):
+        policy = run.adapt()
+        train(run, policy, run.rows(Demonstration), budget=run.budget)
+        train(run, policy, run.rows(Demonstration), budget=run.budget)
+        return policy
+
+
+class Half(Twice):
+    """A stage on half of the rows costs half an epoch."""
+
+    api = 2
+
+    def align(self, run):
+        rows = list(run.rows(Demonstration))
+        return run.stage("sft", rows=rows[: len(rows) // 2], budget=run.budget)
+
+
 class Beside(Twice):
     """A training beside the policy's has a budget of its own."""
 
@@ -131,7 +169,19 @@ class Declares(Invents):
     api = 2
     declared = True
 '''
-NAMES = ("Twice", "Parts", "Draws", "Beside", "Stages", "Peeks", "Invents", "Declares")
+NAMES = (
+    "Twice",
+    "Parts",
+    "Draws",
+    "Swaps",
+    "Outside",
+    "Half",
+    "Beside",
+    "Stages",
+    "Peeks",
+    "Invents",
+    "Declares",
+)
 
 
 @pytest.fixture(scope="module")
@@ -182,9 +232,37 @@ def test_a_second_training_does_not_get_the_budget_again(align: Any, budget: dic
         align("twice", **budget)
 
 
-def test_a_second_training_gets_what_the_first_has_left(align: Any):
-    run = align("parts")
-    assert (run.ledger.account.steps, run.left) == (4, 0)
+@pytest.mark.parametrize("budget", [{"steps": 4}, {"rows": 16}, {"epochs": 0.25}, {"tokens": 900}])
+def test_a_second_training_gets_what_the_first_has_left(align: Any, budget: dict[str, float]):
+    run = align("parts", **budget)
+    ((unit, amount),) = budget.items()
+    assert run.left == 0
+    a_step = run.ledger.account.tokens / run.ledger.account.steps if unit == "tokens" else 0
+    assert amount <= run.drawn(unit) + 1e-9
+    assert run.drawn(unit) == pytest.approx(amount, abs=max(1e-9, 2 * a_step))
+
+
+def test_a_policy_that_was_trained_outside_the_budget_is_no_result(align: Any):
+    with pytest.raises(PluginError, match="was trained beside the budget"):
+        align("outside")
+
+
+def test_a_stage_on_half_of_the_rows_costs_half_an_epoch(align: Any):
+    run = align("half", epochs=1)
+    assert run.ledger.account.epochs == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(
+    ("budget", "share", "part"),
+    [
+        ({"steps": 10}, 1 / 3, 3),
+        ({"rows": 1}, 0.5, 1),
+        ({"tokens": 9}, 2 / 3, 6),
+        ({"epochs": 1}, 0.25, 0.25),
+    ],
+)
+def test_a_part_of_a_budget_is_rounded_down_and_never_nothing(budget: Any, share: float, part: float):
+    assert Budget(**budget).part(share).amount == part
 
 
 def test_answers_drawn_between_steps_are_taken_off_a_budget_in_tokens(align: Any):
@@ -216,6 +294,12 @@ def test_rows_count_as_used_when_they_enter_a_loss_and_not_when_they_are_read(se
     assert set(run.ledger.rows) == {"validation"}
     assert "trained on validation rows" in map(str, run.ledger.departures)
     with pytest.raises(AssertionError, match=r"are no training rows: \{'validation'"):
+        law(session, run)
+
+
+def test_rows_that_are_scored_in_place_of_those_taken_are_found_out(session: Session, align: Any):
+    run = align("swaps")
+    with pytest.raises(AssertionError, match=r"are no training rows: \{'undeclared'"):
         law(session, run)
 
 

@@ -210,7 +210,9 @@ def test_the_best_label_is_named_with_those_that_are_not_told_apart_from_it(resu
         "not all seeds of orpo finished."
     )
     clear = tuple(
-        one.model_copy(update={"verdict": "better"}) if one.verdict == "not distinguishable" else one
+        one.model_copy(update={"verdict": "better" if (one.difference or 0) > 0 else "worse"})
+        if one.verdict == "not distinguishable"
+        else one
         for one in results.comparisons
     )
     changed = results.model_copy(update={"comparisons": clear})

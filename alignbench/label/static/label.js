@@ -89,7 +89,7 @@ const card = (text, place) => {
       const label = element("label");
       const input = element("input");
       Object.assign(input, { type: "radio", name: `score-${place}`, value: String(value) });
-      input.addEventListener("change", () => { remember(); scores[place] = value; draw(); });
+      input.addEventListener("change", () => { if (!busy) { remember(); scores[place] = value; } draw(); });
       label.append(input, String(value));
       set.append(label);
     }
@@ -137,7 +137,7 @@ const remember = () => steps.push(JSON.stringify([groups, scores]));
 const update = () => { draw(); tell(); };
 
 const put = (place) => {
-  if (!item || paused || place >= item.answers.length) return;
+  if (!item || busy || paused || place >= item.answers.length) return;
   remember();
   if (placed().includes(place)) {
     groups = groups.map((g) => g.filter((one) => one !== place)).filter((g) => g.length);
@@ -151,13 +151,13 @@ const put = (place) => {
 };
 
 const toggleTie = () => {
-  if (!item || paused || !groups.length) return;
+  if (!item || busy || paused || !groups.length) return;
   tie = !tie;
   update();
 };
 
 const allSame = () => {
-  if (!item || paused) return;
+  if (!item || busy || paused) return;
   remember();
   groups = [item.answers.map((_, place) => place)];
   tie = false;
@@ -165,7 +165,7 @@ const allSame = () => {
 };
 
 const undo = () => {
-  if (!item || paused) return;
+  if (!item || busy || paused) return;
   if (tie) tie = false;
   else if (steps.length) [groups, scores] = JSON.parse(steps.pop());
   else return say("There is nothing to undo here. B opens the previous prompt.");
@@ -173,7 +173,7 @@ const undo = () => {
 };
 
 const score = (value) => {
-  if (value < 1 || value > 7) return;
+  if (busy || value < 1 || value > 7) return;
   remember();
   scores[scores.indexOf(null)] = value;
   update();
@@ -277,9 +277,14 @@ const save = async () => {
     try {
       const answer = await fetch("verdict", { method: "POST", headers: { "Content-Type": "application/json" }, body });
       const found = await answer.json().catch(() => ({}));
+      if (answer.ok || answer.status === 409) {
+        problem("");
+        await next();
+        busy = false;
+        say(answer.ok ? `Saved. ${$("status").textContent}` : `Not saved: ${found.error}`);
+        return;
+      }
       busy = false;
-      if (answer.ok) { problem(""); await next(); say(`Saved. ${$("status").textContent}`); return; }
-      if (answer.status === 409) { await next(); say(`Not saved: ${found.error}`); return; }
       problem(`Not saved: ${found.error ?? "the link is not known any more; open the link that alignbench printed"}`);
       return;
     } catch {
