@@ -26,7 +26,9 @@ _HOME = {
         "Departure GroupScores Loss Method MethodConfig Numbers PerToken Record Rows Run ScoringGroup"
     ),
     "alignbench.api.judge": "Judge Models PairwiseJudgment Score",
-    "alignbench.api.metric": "Evidence Metric",
+    "alignbench.api.metric": (
+        "Cell Difference Evidence Measure Metric Missing PairLogprobs Picture Request by_prompt histograms matches"
+    ),
     "alignbench.api.data": "RowFilter Source",
     "alignbench.api.reward": "RewardModel",
     "alignbench.hooks": "hookimpl",
@@ -75,8 +77,18 @@ if TYPE_CHECKING:
     from alignbench.api.method import Rows as Rows
     from alignbench.api.method import Run as Run
     from alignbench.api.method import ScoringGroup as ScoringGroup
+    from alignbench.api.metric import Cell as Cell
+    from alignbench.api.metric import Difference as Difference
     from alignbench.api.metric import Evidence as Evidence
+    from alignbench.api.metric import Measure as Measure
     from alignbench.api.metric import Metric as Metric
+    from alignbench.api.metric import Missing as Missing
+    from alignbench.api.metric import PairLogprobs as PairLogprobs
+    from alignbench.api.metric import Picture as Picture
+    from alignbench.api.metric import Request as Request
+    from alignbench.api.metric import by_prompt as by_prompt
+    from alignbench.api.metric import histograms as histograms
+    from alignbench.api.metric import matches as matches
     from alignbench.api.policy import Answer as Answer
     from alignbench.api.policy import Can as Can
     from alignbench.api.policy import Policy as Policy

@@ -186,15 +186,15 @@ class MethodSuite:
         assert "test" not in ledger.rows, "it asked for answers to test prompts"
 
     def test_its_first_step_is_the_same_whatever_the_micro_batch_is(
-        self, session: Session, aligned: tuple[CellContext, Policy], monkeypatch: pytest.MonkeyPatch
+        self, session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ):
-        training = session.recipe.training.model_copy(update={"micro_batch": 3})
-        monkeypatch.setattr(
-            session, "plan", resolve(session.recipe.model_copy(update={"training": training}))
-        )
-        run = self._align(session, "micro-batch")[0]
-        for one, whole in zip(_numbers(run.folder)[:1], _numbers(aligned[0].folder)[:1], strict=True):
-            assert one == pytest.approx(whole, rel=1e-3, abs=1e-4)
+        """The first step only: an optimiser like Adam makes rounding errors large from the second on."""
+        monkeypatch.setattr("alignbench.training.trainer.LOG_STEPS", 1)
+        whole = self._first_step(session, tmp_path, monkeypatch, micro_batch=BATCH)
+        cut = self._first_step(session, tmp_path, monkeypatch, micro_batch=3)
+        if not whole:
+            pytest.skip(f"{self.method} trains nothing")
+        assert cut == pytest.approx(whole, rel=1e-3, abs=1e-4)
 
     def test_it_writes_nothing_outside_its_folder(
         self, session: Session, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
@@ -229,6 +229,19 @@ class MethodSuite:
         folder = session.run / layout.CELLS / name
         folder.mkdir(parents=True)
         return cells.align(session, "tried", SEED, folder)
+
+    def _first_step(
+        self, session: Session, folder: Path, monkeypatch: pytest.MonkeyPatch, *, micro_batch: int
+    ) -> dict[str, float]:
+        """The numbers that the first step logs, nothing of it taken from a store."""
+        name = f"micro-batch-{micro_batch}"
+        training = session.recipe.training.model_copy(update={"micro_batch": micro_batch})
+        recipe = session.recipe.model_copy(update={"training": training})
+        with monkeypatch.context() as patched:
+            patched.setattr(session, "plan", resolve(recipe))
+            patched.setattr(session, "store", store.Store(folder / name))
+            logged = _numbers(self._align(session, name)[0].folder)
+        return logged[0] if logged else {}
 
     def _answers(self, session: Session, policy: Policy) -> list[Answer]:
         prompts = session.table.prompts("test", PROMPTS)

@@ -8,12 +8,15 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import typer.main
 import yaml
 
+import alignbench as package
+from alignbench import Answer, Cell
 from alignbench.cli import app
 from alignbench.errors import AlignbenchError
 from alignbench.recipe.load import load
@@ -112,6 +115,30 @@ def test_every_command_that_is_shown_exists_with_its_options(said: str):
     assert name in known
     options = {option for parameter in known[name].params for option in parameter.opts}
     assert {word.partition("=")[0] for word in rest if word.startswith("--")} <= options
+
+
+def code(page: str) -> str:
+    (block,) = re.findall(r"```python\n(.*?)```", (DOCS / page).read_text("utf-8"), re.DOTALL)
+    return block
+
+
+def test_the_sandbox_is_what_its_page_shows():
+    exec(code("sandbox.md"), {})
+
+
+def test_the_metric_that_the_page_shows_is_written_with_public_names_and_measures():
+    found: dict[str, Any] = {"__name__": "a_plugin"}
+    exec(code("metrics.md"), found)
+    imported = {name for name in found if name in package.__all__}
+    assert {"Evidence", "Measure", "Metric", "by_prompt"} <= imported
+    metric = found["Questions"]
+    assert vars(metric)["api"] == package.API
+    cell = Cell("dpo", 0)
+    texts = {"p1": ("who ?", "no ."), "p2": ("yes .", "ok .")}
+    answers = [Answer(id, text, (), True) for id, both in texts.items() for text in both]
+    evidence = SimpleNamespace(cells=[cell], samples=lambda _: answers)
+    (measured,) = metric().measure(evidence)
+    assert (measured.label, measured.seed, measured.values) == ("dpo", 0, {"p1": 0.5, "p2": 0.0})
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
