@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from alignbench import store
 from alignbench.api.method import Rows, Run
-from alignbench.errors import PluginError, RecipeError
+from alignbench.errors import PluginError
 from alignbench.rows import Sequence
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ def logprobs(run: Run, rows: Rows[Any]) -> Callable[[Many[Sequence]], Tensor]:
     """Return a look-up of the start's log-probabilities of `rows`, of any epoch of the budget.
 
     It maps N sequences to float32 [N], on the base's device: the log-probability of each whole response under the
-    start. Raises RecipeError for a budget that does not say how many epochs it may take.
+    start. Raises PluginError where the start is a decoder.
     """
     from alignbench.models import ModelPolicy
     from alignbench.training import reference
@@ -33,14 +33,7 @@ def logprobs(run: Run, rows: Rows[Any]) -> Callable[[Many[Sequence]], Tensor]:
         raise PluginError(
             "a start that is a decoder gives no log-probabilities", "start from the label below that decoder"
         )
-    wanted = list(
-        {
-            sequence: None
-            for number in range(_epochs(run, len(rows)))
-            for row in rows.epoch(number)
-            for sequence in row.sequences()
-        }
-    )
+    wanted = _wanted(run, rows)
 
     def make(folder: Path) -> None:
         reference.compute(start, wanted, folder)
@@ -55,13 +48,11 @@ def logprobs(run: Run, rows: Rows[Any]) -> Callable[[Many[Sequence]], Tensor]:
     return reference.lookup(folder, start.base.device)
 
 
-def _epochs(run: Run, rows: int) -> int:
-    """Passes over `rows` rows that the budget can reach, where it says so."""
-    budget = run.budget
-    drawn = budget.rows or (budget.steps or 0) * run.batch or (budget.epochs or 0) * rows
+def _wanted(run: Run, rows: Rows[Any]) -> list[Sequence]:
+    """Return what the budget can reach: of a budget in tokens or seconds, whatever any epoch has."""
+    budget, size = run.budget, len(rows)
+    drawn = budget.rows or (budget.steps or 0) * run.batch or (budget.epochs or 0) * size
     if not drawn:
-        raise RecipeError(
-            "a method that compares with its start needs a budget in epochs, rows or steps",
-            "set budget.epochs, budget.rows or budget.steps",
-        )
-    return math.ceil(drawn / rows)
+        return rows.sequences()
+    reached = (row for number in range(math.ceil(drawn / size)) for row in rows.epoch(number))
+    return list(dict.fromkeys(sequence for row in reached for sequence in row.sequences()))

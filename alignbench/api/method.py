@@ -124,6 +124,10 @@ class Rows(Protocol, Generic[View]):
         """The rows as epoch `number` (from 0) sees them: a ranking draws another pair each epoch."""
         ...
 
+    def sequences(self) -> list[Sequence]:
+        """Every sequence that the rows of any epoch have, each once."""
+        ...
+
 
 class Record(Protocol):
     """What a method adds to the record of its cell; all of it stands in the results and the report."""
@@ -249,6 +253,7 @@ class Run(Protocol):
         select: Select | None = None,
         state: MutableMapping[str, Any] | None = None,
         proxy: Callable[[list[Sequence]], Tensor] | None = None,
+        before_step: Callable[[list[Any]], None] | None = None,
         budget: Budget | None = None,
     ) -> None:
         """Train `policy` until the budget is spent, with the one trainer that all methods share.
@@ -264,7 +269,8 @@ class Run(Protocol):
         budget counts a row once. `select` keeps the best weights on the way instead of the last. `state` holds
         the method's own resumable numbers (JSON values and tensors). `proxy` gives the reward, float32 [N], that
         the method assigns to answers: where the recipe asks for learning curves, the evaluation judge's scores
-        are compared with it.
+        are compared with it. `before_step` is called with all rows of a step before they are scored, for a loss
+        that needs a number of the whole step, such as a mean or an order; it may call `score`.
         Raises Diverged when a loss or gradient is not finite, and PluginError where nothing is left to spend.
         """
         ...

@@ -22,6 +22,7 @@ from alignbench.rows import (
     Prompt,
     Ranking,
     Row,
+    Sequence,
     Text,
     UnpairedPreference,
     View,
@@ -130,6 +131,13 @@ class TableRows(Generic[View]):
         self.on_read(ids)
         return list(found)
 
+    def sequences(self) -> list[Sequence]:
+        """Return every sequence that the rows of any epoch have: of a ranking drawn as pairs, all its answers."""
+        rows: list[Any] = list(self._first)
+        if self._view is Pair:
+            rows += [row for row in self._rows if isinstance(row, Ranking)]
+        return list(dict.fromkeys(sequence for row in rows for sequence in row.sequences()))
+
     def digest(self) -> str:
         """Return the sha256 of the ids handed out so far."""
         return digest_of(self.seen)
@@ -139,8 +147,10 @@ class TableRows(Generic[View]):
         return self._derive(0)
 
     def _derive(self, epoch: int) -> list[View]:
-        views = (derive(row, self._view, seed=self._seed, epoch=epoch, draw=self._draw) for row in self._rows)
-        return [row for found in views for row in found]
+        return [row for one in self._rows for row in self._of(one, epoch)]
+
+    def _of(self, row: Row, epoch: int) -> tuple[View, ...]:
+        return derive(row, self._view, seed=self._seed, epoch=epoch, draw=self._draw)
 
 
 def open_table(folder: Path) -> Table:

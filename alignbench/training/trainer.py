@@ -75,6 +75,7 @@ def train(
     learning_rates: Mapping[Any, float] | None = None,
     repeats: int = 1,
     state: MutableMapping[str, Any] | None = None,
+    before_step: Callable[[list[Any]], None] | None = None,
     log: Log = lambda step, numbers: None,
     on_step_end: OnStepEnd = lambda step, progress: 0.0,
     spent: Spent | None = None,
@@ -105,6 +106,7 @@ def train(
         checkpoints=checkpoints,
         moving=moving,
         state=state,
+        before_step=before_step,
     )
     trainer.run()
     return Record(
@@ -140,12 +142,14 @@ class Trainer:
         checkpoints: Checkpoints | None,
         moving: Many[ModelPolicy],
         state: MutableMapping[str, Any] | None,
+        before_step: Callable[[list[Any]], None] | None,
     ):
         self.gradient, self.steps, self.spent = gradient, steps, spent
         self.base, self.training = gradient.base, training
         self.learning_rate, self.learning_rates = learning_rate, learning_rates
         self.log, self.on_step_end = log, on_step_end
         self.checkpoints, self.modules, self.state = checkpoints, modules, state
+        self.before_step = before_step
         self.adapters = list(dict.fromkeys((gradient.policy, *moving)))
         """Every adapter whose weights may change."""
         self.number = self.kept_at = self.tokens = 0
@@ -189,6 +193,8 @@ class Trainer:
 
     def step(self, rows: list[Any]) -> None:
         """Take one optimiser step on `rows`."""
+        if self.before_step is not None:
+            self.before_step(rows)
         done = self.gradient.run(rows, self.steps.rows(rows), self.number + 1)
         self._account(rows, done.tokens)
         self._update(done)

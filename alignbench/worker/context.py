@@ -58,6 +58,7 @@ class CellContext(CellState):
         select: Select | None = None,
         state: MutableMapping[str, Any] | None = None,
         proxy: Callable[[list[Sequence]], Tensor] | None = None,
+        before_step: Callable[[list[Any]], None] | None = None,
         budget: Budget | None = None,
     ) -> None:
         trainings.train(
@@ -73,6 +74,7 @@ class CellContext(CellState):
             select=select,
             state=state,
             proxy=proxy,
+            before_step=before_step,
             budget=budget,
         )
 

@@ -38,6 +38,7 @@ def train(
     select: Select | None,
     state: MutableMapping[str, Any] | None,
     proxy: learning_curve.Proxy | None,
+    before_step: Callable[[list[Any]], None] | None,
     budget: Budget | None,
 ) -> None:
     """Train `policy`; see `alignbench.api.method.Run.train`."""
@@ -95,6 +96,7 @@ def train(
             learning_rates=learning_rates,
             repeats=repeats,
             state=state,
+            before_step=before_step,
             log=log,
             on_step_end=on_step_end,
             spent=spent,

@@ -1,98 +1,100 @@
-"""Direct preference optimisation: a preference loss on the policy itself, without a reward model."""
+"""Direct preference optimisation and its family: a preference loss on the policy itself, without a reward model."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Literal
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from pydantic import Field
-
-from alignbench import GroupScores, Method, MethodConfig, Pair, PluginError, Policy, Run, Sequence
-from alignbench.reference import logprobs
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from alignbench import Method, MethodConfig, Pair, Policy, Run
+from alignbench_dpo.catalogue import LOSSES, Name
 
 
 class DPO(Method):
-    """Direct preference optimisation against the frozen start.
+    """A loss of each pair's log-probabilities, most of them against those of the frozen start.
 
-    Sources: Rafailov et al. 2023 (arXiv:2305.18290); `ipo`: Azar et al. 2023 (arXiv:2310.12036, eq. 17);
-    `hinge`: SLiC-HF, Zhao et al. 2023 (arXiv:2305.10425), on DPO's margin; `robust`: Ray Chowdhury et al.
-    2024 (arXiv:2403.00409). Soft labels enter as the expectation of the loss.
+    Source: Rafailov et al. 2023 (arXiv:2305.18290); `alignbench_dpo.catalogue` names that of each loss. Soft labels
+    enter as the expectation of the loss.
     """
 
     api = 2
     consumes = (Pair,)
 
     class Config(MethodConfig):
-        """How far the policy may go, and by which loss."""
+        """Which loss, and its constants."""
 
+        loss: Name = "sigmoid"
+        """Which loss of the family; the README of the plugin lists them."""
         learning_rate: float = Field(1e-5, gt=0, le=1)
         """Peak learning rate of the adapter."""
-        beta: float = Field(0.1, gt=0)
-        """Strength of the pull to the reference: the larger, the closer the policy stays."""
-        loss: Literal["sigmoid", "ipo", "hinge", "robust"] = "sigmoid"
-        """Of the margin. `ipo` takes log-ratios per token, as its authors do in their experiments."""
+        beta: float | None = Field(None, gt=0, validate_default=True)
+        """Scale of the margin: the larger, the closer the policy stays to its reference. Default: 0.1, 1 for `rrhf`,
+        2 for `simpo` and `alpha_po`, 5 for `sigmoid_norm`."""
         label_smoothing: float = Field(0.0, ge=0, lt=0.5)
-        """Assumed share of wrong labels: smoothed over, or corrected for by `robust`."""
+        """Assumed share of wrong labels: smoothed over, corrected for by `robust`, in the target of `exo_pair`."""
+        margin: float | None = Field(None, ge=0, validate_default=True)
+        """Margin by which the chosen answer should win. Only `simpo` and `alpha_po`: 1."""
+        exponent: float | None = Field(None, gt=0, validate_default=True)
+        """Alpha of the reward (1 - p^-alpha)/alpha. Only `alpha_po`: 0.25."""
+        nll_weight: float | None = Field(None, ge=0, validate_default=True)
+        """Weight of the chosen answer's negative log-likelihood per token. Only `rpo`, `cpo`, `slic`, `rrhf`: 1."""
+        length_weight: float | None = Field(None, validate_default=True)
+        """Reward lost for each token. Only `r_dpo`: 0.01."""
+        penalty: float | None = Field(None, ge=0, validate_default=True)
+        """Weight of what a chosen answer falls below its reference. Only `dpop`: 50."""
+        tau: float | None = Field(None, gt=0, validate_default=True)
+        """Temperature of the mixture. Only `discopop`: 0.05."""
+        sensitivity: float | None = Field(None, ge=0, lt=1, validate_default=True)
+        """How much beta follows the step's mean margin. Only `beta_dpo`: 0.6."""
+
+        @field_validator("beta")
+        @classmethod
+        def _beta(cls, value: float | None, info: ValidationInfo) -> float | None:
+            loss = LOSSES.get(info.data.get("loss", "sigmoid"))
+            return loss.beta if value is None and loss is not None else value
+
+        @field_validator(
+            "margin", "exponent", "nll_weight", "length_weight", "penalty", "tau", "sensitivity", mode="after"
+        )
+        @classmethod
+        def _own(cls, value: float | None, info: ValidationInfo) -> float | None:
+            """Give a field its value for this loss, or refuse it where the loss does not read it."""
+            name = info.data.get("loss", "sigmoid")
+            default = LOSSES[name].reads.get(info.field_name or "")
+            if default is None and value is not None:
+                readers = [other for other, loss in LOSSES.items() if info.field_name in loss.reads]
+                raise ValueError(
+                    f"the loss '{name}' does not read it; leave it out, or use {' or '.join(readers)}"
+                )
+            return default if value is None else value
+
+        @field_validator("label_smoothing")
+        @classmethod
+        def _smoothing(cls, value: float, info: ValidationInfo) -> float:
+            name = info.data.get("loss", "sigmoid")
+            if value and not LOSSES[name].smoothing:
+                raise ValueError(
+                    f"the loss '{name}' has no form for wrong labels; leave it out, or use robust"
+                )
+            return value
+
+        @model_validator(mode="after")
+        def _target(self) -> DPO.Config:
+            if self.loss == "exo_pair" and not self.label_smoothing:
+                raise ValueError("exo_pair needs a share of wrong labels above 0; set label_smoothing: 0.001")
+            return self
 
     def align(self, run: Run) -> Policy:
-        rows = run.rows(Pair)
+        from alignbench_dpo.objective import Objective
+
         policy = run.adapt()
-        state: dict[str, Any] = {"checked": False}
-        loss = _loss(self.config, logprobs(run, rows), state)
-        run.train(policy, rows, _sequences, loss, learning_rate=self.config.learning_rate, state=state)
+        rows = run.rows(Pair)
+        objective = Objective(run, rows, policy, self.config)
+        run.train(
+            policy,
+            rows,
+            objective.sequences,
+            objective.loss,
+            learning_rate=self.config.learning_rate,
+            state=objective.state,
+            before_step=objective.before_step if objective.whole_step else None,
+        )
         return policy
-
-
-def _sequences(rows: list[Pair]) -> Mapping[str, list[Sequence]]:
-    chosen, rejected = zip(*(row.sequences() for row in rows), strict=True)
-    return {"chosen": list(chosen), "rejected": list(rejected)}
-
-
-def _loss(
-    config: Any, reference: Callable[[list[Sequence]], Tensor], state: dict[str, Any]
-) -> Callable[..., Any]:
-    import torch
-
-    from alignbench_dpo.losses import pair_loss, unmoved
-
-    def loss(scores: Mapping[str, GroupScores], rows: list[Pair]) -> tuple[Tensor, Mapping[str, Tensor]]:
-        ratios, logps = {}, {}
-        for name, sequences in _sequences(rows).items():
-            group = scores[name]
-            logps[name] = group.sums()
-            ratios[name] = logps[name] - reference(sequences)
-            if config.loss == "ipo":
-                ratios[name] = ratios[name] / group.mask.sum(-1)
-        margin = ratios["chosen"] - ratios["rejected"]
-        preference = torch.tensor([row.preference for row in rows], device=margin.device)
-        losses = pair_loss(
-            margin, preference, loss=config.loss, beta=config.beta, label_smoothing=config.label_smoothing
-        )
-        if not state["checked"]:
-            state["checked"] = True
-            _check(losses, unmoved(config.loss, config.beta), scores["chosen"].tolerance)
-        return losses, {
-            "rewards/chosen": config.beta * ratios["chosen"].detach(),
-            "rewards/rejected": config.beta * ratios["rejected"].detach(),
-            "rewards/margins": config.beta * margin.detach(),
-            "rewards/accuracies": margin > 0,
-            "logps/chosen": logps["chosen"],
-            "logps/rejected": logps["rejected"],
-        }
-
-    return loss
-
-
-def _check(losses: Tensor, expected: float, tolerance: float | None) -> None:
-    """Raise PluginError where the first step does not find the policy at its reference."""
-    if tolerance is None:
-        return
-    found = losses.detach().mean().item()
-    if not abs(found / expected - 1) <= tolerance:
-        raise PluginError(
-            f"the first loss is {found:.6f}, not {expected:.6f}: policy and reference differ before training",
-            "the reference log-probabilities do not belong to this start, data or precision",
-        )

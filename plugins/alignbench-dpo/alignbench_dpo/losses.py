@@ -1,44 +1,315 @@
-"""The losses of direct preference optimisation on tensors: each a function of one margin per pair."""
+"""The losses of the family on tensors: each maps N pairs to float32 [N]; `catalogue.py` names the sources.
+
+Written out: pi is the policy, ref the reference, w the chosen answer and l the rejected one, |y| an answer's tokens.
+"""
 
 from __future__ import annotations
 
 import math
-from typing import Literal
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
+import torch
 from torch import Tensor
-from torch.nn import functional as F
+from torch.nn.functional import logsigmoid, relu, softplus
 
-Loss = Literal["sigmoid", "ipo", "hinge", "robust"]
+from alignbench_dpo.catalogue import Name
+
+LARGEST = 20.0
+"""Log-ratio at which a ratio of probabilities is cut, so that float32 holds it."""
+MOMENTUM = 0.9
+"""Share of its last value that beta-DPO's mean margin keeps at each step (arXiv:2407.08639, section 4.2)."""
 
 
-def pair_loss(
-    margin: Tensor, preference: Tensor, *, loss: Loss, beta: float, label_smoothing: float
-) -> Tensor:
-    """Return the loss of each pair, float32 [N].
+class Fields(Protocol):
+    """The fields of the config that losses read."""
 
-    `margin` [N] is how much the policy has raised the chosen answer over the rejected one, both measured
-    against the reference: log pi(c)/ref(c) - log pi(r)/ref(r); for `ipo` each log-ratio is divided by the
-    answer's length. `preference` [N] is the probability that the chosen answer is the better one.
+    beta: float
+    label_smoothing: float
+    margin: float
+    exponent: float
+    nll_weight: float
+    length_weight: float
+    penalty: float
+    tau: float
+    sensitivity: float
 
-    Every loss is an expectation over which of the two is better, so a soft label mixes l(margin) and
-    l(-margin), and smoothing the labels mixes them further: `sigmoid` as conservative DPO (Mitchell 2023),
-    `robust` without bias where the share `label_smoothing` of the labels is flipped (arXiv:2403.00409).
+
+@dataclass(frozen=True)
+class Answers:
+    """N answers: what policy and reference say of each as a whole."""
+
+    logps: Tensor
+    """float32 [N]: log pi(y|x), summed over its tokens."""
+    reference: Tensor
+    """float32 [N]: log ref(y|x); zeros for a loss without a reference."""
+    length: Tensor
+    """[N]: tokens of each, the end included."""
+    matched: Tensor | None = None
+    """[N]: for `aot_unpaired`, the log-ratio of equal rank among the step's answers of the other kind."""
+
+    @property
+    def ratio(self) -> Tensor:
+        """log pi(y|x)/ref(y|x)."""
+        return self.logps - self.reference
+
+    @property
+    def mean(self) -> Tensor:
+        """log pi(y|x) / |y|."""
+        return self.logps / self.length
+
+    @property
+    def mean_ratio(self) -> Tensor:
+        """log pi(y|x)/ref(y|x) / |y|."""
+        return self.ratio / self.length
+
+    def at_reference(self) -> Answers:
+        """Return the same answers as a policy that equals its reference sees them."""
+        return replace(self, logps=self.reference)
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """N pairs, and what their loss needs to know of the whole step."""
+
+    chosen: Answers
+    rejected: Answers
+    matched: Tensor | None = None
+    """[N]: for `aot`, the reference's log pi(w) - log pi(l) of equal rank in the step."""
+    shift: Tensor | float = 0.0
+    """For `beta_dpo`, how far the step's mean margin lies above the running mean."""
+
+    @property
+    def margin(self) -> Tensor:
+        """h = log pi(w)/ref(w) - log pi(l)/ref(l)."""
+        return self.chosen.ratio - self.rejected.ratio
+
+    def swapped(self) -> Pairs:
+        """Return the pairs as if the rejected answer were the better one."""
+        matched = None if self.matched is None else -self.matched
+        return replace(self, chosen=self.rejected, rejected=self.chosen, matched=matched)
+
+
+def pair_loss(pairs: Pairs, preference: Tensor, name: Name, by: Fields) -> Tensor:
+    """Return the loss of each pair, float32 [N]: the expectation over which of the two answers is better.
+
+    `preference` [N] is the probability that the chosen one is. `label_smoothing` mixes it further, as conservative
+    DPO does (Mitchell 2023, https://ericmitchell.ai/cdpo.pdf); `robust` takes the flipped labels out again, and
+    `exo_pair` has them in its target.
     """
-    if loss == "robust":
-        weight = (preference - label_smoothing) / (1 - 2 * label_smoothing)
-    else:
-        weight = preference * (1 - label_smoothing) + (1 - preference) * label_smoothing
-    return weight * _hard(margin, loss, beta) + (1 - weight) * _hard(-margin, loss, beta)
+    loss: Callable[[Pairs, Any], Tensor] = getattr(sys.modules[__name__], name)
+    share = by.label_smoothing
+    if name == "robust":
+        preference = (preference - share) / (1 - 2 * share)
+    elif name != "exo_pair":
+        preference = preference * (1 - share) + (1 - preference) * share
+    # A plain label does not compute the other way round, whose loss may be infinite.
+    right, wrong = loss(pairs, by), loss(pairs.swapped(), by)
+    return torch.where(preference == 1, right, preference * right + (1 - preference) * wrong)
 
 
-def unmoved(loss: Loss, beta: float) -> float:
-    """Return the loss of any pair while the policy equals its reference."""
-    return {"sigmoid": math.log(2), "robust": math.log(2), "hinge": 1.0, "ipo": 1 / (4 * beta**2)}[loss]
+# --- of the margin h ----------------------------------------------------------------------------------------
 
 
-def _hard(margin: Tensor, loss: Loss, beta: float) -> Tensor:
-    if loss == "hinge":
-        return F.relu(1 - beta * margin)
-    if loss == "ipo":
-        return (margin - 1 / (2 * beta)) ** 2
-    return -F.logsigmoid(beta * margin)
+def sigmoid(pairs: Pairs, by: Fields) -> Tensor:
+    """-log s(beta h): DPO."""
+    return -logsigmoid(by.beta * pairs.margin)
+
+
+def sigmoid_norm(pairs: Pairs, by: Fields) -> Tensor:
+    """-log s(beta h), each log-ratio divided by |y|: length-normalised DPO of Tulu 3."""
+    return -logsigmoid(by.beta * (pairs.chosen.mean_ratio - pairs.rejected.mean_ratio))
+
+
+def ipo(pairs: Pairs, by: Fields) -> Tensor:
+    """(h - 1/(2 beta))^2, each log-ratio divided by |y|, as its authors do in their experiments."""
+    return (pairs.chosen.mean_ratio - pairs.rejected.mean_ratio - 1 / (2 * by.beta)) ** 2
+
+
+def hinge(pairs: Pairs, by: Fields) -> Tensor:
+    """max(0, 1 - beta h)."""
+    return relu(1 - by.beta * pairs.margin)
+
+
+def exponential(pairs: Pairs, by: Fields) -> Tensor:
+    """exp(-beta h): GPO's exponential loss."""
+    return torch.exp((-by.beta * pairs.margin).clamp(max=LARGEST))
+
+
+robust = sigmoid
+"""-log s(beta h) with the labels' flips taken out: see `pair_loss`."""
+
+
+def exo_pair(pairs: Pairs, by: Fields) -> Tensor:
+    """KL of q = (s(beta h), s(-beta h)) from the labels (1 - eps, eps), eps the label smoothing."""
+    h = by.beta * pairs.margin
+    right = torch.sigmoid(h) * (logsigmoid(h) - math.log(1 - by.label_smoothing))
+    return right + torch.sigmoid(-h) * (logsigmoid(-h) - math.log(by.label_smoothing))
+
+
+def discopop(pairs: Pairs, by: Fields) -> Tensor:
+    """(1 - m) (-log s(beta h)) + m exp(-beta h) with m = s(beta h / tau): log-ratio modulated loss."""
+    h = by.beta * pairs.margin
+    share = torch.sigmoid(h / by.tau)
+    return (1 - share) * -logsigmoid(h) + share * torch.exp((-h).clamp(max=LARGEST))
+
+
+def r_dpo(pairs: Pairs, by: Fields) -> Tensor:
+    """-log s(beta h + a (|w| - |l|)): DPO for a reward that loses a with each token."""
+    longer = pairs.chosen.length - pairs.rejected.length
+    return -logsigmoid(by.beta * pairs.margin + by.length_weight * longer)
+
+
+def beta_dpo(pairs: Pairs, by: Fields) -> Tensor:
+    """-log s(b h), b = beta (1 + a (step's mean margin - running mean)): dynamic beta, without its row filter."""
+    beta = (by.beta * (1 + by.sensitivity * torch.as_tensor(pairs.shift))).clamp(min=1e-3)
+    return -logsigmoid(beta * pairs.margin)
+
+
+def wpo(pairs: Pairs, by: Fields) -> Tensor:
+    """DPO, each pair weighted by the policy's mean probability of a token of w times that of l, as constants."""
+    weight = torch.exp(pairs.chosen.mean + pairs.rejected.mean).detach()
+    return weight * sigmoid(pairs, by)
+
+
+def dpop(pairs: Pairs, by: Fields) -> Tensor:
+    """-log s(beta (h - c max(0, log ref(w)/pi(w)))): DPO-positive, against a chosen answer that falls."""
+    return -logsigmoid(by.beta * (pairs.margin - by.penalty * relu(-pairs.chosen.ratio)))
+
+
+def rpo(pairs: Pairs, by: Fields) -> Tensor:
+    """DPO - a log pi(w) / |w|: iterative RPO."""
+    return sigmoid(pairs, by) - by.nll_weight * pairs.chosen.mean
+
+
+# --- of another reward than the log-ratio -------------------------------------------------------------------
+
+
+def f_forward_kl(pairs: Pairs, by: Fields) -> Tensor:
+    """-log s(beta (f'(w) - f'(l))) with f'(y) = 1 - ref(y)/pi(y): DPO under the forward KL."""
+    lost = [torch.exp((-one.ratio).clamp(max=LARGEST)) for one in (pairs.chosen, pairs.rejected)]
+    return -logsigmoid(by.beta * (lost[1] - lost[0]))
+
+
+def f_js(pairs: Pairs, by: Fields) -> Tensor:
+    """-log s(beta (f'(w) - f'(l))) with f'(y) = log 2 pi/(pi + ref): DPO under Jensen and Shannon's divergence."""
+    return -logsigmoid(by.beta * (logsigmoid(pairs.chosen.ratio) - logsigmoid(pairs.rejected.ratio)))
+
+
+def chi_po(pairs: Pairs, by: Fields) -> Tensor:
+    """-log s(beta (f(w) - f(l))) with f(y) = pi/ref + log pi/ref: chi-squared regularisation."""
+    more = [torch.exp(one.ratio.clamp(max=LARGEST)) for one in (pairs.chosen, pairs.rejected)]
+    return -logsigmoid(by.beta * (pairs.margin + more[0] - more[1]))
+
+
+# --- of each answer on its own ------------------------------------------------------------------------------
+
+
+def nca_pair(pairs: Pairs, by: Fields) -> Tensor:
+    """-log s(r_w) - (log s(-r_w) + log s(-r_l)) / 2 with r = beta log pi/ref: noise contrastive alignment."""
+    chosen, rejected = by.beta * pairs.chosen.ratio, by.beta * pairs.rejected.ratio
+    return -logsigmoid(chosen) - 0.5 * logsigmoid(-chosen) - 0.5 * logsigmoid(-rejected)
+
+
+def bco_pair(pairs: Pairs, by: Fields) -> Tensor:
+    """-log s(r_w) - log s(-r_l) with r = beta log pi/ref: a binary classifier of answers."""
+    return -logsigmoid(by.beta * pairs.chosen.ratio) - logsigmoid(-by.beta * pairs.rejected.ratio)
+
+
+def sppo_hard(pairs: Pairs, by: Fields) -> Tensor:
+    """(log pi/ref(w) - 1/(2 beta))^2 + (log pi/ref(l) + 1/(2 beta))^2: self-play, hard preferences."""
+    half = 0.5 / by.beta
+    return (pairs.chosen.ratio - half) ** 2 + (pairs.rejected.ratio + half) ** 2
+
+
+def apo_zero(pairs: Pairs, by: Fields) -> Tensor:
+    """1 - s(r_w) + s(r_l) with r = beta log pi/ref: for chosen answers better than the policy's own."""
+    return 1 - torch.sigmoid(by.beta * pairs.chosen.ratio) + torch.sigmoid(by.beta * pairs.rejected.ratio)
+
+
+def apo_down(pairs: Pairs, by: Fields) -> Tensor:
+    """s(r_w) + 1 - s(beta h) with r = beta log pi/ref: for chosen answers worse than the policy's own."""
+    return torch.sigmoid(by.beta * pairs.chosen.ratio) + 1 - torch.sigmoid(by.beta * pairs.margin)
+
+
+def cal_dpo(pairs: Pairs, by: Fields) -> Tensor:
+    """DPO + (log pi/ref(w) - 1/(2 beta))^2 + (log pi/ref(l) + 1/(2 beta))^2: rewards of a known scale."""
+    return sigmoid(pairs, by) + sppo_hard(pairs, by)
+
+
+# --- of the step's distribution -----------------------------------------------------------------------------
+
+
+def aot(pairs: Pairs, by: Fields) -> Tensor:
+    """-log s(beta (u_(k) - v_(k))), u = log pi(w)/pi(l) and v = log ref(w)/ref(l), the k-th of each in the step."""
+    assert pairs.matched is not None
+    return -logsigmoid(by.beta * (pairs.chosen.logps - pairs.rejected.logps - pairs.matched))
+
+
+def aot_unpaired(pairs: Pairs, by: Fields) -> Tensor:
+    """-log s(beta (a_(k) - b_(k))), a and b the log-ratios of chosen and rejected, the k-th of each in the step.
+
+    A pair holds an a and a b of other ranks. Each meets the other of its rank as a constant: the sum over the step
+    has the gradient of the formula, and half of it has the value.
+    """
+    assert pairs.chosen.matched is not None
+    assert pairs.rejected.matched is not None
+    own = softplus(-by.beta * (pairs.chosen.ratio - pairs.chosen.matched))
+    other = softplus(-by.beta * (pairs.rejected.matched - pairs.rejected.ratio))
+    return own + other - 0.5 * (own + other).detach()
+
+
+# --- without a reference ------------------------------------------------------------------------------------
+
+
+def simpo(pairs: Pairs, by: Fields) -> Tensor:
+    """-log s(beta (log pi(w)/|w| - log pi(l)/|l|) - g)."""
+    return -logsigmoid(by.beta * (pairs.chosen.mean - pairs.rejected.mean) - by.margin)
+
+
+def alpha_po(pairs: Pairs, by: Fields) -> Tensor:
+    """-log s(beta (r_w - r_l) - g), r = (1 - p^-a)/a and p = exp(log pi(y)/|y|): SimPO where a goes to 0."""
+    powers = [(-by.exponent * one.mean).clamp(max=LARGEST) for one in (pairs.chosen, pairs.rejected)]
+    rewards = [-torch.expm1(power) / by.exponent for power in powers]
+    return -logsigmoid(by.beta * (rewards[0] - rewards[1]) - by.margin)
+
+
+def cpo(pairs: Pairs, by: Fields) -> Tensor:
+    """-log s(beta (log pi(w) - log pi(l))) - a log pi(w)/|w|: the NLL per token, as TRL has it."""
+    return (
+        -logsigmoid(by.beta * (pairs.chosen.logps - pairs.rejected.logps)) - by.nll_weight * pairs.chosen.mean
+    )
+
+
+def slic(pairs: Pairs, by: Fields) -> Tensor:
+    """max(0, 1 - beta (log pi(w) - log pi(l))) - a log pi(w)/|w|."""
+    return relu(1 - by.beta * (pairs.chosen.logps - pairs.rejected.logps)) - by.nll_weight * pairs.chosen.mean
+
+
+def rrhf(pairs: Pairs, by: Fields) -> Tensor:
+    """beta max(0, log pi(l)/|l| - log pi(w)/|w|) - a log pi(w)/|w|."""
+    return by.beta * relu(pairs.rejected.mean - pairs.chosen.mean) - by.nll_weight * pairs.chosen.mean
+
+
+# --- what a loss needs of the whole step --------------------------------------------------------------------
+
+
+def matched(pairs: Pairs, name: Name) -> Pairs:
+    """Return all pairs of a step with the values of equal rank that `aot` and `aot_unpaired` compare with."""
+    if name == "aot":
+        reference = pairs.chosen.reference - pairs.rejected.reference
+        return replace(pairs, matched=_of_rank(pairs.chosen.logps - pairs.rejected.logps, reference))
+    chosen, rejected = pairs.chosen.ratio, pairs.rejected.ratio
+    return replace(
+        pairs,
+        chosen=replace(pairs.chosen, matched=_of_rank(chosen, rejected)),
+        rejected=replace(pairs.rejected, matched=_of_rank(rejected, chosen)),
+    )
+
+
+def _of_rank(values: Tensor, others: Tensor) -> Tensor:
+    """Return for each value the one of the others that has its rank, [N]."""
+    ranks = values.argsort(stable=True).argsort(stable=True)
+    return others.sort(stable=True).values[ranks].detach()

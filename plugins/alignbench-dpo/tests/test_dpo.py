@@ -1,7 +1,45 @@
+"""The laws of the contract for the family: for DPO, for a loss of the whole step, and without a reference."""
+
 from __future__ import annotations
 
+import json
+import math
+
+import pytest
+from alignbench_dpo.catalogue import LOSSES
+
+from alignbench import Budget, layout
+from alignbench.recipe.resolve import resolve
 from alignbench.testing import MethodSuite
 
 
 class TestDPO(MethodSuite):
     method = "dpo"
+
+    @pytest.mark.parametrize("loss", LOSSES)
+    def test_every_loss_trains_and_logs_finite_numbers(self, session, monkeypatch, loss):
+        block = {"method": "dpo", "loss": loss, "label_smoothing": 0.1 if loss == "exo_pair" else 0.0}
+        recipe = type(session.recipe).model_validate(
+            {**session.recipe.model_dump(exclude_unset=True), "methods": {"tried": block}}
+        )
+        monkeypatch.setattr(session, "plan", resolve(recipe))
+        folder = self._align(session, f"loss-{loss}")[0].folder
+        logged = [json.loads(line) for line in (folder / layout.TRAINING_LOG).read_text().splitlines()]
+        assert logged
+        assert all(math.isfinite(value) for line in logged for value in line.values())
+
+    def test_a_budget_in_tokens_says_no_epochs_and_is_kept(self, session, monkeypatch):
+        recipe = session.recipe.model_copy(update={"budget": Budget(tokens=2000)})
+        monkeypatch.setattr(session, "plan", resolve(recipe))
+        run = self._align(session, "tokens")[0]
+        assert run.drawn("tokens") >= 2000
+
+
+class TestALossOfTheWholeStep(MethodSuite):
+    method = "dpo"
+    config = {"loss": "beta_dpo"}
+
+
+class TestALossWithoutAReference(MethodSuite):
+    method = "dpo"
+    config = {"loss": "simpo"}

@@ -1,65 +1,235 @@
-"""The losses of DPO against numbers worked by hand and against TRL's trainer on the same tensors."""
+"""The losses of the family against formulas written out on plain floats and against TRL on the same tensors."""
 
 from __future__ import annotations
 
-import math
+from math import exp, log
 from types import SimpleNamespace
+from typing import get_args
 
 import pytest
 import torch
-from alignbench_dpo import DPO, _loss
-from alignbench_dpo.losses import pair_loss, unmoved
+from alignbench_dpo import DPO, losses
+from alignbench_dpo.catalogue import LOSSES, Name
+from alignbench_dpo.losses import Answers, Pairs, matched, pair_loss
+from alignbench_dpo.objective import Objective
 
 from alignbench import Pair, PluginError, Sequence
 from alignbench.testing.losses import group_scores, reduced
 
-MARGIN = torch.tensor([2.0, 0.0, -1.0])
-SURE = torch.ones(3)
-LOSSES = ("sigmoid", "ipo", "hinge", "robust")
+N = 5
+REFERENCE_FREE = {"simpo", "alpha_po", "cpo", "slic", "rrhf"}
+BETA = {"simpo": 2.0, "alpha_po": 2.0, "cpo": 0.1, "slic": 0.1, "rrhf": 1.0, "sigmoid_norm": 5.0}
 
 
-def of(loss: str, margin=MARGIN, preference=SURE, beta=0.5, label_smoothing=0.0) -> list[float]:
-    return pair_loss(margin, preference, loss=loss, beta=beta, label_smoothing=label_smoothing).tolist()
+def config(loss: str, **fields) -> DPO.Config:
+    fields = {"label_smoothing": 0.1, **fields} if loss in ("exo_pair", "robust") else fields
+    return DPO.Config(loss=loss, **fields)
 
 
-def test_sigmoid_is_the_logistic_loss_of_the_scaled_margin():
-    assert of("sigmoid") == pytest.approx(
-        [math.log(1 + math.exp(-1)), math.log(2), math.log(1 + math.exp(0.5))]
-    )
+def make_pairs(seed: int = 0, n: int = N, *, reference: bool = True) -> Pairs:
+    draw = torch.Generator().manual_seed(seed)
+    made = []
+    for _ in range(2):
+        length = torch.randint(1, 8, (n,), generator=draw)
+        logps = -torch.rand(n, generator=draw) * length
+        known = logps + torch.randn(n, generator=draw) if reference else torch.zeros(n)
+        made.append(Answers(logps, known, length))
+    return Pairs(*made)
 
 
-def test_ipo_is_the_squared_distance_to_half_over_beta():
-    assert of("ipo") == pytest.approx([1.0, 1.0, 4.0])
+def of(loss: str, pairs: Pairs, preference=None, **fields) -> torch.Tensor:
+    by = config(loss, **fields)
+    if LOSSES[loss].whole_step and loss != "beta_dpo":
+        pairs = matched(pairs, loss)
+    preference = torch.ones(len(pairs.margin)) if preference is None else preference
+    return pair_loss(pairs, preference, loss, by)
 
 
-def test_hinge_is_zero_beyond_a_scaled_margin_of_one():
-    assert of("hinge") == pytest.approx([0.0, 1.0, 1.5])
+# --- against formulas on floats --------------------------------------------------------------------------
+
+
+def s(x: float) -> float:
+    return 1 / (1 + exp(-x))
+
+
+def dpo(h: float, beta: float) -> float:
+    return log(1 + exp(-beta * h))
+
+
+def formula(loss: str, w: float, l: float, rw: float, rl: float, nw: int, nl: int) -> float:  # noqa: E741
+    """The loss of one pair with its default fields: log pi, log ref and lengths of chosen and rejected."""
+    beta = BETA.get(loss, 0.1)
+    a, b = w - rw, l - rl
+    h = a - b
+    return {
+        "sigmoid": lambda: dpo(h, 0.1),
+        "sigmoid_norm": lambda: dpo(a / nw - b / nl, 5),
+        "ipo": lambda: (a / nw - b / nl - 5) ** 2,
+        "hinge": lambda: max(0, 1 - 0.1 * h),
+        "exponential": lambda: exp(-0.1 * h),
+        "robust": lambda: (0.9 * dpo(h, 0.1) - 0.1 * dpo(-h, 0.1)) / 0.8,
+        "exo_pair": lambda: s(0.1 * h) * log(s(0.1 * h) / 0.9) + s(-0.1 * h) * log(s(-0.1 * h) / 0.1),
+        "nca_pair": lambda: -log(s(0.1 * a)) - log(s(-0.1 * a)) / 2 - log(s(-0.1 * b)) / 2,
+        "bco_pair": lambda: -log(s(0.1 * a) * s(-0.1 * b)),
+        "sppo_hard": lambda: (a - 5) ** 2 + (b + 5) ** 2,
+        "apo_zero": lambda: s(-0.1 * a) + s(0.1 * b),
+        "apo_down": lambda: s(0.1 * a) + s(-0.1 * h),
+        "discopop": lambda: s(-2 * h) * dpo(h, 0.1) + s(2 * h) * exp(-0.1 * h),
+        "f_forward_kl": lambda: dpo(exp(-b) - exp(-a), 0.1),
+        "f_js": lambda: dpo(log(2 * exp(w) / (exp(w) + exp(rw))) - log(2 * exp(l) / (exp(l) + exp(rl))), 0.1),
+        "chi_po": lambda: dpo(exp(a) + a - exp(b) - b, 0.1),
+        "r_dpo": lambda: log(1 + exp(-0.1 * h - 0.01 * (nw - nl))),
+        "dpop": lambda: dpo(h - 50 * max(0, rw - w), 0.1),
+        "rpo": lambda: dpo(h, 0.1) - w / nw,
+        "cal_dpo": lambda: dpo(h, 0.1) + (a - 5) ** 2 + (b + 5) ** 2,
+        "beta_dpo": lambda: dpo(h, 0.1),
+        "wpo": lambda: exp(w / nw) * exp(l / nl) * dpo(h, 0.1),
+        "simpo": lambda: log(1 + exp(1 - 2 * (w / nw - l / nl))),
+        "alpha_po": lambda: log(
+            1 + exp(1 - 2 * ((1 - exp(w / nw) ** -0.25) / 0.25 - (1 - exp(l / nl) ** -0.25) / 0.25))
+        ),
+        "cpo": lambda: dpo(w - l, beta) - w / nw,
+        "slic": lambda: max(0, 1 - beta * (w - l)) - w / nw,
+        "rrhf": lambda: max(0, l / nl - w / nw) - w / nw,
+    }[loss]()
+
+
+BY_ROW = [loss for loss in LOSSES if loss not in ("aot", "aot_unpaired")]
+
+
+@pytest.mark.parametrize("loss", BY_ROW)
+def test_a_loss_equals_its_formula(loss):
+    for seed in range(3):
+        pairs = make_pairs(seed, reference=loss not in REFERENCE_FREE)
+        columns = (
+            pairs.chosen.logps,
+            pairs.rejected.logps,
+            pairs.chosen.reference,
+            pairs.rejected.reference,
+            pairs.chosen.length,
+            pairs.rejected.length,
+        )
+        rows = zip(*(column.tolist() for column in columns), strict=True)
+        assert of(loss, pairs).tolist() == pytest.approx([formula(loss, *row) for row in rows], rel=2e-5)
+
+
+def test_aot_compares_sorted_log_ratios_of_policy_and_reference():
+    pairs = make_pairs()
+    policy = sorted((pairs.chosen.logps - pairs.rejected.logps).tolist())
+    reference = sorted((pairs.chosen.reference - pairs.rejected.reference).tolist())
+    wanted = [dpo(u - v, 0.1) for u, v in zip(policy, reference, strict=True)]
+    assert of("aot", pairs).sum().item() == pytest.approx(sum(wanted))
+
+
+def test_unpaired_aot_has_the_value_and_the_gradient_of_the_sorted_log_ratios():
+    pairs = make_pairs()
+    found = [one.logps.clone().requires_grad_() for one in (pairs.chosen, pairs.rejected)]
+    inside = [
+        Answers(x, y.reference, y.length) for x, y in zip(found, (pairs.chosen, pairs.rejected), strict=True)
+    ]
+    loss = of("aot_unpaired", Pairs(*inside)).sum()
+    plain = [one.logps.clone().requires_grad_() for one in (pairs.chosen, pairs.rejected)]
+    a = (plain[0] - pairs.chosen.reference).sort().values
+    b = (plain[1] - pairs.rejected.reference).sort().values
+    wanted = torch.log1p(torch.exp(-0.1 * (a - b))).sum()
+    assert loss.item() == pytest.approx(wanted.item(), rel=1e-6)
+    loss.backward()
+    wanted.backward()
+    for one, other in zip(found, plain, strict=True):
+        torch.testing.assert_close(one.grad, other.grad)
+
+
+def test_beta_dpo_trusts_a_step_whose_margin_is_above_the_mean():
+    pairs = make_pairs()
+    shifted = Pairs(pairs.chosen, pairs.rejected, shift=0.5)
+    wanted = [dpo(h, 0.1 * (1 + 0.6 * 0.5)) for h in pairs.margin.tolist()]
+    assert of("beta_dpo", shifted).tolist() == pytest.approx(wanted, rel=1e-5)
+
+
+def test_wpo_does_not_learn_through_its_weight():
+    pairs = make_pairs(n=1)
+    logps = pairs.chosen.logps.clone().requires_grad_()
+    of(
+        "wpo", Pairs(Answers(logps, pairs.chosen.reference, pairs.chosen.length), pairs.rejected)
+    ).sum().backward()
+    weight = exp(pairs.chosen.mean.item() + pairs.rejected.mean.item())
+    assert logps.grad.item() == pytest.approx(-weight * 0.1 * s(-0.1 * pairs.margin.item()), rel=1e-5)
 
 
 def test_robust_takes_the_expected_share_of_flips_out_again():
     """With a share e of labels flipped, the mean of the robust loss is the loss on clean labels."""
+    pairs = make_pairs()
     for share in (0.1, 0.3):
-        kept = torch.tensor(of("robust", label_smoothing=share))
-        flipped = torch.tensor(of("robust", -MARGIN, label_smoothing=share))
-        assert ((1 - share) * kept + share * flipped).tolist() == pytest.approx(of("sigmoid"), rel=1e-5)
+        kept = of("robust", pairs, label_smoothing=share)
+        flipped = of("robust", pairs.swapped(), label_smoothing=share)
+        torch.testing.assert_close((1 - share) * kept + share * flipped, of("sigmoid", pairs))
 
 
-@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("loss", [loss for loss in LOSSES if loss != "robust"])
 def test_a_soft_label_takes_the_expectation_of_the_loss(loss):
-    right, wrong = torch.tensor(of(loss)), torch.tensor(of(loss, -MARGIN))
-    soft = of(loss, preference=torch.full((3,), 0.7))
-    assert soft == pytest.approx((0.7 * right + 0.3 * wrong).tolist(), rel=1e-5)
+    pairs = make_pairs()
+    right, wrong = of(loss, pairs), of(loss, pairs, torch.zeros(N))
+    soft = of(loss, pairs, torch.full((N,), 0.7))
+    torch.testing.assert_close(soft, 0.7 * right + 0.3 * wrong)
+    if loss not in ("aot", "aot_unpaired"):
+        torch.testing.assert_close(wrong, of(loss, pairs.swapped()))
 
 
 @pytest.mark.parametrize("loss", LOSSES)
-@pytest.mark.parametrize("beta", [0.05, 0.1, 0.5])
-@pytest.mark.parametrize("preference", [1.0, 0.6])
-def test_a_policy_that_has_not_moved_has_a_known_loss(loss, beta, preference):
-    losses = of(loss, torch.zeros(3), torch.full((3,), preference), beta, 0.2)
-    assert losses == pytest.approx([unmoved(loss, beta)] * 3, rel=1e-6)
-    assert unmoved(loss, beta) == pytest.approx(
-        {"sigmoid": 0.693147181, "robust": 0.693147181, "hinge": 1, "ipo": 1 / (4 * beta**2)}[loss]
+def test_far_away_every_loss_and_gradient_is_finite(loss):
+    far = torch.tensor([-5e3, -1.0, -5e3]).requires_grad_()
+    other = torch.tensor([-1.0, -5e3, -5e3])
+    length = torch.full((3,), 9)
+    found = of(loss, Pairs(Answers(far, other, length), Answers(other, far.detach(), length)))
+    found.sum().backward()
+    assert torch.isfinite(found).all()
+    assert torch.isfinite(far.grad).all()
+
+
+def test_every_name_has_a_loss_a_source_and_a_formula_in_its_docstring():
+    assert set(get_args(Name)) == set(LOSSES)
+    assert len(LOSSES) >= 20
+    for name, loss in LOSSES.items():
+        assert callable(getattr(losses, name))
+        assert loss.source[:4].isdigit(), name
+
+
+# --- what a recipe may combine ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_a_config_written_out_is_the_same_config(loss):
+    made = config(loss)
+    assert made.beta == BETA.get(loss, 0.1)
+    assert DPO.Config(**made.model_dump()) == made
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"loss": "ipo", "margin": 1.0}, "the loss 'ipo' does not read it"),
+        ({"nll_weight": 1.0}, "use rpo or cpo or slic or rrhf"),
+        ({"loss": "nca_pair", "label_smoothing": 0.1}, "no form for wrong labels"),
+        ({"loss": "exo_pair"}, "needs a share of wrong labels above 0"),
+    ],
+)
+def test_a_field_that_the_loss_does_not_read_is_refused(fields, words):
+    with pytest.raises(ValueError, match=words):
+        DPO.Config(**fields)
+
+
+def test_check_tells_a_refused_combination_at_its_place(tmp_path):
+    from alignbench.errors import RecipeError
+    from alignbench.recipe.load import load
+
+    file = tmp_path / "recipe.yaml"
+    file.write_text(
+        "model: sandbox\ndata: {train: sandbox}\nbudget: {steps: 1}\n"
+        "methods:\n  mine:\n    method: dpo\n    loss: ipo\n    tau: 0.1\n"
     )
+    with pytest.raises(RecipeError) as caught:
+        load(file)
+    assert any(one.line == 8 and "does not read it" in one.what for one in caught.value.problems)
 
 
 # --- against TRL -----------------------------------------------------------------------------------------
@@ -80,7 +250,7 @@ def trl(tmp_path_factory):
     words = {f"w{at}": at for at in range(16)}
     core = Tokenizer(models.WordLevel(words, unk_token="w1"))
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, pad_token="w0", unk_token="w1", eos_token="w2")
-    config = LlamaConfig(
+    shape = LlamaConfig(
         vocab_size=16, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=1
     )
     rows = {"prompt_ids": [[3, 4]], "chosen_ids": [[5, 2]], "rejected_ids": [[6, 2]]}
@@ -92,12 +262,12 @@ def trl(tmp_path_factory):
         precompute_ref_log_probs=True,
     )
     return Given(
-        LlamaForCausalLM(config), args=args, train_dataset=Dataset.from_dict(rows), processing_class=tokenizer
+        LlamaForCausalLM(shape), args=args, train_dataset=Dataset.from_dict(rows), processing_class=tokenizer
     )
 
 
 def make_scores(seed: int = 0) -> dict[str, torch.Tensor]:
-    """Log-probabilities per token [3, 7] of chosen and rejected, their lengths, and the references' sums."""
+    """Log-probabilities per token [6, 7] of chosen and rejected, their lengths, and the references' sums."""
     draw = torch.Generator().manual_seed(seed)
     lengths = torch.randint(1, 8, (6,), generator=draw)
     mask = torch.arange(7) < lengths[:, None]
@@ -105,23 +275,71 @@ def make_scores(seed: int = 0) -> dict[str, torch.Tensor]:
     return {"mask": mask, "logps": logps, "reference": logps.sum(-1) + torch.randn(6, generator=draw)}
 
 
-def ours(config, seen: dict[str, torch.Tensor]) -> torch.Tensor:
-    groups = {}
-    for name, part in (("chosen", slice(0, 3)), ("rejected", slice(3, 6))):
-        groups[name] = group_scores(name, seen["mask"][part], logps=seen["logps"][part])
-    rows = [Pair(id=str(n), prompt=(), chosen=f"c{n}", rejected=f"r{n}", prompt_ids=(n,)) for n in range(3)]
-    references = iter([seen["reference"][:3], seen["reference"][3:]])
-    return reduced(_loss(config, lambda sequences: next(references), {"checked": True}), groups, rows)[0]
+class Told:
+    """A run whose scores and references are written down."""
+
+    def __init__(self, seen: dict[str, torch.Tensor]):
+        self.groups = {
+            name: group_scores(name, seen["mask"][part], logps=seen["logps"][part])
+            for name, part in (("chosen", slice(0, 3)), ("rejected", slice(3, 6)))
+        }
+        self.reference = dict(zip(range(6), seen["reference"].tolist(), strict=True))
+
+    def score(self, groups):
+        return self.groups
+
+    def look(self, sequences: list[Sequence]) -> torch.Tensor:
+        return torch.tensor([self.reference[one.response[0]] for one in sequences])
 
 
-@pytest.mark.parametrize("loss", LOSSES)
+ROWS = [
+    Pair(
+        id=str(n), prompt=(), chosen="", rejected="", prompt_ids=(n,), chosen_ids=(n,), rejected_ids=(n + 3,)
+    )
+    for n in range(3)
+]
+
+
+def objective(told: Told, by: DPO.Config, *, checked: bool = True) -> Objective:
+    made = Objective.__new__(Objective)
+    made.run, made.config, made.policy = told, by, None
+    made.reference = told.look if LOSSES[by.loss].reference else None
+    made.state, made._step, made._place = {"checked": checked}, None, {}
+    return made
+
+
+def ours(by: DPO.Config, seen: dict[str, torch.Tensor]) -> torch.Tensor:
+    told = Told(seen)
+    made = objective(told, by)
+    if made.whole_step:
+        made.before_step(ROWS)
+    return reduced(made.loss, told.groups, ROWS)[0]
+
+
+TRLS = {
+    **{loss: loss for loss in LOSSES if LOSSES[loss].reference},
+    "f_forward_kl": "sigmoid",
+    "f_js": "sigmoid",
+    "wpo": "sigmoid",
+}
+for only_ours in ("exponential", "chi_po", "r_dpo", "dpop", "rpo", "cal_dpo", "beta_dpo"):
+    del TRLS[only_ours]
+
+
+@pytest.mark.parametrize("loss", TRLS)
 @pytest.mark.parametrize("beta", [0.1, 0.5])
-def test_the_loss_equals_trls_on_the_same_log_probabilities(trl, loss, beta):
+def test_the_loss_equals_trls_on_the_same_log_probabilities(trl, loss, beta, monkeypatch):
+    smoothing = 0.2 if loss in ("robust", "exo_pair", "aot", "aot_unpaired") else 0.0
+    monkeypatch.setattr(trl, "loss_types", [TRLS[loss]])
+    monkeypatch.setattr(trl, "loss_weights", [1.0])
+    monkeypatch.setattr(trl, "beta", beta)
+    monkeypatch.setattr(trl, "label_smoothing", smoothing)
+    monkeypatch.setattr(trl, "use_weighting", loss == "wpo")
+    monkeypatch.setattr(trl, "precompute_ref_logps", True)
+    divergence = {"f_forward_kl": "forward_kl", "f_js": "js_divergence"}.get(loss, "reverse_kl")
+    monkeypatch.setattr(trl, "f_divergence_type", divergence)
     for seed in range(5):
         seen = make_scores(seed)
-        smoothing = 0.2 if loss == "robust" else 0.0
-        trl.loss_types, trl.loss_weights, trl.beta, trl.label_smoothing = [loss], [1.0], beta, smoothing
-        trl.precompute_ref_logps = True
         inputs = {
             "input_ids": torch.full((6, 8), 5),
             "attention_mask": torch.ones(6, 8),
@@ -130,44 +348,84 @@ def test_the_loss_equals_trls_on_the_same_log_probabilities(trl, loss, beta):
             "ref_rejected_logps": seen["reference"][3:],
         }
         fields = {"entropy": seen["logps"], "mean_logits": seen["logps"], "is_top1": seen["mask"]}
-        said = SimpleNamespace(log_probs=seen["logps"], **fields)
+        # Without WPO's alignment of the weights: our weights are the plain probabilities.
+        said = SimpleNamespace(
+            log_probs=seen["logps"], log_sum_sq_probs=torch.zeros_like(seen["logps"]), **fields
+        )
         theirs = trl._compute_loss(lambda **given: said, inputs, False)  # noqa: B023
         mine = ours(DPO.Config(loss=loss, beta=beta, label_smoothing=smoothing), seen)
-        assert mine.item() == pytest.approx(float(theirs), rel=1e-6, abs=1e-6)
+        assert mine.item() == pytest.approx(float(theirs), rel=2e-6, abs=2e-6)
 
 
-# --- the check at the first step -------------------------------------------------------------------------
+@pytest.mark.parametrize("loss", ["simpo", "alpha_po", "cpo", "slic"])
+@pytest.mark.parametrize("beta", [0.1, 2.0])
+def test_a_loss_without_a_reference_equals_that_of_trls_cpo_trainer(loss, beta):
+    from trl.experimental.cpo import CPOTrainer
+
+    pairs = make_pairs(reference=False)
+    average = loss in ("simpo", "alpha_po")
+    trainer = SimpleNamespace(
+        accelerator=SimpleNamespace(device="cpu"),
+        alpha=0.25 if loss == "alpha_po" else 0.0,
+        beta=beta,
+        label_smoothing=0.0,
+        simpo_gamma=1.0,
+        loss_type={"cpo": "sigmoid", "slic": "hinge"}.get(loss, "simpo"),
+    )
+    logps = [one.mean if average else one.logps for one in (pairs.chosen, pairs.rejected)]
+    theirs = CPOTrainer.cpo_loss(trainer, *logps)[0]
+    fields = {} if average else {"nll_weight": 0.0}
+    torch.testing.assert_close(of(loss, pairs, beta=beta, **fields), theirs)
 
 
-def test_a_reference_that_is_not_the_start_is_noticed_at_the_first_step():
+# --- the step --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("loss", ["aot", "aot_unpaired", "beta_dpo"])
+def test_a_loss_of_the_whole_step_is_the_same_in_micro_batches(loss):
+    told = Told(make_scores())
+    made = objective(told, config(loss))
+    made.before_step(ROWS)
+    whole = made.loss(told.groups, ROWS)[0]
+    parts = []
+    for rows in (ROWS[:2], ROWS[2:]):
+        part = slice(ROWS.index(rows[0]), ROWS.index(rows[-1]) + 1)
+        groups = {
+            name: group_scores(name, group.mask[part], logps=group.logps[part])
+            for name, group in told.groups.items()
+        }
+        parts.append(made.loss(groups, rows)[0])
+    torch.testing.assert_close(torch.cat(parts), whole)
+
+
+@pytest.mark.parametrize("off", [0.0, 0.01])
+def test_a_reference_that_is_not_the_start_is_noticed_at_the_first_step(off):
     seen = make_scores()
-    group = group_scores("chosen", seen["mask"][:3], logps=seen["logps"][:3])
-    rows = [Pair(id="0", prompt=(), chosen="", rejected="")] * 3
-    for stale, off in ((False, 0.0), (True, 0.01)):
-        shifts = iter([off, 0.0])
-        state = {"checked": False}
-        loss = _loss(DPO.Config(), lambda _, shifts=shifts: group.sums() + next(shifts), state)
-        if stale:
-            with pytest.raises(PluginError, match=r"the first loss is 0\.693647, not 0\.693147"):
-                loss({"chosen": group, "rejected": group}, rows)
-        else:
-            loss({"chosen": group, "rejected": group}, rows)
-        assert state == {"checked": True}
+    seen["reference"] = seen["logps"].sum(-1)
+    seen["reference"][:3] += off
+    told = Told(seen)
+    made = objective(told, config("sigmoid"), checked=False)
+    if off:
+        with pytest.raises(PluginError, match=r"the first loss is 0\.693647, not 0\.693147"):
+            made.loss(told.groups, ROWS)
+    else:
+        made.loss(told.groups, ROWS)
+    assert made.state == {"checked": True}
 
 
 def test_under_dropout_there_is_nothing_to_check():
-    group = group_scores("chosen", torch.ones(1, 2, dtype=bool), logps=torch.zeros(1, 2), tolerance=None)
-    shifts = iter([5.0, 0.0])
-    loss = _loss(DPO.Config(), lambda _: torch.zeros(1) + next(shifts), {"checked": False})
-    loss({"chosen": group, "rejected": group}, [Pair(id="0", prompt=(), chosen="", rejected="")])
+    told = Told(make_scores())
+    for name, group in told.groups.items():
+        told.groups[name] = group_scores(name, group.mask, logps=group.logps, tolerance=None)
+    objective(told, config("sigmoid"), checked=False).loss(told.groups, ROWS)
 
 
 def test_the_two_sequences_of_a_pair_share_their_prompt():
-    from alignbench_dpo import _sequences
+    from alignbench_dpo.objective import sequences
 
     row = Pair(
         id="0", prompt=(), chosen="", rejected="", prompt_ids=(1, 2), chosen_ids=(3,), rejected_ids=(4,)
     )
-    given = _sequences([row])
+    given = sequences([row])
     assert given == {"chosen": [Sequence((1, 2), (3,))], "rejected": [Sequence((1, 2), (4,))]}
     assert given["chosen"][0].prompt is given["rejected"][0].prompt, "so that it is computed once"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -113,11 +114,10 @@ class TestThreeActions:
 
     def dpo_loss(self, policy: torch.Tensor, start: torch.Tensor) -> torch.Tensor:
         """The loss that alignbench-dpo trains with, on the one pair of the data; log-probabilities [3]."""
-        pair_loss = pytest.importorskip("alignbench_dpo.losses").pair_loss
-        ratios = policy[:2] - start[:2]
-        return pair_loss(
-            (ratios[0] - ratios[1])[None], torch.ones(1), loss="sigmoid", beta=self.beta, label_smoothing=0.0
-        )[0]
+        dpo = pytest.importorskip("alignbench_dpo.losses")
+        one = torch.ones(1)
+        pairs = dpo.Pairs(*(dpo.Answers(policy[n : n + 1], start[n : n + 1], one) for n in range(2)))
+        return dpo.pair_loss(pairs, one, "sigmoid", SimpleNamespace(beta=self.beta, label_smoothing=0.0))[0]
 
     def shared(self, weight: torch.Tensor) -> torch.Tensor:
         """The policy's log-probabilities: one weight that all three actions share."""

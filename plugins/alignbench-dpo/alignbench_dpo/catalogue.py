@@ -1,0 +1,93 @@
+"""The losses by name: where each comes from, which fields it reads, and what it needs; imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+Name = Literal[
+    "sigmoid",
+    "sigmoid_norm",
+    "ipo",
+    "hinge",
+    "exponential",
+    "robust",
+    "exo_pair",
+    "nca_pair",
+    "bco_pair",
+    "sppo_hard",
+    "aot",
+    "aot_unpaired",
+    "apo_zero",
+    "apo_down",
+    "discopop",
+    "f_forward_kl",
+    "f_js",
+    "chi_po",
+    "r_dpo",
+    "dpop",
+    "rpo",
+    "cal_dpo",
+    "beta_dpo",
+    "wpo",
+    "simpo",
+    "alpha_po",
+    "cpo",
+    "slic",
+    "rrhf",
+]
+
+
+@dataclass(frozen=True)
+class Loss:
+    """One loss of the family."""
+
+    source: str
+    """arXiv number, and the equation where the paper numbers it; the docstring in `losses.py` writes it out."""
+    reads: Mapping[str, float] = field(default_factory=dict)
+    """The fields that only some losses read, with the value each has here where the recipe says none."""
+    beta: float = 0.1
+    """Its beta where the recipe says none."""
+    reference: bool = True
+    """Whether it compares with the start; one that does not computes no reference."""
+    smoothing: bool = False
+    """Whether an assumed share of wrong labels makes sense for it."""
+    whole_step: bool = False
+    """Whether it needs a number or an order of all rows of a step."""
+
+
+LOSSES: Mapping[Name, Loss] = {
+    "sigmoid": Loss("2305.18290, eq. 7", smoothing=True),
+    "sigmoid_norm": Loss("2411.15124", beta=5.0, smoothing=True),
+    "ipo": Loss("2310.12036, eq. 17", smoothing=True),
+    "hinge": Loss("2305.10425, on DPO's margin", smoothing=True),
+    "exponential": Loss("2402.05749", smoothing=True),
+    "robust": Loss("2403.00409", smoothing=True),
+    "exo_pair": Loss("2402.00856, eq. 16", smoothing=True),
+    "nca_pair": Loss("2402.05369"),
+    "bco_pair": Loss("2404.04656, without its shift"),
+    "sppo_hard": Loss("2405.00675, eq. 4.7 with P = 1 and 0"),
+    "aot": Loss("2406.05882, paired", smoothing=True, whole_step=True),
+    "aot_unpaired": Loss("2406.05882, unpaired", smoothing=True, whole_step=True),
+    "apo_zero": Loss("2408.06266, eq. 7"),
+    "apo_down": Loss("2408.06266, eq. 8"),
+    "discopop": Loss("2406.08414, eq. 5", {"tau": 0.05}, smoothing=True),
+    "f_forward_kl": Loss("2309.16240", smoothing=True),
+    "f_js": Loss("2309.16240", smoothing=True),
+    "chi_po": Loss("2407.13399", smoothing=True),
+    "r_dpo": Loss("2403.19159", {"length_weight": 0.01}, smoothing=True),
+    "dpop": Loss("2402.13228", {"penalty": 50.0}),
+    "rpo": Loss("2404.19733", {"nll_weight": 1.0}),
+    "cal_dpo": Loss("2412.14516"),
+    "beta_dpo": Loss("2407.08639", {"sensitivity": 0.6}, smoothing=True, whole_step=True),
+    "wpo": Loss("2406.11827, eq. 2", smoothing=True),
+    "simpo": Loss("2405.14734, eq. 6", {"margin": 1.0}, beta=2.0, reference=False, smoothing=True),
+    "alpha_po": Loss(
+        "2501.03884", {"margin": 1.0, "exponent": 0.25}, beta=2.0, reference=False, smoothing=True
+    ),
+    "cpo": Loss("2401.08417, eq. 3", {"nll_weight": 1.0}, reference=False),
+    "slic": Loss("2305.10425", {"nll_weight": 1.0}, reference=False),
+    "rrhf": Loss("2304.05302", {"nll_weight": 1.0}, beta=1.0, reference=False),
+}
+"""Every loss that `loss` can name, in the order of the documentation."""

@@ -1,0 +1,111 @@
+"""What a training step of the family does: scores to pairs, pairs to a loss, and the numbers that are logged."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from collections.abc import Sequence as Many
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from alignbench import GroupScores, Pair, PluginError, Rows, Run, ScoringGroup, Sequence, TrainablePolicy
+from alignbench.reference import logprobs
+from alignbench_dpo.catalogue import LOSSES
+from alignbench_dpo.losses import MOMENTUM, Answers, Pairs, matched, pair_loss
+
+
+class Objective:
+    """One loss of the family over one training."""
+
+    def __init__(self, run: Run, rows: Rows[Pair], policy: TrainablePolicy, config: Any):
+        self.run, self.policy, self.config = run, policy, config
+        self.reference = logprobs(run, rows) if LOSSES[config.loss].reference else None
+        self.state: dict[str, Any] = {"checked": self.reference is None}
+        self._step: Pairs | None = None
+        self._place: dict[int, int] = {}
+        """Where each row of the step stands in it, by its identity: two rows may be equal."""
+
+    @property
+    def whole_step(self) -> bool:
+        """Whether the loss needs a number or an order of all rows of a step."""
+        return LOSSES[self.config.loss].whole_step
+
+    def sequences(self, rows: list[Pair]) -> Mapping[str, list[Sequence]]:
+        """Return the chosen and the rejected answers; those of a pair share their prompt's computation."""
+        return sequences(rows)
+
+    def before_step(self, rows: list[Pair]) -> None:
+        """Score all rows of a step, for a loss that compares each with the others."""
+        groups = {name: ScoringGroup(items, self.policy) for name, items in sequences(rows).items()}
+        pairs = self._pairs(self.run.score(groups), rows)
+        self._place = {id(row): place for place, row in enumerate(rows)}
+        if self.config.loss == "beta_dpo":
+            mean = self.config.beta * pairs.margin.mean().item()
+            before = self.state.get("mean_margin", mean)
+            self.state["mean_margin"] = MOMENTUM * before + (1 - MOMENTUM) * mean
+            self._step = Pairs(pairs.chosen, pairs.rejected, shift=mean - before)
+        else:
+            self._step = matched(pairs, self.config.loss)
+
+    def loss(
+        self, scores: Mapping[str, GroupScores], rows: list[Pair]
+    ) -> tuple[Tensor, Mapping[str, Tensor]]:
+        """Return the loss [n] of a micro-batch's pairs, and numbers to log."""
+        config, pairs = self.config, self._of_step(self._pairs(scores, rows), rows)
+        chosen, rejected = pairs.chosen, pairs.rejected
+        preference = torch.tensor([row.preference for row in rows], device=chosen.logps.device)
+        losses = pair_loss(pairs, preference, config.loss, config)
+        if not self.state["checked"]:
+            self.state["checked"] = True
+            still = Pairs(chosen.at_reference(), rejected.at_reference(), pairs.matched, pairs.shift)
+            if not self.whole_step:
+                _check(losses, pair_loss(still, preference, config.loss, config), scores["chosen"].tolerance)
+        return losses, {
+            "rewards/chosen": config.beta * chosen.ratio.detach(),
+            "rewards/rejected": config.beta * rejected.ratio.detach(),
+            "rewards/margins": config.beta * pairs.margin.detach(),
+            "rewards/accuracies": pairs.margin > 0,
+            "logps/chosen": chosen.logps,
+            "logps/rejected": rejected.logps,
+        }
+
+    def _pairs(self, scores: Mapping[str, GroupScores], rows: list[Pair]) -> Pairs:
+        made = []
+        for name, items in sequences(rows).items():
+            logps = scores[name].sums()
+            reference = torch.zeros_like(logps) if self.reference is None else self.reference(items)
+            made.append(Answers(logps, reference, scores[name].mask.sum(-1)))
+        return Pairs(*made)
+
+    def _of_step(self, pairs: Pairs, rows: list[Pair]) -> Pairs:
+        """Add what the rows of a micro-batch need to know of the whole step."""
+        step = self._step
+        if step is None:
+            return pairs
+        places = torch.tensor([self._place[id(row)] for row in rows], device=pairs.margin.device)
+
+        def some(values: Tensor | None) -> Tensor | None:
+            return None if values is None else values[places]
+
+        chosen = Answers(**{**vars(pairs.chosen), "matched": some(step.chosen.matched)})
+        rejected = Answers(**{**vars(pairs.rejected), "matched": some(step.rejected.matched)})
+        return Pairs(chosen, rejected, some(step.matched), step.shift)
+
+
+def sequences(rows: Many[Pair]) -> Mapping[str, list[Sequence]]:
+    """Return the chosen and the rejected answers of pairs, which share their prompts."""
+    chosen, rejected = zip(*(row.sequences() for row in rows), strict=True)
+    return {"chosen": list(chosen), "rejected": list(rejected)}
+
+
+def _check(losses: Tensor, expected: Tensor, tolerance: float | None) -> None:
+    """Raise PluginError where the first step does not find the policy at its reference."""
+    if tolerance is None:
+        return
+    found, wanted = losses.detach().mean().item(), expected.detach().mean().item()
+    if not abs(found - wanted) <= tolerance * max(abs(wanted), 1e-3):
+        raise PluginError(
+            f"the first loss is {found:.6f}, not {wanted:.6f}: policy and reference differ before training",
+            "the reference log-probabilities do not belong to this start, data or precision",
+        )
