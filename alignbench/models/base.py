@@ -15,6 +15,7 @@ from alignbench.models.hub import obtain
 from alignbench.models.lora_config import WEIGHTS, read_config, shape_of, targets_of
 from alignbench.models.network import Network
 from alignbench.models.policy import ModelPolicy
+from alignbench.models.trials import find_paths
 from alignbench.recipe import schema
 
 if TYPE_CHECKING:
@@ -43,6 +44,9 @@ class Base(Network):
         self.peft: PeftModel | None = None
         """The same network as peft wraps it; None before the first adapter."""
         self._policies: dict[str, ModelPolicy] = {}
+        # Now, without an adapter: inside a training step its dropout would be drawn, and a resumed training would
+        # draw it again.
+        self.paths = find_paths(self)
         self._count = 0
 
     def policy(self) -> ModelPolicy:

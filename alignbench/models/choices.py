@@ -6,16 +6,18 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from collections.abc import Sequence as Many
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from alignbench.data.tokens import encode, spelled
 from alignbench.errors import ModelError
-from alignbench.models import stack, varlen
+from alignbench.models import varlen
+from alignbench.models.attention import computes_same
+from alignbench.models.incremental import handed_on, last_states, select
 from alignbench.models.memory import CACHED_QUESTIONS, LOGITS, QUESTIONS
-from alignbench.models.prefix_tree import last_states, prefix_tree
+from alignbench.models.prefix_tree import prefix_tree, tree_states
 from alignbench.rows import Ids
 
 if TYPE_CHECKING:
@@ -102,8 +104,8 @@ def read(policy: Adapted, questions: Many[Ids], options: Options, groups: Many[M
     with base.using(policy), base.arithmetic():
         if varlen.supports(base.model, width):
             way = _in_one_row
-        # Padding in the middle of a text would shift a window, and change a recurrent state.
-        elif varlen.attends_to_all(base.model, width) and not stack.is_recurrent(base.model):
+        # Padding in the middle of a text would shift a window.
+        elif varlen.attends_to_all(base.model, width) and continues(base):
             way = _with_cache
         else:
             way = _one_by_one
@@ -121,7 +123,7 @@ def _in_one_row(
         tree = prefix_tree(texts)
         reading.forwards += 1
         reading.tokens += len(tree.ids)
-        found = last_states(base, tree).split(len(asked))
+        found = tree_states(base, tree).split(len(asked))
         after = dict(zip(options.begun, found, strict=True))
         reading.probabilities[places] = _of_each(base, after, options).cpu()
 
@@ -131,14 +133,19 @@ def _one_by_one(
 ) -> None:
     """Read each question, and each option of more than one token behind it, as a whole text."""
     for places in _buckets(questions, groups, options.longest, CACHED_QUESTIONS[base.device.type]):
-        after: dict[Ids, Tensor] = {}
-        for begun in options.begun:
-            texts = [questions[place] + begun for place in places]
-            ids, mask = base.pad(texts, "left")
-            after[begun] = base.hidden(ids, mask)[:, -1]
-            reading.forwards += 1
-            reading.tokens += sum(map(len, texts))
-        reading.probabilities[places] = _of_each(base, after, options).cpu()
+        asked = [questions[place] for place in places]
+        reading.probabilities[places] = _whole(base, asked, options, reading).cpu()
+
+
+def _whole(base: Network, asked: Many[Ids], options: Options, reading: Reading) -> Tensor:
+    """Return the probabilities [questions, options] of questions that are read as whole texts."""
+    after: dict[Ids, Tensor] = {}
+    for begun in options.begun:
+        texts = [question + begun for question in asked]
+        after[begun] = last_states(base, texts)
+        reading.forwards += 1
+        reading.tokens += sum(map(len, texts))
+    return _of_each(base, after, options)
 
 
 def _with_cache(
@@ -147,8 +154,12 @@ def _with_cache(
     """Read shared prefixes first, and what follows each with its keys and values."""
     for places in _buckets(questions, groups, options.longest, CACHED_QUESTIONS[base.device.type]):
         asked = [questions[place] for place in places]
+        levels = _levels(asked, [groups[place] for place in places])
+        if not _fits(base, asked, levels, options):
+            reading.probabilities[places] = _whole(base, asked, options, reading).cpu()
+            continue
         texts, begun = _CachedTexts(base, reading), [0] * len(asked)
-        for ends in _levels(asked, [groups[place] for place in places]):
+        for ends in levels:
             texts.extend([question[:end] for question, end in zip(asked, ends, strict=True)], begun)
             begun = ends
         after = {(): texts.extend(asked, begun)} | texts.options([ids for ids in options.begun if ids])
@@ -200,6 +211,15 @@ def _levels(questions: Many[Ids], groups: Many[Many[object]]) -> list[list[int]]
     return levels
 
 
+def _fits(base: Network, questions: Many[Ids], levels: list[list[int]], options: Options) -> bool:
+    """Return whether the cache of questions that are read level by level, padded, is no longer than the context."""
+    columns, begun = options.longest - 1, [0] * len(questions)
+    for ends in [*levels, [len(question) for question in questions]]:
+        columns += max(end - before for end, before in zip(ends, begun, strict=True))
+        begun = ends
+    return base.context is None or columns <= base.context
+
+
 def _common(questions: Many[Ids]) -> int:
     """How many tokens all of them begin with; one at least is left to each."""
     first, last = min(questions), max(questions)  # in the order of tuples these two differ soonest
@@ -211,10 +231,8 @@ class _CachedTexts:
     """Texts that are extended from shared prefixes: the keys and values of each, computed once."""
 
     def __init__(self, base: Network, reading: Reading):
-        from transformers import DynamicCache
-
         self.base, self.reading = base, reading
-        self.cache = DynamicCache(config=base.model.config)
+        self.cache: dict[str, Any] = {}
         self.mask: Tensor | None = None
         self.rows: list[int] = []
         """By text, in the order given: the row of the cache that holds it."""
@@ -240,12 +258,33 @@ class _CachedTexts:
         ids, mask = self.base.pad(rest, "left")
         if self.mask is not None:
             index = torch.tensor([self.rows[place] for place in places], device=self.base.device)
-            self.cache.batch_select_indices(index)
+            self.cache = {name: select(cache, index) for name, cache in self.cache.items()}
             mask = torch.cat([self.mask[index], mask], dim=1)
         self.mask = mask
         self.reading.forwards += 1
         self.reading.tokens += sum(map(len, rest))
-        return self.base.hidden(ids, mask, past_key_values=self.cache, use_cache=True)
+        output = self.base.forward(ids, mask, use_cache=True, **self.cache)
+        self.cache = handed_on(self.base, output)
+        return output.last_hidden_state
+
+
+def continues(base: Network) -> bool:
+    """Return whether several tokens, padded on the left, can follow a cache whose rows are chosen anew."""
+    shared = base.trial_text(0, 5)
+    texts = [shared + base.trial_text(place, 6 - 2 * place) for place in (1, 2)]
+
+    def cached() -> Tensor:
+        growing = _CachedTexts(base, Reading(torch.empty(0)))
+        first = growing.extend([shared, shared], [0, 0])
+        rest = growing.extend(texts, [5, 5])
+        behind = growing.options([(1,), (2, 3)])
+        return torch.cat([first, rest, *behind.values()])
+
+    def plain() -> Tensor:
+        whole = [shared, shared, *texts, *(text + more for more in ((1,), (2, 3)) for text in texts)]
+        return torch.stack([base.plain_states(text)[-1] for text in whole])
+
+    return computes_same(base.model, "texts that continue a cache", plain, cached)
 
 
 def _of_each(base: Network, after: Mapping[Ids, Tensor], options: Options) -> Tensor:

@@ -13,6 +13,8 @@ from torch import Tensor
 
 from alignbench.api.config import Sampling
 from alignbench.api.policy import Answer
+from alignbench.errors import ModelError
+from alignbench.models.incremental import GrowingTexts
 from alignbench.models.memory import ANSWERS, CACHE
 from alignbench.rows import Prompt
 
@@ -27,14 +29,27 @@ CLOSE = 5e-4
 decided: in float32 the row is then computed again, alone. That rounding is about 1e-5."""
 
 
-def _batch_size(base: Network, length: int) -> int:
-    """Return how many answers of `length` tokens, their prompts included, are generated together."""
+def _batch(base: Network, order: list[_Row], new: int) -> int:
+    """Return how many of the first rows, each with up to `new` tokens more, are decoded together."""
+    first = len(order[0].prompt.prompt_ids)
+    size = min(ANSWERS[base.device.type], _fit(base, first + new))
+    if base.paths.batch == "padded":
+        return size
+    if base.paths.batch == "one by one":
+        return 1
+    alike = next((at for at, row in enumerate(order) if len(row.prompt.prompt_ids) != first), len(order))
+    return min(size, alike)
+
+
+def _fit(base: Network, length: int) -> int:
+    """Return for how many texts of `length` tokens there is room for keys and values."""
     config = base.model.config.get_text_config()
-    heads = config.num_attention_heads
+    heads = getattr(config, "num_attention_heads", None)
+    if not heads:  # a recurrent model, whose state does not grow
+        return ANSWERS[base.device.type]
     size = getattr(config, "head_dim", None) or config.hidden_size // heads
     per_token = 2 * config.num_hidden_layers * (getattr(config, "num_key_value_heads", None) or heads) * size
-    fit = CACHE[base.device.type] // (per_token * base.dtype.itemsize * length)
-    return max(1, min(ANSWERS[base.device.type], fit))
+    return max(1, CACHE[base.device.type] // (per_token * base.dtype.itemsize * length))
 
 
 TIMED = 8
@@ -54,6 +69,9 @@ class _Row:
     tokens: int = 0
     seconds: float = 0.0
     finished: bool = False
+    """Whether it ended with a token that ends answers."""
+    ended: bool = False
+    """Whether nothing is added any more: it is finished, or as long as the model's context."""
 
 
 def generate(
@@ -62,7 +80,8 @@ def generate(
     """Answer each tokenised prompt `samples` times: prompt by prompt, sample by sample.
 
     Law: the noise is keyed by (key, prompt id, sample, position), so that in float32 an answer does not depend on
-    the other prompts, their order or their number.
+    the other prompts, their order or their number. An answer ends, unfinished, where the model's context does.
+    Raises ModelError for a prompt that fills it.
     """
     base = policy.base
     rows = [
@@ -70,11 +89,19 @@ def generate(
         for place, prompt in enumerate(prompts)
         for sample in range(samples)
     ]
+    if base.context is not None:
+        for prompt in prompts:
+            if len(prompt.prompt_ids) >= base.context:
+                raise ModelError(
+                    f"the prompt {prompt.id} of {len(prompt.prompt_ids)} tokens leaves no room for an answer in the "
+                    f"model's context of {base.context}",
+                    "shorten it, or use a model with a longer context",
+                )
     order = sorted(rows, key=lambda row: (-len(row.prompt.prompt_ids), row.place))
     base.model.eval()
     with torch.no_grad(), base.using(policy), base.arithmetic():
         while order:
-            size = _batch_size(base, len(order[0].prompt.prompt_ids) + sampling.max_new_tokens)
+            size = _batch(base, order, sampling.max_new_tokens)
             _decode(base, order[:size], sampling)
             order = order[size:]
     return [
@@ -94,43 +121,33 @@ def generate(
 
 def _decode(base: Network, rows: list[_Row], sampling: Sampling) -> None:
     """Draw the answers of one batch, one token of every row at a time; finished rows are removed."""
-    from transformers import DynamicCache
-
     stops = stop_ids(base)
-    prompts = [row.prompt.prompt_ids for row in rows]
-    cache = DynamicCache(config=base.model.config)
-    ids, mask = base.pad(prompts, "left")
+    texts = GrowingTexts(base, [row.prompt.prompt_ids for row in rows])
     for position in range(sampling.max_new_tokens):
         started = time.perf_counter()
-        hidden = base.hidden(ids, mask, past_key_values=cache, use_cache=True)
-        logits = base.logits(hidden[:, -1])
+        logits = base.logits(texts.states())
         tokens = _draw(base, logits, rows, sampling, position)
-        at_work = [row for row in rows if not row.finished]
-        for row, token in zip(rows, tokens, strict=True):
-            if not row.finished:
+        at_work = [row for row in rows if not row.ended]
+        for row, token, computed in zip(rows, tokens, texts.computed, strict=True):
+            if not row.ended:
                 row.forwards += 1
-                row.tokens += 1 if position else len(row.prompt.prompt_ids)
+                row.tokens += computed
                 row.ids.append(token)
                 row.finished = token in stops
-        alive = [place for place, row in enumerate(rows) if not row.finished]
+                row.ended = row.finished or len(row.prompt.prompt_ids) + len(row.ids) == base.context
+        alive = [place for place, row in enumerate(rows) if not row.ended]
         if len(alive) < len(at_work):
             base.answered(len(at_work) - len(alive))
+        texts.add(tokens)
         if len(alive) <= len(rows) * STAY:
-            index = torch.tensor(alive, device=base.device, dtype=torch.long)
-            cache.batch_select_indices(index)
-            mask, rows, tokens = (
-                mask[index],
-                [rows[place] for place in alive],
-                [tokens[place] for place in alive],
-            )
-        ids = torch.tensor(tokens, device=base.device)[:, None]
-        mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
+            texts.keep(alive)
+            rows = [rows[place] for place in alive]
         share = (time.perf_counter() - started) / len(at_work)
         for row in at_work:
             row.seconds += share
         if not alive:
             return
-    base.answered(sum(not row.finished for row in rows))
+    base.answered(sum(not row.ended for row in rows))
 
 
 def uncached(policy: Adapted, prompts: Many[Prompt], answers: Many[Answer]) -> tuple[float, float]:
@@ -171,7 +188,7 @@ def _draw(base: Network, logits: Tensor, rows: list[_Row], sampling: Sampling, p
     if base.dtype != torch.float32:
         return tokens
     for place, row in enumerate(rows):
-        if not sure[place] and not row.finished:
+        if not sure[place] and not row.ended:
             ids, mask = base.pad([(*row.prompt.prompt_ids, *row.ids)], "left")
             alone = base.logits(base.hidden(ids, mask)[:, -1])
             tokens[place] = _choose(base, alone, [row], sampling, position)[0][0]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from alignbench.models.attention import computes_same, installed
+from alignbench.models.attention import computes_same, decoder_of, installed
 
 
 @contextmanager
@@ -21,7 +21,7 @@ def only(model: PreTrainedModel, read: Tensor) -> Iterator[bool]:
     token is computed by itself. The attention pattern receives `read` and may leave out the other tokens. Yields
     whether it does so: a model whose last layer is built in another way returns all states.
     """
-    if not _supported(model):
+    if not supports(model):
         yield False
         return
     with _shortened(model, read):
@@ -30,7 +30,7 @@ def only(model: PreTrainedModel, read: Tensor) -> Iterator[bool]:
 
 @contextmanager
 def _shortened(model: PreTrainedModel, read: Tensor) -> Iterator[None]:
-    layer: Any = model.base_model.layers[-1]  # pyright: ignore[reportIndexIssue,reportArgumentType]
+    layer: Any = decoder_of(model).layers[-1]  # pyright: ignore[reportIndexIssue]
     before = vars(layer).get("forward")
     layer.forward = _forward_of(layer, read)
     try:
@@ -50,10 +50,12 @@ def _forward_of(layer: Any, read: Tensor) -> Callable[..., Tensor]:
     return forward
 
 
-def _supported(model: PreTrainedModel) -> bool:
+def supports(model: PreTrainedModel) -> bool:
+    """Return whether a model's last layer can be computed for some tokens alone."""
+
     def states() -> Tensor:
         ids = torch.arange(1, 9, device=model.device)[None] % model.config.get_text_config().vocab_size
-        return model.base_model(input_ids=ids, use_cache=False).last_hidden_state
+        return decoder_of(model)(input_ids=ids, use_cache=False).last_hidden_state
 
     def short() -> Tensor:
         with _shortened(model, read):

@@ -17,6 +17,7 @@ from alignbench import heartbeat
 from alignbench.errors import ModelError
 from alignbench.models import attention, stack, varlen
 from alignbench.models.meter import Meter
+from alignbench.models.paths import Paths
 
 if TYPE_CHECKING:
     from peft.tuners.lora import LoraLayer
@@ -51,18 +52,19 @@ class Network:
         self.vocabulary = len(tokenizer)
         """Token ids below this have a token; logits beyond it belong to a padded vocabulary."""
         attention.install(model)
-        model.base_model.register_forward_pre_hook(heartbeat.send)
-        self.takes_positions: bool = "position_ids" in signature(type(model.base_model).forward).parameters
-        config = model.config.get_text_config()
-        shapes = ("logit_scale", "logits_scaling", "final_logit_softcapping")
-        self._shaping = [getattr(config, name, None) for name in shapes]
+        self.decoder: nn.Module = attention.decoder_of(model)
+        """From token ids to hidden states."""
+        self._given = _Given(model.base_model, self.decoder)
+        self.decoder.register_forward_pre_hook(heartbeat.send)
+        self.takes_positions: bool = "position_ids" in signature(type(self.decoder).forward).parameters
+        self.context: int | None = varlen.context(model)
+        """The most tokens that the model can read; None where there is no such limit."""
+        self.paths: Paths = Paths()
+        """Which fast paths it is computed on; the slowest, until others were tried."""
         self._layers: list[LoraLayer] = []
         self._active: str | None = None
         _check_vocabulary(self)
         _check_head(self)
-        # Tried here, without an adapter: inside a training step its dropout would be drawn, and a resumed
-        # training would draw it again.
-        varlen.supports(model, 0)
 
     def using(self, policy: Adapted | None) -> AbstractContextManager[None]:
         """Compute as `policy`, or without an adapter, does inside the block, and as before after it.
@@ -100,23 +102,43 @@ class Network:
         `mask` [B, T], 1 on tokens, is needed where padding is on the left; where a cache in `more` holds P
         positions it covers them too, [B, P + T]. Positions count from the first token.
         """
+        return self.forward(ids, mask, **more).last_hidden_state
+
+    def forward(self, ids: Tensor, mask: Tensor | None = None, **more: Any) -> Any:
+        """Return the whole output of the forward that `hidden` describes."""
         if mask is not None:
             more["attention_mask"] = mask
             if self.takes_positions:
                 more["position_ids"] = (mask.cumsum(1) - 1).clamp_min(0)[:, -ids.shape[1] :]
-        return self.model.base_model(input_ids=ids, **{"use_cache": False, **more}).last_hidden_state
+        return self.decoder(input_ids=ids, **{"use_cache": False, **more})
+
+    def plain_states(self, text: Many[int]) -> Tensor:
+        """Return [tokens, hidden]: the last hidden states of one text, computed as a whole and by itself.
+
+        This is the forward that every fast path must equal.
+        """
+        return self.hidden(*self.pad([text], "left"))[0]
+
+    def trial_text(self, place: int, length: int) -> tuple[int, ...]:
+        """Return one of several texts to try paths on; they differ from the first token on."""
+        return tuple((7 * place + 5 * at * at + 3 * at + 1) % self.vocabulary for at in range(length))
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """Return float32 logits [..., vocabulary] of hidden states [..., hidden]."""
-        logits = self.head(hidden.to(self.head.weight.dtype)).float()
-        factor, divisor, cap = self._shaping
-        if factor:
-            logits = logits * factor
-        if divisor:
-            logits = logits / divisor
-        if cap:
-            logits = cap * torch.tanh(logits / cap)
-        return logits
+        """Return float32 logits [..., vocabulary] of hidden states [..., hidden].
+
+        They are those of the model's own forward, with whatever it does to them: scales, divisors, soft caps.
+        """
+        states = hidden.to(self.head.weight.dtype).reshape(-1, 1, hidden.shape[-1])
+        ids = torch.zeros(len(states), 1, dtype=torch.long, device=states.device)
+        name, whole = self.model.base_model_prefix, self.model.base_model
+        self._given.states = states
+        setattr(self.model, name, self._given)
+        try:
+            logits = self.model(input_ids=ids, use_cache=False).logits
+        finally:
+            setattr(self.model, name, whole)
+            self._given.states = None
+        return logits.float().view(*hidden.shape[:-1], -1)
 
     def pad(self, sequences: Many[Many[int]], side: str) -> tuple[Tensor, Tensor]:
         """Return token ids and mask, int64 [B, T], padded on `side`, on this base's device."""
@@ -171,9 +193,40 @@ def _check_vocabulary(base: Network) -> None:
         )
 
 
+class _Given(nn.Module):
+    """Stands in for a model's decoder and returns states that are there already. No hook of the decoder sees it."""
+
+    def __init__(self, base: nn.Module, decoder: nn.Module):
+        super().__init__()
+        self._of = (base, decoder)  # in a tuple, so that they are no submodules
+        self.states: Tensor | None = None
+
+    def forward(self, *args: Any, **kwargs: Any) -> _Output:
+        assert self.states is not None
+        return _Output(self.states)
+
+    def __getattr__(self, name: str) -> Any:
+        base, decoder = self.__dict__["_of"]
+        found = getattr(base, name)
+        return self if found is decoder else found
+
+
+class _Output:
+    """A decoder's output of last hidden states; whatever else is asked of it is None."""
+
+    def __init__(self, states: Tensor):
+        self.last_hidden_state = states
+
+    def __getitem__(self, place: Any) -> Any:
+        return self.last_hidden_state if place == 0 else ()
+
+    def __getattr__(self, name: str) -> None:
+        return None
+
+
 def _check_head(base: Network) -> None:
     """Refuse a model whose log-probabilities are not its head applied to its last hidden states."""
-    ids, mask = base.pad([[0, 1]], "right")
+    ids, mask = base.pad([base.trial_text(0, 9)], "right")
     with torch.no_grad():
         whole = base.model(input_ids=ids, attention_mask=mask, use_cache=False).logits.float()
         parts = base.logits(base.hidden(ids, mask))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence as Many
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -12,9 +13,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from alignbench.models.last_layer import only
-from alignbench.models.network import Network
 from alignbench.models.varlen import Varlen, row_states
 from alignbench.rows import Ids
+
+if TYPE_CHECKING:
+    from alignbench.models.network import Network
 
 COPY = {"cpu": 24, "cuda": 256}
 """What it costs to copy a token into a row of attention, in tokens that attend to it there."""
@@ -62,7 +65,7 @@ def prefix_tree(texts: Many[Ids]) -> PrefixTree:
     return PrefixTree(np.array(ids, np.int64), depths[:count], ends[:count], owners[:count], paths)
 
 
-def last_states(base: Network, tree: PrefixTree) -> Tensor:
+def tree_states(base: Network, tree: PrefixTree) -> Tensor:
     """Return the last hidden states [texts, hidden] of each text's last token.
 
     `varlen.supports` must be true for the longest text. A row of attention is a stretch of tokens behind all tokens

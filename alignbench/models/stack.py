@@ -18,14 +18,6 @@ def attention_name(model: PreTrainedModel) -> str | None:
     return model.config._attn_implementation
 
 
-def is_recurrent(model: PreTrainedModel) -> bool:
-    """Return whether a model carries a state from token to token that padding would change.
-
-    transformers 5.23 says so in this class attribute alone.
-    """
-    return bool(getattr(model, "_is_stateful", False))
-
-
 def activate(layers: Iterable[LoraLayer], adapter: str | None) -> None:
     """Let LoRA layers compute with one adapter, or with none.
 

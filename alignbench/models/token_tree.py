@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterable, Iterator
 from collections.abc import Sequence as Many
 from contextlib import nullcontext
+from copy import copy
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from alignbench.models.last_layer import only
 from alignbench.models.memory import LOGITS, TREE_POSITIONS
 from alignbench.models.queries import Query, Reply, replies_of
 from alignbench.models.tree_nodes import Node, SharedPrefix
+from alignbench.models.varlen import attends_to_all
 from alignbench.rows import Ids
 
 if TYPE_CHECKING:
@@ -57,6 +59,8 @@ class TokenTree:
         """The path beside which everything was freed: most queries begin with it."""
         self._recent: dict[Ids, Node] = {}
         """The ends of the last queries' paths, by what follows the path above: most queries add one token."""
+        self.whole_texts: bool = shared is not None and shared.whole_texts
+        """Whether each path is computed as a whole text: no keys and values of this tree are kept."""
         self.forwards = 0
         """Model calls with positions of this tree."""
         self.tokens = 0
@@ -86,6 +90,14 @@ class TokenTree:
             self._trees._free(under)
         node.under = {}
 
+    def path_to(self, node: Node) -> Ids:
+        """Return the tokens of the path that ends with a node."""
+        tokens: list[int] = []
+        while node.parent is not None:
+            tokens.append(node.token)
+            node = node.parent
+        return (*self._prefix, *reversed(tokens))
+
     def _from(self, path: Ids) -> tuple[Node, Ids, Ids | None]:
         """Return a node on the path, the tokens of the path behind it, and those behind the kept path."""
         kept, node = self._kept
@@ -101,9 +113,10 @@ class TokenTrees:
 
     Keys and values of every position are kept. A forward is one row of all new positions of all trees: each
     attends to its own path, however many branches a tree has, and the trees of a long shared prefix attend to it
-    together. Models that do not support this get a row for each tree and a mask. In float32 a choice that rounding
-    could decide is computed from the path alone, so that replies do not depend on what was asked with it. Every
-    layer must attend to the whole past, or to a window that no path exceeds.
+    together. Models that do not support this get a row for each tree and a mask; where that is not the plain
+    forward either, or a path is longer than a layer's window, each path is computed as a whole text. In float32 a
+    choice that rounding could decide is computed from the path alone, so that replies do not depend on what was
+    asked with it. Raises ModelError for a path that is longer than the model's context.
     """
 
     def __init__(self, policy: ModelPolicy):
@@ -117,7 +130,10 @@ class TokenTrees:
         self._prefixes: dict[Ids, SharedPrefix] = {}
         self.in_one_row: bool = True
         """Whether all new positions are one row; otherwise each tree is a row, with padding and a mask."""
-        self.in_one_row = self._supports_one_row()
+        self.whole_texts: bool = False
+        """Whether each path is computed as a whole text."""
+        self.in_one_row = installed(self.base.model) and self._gives_the_plain_states(True)
+        self.whole_texts = not self.in_one_row and not self._gives_the_plain_states(False)
 
     @property
     def bytes(self) -> int:
@@ -132,7 +148,7 @@ class TokenTrees:
             for node in new:
                 node.has_state = False
             self._compute([(first, new)])
-            self._prefixes[prefix] = SharedPrefix(last)
+            self._prefixes[prefix] = SharedPrefix(last, first.whole_texts)
         return TokenTree(self, prefix, self._prefixes.get(prefix))
 
     def free_prefix(self, prefix: Ids) -> None:
@@ -177,24 +193,30 @@ class TokenTrees:
             ids, mask = base.pad([path], "left")
             return base.logits(base.hidden(ids, mask)[:, -1])[:, : base.vocabulary]
 
-    def _supports_one_row(self) -> bool:
-        """Return whether this model computes the same in one row: tried on a tree behind a shared prefix."""
-        model = self.base.model
-        prefix = tuple(number % self.base.vocabulary for number in range(APART))
+    def _gives_the_plain_states(self, in_one_row: bool) -> bool:
+        """Return whether one of the ways computes what the plain forward does: tried behind a shared prefix."""
+        base = self.base
+        prefix = tuple(number % base.vocabulary for number in range(APART))
+        paths = (*prefix, 1, 2), (*prefix, 1, 3, 4)
+        if len(paths[1]) > (base.context or APART + 3) or not attends_to_all(base.model, len(paths[1])):
+            return False
 
-        def states(in_one_row: bool) -> Tensor:
-            trees = TokenTrees(self.policy)
-            trees.in_one_row = in_one_row
+        def states() -> Tensor:
+            trees = copy(self)
+            trees._pool, trees._prefixes, trees.in_one_row = Pool(base), {}, in_one_row
             tree = trees.new_tree(prefix)
-            new, _ = trees._grow(tree, [Query((*prefix, 1, 2)), Query((*prefix, 1, 3, 4))])
+            new, _ = trees._grow(tree, [Query(path) for path in paths])
             for node in new:
                 node.has_state = False
             trees._compute([(tree, new)])
             return trees._pool.states[[node.slot for node in new]]
 
-        return installed(model) and computes_same(
-            model, "token trees in one row", lambda: states(False), lambda: states(True)
-        )
+        def plain() -> Tensor:
+            first, second = (base.plain_states(path)[APART:] for path in paths)
+            return torch.cat([first, second[1:]])
+
+        what = "token trees in one row" if in_one_row else "token trees, each a row"
+        return computes_same(base.model, what, plain, states)
 
     # --- trees ----------------------------------------------------------------------------------------------
 
@@ -218,6 +240,11 @@ class TokenTrees:
                 node = below
             if node.slot < 0:
                 raise ModelError("a path without tokens has nothing that could follow it")
+            if self.base.context is not None and node.depth > self.base.context:
+                raise ModelError(
+                    f"a path of {node.depth} tokens does not fit the model's context of {self.base.context}",
+                    "use shorter prompts and answers",
+                )
             ends.append(node)
             if behind is not None:
                 recent[behind] = node
@@ -243,28 +270,54 @@ class TokenTrees:
 
     # --- the network ----------------------------------------------------------------------------------------
 
-    def _compute(self, work: list[tuple[TokenTree, list[Node]]]) -> None:
-        for tree, new in work:
-            tree.forwards += 1
-            tree.tokens += len(new)
+    def _compute(self, work: list[Row]) -> None:
+        fast: list[Row] = []
         with torch.inference_mode(), self.base.using(self.policy), self.base.arithmetic():
-            for rows in _batches(work, TREE_POSITIONS[self.base.device.type]):
+            for tree, new in work:
+                deepest = max(node.depth for node in new)
+                tree.whole_texts |= self.whole_texts or not attends_to_all(self.base.model, deepest)
+                if tree.whole_texts:
+                    self._compute_paths(tree, new)
+                else:
+                    fast.append((tree, new))
+            for rows in _batches(fast, TREE_POSITIONS[self.base.device.type]):
                 self._forward(rows)
         self.peak_bytes = max(self.peak_bytes, self.bytes)
 
-    def _forward(self, rows: list[tuple[TokenTree, list[Node]]]) -> None:
+    def _compute_paths(self, tree: TokenTree, new: list[Node]) -> None:
+        """Compute the states of positions from whole texts, one for each of the paths that end with them."""
+        inner = {node.parent for node in new}
+        left = set(new)
+        for node in new:
+            if node in inner:
+                continue
+            path = tree.path_to(node)
+            states = self.base.plain_states(path)
+            tree.forwards += 1
+            tree.tokens += len(path)
+            above: Node | None = node
+            while above is not None and above in left:
+                self._pool.states[above.slot] = states[above.depth - 1]
+                above.has_state = True
+                left.remove(above)
+                above = above.parent
+
+    def _forward(self, rows: list[Row]) -> None:
         """Compute positions and put them into the pool."""
         pool, device = self._pool, self.base.device
         nodes = [node for _, new in rows for node in new]
         ids = torch.tensor([node.token for node in nodes], device=device)
         positions = torch.tensor([node.depth - 1 for node in nodes], device=device)
         where = torch.tensor([node.slot for node in nodes], device=device)
-        blocks: list[Rows] = []
+        blocks: list[tuple[list[Row], Rows]] = []
         for similar in _similar(rows):
-            blocks.append(Rows(pool, similar, blocks[-1].stop if blocks else 0))
+            blocks.append((similar, Rows(pool, similar, blocks[-1][1].stop if blocks else 0)))
         if self.in_one_row:
+            for tree, new in rows:
+                tree.forwards += 1
+                tree.tokens += len(new)
             read = np.flatnonzero([node.has_state is not None for node in nodes])
-            row = OneRow(pool, where, blocks, _spans(rows), read)
+            row = OneRow(pool, where, [block for _, block in blocks], _spans(rows), read)
             places = torch.from_numpy(read).to(device)
             model = self.base.model
             few = only(model, places) if len(read) < FEW * len(nodes) else nullcontext(False)
@@ -274,20 +327,29 @@ class TokenTrees:
             for node in [nodes[place] for place in read] if shortened else nodes:
                 node.has_state = True
             return
-        for node in nodes:
-            node.has_state = True
-        for block in blocks:
+        for similar, block in blocks:
+            # Some models have masks for as many keys as their context, and no more.
+            if self.base.context is not None and block.mask.shape[-1] > self.base.context:
+                for tree, new in similar:
+                    tree.whole_texts = True
+                    self._compute_paths(tree, new)
+                continue
             ours = block.flat(block.places)
             cache = RowPerTree(pool, where[ours], block)
             hidden = self._hidden(cache, ids[block.places], positions[block.places], block.mask)
             pool.states[where[ours]] = block.flat(hidden)
+            for tree, new in similar:
+                tree.forwards += 1
+                tree.tokens += len(new)
+                for node in new:
+                    node.has_state = True
 
     def _hidden(
         self, cache: DynamicCache, ids: Tensor, positions: Tensor, mask: Tensor | None, **more: Any
     ) -> Tensor:
         if self.base.takes_positions:
             more["position_ids"] = positions
-        states = self.base.model.base_model(
+        states = self.base.decoder(
             input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True, **more
         ).last_hidden_state
         return states.to(self._pool.states.dtype)

@@ -35,8 +35,10 @@ class Node:
 class SharedPrefix:
     """The tokens that several trees begin with: computed once."""
 
-    def __init__(self, last: Node):
+    def __init__(self, last: Node, whole_texts: bool = False):
         self.last = last
+        self.whole_texts = whole_texts
+        """Whether its keys and values are not kept."""
         self._layers: dict[int, tuple[Tensor, Tensor]] = {}
 
     def layer(self, index: int, *stores: Tensor) -> tuple[Tensor, Tensor]:

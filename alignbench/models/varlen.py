@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import Embedding
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
-from alignbench.models.attention import computes_same, installed, no_mask
+from alignbench.models.attention import computes_same, decoder_of, installed, no_mask
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ class Varlen:
 
 
 def hidden_states(model: PreTrainedModel, ids: Tensor, positions: Tensor, varlen: Varlen) -> Tensor:
-    """Return the last hidden states [F, hidden] of tokens [F] at positions [F], padded where a model needs it."""
+    """Return the last hidden states [F, hidden] of tokens [F] at positions [F]: in one row, padded, or one by one."""
     if supports(model, varlen.width):
         return row_states(model, ids, positions, varlen)
     return _padded_states(model, ids, varlen)
@@ -76,7 +78,7 @@ def hidden_states(model: PreTrainedModel, ids: Tensor, positions: Tensor, varlen
 
 def row_states(model: PreTrainedModel, ids: Tensor, positions: Tensor, varlen: Varlen) -> Tensor:
     """Return the same of a model that `supports` it; inside `last_layer.only` those of the tokens that are read."""
-    found = model.base_model(
+    found = decoder_of(model)(
         input_ids=ids[None],
         position_ids=positions[None],
         attention_mask=no_mask(model),
@@ -87,33 +89,78 @@ def row_states(model: PreTrainedModel, ids: Tensor, positions: Tensor, varlen: V
 
 
 def supports(model: PreTrainedModel, width: int) -> bool:
-    """Return whether a model computes sequences of up to `width` tokens in one row as it does with padding."""
+    """Return whether a model computes sequences of up to `width` tokens in one row as it does one by one."""
     if not installed(model) or not attends_to_all(model, width):
         return False
     return computes_same(
-        model, "sequences in one row", lambda: _trial(model, False), lambda: _trial(model, True)
+        model, "sequences in one row", lambda: _trial(model, _alone), lambda: _trial(model, _row)
+    )
+
+
+def pads(model: PreTrainedModel) -> bool:
+    """Return whether a model computes rows with padding on the right as it does one by one."""
+    return computes_same(
+        model, "rows with padding", lambda: _trial(model, _alone), lambda: _trial(model, _padded)
     )
 
 
 def attends_to_all(model: PreTrainedModel, width: int) -> bool:
     """Return whether every token attends to all earlier ones in a sequence of `width` tokens."""
+    limit = window(model)
+    return limit is None or limit >= width
+
+
+def window(model: PreTrainedModel) -> int | None:
+    """Return the fewest tokens that a layer attends to; None where every layer attends to all."""
     config = model.config.get_text_config()
-    windows = [getattr(config, name, None) for name in ("sliding_window", "attention_chunk_size")]
-    return all(window is None or window >= width for window in windows)
+    names = ("sliding_window", "attention_chunk_size", "window_size")
+    return min((size for name in names if isinstance(size := getattr(config, name, None), int)), default=None)
+
+
+def context(model: PreTrainedModel) -> int | None:
+    """Return the most tokens that a model can read; None where it computes positions, and so reads any number.
+
+    Learned positions are an embedding of that size (OPT's has two rows more), and some masks a buffer.
+    """
+    config = model.config.get_text_config()
+    length = getattr(config, "max_position_embeddings", getattr(config, "n_positions", None))
+    decoder, words = decoder_of(model), model.get_input_embeddings()
+    learned = {
+        one.num_embeddings for one in decoder.modules() if isinstance(one, Embedding) and one is not words
+    }
+    masks = {size for buffer in decoder.buffers() for size in buffer.shape}
+    return length if isinstance(length, int) and {length, length + 2} & (learned | masks) else None
 
 
 def _padded_states(model: PreTrainedModel, ids: Tensor, varlen: Varlen) -> Tensor:
+    return (_padded if pads(model) else _alone)(model, ids, varlen)
+
+
+def _padded(model: PreTrainedModel, ids: Tensor, varlen: Varlen) -> Tensor:
     # Padded on the right, where the mask that a model makes by itself is correct.
-    padded = ids.index_select(0, varlen.gather).view(varlen.batch, varlen.width)
-    found = model.base_model(input_ids=padded, use_cache=False).last_hidden_state
+    rows = ids.index_select(0, varlen.gather).view(varlen.batch, varlen.width)
+    found = decoder_of(model)(input_ids=rows, use_cache=False).last_hidden_state
     return found.flatten(0, 1).index_select(0, varlen.back)
 
 
-def _trial(model: PreTrainedModel, in_one_row: bool) -> Tensor:
+def _alone(model: PreTrainedModel, ids: Tensor, varlen: Varlen) -> Tensor:
+    # Whatever follows a sequence in its row, no token of the sequence attends to it.
+    rows = ids.index_select(0, varlen.gather).view(varlen.batch, 1, varlen.width)
+    decoder, mask = decoder_of(model), torch.ones_like(rows[0])
+    found = [
+        decoder(input_ids=row, attention_mask=mask, use_cache=False).last_hidden_state[0] for row in rows
+    ]
+    return torch.cat(found).index_select(0, varlen.back)
+
+
+def _row(model: PreTrainedModel, ids: Tensor, varlen: Varlen) -> Tensor:
+    positions = torch.tensor([0, 1, 2, 3, 4, 2], device=model.device)
+    return row_states(model, ids, positions, varlen)
+
+
+def _trial(model: PreTrainedModel, forward: Callable[[PreTrainedModel, Tensor, Varlen], Tensor]) -> Tensor:
     """Return the states of two short sequences with one prompt."""
     ids = torch.arange(1, 7, device=model.device) % model.config.get_text_config().vocab_size
-    positions = torch.tensor([0, 1, 2, 3, 4, 2], device=model.device)
     gather = torch.tensor([0, 1, 2, 3, 4, 0, 1, 5, 0, 0], device=model.device)
     back = torch.tensor([0, 1, 2, 3, 4, 7], device=model.device)
-    varlen = Varlen(gather, back, 2, 5)
-    return row_states(model, ids, positions, varlen) if in_one_row else _padded_states(model, ids, varlen)
+    return forward(model, ids, Varlen(gather, back, 2, 5))

@@ -18,7 +18,7 @@ from transformers import (
 
 from alignbench.models import Base, choices, varlen
 from alignbench.models.choices import options_of, read
-from alignbench.models.prefix_tree import last_states, prefix_tree
+from alignbench.models.prefix_tree import prefix_tree, tree_states
 from alignbench.rows import Ids
 
 SMALL = {"vocab_size": 24, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
@@ -130,6 +130,6 @@ def test_a_shared_prefix_is_there_once(base: Base, texts: list[Ids]):
         assert tree.depths[path].tolist() == list(range(len(text)))
     if varlen.supports(base.model, 4):
         with torch.no_grad():
-            found = last_states(base, tree)
+            found = tree_states(base, tree)
         for text, last in zip(texts, found, strict=True):
             assert torch.isfinite(last).all(), text

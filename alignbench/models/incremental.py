@@ -1,0 +1,114 @@
+"""Texts that grow by a token at a time, and the hidden state after each: what decoding computes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from collections.abc import Sequence as Many
+from dataclasses import replace
+from inspect import signature
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from transformers import Cache
+
+if TYPE_CHECKING:
+    from alignbench.models.network import Network
+    from alignbench.models.paths import Batch, Paths
+
+
+class GrowingTexts:
+    """A batch of texts under the active adapter. `states` computes what was added since it was last called.
+
+    With `paths.cache` the model's own cache goes from call to call; without it whole texts are computed again. Texts
+    of unequal length need `paths.batch` to be "padded".
+    """
+
+    def __init__(self, base: Network, texts: Many[Many[int]], paths: Paths | None = None):
+        self.base = base
+        self.paths: Paths = base.paths if paths is None else paths
+        self._texts = [list(text) for text in texts]
+        self._rows = list(range(len(texts)))
+        """The row of each text in the cache; rows of removed texts stay where a cache cannot be cut."""
+        self._ids, self._mask = base.pad(texts, "left")
+        self._cache: dict[str, Any] = {}
+        """What the model hands on, by the name under which its forward takes it."""
+        self.computed: list[int] = []
+        """Positions that the last call computed, by text."""
+
+    def states(self) -> Tensor:
+        """Return [texts, hidden]: the last hidden state after each text."""
+        if not self.paths.cache:
+            self.computed = [len(text) for text in self._texts]
+            return self.base.hidden(*self.base.pad(self._texts, "left"))[:, -1]
+        new = self._mask.sum(1).tolist() if not self._cache else [1] * len(self._mask)
+        self.computed = [new[row] for row in self._rows]
+        mask = self._mask if self.paths.mask or not self._cache else None
+        output = self.base.forward(self._ids, mask, use_cache=True, **self._cache)
+        self._cache = handed_on(self.base, output)
+        hidden = output.last_hidden_state[:, -1]
+        return hidden if len(self._rows) == len(hidden) else hidden[self._rows]
+
+    def add(self, tokens: Many[int]) -> None:
+        """Append a token to each text."""
+        for text, token in zip(self._texts, tokens, strict=True):
+            text.append(token)
+        if self.paths.cache:
+            new = torch.zeros(len(self._mask), dtype=torch.long)
+            new[self._rows] = torch.tensor(tokens, dtype=torch.long)
+            self._ids = new[:, None].to(self.base.device)
+            self._mask = torch.cat([self._mask, self._mask.new_ones(len(self._mask), 1)], dim=1)
+
+    def keep(self, places: Many[int]) -> None:
+        """Go on with the texts at these places alone."""
+        self._texts = [self._texts[place] for place in places]
+        self._rows = [self._rows[place] for place in places]
+        if self.paths.cache and self.paths.cut and self._cache:
+            index = torch.tensor(self._rows, dtype=torch.long, device=self.base.device)
+            self._cache = {name: select(cache, index) for name, cache in self._cache.items()}
+            self._ids, self._mask = self._ids[index], self._mask[index]
+            self._rows = list(range(len(places)))
+
+
+def handed_on(base: Network, output: Any) -> dict[str, Any]:
+    """Return the cache in a forward's output, by the name under which the next forward takes it.
+
+    Attention layers call it `past_key_values`, state-space models `cache_params`, RWKV `state`.
+    """
+    taken = signature(type(base.decoder).forward).parameters
+    return {name: cache for name, cache in output.items() if name in taken and cache is not None}
+
+
+def select(cache: Any, index: Tensor) -> Any:
+    """Return a cache with the rows `index`, int64 [rows], each any number of times.
+
+    transformers 5.23 selects the rows of keys and values with `batch_select_indices`, which recurrent layers lack and
+    layers of both kinds inherit for their keys alone; `reorder_cache` knows every layer of a plain cache.
+    """
+    if isinstance(cache, Cache):
+        if type(cache).batch_select_indices is Cache.batch_select_indices:
+            cache.reorder_cache(index)  # pyright: ignore[reportArgumentType]
+        else:
+            cache.batch_select_indices(index)
+        return cache
+    return [state.index_select(0, index) for state in cache]
+
+
+def last_states(base: Network, texts: Many[Many[int]]) -> Tensor:
+    """Return [texts, hidden]: the last hidden state of each text, computed without a cache."""
+    found: list[Tensor] = [torch.empty(0)] * len(texts)
+    paths = replace(base.paths, cache=False)
+    for places in together(paths.batch, texts):
+        states = GrowingTexts(base, [texts[place] for place in places], paths).states()
+        for place, state in zip(places, states, strict=True):
+            found[place] = state
+    return torch.stack(found)
+
+
+def together(batch: Batch, texts: Many[Many[int]]) -> Iterator[list[int]]:
+    """Yield places of texts that share a forward."""
+    by_length: dict[int, list[int]] = {}
+    for place, text in enumerate(texts):
+        key = {"padded": 0, "equal lengths": len(text), "one by one": place}[batch]
+        by_length.setdefault(key, []).append(place)
+    yield from by_length.values()

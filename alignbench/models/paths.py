@@ -1,0 +1,32 @@
+"""Which fast paths a model is computed on; `trials` finds them at load."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Batch = Literal["padded", "equal lengths", "one by one"]
+
+
+@dataclass(frozen=True)
+class Paths:
+    """Which fast paths a model is computed on. The default is right for every causal model."""
+
+    batch: Batch = "one by one"
+    """Which texts share a forward: any, with padding on the left; those of one length; or none."""
+    cache: bool = False
+    """Whether the model's own cache goes from token to token; otherwise whole texts are computed again."""
+    mask: bool = True
+    """Whether a step behind a cache takes the mask of all positions; some recurrent models take none."""
+    cut: bool = False
+    """Whether ended answers are removed from a batch's cache; otherwise they stay in it."""
+    one_row: bool = False
+    """Whether sequences are trained on and scored as one row without padding."""
+    padding: bool = False
+    """Whether sequences in rows with padding on the right are; otherwise one by one."""
+    last_layer: bool = False
+    """Whether the last layer is computed only for the tokens that are read."""
+    trees: Literal["one row", "rows", "whole texts"] = "whole texts"
+    """How a search computes its paths: what they share once, in one row or a row for each tree; or each by itself."""
+    questions: Literal["one row", "cache", "whole texts"] = "whole texts"
+    """How a judge's questions are read: what they share once, in one row or behind a cache; or each by itself."""
