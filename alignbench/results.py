@@ -29,6 +29,9 @@ Estimand = Literal["policies", "method"]
 Outcome = Literal["better", "worse", "equivalent", "not distinguishable"]
 """`equivalent`: closer than the recipe's `evaluation.margin`. Not distinguishable is not equivalent."""
 
+MIN_RATERS = 3
+"""Raters from which an interval speaks of other raters too; fewer say too little of how much raters vary."""
+
 VOLATILE = (
     "/cost/*_seconds",
     "/cost/peak_memory_bytes",
@@ -74,6 +77,9 @@ class Estimate(Record):
     n: int | None = None
     """Sample size of the interval: prompts for `policies` (those of one conversation count as one), seeds for
     `method`."""
+    raters: int | None = None
+    """Raters that the number comes from, where its judge is several or one of them. From three on (`MIN_RATERS`)
+    the interval is for other raters too; with fewer it speaks of these raters only."""
     missing: str = ""
     """Why there is no value; empty where there is one."""
 
@@ -267,6 +273,8 @@ class Comparison(Record):
     """The smallest difference that such a run finds with 80 % power, from the variance of all pairs."""
     seeds: tuple[int, ...] = ()
     """The seeds of a that were compared."""
+    raters: int | None = None
+    """As of an Estimate."""
     missing: str = ""
     """Why there is no difference."""
 

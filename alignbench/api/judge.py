@@ -28,6 +28,8 @@ class Score:
     value: float | None
     parts: Mapping[str, float | None] = field(default_factory=dict)
     """Named aspects of the value: `helpful`, `honest`, `harmless`."""
+    by_rater: Mapping[str, Score] = field(default_factory=dict)
+    """Each rater's own score, where the judge is several raters and this is their mean."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +178,16 @@ class Judge(ABC):
         """
         pairs = zip(self.score(prompts, a), self.score(prompts, b), strict=True)
         return [PairwiseJudgment(preference(first.value, second.value)) for first, second in pairs]
+
+    def by_rater(
+        self, prompts: Sequence[Prompt], a: Sequence[str], b: Sequence[str]
+    ) -> Sequence[Mapping[str, float]]:
+        """Return for each prompt each rater's probability that `a` is better than `b`, by the rater's name.
+
+        Empty for a judge that is one instrument. A judge that is several raters overrides this, and its
+        `compare` is their mean: intervals then have raters as a source of variance.
+        """
+        return [{} for _ in prompts]
 
     def forget(self) -> None:  # noqa: B027  (most judges keep nothing)
         """Drop cached answers, so that questions are asked again."""

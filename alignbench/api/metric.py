@@ -51,6 +51,10 @@ NO_JUDGE = "the recipe names no judge"
 """The reason why a metric that needs a judge is missing where there is none."""
 
 
+ByRater = Mapping[str, Mapping[str, float]]
+"""Prompt id -> rater -> value."""
+
+
 class Cell(NamedTuple):
     """One label at one seed. The untouched model is ("base", seed) at every seed of the recipe."""
 
@@ -128,6 +132,10 @@ class Evidence(Protocol):
         """A judge's probabilities that `a`'s sample is better than `b`'s, aligned with both."""
         ...
 
+    def by_rater(self, judge: str, a: Cell, b: Cell) -> Sequence[Mapping[str, float]]:
+        """The same by each rater of the judge, aligned with both; empty for a judge that is one instrument."""
+        ...
+
     def generations(self, cell: Cell, request: Request) -> Sequence[Answer]:
         """The cell's answers to a request from the metric's `requests`, ordered by prompt, then by sample."""
         ...
@@ -174,6 +182,8 @@ class Measure:
     unit: str = ""
     higher_is_better: bool | None = None
     """None where neither direction is better; such a metric gets differences but no verdict."""
+    by_rater: ByRater = field(default_factory=dict)
+    """Where the judge is several raters, what each of them gave a prompt; `values` are their means."""
     span: tuple[float, float] | None = None
     """Where a value is an outcome or a mean of outcomes, the least and greatest there is: (0, 1) for what
     happens or does not. Their intervals hold near both ends too (`alignbench.stats.with_prior`)."""
@@ -208,6 +218,8 @@ class Difference:
     judge: str | None = None
     unit: str = ""
     higher_is_better: bool | None = None
+    by_rater: ByRater = field(default_factory=dict)
+    """As of a Measure: differences of what the same rater gave both."""
     span: tuple[float, float] | None = None
     """As of a Measure: (-1, 1) for a difference of what happens or does not."""
 
@@ -283,6 +295,11 @@ class Metric(ABC):
                 values={
                     id: value - other.values[id] for id, value in one.values.items() if id in other.values
                 },
+                by_rater={
+                    id: {rater: value - theirs[rater] for rater, value in ours.items() if rater in theirs}
+                    for id, ours in one.by_rater.items()
+                    if (theirs := other.by_rater.get(id))
+                },
             )
             for metric, judge in parts
             for seed, against in matches(
@@ -328,3 +345,12 @@ def by_prompt(samples: Sequence[Answer], values: Iterable[float | None]) -> dict
         if value is not None:
             found[sample.prompt_id].append(value)
     return {id: fmean(of_one) for id, of_one in found.items()}
+
+
+def by_prompt_and_rater(samples: Sequence[Answer], values: Iterable[Mapping[str, float]]) -> ByRater:
+    """Return the mean of each rater's aligned `values` over the samples of each prompt; empty without raters."""
+    found: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for sample, of_one in zip(samples, values, strict=True):
+        for rater, value in of_one.items():
+            found[sample.prompt_id][rater].append(value)
+    return {id: {rater: fmean(ones) for rater, ones in of_one.items()} for id, of_one in found.items()}

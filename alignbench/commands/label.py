@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -131,10 +132,14 @@ def take_in(folder: Path, made: Design, file: Path) -> tuple[int, Counter[str]]:
     Raises DataError where the file is no export, StorageError where another process writes to the journal.
     """
     try:
-        records = json.loads(file.read_text(encoding="utf-8"))
+        text = file.read_text(encoding="utf-8-sig")
+        records = json.loads(text)
+    except json.JSONDecodeError as error:
+        what, fix = f"is not JSON: {error.msg}", "give a JSON export"
+        raise DataError(Problem(what, fix, str(file), error.lineno, error.colno)) from error
     except (OSError, ValueError, RecursionError) as error:
         raise DataError(Problem(f"cannot be read: {error}", "give a JSON export", file=str(file))) from error
-    verdicts, passed = exchange.imported(made, records, str(file))
+    verdicts, passed = exchange.imported(made, records, str(file), _lines(text))
     written = 0
     with journal.opened(folder) as opened:
         for verdict in verdicts:
@@ -144,6 +149,25 @@ def take_in(folder: Path, made: Design, file: Path) -> tuple[int, Counter[str]]:
             opened.append(verdict)
             written += 1
     return written, passed
+
+
+def _lines(text: str) -> list[int]:
+    """The lines at which the members of a JSON list begin; none where `text` holds no list."""
+    space, found = re.compile(r"[\s,]*"), []
+    at, line, decoder = text.find("[") + 1, 1, json.JSONDecoder()
+    if text[: at - 1].strip() or not at:
+        return []
+    seen = 0
+    while text[at := _end(space.match(text, at))] != "]":
+        line, seen = line + text.count("\n", seen, at), at
+        found.append(line)
+        _, at = decoder.raw_decode(text, at)
+    return found
+
+
+def _end(match: re.Match[str] | None) -> int:
+    assert match is not None  # it matches nothing at least
+    return match.end()
 
 
 def give_out(folder: Path, made: Design, file: Path, format: exchange.Format) -> None:
@@ -196,8 +220,10 @@ def _items(file: Path, *, known: bool = False) -> list[Item]:
             answers, ranks = [record["chosen"], record["rejected"]], [1, 2]
         turns = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
         texts = [_text(one) for one in answers] if isinstance(answers, list) else []
-        what = ""
-        if not _are_turns(turns):
+        what, field = "", None
+        if half := design.half_character(record):
+            what, field = design.HALF, half.removeprefix(".")
+        elif not _are_turns(turns):
             what = "`prompt` is no text and no list of turns"
         elif None in texts or len(set(texts)) < 2:
             what = "`answers` is no list of two different texts or more"
@@ -209,7 +235,7 @@ def _items(file: Path, *, known: bool = False) -> list[Item]:
             what = "two answers of a check are the same text"
         if what:
             fix = 'write {"prompt": ..., "answers": [...]}'
-            problems.append(Problem(what, fix, file=str(file), line=line.number))
+            problems.append(Problem(what, fix, file=str(file), line=line.number, field=field))
             continue
         shown = [text for text in texts if text is not None]
         made = design.item(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from statistics import fmean
@@ -121,12 +121,24 @@ class People(Judge):
                 scores[rater].append(score)
             if verdict.flags:
                 flags[rater].append(verdict.flags[place])
-        value = fmean(map(fmean, scores.values())) if scores else None
-        parts = {
-            name: fmean(fmean(flag not in one for one in ones) for ones in flags.values())
-            for flag, name in (UNFLAGGED.items() if flags else ())
+        alone = {
+            rater: Score(
+                fmean(scores[rater]) if rater in scores else None,
+                {
+                    name: fmean(flag not in one for one in flags[rater])
+                    for flag, name in (UNFLAGGED.items() if rater in flags else ())
+                },
+            )
+            for rater in sorted({*scores, *flags})
         }
-        return Score(value, parts)
+        return Score(
+            _mean(one.value for one in alone.values()),
+            {
+                name: _mean(one.parts.get(name) for one in alone.values())
+                for name in (UNFLAGGED.values() if flags else ())
+            },
+            alone,
+        )
 
     def judge_pairs(
         self,
@@ -146,7 +158,7 @@ class People(Judge):
         self, prompts: Sequence[Prompt], a: Sequence[str], b: Sequence[str]
     ) -> list[dict[str, float]]:
         """Return for each prompt what each rater said of `a` and `b`: 1, 0.5 or 0, or between over several
-        items. `alignbench.metrics.raters` makes an interval of it in which raters vary."""
+        items."""
         return [self._pair(*one) for one in zip(prompts, a, b, strict=True)]
 
     def _pair(self, prompt: Prompt, a: str, b: str) -> dict[str, float]:
@@ -189,6 +201,12 @@ def of_run(run: Path) -> dict[str, People]:
         judge.read_from(folder)
         made[name] = judge
     return made
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    """The mean of what is known; None where nothing is."""
+    known = [value for value in values if value is not None]
+    return fmean(known) if known else None
 
 
 def prompt_key(prompt: Any) -> str:

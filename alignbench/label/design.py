@@ -191,6 +191,25 @@ def _pair(labels: list[str], a: str, b: str) -> tuple[str, str]:
     return (a, b) if labels.index(a) < labels.index(b) else (b, a)
 
 
+HALF = "holds a lone surrogate, which is no character"
+
+
+def half_character(value: Any, path: str = "") -> str | None:
+    """Return the path of the first text in JSON values that is no text in UTF-8; None where all are."""
+    if isinstance(value, str):
+        return None if value.isascii() or not any("\ud800" <= one <= "\udfff" for one in value) else path
+    if isinstance(value, Mapping):
+        members = [
+            (f"{path}.{name}" if name.isprintable() else path, [name, one]) for name, one in value.items()
+        ]
+        members = [(where, one) for where, both in members for one in both]
+    else:
+        members = [
+            (f"{path}[{n}]", one) for n, one in enumerate(value if isinstance(value, (list, tuple)) else ())
+        ]
+    return next((found for where, one in members if (found := half_character(one, where)) is not None), None)
+
+
 def write(design: Design, folder: Path) -> None:
     """Write the design into `folder`, whole or not at all."""
     store.write_json(folder / FILE, {"schema": SCHEMA, **asdict(design)})

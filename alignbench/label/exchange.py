@@ -8,13 +8,14 @@ of two with `Pairwise`.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 from alignbench import store
 from alignbench.errors import DataError, Problem
-from alignbench.label.design import Design, Item, key
+from alignbench.label.design import HALF, Design, Item, half_character, key
 from alignbench.label.journal import Verdict, now
 
 Format = Literal["argilla", "label-studio"]
@@ -102,14 +103,30 @@ def _text(item: Item) -> str:
     return "\n\n".join(f"{turn.get('role', '')}: {turn.get('content', '')}" for turn in item.prompt)
 
 
-def imported(design: Design, records: Any, file: str) -> tuple[list[Verdict], Counter[str]]:
+def imported(
+    design: Design, records: Any, file: str, lines: Sequence[int] = ()
+) -> tuple[list[Verdict], Counter[str]]:
     """Return the verdicts of an export on items of this design, and why others were passed over, counted.
 
     An item is known by its id (`id`, `data.item`), or by the same prompt and answers. Equal exports give equal
-    tickets, so that what is imported twice is written once. Raises DataError where it is no such export.
+    tickets, so that what is imported twice is written once. Raises DataError where it is no such export, with
+    every record that is none and its field; `lines` are the lines that the records begin at.
     """
-    if not isinstance(records, list) or not all(isinstance(one, dict) for one in records):
+    if not isinstance(records, list):
         raise DataError(Problem("is no export of Argilla or Label Studio", "give a JSON list", file=file))
+    problems = [
+        Problem(
+            what,
+            "export it again as JSON, or leave the record out",
+            file=file,
+            line=lines[place] if lines else None,
+            field=f"[{place}]{field}",
+        )
+        for place, record in enumerate(records)
+        for field, what in faults(record)
+    ]
+    if problems:
+        raise DataError(problems[:20], total=len(problems))
     known = {item.id: item for item in design.items}
     known |= {_content(_text(item), [one.text for one in item.answers]): item for item in design.items}
     passed: Counter[str] = Counter()
@@ -118,17 +135,16 @@ def imported(design: Design, records: Any, file: str) -> tuple[list[Verdict], Co
         if "fields" in record:
             texts = {name: text for name, text in record["fields"].items() if name != "prompt"}
             own, prompt, given = record.get("id"), record["fields"].get("prompt"), _from_argilla(record)
-        elif "data" in record:
+        else:
             texts = _listed(record["data"])
             own, prompt = record["data"].get("item"), record["data"].get("prompt")
             given = _from_label_studio(record)
-        else:
-            raise DataError(Problem("is no export of Argilla or Label Studio", "give one of them", file=file))
         item = known.get(str(own)) or known.get(_content(prompt, list(texts.values())))
         if item is None:
             passed["it is no item of this labelling"] += 1
             continue
-        for rater, ranks, seconds in given:
+        for who, ranks, seconds in given:
+            rater = who.strip()[:80] or "unknown"
             by_text = {texts[name]: rank for name, rank in ranks.items() if name in texts}
             if any(answer.text not in by_text for answer in item.answers):
                 passed["it does not rank every answer"] += 1
@@ -136,9 +152,117 @@ def imported(design: Design, records: Any, file: str) -> tuple[list[Verdict], Co
             said = compact([by_text[answer.text] for answer in item.answers])
             ticket = store.digest(["import", rater, item.id, list(said)])[:32]
             found[rater, item.id] = Verdict(
-                ticket=ticket, rater=rater[:80], item=item.id, ranks=said, seconds=seconds, at=now()
+                ticket=ticket, rater=rater, item=item.id, ranks=said, seconds=seconds, at=now()
             )
     return list(found.values()), passed
+
+
+Kind = type | tuple[type, ...]
+TEXT: Kind = (str, int, float, type(None))
+"""What stands for a text or a name in an export: `str` of it is taken."""
+
+
+def faults(record: Any) -> Iterator[tuple[str, str]]:
+    """Yield what keeps a record from being one of Argilla or Label Studio: the field, and what is wrong."""
+    if not isinstance(record, dict) or not ("fields" in record or "data" in record):
+        yield "", "is no export of Argilla or Label Studio: it has neither `fields` nor `data`"
+    elif half := half_character(record):
+        yield half, HALF
+    elif "fields" in record:
+        yield from _argilla_faults(record)
+    else:
+        yield from _label_studio_faults(record)
+
+
+def _argilla_faults(record: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    yield from _texts(record["fields"], ".fields")
+    responses = record.get("responses")
+    if isinstance(responses, dict):
+        for name, many in responses.items():
+            yield from _is(many, (list, type(None)), f".responses.{name}")
+            for place, one in _members(many):
+                path = f".responses.{name}{place}"
+                yield from _is(one, dict, path) or _values(one.get("value"), f"{path}.value")
+                yield from _is(many, (list, type(None)), f".responses.{name}")
+    else:
+        yield from _is(responses, (list, type(None)), ".responses")
+        for place, one in _members(responses):
+            path = f".responses{place}"
+            if wrong := _is(one, dict, path) or _is(one.get("values"), (dict, type(None)), f"{path}.values"):
+                yield from wrong
+                continue
+            for name, answer in (one.get("values") or {}).items():
+                inner = f"{path}.values.{name}"
+                yield from _is(answer, dict, inner) or _values(answer.get("value"), f"{inner}.value")
+
+
+def _label_studio_faults(task: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    data = task["data"]
+    if wrong := _is(data, dict, ".data"):
+        yield from wrong
+        return
+    for name in ("answers", "items"):
+        for place, one in _members(data.get(name)):
+            yield from _is(one, dict, f".data.{name}{place}")
+    yield from _is(task.get("annotations"), (list, type(None)), ".annotations")
+    for place, one in _members(task.get("annotations")):
+        path = f".annotations{place}"
+        if wrong := _is(one, dict, path) or _is(one.get("result"), (list, type(None)), f"{path}.result"):
+            yield from wrong
+            continue
+        if not _is_number(one.get("lead_time") or 0):
+            yield f"{path}.lead_time", f"expected seconds, got {_shown(one['lead_time'])}"
+        for inner, result in _members(one.get("result")):
+            yield from _is(result, dict, f"{path}.result{inner}") or _is(
+                result.get("value"), (dict, type(None)), f"{path}.result{inner}.value"
+            )
+
+
+def _values(value: Any, path: str) -> Iterator[tuple[str, str]]:
+    """What is wrong with a ranking, best first or with ranks; any other question's answer is passed over."""
+    for place, one in _members(value):
+        if isinstance(one, dict):
+            rank = one.get("rank")
+            if "value" not in one:
+                yield f"{path}{place}", "has no `value`: the answer that is ranked"
+            if rank is not None and (type(rank) is not int or rank < 1):
+                yield f"{path}{place}.rank", f"expected a rank from 1 on, got {_shown(rank)}"
+
+
+def _texts(fields: Any, path: str) -> Iterator[tuple[str, str]]:
+    if wrong := _is(fields, dict, path):
+        yield from wrong
+        return
+    for name, text in fields.items():
+        if name != "prompt":
+            yield from _is(text, TEXT, f"{path}.{name}")
+
+
+def _members(value: Any) -> Iterator[tuple[str, Any]]:
+    """Yield the members of a list, each with its place as it stands in a path; nothing else has any."""
+    for place, one in enumerate(value if isinstance(value, list) else ()):
+        yield f"[{place}]", one
+
+
+def _is(value: Any, kind: Kind, path: str) -> list[tuple[str, str]]:
+    """The fault of a value that is no `kind`; none where it is."""
+    kinds = kind if isinstance(kind, tuple) else (kind,)
+    if isinstance(value, kinds):
+        return []
+    names = {dict: "an object", list: "a list", str: "a text"}
+    said = " or ".join(names[one] for one in kinds if one in names)
+    return [(path, f"expected {said}, got {_shown(value)}")]
+
+
+def _is_number(value: Any) -> bool:
+    try:
+        return math.isfinite(float(value))
+    except (TypeError, ValueError, OverflowError):
+        return False
+
+
+def _shown(value: Any) -> str:
+    return ascii(value)[:40]
 
 
 PAIRWISE = {"left": (1, 2), "right": (2, 1), "none": (1, 1), "equal": (1, 1)}

@@ -9,8 +9,18 @@ from typing import ClassVar
 
 import numpy as np
 
-from alignbench.api.metric import NO_JUDGE, Cell, Evidence, Measure, Metric, Missing, Need, by_prompt
-from alignbench.metrics.fits import NoFitError, strengths
+from alignbench.api.metric import (
+    NO_JUDGE,
+    Cell,
+    Evidence,
+    Measure,
+    Metric,
+    Missing,
+    Need,
+    by_prompt,
+    by_prompt_and_rater,
+)
+from alignbench.metrics.fits import NoFitError, keyed, strengths
 
 ELO = 400 / log(10)
 """Elo points of one unit of log odds."""
@@ -43,14 +53,21 @@ def _at(evidence: Evidence, judge: str, cells: Sequence[Cell]) -> list[Measure |
     """Return the strengths of the labels at one seed."""
     prompts = {prompt.id: place for place, prompt in enumerate(evidence.prompts)}
     wins = np.full((len(prompts), len(cells), len(cells)), np.nan)
+    alone: dict[str, np.ndarray] = {}
     for (i, a), (j, b) in combinations(enumerate(cells), 2):
         for prompt, share in by_prompt(evidence.samples(a), evidence.compare(judge, a, b)).items():
             wins[prompts[prompt], i, j], wins[prompts[prompt], j, i] = share, 1 - share
+        said = by_prompt_and_rater(evidence.samples(a), evidence.by_rater(judge, a, b))
+        for prompt, of in said.items():
+            for rater, share in of.items():
+                one = alone.setdefault(rater, np.full_like(wins, np.nan))
+                one[prompts[prompt], i, j], one[prompts[prompt], j, i] = share, 1 - share
     met = [bool(np.isfinite(of_one).any()) for of_one in wins]
     try:
         if len(cells) < 2 or not any(met):
             raise NoFitError("there is no other label to compare with")
-        fitted = ELO * strengths(wins[met])
+        by_rater = np.stack(list(alone.values()))[:, met] if alone else None
+        fitted, by_rater = (ELO * one for one in strengths(wins[met], by_rater))
     except NoFitError as reason:
         return [Missing(metric="elo", **cell._asdict(), judge=judge, reason=str(reason)) for cell in cells]
     ids = [prompt for prompt, place in prompts.items() if met[place]]
@@ -61,8 +78,9 @@ def _at(evidence: Evidence, judge: str, cells: Sequence[Cell]) -> list[Measure |
             judge=judge,
             unit="Elo points",
             higher_is_better=True,
-            values=dict(zip(ids, column.tolist(), strict=True)),
+            values=dict(zip(ids, fitted[:, place].tolist(), strict=True)),
+            by_rater=keyed(ids, list(alone), by_rater[..., place]) if alone else {},
             description=f"Bradley-Terry strength from all comparisons by {judge}; {cells[0].label} is 0",
         )
-        for cell, column in zip(cells, fitted.T, strict=True)
+        for place, cell in enumerate(cells)
     ]

@@ -12,6 +12,7 @@ from typing import Any
 from alignbench import results, stats
 from alignbench.api.metric import Cell, Difference, Evidence, Measure, Metric, Missing
 from alignbench.errors import AlignbenchError, Problem, RecipeError
+from alignbench.metrics.raters import Raters, raters_of, with_raters
 from alignbench.rows import conversation
 
 Clusters = Mapping[str, str]
@@ -191,7 +192,11 @@ def _family(
     margin: float | None,
 ) -> Iterator[results.Comparison]:
     tables = {pair: _table(group, clusters, estimand) for pair, group in pairs.items()}
-    estimates = _estimates(estimand, pairs, tables)
+    raters = {pair: raters_of([one.by_rater for one in group], clusters) for pair, group in pairs.items()}
+    estimates = {
+        pair: with_raters(one, raters[pair]) if isinstance(one, stats.Estimate) else one
+        for pair, one in _estimates(estimand, pairs, tables).items()
+    }
     known = {pair: one for pair, one in estimates.items() if isinstance(one, stats.Estimate)}
     if estimand == "method" and not known:
         return  # too few seeds in the whole run
@@ -200,7 +205,8 @@ def _family(
     p_equivalence = _corrected(
         {pair: one.p_equivalence(margin) for pair, one in known.items()} if margin else {}
     )
-    least = _detectable(estimand, known, tables)
+    vary = {pair for pair, one in raters.items() if one and one.vary}
+    least = _detectable(estimand, known, {pair: one for pair, one in tables.items() if pair not in vary})
     for pair, one in estimates.items():
         table = tables[pair]
         first = pairs[pair][0]
@@ -222,7 +228,8 @@ def _family(
             p_value=p_values[pair],
             p_holm=p_holm[pair],
             verdict=stats.verdict(one.value, p_holm[pair], first.higher_is_better, p_equivalence.get(pair)),
-            p_permutation=stats.permutation(table) if estimand == "policies" else None,
+            p_permutation=stats.permutation(table) if estimand == "policies" and pair not in vary else None,
+            raters=_count(raters[pair]),
             margin=margin,
             p_equivalence=p_equivalence.get(pair),
             smallest_detectable=least[pair],
@@ -264,9 +271,16 @@ def _detectable(
     known: Mapping[stats.Pair, stats.Estimate],
     tables: Mapping[stats.Pair, stats.Table | str],
 ) -> dict[stats.Pair, float]:
-    """What each pair would have shown, by the variance of the whole column and not by the pair's own."""
+    """What each pair would have shown, by the variance of the whole column and not by the pair's own.
+
+    By the pair's own where it has no paired table in `tables`: seeds of its own, or raters who vary.
+    """
     found: dict[stats.Pair, float] = {}
-    paired = {pair: table for pair in known if not isinstance(table := tables[pair], str) and table.ndim == 2}
+    paired = {
+        pair: table
+        for pair in known
+        if (table := tables.get(pair)) is not None and not isinstance(table, str) and table.ndim == 2
+    }
     if paired:
         planning = stats.planned(paired.values())
         found = {
@@ -297,14 +311,24 @@ def _measured(group: Sequence[Measure | Missing], clusters: Clusters) -> results
     policies, method = (_or_reason(one, table, measures[0].span) for one in stats.ESTIMATORS.values())
     if isinstance(policies, str):
         return results.Measured(missing=policies)
+    raters = raters_of([one.by_rater for one in measures], clusters)
     return results.Measured(
-        **_fields(policies, policies.prompts),
-        method=None if isinstance(method, str) else results.Estimate(**_fields(method, method.seeds)),
+        **_fields(policies, policies.prompts, raters),
+        method=None if isinstance(method, str) else results.Estimate(**_fields(method, method.seeds, raters)),
     )
 
 
-def _fields(one: stats.Estimate, n: int) -> dict[str, Any]:
-    return {"value": one.value, "ci95": one.interval(), "n": n}
+def _fields(one: stats.Estimate, n: int, raters: Raters | None) -> dict[str, Any]:
+    return {
+        "value": one.value,
+        "ci95": with_raters(one, raters).interval(),
+        "n": n,
+        "raters": _count(raters),
+    }
+
+
+def _count(raters: Raters | None) -> int | None:
+    return raters.count if raters else None
 
 
 def _or_reason(

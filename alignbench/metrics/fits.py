@@ -7,6 +7,8 @@ mean is the fit and whose spread is the fit's sandwich variance, so that the two
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -23,8 +25,11 @@ def ratio(numerators: Array, denominators: Array) -> Array:
     return whole + (numerators - whole * denominators) / denominators.mean()
 
 
-def share_at_equal_length(wins: Array, lengths: Array) -> Array:
+def share_at_equal_length(wins: Array, lengths: Array, by_rater: Array | None = None) -> tuple[Array, Array]:
     """Return values [N] whose mean is the win rate that a logistic regression gives at equal length.
+
+    `by_rater` [R, N] holds the wins by each rater, nan where there are none, whose means `wins` are; the
+    second result, [R, N], is what each rater's wins make of the values.
 
     `wins` [N] are shares in [0, 1], `lengths` [N] a measure of how much longer the first answer is: 0 where
     equal, and of opposite sign where the answers change places. Law: where all lengths are 0 the values are
@@ -37,7 +42,7 @@ def share_at_equal_length(wins: Array, lengths: Array) -> Array:
     finite.
     """
     if not lengths.any():
-        return wins.astype(np.float64)
+        return wins.astype(np.float64), np.zeros((0, len(wins))) if by_rater is None else by_rater
     design = np.stack([np.ones_like(lengths), lengths], axis=1)
     one_sided = wins.sum() in (0, len(wins))
     weights, residuals, information = _newton(design, wins, "length alone decides who wins", firth=one_sided)
@@ -45,19 +50,26 @@ def share_at_equal_length(wins: Array, lengths: Array) -> Array:
     influence = len(wins) * (covariance @ (design * residuals[:, None]).T)[0]
     spread = np.sqrt((influence**2).mean() / len(wins))
     least = np.sqrt(4 * ((wins - 0.5) ** 2).mean() * covariance[0, 0])
-    influence *= max(1.0, least / spread) if spread else 1.0
+    stretch = max(1.0, least / spread) if spread else 1.0
     step = 2 * max(spread, least)
     low, share, high = 1 / (1 + np.exp(-weights[0] + np.array([step, 0.0, -step])))
     slope = max(high - share, share - low) / step if step else share * (1 - share)
-    return share + slope * influence
+    values = share + slope * stretch * influence
+    if by_rater is None:
+        return values, np.zeros((0, len(wins)))
+    moved = len(wins) * (covariance @ design.T)[0] * (by_rater - wins)
+    return values, values + slope * stretch * moved
 
 
-def strengths(wins: Array) -> Array:
+def strengths(wins: Array, by_rater: Array | None = None) -> tuple[Array, Array]:
     """Return Bradley-Terry strengths [N, K] of K players, the first at 0; their mean over N is the fit.
 
     `wins` [N, K, K] holds the share of wins of player i over player j at prompt n, nan where they did not
-    meet. Maximises the sum of wins_ij log sigma(s_i - s_j). Raises NoFitError where some players never lose
-    to the others: their strength has no bound (Ford 1957).
+    meet. `by_rater` [R, N, K, K] holds the same by each rater, whose means `wins` are; the second result,
+    [R, N, K], is then what each rater's verdicts on a prompt make of its strengths, nan where the rater gave
+    none: the mean over a prompt's raters is its row of the first. Maximises the sum of
+    wins_ij log sigma(s_i - s_j). Raises NoFitError where some players never lose to the others: their strength
+    has no bound (Ford 1957).
     """
     from scipy.sparse.csgraph import connected_components
 
@@ -73,11 +85,33 @@ def strengths(wins: Array) -> Array:
     design[np.arange(len(place)), other] = -1
     design = design[:, 1:]
     weights, residuals, information = _newton(design, wins[place, one, other], "")
-    scores = np.zeros((count, players - 1))
-    np.add.at(scores, place, design * residuals[:, None])
-    found = np.zeros((count, players))
-    found[:, 1:] = weights + count * np.linalg.solve(information, scores.T).T
-    return found
+
+    def influence(of_pair: Array) -> Array:
+        scores = np.zeros((count, players - 1))
+        np.add.at(scores, place, design * of_pair[:, None])
+        found = np.zeros((count, players))
+        found[:, 1:] = weights + count * np.linalg.solve(information, scores.T).T
+        return found
+
+    alone = []
+    if by_rater is not None:
+        said = by_rater[:, place, one, other]  # [R, comparisons]
+        there = np.asarray(np.isfinite(by_rater).any(axis=(2, 3)))  # [R, N]
+        # A rater who did not see these two speaks of them with nothing; those who did, for all at the prompt.
+        share = there.sum(axis=0)[place] / np.isfinite(said).sum(axis=0)
+        expected = wins[place, one, other] - residuals
+        alone = [influence(np.nan_to_num((of - expected) * share)) for of in said]
+        for found, seen in zip(alone, there, strict=True):
+            found[~seen] = np.nan
+    return influence(residuals), np.array(alone)
+
+
+def keyed(prompts: Sequence[str], raters: Sequence[str], values: Array) -> dict[str, dict[str, float]]:
+    """Return `values` [R, N] by prompt and rater, without nan; empty without raters."""
+    return {
+        prompt: {rater: float(values[r, n]) for r, rater in enumerate(raters) if np.isfinite(values[r, n])}
+        for n, prompt in enumerate(prompts if raters else ())
+    }
 
 
 def kappa(a: Array, b: Array) -> Array:

@@ -10,6 +10,7 @@ import numpy as np
 
 from alignbench.api.metric import (
     NO_JUDGE,
+    ByRater,
     Cell,
     Difference,
     Evidence,
@@ -18,9 +19,10 @@ from alignbench.api.metric import (
     Missing,
     Need,
     by_prompt,
+    by_prompt_and_rater,
     matches,
 )
-from alignbench.metrics.fits import NoFitError, share_at_equal_length
+from alignbench.metrics.fits import NoFitError, keyed, share_at_equal_length
 from alignbench.recipe.schema import BASE
 
 NAME = "win_rate.length_controlled"
@@ -50,7 +52,7 @@ class LengthControlled(Metric):
         for judge in evidence.judges:
             for seed, against in matches(evidence.cells, a, b):
                 other = Cell(b, seed if against is None else against)
-                values, missing = _controlled(evidence, judge, Cell(a, seed), other)
+                values, by_rater, missing = _controlled(evidence, judge, Cell(a, seed), other)
                 found.append(
                     Difference(
                         metric=NAME,
@@ -63,19 +65,25 @@ class LengthControlled(Metric):
                         higher_is_better=True,
                         span=(-0.5, 0.5),
                         values={id: share - 0.5 for id, share in values.items()},
+                        by_rater={
+                            id: {rater: share - 0.5 for rater, share in of.items()}
+                            for id, of in by_rater.items()
+                        },
                         missing=missing,
                     )
                 )
         return found
 
     def _against_base(self, evidence: Evidence, judge: str, cell: Cell) -> Measure | Missing:
-        base, values = Cell(BASE, cell.seed), {}
+        base = Cell(BASE, cell.seed)
+        values: dict[str, float] = {}
+        by_rater: ByRater = {}
         if cell == base:
             reason = "base is the reference of the comparison"
         elif base not in evidence.cells:
             reason = "base has no samples at this seed"
         else:
-            values, reason = _controlled(evidence, judge, cell, base)
+            values, by_rater, reason = _controlled(evidence, judge, cell, base)
         if not values:
             return Missing(metric=NAME, **cell._asdict(), judge=judge, reason=reason)
         return Measure(
@@ -86,12 +94,13 @@ class LengthControlled(Metric):
             span=(0, 1),
             higher_is_better=True,
             values=values,
+            by_rater=by_rater,
             description=f"how often {judge} would prefer the answer to that of base at equal length",
         )
 
 
-def _controlled(evidence: Evidence, judge: str, a: Cell, b: Cell) -> tuple[dict[str, float], str]:
-    """Return values per prompt, or none and the reason."""
+def _controlled(evidence: Evidence, judge: str, a: Cell, b: Cell) -> tuple[dict[str, float], ByRater, str]:
+    """Return values per prompt and what each rater gave it, or none and the reason."""
     ours, theirs = evidence.samples(a), evidence.samples(b)
     ratios = [
         math.log((1 + len(one.text)) / (1 + len(two.text))) for one, two in zip(ours, theirs, strict=True)
@@ -100,11 +109,20 @@ def _controlled(evidence: Evidence, judge: str, a: Cell, b: Cell) -> tuple[dict[
     wins = by_prompt(ours, judged)
     longer = by_prompt(ours, [r if w is not None else None for r, w in zip(ratios, judged, strict=True)])
     if not wins:
-        return {}, f"{judge} abstained on every prompt"
+        return {}, {}, f"{judge} abstained on every prompt"
+    said = by_prompt_and_rater(ours, evidence.by_rater(judge, a, b))
+    names = sorted({rater for of in said.values() for rater in of})
+    alone = np.array([[said.get(prompt, {}).get(rater, math.nan) for prompt in wins] for rater in names])
     try:
-        values = share_at_equal_length(
-            np.array(list(wins.values())), np.array([longer[prompt] for prompt in wins])
+        values, by_rater = share_at_equal_length(
+            np.array(list(wins.values())),
+            np.array([longer[prompt] for prompt in wins]),
+            alone if names else None,
         )
     except NoFitError as reason:
-        return {}, str(reason)
-    return dict(zip(wins, values.tolist(), strict=True)), ""
+        return {}, {}, str(reason)
+    return (
+        dict(zip(wins, values.tolist(), strict=True)),
+        keyed(list(wins), names, by_rater),
+        "",
+    )

@@ -6,7 +6,16 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from alignbench.api.judge import Score
-from alignbench.api.metric import NO_JUDGE, Evidence, Measure, Metric, Missing, Need, by_prompt
+from alignbench.api.metric import (
+    NO_JUDGE,
+    Evidence,
+    Measure,
+    Metric,
+    Missing,
+    Need,
+    by_prompt,
+    by_prompt_and_rater,
+)
 
 
 class Reward(Metric):
@@ -24,11 +33,10 @@ class Reward(Metric):
                 continue  # its raters were asked for no score
             for cell in evidence.cells:
                 scores = evidence.scores(judge, cell)
-                columns = {"reward": [score.value for score in scores]}
-                for part in dict.fromkeys(part for score in scores for part in score.parts):
-                    columns[f"reward.{part}"] = [score.parts.get(part) for score in scores]
-                for name, column in columns.items():
-                    values = by_prompt(evidence.samples(cell), column)
+                parts = dict.fromkeys(part for score in scores for part in score.parts)
+                for part in (None, *parts):
+                    name = "reward" if part is None else f"reward.{part}"
+                    values = by_prompt(evidence.samples(cell), [_of(score, part) for score in scores])
                     if not values:
                         reason = f"{judge} gives no score"
                         found.append(Missing(metric=name, **cell._asdict(), judge=judge, reason=reason))
@@ -41,10 +49,21 @@ class Reward(Metric):
                             unit="score",
                             higher_is_better=True,
                             values=values,
+                            by_rater=by_prompt_and_rater(
+                                evidence.samples(cell), [_raters(score, part) for score in scores]
+                            ),
                             description=f"score by {judge}, on the prompts that it scores",
                         )
                     )
         return found
+
+
+def _of(score: Score, part: str | None) -> float | None:
+    return score.value if part is None else score.parts.get(part)
+
+
+def _raters(score: Score, part: str | None) -> dict[str, float]:
+    return {rater: value for rater, own in score.by_rater.items() if (value := _of(own, part)) is not None}
 
 
 def _any(scores: Sequence[Score]) -> bool:

@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from alignbench.api.metric import (
     NO_JUDGE,
+    ByRater,
     Cell,
     Difference,
     Evidence,
@@ -15,6 +16,7 @@ from alignbench.api.metric import (
     Missing,
     Need,
     by_prompt,
+    by_prompt_and_rater,
     matches,
 )
 from alignbench.recipe.schema import BASE
@@ -51,15 +53,15 @@ class WinRate(Metric):
                 unit="share",
                 higher_is_better=True,
                 span=(-0.5, 0.5),
-                values={
-                    id: share - 0.5
-                    for id, share in _wins(
-                        evidence, judge, Cell(a, seed), Cell(b, seed if against is None else against)
-                    ).items()
+                values={id: share - 0.5 for id, share in _wins(evidence, judge, one, other).items()},
+                by_rater={
+                    id: {rater: share - 0.5 for rater, share in of.items()}
+                    for id, of in _by_rater(evidence, judge, one, other).items()
                 },
             )
             for judge in evidence.judges
             for seed, against in matches(evidence.cells, a, b)
+            for one, other in [(Cell(a, seed), Cell(b, seed if against is None else against))]
         ]
 
     def _against_base(self, evidence: Evidence, judge: str, cell: Cell) -> Measure | Missing:
@@ -80,9 +82,14 @@ class WinRate(Metric):
             span=(0, 1),
             higher_is_better=True,
             values=wins,
+            by_rater=_by_rater(evidence, judge, cell, base),
             description=f"how often {judge} prefers the answer to that of base; ties count half",
         )
 
 
 def _wins(evidence: Evidence, judge: str, a: Cell, b: Cell) -> dict[str, float]:
     return by_prompt(evidence.samples(a), evidence.compare(judge, a, b))
+
+
+def _by_rater(evidence: Evidence, judge: str, a: Cell, b: Cell) -> ByRater:
+    return by_prompt_and_rater(evidence.samples(a), evidence.by_rater(judge, a, b))

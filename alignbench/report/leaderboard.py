@@ -8,6 +8,7 @@ from typing import Any
 
 from alignbench.report import text
 from alignbench.results import (
+    MIN_RATERS,
     Cell,
     Comparison,
     Cost,
@@ -299,7 +300,7 @@ def _sentence(results: Results, found: Comparison) -> str:
         said = f"{found.a} is {found.verdict} than {found.b} by {amount} in {metric}"
     seeds, missing = _seeds(results, found)
     left_out = f" Not compared: {'; '.join(missing)}." if missing else ""
-    return f"{said}{bracket}, {_scope(found.estimand, len(seeds))}.{left_out}"
+    return f"{said}{bracket}, {_scope(found.estimand, len(seeds), found.raters)}.{left_out}"
 
 
 def _policies(found: Comparison | None) -> str:
@@ -343,25 +344,50 @@ def _seeds(results: Results, found: Comparison) -> tuple[list[int], list[str]]:
     return compared, missing
 
 
-def _scope(estimand: Estimand, seeds: int) -> str:
+def _scope(estimand: Estimand, seeds: int, raters: int | None) -> str:
+    said = f"for these policies only ({seeds} training run{'s' if seeds > 1 else ''})"
     if estimand == "method":
-        return f"for the method, over {seeds} seeds"
-    return f"for these policies only ({seeds} training run{'s' if seeds > 1 else ''})"
+        said = f"for the method, over {seeds} seeds"
+    return f"{said} {_of_raters(raters)}" if raters else said
+
+
+def _of_raters(count: int) -> str:
+    if count >= MIN_RATERS:
+        return f"and for other raters too ({count} asked)"
+    return f"and for {'this one rater' if count == 1 else f'these {count} raters'} only"
 
 
 def _caption(rows: tuple[Row, ...], columns: tuple[Column, ...]) -> str:
     seen = [row.measured(column) for row in rows for column in columns]
     estimands = {one.estimand for one in seen if one.value is not None}
+    said = ""
     if estimands == {"method"}:
-        return "95% intervals of the method, over seeds and prompts."
-    if estimands == {"policies"}:
-        return "95% intervals of these policies only, over prompts: another training may differ by more."
-    if estimands:
-        return (
+        said = "95% intervals of the method, over seeds and prompts."
+    elif estimands == {"policies"}:
+        said = "95% intervals of these policies only, over prompts: another training may differ by more."
+    elif estimands:
+        said = (
             "95% intervals of the method, over seeds and prompts; of a label with fewer than three seeds, of "
             "these policies only."
         )
-    return ""
+    return " ".join([said, *_on_raters(rows, columns)])
+
+
+def _on_raters(rows: tuple[Row, ...], columns: tuple[Column, ...]) -> Iterator[str]:
+    """Yield what the intervals of columns by people speak of, columns that say the same together."""
+    of: dict[str, list[str]] = {}
+    for column in columns:
+        counts = {one.raters for row in rows if (one := row.measured(column)).raters}
+        if counts:
+            few = min(counts)
+            said = (
+                "over raters too: other raters are inside the interval"
+                if few >= MIN_RATERS
+                else f"of {'one rater' if few == 1 else f'{few} raters'} only: another rater may differ by more"
+            )
+            of.setdefault(said, []).append(title(column.metric))
+    for said, names in of.items():
+        yield f"{text.listed(names)}: {said}."
 
 
 def _named(runs: tuple[Results, ...]) -> dict[str, Results]:
@@ -410,7 +436,7 @@ def best(results: Results) -> str:
     seeds = sum(cell.status == "done" for cell in results.cells_of(first))
     said = (
         f"{first} has the best {title(metric)}, {text.estimate(known[first])}, "
-        f"{_scope(known[first].estimand, max(1, seeds))}"
+        f"{_scope(known[first].estimand, max(1, seeds), known[first].raters)}"
     )
     pairs = {name: results.decisive(first, name, metric) for name in order[1:]}
     found = {name: one for name, one in pairs.items() if one is not None and one.verdict is not None}

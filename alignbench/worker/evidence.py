@@ -15,7 +15,7 @@ from alignbench.api.metric import Cell, Metric, PairLogprobs, Request, Under, ma
 from alignbench.api.policy import Answer, Policy, TokenScores
 from alignbench.judges import people
 from alignbench.judges.controls import controls
-from alignbench.metrics import raters
+from alignbench.metrics.second_person import as_a_rater
 from alignbench.recipe.schema import BASE, Named
 from alignbench.rows import Ids, Pair, Prompt, Text, can_derive
 from alignbench.rows import Sequence as Scorable
@@ -65,7 +65,7 @@ class RunEvidence:
         )
         # Each function keeps what it returned: metrics that ask for the same thing share one computation.
         for name in (
-            *("samples", "_scored", "preference_logprobs", "scores", "compare", "_everyone"),
+            *("samples", "_scored", "preference_logprobs", "scores", "compare", "by_rater", "_everyone"),
             *("_policy", "_answers"),
         ):
             setattr(self, name, cache(getattr(self, name)))
@@ -92,7 +92,7 @@ class RunEvidence:
             self._emit(Event(f"the judge {name} under control"))
             found = dict(judge.quality)
             if isinstance(judge, people.People) and judge.config.rater is None:
-                found |= raters.facts(self, judge, self.compared)
+                found["as_a_rater"] = as_a_rater(self, judge, self.compared)
             if self._pairs and not judge.recorded:
                 others = (one for one in self.judges.values() if one is not judge)
                 truths = [one for one in others if not one.trains and not one.recorded]
@@ -211,6 +211,13 @@ class RunEvidence:
             if (b, a) in known:
                 return [None if one is None else 1 - one for one in known[b, a]]
         return self._judged(judge, [(a, b)])[a, b]
+
+    def by_rater(self, judge: str, a: Cell, b: Cell) -> Sequence[Mapping[str, float]]:
+        asked = {prompt.id: prompt for prompt in self.prompts}
+        ours, theirs = self.samples(a), self.samples(b)
+        return self.judges[judge].by_rater(
+            [asked[one.prompt_id] for one in ours], [one.text for one in ours], [one.text for one in theirs]
+        )
 
     def _everyone(self, judge: str) -> Mapping[tuple[Cell, Cell], Sequence[float | None]]:
         """What a judge says of every two labels: asked at once, so that it reads once what questions share."""

@@ -94,6 +94,39 @@ def test_every_bad_line_of_a_file_is_said_with_its_number(tmp_path: Path):
     assert not (tmp_path / "out" / design.FILE).exists()
 
 
+def test_half_a_character_in_a_file_is_said_with_its_line_and_field(tmp_path: Path):
+    file = tmp_path / "answers.jsonl"
+    file.write_text(
+        '{"prompt": "?", "answers": ["a", "b"]}\n{"prompt": "?", "answers": ["a", "\\ud83d"]}\n'
+        '{"prompt": [{"role": "user", "content": "\\udc00"}], "answers": ["a", "b"]}\n'
+    )
+    ended = alignbench("label", "--data", file, "--out", tmp_path / "out", "--status")
+    assert ended.exit_code == 4
+    assert f"{file}:2: answers[1]: holds a lone surrogate" in ended.stderr
+    assert f"{file}:3: prompt[0].content: holds a lone surrogate" in ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", ":1:1: is not JSON"),
+        ('[\n {"fields": {}},\n {"fields": 3}\n]', ":3: [1].fields: expected an object"),
+        ('[{"fields": {}},\n\n 7 ]', ":3: [1]: is no export"),
+        ('[{"data": {"prompt": "\\ud800"}}]', ":1: [0].data.prompt: holds a lone surrogate"),
+        ("[1,\n2", ":2:2: is not JSON"),
+        ("{}", ": is no export of Argilla or Label Studio"),
+    ],
+)
+def test_a_bad_record_of_an_export_is_said_with_file_line_and_field(run: Path, tmp_path, text, words):
+    file = tmp_path / "export.json"
+    file.write_text(text)
+    ended = alignbench("label", run, "--import", file)
+    assert ended.exit_code == 4
+    assert f"{file}{words}" in ended.stderr
+    file.write_bytes(b"\xef\xbb\xbf[]")  # a byte-order mark is no fault
+    assert alignbench("label", run, "--import", file).exit_code == 0
+
+
 def test_checks_with_known_answers_are_shown_to_everyone(run: Path, tmp_path: Path, make_verdict):
     checks = tmp_path / "checks.jsonl"
     checks.write_text('{"prompt": "1 + 1?", "chosen": "2", "rejected": "3"}\n')

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 
 import pytest
 
@@ -112,6 +113,75 @@ def test_what_belongs_to_no_item_or_ranks_half_of_one_is_counted(made, make_verd
     found, passed = imported(made, [*records, stranger], "file")
     assert found == []
     assert dict(passed) == {"it does not rank every answer": 1, "it is no item of this labelling": 1}
+
+
+RANKED = {"fields": {"prompt": "?", "a": "1"}, "responses": {"r": [{"value": ["a"], "user_id": "u"}]}}
+TASK = {"data": {"answers": []}, "annotations": [{"result": [{"type": "ranker", "value": {}}]}]}
+
+
+@pytest.mark.parametrize(
+    ("record", "field"),
+    [
+        ({"fields": None}, r"\[1\].fields"),
+        ({"fields": ["a"]}, r"\[1\].fields"),
+        ({"fields": {"a": ["x"]}}, r"\[1\].fields.a"),
+        (RANKED | {"responses": "x"}, r"\[1\].responses"),
+        (RANKED | {"responses": [1]}, r"\[1\].responses\[0\]"),
+        (RANKED | {"responses": [{"values": [1]}]}, r"\[1\].responses\[0\].values"),
+        (RANKED | {"responses": [{"values": {"q": 1}}]}, r"\[1\].responses\[0\].values.q"),
+        (RANKED | {"responses": {"r": "x"}}, r"\[1\].responses.r"),
+        (RANKED | {"responses": {"r": [None]}}, r"\[1\].responses.r\[0\]"),
+        (RANKED | {"responses": {"r": [{"value": [{"rank": 1}]}]}}, r"\[1\].responses.r\[0\].value\[0\]"),
+        (
+            RANKED | {"responses": {"r": [{"value": [{"value": "a", "rank": "first"}]}]}},
+            r"\[1\].responses.r\[0\].value\[0\].rank",
+        ),
+        (
+            RANKED | {"responses": {"r": [{"value": [{"value": "a", "rank": float("nan")}]}]}},
+            r"\[1\].responses.r\[0\].value\[0\].rank",
+        ),
+        (RANKED | {"fields": {"prompt": "\ud800", "a": "1"}}, r"\[1\].fields.prompt"),
+        ({"data": [1]}, r"\[1\].data"),
+        ({"data": {"answers": ["x"]}}, r"\[1\].data.answers\[0\]"),
+        (TASK | {"annotations": {"a": 1}}, r"\[1\].annotations"),
+        (TASK | {"annotations": ["x"]}, r"\[1\].annotations\[0\]"),
+        (TASK | {"annotations": [{"result": "x"}]}, r"\[1\].annotations\[0\].result"),
+        (TASK | {"annotations": [{"result": ["x"]}]}, r"\[1\].annotations\[0\].result\[0\]"),
+        (
+            TASK | {"annotations": [{"result": [{"value": "x"}]}]},
+            r"\[1\].annotations\[0\].result\[0\].value",
+        ),
+        (TASK | {"annotations": [{"lead_time": "soon"}]}, r"\[1\].annotations\[0\].lead_time"),
+        (TASK | {"annotations": [{"lead_time": float("nan")}]}, r"\[1\].annotations\[0\].lead_time"),
+    ],
+)
+def test_a_record_that_is_no_export_is_said_with_its_line_and_field(made, record, field):
+    with pytest.raises(DataError, match=f"^file:7: {field}: "):
+        imported(made, [RANKED, record], "file", [2, 7])
+
+
+@pytest.mark.parametrize("place", range(12))
+def test_no_value_in_any_place_of_an_export_is_a_traceback(made, make_verdict, place):
+    made = Design(made.items[3:])
+    verdicts = [make_verdict(made.items[0], "anna", (1, 2))]
+    odd = [None, 1, -1, 0.5, float("inf"), "", "x", "\udfff", [], [[]], {}, {"value": {}}][place]
+    for format in ("argilla", "label-studio"):
+        for broken in mutants(exported(made, verdicts, format), odd):
+            with suppress(DataError):
+                imported(made, broken, "file")
+
+
+def mutants(value, odd):
+    """Yield `value` with each of its parts replaced by `odd`, and with each removed."""
+    yield odd
+    if isinstance(value, dict):
+        for name in value:
+            yield {key: one for key, one in value.items() if key != name}
+            yield from ({**value, name: other} for other in mutants(value[name], odd))
+    elif isinstance(value, list):
+        for place in range(min(len(value), 2)):
+            yield value[:place] + value[place + 1 :]
+            yield from ([*value[:place], o, *value[place + 1 :]] for o in mutants(value[place], odd))
 
 
 @pytest.mark.parametrize("records", [{}, [1], [{"text": "x"}], "x"])

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from alignbench import layout
+from alignbench import layout, stats
 from alignbench.api.judge import Judge, Score
 from alignbench.api.metric import Cell
 from alignbench.errors import RecipeError
@@ -22,14 +22,14 @@ from alignbench.label import design
 from alignbench.label.design import Design
 from alignbench.label.journal import opened
 from alignbench.label.quality import pair_signs, quality, share
-from alignbench.metrics import raters
 from alignbench.metrics.agreement import Agreement
 from alignbench.metrics.bradley_terry import BradleyTerry
 from alignbench.metrics.comparison import summarise
+from alignbench.metrics.raters import raters_of, with_raters
 from alignbench.metrics.reward import Reward
+from alignbench.metrics.second_person import as_a_rater
 from alignbench.metrics.win_rate import WinRate
 from alignbench.rows import Prompt
-from alignbench.stats import NotEstimableError
 
 LABELS = ("base", "sft", "dpo", "orpo", "rain")
 
@@ -151,7 +151,8 @@ def test_a_score_is_the_mean_over_raters_and_its_parts_the_share_without_a_flag(
     judge = people.of_run(labelled(tmp_path, Design((item,)), verdicts))["people"]
     asked = [Prompt(id="p0", prompt=item.prompt)] * 2
     first, second = judge.score(asked, [one.text for one in item.answers[:2]])
-    assert first == Score(5.5, {"helpful": 1, "honest": 1, "harmless": 0.5})
+    assert (first.value, first.parts) == (5.5, {"helpful": 1, "honest": 1, "harmless": 0.5})
+    assert first.by_rater["anna"] == Score(7, {"helpful": 1, "honest": 1, "harmless": 0})
     assert second.value == 1
 
 
@@ -207,8 +208,8 @@ def test_a_model_judge_is_held_against_a_second_person_on_the_same_answers(
     cells = list(combinations(known.cells, 2))
     compared = {("longest", a, b): known.compare("longest", a, b) for a, b in cells[::2]}
     compared |= {("longest", b, a): known.compare("longest", b, a) for a, b in cells[1::2]}
-    assert raters.facts(known, judge, {})["as_a_rater"].keys() == {"another rater"}
-    found = raters.facts(known, judge, compared)["as_a_rater"]
+    assert as_a_rater(known, judge, {}).keys() == {"another rater"}
+    found = as_a_rater(known, judge, compared)
     assert found["another rater"]["value"] == pytest.approx(0.9)  # one of ten pairs is the other way round
     assert found["another rater"]["n"] == 120
     # By length: base, orpo and rain over sft and dpo (4, 4, 4 against 3, 3), ties counting half.
@@ -278,30 +279,36 @@ def test_two_hundred_raters_of_known_skill_and_bias_are_recovered_within_the_int
     assert found["agreement"]["value"] == pytest.approx(truth["agreement"]["value"], abs=0.01)
 
 
-def crossed(rng, raters_: int, prompts: int, of_rater: float, of_prompt: float, seen: float = 1.0):
-    r, p = rng.normal(0, of_rater, raters_), rng.normal(0, of_prompt, prompts)
-    y = p[:, None] + r[None, :] + rng.normal(0, 1, (prompts, raters_))
-    there = rng.random((prompts, raters_)) < seen
-    return {f"p{i}": {f"r{j}": float(y[i, j]) for j in range(raters_) if there[i, j]} for i in range(prompts)}
+def crossed(rng, raters: int, prompts: int, of_rater: float, of_prompt: float, seen: float = 1.0):
+    r, p = rng.normal(0, of_rater, raters), rng.normal(0, of_prompt, prompts)
+    y = p[:, None] + r[None, :] + rng.normal(0, 1, (prompts, raters))
+    there = rng.random((prompts, raters)) < seen
+    there[np.arange(prompts), rng.integers(0, raters, prompts)] |= ~there.any(axis=1)
+    return {f"p{i}": {f"r{j}": float(y[i, j]) for j in range(raters) if there[i, j]} for i in range(prompts)}
+
+
+def interval(values, *, fixed: bool = False) -> tuple[float, float]:
+    """The interval of these policies: with raters, or as it is where they are `fixed`."""
+    table = np.array([[np.mean(list(of.values())) for of in values.values()]])
+    one = stats.policies(table)
+    return (one if fixed else with_raters(one, raters_of([values]))).interval()
 
 
 @pytest.mark.parametrize("count", [3, 5, 20])
-@pytest.mark.parametrize("seen", [1.0, 0.5])
+@pytest.mark.parametrize("seen", [1.0, 0.5, 0.0])
 @pytest.mark.parametrize(("of_rater", "of_prompt"), [(0, 1), (0.5, 0.5), (1, 0.3)])
 def test_intervals_with_raters_hold_the_truth_as_often_as_they_say(count, seen, of_rater, of_prompt):
     rng, hits, n = np.random.default_rng([count, int(10 * seen), int(10 * of_rater)]), 0, 400
     for _ in range(n):
-        low, high = raters.estimate(crossed(rng, count, 25, of_rater, of_prompt, seen)).interval()
+        low, high = interval(crossed(rng, count, 25, of_rater, of_prompt, seen))
         hits += low <= 0 <= high
     assert 0.92 <= hits / n <= 1.0
 
 
 def test_raters_who_differ_make_the_interval_wider_than_prompts_alone_do():
-    rng = np.random.default_rng(3)
-    values = crossed(rng, 4, 200, of_rater=1.0, of_prompt=0.1)
-    low, high = raters.estimate(values).interval()
-    per_prompt = np.array([np.mean(list(of.values())) for of in values.values()])
-    assert high - low > 5 * 2 * 1.96 * per_prompt.std(ddof=1) / 200**0.5
+    values = crossed(np.random.default_rng(3), 4, 200, of_rater=1.0, of_prompt=0.1)
+    (low, high), (fixed_low, fixed_high) = interval(values), interval(values, fixed=True)
+    assert high - low > 5 * (fixed_high - fixed_low)
     per_rater = np.array(
         [np.mean([of[rater] for of in values.values()]) for rater in next(iter(values.values()))]
     )
@@ -309,16 +316,48 @@ def test_raters_who_differ_make_the_interval_wider_than_prompts_alone_do():
     assert high - low < 1.1 * 2 * 3.18 * per_rater.std(ddof=1) / 4**0.5
 
 
-def test_an_interval_of_raters_who_all_agree_has_a_width():
-    sure = {f"p{n}": dict.fromkeys(("anna", "ben", "carla"), 1.0) for n in range(20)}
-    low, high = raters.estimate(raters.padded(sure)).interval()
-    assert low < 0.95
-    assert high > low
+def test_raters_who_each_saw_prompts_of_their_own_are_not_counted_twice():
+    """The prompts' spread holds what raters vary where every prompt has a rater of its own."""
+    rng = np.random.default_rng(0)
+    values = {f"p{n}": {f"r{n}": float(rng.normal())} for n in range(40)}
+    found = raters_of([values])
+    assert found is not None
+    assert found.added == pytest.approx(0, abs=1e-12)
 
 
 def test_two_raters_speak_of_themselves_alone():
-    rng = np.random.default_rng(0)
-    with pytest.raises(NotEstimableError, match="raters are a sample from 3 on"):
-        raters.estimate(crossed(rng, 2, 20, 1, 1))
-    with pytest.raises(NotEstimableError, match="overlap"):
-        raters.estimate({f"p{n}": {f"r{n % 4}": 1.0} for n in range(8)})
+    values = crossed(np.random.default_rng(0), 2, 20, 1, 1)
+    found = raters_of([values])
+    assert found is not None
+    assert not found.vary
+    assert interval(values) == interval(values, fixed=True)
+    assert raters_of([{}]) is None
+
+
+def test_win_rates_strengths_and_scores_have_raters_in_their_intervals(
+    given, make_items, make_verdict, tmp_path: Path
+):
+    """Of four raters each likes a label of their own; no prompt differs from another."""
+    made = Design(tuple(make_items(20)))
+    order = {"a": (2, 1, 3, 4, 5), "b": (1, 2, 3, 5, 4), "c": (3, 2, 1, 4, 5), "d": (5, 1, 2, 3, 4)}
+    verdicts = [
+        make_verdict(item, rater, ranks, scores=tuple(8 - rank for rank in ranks))
+        for item in made.items
+        for rater, ranks in order.items()
+    ]
+    judges = people.of_run(labelled(tmp_path, made, verdicts))
+    metrics = [WinRate(), BradleyTerry(), Reward()]
+    found = summarise(metrics, evidence(given, made, dict(judges)))
+    for column in ("win_rate", "elo", "reward"):
+        together, alone = found.labels["sft"][column], found.labels["sft"][f"{column}@people:a"]
+        assert together.raters == 4
+        assert together.ci95[1] - together.ci95[0] > 0.2  # type: ignore[index]
+        assert alone.raters == 1 or alone.missing
+    (pair,) = [
+        one
+        for one in found.comparisons
+        if (one.a, one.b, one.metric) == ("base", "sft", "win_rate") and one.estimand == "policies"
+    ]
+    assert pair.raters == 4
+    assert pair.verdict == "not distinguishable"  # three of four prefer sft, on every prompt
+    assert pair.difference == pytest.approx(-0.25)

@@ -116,6 +116,12 @@ class Given:
         ours, theirs = self.samples(a), self.samples(b)
         return self.judges[judge].compare(self._asked(ours), [x.text for x in ours], [x.text for x in theirs])
 
+    def by_rater(self, judge, a, b):
+        ours, theirs = self.samples(a), self.samples(b)
+        return self.judges[judge].by_rater(
+            self._asked(ours), [x.text for x in ours], [x.text for x in theirs]
+        )
+
     def _asked(self, answers):
         by_id = {prompt.id: prompt for prompt in self.prompts}
         return [by_id[answer.prompt_id] for answer in answers]

@@ -34,7 +34,7 @@ def logistic(wins, lengths):
 def test_the_win_rate_at_equal_length_is_that_of_statsmodels(rng):
     lengths = rng.normal(0.4, 0.6, 250)
     wins = rng.choice([0, 0.5, 1], 250) * (rng.random(250) < 1 / (1 + np.exp(-lengths)))
-    values = fits.share_at_equal_length(wins, lengths)
+    values = fits.share_at_equal_length(wins, lengths)[0]
     fitted = logistic(wins, lengths)
     expected = 1 / (1 + np.exp(-fitted.params[0]))
     assert values.mean() == pytest.approx(expected, abs=1e-9)
@@ -67,8 +67,8 @@ def scatter(wins, lengths, fitted):
 
 def test_equal_lengths_leave_the_win_rate_as_it_is(rng):
     wins = rng.choice([0, 0.5, 1], 50)
-    assert fits.share_at_equal_length(wins, np.zeros(50)).tolist() == wins.tolist()
-    constant = fits.share_at_equal_length(wins, rng.normal(size=50))
+    assert fits.share_at_equal_length(wins, np.zeros(50))[0].tolist() == wins.tolist()
+    constant = fits.share_at_equal_length(wins, rng.normal(size=50))[0]
     assert 0 < constant.mean() < 1
 
 
@@ -83,7 +83,7 @@ def coverage_at_equal_length(rng, prompts, at_equal_length, slope, mean_length, 
         wins = (rng.random(prompts) < chance).astype(float)
         wins[rng.random(prompts) < ties] = 0.5
         try:
-            values = fits.share_at_equal_length(wins, lengths)
+            values = fits.share_at_equal_length(wins, lengths)[0]
         except fits.NoFitError:
             continue
         low, high = stats.with_prior((0, 1), stats.policies, values[None]).interval()
@@ -103,22 +103,22 @@ def test_twenty_prompts_are_enough_for_an_interval_that_holds(rng, at_equal_leng
 def test_many_prompts_leave_the_interval_its_plain_width(rng):
     lengths = rng.normal(0.2, 0.6, 5000)
     wins = (rng.random(5000) < 1 / (1 + np.exp(-lengths))).astype(float)
-    values, fitted = fits.share_at_equal_length(wins, lengths), logistic(wins, lengths)
+    values, fitted = fits.share_at_equal_length(wins, lengths)[0], logistic(wins, lengths)
     share = values.mean()
     assert values.std() / np.sqrt(5000) == pytest.approx(share * (1 - share) * fitted.bse[0], rel=0.03)
 
 
 def test_an_answer_that_always_wins_by_being_longer_is_less_sure_than_one_of_equal_length(rng):
     wins = np.ones(20)
-    longer, alike = (fits.share_at_equal_length(wins, rng.normal(mean, 0.3, 20)) for mean in (1.5, 0.0))
+    longer, alike = (fits.share_at_equal_length(wins, rng.normal(mean, 0.3, 20))[0] for mean in (1.5, 0.0))
     assert 0.5 < longer.mean() < alike.mean() < 1
     assert longer.std() > 2 * alike.std()
 
 
 def test_places_exchanged_give_the_other_share(rng):
     lengths, wins = rng.normal(size=80), rng.choice([0.0, 1.0], 80)
-    forth = fits.share_at_equal_length(wins, lengths)
-    back = fits.share_at_equal_length(1 - wins, -lengths)
+    forth = fits.share_at_equal_length(wins, lengths)[0]
+    back = fits.share_at_equal_length(1 - wins, -lengths)[0]
     assert forth == pytest.approx(1 - back, abs=1e-10)
 
 
@@ -126,13 +126,13 @@ def test_a_preference_for_length_alone_is_worth_a_half_once_lengths_are_equal(rn
     lengths = rng.normal(1, 1, 20_000)
     wins = (rng.random(20_000) < 1 / (1 + np.exp(-2 * lengths))).astype(float)
     assert wins.mean() > 0.75
-    assert fits.share_at_equal_length(wins, lengths).mean() == pytest.approx(0.5, abs=0.02)
+    assert fits.share_at_equal_length(wins, lengths)[0].mean() == pytest.approx(0.5, abs=0.02)
 
 
 def test_length_that_decides_every_win_gives_no_fit(rng):
     lengths = rng.normal(size=60)
     with pytest.raises(fits.NoFitError, match="length alone decides who wins"):
-        fits.share_at_equal_length((lengths > 0).astype(float), lengths)
+        fits.share_at_equal_length((lengths > 0).astype(float), lengths)[0]
 
 
 def contest(rng, strengths, prompts):
@@ -148,7 +148,7 @@ def contest(rng, strengths, prompts):
 def test_two_players_by_hand():
     wins = np.full((4, 2, 2), np.nan)
     wins[:, 1, 0], wins[:, 0, 1] = [1, 1, 1, 0], [0, 0, 0, 1]
-    assert fits.strengths(wins).mean(axis=0) == pytest.approx([0, np.log(3)], abs=1e-9)
+    assert fits.strengths(wins)[0].mean(axis=0) == pytest.approx([0, np.log(3)], abs=1e-9)
 
 
 def test_strengths_are_those_of_a_logistic_regression_without_intercept(rng):
@@ -161,14 +161,16 @@ def test_strengths_are_those_of_a_logistic_regression_without_intercept(rng):
         design[place::6, i], design[place::6, j] = 1, -1
     won = np.array([[wins[n, i, j] for i, j in pairs] for n in range(60)]).ravel()
     expected = sm.GLM(won, design[:, 1:], family=sm.families.Binomial()).fit(tol=1e-14, maxiter=100)
-    found = fits.strengths(wins).mean(axis=0)
+    found = fits.strengths(wins)[0].mean(axis=0)
     assert found == pytest.approx([0, *expected.params], abs=1e-9)
 
 
 def test_intervals_of_strengths_are_those_of_a_bootstrap_over_prompts(rng):
     wins = contest(rng, [0, 0.7, -0.4], 150)
-    values = fits.strengths(wins)
-    resampled = np.array([fits.strengths(wins[rng.integers(0, 150, 150)]).mean(axis=0) for _ in range(200)])
+    values = fits.strengths(wins)[0]
+    resampled = np.array(
+        [fits.strengths(wins[rng.integers(0, 150, 150)])[0].mean(axis=0) for _ in range(200)]
+    )
     assert values[:, 1:].std(axis=0, ddof=1) / np.sqrt(150) == pytest.approx(
         resampled[:, 1:].std(axis=0), rel=0.15
     )
@@ -178,7 +180,7 @@ def test_a_player_that_never_loses_has_no_strength(rng):
     wins = contest(rng, [0, 0, 0], 20)
     wins[:, 2, :2], wins[:, :2, 2] = 1, 0
     with pytest.raises(fits.NoFitError, match="no bound"):
-        fits.strengths(wins)
+        fits.strengths(wins)[0]
 
 
 def test_kappa_is_that_of_scikit_learn_and_its_spread_that_of_statsmodels(rng):

@@ -238,3 +238,23 @@ def test_where_less_is_better_the_smallest_is_best():
         ),
     )
     assert leaderboards.best(results).startswith("x has the best toxicity, 0.100")
+
+
+@pytest.mark.parametrize(
+    ("raters", "below", "inside"),
+    [
+        (1, "of one rater only: another rater may differ by more", "for this one rater only"),
+        (2, "of 2 raters only: another rater may differ by more", "for these 2 raters only"),
+        (5, "over raters too: other raters are inside the interval", "for other raters too (5 asked)"),
+        (None, "", ""),
+    ],
+)
+def test_the_report_says_which_raters_an_interval_speaks_of(raters, below, inside):
+    metrics = {"reward": Measured(value=0.5, ci95=(0.4, 0.6), n=20, raters=raters)}
+    labels = [LabelResult(label=name, metrics=metrics) for name in ("base", "dpo")]
+    known = Results(
+        labels=tuple(labels), metrics={"reward": MetricInfo(higher_is_better=True, judge="people")}
+    )
+    assert below in leaderboard(known).caption
+    assert ("rater" in leaderboard(known).caption) == bool(raters)
+    assert inside in leaderboards.best(known)
