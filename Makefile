@@ -35,7 +35,7 @@ clean:                                  ## delete the environment and all runs
 $(VENV)/installed: pyproject.toml constraints.txt $(PLUGINS:%=%/pyproject.toml)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet $(PINNED) torch
-	$(BIN)/pip install --quiet $(PINNED) --editable . $(PLUGINS:%=--editable %)
+	$(BIN)/pip install --quiet $(PINNED) --editable '.[label]' $(PLUGINS:%=--editable %)
 	touch $@
 
 $(VENV)/installed-test: $(VENV)/installed
