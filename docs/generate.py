@@ -106,7 +106,8 @@ plugin. All rows of a file are of one kind, which the columns of the first row d
 ## Columns with other names
 
 `columns` says where a field is: a column, a path such as `completions.response`, which goes through lists, or several
-columns, whose texts are joined with an empty line between them. `null` leaves a column out.
+columns, whose texts are joined with an empty line between them; any row may lack one of these, and a column that no
+row has is an error. `null` leaves a column out.
 
 ```yaml
 data:
@@ -114,6 +115,13 @@ data:
 ```
 
 A file whose columns are no row is refused with the line that reads it, where there is one.
+
+## Rows that the chat template cannot hold
+
+A row is dropped, and its reason counted, where the template drops a turn or part of a text (white space may change at
+the ends of a text and round a tag such as `<think>`), where a turn or an answer holds a special token that the template
+writes, or where two answers get equal token ids. Where more than `data.allowed_drop` of the rows are dropped, it is an
+error, which `alignbench check --data` reports too: for a local model it counts tokens, on 2,048 training rows at most.
 
 ## Formats of other programs
 

@@ -9,10 +9,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from alignbench.api.config import Split
+from alignbench.data.fidelity import SPECIAL
 from alignbench.data.near import near_duplicates
 from alignbench.data.pool import SPLITS, Pool
 from alignbench.data.split import prompt_key
-from alignbench.errors import DataError, ModelError
+from alignbench.errors import AlignbenchError, DataError, ModelError
 from alignbench.recipe.schema import CONVERSATION, PROMPT, Data, Recipe
 from alignbench.rows import Prompt, Row
 
@@ -36,9 +37,9 @@ class Part:
 
 
 def lengths(parts: Iterable[Part], data: Data, context_length: int | None) -> None:
-    """Raise DataError where more rows do not fit than `allowed_drop` lets, with the lengths that would keep them.
+    """Raise where more rows do not fit than `allowed_drop` lets, with the lengths that would keep them.
 
-    Where not one row could be tokenised it is a ModelError.
+    It is a ModelError where the chat template or the tokenizer is at fault, else a DataError.
     """
     parts = list(parts)
     dropped = sum((part.dropped for part in parts), Counter[str]())
@@ -49,10 +50,10 @@ def lengths(parts: Iterable[Part], data: Data, context_length: int | None) -> No
     reasons = ", ".join(f"{count} {reason}" for reason, count in dropped.most_common(3))
     what = f"{dropped.total()} of {rows} rows ({share:.0%}) cannot be used: {reasons}"
     known = [length for part in parts for length in part.lengths]
-    template = sum(count for reason, count in dropped.items() if "the chat template" in reason)
-    if not known or template > data.allowed_drop * rows:
-        fix = "set model.chat_template to a template that keeps these conversations whole"
-        raise ModelError(what, fix if template else "use the tokenizer that the model was trained with")
+    unwritten = Counter({reason: count for reason, count in dropped.items() if "longer than" not in reason})
+    if not known or unwritten.total() > data.allowed_drop * rows:
+        kind, fix = _fix(unwritten.most_common(1)[0][0])
+        raise kind(what, fix)
     shown = ", ".join(f"{part:.0%} have at most {quantile(known, part)}" for part in (0.5, 0.9, 0.99, 1.0))
     wished = {math.ceil(quantile(known, part) / 16) * 16 for part in (0.5, 0.75, 0.9, 0.95, 1.0)}
     offers = {
@@ -67,6 +68,17 @@ def lengths(parts: Iterable[Part], data: Data, context_length: int | None) -> No
     if not better:
         fix = f"no data.max_length keeps more{limit}; leave the rows out, or set {allowing}"
     raise DataError(f"{what}. Tokens of a row: {shown}", fix)
+
+
+def _fix(reason: str) -> tuple[type[AlignbenchError], str]:
+    """Return the kind of error, and the fix, where a reason keeps rows from having token ids."""
+    if "the chat template" in reason:
+        return ModelError, "set model.chat_template to a template that keeps these conversations whole"
+    if reason.startswith(SPECIAL):
+        return DataError, "take it out of the texts: the chat template writes it where it belongs"
+    if "equal token ids" in reason:
+        return DataError, "leave these rows out: the chat template writes their answers alike"
+    return ModelError, "use the tokenizer that the model was trained with"
 
 
 def counts(pool: Pool, kept: dict[Split, list[Row]], recipe: Recipe) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from difflib import get_close_matches
 from typing import Any
 
 from alignbench.data.turns import RecordError, is_empty, is_list
@@ -23,32 +24,77 @@ def rename(record: Mapping[str, Any], columns: Columns) -> Mapping[str, Any]:
     """
     if not columns:
         return record
-    sources = [
-        source
-        for given in columns.values()
-        for source in ([given] if isinstance(given, str) else given or [])
-    ]
+    sources = [source for given in columns.values() for source in _sources(given)]
     kept = {name: value for name, value in record.items() if name not in (*sources, *columns)}
     for field, given in columns.items():
         if given is None:
             continue
-        names = [given] if isinstance(given, str) else given
-        there = [name for name in names if name in record or name.split(".")[0] in record]
+        names = _sources(given)
+        there = [name for name in names if _has(record, name) is not False]
         if len(there) < (len(names) if field in LISTS else 1):
             lacking = [name for name in names if name not in there]
             what = f"there is no column `{'` or `'.join(lacking)}`"
             fix = f"correct `columns`, or drop the row; there are {', '.join(record)}"
             raise RecordError(Problem(what, fix, field=field))
-        found = [record[name] if name in record else _follow(record, name.split(".")) for name in there]
+        values = [record[name] if name in record else _follow(record, name.split(".")) for name in there]
         if isinstance(given, str):
-            kept[field] = found[0]
+            kept[field] = values[0]
         elif field in LISTS:
-            kept[field] = found
+            kept[field] = values
         else:
-            texts = [value for value in found if not is_empty(value)]
+            texts = [value for value in values if not is_empty(value)]
             bad = next((value for value in texts if not isinstance(value, str)), None)
             kept[field] = "\n\n".join(texts) if bad is None else bad
     return kept
+
+
+def joined(columns: Columns) -> set[str]:
+    """Return the columns of which one text is made: any row may lack one, and not all rows."""
+    return {
+        source
+        for field, given in columns.items()
+        if field not in LISTS and isinstance(given, list) and len(given) > 1
+        for source in given
+    }
+
+
+def found(record: Mapping[str, Any], sources: Iterable[str]) -> set[str]:
+    """Return those of the columns that a record has, whatever their value."""
+    return {source for source in sources if _has(record, source)}
+
+
+def absent(sources: Iterable[str], columns: Columns, known: Iterable[str]) -> list[Problem]:
+    """Return the problem of each column that no row has; `known` are columns that rows do have."""
+    problems = []
+    for source in sorted(sources):
+        field = next(field for field, given in columns.items() if source in _sources(given))
+        near = get_close_matches(source, known, n=1)
+        fix = f"did you mean `{near[0]}`?" if near else f"correct `columns`; there are {', '.join(known)}"
+        problems.append(Problem(f"no row has a column `{source}`", fix, field=field))
+    return problems
+
+
+def _sources(given: str | list[str] | None) -> list[str]:
+    return [given] if isinstance(given, str) else given or []
+
+
+def _has(record: Mapping[str, Any], source: str) -> bool | None:
+    """Return whether a record has a column; None where a null, or an empty list, hides what is behind it."""
+    return True if source in record else _leads(record, source.split("."))
+
+
+def _leads(value: Any, path: Sequence[str]) -> bool | None:
+    if not path:
+        return True
+    if value is None:
+        return None
+    if is_list(value) and not path[0].isdecimal():
+        answers = {_leads(item, path) for item in value}
+        return True if True in answers else None if None in answers or not answers else False
+    if is_list(value):
+        place = int(path[0])
+        return _leads(value[place], path[1:]) if place < len(value) else None
+    return isinstance(value, Mapping) and path[0] in value and _leads(value[path[0]], path[1:])
 
 
 def _follow(value: Any, path: Sequence[str]) -> Any:
@@ -96,7 +142,7 @@ def proposals(record: Mapping[str, Any]) -> list[dict[str, str | list[str]]]:
         return []
     answers: list[Any] = [list(pair) for pair in NUMBERED if record.keys() >= set(pair)]
     answers += _present(record, _ANSWERS)
-    found = [
+    mappings = [
         {"answers": some, field: other}
         for some in answers
         for field, others in (("scores", _SCORES), ("best", _BEST))
@@ -106,13 +152,13 @@ def proposals(record: Mapping[str, Any]) -> list[dict[str, str | list[str]]]:
         _present(record, names)[:1] for names in (_CHOSEN, _REJECTED, _ANSWER, _LABEL)
     )
     if chosen and rejected:
-        found.append({"chosen": chosen[0], "rejected": rejected[0]})
+        mappings.append({"chosen": chosen[0], "rejected": rejected[0]})
     if answer and label:
-        found.append({"completion": answer[0], "label": label[0]})
+        mappings.append({"completion": answer[0], "label": label[0]})
     if answer and answer != prompt:
-        found.append({"completion": answer[0]})
+        mappings.append({"completion": answer[0]})
     whole: dict[str, Any] = {"prompt": prompt if len(prompt) > 1 else prompt[0]}
-    return [{name: at for name, at in (whole | more).items() if at != name} for more in found]
+    return [{name: at for name, at in (whole | more).items() if at != name} for more in mappings]
 
 
 def _present(record: Mapping[str, Any], names: Sequence[str]) -> list[str]:

@@ -321,6 +321,9 @@ _UNREAD_ANSWERS: Mapping[type[Row], tuple[str, ...]] = {
 """Columns that are answers beyond doubt: a row that left them out would be another kind of row."""
 
 
+FIELDS = frozenset({"id", *CONTEXT, *(name for one in SHAPES for name in (*one.names, *one.optional))})
+"""All fields that a row is read from."""
+
 NAMES = frozenset(
     {*_NAMES, *ALIASES, *CONTEXT, *UNREAD, *(name for names in _UNREAD_ANSWERS.values() for name in names)}
 )

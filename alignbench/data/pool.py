@@ -15,8 +15,8 @@ from typing import Any
 from alignbench import plugins
 from alignbench.api.config import Split
 from alignbench.api.data import RowFilter, Source
+from alignbench.data.fidelity import answers
 from alignbench.data.split import order_of, prompt_key, split_of
-from alignbench.data.tokens import answers
 from alignbench.errors import DataError
 from alignbench.recipe.named import open_source
 from alignbench.recipe.schema import CONVERSATION, PROMPT, Named, Recipe
@@ -89,6 +89,7 @@ def gather(recipe: Recipe, root: Path, progress: Progress, models: Any = None) -
             # A source with splits of its own has mixed its rows; others may be sorted by anything.
             order = (number, "") if source.owns_splits else order_of(kept, data.split.seed)
             found[split if own else split_of(kept, shares)].add(order, kept)
+        pool.read += source.dropped.total()
         pool.dropped.update(source.dropped)
         source.dropped.clear()
         pool.sources["train" if source is main else split].update(source.facts)

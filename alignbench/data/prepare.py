@@ -15,7 +15,7 @@ from alignbench.api.config import Split
 from alignbench.data import checks
 from alignbench.data.checks import Part
 from alignbench.data.noise import flip
-from alignbench.data.pool import CHUNK, SPLITS, Progress, ample, gather, wanted
+from alignbench.data.pool import CHUNK, SPLITS, Pool, Progress, ample, gather, wanted
 from alignbench.data.split import split_of
 from alignbench.data.table import TEXTS, digest_of, write_rows
 from alignbench.data.tokens import check_vocabulary, context, ending, fingerprint, load_tokenizer, tokenise
@@ -43,21 +43,7 @@ def prepare(
     tokenizer, context_length = load_tokenizer(recipe.model, root), context(recipe.model, root)
     check_vocabulary(tokenizer, recipe.model, root)
     pool = gather(recipe, root, report, models)
-    parts: dict[Split, Part] = {}
-    for split in SPLITS:
-        answer = (
-            recipe.evaluation.sampling.max_new_tokens if split in ("test", recipe.evaluation.split) else 0
-        )
-        most, longest = wanted(recipe, split), recipe.data.max_length
-        parts[split] = fit(
-            pool.rows[split],
-            most,
-            tokenizer,
-            longest=longest,
-            context_length=context_length,
-            answer=answer,
-            report=report,
-        )
+    parts = fit_all(recipe, pool, tokenizer, context_length, report)
     kept: dict[Split, list[Row]] = {split: part.kept for split, part in parts.items()}
     kept["train"], turned = flip(kept["train"], recipe.data.noise, recipe.data.split.seed)
     checks.lengths(parts.values(), recipe.data, context_length)
@@ -96,6 +82,29 @@ def prepare(
         write_rows(folder / f"{TEXTS}-{split}.parquet", rows, Text)
     text = json.dumps(record, indent=2, sort_keys=True)
     (folder / layout.RECORD).write_text(text + "\n", encoding="utf-8")
+
+
+def fit_all(
+    recipe: Recipe,
+    pool: Pool,
+    tokenizer: PreTrainedTokenizerFast,
+    context_length: int | None,
+    report: Progress,
+) -> dict[Split, Part]:
+    """Tokenise the rows of every split until as many fit as the recipe wants."""
+    parts: dict[Split, Part] = {}
+    for split in SPLITS:
+        evaluated = split in ("test", recipe.evaluation.split)
+        parts[split] = fit(
+            pool.rows[split],
+            wanted(recipe, split),
+            tokenizer,
+            longest=recipe.data.max_length,
+            context_length=context_length,
+            answer=recipe.evaluation.sampling.max_new_tokens if evaluated else 0,
+            report=report,
+        )
+    return parts
 
 
 def fit(

@@ -6,11 +6,12 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from alignbench.api.config import Settings, Split
 from alignbench.api.data import Source
@@ -63,6 +64,17 @@ class Mapped(Settings):
     `completions.response` goes through lists; the texts of several columns are joined; null leaves a column
     out."""
 
+    @field_validator("columns")
+    @classmethod
+    def _known_fields(cls, given: dict[str, str | list[str] | None]) -> dict[str, str | list[str] | None]:
+        for field, sources in given.items():
+            near = get_close_matches(field, fields.FIELDS, n=1, cutoff=0.85)
+            if near and field not in fields.FIELDS and sources is not None:
+                raise ValueError(f"there is no field '{field}'; did you mean '{near[0]}'?")
+            if sources in ("", []):
+                raise ValueError(f"'{field}' names no column; null leaves one out")
+        return given
+
 
 def read(
     records: Iterator[Record], problems: Problems, source: Source, split: Split, limit: int | None = None
@@ -77,8 +89,12 @@ def read(
     shape: fields.Shape | None = None
     used: Counter[str] = Counter()
     misfits: set[str] = set()
-    given = 0
+    given, known = 0, dict[str, None]()
+    file, unseen = "", columns.joined(mapping)
     for record in records:
+        if unseen:
+            file, unseen = record.file, unseen - columns.found(record.fields, unseen)
+            known |= dict.fromkeys(record.fields)
         try:
             renamed = columns.rename(record.fields, mapping)
             shape = shape or fields.shape(renamed, line)
@@ -101,6 +117,9 @@ def read(
         given += 1
         if limit is None or given <= limit:
             yield row
+    if file:
+        for problem in columns.absent(unseen, mapping, [*known]):
+            problems.add(replace(problem, file=file))
     problems.settle()
 
 
@@ -159,10 +178,14 @@ class Jsonl(Source):
         """A file, or a folder whose files of this kind are read in the order of their names."""
 
     def view(self) -> type[Row] | None:
-        for file, name in files_of(self.root, self.config.path, "jsonl"):
-            for line in jsonl.read(file, name, lambda problem: None, Counter()):
-                return _view(Record(name, line.number, line.record), self)
-        return None
+        return _view(
+            (
+                Record(name, line.number, line.record)
+                for file, name in files_of(self.root, self.config.path, "jsonl")
+                for line in jsonl.read(file, name, lambda problem: None, Counter())
+            ),
+            self,
+        )
 
     def rows(self, split: Split, limit: int | None, seed: int) -> Iterator[Row]:
         problems, tolerated = Problems(), Counter[str]()
@@ -189,28 +212,31 @@ class Parquet(Source):
         """A file, or a folder whose files of this kind are read in the order of their names."""
 
     def view(self) -> type[Row] | None:
-        import pyarrow.parquet as pq
-
-        for file, name in files_of(self.root, self.config.path, "parquet"):
-            with _opened(pq.ParquetFile, file, name) as table:
-                for batch in table.iter_batches(batch_size=1):
-                    return _view(Record(name, 1, batch.to_pylist()[0]), self)
-        return None
+        return _view(
+            (
+                record
+                for file, name in files_of(self.root, self.config.path, "parquet")
+                for record in self._records(file, name, batch=16)
+            ),
+            self,
+        )
 
     def rows(self, split: Split, limit: int | None, seed: int) -> Iterator[Row]:
-        import pyarrow.parquet as pq
-
         def records() -> Iterator[Record]:
             for file, name in files_of(self.root, self.config.path, "parquet"):
-                number = 0
-                with _opened(pq.ParquetFile, file, name) as table:
-                    for batch in table.iter_batches(batch_size=1024):
-                        for record in batch.to_pylist():
-                            number += 1
-                            yield Record(name, number, record)
+                yield from self._records(file, name, batch=1024)
                 self.facts.setdefault("files", {})[name] = jsonl.digest(file)
 
         return read(records(), Problems(), self, split, limit)
+
+    @staticmethod
+    def _records(file: Path, name: str, batch: int) -> Iterator[Record]:
+        import pyarrow.parquet as pq
+
+        with _opened(pq.ParquetFile, file, name) as table:
+            rows = (row for rows in table.iter_batches(batch_size=batch) for row in rows.to_pylist())
+            for number, row in enumerate(rows, start=1):
+                yield Record(name, number, row)
 
 
 class Hub(Source):
@@ -252,16 +278,28 @@ class Hub(Source):
         return read(records, Problems(), self, split, limit)
 
 
-def _view(record: Record, source: Source) -> type[Row]:
-    """Return the view of a source's first record. Raises DataError where it is no row."""
+def _view(records: Iterator[Record], source: Source) -> type[Row] | None:
+    """Return the view of a source's first record; None where there is none.
+
+    Raises DataError where it is no row, or where no record has a column that the mapping names.
+    """
     mapping: columns.Columns = source.config.columns
     line = partial(columns.as_yaml, source=source.config.path, given=mapping)
+    first = next(records, None)
+    if first is None:
+        return None
     try:
-        return fields.shape(columns.rename(record.fields, mapping), line).view
+        view = fields.shape(columns.rename(first.fields, mapping), line).view
     except RecordError as error:
         raise DataError(
-            [replace(problem, file=record.file, line=record.line) for problem in error.problems]
+            [replace(problem, file=first.file, line=first.line) for problem in error.problems]
         ) from error
+    unseen = columns.joined(mapping) - columns.found(first.fields, columns.joined(mapping))
+    while unseen and (record := next(records, None)) is not None:
+        unseen -= columns.found(record.fields, unseen)
+    if problems := columns.absent(unseen, mapping, [*first.fields]):
+        raise DataError([replace(problem, file=first.file) for problem in problems])
+    return view
 
 
 def _opened(kind: Callable[[Path], Any], file: Path, name: str) -> Any:

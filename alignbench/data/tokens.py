@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Sequence as Many
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from alignbench.data.fidelity import Fidelity, answers
 from alignbench.errors import ModelError, SecurityError
 from alignbench.recipe import schema
 from alignbench.rows import Demonstration, Ids, Message, Pair, Prompt, Ranking, Row, Text
@@ -20,9 +20,6 @@ if TYPE_CHECKING:
 
 SANDBOX = "sandbox"
 SETTING = "model.chat_template"
-DROPS = "the chat template drops"
-"""How a reason begins why a row has no token ids, where another template would give it some."""
-
 TODAY = "{%- macro strftime_now(format) -%}26 Jul 2024{%- endmacro -%}"
 """Put before a template that writes the date, or else a run would not give the same bytes tomorrow.
 
@@ -109,6 +106,8 @@ class Ending:
     """The special token that ends a turn; the last of every response."""
     suffix: str
     """All that the template writes after the answer's text."""
+    control: frozenset[str] = frozenset()
+    """The special tokens that the template writes, and those that begin and end a text."""
 
     def cut(self, text: str) -> str:
         """Return a rendered conversation up to the end of its last turn, and without what follows it."""
@@ -162,7 +161,10 @@ def ending(tokenizer: PreTrainedTokenizerFast, source: str = "the chat template"
     token = found[0] if found else tokenizer.eos_token
     if not isinstance(token, str):
         raise unfit("ends an answer with no special token, while the tokenizer has no eos_token,")
-    return Ending(token, suffix)
+    names = (tokenizer.bos_token, tokenizer.eos_token, tokenizer.init_kwargs.get("eos_token"), token)
+    ids = set(encode(tokenizer, [whole])[0])
+    marked = {str(one) for id, one in tokenizer.added_tokens_decoder.items() if one.special and id in ids}
+    return Ending(token, suffix, frozenset(marked | {str(name) for name in names if name}))
 
 
 def render(tokenizer: PreTrainedTokenizerFast, turns: Many[Message], *, answer: bool = False) -> str:
@@ -192,16 +194,18 @@ def tokenise(rows: Many[Row], tokenizer: PreTrainedTokenizerFast, end: Ending) -
         return [*_tokenise_texts([row for row in rows if isinstance(row, Text)], tokenizer)]
     texts: list[str] = []
     places: list[range | str] = []
+    fidelity = Fidelity(lambda turns: render(tokenizer, turns, answer=True), end.control)
     for row in rows:
         assert isinstance(row, Prompt)
         try:
             written = _written(row, tokenizer, end)
+            reason = fidelity.fault(row, written)
         except ModelError:
             raise
         except Exception as error:  # a template may refuse a system turn, or two turns of one role
             places.append(f"refused by the chat template: {_first_line(error)}")
             continue
-        if reason := _lost(row, written):
+        if reason:
             places.append(reason)
             continue
         places.append(range(len(texts), len(texts) + len(written)))
@@ -227,22 +231,6 @@ def tokenise(rows: Many[Row], tokenizer: PreTrainedTokenizerFast, end: Ending) -
     return done
 
 
-def _lost(row: Prompt, written: Many[str]) -> str:
-    """Return what the template left out of a row, or an empty text. White space of an answer may change."""
-    if not all(turn["content"].strip() in written[0] for turn in row.prompt):
-        return f"{DROPS} a turn"
-    for answer, whole in zip(answers(row), written[1:], strict=True):
-        if answer.strip() not in whole and _packed(answer) not in _packed(whole):
-            tag = re.match(r"\s*(<[^<>\s]{1,20}>)", answer)
-            part = f"its {tag[1]} part" if tag and tag[1] not in whole else "some of its words"
-            return f"{DROPS} part of an answer: {part}"
-    return ""
-
-
-def _packed(text: str) -> str:
-    return "".join(text.split())
-
-
 def _indistinct(row: Row, responses: Many[Ids]) -> str:
     """Return why answers that have equal token ids make a row useless, or an empty text."""
     if isinstance(row, Pair) and responses[0] == responses[1]:
@@ -250,15 +238,6 @@ def _indistinct(row: Row, responses: Many[Ids]) -> str:
     if isinstance(row, Ranking) and len(set(zip(responses, row.ranks, strict=True))) > len(set(responses)):
         return "answers with equal token ids have different ranks"
     return ""
-
-
-def answers(row: Row) -> tuple[str, ...]:
-    """Return the answers of a row, in the order of its sequences."""
-    if isinstance(row, Ranking):
-        return row.answers
-    if isinstance(row, Pair):
-        return row.chosen, row.rejected
-    return (row.response,) if isinstance(row, Demonstration) else ()
 
 
 def _written(row: Prompt, tokenizer: PreTrainedTokenizerFast, end: Ending) -> list[str]:

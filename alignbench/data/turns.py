@@ -12,7 +12,10 @@ from alignbench.data import hh
 from alignbench.errors import Problem
 from alignbench.rows import Message, Messages
 
-ROLES = {"human": "user", "gpt": "assistant", "prompter": "user"}
+ROLES = {
+    **dict.fromkeys(("human", "prompter"), "user"),
+    **dict.fromkeys(("gpt", "model", "chatgpt", "bot", "ai"), "assistant"),
+}
 """Other names that well-known data sets give a role."""
 
 UNREAD = (
@@ -86,6 +89,9 @@ def answer_of(name: str, value: Any, prompt: Messages, written: Any = None) -> s
         return content.strip() if isinstance(written, str) and hh.is_hh(written) else content
     if isinstance(value, Mapping):
         value = [value]
+    if is_list(value) and len(value) and all(isinstance(one, str) for one in value):
+        fix = "give one; several answers are a ranking: `answers` with `ranks`"
+        raise RecordError(Problem("a list of texts, not one answer", fix, field=name))
     turns = _messages(name, value)
     if turns[: len(prompt)] == prompt:
         turns = turns[len(prompt) :]

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from alignbench.data.tokens import answers
+from alignbench.data.fidelity import answers
 from alignbench.errors import DataError
 from alignbench.recipe.named import open_source
 from alignbench.recipe.schema import Data

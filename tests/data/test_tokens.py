@@ -86,8 +86,19 @@ def test_an_answer_that_holds_the_end_of_turn_is_dropped(tokenizer_folder: Path)
     tokenizer = load_tokenizer(model(tokenizer_folder))
     rows = [Pair(id="1", prompt=talk("q"), chosen="a<|im_end|>b", rejected="c")]
     assert tokenise(rows, tokenizer, ending(tokenizer)) == [
-        "the token that ends a turn stands inside an answer"
+        "the special token <|im_end|> stands inside an answer"
     ]
+
+
+@pytest.mark.parametrize("token", ["<|im_end|>", "<|im_start|>", "<|endoftext|>", "<s>"])
+def test_a_turn_that_holds_a_special_token_of_the_template_is_dropped(token: str, tokenizer_folder: Path):
+    tokenizer = load_tokenizer(model(tokenizer_folder))
+    row = Demonstration(id="1", prompt=talk(f"a {token} b"), response="c")
+    assert tokenise([row], tokenizer, ending(tokenizer)) == [
+        f"the special token {token} stands inside a turn"
+    ]
+    plain = Demonstration(id="1", prompt=talk("a <think> b"), response="<b>c</b>")
+    assert not isinstance(tokenise([plain], tokenizer, ending(tokenizer))[0], str)
 
 
 def test_plain_text_is_taken_as_it_is(tokenizer_folder: Path):
@@ -98,6 +109,11 @@ def test_plain_text_is_taken_as_it_is(tokenizer_folder: Path):
 
 
 STRIPS = CHATML.replace("message['content'] }}", "message['content'].split('</think>')[-1] }}", 1)
+KEEPS_USER = CHATML.replace(
+    "message['content'] }}",
+    "message['content'].split('</think>')[-1] if message['role'] == 'assistant' else message['content'] }}",
+    1,
+)
 
 
 def test_an_answer_that_the_template_writes_in_part_is_a_dropped_row(tokenizer_folder: Path):
@@ -109,6 +125,53 @@ def test_an_answer_that_the_template_writes_in_part_is_a_dropped_row(tokenizer_f
     reason, kept = (tokenise([row], tokenizer, ending(tokenizer))[0] for row in rows)
     assert reason == "the chat template drops part of an answer: its <think> part"
     assert isinstance(kept, Demonstration)
+
+
+def test_an_answer_that_the_prompt_holds_too_must_stand_after_it(tokenizer_folder: Path):
+    tokenizer = load_tokenizer(model(tokenizer_folder, KEEPS_USER))
+    answer = "<think>why</think>a"
+    row = Demonstration(id="1", prompt=talk(f"Repeat: {answer}"), response=answer)
+    assert tokenise([row], tokenizer, ending(tokenizer)) == [
+        "the chat template drops part of an answer: its <think> part"
+    ]
+
+
+def test_an_answer_may_begin_with_what_the_template_opens_it_with(tokenizer_folder: Path):
+    opened = CHATML.replace("assistant\n{% endif", "assistant\n<think>\n{% endif").replace(
+        "{{ message['content'] }}",
+        "{% if message['role'] == 'assistant' and not message['content'].startswith('<think>') %}"
+        "<think>\n{% endif %}{{ message['content'] }}",
+        1,
+    )
+    tokenizer = load_tokenizer(model(tokenizer_folder, opened))
+    row = Demonstration(id="1", prompt=talk("q"), response="<think>\nwhy</think>a")
+    (kept,) = tokenise([row], tokenizer, ending(tokenizer))
+    assert isinstance(kept, Demonstration)
+    assert tokenizer.decode(kept.response_ids) == "why</think>a<|im_end|>"
+
+
+def test_white_space_inside_an_answer_is_part_of_it(tokenizer_folder: Path):
+    joined = CHATML.replace("message['content'] }}", "message['content'].split() | join(' ') }}", 1)
+    tokenizer = load_tokenizer(model(tokenizer_folder, joined))
+    row = Demonstration(id="1", prompt=talk("q"), response="def f():\n    return 1\n")
+    assert tokenise([row], tokenizer, ending(tokenizer)) == [
+        "the chat template drops part of an answer: its white space"
+    ]
+
+
+def test_earlier_answers_that_lose_their_thoughts_are_named(tokenizer_folder: Path):
+    tokenizer = load_tokenizer(model(tokenizer_folder, STRIPS))
+    row = Demonstration(id="1", prompt=talk("q", "<think>why</think>a", "next"), response="b")
+    assert tokenise([row], tokenizer, ending(tokenizer)) == [
+        "the chat template drops part of a turn: the assistant's"
+    ]
+
+
+def test_a_turn_that_is_passed_over_is_seen_though_its_words_stand_elsewhere(tokenizer_folder: Path):
+    template = CHATML.replace("messages %}", "messages if message['role'] != 'system' %}", 1)
+    tokenizer = load_tokenizer(model(tokenizer_folder, template))
+    row = Demonstration(id="1", prompt=({"role": "system", "content": "user"}, *talk("q")), response="a")
+    assert tokenise([row], tokenizer, ending(tokenizer)) == ["the chat template drops a turn: the system's"]
 
 
 def test_a_template_may_write_other_white_space_round_the_parts_of_an_answer(tokenizer_folder: Path):
@@ -232,7 +295,9 @@ def test_a_turn_that_the_template_passes_over_is_a_dropped_row(tokenizer_folder:
     system = Demonstration(
         id="1", prompt=({"role": "system", "content": "be kind"}, *talk("q")), response="a"
     )
-    assert tokenise([system], tokenizer, ending(tokenizer)) == ["the chat template drops a turn"]
+    assert tokenise([system], tokenizer, ending(tokenizer)) == [
+        "the chat template drops a turn: the system's"
+    ]
 
 
 def test_a_template_that_writes_the_date_writes_the_same_one_every_day(tokenizer_folder: Path):
