@@ -320,7 +320,7 @@ def counts(arm: Arm, steps: int) -> dict[str, float]:
 
     def look(module, args, kwargs):
         ids = kwargs["input_ids"] if "input_ids" in kwargs else args[0]
-        mask = kwargs.get("attention_mask")
+        mask = None if "pattern" in kwargs else kwargs.get("attention_mask")  # without padding: all are real
         seen["forwards"] += 1
         seen["positions"] += ids.numel()
         seen["tokens"] += real_tokens(ids, mask)

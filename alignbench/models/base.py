@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from alignbench.errors import ModelError, Problem
+from alignbench.models import lora_forward
 from alignbench.models.hub import obtain
 from alignbench.models.lora_config import WEIGHTS, read_config, shape_of, targets_of
 from alignbench.models.network import Network
@@ -166,6 +167,8 @@ class Base(Network):
             except ValueError as error:
                 raise ModelError(f"the adapter {name} does not fit this model: {error}") from error
         self._layers = [module for module in self.model.modules() if isinstance(module, LoraLayer)]
+        for layer in self._layers:
+            lora_forward.install(layer)
         policy = ModelPolicy(self, inner, name=name, config=config, trainable=trainable)
         self._policies[inner] = policy
         for tensor in policy.tensors().values():

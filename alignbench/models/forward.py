@@ -77,8 +77,10 @@ class Layout:
     positions: Tensor
     """int64 [F]: the position of each token in its sequence."""
     varlen: Varlen
+    read: Tensor
+    """int64 [E]: the tokens whose states are read, each once."""
     states: Tensor
-    """int64 [M]: the tokens whose states predict the response tokens."""
+    """int64 [M]: which of these predicts each response token."""
     targets: Tensor
     """int64 [M]: the response tokens."""
     spans: Mapping[str, Span]
@@ -132,11 +134,13 @@ def lay_out(groups: Mapping[str, Group], device: torch.device) -> Layout:
         place = np.flatnonzero(mask)
         spans[name] = Span(slice(start, start + count), _to(mask, device), _to(place, device))
         start += count
+    tokens_read, which = np.unique(np.array(states), return_inverse=True)
     return Layout(
         ids=_to(np.array(flat), device),
         positions=_to(np.concatenate(positions), device),
         varlen=Varlen(_to(gather.reshape(-1), device), _to(back, device), *gather.shape),
-        states=_to(np.array(states), device),
+        read=_to(tokens_read, device),
+        states=_to(which, device),
         targets=_to(np.array(targets), device),
         spans=spans,
         tokens=sum(size + more + 1 for _, size, _, more in rows),
@@ -145,7 +149,9 @@ def lay_out(groups: Mapping[str, Group], device: torch.device) -> Layout:
 
 def response_states(base: Network, layout: Layout) -> Tensor:
     """Return [M, hidden] of the active adapter: the states that predict the response tokens."""
-    states = hidden_states(base.model, layout.ids, layout.positions, layout.varlen)
+    # A recomputed last layer would be the whole one: it is recomputed when the block below has ended.
+    short = not (base.recomputes and torch.is_grad_enabled())
+    states = hidden_states(base.model, layout.ids, layout.positions, layout.varlen, layout.read, short=short)
     return states.index_select(0, layout.states)
 
 

@@ -51,7 +51,7 @@ def _forward_of(layer: Any, read: Tensor) -> Callable[..., Tensor]:
 
 
 def supports(model: PreTrainedModel) -> bool:
-    """Return whether a model's last layer can be computed for some tokens alone."""
+    """Return whether the states of some tokens are the same when the last layer is computed for these alone."""
 
     def states() -> Tensor:
         ids = torch.arange(1, 9, device=model.device)[None] % model.config.get_text_config().vocab_size

@@ -49,6 +49,8 @@ class Network:
         """Receives what is computed here, for an account of its cost."""
         self.answered: Callable[[int], None] = lambda count: None
         """Called with the number of answers that have just ended, for a progress display."""
+        self.recomputes = False
+        """Whether activations are recomputed in the backward pass."""
         self.vocabulary = len(tokenizer)
         """Token ids below this have a token; logits beyond it belong to a padded vocabulary."""
         attention.install(model)
@@ -78,6 +80,7 @@ class Network:
 
         Each layer is recomputed under the adapter of its forward, whichever is active by then.
         """
+        self.recomputes = on
         if not on:
             self.model.activation_checkpointing_disable()
             return

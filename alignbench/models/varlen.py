@@ -11,6 +11,7 @@ from torch.nn import Embedding
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
+from alignbench.models import last_layer
 from alignbench.models.attention import computes_same, decoder_of, installed, no_mask
 
 
@@ -69,11 +70,27 @@ class Varlen:
         return rows.view(self.batch, -1, heads, size).transpose(1, 2)
 
 
-def hidden_states(model: PreTrainedModel, ids: Tensor, positions: Tensor, varlen: Varlen) -> Tensor:
-    """Return the last hidden states [F, hidden] of tokens [F] at positions [F]: in one row, padded, or one by one."""
-    if supports(model, varlen.width):
-        return row_states(model, ids, positions, varlen)
-    return _padded_states(model, ids, varlen)
+def hidden_states(
+    model: PreTrainedModel,
+    ids: Tensor,
+    positions: Tensor,
+    varlen: Varlen,
+    read: Tensor,
+    *,
+    short: bool = True,
+) -> Tensor:
+    """Return the last hidden states [E, hidden] of the tokens `read`, int64 [E], of tokens [F] at positions [F].
+
+    In one row, padded, or one by one, as the model needs it. With `short` the last layer is computed for these
+    tokens alone where it can be.
+    """
+    if not supports(model, varlen.width):
+        return _padded_states(model, ids, varlen).index_select(0, read)
+    if not short:
+        return row_states(model, ids, positions, varlen).index_select(0, read)
+    with last_layer.only(model, read) as shortened:
+        states = row_states(model, ids, positions, varlen)
+    return states if shortened else states.index_select(0, read)
 
 
 def row_states(model: PreTrainedModel, ids: Tensor, positions: Tensor, varlen: Varlen) -> Tensor:

@@ -8,6 +8,7 @@ import torch
 
 from alignbench.errors import ModelError
 from alignbench.models import lm_head, load_base, scoring
+from alignbench.models.forward import Group, lay_out, response_states
 from alignbench.recipe import schema
 from alignbench.rows import Sequence
 
@@ -94,3 +95,23 @@ def test_scoring_leaves_no_gradient_and_no_graph(policy):
         tensor.grad = None
     policy.logprobs(talks(3))
     assert all(tensor.grad is None and tensor.requires_grad for tensor in policy.parameters())
+
+
+def test_gradients_are_the_same_with_the_last_layer_of_the_read_tokens_and_of_all(policy, monkeypatch):
+    base, prompt = policy.base, (5, 6, 7)
+    pair = [Sequence(prompt, (8, 9, 10)), Sequence(prompt, (11,))]
+    rows: list[int] = []
+    hook = base.model.base_model.layers[-1].mlp.register_forward_hook(
+        lambda module, given, made: rows.append(made.shape[1])
+    )
+    found = {}
+    for recomputes in (False, True):
+        monkeypatch.setattr(base, "recomputes", recomputes)
+        with base.using(policy):
+            layout = lay_out({"": Group(pair)}, base.device)
+            logps = lm_head.log_probabilities(base, response_states(base, layout), layout.targets)
+        found[recomputes] = torch.autograd.grad(logps.sum(), list(policy.parameters()))
+    hook.remove()
+    assert rows == [3, 5], "the shared end of the prompt and two answer tokens; then all five tokens"
+    for short, whole in zip(*found.values(), strict=True):
+        torch.testing.assert_close(short, whole, rtol=1e-4, atol=1e-5)

@@ -68,7 +68,8 @@ def test_the_last_token_predicts_nothing_and_is_not_computed(base):
     layout = lay_out({"all": Group([Sequence((5, 6), (7, 8, 2))])}, base.device)
     assert layout.ids.tolist() == [5, 6, 7, 8]
     assert layout.targets.tolist() == [7, 8, 2]
-    assert layout.states.tolist() == [1, 2, 3]
+    assert layout.read.tolist() == [1, 2, 3]
+    assert layout.states.tolist() == [0, 1, 2]
 
 
 def test_long_responses_are_projected_in_pieces_with_equal_values_and_gradients(base, monkeypatch):
