@@ -18,7 +18,7 @@ test: $(VENV)/installed-test            ## run the whole test suite
 faults: $(VENV)/installed-test          ## kill cells at every file mutation; takes up to an hour
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 FAULTS=long $(BIN)/python -m pytest -q -s tests/faults
 
-check: $(VENV)/installed-check test     ## run tests and linters, as in CI
+check: $(VENV)/installed-check test     ## run tests, linters and the type check
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
