@@ -106,7 +106,7 @@ class Labelling(Settings):
     sampling: Sampling = Sampling()
     """How the answers are drawn."""
     people: int = Field(default=64, ge=0)
-    """Held-out pairs of the data that the judge labels too, to be held against the people who did; 0 for none."""
+    """Held-out pairs that the judge labels too, to measure its agreement with the people who did; 0 for none."""
 
 
 class Revising(Settings):

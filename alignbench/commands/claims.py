@@ -38,7 +38,7 @@ class Expectation(Settings):
     a: str
     """A label, or `variant/label`."""
     b: str | None = None
-    """A label that `a` is held against; none: `a`'s own value."""
+    """The label that `a` is compared with; none: `a`'s own value."""
     sign: Literal["+", "-", "="]
     """Whether a minus b (or a's value) lies above zero, below it, or within `margin` of `around`."""
     around: float = 0.0

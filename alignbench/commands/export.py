@@ -22,7 +22,7 @@ AGREE = 1e-3
 """Nats by which a log-probability may change when an adapter is merged in float32."""
 
 CHECKED = 8
-"""Answers on which a merged model is held against the adapter."""
+"""Answers on which a merged model is compared with the adapter."""
 
 LEFT_BEHIND = (layout.POLICY_KIND,)
 """What only alignbench reads."""

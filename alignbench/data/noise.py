@@ -11,7 +11,7 @@ from alignbench.rows import Pair, Ranking, Row, UnpairedPreference
 
 
 def flip(rows: Sequence[Row], rate: float, seed: int) -> tuple[list[Row], int]:
-    """Return the rows with the label of about a share `rate` of them turned round, and how many were.
+    """Return the rows with the label of about a share `rate` of them flipped, and how many were.
 
     A pair changes places, a ranking is read backwards, so that each of its comparisons turns; an unpaired
     label is negated. Which rows turn depends on id and seed alone, and a higher rate turns those of a lower one

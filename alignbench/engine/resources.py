@@ -62,7 +62,7 @@ def check_disk(recipe: Recipe, cells: Iterable[Cell], out: Path, root: Path, wor
         free = shutil.disk_usage(there).free
         if free < needed:
             raise StorageError(
-                f"{folder}: there is too little room for this run ({needed:,} bytes needed at least, "
+                f"{folder}: there is too little disk space for this run ({needed:,} bytes needed at least, "
                 f"{free:,} bytes free)",
                 "free some space, or choose another folder with --out or ALIGNBENCH_HOME",
             )

@@ -2,7 +2,7 @@
 
 All trials are labels of one ordinary run, in the folder `sweep` of the comparison: resumed, recorded and
 reported like any other. A judge that is trained in the run does not choose what it reports on: its tuning judge does.
-The best of each method then takes part in the comparison, on test prompts.
+The best of each method then enters the comparison, on test prompts.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def expanded(recipe: Recipe) -> Recipe:
 
 
 def _settings(label: str, block: MethodBlock, seed: int, count: int) -> list[dict[str, Any]]:
-    """Return `count` unlike settings of one method, the one that is written first: equal trials for all."""
+    """Return `count` different settings of one method, the one that is written first: equal trials for all."""
     found = [block.config]
     for drawn in islice(_draw(label, block, seed), DRAWS * count):
         if len(found) == count:
@@ -104,7 +104,7 @@ def _settings(label: str, block: MethodBlock, seed: int, count: int) -> list[dic
             found.append(config)
     if len(found) < count:
         raise RecipeError(
-            f"methods.{label}.sweep: its values make {len(found)} unlike settings with the one that is written, "
+            f"methods.{label}.sweep: its values make {len(found)} different settings with the one that is written, "
             f"and sweep.trials is {count}: add values, or lower sweep.trials to {len(found)}"
         )
     return found

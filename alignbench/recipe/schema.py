@@ -143,7 +143,7 @@ class Data(Settings):
     allow_overlap: bool = False
     """Let evaluation prompts that also occur in the training rows pass."""
     noise: float = Field(default=0.0, ge=0, le=1)
-    """Share of the training rows whose label is turned round: how noisy may annotators be?"""
+    """Share of the training rows whose label is flipped: how noisy may annotators be?"""
     source: Comparisons = FILE
     """Whose answers the comparisons hold: the `file`'s; or those of `start`, the policy that a method starts
     from, or of a label, compared by a judge: `{policy: start, judge: self, labels: {answers: 2}}`."""
@@ -215,7 +215,7 @@ Start = Annotated[
 
 def _each_seed_once(seeds: list[int]) -> list[int]:
     if len(set(seeds)) != len(seeds):
-        raise ValueError("a seed stands here twice; keep one, equal seeds give equal results")
+        raise ValueError("a seed is given twice; keep one, equal seeds give equal results")
     return seeds
 
 
@@ -314,7 +314,7 @@ class Evaluation(Settings):
         names = [one.name for one in named]
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(
-                f"{', '.join(map(repr, twice))} stands here twice; keep one, the table's columns are their names"
+                f"{', '.join(map(repr, twice))} is given twice; keep one, the table's columns are their names"
             )
         return named
 

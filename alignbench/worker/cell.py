@@ -133,7 +133,9 @@ def align(session: Session, label: str, seed: int, folder: Path) -> tuple[CellCo
     config = session.recipe.methods[label].model_dump(mode="json")
 
     def lost(tracker: str, why: str) -> None:
-        run.record.warning(f"tracker {tracker}", 0, f"the tracker {tracker} failed and was let go: {why}")
+        run.record.warning(
+            f"tracker {tracker}", 0, f"the tracker {tracker} failed and is not used any more: {why}"
+        )
 
     run.tracking = Tracking(session.task.what.get("track", ()), session.run, label, seed, config, lost)
     try:

@@ -89,6 +89,6 @@ def test_too_little_room_is_refused_before_anything_runs(tmp_path: Path, monkeyp
     resources.check_disk(recipe, cells, tmp_path / "run", tmp_path, 1)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=10**9))
     with pytest.raises(
-        StorageError, match=r"too little room .*bytes needed at least, 1,000,000,000 bytes free"
+        StorageError, match=r"too little disk space .*bytes needed at least, 1,000,000,000 bytes free"
     ):
         resources.check_disk(recipe, cells, tmp_path / "run", tmp_path, 1)

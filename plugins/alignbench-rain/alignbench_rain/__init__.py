@@ -88,7 +88,7 @@ class Searching(Evaluating):
     clause_ends: str = ",.?:;\n、。，．？！：；"  # noqa: RUF001  (full-width punctuation is meant)
     """Characters at which a simulation stops."""
     stop_strings: tuple[str, ...] = ()
-    """Texts that end an answer beside the tokenizer's own end tokens, and are cut off it."""
+    """Texts that end an answer, as the tokenizer's own end tokens do; they are cut off."""
     max_forwards: int | None = Field(None, ge=1)
     """Model calls for one prompt; then the best answer so far is given."""
     max_tokens: int | None = Field(None, ge=1)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 class DirectRLAIF(Method):
-    """Policy gradient on the judge's marks, each answer held against the other answers to its prompt.
+    """Policy gradient on a judge's scores; the baseline of an answer is the mean of the other answers to its prompt.
 
     Sources: Lee et al. 2023 (arXiv:2309.00267), section 2.2.2, "direct RLAIF"; the baseline is REINFORCE
     leave-one-out's (Kool et al. 2019, https://openreview.net/forum?id=r1lgTGL5DE; Ahmadian et al. 2024,
@@ -39,14 +39,14 @@ class DirectRLAIF(Method):
     consumes = (Prompt,)
 
     class Config(MethodConfig):
-        """Who marks, and how far the policy may go."""
+        """The judge, and how far the policy may move from its start."""
 
         judge: NamedJudge = NamedJudge(name="self")
-        """Who gives the marks: an installed judge from which methods may learn."""
+        """The judge that scores answers; it must be one that methods may learn from."""
         lowest: float = 1.0
-        """The mark that becomes the reward -1, as does an answer that does not end."""
+        """The score that becomes the reward -1; an answer that does not end gets -1 too."""
         highest: float = 10.0
-        """The mark that becomes the reward 1."""
+        """The score that becomes the reward 1."""
         learning_rate: float = Field(1e-5, gt=0, le=1)
         """Peak learning rate of the adapter."""
         answers: int = Field(4, ge=2)
@@ -76,7 +76,7 @@ class Item:
 
 
 class OnPolicy:
-    """Draws and marks the answers of each step."""
+    """Draws and scores the answers of each step."""
 
     def __init__(self, run: Run, policy: Policy, judge: Judge, config: DirectRLAIF.Config):
         self.run, self.policy, self.judge, self.config = run, policy, judge, config
@@ -98,10 +98,10 @@ class OnPolicy:
             }
         )
         kl = (scored["policy"].sums() - scored["start"].sums()).tolist()
-        marks = [score.value for score in self.judge.score(asked, [one.text for one in answers])]
+        scores = [score.value for score in self.judge.score(asked, [one.text for one in answers])]
         rewards = [
-            None if mark is None else self.reward(mark, one.finished)
-            for mark, one in zip(marks, answers, strict=True)
+            None if score is None else self.reward(score, one.finished)
+            for score, one in zip(scores, answers, strict=True)
         ]
         made: list[Item] = []
         for first in range(0, len(items), each):
@@ -109,15 +109,15 @@ class OnPolicy:
             net = {at: reward - config.beta * kl[at] for at in places if (reward := rewards[at]) is not None}
             for at in places:
                 others = [value for other, value in net.items() if other != at]
-                # An answer on which the judge abstains, and one without company, teaches nothing.
+                # An answer on which the judge abstains, and one without another to compare with, teaches nothing.
                 advantage = net[at] - sum(others) / len(others) if at in net and others else 0.0
                 made.append(Item(items[at], advantage, rewards[at] or 0.0, kl[at]))
         return made
 
-    def reward(self, mark: float, finished: bool) -> float:
-        """Return a mark as a reward in [-1, 1]."""
+    def reward(self, score: float, finished: bool) -> float:
+        """Return a score as a reward in [-1, 1]."""
         low, high = self.config.lowest, self.config.highest
-        return min(1.0, max(-1.0, 2 * (mark - low) / (high - low) - 1)) if finished else -1.0
+        return min(1.0, max(-1.0, 2 * (score - low) / (high - low) - 1)) if finished else -1.0
 
     def sequences(self, items: list[Item]) -> Mapping[str, ScoringGroup]:
         """Return what a step scores: its answers, as they were drawn."""

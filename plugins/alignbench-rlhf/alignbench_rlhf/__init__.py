@@ -60,7 +60,7 @@ class RLHF(Method):
         horizon: int = Field(10_000, ge=1)
         """Answers over which beta adapts."""
         max_kl: float = Field(100.0, gt=0)
-        """Mean nats for each answer at which the training is stopped as sick."""
+        """Mean nats for each answer above which the training is stopped as diverged."""
         missing_eos_penalty: float = Field(1.0, ge=0)
         """Taken off the score of an answer that does not end by itself."""
         gamma: float = Field(1.0, gt=0, le=1)
@@ -78,7 +78,7 @@ class RLHF(Method):
         ptx_coef: float = Field(0.0, ge=0)
         """Weight of the mean negative log-likelihood of a token of `data.pretraining`: PPO-ptx above 0."""
         ptx_texts: int = Field(8, ge=1)
-        """Pieces of pretraining text beside each rollout of a step."""
+        """Pieces of pretraining text for each rollout of a step."""
 
     def reads(self) -> tuple[type[Row], ...]:
         return (*self.consumes, Text) if self.config.ptx_coef else self.consumes

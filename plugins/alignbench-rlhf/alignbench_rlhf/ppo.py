@@ -246,7 +246,7 @@ class PPO:
     # --- is it well? ----------------------------------------------------------------------------------------
 
     def _look(self, step: int) -> None:
-        """Raise the alarm where the first minibatch of a round did not find the policy that drew it."""
+        """Warn where the first minibatch of a round did not find the policy that drew it."""
         first = self.state.get("first")
         if isinstance(first, Tensor):
             off, limit = first.tolist()
