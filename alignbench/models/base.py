@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 from warnings import catch_warnings, simplefilter
@@ -17,6 +18,7 @@ from alignbench.models.lora_config import WEIGHTS, read_config, shape_of, target
 from alignbench.models.network import Network
 from alignbench.models.policy import ModelPolicy
 from alignbench.models.trials import find_paths
+from alignbench.models.weights import Weights
 from alignbench.recipe import schema
 
 if TYPE_CHECKING:
@@ -38,10 +40,13 @@ class Base(Network):
         *,
         adapter: schema.Adapter | None = None,
         fingerprint: str = "",
+        total: int | None = None,
+        quantised: Mapping[str, int] | None = None,
     ):
         super().__init__(model, tokenizer, fingerprint=fingerprint)
         self.adapter = schema.Adapter() if adapter is None else adapter
         self.targets = targets_of(model, self.adapter.targets)
+        self.weights = Weights(total or model.num_parameters(), quantised or {}, self.targets.weights)
         self.peft: PeftModel | None = None
         """The same network as peft wraps it; None before the first adapter."""
         self._policies: dict[str, ModelPolicy] = {}
@@ -79,10 +84,19 @@ class Base(Network):
                 r=shape.rank,
                 lora_alpha=shape.alpha,  # pyright: ignore[reportArgumentType]
                 lora_dropout=shape.dropout,
-                target_modules=list(self.targets),
+                target_modules=list(self.targets.layers),
+                target_parameters=list(self.targets.experts),
             )
         if not dropout:
             config.lora_dropout = 0.0
+        if config.lora_dropout and config.target_parameters:
+            raise ModelError(
+                Problem(
+                    "the experts of this model are stacked, and an adapter on them can have no dropout",
+                    "set it to 0, or name other layers in model.adapter.targets",
+                    field="model.adapter.dropout",
+                )
+            )
         policy = self._attach(name, config, trainable=trainable)
         generator = torch.Generator().manual_seed(seed)
         state = policy.tensors()

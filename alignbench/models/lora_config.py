@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from alignbench.errors import ModelError, Problem
 
@@ -24,7 +27,10 @@ def shape_of(config: LoraConfig) -> dict[str, Any]:
     """Return the fields that determine what a plain LoRA adapter computes; a file may set no others."""
     shape = {name: getattr(config, name) for name in FIELDS}
     targets = config.target_modules
-    return shape | {"target_modules": targets if isinstance(targets, str) else sorted(targets or ())}
+    shape["target_modules"] = targets if isinstance(targets, str) else sorted(targets or ())
+    if config.target_parameters:
+        shape["target_parameters"] = sorted(config.target_parameters)
+    return shape
 
 
 def read_config(folder: Path) -> LoraConfig:
@@ -54,23 +60,156 @@ def read_config(folder: Path) -> LoraConfig:
                 f"only plain LoRA adapters can be loaded; this one has {', '.join(unfit)}", file=str(path)
             )
         )
-    known = {name: found[name] for name in (*FIELDS, "target_modules") if found.get(name) is not None}
+    known = {
+        name: found[name]
+        for name in (*FIELDS, "target_modules", "target_parameters")
+        if found.get(name) is not None
+    }
     return LoraConfig(**{**known, "lora_dropout": float(known.get("lora_dropout", 0.0))})
 
 
-def targets_of(model: PreTrainedModel, wanted: str | list[str]) -> list[str]:
-    """Return the last parts of the names of the linear layers that get an adapter; the head never does."""
+@dataclass(frozen=True)
+class Targets:
+    """What gets an adapter, in the terms of peft."""
+
+    layers: tuple[str, ...]
+    """Linear layers: the ends of their names, or their whole names where an end would name others too."""
+    experts: tuple[str, ...] = ()
+    """Stacked weights of experts, [experts, ., .]: the whole names of the parameters."""
+    weights: Mapping[str, int] = field(default_factory=dict)
+    """The number of weights of each layer and stack, by its whole name."""
+
+
+def targets_of(model: PreTrainedModel, wanted: str | list[str]) -> Targets:
+    """Return the linear layers and stacked experts that get an adapter: those that text goes through.
+
+    Never the head, and no tower of a multimodal model. A layer that is not called as a layer (a state-space mixer
+    reads the weights of some) would get no gradient, and so gets no adapter. Raises ModelError for a wanted name
+    that fits none.
+    """
+    layers, experts = _layers(model), experts_of(model)
     if wanted != "all-linear":
-        return list(wanted)
+        ends = {
+            name: [full for full in (*layers, *experts) if f".{full}".endswith(f".{name}")] for name in wanted
+        }
+        if missing := [name for name, found in ends.items() if not found]:
+            known = sorted({full.rpartition(".")[2] for full in (*layers, *experts)})
+            raise ModelError(
+                Problem(
+                    f"{', '.join(missing)}: no layer of this name can have an adapter",
+                    f"name some of {', '.join(known)}, or write all-linear",
+                    field="model.adapter.targets",
+                )
+            )
+        chosen = {full for found in ends.values() for full in found}
+        layers = {full: layer for full, layer in layers.items() if full in chosen}
+        experts = {full: weight for full, weight in experts.items() if full in chosen}
+    if not layers and not experts:
+        raise ModelError(
+            f"a {type(model).__name__} has no linear layer that can have an adapter",
+            "use a model with attention or feed-forward layers",
+        )
+    sizes = {name: size_of(layer) for name, layer in layers.items()}
+    sizes |= {name: weight.numel() for name, weight in experts.items()}
+    return Targets(_shortest(model, layers), tuple(experts), sizes)
+
+
+def size_of(layer: Any) -> int:
+    """Return the number of weights of a linear layer, also of a quantised one, which packs two in a byte."""
+    return layer.in_features * layer.out_features if hasattr(layer, "in_features") else layer.weight.numel()
+
+
+def experts_of(model: PreTrainedModel) -> dict[str, nn.Parameter]:
+    """Return the stacked weights of a mixture's experts, [experts, ., .], by their names."""
+    decoder, found = model.get_decoder(), {}
+    for name, module in model.named_modules():
+        if not hasattr(module, "num_experts") or not _inside(module, decoder):
+            continue
+        for own, weight in module.named_parameters(recurse=False):
+            if weight.ndim == 3 and len(weight) == module.num_experts:
+                found[f"{name}.{own}"] = weight
+    return found
+
+
+def _layers(model: PreTrainedModel) -> dict[str, Any]:
+    """Return the linear layers of the text decoder that are called as layers, by their names."""
+    from bitsandbytes.nn.modules import Linear4bit, Linear8bitLt
     from transformers.pytorch_utils import Conv1D
 
-    head = model.get_output_embeddings()
-    names = {
-        name.rpartition(".")[2]
-        for name, module in model.base_model.named_modules()
-        if isinstance(module, (nn.Linear, Conv1D)) and module is not head
+    kinds = (nn.Linear, Conv1D, Linear4bit, Linear8bitLt)
+    decoder, head = model.get_decoder(), model.get_output_embeddings()
+    modules = dict(model.named_modules())
+    text = set(decoder.modules())
+    layers = {
+        name: module
+        for name, module in modules.items()
+        if isinstance(module, kinds) and module in text and module is not head
     }
-    return sorted(names)
+
+    def kind(name: str) -> tuple[type, str]:
+        parent, _, own = name.rpartition(".")
+        return type(modules[parent]), own
+
+    called: set[tuple[type, str]] = set()
+
+    def note(name: str, output: Any) -> None:
+        # A router is a kind of linear layer too, and returns its choice of experts with the product.
+        if isinstance(output, Tensor):
+            called.add(kind(name))
+
+    hooks = [
+        layer.register_forward_hook(lambda module, given, output, name=name: note(name, output))
+        for name, layer in layers.items()
+    ]
+    ids = torch.arange(1, 9, device=model.device)[None] % model.config.get_text_config().vocab_size
+    try:
+        with torch.no_grad():
+            decoder(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    found = {name: layer for name, layer in layers.items() if kind(name) in called}
+    found = {
+        name: layer for name, layer in found.items() if not _fused(modules[name.rpartition(".")[0]], name)
+    }
+    ends = {name.rpartition(".")[2] for name in found}
+    renamed = {end for end in ends if _names_experts(model, end)}
+    return {name: layer for name, layer in found.items() if name.rpartition(".")[2] not in renamed}
+
+
+def _fused(parent: nn.Module, name: str) -> bool:
+    """Return whether the fused kernel of a state-space mixer reads a layer's weight, past its adapter."""
+    return name.endswith(".out_proj") and hasattr(parent, "A_log") and hasattr(parent, "D")
+
+
+def _names_experts(model: PreTrainedModel, end: str) -> bool:
+    """Return whether peft takes a layer's name for one of an expert, as it was called before experts were stacked.
+
+    peft 0.21 would put the adapter on the experts instead, whatever other layer has the name.
+    """
+    from peft import LoraConfig
+    from peft.utils.transformers_weight_conversion import convert_peft_config_for_transformers
+
+    config = LoraConfig(target_modules=[end])
+    try:
+        convert_peft_config_for_transformers(config, model, None)
+    except ValueError:
+        return True
+    return set(config.target_modules or ()) != {end}
+
+
+def _shortest(model: PreTrainedModel, layers: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return names that peft finds these layers by, and no other module."""
+    for parts in (1, 2):
+        ends = {".".join(name.split(".")[-parts:]) for name in layers}
+        found = {name for name, _ in model.named_modules() if ".".join(name.split(".")[-parts:]) in ends}
+        if found == set(layers):
+            return tuple(sorted(ends))
+    return tuple(layers)
+
+
+def _inside(module: nn.Module, decoder: nn.Module) -> bool:
+    return any(module is one for one in decoder.modules())
 
 
 def write_config(config: LoraConfig, folder: Path) -> None:

@@ -10,8 +10,9 @@ from transformers import AutoModelForCausalLM
 
 from alignbench.api.config import Sampling
 from alignbench.models import Base, load_base
+from alignbench.models.forward import Group, lay_out, response_states
 from alignbench.recipe import schema
-from alignbench.rows import Prompt
+from alignbench.rows import Prompt, Sequence
 
 PROMPTS = [
     Prompt(id=str(size), prompt=(), prompt_ids=tuple(range(20, 20 + size)))
@@ -62,3 +63,34 @@ def test_a_hybrid_goes_on_once_part_of_a_batch_has_ended(model, monkeypatch):
     assert [one.ids for one in together] == [
         policy.answer([prompt], sampling, 0)[0].ids for prompt in PROMPTS
     ]
+
+
+def test_adapters_of_a_multimodal_model_go_where_text_does(model):
+    base = load(model("vlm-gemma3"))
+    policy = base.add_adapter("policy", seed=0)
+    assert policy.tensors()
+    assert all(".language_model." in name for name in policy.tensors())
+    base.checkpointing(True)
+    base.model.train()
+    sequences = [Sequence((20, 21, 22), (23, 24, 2))]
+    groups = {"all": Group(sequences)}
+    with base.using(policy):
+        layout = lay_out(groups, base.device)
+        loss = response_states(base, layout).square().sum()
+        gradients = torch.autograd.grad(loss, policy.parameters())
+    assert sum(float(gradient.abs().max()) > 0 for gradient in gradients) == len(gradients) // 2
+
+
+def test_a_mixture_is_quantised_and_adapted_with_its_experts(model):
+    base = load(model("arch-qwen3_moe"), quantization="nf4")
+    shares = base.weights.shares()
+    assert shares["quantised"] > 0.85
+    assert shares["adapted"] > 0.85
+    assert any(".experts." in name for name in base.add_adapter("policy", seed=0).tensors())
+
+
+def test_a_hybrid_gets_adapters_on_the_layers_that_peft_can_adapt(model):
+    base = load(model("arch-falcon_h1"))
+    names = base.add_adapter("policy", seed=0).tensors()
+    assert any(".in_proj." in name for name in names)
+    assert not any(".out_proj." in name for name in names)

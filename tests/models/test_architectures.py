@@ -8,14 +8,18 @@ from typing import Any
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
+from transformers.pytorch_utils import Conv1D
 
+from alignbench import ScoringGroup
 from alignbench.api.config import Sampling
 from alignbench.models import Base, Query, TokenTrees, load_base
 from alignbench.models.choices import Options, read
+from alignbench.models.forward import score
 from alignbench.recipe import schema
 from alignbench.rows import Ids, Prompt, Sequence
 
 from .architectures import ARCHITECTURES, build
+from .conftest import disturb
 
 
 @pytest.fixture(scope="module", params=ARCHITECTURES)
@@ -113,3 +117,77 @@ def test_a_judge_reads_what_transformers_reads(base, plain):
             chances = whole(plain, question)[-1].softmax(-1)
         wanted = [sum(float(chances[way[0]]) for way in ways) for ways in options.variants]
         torch.testing.assert_close(row, torch.tensor(wanted), atol=1e-5, rtol=0)
+
+
+def test_gradients_are_those_of_transformers_forward(base):
+    policy = base.add_adapter("trained", seed=0)
+    disturb(policy)
+    parameters = policy.parameters()
+    assert parameters
+    with torch.enable_grad():
+        found = torch.autograd.grad(trained(policy), parameters)
+        with base.using(policy):
+            wanted = torch.autograd.grad(sum(logps(base.model, one).sum() for one in SEQUENCES), parameters)
+    largest = max(float(one.abs().max()) for one in wanted)
+    assert largest > 0
+    for one, other in zip(found, wanted, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-4 * largest, rtol=1e-3)
+    base.drop(policy)
+
+
+def trained(policy) -> torch.Tensor:
+    from alignbench.models.forward import Group, Scores, lay_out, read, response_states
+
+    base = policy.base
+    groups = {"all": Group(SEQUENCES)}
+    with base.using(policy):
+        layout = lay_out(groups, base.device)
+        states = response_states(base, layout)
+    span = layout.spans["all"]
+    return read(base, groups["all"], states, layout, "all", Scores("all", span.mask, None)).sums().sum()
+
+
+def test_an_adapter_is_saved_read_back_and_merged(base, folder, tmp_path):
+    from peft import PeftModel
+
+    policy = base.add_adapter("kept", seed=0)
+    disturb(policy)
+    policy.save(tmp_path)
+    again = base.load_adapter(tmp_path, "again")
+    wanted = score(policy, {"all": ScoringGroup(SEQUENCES)})["all"].sums()
+    torch.testing.assert_close(score(again, {"all": ScoringGroup(SEQUENCES)})["all"].sums(), wanted)
+    assert (wanted - score(base.policy(), {"all": ScoringGroup(SEQUENCES)})["all"].sums()).abs().max() > 1e-2
+    network = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    merged = PeftModel.from_pretrained(network, str(tmp_path)).merge_and_unload().eval()
+    with torch.no_grad():
+        found = torch.stack([logps(merged, one).sum() for one in SEQUENCES])
+    torch.testing.assert_close(found, wanted, atol=1e-3, rtol=0)
+    base.drop(again)
+    base.drop(policy)
+
+
+def test_four_bits_hold_every_layer_and_expert_as_near_as_four_bits_can(base, folder):
+    quantised = load_base(schema.Model(id=str(folder)))
+    shares = quantised.weights.shares()
+    assert quantised.weights.total == base.weights.total
+    assert shares["adapted"] > 0
+    if folder.name in NOT_QUANTISED:
+        assert shares["quantised"] == 0
+    else:
+        assert set(quantised.weights.quantised) >= set(quantised.weights.adapted)
+    for name, size in quantised.weights.quantised.items():
+        weight, right = weight_of(quantised, name), weight_of(base, name)
+        assert weight.numel() == size
+        assert 0.01 < float((weight - right).norm() / right.norm()) < 0.12, name
+
+
+NOT_QUANTISED = {"falcon"}
+"""bitsandbytes replaces no layer of a model whose linear layers are of a class of its own."""
+
+
+def weight_of(base, name) -> torch.Tensor:
+    parent, _, own = name.rpartition(".")
+    found = getattr(base.model.get_submodule(parent), own)
+    layer = getattr(found, "base_layer", found)
+    weight = layer if isinstance(layer, torch.Tensor) else layer.weight
+    return weight.T if isinstance(layer, Conv1D) else weight

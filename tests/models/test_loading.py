@@ -13,8 +13,8 @@ from safetensors.torch import load_file, save_file
 
 from alignbench.api.config import Sampling
 from alignbench.errors import ModelError
-from alignbench.models import load_base, load_classifier, loading
-from alignbench.models.loading import ERROR_LIMIT, dequantised
+from alignbench.models import load_base, load_classifier, loading, quantization
+from alignbench.models.quantization import ERROR_LIMIT, dequantised
 from alignbench.recipe import schema
 from alignbench.rows import Prompt, Sequence
 from alignbench.store import Store
@@ -35,7 +35,7 @@ def load(folder, **settings):
 
 
 def quantised(base) -> dict:
-    return dict(loading._quantised(base.model))
+    return dict(quantization.quantised_layers(base.model))
 
 
 def relative(got, wanted) -> float:
@@ -109,7 +109,7 @@ def test_a_layer_whose_values_are_wrong_is_refused_by_its_name(tmp_path, monkeyp
     layer = quantised_only(folder)[name]
     if relative(as_the_kernel_reads_it(layer), dequantised(layer)) < 0.01:
         pytest.skip("this machine's bitsandbytes reads 160 columns right")
-    monkeypatch.setattr(loading, "dequantised", as_the_kernel_reads_it)
+    monkeypatch.setattr(quantization, "dequantised", as_the_kernel_reads_it)
     with pytest.raises(ModelError, match=rf"{re.escape(name)}: the nf4 weights of shape \[160, 160\] differ"):
         load(folder)
 
@@ -120,7 +120,7 @@ def quantised_only(folder) -> dict:
     network = loading._load(
         "AutoModelForCausalLM", "tiny", folder, config, torch.float32, torch.device("cpu")
     )
-    return dict(loading._quantised(network))
+    return dict(quantization.quantised_layers(network))
 
 
 @pytest.mark.parametrize("quantization", ["nf4", "fp4", "int8"])
@@ -309,7 +309,7 @@ def test_on_a_gpu_the_4_bit_base_answers_scores_and_trains_as_its_dequantised_tw
     assert quantised(base)
     twin = copy.deepcopy(base.model)
     for name, layer in quantised(base).items():
-        twin.set_submodule(name, loading._plain(layer, base.dtype))
+        twin.set_submodule(name, quantization._plain(layer, base.dtype))
     ids = IDS.to(base.device)
     with torch.no_grad():
         wanted = twin(input_ids=ids).logits.float()
