@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
 from transformers import AutoModelForCausalLM
 from transformers.pytorch_utils import Conv1D
 
@@ -187,7 +188,9 @@ NOT_QUANTISED = {"falcon"}
 
 def weight_of(base, name) -> torch.Tensor:
     parent, _, own = name.rpartition(".")
-    found = getattr(base.model.get_submodule(parent), own)
-    layer = getattr(found, "base_layer", found)
+    module = base.model.get_submodule(parent)
+    module = module.get_base_layer() if isinstance(module, BaseTunerLayer) else module
+    found = getattr(module, own)
+    layer = found.get_base_layer() if isinstance(found, BaseTunerLayer) else found
     weight = layer if isinstance(layer, torch.Tensor) else layer.weight
     return weight.T if isinstance(layer, Conv1D) else weight
