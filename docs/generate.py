@@ -99,6 +99,8 @@ plugin. All rows of a file are of one kind, which the columns of the first row d
 - Also read: {context}. Other names of columns: {aliases}.
 - Refused where they are filled, since they change the meaning of a conversation and a row cannot hold them:
   {unread}; and tool calls, images and reasoning inside a message.
+- Refused unless the row holds the text, since they are part of the question in other formats: {passages}.
+- A conversation may be written as JSON in a text, as tables without lists have it.
 - Every other column is kept with the row. `data.split.by` can name one of them; by default the rows of one
   conversation, those with an equal first turn of the user, stay in one split.
 - A JSON array is not read; `jq -c '.[]' data.json > data.jsonl` makes lines of it.
@@ -150,6 +152,7 @@ def _data() -> Iterator[str]:
         context=", ".join(f"`{name}`" for name in fields.CONTEXT),
         aliases=", ".join(f"`{other}` for `{name}`" for other, name in fields.ALIASES.items()),
         unread=", ".join(f"`{name}`" for name in fields.UNREAD),
+        passages=", ".join(f"`{name}`" for name in fields.PASSAGES),
         formats="\n".join(formats),
     ).rstrip()
 

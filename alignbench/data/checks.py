@@ -107,6 +107,8 @@ def _too_few(pool: Pool, split: Split, there: int, least: int, use: str, data: D
         raise DataError(what, f"give data.split.{split} a share, or name a source in data.{split}")
     wanted = math.ceil(least / share)
     fix = f"{use} needs at least {least}, so about {wanted} rows in all"
+    if pool.read - lost.total() < wanted <= pool.read:
+        fix = f"{use} needs at least {least}: correct the rows that were dropped"
     if pool.read - lost.total() >= wanted:
         fix += f"; rows of one {shares.by} stay together, so more of those, or a source in data.{split}"
         if shares.by not in (CONVERSATION, PROMPT):

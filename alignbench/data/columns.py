@@ -122,7 +122,10 @@ _ANSWERS = (
 _SCORES = (
     "scores", "ratings", "rating", "completions.overall_score", "completions.score", "responses.score",
 )  # fmt: skip
-_LABEL = ("label", "kto_tag", "desirable", "thumbs_up", "is_good")
+VERDICTS = ("desirable", "is_desirable", "thumbs_up", "is_good", "is_chosen", "kto_label")
+"""Other names of the field `label`."""
+_LABEL = ("label", "kto_tag", *VERDICTS)
+_PASSAGE = ("context", "passage", "document")
 _BEST = ("best", "better_response_id", "best_index", "chosen_index")
 NUMBERED = tuple(
     (f"{word}{separator}{one}", f"{word}{separator}{two}")
@@ -138,8 +141,10 @@ def proposals(record: Mapping[str, Any]) -> list[dict[str, str | list[str]]]:
     prompt = [name for name in _PROMPT if name in record][:1]
     if prompt == ["instruction"] and isinstance(record.get("input"), str):
         prompt.append("input")
+    prompt = [name for name in _PASSAGE if name not in prompt and isinstance(record.get(name), str)] + prompt
+    label = [name for name in _present(record, VERDICTS)[:1] if "messages" in record]
     if not prompt:
-        return []
+        return [{"label": name} for name in label]
     answers: list[Any] = [list(pair) for pair in NUMBERED if record.keys() >= set(pair)]
     answers += _present(record, _ANSWERS)
     mappings = [

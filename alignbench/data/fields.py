@@ -11,7 +11,7 @@ from hashlib import sha256
 from typing import Any
 
 from alignbench.data import hh
-from alignbench.data.columns import NUMBERED, Columns, as_yaml, proposals, rename
+from alignbench.data.columns import NUMBERED, VERDICTS, Columns, as_yaml, proposals, rename
 from alignbench.data.turns import (
     RecordError,
     UselessRecordError,
@@ -32,17 +32,26 @@ Fields = Mapping[str, Any]
 Line = Callable[[Columns], str]
 """Writes a mapping of columns as it stands in the recipe."""
 
-ALIASES = {"conversation": "conversations", "kto_tag": "label", "system_prompt": "system"}
+ALIASES = {
+    "conversation": "conversations",
+    "kto_tag": "label",
+    "system_prompt": "system",
+    "system_message": "system",
+}
 """Other names that well-known data sets give a field."""
 
 UNREAD = (
     "tools", "functions", "tool_calls", "images", "image", "videos", "video", "audios", "audio",
+    "available_tools", "rejected_images", "rejected_videos", "rejected_audios", "rejected_tools",
     "chat_template_kwargs",
 )  # fmt: skip
 """Columns that change the meaning of a conversation and that a row cannot hold: refused where they are filled."""
 
 CONTEXT = ("system", "history")
 """Columns whose turns come before the prompt's."""
+
+PASSAGES = ("instruction", "input", "context", "passage", "document")
+"""Columns that are part of the question in other formats: a text in one of them is in the row, or refused."""
 
 FOREIGN = (
     ({"message_id", "parent_id", "text"}, "single messages of reply trees",
@@ -121,6 +130,8 @@ def read(record: Fields, wanted: Shape, line: Line = as_yaml) -> Row:
     if left_out := _left_out(record, wanted):
         raise RecordError(left_out)
     values = wanted.reader(fields)
+    if "prompt" in values and (unread := _unread_passages(fields, wanted, values, line)):
+        raise RecordError(*unread)
     used = {*wanted.names, *wanted.optional, "id"}
     if "prompt" in values:
         values["prompt"] = before(values["prompt"], *(fields.get(name) for name in CONTEXT))
@@ -129,6 +140,22 @@ def read(record: Fields, wanted: Shape, line: Line = as_yaml) -> Row:
     id = str(given) if isinstance(given, (str, int)) else content_id(values)
     extra = {column: _known(record[column]) for field, column in columns.items() if field not in used}
     return wanted.view(id=text("id", id), extra=extra, **values)
+
+
+def _unread_passages(fields: Fields, wanted: Shape, values: Mapping[str, Any], line: Line) -> list[Problem]:
+    """Return the problem of each column that seems to be part of the question and is not in the row."""
+    texts = [turn["content"] for turn in values["prompt"]]
+    joins = isinstance(fields.get("prompt"), str)
+    problems = []
+    for name in PASSAGES:
+        value = fields.get(name)
+        if name in wanted.names or not isinstance(value, str) or is_empty(value):
+            continue
+        if not any(value.strip() in text for text in texts):
+            fix = f"read it with {line({'prompt': [name, 'prompt']})}, or " if joins else ""
+            what = "is not read, and seems to be part of the question"
+            problems.append(Problem(what, fix + _without(line, name), field=name))
+    return problems
 
 
 def _known(value: Any) -> Any:
@@ -150,7 +177,8 @@ def _columns(record: Fields, wanted: Shape) -> dict[str, str]:
     """Return which column each field of a shape is read from. A column of the field's own name goes first."""
     found = {name: name for name in record}
     for name, value in record.items():
-        field = ALIASES.get(name, name)
+        low = name.casefold()
+        field = ALIASES.get(low, low if low in _FOLDED else name)
         if field in ("conversations", "messages"):
             if "messages" in wanted.names:
                 field = "messages"
@@ -311,7 +339,7 @@ SHAPES = (
 _NAMES = sorted({name for one in SHAPES for name in one.names})
 _WORSE = ("chosen", "rejected", "chosen_response", "rejected_response", "rejected_messages")
 _UNREAD_ANSWERS: Mapping[type[Row], tuple[str, ...]] = {
-    Demonstration: _WORSE,
+    Demonstration: (*_WORSE, *VERDICTS),
     Prompt: (
         *_WORSE,
         *("response", "output", "generation", "answers", "responses", "generations", "completions"),
@@ -323,6 +351,9 @@ _UNREAD_ANSWERS: Mapping[type[Row], tuple[str, ...]] = {
 
 FIELDS = frozenset({"id", *CONTEXT, *(name for one in SHAPES for name in (*one.names, *one.optional))})
 """All fields that a row is read from."""
+
+_FOLDED = FIELDS - {"id"} | {*UNREAD}
+"""Fields whose columns may be written in capital letters."""
 
 NAMES = frozenset(
     {*_NAMES, *ALIASES, *CONTEXT, *UNREAD, *(name for names in _UNREAD_ANSWERS.values() for name in names)}

@@ -24,12 +24,20 @@ _SIGNATURES = (
     (b"PK\x03\x04", "a zip archive", "unpack it first"),
     (b"(\xb5/\xfd", "a zstandard archive", "unpack it first"),
     (b"PAR1", "a Parquet file", "name it *.parquet"),
+    (b"version https://git-lfs", "a pointer of Git LFS", "fetch the file itself: git lfs pull"),
+    (b"<!DOCTYPE", "a web page", "download the file itself"),
+    (b"<html", "a web page", "download the file itself"),
     (b"\xff\xfe", "UTF-16 (little endian)", "save it as UTF-8"),
     (b"\xfe\xff", "UTF-16 (big endian)", "save it as UTF-8"),
 )
 _BOM = b"\xef\xbb\xbf"
-_ENCODINGS = (("shift_jis", "Shift-JIS"), ("euc_jp", "EUC-JP"), ("cp1252", "Latin-1 or Windows-1252"))
+_ENCODINGS = (
+    ("shift_jis", "Shift-JIS"), ("euc_jp", "EUC-JP"), ("gb18030", "GBK or GB18030"),
+    ("cp1252", "Latin-1 or Windows-1252"),
+)  # fmt: skip
 _KANA = re.compile("[\u3041-\u30fe]")
+_PAIRS = re.compile(rb"(?:[\x00-\x7f]|[\xa1-\xf7][\xa1-\xfe])*")
+"""ASCII, and the pairs of bytes that write common Chinese: Western text has single bytes above 127."""
 _NO_NUMBER = re.compile(r'"(?:[^"\\]|\\.)*"|(NaN|-?Infinity)')
 
 
@@ -90,12 +98,17 @@ def digest(path: Path) -> str:
     return seen.hexdigest()
 
 
+def other_format(head: bytes) -> tuple[str, str]:
+    """Return what a file of rows is instead, and what to do, by its first bytes; empty texts where they do not say."""
+    return next(((what, fix) for start, what, fix in _SIGNATURES if head.startswith(start)), ("", ""))
+
+
 def _refuse_other_formats(file: BinaryIO, name: str) -> None:
     head = file.read(256)
     file.seek(0)
-    for signature, what, fix in _SIGNATURES:
-        if head.startswith(signature):
-            raise DataError(Problem(f"{what}, not JSON lines in UTF-8 (byte offset 0)", fix, file=name))
+    what, fix = other_format(head)
+    if what:
+        raise DataError(Problem(f"{what}, not JSON lines in UTF-8 (byte offset 0)", fix, file=name))
     # Mostly ASCII text in UTF-16 without a byte-order mark has a zero in every other byte.
     if max(head[::2].count(0), head[1::2].count(0)) * 4 > len(head) > 1:
         what = f"not UTF-8: a zero byte at byte offset {head.index(0)}; probably UTF-16"
@@ -130,13 +143,16 @@ def _decoded(content: bytes, name: str, number: int, start: int) -> str:
 
 
 def _guess(content: bytes) -> str:
-    """The likeliest encoding: Western text may decode as Japanese, but then it shows no kana."""
+    """The likeliest encoding: Western text may decode as Japanese or Chinese, but has no kana and no pairs."""
+    content = content.rstrip()
     for encoding, name in _ENCODINGS:
         try:
             text = content.decode(encoding)
         except UnicodeDecodeError:
             continue
-        if encoding == "cp1252" or _KANA.search(text):
+        if encoding == "cp1252" or (
+            _PAIRS.fullmatch(content) if encoding == "gb18030" else _KANA.search(text)
+        ):
             return name
     return "no text at all"
 

@@ -308,8 +308,10 @@ def _opened(kind: Callable[[Path], Any], file: Path, name: str) -> Any:
     try:
         return kind(file)
     except pa.ArrowException as error:
-        what = f"not a readable Parquet file: {_first_line(error)}"
-        raise DataError(Problem(what, "write it again", file=name)) from error
+        with file.open("rb") as raw:
+            what, fix = jsonl.other_format(raw.read(64))
+        what = f"not a readable Parquet file: {what or _first_line(error)}"
+        raise DataError(Problem(what, fix or "write it again", file=name)) from error
 
 
 def files_of(root: Path, given: str, kind: str) -> list[tuple[Path, str]]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+import re
 from collections.abc import Mapping
 from collections.abc import Sequence as Many
 from itertools import pairwise
@@ -24,8 +26,8 @@ UNREAD = (
 )  # fmt: skip
 """Fields of a message that change its meaning, and that a turn of text cannot hold."""
 
-UNTRAINED = ("train", "loss", "weight")
-"""Fields of a message that can leave an answer out of the loss (Axolotl, ms-swift, OpenAI)."""
+UNTRAINED = ("train", "training", "trainable", "loss", "loss_mask", "weight")
+"""Fields of a message that can leave an answer out of the loss (Axolotl, ms-swift, OpenAI, verl)."""
 
 _ROLES = ("system", "developer", "user", "assistant", "tool")
 
@@ -44,6 +46,7 @@ class UselessRecordError(ValueError):
 
 def prompt_of(value: Any) -> Messages:
     """Return the turns of a prompt: a text is the user's, HH's format holds several."""
+    value = _decoded("prompt", value)
     if not isinstance(value, str):
         turns = _messages("prompt", value)
     elif hh.is_hh(text("prompt", value)):
@@ -59,6 +62,7 @@ def prompt_of(value: Any) -> Messages:
 
 def conversation(name: str, value: Any) -> tuple[Messages, str]:
     """Return a whole conversation, split at its last turn, which is the assistant's."""
+    value = _decoded(name, value)
     if isinstance(value, str):
         if not hh.is_hh(text(name, value)):
             what = "a text that does not begin with 'Human:' is no conversation"
@@ -84,6 +88,7 @@ def answer_of(name: str, value: Any, prompt: Messages, written: Any = None) -> s
 
     HH separates turns by blanks, which are not part of the answer.
     """
+    value = _decoded(name, value)
     if isinstance(value, str):
         content = text(name, value)
         return content.strip() if isinstance(written, str) and hh.is_hh(written) else content
@@ -127,6 +132,20 @@ def before(prompt: Messages, system: Any, history: Any) -> Messages:
     return (*opening, *earlier, *rest)
 
 
+def _decoded(name: str, value: Any) -> Any:
+    """Return the messages that a text holds as JSON, as tables write them that have no lists; else the value."""
+    if not isinstance(value, str) or not _LIST_OF_MESSAGES.match(value):
+        return value
+    try:
+        return json.loads(value)
+    except ValueError:
+        what = "a list of messages written as a text, and not as JSON"
+        raise RecordError(Problem(what, "write it as a list, or with json.dumps", field=name)) from None
+
+
+_LIST_OF_MESSAGES = re.compile(r"""\s*\[\s*\{\s*["'](role|from|content|value)["']\s*:""")
+
+
 def _messages(name: str, value: Any) -> Messages:
     if not is_list(value):
         raise RecordError(wrong(name, value, "a text or a list of messages"))
@@ -166,6 +185,9 @@ def _message(name: str, value: Any) -> list[Message]:
             Problem(f"{role!r} is no role", f"it can be {', '.join(_ROLES)}", field=f"{name}.role")
         )
     content = there.get("content", there.get("value"))
+    if not {"content", "value"} & value.keys():
+        what = f"there is no `content`; the message has {', '.join(value)}"
+        raise RecordError(Problem(what, "name it `content`, or drop the row", field=name))
     return [{"role": role, "content": _parts(f"{name}.content", content)}]
 
 
@@ -205,7 +227,14 @@ def text(name: str, value: Any) -> str:
     return value
 
 
-_KINDS = {bool: "true or false", int: "a number", float: "a number", str: "a text", list: "a list"}
+_KINDS = {
+    bool: "true or false",
+    int: "a number",
+    float: "a number",
+    str: "a text",
+    bytes: "bytes",
+    list: "a list",
+}
 
 
 def wrong(field: str, value: Any, wanted: str) -> Problem:

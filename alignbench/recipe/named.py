@@ -14,6 +14,15 @@ from alignbench.errors import DataError, Problem
 READERS = {".jsonl": "jsonl", ".json": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
 """The source plugin that reads a file, by its suffix."""
 
+_PANDAS = "write it with pandas.{}.to_json('rows.jsonl', orient='records', lines=True)"
+_AS_JSONL = {
+    ".csv": _PANDAS.format("read_csv('{path}', keep_default_na=False)"),
+    ".tsv": _PANDAS.format("read_csv('{path}', sep='\\t', keep_default_na=False)"),
+    ".xlsx": _PANDAS.format("read_excel('{path}', keep_default_na=False)"),
+    **dict.fromkeys((".gz", ".bz2", ".xz", ".zst", ".zip", ".tar", ".tgz"), "unpack it first"),
+}
+"""What makes rows of a file that no reader reads, by its suffix."""
+
 METADATA = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")
 """Files that the `datasets` library writes about rows, beside them."""
 
@@ -34,7 +43,8 @@ def resolve(named: Named, root: Path) -> tuple[str, dict[str, Any]]:
         check_exists(path, name, root)
         return READERS[path.suffix], {"path": name, **named.config}
     if path.is_file():
-        raise DataError(Problem(f"no reader for '{path.suffix}' files", "use .jsonl or .parquet", file=name))
+        fix = _AS_JSONL.get(path.suffix, "use .jsonl or .parquet").format(path=name)
+        raise DataError(Problem(f"no reader for '{path.suffix}' files", fix, file=name))
     if re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name):
         return "hub", {"id": name, **named.config}
     if "/" in name:

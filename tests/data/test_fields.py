@@ -278,3 +278,76 @@ def test_real_rankings_give_as_many_pairs_as_people_ranked(shared: Path, tmp_pat
     )
     drawn = [pair for one in rows for pair in derive(one, Pair, seed=0, draw="all")]
     assert len(drawn) == expected["pairs"] == 754
+
+
+@pytest.mark.parametrize("name", ["System", "SYSTEM_PROMPT", "system_message"])
+def test_a_system_column_may_have_other_names(name: str):
+    found = row({name: "Be brief.", "prompt": "q", "completion": "a"})
+    assert isinstance(found, Prompt)
+    assert [turn["role"] for turn in found.prompt] == ["system", "user"]
+
+
+@pytest.mark.parametrize("name", ["Tools", "available_tools", "rejected_images"])
+def test_a_column_that_changes_the_meaning_is_refused_under_its_other_names(name: str):
+    with pytest.raises(RecordError, match="is not read, and changes the meaning of a row"):
+        row({name: ["x"], "messages": [user("q"), assistant("a")]})
+
+
+@pytest.mark.parametrize(
+    "answer", [{"completion": "a", "prompt": "q"}, {"messages": [user("q"), assistant("a")]}]
+)
+@pytest.mark.parametrize("name", ["desirable", "is_desirable", "thumbs_up"])
+def test_a_verdict_under_another_name_is_never_left_out(name: str, answer: dict[str, Any]):
+    with pytest.raises(RecordError, match=rf"likeliest row is a UnpairedPreference.*label: {name}"):
+        row({**answer, name: False})
+
+
+@pytest.mark.parametrize("field", ["trainable", "loss_mask", "training"])
+def test_an_answer_that_another_trainer_leaves_out_of_the_loss_is_refused(field: str):
+    with pytest.raises(RecordError, match="leaves the answer out of the loss"):
+        row({"messages": [user("q"), {**assistant("a"), field: 0}]})
+
+
+def test_a_passage_beside_the_question_is_in_the_row_or_refused():
+    record = {"context": "Rye needs water.", "prompt": "Why?", "completion": "It is dry."}
+    with pytest.raises(
+        RecordError, match=r"context: .*part of the question; read it with .*\[context, prompt\]"
+    ):
+        row(record)
+    joined = row(columns.rename(record, {"prompt": ["context", "prompt"]}))
+    assert isinstance(joined, Prompt)
+    assert joined.prompt == (user("Rye needs water.\n\nWhy?"),)
+    assert row({**record, "context": "Why"}).extra == {"context": "Why"}
+    with pytest.raises(
+        RecordError, match=r"write columns: \{prompt: \[context, question\], completion: answer\}"
+    ):
+        shape({"question": "Why?", "context": "Rye.", "answer": "It is dry."})
+
+
+def test_messages_that_a_table_holds_as_json_are_read_and_as_python_text_refused():
+    talk = [user("q"), assistant("a")]
+    assert row({"messages": json.dumps(talk)}) == row({"messages": talk})
+    pair = {"prompt": [user("q")], "chosen": [assistant("a")], "rejected": [assistant("b")]}
+    assert row({name: json.dumps(value) for name, value in pair.items()}) == row(pair)
+    with pytest.raises(RecordError, match="messages written as a text, and not as JSON"):
+        row({"messages": str(talk)})
+    with pytest.raises(RecordError, match="messages written as a text, and not as JSON"):
+        row({"prompt": str(pair["prompt"]), "chosen": "a", "rejected": "b"})
+
+
+def test_a_message_without_content_is_named_with_what_it_has():
+    with pytest.raises(RecordError, match="there is no `content`; the message has role, text"):
+        row({"messages": [{"role": "user", "text": "q"}, assistant("a")]})
+
+
+def test_several_answers_where_one_is_needed_are_named():
+    with pytest.raises(
+        RecordError, match=r"chosen: a list of texts, not one answer; .* `answers` with `ranks`"
+    ):
+        row({"prompt": "q", "chosen": ["a", "b"], "rejected": ["c"]})
+
+
+@pytest.mark.parametrize("role", ["gpt", "model", "chatgpt", "bot", "ai"])
+def test_the_assistant_has_other_names(role: str):
+    found = row({"conversations": [{"from": "human", "value": "q"}, {"from": role, "value": "a"}]})
+    assert type(found).__name__ == "Demonstration"

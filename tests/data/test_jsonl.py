@@ -67,7 +67,7 @@ def test_the_first_twenty_bad_rows_are_listed_and_all_are_counted(write: WriteRo
         ('["prompt"]', "data.jsonl:2:1: no JSON object"),
         (
             '{"prompt": [{"role": "user"}], "chosen": "b", "rejected": "c"}',
-            "data.jsonl:2:2: prompt[0].content: null",
+            "data.jsonl:2:2: prompt[0]: there is no `content`; the message has role",
         ),
         (
             '{"prompt": [{"role": "usr", "content": "a"}], "chosen": "b", "rejected": "c"}',
@@ -135,6 +135,12 @@ def test_what_is_harmless_is_accepted_and_stated(write: WriteRows, tmp_path: Pat
             "data.jsonl: a JSON array, not one object on each line (byte offset 2)",
         ),
         (b"PAR1....", "data.jsonl: a Parquet file"),
+        ('{"prompt": "\u4f60\u597d\uff0c\u4eca\u5929"}\n'.encode("gb18030"), "probably GBK or GB18030"),
+        (
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:ab\nsize 9\n",
+            "data.jsonl: a pointer of Git LFS, not JSON lines in UTF-8 (byte offset 0); fetch the file itself",
+        ),
+        (b"<!DOCTYPE html>\n<html>404</html>\n", "data.jsonl: a web page, not JSON lines"),
     ],
 )
 def test_another_format_is_named_with_the_byte_where_it_shows(

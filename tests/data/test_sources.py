@@ -48,6 +48,8 @@ def test_fields_of_the_source_are_kept(tmp_path: Path):
         ),
         ("./missing", DataError, "there is no such file"),
         ("notes.txt", DataError, "no reader for '.txt' files; use .jsonl or .parquet"),
+        ("rows.csv", DataError, r"no reader for '.csv' files; write it with pandas.read_csv\('rows.csv'"),
+        ("rows.jsonl.gz", DataError, "no reader for '.gz' files; unpack it first"),
         ("empty", DataError, "empty: the folder holds no .jsonl or .parquet file"),
         ("mixed", DataError, "mixed: the folder holds jsonl and parquet files; name one file"),
         ("sandbocks", PluginError, "Did you mean 'sandbox'"),
@@ -56,7 +58,8 @@ def test_fields_of_the_source_are_kept(tmp_path: Path):
 def test_a_name_that_stands_for_nothing_is_an_error(
     name: str, error: type[Exception], said: str, tmp_path: Path
 ):
-    (tmp_path / "notes.txt").touch()
+    for file in ("notes.txt", "rows.csv", "rows.jsonl.gz"):
+        (tmp_path / file).touch()
     for folder, files in (("empty", ()), ("mixed", ("a.jsonl", "b.parquet"))):
         (tmp_path / folder).mkdir()
         for file in files:
@@ -201,3 +204,18 @@ def test_the_sandbox_knows_its_own_splits(tmp_path: Path):
     assert {row.id for row in train}.isdisjoint(row.id for row in test)
     assert list(source.rows("train", 3, 0)) == train[:3]
     assert all({"user", "annotator", "group", "topic"} <= set(row.extra) for row in train)
+
+
+def test_a_pointer_in_place_of_a_parquet_file_is_named(tmp_path: Path):
+    (tmp_path / "rows.parquet").write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:ab\n")
+    with pytest.raises(DataError, match="not a readable Parquet file: a pointer of Git LFS; fetch"):
+        open_source(Named(name="rows.parquet"), tmp_path).view()
+
+
+def test_a_column_of_bytes_is_named(tmp_path: Path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    pq.write_table(pa.table({"prompt": [b"q"], "completion": ["a"]}), tmp_path / "rows.parquet")
+    with pytest.raises(DataError, match="prompt: bytes, not a text"):
+        list(open_source(Named(name="rows.parquet"), tmp_path).rows("train", None, 0))

@@ -99,6 +99,14 @@ def test_of_many_rows_a_sample_is_checked_with_a_margin(
         check_tokenizer(far, tmp_path, pool)
 
 
+def test_rows_that_were_dropped_are_to_be_corrected_and_not_to_be_more(
+    write: WriteRows, recipe: MakeRecipe, tmp_path: Path
+):
+    write([{"prompt": f"q {n}", "chosen": "a", "rejected": "a"} for n in range(30)])
+    with pytest.raises(DataError, match="needs at least 4: correct the rows that were dropped"):
+        survey(recipe("data.jsonl"), tmp_path)
+
+
 def test_rows_that_are_dropped_as_they_are_read_count_as_read(
     write: WriteRows, recipe: MakeRecipe, tmp_path: Path
 ):
