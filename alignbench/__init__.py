@@ -19,9 +19,9 @@ _HOME = {
     ),
     "alignbench.rows": "Demonstration Message Pair Prompt Ranking Row Sequence Text UnpairedPreference",
     "alignbench.api.config": (
-        "API Budget Label Labelling NamedJudge NamedMethod NamedSource Revising Sampling Select Settings"
+        "API Budget Label Labelling NamedJudge NamedMethod NamedReward NamedSource Revising Sampling Select Settings"
     ),
-    "alignbench.api.policy": "Answer Can Policy TokenScores TrainablePolicy",
+    "alignbench.api.policy": "Answer Can Decoder Policy TokenScores TrainablePolicy",
     "alignbench.api.method": (
         "Departure GroupScores Loss Method MethodConfig Numbers PerToken Record Rows Run ScoringGroup"
     ),
@@ -30,7 +30,7 @@ _HOME = {
         "Cell Difference Evidence Measure Metric Missing PairLogprobs Picture Request by_prompt histograms matches"
     ),
     "alignbench.api.data": "RowFilter Source",
-    "alignbench.api.reward": "RewardModel",
+    "alignbench.api.reward": "Reward RewardConfig RewardModel",
     "alignbench.hooks": "hookimpl",
     "alignbench.models": "DecodingBase Query Reply TokenTree TokenTrees",
 }
@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from alignbench.api.config import Labelling as Labelling
     from alignbench.api.config import NamedJudge as NamedJudge
     from alignbench.api.config import NamedMethod as NamedMethod
+    from alignbench.api.config import NamedReward as NamedReward
     from alignbench.api.config import NamedSource as NamedSource
     from alignbench.api.config import Revising as Revising
     from alignbench.api.config import Sampling as Sampling
@@ -91,9 +92,12 @@ if TYPE_CHECKING:
     from alignbench.api.metric import matches as matches
     from alignbench.api.policy import Answer as Answer
     from alignbench.api.policy import Can as Can
+    from alignbench.api.policy import Decoder as Decoder
     from alignbench.api.policy import Policy as Policy
     from alignbench.api.policy import TokenScores as TokenScores
     from alignbench.api.policy import TrainablePolicy as TrainablePolicy
+    from alignbench.api.reward import Reward as Reward
+    from alignbench.api.reward import RewardConfig as RewardConfig
     from alignbench.api.reward import RewardModel as RewardModel
     from alignbench.errors import AlignbenchError as AlignbenchError
     from alignbench.errors import DataError as DataError

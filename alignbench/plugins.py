@@ -22,7 +22,7 @@ from typing import Any, Literal, get_args
 from alignbench.api.config import API, NAME
 from alignbench.errors import PluginError
 
-Group = Literal["methods", "judges", "metrics", "data", "filters", "hooks"]
+Group = Literal["methods", "judges", "metrics", "data", "filters", "rewards", "hooks"]
 GROUPS: tuple[Group, ...] = get_args(Group)
 
 _WORD = {
@@ -31,6 +31,7 @@ _WORD = {
     "metrics": "metric",
     "data": "data source",
     "filters": "row filter",
+    "rewards": "reward function",
     "hooks": "observer",
 }
 _BASE = {
@@ -39,6 +40,7 @@ _BASE = {
     "metrics": "alignbench.api.metric:Metric",
     "data": "alignbench.api.data:Source",
     "filters": "alignbench.api.data:RowFilter",
+    "rewards": "alignbench.api.reward:Reward",
 }
 """The class that one of each group must inherit; an observer is any class with hooks."""
 

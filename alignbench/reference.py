@@ -16,7 +16,7 @@ from alignbench.rows import Sequence
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["logprobs"]
+__all__ = ["check_first_loss", "logprobs"]
 
 
 def logprobs(run: Run, rows: Rows[Any]) -> Callable[[Many[Sequence]], Tensor]:
@@ -46,6 +46,21 @@ def logprobs(run: Run, rows: Rows[Any]) -> Callable[[Many[Sequence]], Tensor]:
         sequences=store.digest([[one.prompt, one.response] for one in wanted]),
     )
     return reference.lookup(folder, start.base.device)
+
+
+def check_first_loss(losses: Tensor, known: Tensor, tolerance: float | None) -> None:
+    """Raise PluginError where a training's first losses [N] are not those of a policy that equals its reference.
+
+    `known` [N] are the losses at the reference, `tolerance` is that of `GroupScores`: None checks nothing.
+    """
+    if tolerance is None:
+        return
+    found, wanted = losses.detach().mean().item(), known.detach().mean().item()
+    if not abs(found - wanted) <= tolerance * max(abs(wanted), 1e-3):
+        raise PluginError(
+            f"the first loss is {found:.6f}, not {wanted:.6f}: policy and reference differ before training",
+            "the reference log-probabilities do not belong to this start, data or precision",
+        )
 
 
 def _wanted(run: Run, rows: Rows[Any]) -> list[Sequence]:

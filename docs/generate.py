@@ -15,6 +15,7 @@ GROUPS = {
     "metrics": "Metrics",
     "data": "Data sources",
     "filters": "Row filters",
+    "rewards": "Reward functions",
 }
 
 

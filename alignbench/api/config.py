@@ -58,6 +58,10 @@ class NamedMethod(Named):
     """An installed method by name with its fields. A config field of this type is what a method builds on."""
 
 
+class NamedReward(Named):
+    """A reward function by name with its fields: `length`, or `{regex: {pattern: ...}}` in YAML."""
+
+
 class NamedSource(Named):
     """A data source by name, path or hub id with its fields."""
 

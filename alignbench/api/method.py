@@ -148,8 +148,8 @@ class Record(Protocol):
 class Run(Protocol):
     """One cell at work: everything a method may use.
 
-    Functions over it: `alignbench.feedback` (label, revise, prompts), `alignbench.rewards` (reward_model),
-    `alignbench.reference` (logprobs), `alignbench.integrations` (callback).
+    Functions over it: `alignbench.feedback` (label, revise, prompts), `alignbench.rewards` (reward, reward_model),
+    `alignbench.rollouts` (draw), `alignbench.reference` (logprobs), `alignbench.integrations` (callback).
     """
 
     @property

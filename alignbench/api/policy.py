@@ -14,6 +14,7 @@ from typing import (
     runtime_checkable,
 )
 
+from alignbench.errors import PluginError
 from alignbench.rows import Ids, Prompt, Sequence
 
 if TYPE_CHECKING:
@@ -81,6 +82,20 @@ class Policy(Protocol):
     def save(self, folder: Path) -> None:
         """Write all that `Method.restore` (for an adapter: the core) needs to rebuild the policy."""
         ...
+
+
+class Decoder:
+    """What most policies of a method's own kind share: they answer, and have no probabilities and nothing to save."""
+
+    can: frozenset[Can] = frozenset(("answer",))
+
+    def logprobs(self, sequences: Many[Sequence], *, entropy: bool = False) -> list[TokenScores]:
+        """Refuse: what a decoder gives is not drawn from one distribution."""
+        raise PluginError(f"{type(self).__name__} gives no log-probabilities", "compare its answers")
+
+    def save(self, folder: Path) -> None:
+        """Write nothing: `Method.restore` builds it from its start and its config."""
+        folder.mkdir(parents=True, exist_ok=True)
 
 
 class TrainablePolicy(Policy, Protocol):

@@ -1,13 +1,19 @@
-"""What a trained reward model offers a method."""
+"""What gives an answer a number to raise: a trained reward model, or a reward function that somebody wrote.
+
+Group of entry points for reward functions: `alignbench.rewards`.
+"""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from collections.abc import Sequence as Many
-from typing import TYPE_CHECKING, Any, Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
+from alignbench.api.config import API, Settings
 from alignbench.api.policy import TrainablePolicy
-from alignbench.rows import Sequence
+from alignbench.rows import Prompt, Sequence
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -35,3 +41,35 @@ class RewardModel(Protocol):
     def score(self, sequences: Many[Sequence]) -> Tensor:
         """Return float32 [N]: one number for each sequence, read at its last real token."""
         ...
+
+
+class RewardConfig(Settings):
+    """Fields that every reward function has."""
+
+    weight: float = 1.0
+    """Factor of its reward, where several are added."""
+
+
+class Reward(ABC):
+    """A function of a prompt and an answer that a method raises.
+
+    Law: equal (config, prompt, answer) give equal rewards, whatever else is in the batch; where it does not apply
+    it returns None, never a neutral number.
+    """
+
+    api: ClassVar[int] = API
+
+    Config: ClassVar[type[RewardConfig]] = RewardConfig
+    """Its fields in a recipe; an own one is an inner class that inherits `RewardConfig`."""
+
+    def __init__(self, config: RewardConfig | None = None, *, root: Path = Path()):
+        self.config: Any = self.Config() if config is None else config
+        self.root = root
+        """The folder that relative paths of the recipe start from."""
+
+    @abstractmethod
+    def score(self, prompts: Many[Prompt], answers: Many[str]) -> list[float | None]:
+        """Return the reward of each answer to its prompt, higher is better. `prompts` and `answers` are aligned.
+
+        A prompt's `extra` holds every column of its row that is no prompt and no answer.
+        """

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from alignbench.cli import cache, chat, claims, doctor, export, generate, label, methods, plan, runs
+from alignbench.cli import cache, chat, claims, doctor, export, generate, label, methods, plan, plugin, runs
 from alignbench.cli.shell import app
 
 __all__ = ["app"]
@@ -22,5 +22,7 @@ for command in (
     claims.claims,
     label.label,
     label.evaluate,
+    plugin.new,
+    plugin.check_plugin,
 ):
     app.command()(command)

@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from alignbench import plugins
-from alignbench.api.config import NAME, NamedMethod, NamedSource
+from alignbench.api.config import NAME, NamedMethod, NamedReward, NamedSource
 from alignbench.api.method import Method
 from alignbench.errors import AlignbenchError, PluginError, Problem
 from alignbench.plugins import Group
@@ -129,7 +129,7 @@ class Check:
         for route, one in named_in(config):
             place = (*own, *route)
             self.named(group_of(one), place, self.written(place, one))
-            if (group_of(one), one.name) in self.missing or isinstance(one, NamedSource):
+            if (group_of(one), one.name) in self.missing or isinstance(one, NamedReward | NamedSource):
                 continue
             if isinstance(one, NamedMethod):
                 with suppress(ValidationError):  # a problem of the check of its name

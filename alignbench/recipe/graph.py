@@ -9,7 +9,7 @@ from typing import Annotated, Any, Union, get_args, get_origin
 from pydantic import BaseModel
 
 from alignbench import plugins
-from alignbench.api.config import Label, Labelling, Named, NamedJudge, NamedMethod, NamedSource
+from alignbench.api.config import Label, Labelling, Named, NamedJudge, NamedMethod, NamedReward, NamedSource
 from alignbench.errors import RecipeError
 from alignbench.recipe.configs import build
 from alignbench.recipe.schema import BASE, COMPARISONS, FILE, START, MethodBlock, Recipe, Relabelled
@@ -71,6 +71,7 @@ def group_of(one: Named) -> plugins.Group:
     groups: dict[type[Named], plugins.Group] = {
         NamedJudge: "judges",
         NamedMethod: "methods",
+        NamedReward: "rewards",
         NamedSource: "data",
     }
     return groups[type(one)]

@@ -1,4 +1,4 @@
-"""The author's kit: `MethodSuite` holds the laws of the contract; a plugin's test is an empty subclass.
+"""The author's kit: a suite for each kind of plugin holds the laws of its contract; a test is an empty subclass.
 
 from alignbench.testing import MethodSuite
 
@@ -8,17 +8,25 @@ class TestMine(MethodSuite):
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
-__all__ = ["MethodSuite"]
+_HOME = {
+    "MethodSuite": "alignbench.testing.suite",
+    "JudgeSuite": "alignbench.testing.judges",
+    "MetricSuite": "alignbench.testing.metrics",
+    "SourceSuite": "alignbench.testing.sources",
+}
+__all__ = ["JudgeSuite", "MethodSuite", "MetricSuite", "SourceSuite"]
 
 if TYPE_CHECKING:
+    from alignbench.testing.judges import JudgeSuite as JudgeSuite
+    from alignbench.testing.metrics import MetricSuite as MetricSuite
+    from alignbench.testing.sources import SourceSuite as SourceSuite
     from alignbench.testing.suite import MethodSuite as MethodSuite
 
 
 def __getattr__(name: str) -> Any:
-    if name == "MethodSuite":
-        from alignbench.testing.suite import MethodSuite
-
-        return MethodSuite
+    if name in _HOME:
+        return getattr(importlib.import_module(_HOME[name]), name)
     raise AttributeError(name)

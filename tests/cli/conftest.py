@@ -9,7 +9,7 @@ from typer.testing import CliRunner, Result
 
 from alignbench.cli import app
 
-GOOD = "from alignbench import Method\nclass KTO(Method):\n    '''Learns. Source: here.'''\n    api = 2\n" + (
+GOOD = "from alignbench import Method\nclass RPO(Method):\n    '''Learns. Source: here.'''\n    api = 2\n" + (
     "    def align(self, run):\n        return run.start\n"
 )
 
@@ -20,5 +20,5 @@ def alignbench() -> Callable[..., Result]:
 
 
 @pytest.fixture
-def kto(install) -> None:
-    install("alignbench-kto", "0.3.1", modules={"kto_plugin": GOOD}, methods={"kto": "kto_plugin:KTO"})
+def rpo(install) -> None:
+    install("alignbench-rpo", "0.3.1", modules={"rpo_plugin": GOOD}, methods={"rpo": "rpo_plugin:RPO"})

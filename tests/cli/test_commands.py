@@ -14,15 +14,15 @@ RECIPE = """\
 model: {id: sandbox}
 data: {train: sandbox}
 methods:
-  kto: {start: base}
-  kto-twice: {method: kto, start: kto, budget: {steps: 3}, training: {batch: 4}}
+  rpo: {start: base}
+  rpo-twice: {method: rpo, start: rpo, budget: {steps: 3}, training: {batch: 4}}
 seeds: [0, 7]
 """
 COMMANDS = ("run", "check", "plan", "compare", "report", "methods", "doctor")
 
 
 @pytest.fixture
-def recipe(tmp_path: Path, kto: None) -> Path:
+def recipe(tmp_path: Path, rpo: None) -> Path:
     path = tmp_path / "r.yaml"
     path.write_text(RECIPE, encoding="utf-8")
     return path
@@ -42,7 +42,7 @@ def test_the_version_is_the_package_s(alignbench) -> None:
 def test_check_says_what_would_run(alignbench, recipe: Path) -> None:
     done = alignbench("check", recipe)
     assert (done.exit_code, done.stderr) == (0, "")
-    assert done.stdout == f"{recipe} is good: 6 cells (base, kto, kto-twice; seeds 0, 7)\n"
+    assert done.stdout == f"{recipe} is good: 6 cells (base, rpo, rpo-twice; seeds 0, 7)\n"
 
 
 def test_check_for_a_program_is_the_whole_recipe_with_defaults(alignbench, recipe: Path) -> None:
@@ -81,12 +81,12 @@ def test_check_reads_every_row_where_it_is_asked_to_and_names_file_and_line(
 
 def test_problems_are_lines_on_stderr_and_nothing_on_stdout(alignbench, recipe: Path) -> None:
     recipe.write_text(
-        RECIPE.replace("seeds", "sedes").replace("start: kto,", "start: kot,"), encoding="utf-8"
+        RECIPE.replace("seeds", "sedes").replace("start: rpo,", "start: rop,"), encoding="utf-8"
     )
     done = alignbench("check", recipe)
     assert (done.exit_code, done.stdout) == (Exit.USAGE, "")
     assert done.stderr.splitlines() == [
-        f"error: {recipe}:5:35: methods.kto-twice.start: there is no label 'kot'; did you mean 'kto'?",
+        f"error: {recipe}:5:35: methods.rpo-twice.start: there is no label 'rop'; did you mean 'rpo'?",
         f"error: {recipe}:6:1: sedes: unknown; did you mean 'seeds'?",
     ]
 
@@ -105,7 +105,7 @@ def test_problems_for_a_program_are_one_json_object(alignbench, recipe: Path) ->
     ("text", "code"),
     [
         ("a: !!python/object:os.system {}", Exit.SECURITY),
-        ("model: {id: sandbox}\ndata: {train: sandbox}\nmethods: {kot: {}}", Exit.PLUGIN),
+        ("model: {id: sandbox}\ndata: {train: sandbox}\nmethods: {rop: {}}", Exit.PLUGIN),
         ("model: [", Exit.USAGE),
     ],
 )
@@ -156,15 +156,15 @@ def test_plan_lists_the_cells_in_start_order_with_their_departures(alignbench, r
     assert (said["requests"], said["estimate"]) == ([], None)
     rows = said["cells"]
     assert [row["cell"] for row in rows] == [
-        f"{label}/seed-{seed}" for seed in (0, 7) for label in ("base", "kto", "kto-twice")
+        f"{label}/seed-{seed}" for seed in (0, 7) for label in ("base", "rpo", "rpo-twice")
     ]
     assert rows[2] == {
-        "cell": "kto-twice/seed-0",
-        "label": "kto-twice",
+        "cell": "rpo-twice/seed-0",
+        "label": "rpo-twice",
         "seed": 0,
-        "method": "kto",
-        "from": "alignbench-kto 0.3.1",
-        "start": "kto",
+        "method": "rpo",
+        "from": "alignbench-rpo 0.3.1",
+        "start": "rpo",
         "budget": {"steps": 3, "scope": "own"},
         "departures": rows[2]["departures"],
         "state": "to run",
@@ -175,12 +175,12 @@ def test_plan_lists_the_cells_in_start_order_with_their_departures(alignbench, r
 
 def test_plan_for_a_person_fits_the_same_into_a_table(alignbench, recipe: Path) -> None:
     lines = alignbench("plan", recipe).stdout.splitlines()
-    (row,) = (line for line in lines if "kto-twice/seed-7" in line)
-    assert row.split() == ["kto-twice/seed-7", "to", "run", "kto", "kto", "3", "steps"]
+    (row,) = (line for line in lines if "rpo-twice/seed-7" in line)
+    assert row.split() == ["rpo-twice/seed-7", "to", "run", "rpo", "rpo", "3", "steps"]
     assert max(map(len, lines[: lines.index(row)])) <= 80
-    (note,) = (line for line in lines if line.startswith("kto-twice has departures: "))
+    (note,) = (line for line in lines if line.startswith("rpo-twice has departures: "))
     assert "budget: 3 steps instead of 1 epoch" in note
-    assert "Methods from alignbench-kto 0.3.1." in lines
+    assert "Methods from alignbench-rpo 0.3.1." in lines
 
 
 def test_plan_says_what_difference_the_seeds_and_prompts_can_find(alignbench, recipe: Path) -> None:
@@ -201,11 +201,11 @@ def test_plan_says_what_difference_the_seeds_and_prompts_can_find(alignbench, re
 def test_plan_keeps_to_the_labels_that_are_asked_for_and_what_they_start_from(
     alignbench, recipe: Path
 ) -> None:
-    said = json.loads(alignbench("plan", recipe, "--json", "--only", "kto").stdout)
-    assert {row["label"] for row in said["cells"]} == {"base", "kto"}
-    done = alignbench("plan", recipe, "--only", "ktoo")
+    said = json.loads(alignbench("plan", recipe, "--json", "--only", "rpo").stdout)
+    assert {row["label"] for row in said["cells"]} == {"base", "rpo"}
+    done = alignbench("plan", recipe, "--only", "rpoo")
     assert done.exit_code == Exit.USAGE
-    assert "--only names ktoo, which the recipe does not have" in done.stderr
+    assert "--only names rpoo, which the recipe does not have" in done.stderr
 
 
 def test_a_recipe_that_is_not_there_is_an_error_and_no_traceback(alignbench, tmp_path: Path) -> None:

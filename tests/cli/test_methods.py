@@ -31,12 +31,12 @@ class Teach(Method):
 """
 
 
-def test_methods_lists_names_versions_and_the_reasons_of_broken_ones(alignbench, kto, install) -> None:
+def test_methods_lists_names_versions_and_the_reasons_of_broken_ones(alignbench, rpo, install) -> None:
     install("alignbench-sad", "2.0", modules={"sad_plugin": "import gone"}, methods={"sad": "sad_plugin:Sad"})
     listed = {row["name"]: row for row in json.loads(alignbench("methods", "--json").stdout)}
-    assert listed["kto"]["distribution"] == "alignbench-kto"
-    assert listed["kto"]["version"] == "0.3.1"
-    assert listed["kto"]["broken"] is None
+    assert listed["rpo"]["distribution"] == "alignbench-rpo"
+    assert listed["rpo"]["version"] == "0.3.1"
+    assert listed["rpo"]["broken"] is None
     reason = "alignbench-sad 2.0 could not be loaded for 'sad': No module named 'gone'"
     assert listed["sad"]["broken"] == reason
     done = alignbench("methods")
@@ -74,18 +74,18 @@ def test_a_method_without_rows_and_fields_says_so(alignbench, install) -> None:
     assert shown.endswith("It has no fields of its own.\n")
 
 
-def test_a_clash_is_listed_with_both_and_an_error_when_it_is_asked_for(alignbench, kto, install) -> None:
-    module = "from kto_plugin import KTO\n"
-    install("alignbench-dup", "9.9", modules={"dup_plugin": module}, methods={"kto": "dup_plugin:KTO"})
-    listed = [row for row in json.loads(alignbench("methods", "--json").stdout) if row["name"] == "kto"]
+def test_a_clash_is_listed_with_both_and_an_error_when_it_is_asked_for(alignbench, rpo, install) -> None:
+    module = "from rpo_plugin import RPO\n"
+    install("alignbench-dup", "9.9", modules={"dup_plugin": module}, methods={"rpo": "dup_plugin:RPO"})
+    listed = [row for row in json.loads(alignbench("methods", "--json").stdout) if row["name"] == "rpo"]
     assert {row["distribution"]: row["clashes_with"] for row in listed} == {
-        "alignbench-dup": ["alignbench-kto 0.3.1"],
-        "alignbench-kto": ["alignbench-dup 9.9"],
+        "alignbench-dup": ["alignbench-rpo 0.3.1"],
+        "alignbench-rpo": ["alignbench-dup 9.9"],
     }
-    done = alignbench("methods", "kto")
+    done = alignbench("methods", "rpo")
     assert done.exit_code == Exit.PLUGIN
-    assert "alignbench-dup 9.9 and alignbench-kto 0.3.1" in done.stderr
-    assert alignbench("methods", "alignbench-dup:kto").exit_code == 0
+    assert "alignbench-dup 9.9 and alignbench-rpo 0.3.1" in done.stderr
+    assert alignbench("methods", "alignbench-dup:rpo").exit_code == 0
 
 
 def test_a_broken_method_is_an_error_when_it_is_asked_for(alignbench, install) -> None:

@@ -119,7 +119,7 @@ RECIPE = {
     "model": {"id": "sandbox"},
     "data": {"train": "sandbox", "limit": 1000},
     "training": {"batch": 8},
-    "methods": {"kto": {"method": "kto", "start": "base", "budget": {"steps": 500}}},
+    "methods": {"rpo": {"method": "rpo", "start": "base", "budget": {"steps": 500}}},
     "seeds": [4, 5],
 }
 
@@ -128,8 +128,8 @@ def test_a_small_run_shrinks_rows_budget_prompts_and_seeds_and_nothing_else() ->
     whole = Recipe.model_validate(RECIPE)
     small = shrunk(whole, 2)
     assert small.data.limit == 16
-    assert small.methods["kto"].budget is not None
-    assert small.methods["kto"].budget.steps == 2
+    assert small.methods["rpo"].budget is not None
+    assert small.methods["rpo"].budget.steps == 2
     assert small.evaluation.prompts == 2 * forecast.PROMPTS
     assert small.seeds == [4]
     assert (small.model, small.training, small.budget) == (whole.model, whole.training, whole.budget)

@@ -17,10 +17,10 @@ from alignbench.worker.messages import Event, Finished
 STORY = [
     Progress("data", Event("preparing data")),
     Progress("data", ended=Finished()),
-    Progress("kto/seed-0", Event("training", 3, 32), cells=2),
-    Progress("kto/seed-0", Event("training", 4, None, {"loss": 0.69314}), cells=2),
-    Progress("kto/seed-0", Event("answering", 0, 200), cells=2),
-    Progress("kto/seed-0", ended=Finished("diverged", "the loss is nan\x1b[2J\nat step 4"), cells=2),
+    Progress("rpo/seed-0", Event("training", 3, 32), cells=2),
+    Progress("rpo/seed-0", Event("training", 4, None, {"loss": 0.69314}), cells=2),
+    Progress("rpo/seed-0", Event("answering", 0, 200), cells=2),
+    Progress("rpo/seed-0", ended=Finished("diverged", "the loss is nan\x1b[2J\nat step 4"), cells=2),
     Progress("ppo/seed-0", ended=Finished(), cells=2),
 ]
 
@@ -38,7 +38,7 @@ def test_where_nobody_watches_each_ended_task_is_one_line() -> None:
     lines = shown(STORY, terminal=False).splitlines()
     assert [line.split()[:2] for line in lines] == [
         ["data", "done"],
-        ["kto/seed-0", "diverged"],
+        ["rpo/seed-0", "diverged"],
         ["ppo/seed-0", "done"],
     ]
     assert lines[2] == "ppo/seed-0  done  (already finished)"
@@ -57,15 +57,15 @@ def test_an_error_that_stops_the_run_is_told_once_and_not_here() -> None:
 
 def test_a_terminal_sees_the_phase_how_far_it_is_and_the_numbers_of_now() -> None:
     last = shown(STORY[:4], terminal=True)
-    assert "kto/seed-0  training" in last
+    assert "rpo/seed-0  training" in last
     assert "4/32" in last
     assert "loss 0.693" in last
     assert "cells" in last
 
 
 def test_a_new_phase_forgets_the_total_and_the_numbers_of_the_old_one() -> None:
-    story = [*STORY[:4], Progress("kto/seed-0", Event("saving"), cells=2)]
-    last = shown(story, terminal=True).split("kto/seed-0  saving")[-1]
+    story = [*STORY[:4], Progress("rpo/seed-0", Event("saving"), cells=2)]
+    last = shown(story, terminal=True).split("rpo/seed-0  saving")[-1]
     assert "/32" not in last
     assert "loss" not in last
 
@@ -85,7 +85,7 @@ def test_answers_are_counted_as_they_end_and_not_told_too_often(monkeypatch: pyt
         ("answering", 5, 8),
         ("answering", 8, 8),
     ]
-    assert "5/8" in shown([Progress("kto/seed-0", event, cells=2) for event in told[:2]], terminal=True)
+    assert "5/8" in shown([Progress("rpo/seed-0", event, cells=2) for event in told[:2]], terminal=True)
 
 
 def test_eighty_columns_hold_the_cell_how_far_it_is_the_time_left_and_its_numbers() -> None:

@@ -9,7 +9,7 @@ import pytest
 from alignbench import hookimpl, hooks
 from alignbench.hooks import Observers, Spec
 
-CELL = {"label": "kto", "seed": 0}
+CELL = {"label": "rpo", "seed": 0}
 
 
 class Watcher:
@@ -37,21 +37,21 @@ def test_an_observer_sees_what_it_asked_for() -> None:
     observers.notify("alignbench_cell_started", **CELL)
     observers.notify("alignbench_step", **CELL, step=1, numbers={"loss": 0.5})
     observers.notify("alignbench_cell_finished", **CELL, status="done", reason="")
-    assert watcher.seen == [("kto", 0), {"loss": 0.5}]
+    assert watcher.seen == [("rpo", 0), {"loss": 0.5}]
 
 
 def test_an_observer_that_raises_is_switched_off_with_one_warning_and_the_others_go_on() -> None:
     first, last = Watcher(), Watcher()
     observers = Observers({"first": first, "raising": Raising(), "last": last})
     with pytest.warns(
-        RuntimeWarning, match="'raising' is switched off.*RuntimeError: no kto today"
+        RuntimeWarning, match="'raising' is switched off.*RuntimeError: no rpo today"
     ) as caught:
         observers.notify("alignbench_cell_started", **CELL)
     assert len(caught) == 1
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         observers.notify("alignbench_cell_started", **CELL)
-    assert first.seen == last.seen == [("kto", 0), ("kto", 0)]
+    assert first.seen == last.seen == [("rpo", 0), ("rpo", 0)]
     assert observers.names == ("first", "last")
 
 

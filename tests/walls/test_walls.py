@@ -28,6 +28,7 @@ PUBLIC = (
     "alignbench.integrations",
     "alignbench.reference",
     "alignbench.rewards",
+    "alignbench.rollouts",
     "alignbench.testing",
 )
 """Modules that a plugin may import from."""

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from alignbench import GroupScores, Pair, PluginError, Rows, Run, ScoringGroup, Sequence, TrainablePolicy
-from alignbench.reference import logprobs
+from alignbench import GroupScores, Pair, Rows, Run, ScoringGroup, Sequence, TrainablePolicy
+from alignbench.reference import check_first_loss, logprobs
 from alignbench_dpo.catalogue import LOSSES
 from alignbench_dpo.losses import MOMENTUM, Answers, Pairs, matched, pair_loss
 
@@ -60,7 +60,8 @@ class Objective:
             self.state["checked"] = True
             still = Pairs(chosen.at_reference(), rejected.at_reference(), pairs.matched, pairs.shift)
             if not self.whole_step:
-                _check(losses, pair_loss(still, preference, config.loss, config), scores["chosen"].tolerance)
+                known = pair_loss(still, preference, config.loss, config)
+                check_first_loss(losses, known, scores["chosen"].tolerance)
         return losses, {
             "rewards/chosen": config.beta * chosen.ratio.detach(),
             "rewards/rejected": config.beta * rejected.ratio.detach(),
@@ -97,15 +98,3 @@ def sequences(rows: Many[Pair]) -> Mapping[str, list[Sequence]]:
     """Return the chosen and the rejected answers of pairs, which share their prompts."""
     chosen, rejected = zip(*(row.sequences() for row in rows), strict=True)
     return {"chosen": list(chosen), "rejected": list(rejected)}
-
-
-def _check(losses: Tensor, expected: Tensor, tolerance: float | None) -> None:
-    """Raise PluginError where the first step does not find the policy at its reference."""
-    if tolerance is None:
-        return
-    found, wanted = losses.detach().mean().item(), expected.detach().mean().item()
-    if not abs(found - wanted) <= tolerance * max(abs(wanted), 1e-3):
-        raise PluginError(
-            f"the first loss is {found:.6f}, not {wanted:.6f}: policy and reference differ before training",
-            "the reference log-probabilities do not belong to this start, data or precision",
-        )

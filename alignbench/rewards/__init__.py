@@ -1,22 +1,53 @@
-"""A reward model for a method: trained on a run's comparisons, once for all cells that ask for the same."""
+"""Rewards for a method: a reward model of the run's comparisons, a judge, or reward functions."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from collections.abc import Sequence as Many
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from alignbench import store
-from alignbench.api.config import Budget
+from alignbench import plugins, store
+from alignbench.api.config import Budget, NamedJudge, NamedReward
 from alignbench.api.method import Run
 from alignbench.api.reward import RewardModel
-from alignbench.rows import Pair, Ranking, Row
+from alignbench.rows import Pair, Prompt, Ranking, Row
 
 if TYPE_CHECKING:
     from alignbench.training.reward_quality import Compared
 
-__all__ = ["reward_model"]
+__all__ = ["reward", "reward_model"]
+
+Scorer = Callable[[Many[Prompt], Many[str]], list[float | None]]
+"""Prompts and answers, aligned, to a reward each; None where none applies."""
+
+
+def reward(run: Run, judge: NamedJudge | None, functions: Many[NamedReward] = ()) -> Scorer:
+    """Return the sum of a judge's score, if one is named, and of reward functions by their weights.
+
+    With neither it is the score of a reward model of the training rows. An answer on which one of them has nothing
+    to say has no reward.
+    """
+    if judge is None and not functions:
+        judge = NamedJudge(name="reward-model", config={"train_on": "train"})
+    opened = None if judge is None else run.judge(judge)
+    made = [
+        (kind := plugins.load("rewards", one.name))(kind.Config.model_validate(one.config), root=run.root)
+        for one in functions
+    ]
+
+    def score(prompts: Many[Prompt], answers: Many[str]) -> list[float | None]:
+        columns = [] if opened is None else [[one.value for one in opened.score(prompts, answers)]]
+        for one in made:
+            weight = one.config.weight
+            found = one.score(prompts, answers)
+            columns.append([None if value is None else weight * value for value in found])
+        return [
+            None if any(value is None for value in row) else sum(value for value in row if value is not None)
+            for row in zip(*columns, strict=True)
+        ]
+
+    return score
 
 
 def reward_model(

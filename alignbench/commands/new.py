@@ -1,0 +1,63 @@
+"""Writes the distribution of a new plugin: package, entry point and test."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from string import Template
+from typing import Literal
+
+from alignbench import plugins
+from alignbench.api.config import NAME
+from alignbench.errors import Problem, RecipeError
+from alignbench.plugins import Group
+
+Kind = Literal["method", "judge", "metric", "source"]
+
+GROUPS: dict[Kind, Group] = {"method": "methods", "judge": "judges", "metric": "metrics", "source": "data"}
+"""The group of entry points of each kind."""
+SUITES: dict[Kind, str] = {
+    "method": "MethodSuite",
+    "judge": "JudgeSuite",
+    "metric": "MetricSuite",
+    "source": "SourceSuite",
+}
+"""The suite in `alignbench.testing` that holds the laws of each kind."""
+
+TEMPLATES = Path(__file__).parent / "templates"
+
+
+def write(kind: Kind, name: str, parent: Path) -> Path:
+    """Write a distribution for the plugin `name` to `parent/alignbench-name`, and return that folder.
+
+    Raises RecipeError for what is no name, a name that is taken, and a folder that is there already.
+    """
+    if not re.fullmatch(NAME, name):
+        fix = "use small letters, digits, '.', '_' and '-', 64 at most, a letter or digit first"
+        raise RecipeError(Problem(f"'{name}' cannot be a name", fix))
+    if found := plugins.installed(GROUPS[kind]).get(name):
+        raise RecipeError(Problem(f"{found} provides the {kind} '{name}' already", "choose another name"))
+    folder = parent / f"alignbench-{name}"
+    if folder.exists():
+        raise RecipeError(Problem(f"{folder} is there already", "choose another name or folder"))
+    parts = re.split(r"[._-]+", name)
+    module = "alignbench_" + "_".join(parts)
+    words = {
+        "kind": kind,
+        "name": name,
+        "group": GROUPS[kind],
+        "module": module,
+        "class": "".join(part.capitalize() for part in (["plugin"] if name[0].isdigit() else []) + parts),
+        "suite": SUITES[kind],
+    }
+    files = {
+        "pyproject.toml": "pyproject.toml",
+        "README.md": "README.md",
+        f"{kind}.py": f"{module}/__init__.py",
+        "test.py": f"tests/test_{'_'.join(parts)}.py",
+    }
+    for template, file in files.items():
+        text = Template((TEMPLATES / f"{template}.txt").read_text(encoding="utf-8")).substitute(words)
+        (folder / file).parent.mkdir(parents=True, exist_ok=True)
+        (folder / file).write_text(text, encoding="utf-8")
+    return folder

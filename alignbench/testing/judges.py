@@ -1,0 +1,125 @@
+"""The laws every judge keeps, on answers of the sandbox."""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+
+from alignbench import layout, plugins
+from alignbench.api.judge import Judge
+from alignbench.recipe.resolve import resolve
+from alignbench.recipe.schema import Recipe
+from alignbench.rows import Pair, Prompt
+from alignbench.testing.plugin import PluginSuite
+from alignbench.worker import prepare
+from alignbench.worker.context import judge_reward_model
+from alignbench.worker.messages import Task
+from alignbench.worker.model_access import ModelAccess
+from alignbench.worker.session import Session
+
+ASKED = 6
+
+
+class JudgeSuite(PluginSuite):
+    """Subclass it, name the judge, and pytest does the rest. The judge must be installed."""
+
+    group = "judges"
+    judge: ClassVar[str]
+
+    @classmethod
+    def name(cls) -> str:
+        return cls.judge
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def session(cls, tmp_path_factory: pytest.TempPathFactory) -> Session:
+        """A real session: the sandbox in NF4, and its rows."""
+        folder = tmp_path_factory.mktemp("judge")
+        # A recipe names at least one method; none is run here.
+        any_method = next(iter(plugins.installed("methods")), None)
+        if any_method is None:
+            pytest.skip("no method is installed")
+        recipe = Recipe.model_validate(
+            {
+                "model": {"id": "sandbox"},
+                "data": {"train": "sandbox", "limit": 32, "max_length": 128},
+                "training": {"threads": 1},
+                "budget": {"steps": 1},
+                "methods": {any_method: {}},
+                "evaluation": {"prompts": ASKED},
+            }
+        )
+        task = Task(
+            "prepare",
+            run=folder / "run",
+            root=Path.cwd(),
+            home=folder / "home",
+            log=folder / layout.LOG,
+            plan=resolve(recipe).model_dump_json(),
+            threads=1,
+            what={"key": "judge"},
+        )
+        prepare.main(task, lambda event: None)
+        return Session(task)
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def opened(cls, session: Session) -> Judge:
+        """The judge, ready."""
+        return cls._open(session)
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def asked(cls, session: Session) -> tuple[list[Prompt], list[str], list[str]]:
+        """Prompts, and two answers to each."""
+        rows = list(session.table.rows(Pair, "train", seed=0))[:ASKED]
+        prompts = [Prompt(id=row.id, prompt=row.prompt, extra=row.extra) for row in rows]
+        return prompts, [row.chosen for row in rows], [row.rejected for row in rows]
+
+    def test_a_score_is_a_finite_number_or_an_abstention(self, opened: Judge, asked):
+        prompts, answers, _ = asked
+        scores = opened.score(prompts, answers)
+        assert len(scores) == len(answers), "one score for each answer"
+        values = [one.value for one in scores]
+        assert all(value is None or math.isfinite(value) for value in values), values
+        assert any(value is not None for value in values), "it abstains on everything"
+
+    def test_nothing_asked_is_nothing_said(self, opened: Judge):
+        assert list(opened.score([], [])) == []
+
+    def test_a_score_does_not_depend_on_the_rest_of_the_batch(self, opened: Judge, asked):
+        prompts, answers, _ = asked
+        whole = [one.value for one in opened.score(prompts, answers)]
+        opened.forget()
+        back = [one.value for one in opened.score(prompts[::-1], answers[::-1])][::-1]
+        opened.forget()
+        alone = [opened.score([p], [a])[0].value for p, a in zip(prompts, answers, strict=True)]
+        assert back == pytest.approx(whole, rel=1e-3, abs=1e-4), "it depends on the order"
+        assert alone == pytest.approx(whole, rel=1e-3, abs=1e-4), "it depends on what else is asked"
+
+    def test_exchanged_answers_exchange_the_preference(self, opened: Judge, asked):
+        prompts, a, b = asked
+        ahead, back = opened.compare(prompts, a, b), opened.compare(prompts, b, a)
+        for one, other in zip(ahead, back, strict=True):
+            assert (one is None) == (other is None), "an abstention depends on the order of the answers"
+            if one is not None and other is not None:
+                assert 0 <= one <= 1
+                assert one == pytest.approx(1 - other, abs=1e-3)
+
+    def test_opened_again_it_says_the_same(self, session: Session, opened: Judge, asked):
+        prompts, answers, _ = asked
+        again = self._open(session)
+        assert again.fingerprint() == opened.fingerprint()
+        found = [one.value for one in again.score(prompts, answers)]
+        assert found == pytest.approx([one.value for one in opened.score(prompts, answers)], rel=1e-5)
+
+    @classmethod
+    def _open(cls, session: Session) -> Judge:
+        judge: Judge = cls.kind()(cls.fields())
+        judge.name = cls.judge
+        judge.open(ModelAccess(session, None, partial(judge_reward_model(session))))
+        return judge

@@ -1,0 +1,182 @@
+"""The losses and advantages of GRPO and RLOO by hand and against TRL's trainers on random tensors."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from alignbench_grpo import GRPO, RLOO, losses
+from alignbench_grpo.training import Group, GroupTraining
+
+from alignbench.rollouts import advantages, leave_one_out
+from alignbench.testing.losses import group_scores, reduced
+
+K, G, R, LONGEST = 4, 3, 6, 9
+NAN = float("nan")
+
+
+def test_an_advantage_is_the_reward_relative_to_its_group():
+    rewards = torch.tensor([[1.0, 2.0, 3.0, 6.0], [5.0, 5.0, 5.0, 5.0]])
+    assert advantages(rewards, "none").tolist() == [[-2, -1, 0, 3], [0, 0, 0, 0]]
+    deviation = (14 / 3) ** 0.5 + 1e-4
+    assert advantages(rewards)[0].tolist() == pytest.approx(
+        [-2 / deviation, -1 / deviation, 0, 3 / deviation]
+    )
+    whole = rewards.std().item() + 1e-4
+    assert advantages(rewards, "batch")[0].tolist() == pytest.approx([-2 / whole, -1 / whole, 0, 3 / whole])
+
+
+def test_the_leave_one_out_baseline_is_the_mean_of_the_others():
+    found = leave_one_out(torch.tensor([[1.0, 2.0, 3.0, 6.0]]))
+    assert found[0].tolist() == pytest.approx([1 - 11 / 3, 2 - 10 / 3, 3 - 9 / 3, 6 - 6 / 3])
+
+
+@pytest.mark.parametrize("of", [leave_one_out, advantages, lambda r: advantages(r, "none")])
+def test_an_answer_without_a_reward_changes_nothing_for_the_others(of):
+    known = of(torch.tensor([[1.0, 2.0, 6.0]]))[0]
+    found = of(torch.tensor([[1.0, NAN, 2.0, 6.0]]))[0]
+    assert found.tolist() == pytest.approx([known[0].item(), 0.0, known[1].item(), known[2].item()])
+    assert of(torch.tensor([[NAN, 3.0, NAN]])).tolist() == [[0, 0, 0]]
+
+
+def test_clip_high_lets_a_ratio_rise_further_than_it_may_fall():
+    ratio = torch.tensor([0.7, 1.25, 1.4])
+    assert losses.clipped(ratio, torch.ones(3), 0.2, 0.28).tolist() == pytest.approx([-0.7, -1.25, -1.28])
+    assert losses.clipped(ratio, -torch.ones(3), 0.2, 0.28).tolist() == pytest.approx([0.8, 1.25, 1.4])
+
+
+# --- against TRL -----------------------------------------------------------------------------------------
+
+
+def seen(seed: int) -> dict[str, torch.Tensor]:
+    draw = torch.Generator().manual_seed(seed)
+    mask = torch.arange(R) < torch.randint(1, R + 1, (G * K,), generator=draw)[:, None]
+    logps = -torch.rand(G * K, R, generator=draw) * mask
+    near = [logps + 0.3 * torch.randn(G * K, R, generator=draw) * mask for _ in range(2)]
+    return {
+        "mask": mask,
+        "logps": logps,
+        "old": near[0],
+        "start": near[1],
+        "rewards": torch.randn(G, K, generator=draw),
+    }
+
+
+def ours(config, told: dict[str, torch.Tensor], found: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    made = GroupTraining.__new__(GroupTraining)
+    made.config, made.leave_one_out = config, isinstance(config, RLOO.Config)
+    start = told["start"] if config.beta and not made.leave_one_out else None
+    made.state = {"advantages": found.flatten(), "old": told["old"], "start": start}
+    logps = told["logps"].clone().requires_grad_()
+    groups = {"answers": group_scores("answers", told["mask"], logps=logps)}
+    loss = reduced(made.loss, groups, [Group(at) for at in range(G)])[0]
+    loss.backward()
+    return loss.detach(), logps.grad
+
+
+class Stub:
+    """What TRL's `_compute_loss` reads of its trainer; everything is this process's own."""
+
+    def __init__(self, logps: torch.Tensor, **fields):
+        self.__dict__.update(
+            aux_loss_enabled=False,
+            top_entropy_quantile=1.0,
+            off_policy_mask_threshold=None,
+            use_vllm=False,
+            _entropy_bonus_enabled=False,
+            current_gradient_accumulation_steps=1,
+            max_completion_length=LONGEST,
+            epsilon_low=0.2,
+            model=SimpleNamespace(training=False),
+            args=SimpleNamespace(delta=None, use_bias_correction_kl=False, steps_per_generation=1),
+        )
+        self.__dict__.update(fields)
+        self._logps = logps
+        from collections import defaultdict
+
+        self._metrics = {"eval": defaultdict(list), "train": defaultdict(list)}
+        self.accelerator = SimpleNamespace(
+            num_processes=1, gather=lambda x: x, reduce=lambda x, reduction: x, gather_for_metrics=lambda x: x
+        )
+
+    def _get_per_token_logps_and_entropies(self, *args, **kwargs):
+        return self._logps, self._logps.detach(), None
+
+
+def theirs(trainer, told: dict[str, torch.Tensor], found: torch.Tensor, **fields):
+    logps = told["logps"].clone().requires_grad_()
+    mask = told["mask"].long()
+    inputs = {
+        "prompt_ids": torch.ones(G * K, 2).long(),
+        "prompt_mask": torch.ones(G * K, 2).long(),
+        "completion_ids": torch.ones(G * K, R).long(),
+        "completion_mask": mask,
+        "advantages": found.flatten(),
+        "old_per_token_logps": told["old"],
+        "old_logps": (told["old"] * mask).sum(1),
+        "ref_per_token_logps": told["start"],
+        "num_items_in_batch": mask.sum(),
+    }
+    loss = trainer._compute_loss(Stub(logps, **fields), None, inputs)
+    loss.backward()
+    return loss.detach(), logps.grad
+
+
+@pytest.mark.parametrize(
+    ("fields", "loss_type"),
+    [
+        ({}, "grpo"),
+        ({"beta": 0.0}, "grpo"),
+        ({"ratio": "sequence"}, "grpo"),
+        ({"normalise": "token", "clip_high": 0.28}, "dapo"),
+        ({"normalise": "constant", "scale": "none"}, "dr_grpo"),
+    ],
+)
+def test_the_loss_and_its_gradient_equal_those_of_trls_grpo(fields, loss_type):
+    from trl import GRPOTrainer
+
+    config = GRPO.Config(answers=K, max_new_tokens=LONGEST, **fields)
+    for seed in range(4):
+        told = seen(seed)
+        found = advantages(told["rewards"], config.scale)
+        wanted = theirs(
+            GRPOTrainer,
+            told,
+            found,
+            loss_type=loss_type,
+            beta=config.beta,
+            importance_sampling_level=config.ratio,
+            epsilon_high=config.clip_high or 0.2,
+        )
+        mine = ours(config, told, found)
+        torch.testing.assert_close(mine[0], wanted[0], rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(mine[1], wanted[1], rtol=1e-5, atol=1e-6)
+
+
+def test_the_loss_and_its_gradient_equal_those_of_trls_rloo():
+    from trl import RLOOTrainer
+
+    for seed in range(4):
+        told = seen(seed)
+        found = leave_one_out(told["rewards"])
+        wanted = theirs(RLOOTrainer, told, found, epsilon_high=0.2)
+        mine = ours(RLOO.Config(answers=K), told, found)
+        torch.testing.assert_close(mine[0], wanted[0], rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(mine[1], wanted[1], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "config", [GRPO.Config(answers=K), GRPO.Config(answers=K, normalise="token"), RLOO.Config()]
+)
+def test_the_first_step_of_a_round_goes_along_the_policy_gradient(config):
+    """Where policy, old policy and start are equal, the gradient is -A/|y| (or its like) on every token."""
+    told = seen(0)
+    told["old"] = told["start"] = told["logps"]
+    found = torch.randn(G, K, generator=torch.Generator().manual_seed(1))
+    gradient = ours(config, told, found)[1]
+    lengths = told["mask"].sum(1)
+    each = {"sequence": 1 / lengths / (G * K), "token": torch.full((G * K,), 1 / lengths.sum())}
+    share = each.get(getattr(config, "normalise", ""), torch.full((G * K,), 1 / (G * K)))
+    wanted = -found.flatten()[:, None] * share[:, None] * told["mask"]
+    torch.testing.assert_close(gradient, wanted)

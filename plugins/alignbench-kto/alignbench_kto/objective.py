@@ -1,0 +1,105 @@
+"""What a step of KTO does: its reference point over the whole step, then the loss of each answer."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from alignbench import GroupScores, Rows, Run, ScoringGroup, Sequence, TrainablePolicy, UnpairedPreference
+from alignbench.reference import check_first_loss, logprobs
+from alignbench_kto import losses
+
+LEAST = 0.75
+"""Smallest ratio of the two kinds' total weights that the paper advises, 3 to 4 (arXiv:2402.01306, eq. 9)."""
+
+
+class Objective:
+    """One training on unpaired preferences."""
+
+    def __init__(self, run: Run, rows: Rows[UnpairedPreference], policy: TrainablePolicy, config: Any):
+        self.run, self.policy, self.config = run, policy, config
+        self.reference = logprobs(run, rows)
+        self.state: dict[str, Any] = {"checked": False, "answers": 0, "reward": 0.0}
+        self.point: Tensor | float = 0.0
+        """What a reward of the step is compared with: the KL (`kto`), or the mean reward so far (`bco`)."""
+        self._check_balance(rows)
+
+    def sequences(self, rows: list[UnpairedPreference]) -> Mapping[str, list[Sequence]]:
+        """Return the answers; those to one prompt share its computation."""
+        return {"answers": _answers(rows)}
+
+    def before_step(self, rows: list[UnpairedPreference]) -> None:
+        """Take the step's reference point, without gradient, so that it does not depend on the micro-batch."""
+        if self.config.loss == "kto":
+            found = self._log_ratios(mismatched(rows))
+            self.point = found.mean().clamp(min=0)
+            return
+        items, state = _answers(rows), self.state
+        scored = self.run.score({"answers": ScoringGroup(items, self.policy)})
+        rewards = self.config.beta * (scored["answers"].sums() - self.reference(items))
+        state["reward"] += rewards.sum().item()
+        state["answers"] += len(items)
+        self.point = state["reward"] / state["answers"]
+
+    def loss(
+        self, scores: Mapping[str, GroupScores], rows: list[UnpairedPreference]
+    ) -> tuple[Tensor, Mapping[str, Tensor | float]]:
+        """Return the loss [n] of a micro-batch's answers, and numbers to log."""
+        config, logps = self.config, scores["answers"].sums()
+        ratio = logps - self.reference(_answers(rows))
+        desirable = torch.tensor([row.desirable for row in rows], device=ratio.device)
+        found = self._weighted(ratio, desirable)
+        if not self.state["checked"]:
+            self.state["checked"] = True
+            known = self._weighted(torch.zeros_like(ratio), desirable)
+            check_first_loss(found, known, scores["answers"].tolerance)
+        reward = config.beta * ratio.detach()
+        return found, {
+            "kl" if config.loss == "kto" else "rewards/shift": float(self.point),
+            "rewards/desirable": reward * desirable,
+            "rewards/undesirable": reward * ~desirable,
+            "rewards/accuracies": (reward > 0) == desirable,
+            "logps/answers": logps,
+        }
+
+    def _weighted(self, ratio: Tensor, desirable: Tensor) -> Tensor:
+        config = self.config
+        if config.loss == "apo_zero":
+            plain = losses.apo_zero(ratio, desirable, config.beta)
+        else:
+            plain = getattr(losses, config.loss)(ratio, desirable, config.beta, self.point)
+        return torch.where(desirable, config.desirable_weight, config.undesirable_weight) * plain
+
+    def _log_ratios(self, items: list[Sequence]) -> Tensor:
+        """Return log pi/ref of answers that are not the rows' own, which no table holds."""
+        scored = self.run.score(
+            {"policy": ScoringGroup(items, self.policy), "start": ScoringGroup(items, self.run.start)}
+        )
+        return scored["policy"].sums() - scored["start"].sums()
+
+    def _check_balance(self, rows: Rows[UnpairedPreference]) -> None:
+        count = Counter(row.desirable for row in rows)
+        good = self.config.desirable_weight * count[True]
+        bad = self.config.undesirable_weight * count[False]
+        if min(good, bad) < LEAST * max(good, bad):
+            self.run.record.warning(
+                "class weights",
+                0,
+                f"{count[True]} desirable and {count[False]} undesirable answers have total weights of {good:g} and "
+                f"{bad:g}; set desirable_weight or undesirable_weight so that they are about equal",
+            )
+
+
+def _answers(rows: list[UnpairedPreference]) -> list[Sequence]:
+    return [sequence for row in rows for sequence in row.sequences()]
+
+
+def mismatched(rows: list[UnpairedPreference]) -> list[Sequence]:
+    """Return each prompt with the answer to another prompt of the step, by a shift past the answers to its own."""
+    step = max(Counter(row.id for row in rows).values())
+    others = rows[step:] + rows[:step]
+    return [Sequence(row.prompt_ids, other.response_ids) for row, other in zip(rows, others, strict=True)]

@@ -1,0 +1,201 @@
+"""The losses of unpaired preferences by hand, against TRL's trainer, and over the whole step."""
+
+from __future__ import annotations
+
+from math import exp, log
+from types import SimpleNamespace
+
+import pytest
+import torch
+from alignbench_kto import KTO, losses
+from alignbench_kto.objective import Objective, mismatched
+
+from alignbench import PluginError, UnpairedPreference
+from alignbench.testing.losses import group_scores, reduced
+
+RATIO = torch.tensor([2.0, -1.0, 0.5])
+GOOD = torch.tensor([True, False, True])
+
+
+def s(x: float) -> float:
+    return 1 / (1 + exp(-x))
+
+
+def test_kto_is_the_distance_of_the_sigmoid_from_one_on_the_right_side_of_the_kl():
+    wanted = [1 - s(0.5 * (2 - 0.3)), 1 - s(0.5 * (0.3 + 1)), 1 - s(0.5 * (0.5 - 0.3))]
+    assert losses.kto(RATIO, GOOD, 0.5, 0.3).tolist() == pytest.approx(wanted)
+
+
+def test_bco_is_the_cross_entropy_of_a_classifier_of_shifted_rewards():
+    wanted = [log(1 + exp(-(1 - 0.2))), log(1 + exp(-0.5 - 0.2)), log(1 + exp(-(0.25 - 0.2)))]
+    assert losses.bco(RATIO, GOOD, 0.5, 0.2).tolist() == pytest.approx(wanted)
+
+
+def test_unpaired_apo_raises_good_answers_and_lowers_bad_ones():
+    wanted = [1 - s(1), s(-0.5), 1 - s(0.25)]
+    assert losses.apo_zero(RATIO, GOOD, 0.5).tolist() == pytest.approx(wanted)
+
+
+# --- the step --------------------------------------------------------------------------------------------
+
+
+def row(n: int, good: bool, prompt: int | None = None) -> UnpairedPreference:
+    prompt = n if prompt is None else prompt
+    return UnpairedPreference(
+        id=str(prompt), prompt=(), prompt_ids=(prompt,), response="", response_ids=(n, 99), desirable=good
+    )
+
+
+def test_every_prompt_meets_the_answer_to_another_one():
+    rows = [row(2 * n + k, k == 0, n) for n in range(4) for k in range(2)]
+    pairs = mismatched(rows)
+    assert sorted(one.response for one in pairs) == sorted(one.response_ids for one in rows)
+    assert all(one.response[0] // 2 != one.prompt[0] for one in pairs)
+    mixed = [row(0, True, 0), row(2, True, 1), row(3, False, 1), row(4, True, 2)]
+    assert all(one.response[0] // 2 != one.prompt[0] for one in mismatched(mixed))
+
+
+class Told:
+    """A run whose scores are written down: of each answer under policy and start."""
+
+    start = "start"
+
+    def __init__(self, seen):
+        self.seen = seen
+        self.warned = []
+        self.record = SimpleNamespace(warning=lambda *said: self.warned.append(said))
+
+    def group(self, name: str, items, which: str, tolerance=1e-5):
+        places = torch.tensor([one.response[0] for one in items])
+        logps, mask = self.seen[which][places], self.seen["mask"][places]
+        return group_scores(name, mask, logps=logps, tolerance=tolerance)
+
+    def score(self, groups):
+        return {
+            name: self.group(name, one.items, "start" if one.policy == "start" else "policy")
+            for name, one in groups.items()
+        }
+
+
+def seen(seed: int = 0) -> dict[str, torch.Tensor]:
+    draw = torch.Generator().manual_seed(seed)
+    mask = torch.arange(6) < torch.randint(1, 7, (8,), generator=draw)[:, None]
+    policy, start = (-torch.rand(8, 6, generator=draw) * 3 * mask for _ in range(2))
+    return {"mask": mask, "policy": policy, "start": start}
+
+
+ROWS = [row(n, n % 3 != 0) for n in range(8)]
+
+
+def objective(told: Told, config: KTO.Config, *, checked: bool = True, monkeypatch=None) -> Objective:
+    look = lambda items: told.group("r", items, "start").sums()  # noqa: E731
+    monkeypatch.setattr("alignbench_kto.objective.logprobs", lambda run, rows: look)
+    made = Objective(told, ROWS, "policy", config)
+    made.state["checked"] = checked
+    return made
+
+
+@pytest.fixture(scope="module")
+def trl(tmp_path_factory):
+    """TRL's own trainer around a one-layer model, whose loss is then asked about given log-probabilities."""
+    from datasets import Dataset
+    from tokenizers import Tokenizer, models
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+    from trl import KTOConfig, KTOTrainer
+
+    class Given(KTOTrainer):
+        def _prepare_dataset(self, dataset, *args, **kwargs):
+            return dataset
+
+    words = {f"w{at}": at for at in range(16)}
+    core = Tokenizer(models.WordLevel(words, unk_token="w1"))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, pad_token="w0", unk_token="w1", eos_token="w2")
+    shape = LlamaConfig(
+        vocab_size=16, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=1
+    )
+    rows = {
+        "prompt_ids": [[3, 4]] * 2,
+        "completion_ids": [[5, 2]] * 2,
+        "KL_completion_ids": [[5, 2]] * 2,
+        "label": [True, False],
+    }
+    args = KTOConfig(
+        str(tmp_path_factory.mktemp("trl")),
+        report_to="none",
+        use_cpu=True,
+        bf16=False,
+        precompute_ref_log_probs=True,
+        per_device_train_batch_size=2,
+    )
+    return Given(
+        LlamaForCausalLM(shape), args=args, train_dataset=Dataset.from_dict(rows), processing_class=tokenizer
+    )
+
+
+@pytest.mark.parametrize("loss", ["kto", "apo_zero"])
+@pytest.mark.parametrize(("good", "bad"), [(1.0, 1.0), (0.7, 1.4)])
+def test_the_loss_equals_trls_on_the_same_log_probabilities(trl, loss, good, bad, monkeypatch):
+    monkeypatch.setattr(trl, "loss_type", {"apo_zero": "apo_zero_unpaired"}.get(loss, loss))
+    monkeypatch.setattr(trl, "calculate_KL", loss == "kto")
+    monkeypatch.setattr(trl, "precompute_ref_logps", True)
+    monkeypatch.setattr(trl, "beta", 0.3)
+    monkeypatch.setattr(trl, "desirable_weight", good)
+    monkeypatch.setattr(trl, "undesirable_weight", bad)
+    for seed in range(4):
+        told = Told(seen(seed))
+        by = KTO.Config(loss=loss, beta=0.3, desirable_weight=good, undesirable_weight=bad)
+        mine = objective(told, by, monkeypatch=monkeypatch)
+        if loss == "kto":
+            mine.before_step(ROWS)
+        others = mismatched(ROWS)
+        answers = [one for item in ROWS for one in item.sequences()]
+        given = told.group("kl", others, "policy").logps
+        monkeypatch.setattr(trl, "_compute_kl_logps", lambda model, batch, given=given: given.sum(-1))
+        shape = (8, 7)
+        inputs = {
+            "input_ids": torch.full(shape, 5),
+            "attention_mask": torch.ones(shape),
+            "completion_mask": torch.cat([torch.zeros(8, 1), told.seen["mask"]], 1).long(),
+            "label": torch.tensor([item.desirable for item in ROWS]),
+            "ref_logps": told.group("r", answers, "start").sums(),
+            "ref_KL_logps": told.group("k", others, "start").sums(),
+        }
+        policy = told.seen["policy"]
+        said = SimpleNamespace(
+            log_probs=policy, entropy=policy, mean_logits=policy, is_top1=told.seen["mask"]
+        )
+        theirs = trl._compute_loss(lambda said=said, **inputs: said, inputs, False)
+        groups = {"answers": told.group("answers", answers, "policy")}
+        assert reduced(mine.loss, groups, ROWS)[0].item() == pytest.approx(float(theirs), rel=1e-6)
+
+
+def test_bco_shifts_by_the_mean_reward_of_all_answers_so_far(monkeypatch):
+    told = Told(seen())
+    mine = objective(told, KTO.Config(loss="bco", beta=0.5), monkeypatch=monkeypatch)
+    rewards = 0.5 * (told.seen["policy"] - told.seen["start"]).sum(-1)
+    mine.before_step(ROWS[:3])
+    assert mine.point == pytest.approx(rewards[:3].mean().item())
+    mine.before_step(ROWS[3:])
+    assert mine.point == pytest.approx(rewards.mean().item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("loss", ["kto", "bco"])
+def test_a_stale_reference_is_noticed_at_the_first_step(loss, monkeypatch):
+    told = Told(seen())
+    told.seen["policy"] = told.seen["start"]
+    answers = [one for item in ROWS for one in item.sequences()]
+    group = {"answers": told.group("answers", answers, "policy")}
+    objective(told, KTO.Config(loss=loss), checked=False, monkeypatch=monkeypatch).loss(group, ROWS)
+    told.seen = {**told.seen, "start": told.seen["start"] - 0.3}
+    stale = objective(told, KTO.Config(loss=loss), checked=False, monkeypatch=monkeypatch)
+    with pytest.raises(PluginError, match="policy and reference differ before training"):
+        stale.loss(group, ROWS)
+
+
+def test_weights_far_from_balance_are_a_warning(monkeypatch):
+    told = Told(seen())
+    objective(told, KTO.Config(), monkeypatch=monkeypatch)
+    assert "5 desirable and 3 undesirable" in told.warned[0][2]
+    told = Told(seen())
+    objective(told, KTO.Config(undesirable_weight=1.6), monkeypatch=monkeypatch)
+    assert not told.warned

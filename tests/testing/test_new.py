@@ -1,0 +1,71 @@
+"""`alignbench new` writes a distribution that passes its suite, and `check-plugin` says what a plugin breaks."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from alignbench.commands.new import GROUPS, write
+from alignbench.errors import RecipeError
+
+CLI = [sys.executable, "-c", "from alignbench.cli import app; app()"]
+
+
+def run(*command: str, cwd: Path, site: Path | None = None) -> subprocess.CompletedProcess[str]:
+    env = os.environ | ({} if site is None else {"PYTHONPATH": str(site)})
+    return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, check=False)
+
+
+def installed(folder: Path, site: Path) -> None:
+    install = ["install", "--quiet", "--no-deps", "--no-build-isolation", "--no-index", "--target", str(site)]
+    ran = run(sys.executable, "-m", "pip", *install, str(folder), cwd=folder)
+    assert ran.returncode == 0, ran.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", GROUPS)
+def test_a_new_distribution_passes_its_own_test(kind: str, tmp_path: Path):
+    ran = run(*CLI, "new", kind, "my-first.one", cwd=tmp_path)
+    assert ran.returncode == 0, ran.stderr
+    folder = tmp_path / "alignbench-my-first.one"
+    installed(folder, tmp_path / "site")
+    ran = run(sys.executable, "-m", "pytest", "-q", str(folder), cwd=folder, site=tmp_path / "site")
+    assert ran.returncode == 0, ran.stdout[-4000:]
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "words"),
+    [("method", "No Name", "cannot be a name"), ("metric", "reward", "provides the metric 'reward' already")],
+)
+def test_a_name_that_cannot_be_or_is_taken_is_refused(kind, name, words, tmp_path: Path):
+    with pytest.raises(RecipeError, match=words):
+        write(kind, name, tmp_path)
+
+
+def test_a_folder_that_is_there_is_not_written_to(tmp_path: Path):
+    folder = write("judge", "mine", tmp_path)
+    before = {path: path.read_text() for path in folder.rglob("*") if path.is_file()}
+    with pytest.raises(RecipeError, match="is there already"):
+        write("judge", "mine", tmp_path)
+    assert {path: path.read_text() for path in folder.rglob("*") if path.is_file()} == before
+
+
+def test_check_plugin_names_the_law_that_is_broken(tmp_path: Path):
+    folder = write("judge", "odd", tmp_path)
+    module = folder / "alignbench_odd" / "__init__.py"
+    module.write_text(module.read_text().replace("-abs(len(", "len(answers) + abs(len("))
+    installed(folder, tmp_path / "site")
+    ran = run(*CLI, "check-plugin", "odd", cwd=tmp_path, site=tmp_path / "site")
+    assert ran.returncode == 5
+    assert "test_a_score_does_not_depend_on_the_rest_of_the_batch" in ran.stdout
+    assert "it depends on what else is asked" in ran.stdout
+
+
+def test_check_plugin_says_that_there_is_no_such_plugin(tmp_path: Path):
+    ran = run(*CLI, "check-plugin", "nobody", cwd=tmp_path)
+    assert ran.returncode == 5
+    assert "no installed plugin provides the method 'nobody'" in ran.stderr

@@ -1,0 +1,80 @@
+"""The plugins of one page: short, of public names only, and each passes its suite."""
+
+from __future__ import annotations
+
+import ast
+import os
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+FOLDER = ROOT / "examples" / "plugins"
+FILES = sorted((FOLDER / "one_page").glob("[a-z]*.py"))
+POINTS = tomllib.loads((FOLDER / "pyproject.toml").read_text())["project"]["entry-points"]
+KINDS = {"methods": "method", "metrics": "metric", "judges": "judge", "data": "source"}
+PLUGINS = [(KINDS[group.partition(".")[2]], name) for group, names in POINTS.items() for name in names]
+PUBLIC = {
+    "alignbench",
+    *(f"alignbench.{name}" for name in ("feedback", "integrations", "reference", "rewards", "rollouts")),
+}
+LINES = 60
+
+
+def test_there_are_nine_and_each_has_a_file():
+    assert len(PLUGINS) == len(FILES) == 9
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_a_plugin_of_one_page_is_one_page_of_public_names(file: Path):
+    text = file.read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= LINES
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("alignbench"):
+            assert node.module in PUBLIC
+            assert not any(alias.name.startswith("_") for alias in node.names)
+        if isinstance(node, ast.Import):
+            assert not any(alias.name.startswith("alignbench.") for alias in node.names)
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which the examples are installed."""
+    folder = tmp_path_factory.mktemp("site")
+    install = [
+        "install",
+        "--quiet",
+        "--no-deps",
+        "--no-build-isolation",
+        "--no-index",
+        "--target",
+        str(folder),
+    ]
+    ran = subprocess.run(
+        [sys.executable, "-m", "pip", *install, str(FOLDER)], capture_output=True, text=True, check=False
+    )
+    assert ran.returncode == 0, ran.stderr
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "name"), PLUGINS, ids=[name for _, name in PLUGINS])
+def test_a_plugin_of_one_page_passes_its_suite(kind: str, name: str, site: Path, tmp_path: Path):
+    options = []
+    if name == "csv":
+        rows = "".join(f"question {n} ?,good {n},bad {n},{n}\n" for n in range(20))
+        (tmp_path / "pairs.csv").write_text("prompt,chosen,rejected,topic\n" + rows)
+        options = ["--config", "{path: pairs.csv}"]
+    command = [sys.executable, "-c", "from alignbench.cli import app; app()", "check-plugin", name]
+    ran = subprocess.run(
+        [*command, "--kind", kind, *options],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(site)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stdout[-4000:] + ran.stderr[-2000:]
