@@ -55,7 +55,7 @@ def test_a_name_nobody_gives_is_told_with_the_nearest_and_with_all(install, monk
     )
     monkeypatch.setattr(sys, "path", [str(site)])
     assert said("rpoo") == (
-        "no installed plugin provides the method 'rpoo'. Did you mean 'rpo'? Installed: rpo, ppo."
+        "no installed plugin provides the method 'rpoo'. Did you mean 'rpo'? Installed: ppo, rpo."
     )
     assert said("gold", "judges") == "no installed plugin provides the judge 'gold'. Installed: none."
 
