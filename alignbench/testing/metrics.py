@@ -94,6 +94,9 @@ class Written:
         texts = [one.text for one in ours], [one.text for one in theirs]
         return self.judges[judge].compare(self._asked(ours), *texts)
 
+    def by_rater(self, judge: str, a: Cell, b: Cell) -> list[dict[str, float]]:
+        return [{} for _ in self.samples(a)]
+
     def generations(self, cell: Cell, request: Request) -> list[Answer]:
         return self._answers(cell, request.prompts, request.samples)
 
