@@ -21,7 +21,7 @@ _HOME = {
     "alignbench.api.config": (
         "API Budget Label Labelling NamedJudge NamedMethod NamedReward NamedSource Revising Sampling Select Settings"
     ),
-    "alignbench.api.policy": "Answer Can Decoder Policy TokenScores TrainablePolicy",
+    "alignbench.api.policy": "Answer Can Decoder Policy Setting TokenScores TrainablePolicy",
     "alignbench.api.method": (
         "Departure GroupScores Loss Method MethodConfig Numbers PerToken Record Rows Run ScoringGroup"
     ),
@@ -94,6 +94,7 @@ if TYPE_CHECKING:
     from alignbench.api.policy import Can as Can
     from alignbench.api.policy import Decoder as Decoder
     from alignbench.api.policy import Policy as Policy
+    from alignbench.api.policy import Setting as Setting
     from alignbench.api.policy import TokenScores as TokenScores
     from alignbench.api.policy import TrainablePolicy as TrainablePolicy
     from alignbench.api.reward import Reward as Reward

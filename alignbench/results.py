@@ -194,6 +194,30 @@ class Decoding(Record):
     """Ratio to the wall time of plain decoding without a cache."""
 
 
+class TuningScore(Record):
+    """What the tuning judge said of a label's answers to validation prompts at one temperature."""
+
+    temperature: float
+    score: Estimate
+
+
+class Choice(Record):
+    """The sampling temperature that a label is ranked at, and how it was chosen."""
+
+    temperature: Number = None
+    """None: the policy ignores the temperature."""
+    judge: str | None = None
+    """The judge whose tuning judge chose it."""
+    prompts: int = 0
+    """Validation prompts that chose it, all seeds together."""
+    same_prompts: bool = False
+    """Whether the label is ranked on the prompts that chose it: its numbers are then too high."""
+    scores: tuple[TuningScore, ...] = ()
+    """At every temperature."""
+    reason: str = ""
+    """Why validation prompts did not choose it; empty where they did."""
+
+
 class LabelResult(Record):
     """One row of the comparison, over all seeds."""
 
@@ -206,8 +230,12 @@ class LabelResult(Record):
     """A label, `{adapter: ...}` or `{model: ...}`; None for base."""
     departures: tuple[Departure, ...] = ()
     seeds: tuple[int, ...] = ()
+    sampling: Choice | None = None
+    """The temperature at which `metrics` were measured; None where no cell finished."""
     metrics: dict[str, Measured] = {}
+    """At the label's own temperature; divergences and entropies at temperature 1, where the recipe has it."""
     cost: Costs = Costs()
+    """That of an answer is the one at the label's temperature."""
     decoding: Decoding | None = None
     """None where the policy decodes plainly, or its start is not a label of the run."""
 
@@ -292,6 +320,18 @@ class Comparison(Record):
         )
 
 
+class SettingResult(Record):
+    """All labels at one temperature; a label that ignores it has the same numbers at each.
+
+    Holds the metrics that depend on how answers are drawn. Expensive judges judge the chosen temperature only,
+    unless the recipe sets `evaluation.judge_every_setting`.
+    """
+
+    temperature: float
+    labels: dict[str, dict[str, Measured]] = {}
+    comparisons: tuple[Comparison, ...] = ()
+
+
 class Point(Record):
     """One policy on the frontier of reward against distance from base."""
 
@@ -337,8 +377,12 @@ class Results(Record):
     labels: tuple[LabelResult, ...] = ()
     cells: tuple[Cell, ...] = ()
     comparisons: tuple[Comparison, ...] = ()
+    """Each label at its own temperature."""
+    settings: tuple[SettingResult, ...] = ()
+    """All labels at each temperature, where the recipe names several."""
     frontier: tuple[Point, ...] = ()
-    """Reward and distance from base of every finished cell, each a number or the reason why there is none.
+    """Reward and distance from base of every finished cell, each a number or the reason why there is none; both at
+    temperature 1, where the recipe has it and the judge of the reward judged there.
 
     After them the evaluations during training, where the recipe sets `evaluation.curve`.
     """
@@ -352,6 +396,11 @@ class Results(Record):
 
     def label(self, name: str) -> LabelResult | None:
         return next((label for label in self.labels if label.label == name), None)
+
+    def temperature(self, label: str) -> float | None:
+        """Return the sampling temperature that a label is ranked at; None where its policy ignores it."""
+        found = self.label(label)
+        return None if found is None or found.sampling is None else found.sampling.temperature
 
     def cells_of(self, label: str) -> tuple[Cell, ...]:
         return tuple(cell for cell in self.cells if cell.label == label)

@@ -374,6 +374,14 @@ def planned(tables: Iterable[Table]) -> Planning:
     return Planning(*(math.sqrt(variance / 2) for variance in (max(seed, least), rest, prompt)))
 
 
+def best_setting(tables: Mapping[float, Table]) -> float:
+    """Return the setting with the highest mean, the lowest setting of equal ones.
+
+    `tables` holds one label's scores [seeds, prompts] at each setting, on prompts that nothing is reported on.
+    """
+    return max(sorted(tables), key=lambda setting: float(tables[setting].mean()))
+
+
 def tabulate(per_seed: Sequence[Mapping[str, float]], clusters: Mapping[str, str] | None = None) -> Table:
     """Return the table [seeds, prompts] of the prompts that every seed has, in the order of the first seed.
 

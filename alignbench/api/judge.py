@@ -105,6 +105,10 @@ class Judge(ABC):
     recorded: ClassVar[bool] = False
     """Whether its verdicts were given beforehand: it knows none on other answers, so no control is put to it."""
 
+    cheap: ClassVar[bool] = False
+    """Whether a judgment costs less than the answer it is about: a cheap judge judges the answers at every
+    sampling temperature, any other those at the chosen one, unless the recipe sets `judge_every_setting`."""
+
     Config: ClassVar[type[Settings]] = Settings
     """The judge's own fields in a recipe: a subclass of Settings, if it has any."""
 

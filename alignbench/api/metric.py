@@ -103,10 +103,13 @@ class Evidence(Protocol):
         """By name, in the recipe's order; columns without a judge's name are of the first one."""
         ...
 
-    sampling: Sampling
-    """How the samples were drawn."""
     root: Path
     """The folder that the recipe's relative paths refer to."""
+
+    def sampling(self, cell: Cell) -> Sampling | None:
+        """How a cell's samples were drawn; None where its policy draws in a way of its own. At the label's own
+        temperature; for a metric that needs log-probabilities at temperature 1, where the recipe has it."""
+        ...
 
     def start(self, cell: Cell) -> Cell | None:
         """The cell that `cell` started from, base itself for base; None where it is not a cell of this run."""

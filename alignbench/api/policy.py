@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 from alignbench.api.config import Sampling
 
 Can = Literal["answer", "logprobs", "adapter"]
+Setting = Literal["temperature", "top_k", "top_p"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,13 +66,22 @@ class Policy(Protocol):
         """`answer` always; `logprobs`; `adapter` where there are trainable weights on the shared base."""
         ...
 
+    @property
+    def follows(self) -> frozenset[Setting]:
+        """The fields of `Sampling` that its answers follow; `max_new_tokens` is followed by all.
+
+        A decoder that draws in a way of its own follows none: it answers once, whatever the recipe's grid is.
+        """
+        ...
+
     def answer(
         self, prompts: Many[Prompt], sampling: Sampling, key: int, *, samples: int = 1
     ) -> list[Answer]:
         """Answer each prompt `samples` times: prompt by prompt, sample by sample.
 
-        Law: the noise is keyed by (key, prompt id, sample, position), so an answer does not depend on which
-        other prompts were asked (in float32).
+        Laws: the noise is keyed by (key, prompt id, sample, position), so an answer does not depend on which
+        other prompts were asked (in float32). A policy that follows the temperature gives, at 0, equal samples
+        of a prompt.
         """
         ...
 

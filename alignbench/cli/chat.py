@@ -32,7 +32,7 @@ def chat(
     ] = None,
     temperature: Annotated[
         float | None,
-        typer.Option(min=0, help="Sampling temperature; 0 is greedy.", show_default="the recipe's"),
+        typer.Option(min=0, help="Sampling temperature; 0 is greedy.", show_default="each label's own"),
     ] = None,
     max_new_tokens: Annotated[
         int | None, typer.Option(min=1, help="Longest answer in tokens.", show_default="the recipe's")
@@ -49,9 +49,13 @@ def chat(
     found = results.read(run)
     cells = finished(found, [label for label in labels.split(",") if label], seed)
     given = {"temperature": temperature, "max_new_tokens": max_new_tokens}
-    sampling = recipe_of(run).evaluation.sampling.model_copy(
-        update={name: value for name, value in given.items() if value is not None}
-    )
+    grid = recipe_of(run).evaluation.sampling
+    sampling = {
+        cell: grid.at(found.temperature(cell.label)).model_copy(
+            update={name: value for name, value in given.items() if value is not None}
+        )
+        for cell in cells
+    }
     hush(context)
     console = Console()
     with console.status("loading the policies") if console.is_terminal else nullcontext():

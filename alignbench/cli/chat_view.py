@@ -25,7 +25,7 @@ class ChatView:
     """Several policies, and the conversation of each."""
 
     policies: Mapping[Cell, Any]
-    sampling: Sampling
+    sampling: Mapping[Cell, Sampling]
     talk: bool
 
     def __post_init__(self) -> None:
@@ -64,7 +64,7 @@ class ChatView:
             # The prompt id seeds the sampling noise: all policies share it.
             asked[cell] = Prompt(id=f"chat-{self._asked}", prompt=turns)
         streams = {
-            cell: stream(policy, asked[cell], self.sampling, cell.seed)
+            cell: stream(policy, asked[cell], self.sampling[cell], cell.seed)
             for cell, policy in self.policies.items()
             if can_stream(policy)
         }
@@ -79,7 +79,7 @@ class ChatView:
                     texts[cell] = text
             yield
         for cell in whole:
-            (answer,) = self.policies[cell].answer([asked[cell]], self.sampling, cell.seed)
+            (answer,) = self.policies[cell].answer([asked[cell]], self.sampling[cell], cell.seed)
             texts[cell] = answer.text
             ended(cell)
             yield

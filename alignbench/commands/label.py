@@ -43,7 +43,8 @@ def design_of_run(
     answers: dict[str, dict[str, dict[int, str]]] = defaultdict(lambda: defaultdict(dict))
     for cell in record.cells:
         if cell.status == "done" and cell.samples:
-            for one in samples.read(run / Path(cell.samples).parent):
+            drawn = samples.read(run / Path(cell.samples).parent)
+            for one in drawn[record.temperature(cell.label)]:
                 if one.sample == 0:
                     answers[one.prompt_id][cell.label][cell.seed] = one.text
     if len({label for of in answers.values() for label in of}) < 2:

@@ -129,8 +129,19 @@ def wanted(recipe: Recipe, split: Split) -> int | None:
     if limit is None or split == "train":
         return limit
     share = getattr(shares, split) / max(1 - shares.validation - shares.test, 0.01)
-    least = recipe.evaluation.prompts if split == recipe.evaluation.split else recipe.training.batch
+    evaluation, least = recipe.evaluation, recipe.training.batch
+    if split == evaluation.split:
+        least = evaluation.prompts
+    elif split == "validation" and evaluation.chooses:
+        least = max(least, evaluation.tuning_prompts)
     return max(math.ceil(limit * share), least)
+
+
+def answered(recipe: Recipe, split: Split) -> int:
+    """Return how many tokens the answers to a split's prompts may have; 0 where the evaluation asks none of them."""
+    evaluation = recipe.evaluation
+    asks = split in ("test", evaluation.split) or (split == "validation" and evaluation.chooses)
+    return evaluation.sampling.max_new_tokens if asks else 0
 
 
 def ample(recipe: Recipe, split: Split) -> int | None:

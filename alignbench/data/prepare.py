@@ -15,7 +15,7 @@ from alignbench.api.config import Split
 from alignbench.data import checks
 from alignbench.data.checks import Part
 from alignbench.data.noise import flip
-from alignbench.data.pool import CHUNK, SPLITS, Pool, Progress, ample, gather, wanted
+from alignbench.data.pool import CHUNK, SPLITS, Pool, Progress, ample, answered, gather, wanted
 from alignbench.data.split import split_of
 from alignbench.data.table import TEXTS, digest_of, write_rows
 from alignbench.data.tokens import check_vocabulary, context, ending, fingerprint, load_tokenizer, tokenise
@@ -94,14 +94,13 @@ def fit_all(
     """Tokenise the rows of every split until as many fit as the recipe wants."""
     parts: dict[Split, Part] = {}
     for split in SPLITS:
-        evaluated = split in ("test", recipe.evaluation.split)
         parts[split] = fit(
             pool.rows[split],
             wanted(recipe, split),
             tokenizer,
             longest=recipe.data.max_length,
             context_length=context_length,
-            answer=recipe.evaluation.sampling.max_new_tokens if evaluated else 0,
+            answer=answered(recipe, split),
             report=report,
         )
     return parts

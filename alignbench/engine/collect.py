@@ -50,8 +50,8 @@ def write(
         for cell, ended in statuses.items()
         if ended.status == "done"
     }
-    own = {cell: results.Cost(**said["cost"]) for cell, said in sealed.items()}
-    measured = {Cell(one["label"], one["seed"]): one["metrics"] for one in summary.get("cells", ())}
+    own = {cell: results.Cost(**_cost(said, summary)) for cell, said in sealed.items()}
+    measured = _cells(summary)
     followed = {Cell(one["label"], one["seed"]): one for one in summary.get("learning_curves", ())}
     record = results.Results(
         schema=results.SCHEMA,
@@ -96,7 +96,8 @@ def write(
             for cell, ended in statuses.items()
         ),
         comparisons=tuple(summary.get("comparisons", ())),
-        frontier=(*_finished(measured), *_on_the_way(followed)),
+        settings=tuple(summary.get("settings", ())),
+        frontier=(*_finished(measured, _unscaled(plan.recipe, summary)), *_on_the_way(followed)),
         cost=_sum(own.values()),
         tuning=_tuning(run),
         evaluation=results.Cost(**summary.get("cost", {})),
@@ -111,9 +112,31 @@ def _tuning(run: Path) -> results.Cost:
     return results.read(trials).cost if (trials / layout.RESULTS).is_file() else results.Cost()
 
 
-def _finished(measured: Mapping[Cell, Mapping[str, Any]]) -> Iterator[results.Point]:
+def _cost(sealed: Mapping[str, Any], summary: Mapping[str, Any]) -> dict[str, Any]:
+    """What a cell spent, with the cost of an answer at the temperature that its label is ranked at."""
+    chosen = summary.get("sampling", {}).get(sealed["label"], {}).get("temperature")
+    answering = {one["temperature"]: one for one in sealed["answering"]}
+    of_one = answering.get(chosen, sealed["answering"][-1])
+    return {**sealed["cost"], **{name: of_one[name] for name in AVERAGED}}
+
+
+def _cells(summary: Mapping[str, Any]) -> dict[Cell, dict[str, Any]]:
+    return {Cell(one["label"], one["seed"]): one["metrics"] for one in summary.get("cells", ())}
+
+
+def _unscaled(recipe: Recipe, summary: Mapping[str, Any]) -> dict[Cell, dict[str, Any]]:
+    """What was measured at the temperature at which divergences are: that of the frontier."""
+    temperature = recipe.evaluation.sampling.unscaled.temperature
+    found = (one for one in summary.get("settings", ()) if one["temperature"] == temperature)
+    return _cells(next(found, {}))
+
+
+def _finished(
+    measured: Mapping[Cell, Mapping[str, Any]], unscaled: Mapping[Cell, Mapping[str, Any]]
+) -> Iterator[results.Point]:
     for cell, columns in measured.items():
-        kl, reward = (columns.get(name, _NOT_ASKED) for name in ("kl.base", "reward"))
+        rewards = unscaled.get(cell, {}) if "reward" in unscaled.get(cell, {}) else columns
+        kl, reward = columns.get("kl.base", _NOT_ASKED), rewards.get("reward", _NOT_ASKED)
         yield results.Point(label=cell.label, seed=cell.seed, kl=kl, reward=reward)
 
 
@@ -151,6 +174,7 @@ def _label(
         start=start if start is None or isinstance(start, str) else start.model_dump(),
         departures=tuple(dict.fromkeys(seen)),
         seeds=tuple(cell.seed for cell in cells),
+        sampling=summary.get("sampling", {}).get(label),
         metrics=summary.get("labels", {}).get(label, {}),
         cost=results.Costs(
             own=cost,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from alignbench.data.pool import SPLITS, answered, wanted
 from alignbench.engine.plan import Cell
 from alignbench.recipe.plan import Plan
 from alignbench.store import digest
@@ -15,7 +16,12 @@ def table_key(plan: Plan, *, files: Mapping[str, str], versions: Mapping[str, st
     sources = {
         name: one.digest for name, one in plan.sources.items() if name.startswith(("data ", "filters "))
     }
-    inputs = {**plan.recipe.model_dump(mode="json", include={"model", "data"}), "files": dict(files)}
+    recipe = plan.recipe
+    inputs = {
+        **recipe.model_dump(mode="json", include={"model", "data"}),
+        "files": dict(files),
+        "wanted": {split: [wanted(recipe, split), answered(recipe, split)] for split in SPLITS},
+    }
     return _key(inputs, {"versions": dict(versions), "sources": sources})
 
 
@@ -45,6 +51,8 @@ def cell_key(
         sources = {name: [str(one), one.digest] for name in named if (one := plan.sources.get(name))}
     asked = ("prompts", "split", "samples_per_prompt", "sampling", "curve")
     evaluation = {name: recipe["evaluation"][name] for name in asked}
+    if plan.recipe.evaluation.chooses:  # whatever judge chooses
+        evaluation["tuning_prompts"] = recipe["evaluation"]["tuning_prompts"]
     inputs = {
         "cell": [cell.label, cell.seed],
         "model": recipe["model"],

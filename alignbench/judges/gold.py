@@ -20,6 +20,7 @@ class Gold(Judge):
     """
 
     api = 2
+    cheap = True
 
     def score(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> list[Score]:
         from alignbench.sandbox import gold

@@ -27,6 +27,7 @@ class RewardModel(Judge):
 
     api = 2
     trains: ClassVar[bool] = True
+    cheap: ClassVar[bool] = True
 
     class Config(Settings):
         id: str = ""

@@ -31,6 +31,7 @@ class Toxicity(Judge):
     """
 
     api = 2
+    cheap = True
 
     class Config(Settings):
         """The classifier."""

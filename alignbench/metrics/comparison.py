@@ -10,14 +10,16 @@ from itertools import combinations
 from typing import Any
 
 from alignbench import results, stats
-from alignbench.api.metric import Cell, Difference, Evidence, Measure, Metric, Missing
+from alignbench.api.metric import Cell, Difference, Evidence, Measure, Metric, Missing, Need
 from alignbench.errors import AlignbenchError, Problem, RecipeError
 from alignbench.metrics.raters import Raters, raters_of, with_raters
-from alignbench.rows import conversation
+from alignbench.rows import Prompt, conversation
 
 Clusters = Mapping[str, str]
 """Prompt id -> the conversation it belongs to; a prompt that is absent stands for itself."""
 NO_CLUSTERS: Clusters = {}
+LIKELIHOODS: frozenset[Need] = frozenset({"logprobs", "entropy"})
+"""What is defined on samples that were drawn at temperature 1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,21 +37,29 @@ class Summary:
 
 
 def summarise(
-    metrics: Sequence[Metric], evidence: Evidence, margins: Mapping[str, float] | None = None
+    metrics: Sequence[Metric],
+    evidence: Evidence,
+    margins: Mapping[str, float] | None = None,
+    *,
+    unscaled: Evidence | None = None,
+    judges: Sequence[str] | None = None,
 ) -> Summary:
     """Measure every cell of `evidence` with every metric, and compare every pair of labels.
 
-    `margins`: column -> the difference below which two labels are equivalent. Prompts of one conversation
-    count as one (`alignbench.rows.conversation`). Raises RecipeError for a margin of no column.
+    `margins`: column -> the difference below which two labels are equivalent. `unscaled`: the same cells with
+    samples drawn at temperature 1, for metrics that read log-probabilities. `judges`: all of the run, in order,
+    where `evidence` has some of them. Prompts of one conversation count as one
+    (`alignbench.rows.conversation`). Raises RecipeError for a margin of no column.
     """
     labels = list(dict.fromkeys(cell.label for cell in evidence.cells))
     measures: list[Measure | Missing] = []
     differences: list[Difference] = []
     for metric in metrics:
+        seen = unscaled if unscaled is not None and metric.needs & LIKELIHOODS else evidence
         try:
-            found = metric.measure(evidence)
+            found = metric.measure(seen)
             differences += [
-                one for a, b in combinations(labels, 2) for one in metric.differences(evidence, found, a, b)
+                one for a, b in combinations(labels, 2) for one in metric.differences(seen, found, a, b)
             ]
         except AlignbenchError:
             raise  # it says what is wrong with the recipe, and how to mend it
@@ -59,8 +69,8 @@ def summarise(
             name = type(metric).__name__.lower()
             found = [Missing(metric=name, **cell._asdict(), reason=reason) for cell in evidence.cells]
         measures += found
-    judges, margins = list(evidence.judges), margins or {}
-    clusters = {one.id: conversation(one.prompt) for one in evidence.prompts}
+    judges, margins = list(evidence.judges) if judges is None else judges, margins or {}
+    clusters = clusters_of(evidence.prompts)
     columns, of_labels = infos(measures, judges), by_label(measures, judges, clusters)
     if unknown := [name for name in margins if name not in columns]:
         raise RecipeError(
@@ -77,6 +87,11 @@ def summarise(
         cells=by_cell(measures, judges, clusters),
         comparisons=compared + gaps(columns, of_labels, compared),
     )
+
+
+def clusters_of(prompts: Iterable[Prompt]) -> Clusters:
+    """Return the conversation of each prompt."""
+    return {one.id: conversation(one.prompt) for one in prompts}
 
 
 def column(metric: str, judge: str | None, judges: Sequence[str]) -> str:

@@ -27,7 +27,6 @@ class KL(Metric):
     needs: ClassVar[frozenset[Need]] = frozenset({"samples", "logprobs"})
 
     def measure(self, evidence: Evidence) -> list[Measure | Missing]:
-        description = _description(evidence.sampling)
         found: list[Measure | Missing] = []
         for cell in evidence.cells:
             own = evidence.logprobs(cell, under="self")
@@ -45,7 +44,7 @@ class KL(Metric):
                             **cell._asdict(),
                             unit="nats",
                             values=by_prompt(evidence.samples(cell), estimate(own, other)),
-                            description=description,
+                            description=_description(evidence.sampling(cell)),
                         )
                     )
         return found
@@ -66,8 +65,8 @@ def _log_ratios(own: Sequence[TokenScores], other: Sequence[TokenScores]) -> lis
     return [p.logps.astype(np.float64) - q.logps.astype(np.float64) for p, q in pairs]
 
 
-def _description(sampling: Sampling) -> str:
-    if sampling.temperature == 1 and sampling.top_k == 0 and sampling.top_p == 1:
+def _description(sampling: Sampling | None) -> str:
+    if sampling is not None and (sampling.temperature, sampling.top_k, sampling.top_p) == (1, 0, 1):
         return "sampled at temperature 1 over the whole vocabulary, per response"
     return (
         "the mean log-ratio of these answers, not a divergence: they were not sampled at temperature 1 "

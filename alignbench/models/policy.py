@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor, nn
 
 from alignbench.api.config import Sampling
-from alignbench.api.policy import Answer, Can, TokenScores
+from alignbench.api.policy import Answer, Can, Setting, TokenScores
 from alignbench.data.tokens import encode, render
 from alignbench.models.generation import generate
 from alignbench.models.lora_config import WEIGHTS, shape_of, write_config
@@ -46,6 +46,7 @@ class ModelPolicy:
         self.lora_config = config
         """The adapter's shape; None for the base."""
         self.can: frozenset[Can] = frozenset({"answer", "logprobs", "adapter"})
+        self.follows: frozenset[Setting] = frozenset({"temperature", "top_k", "top_p"})
 
     def answer(
         self, prompts: Many[Prompt], sampling: Sampling, key: int, *, samples: int = 1

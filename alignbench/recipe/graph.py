@@ -122,7 +122,10 @@ def reserved(recipe: Recipe, judges: Iterable[Named]) -> float:
     `judges`: those that the labels learn from.
     """
     own = recipe.evaluation.judges
-    tuning = [tuning_judge(one) for one in own] if recipe.sweep is not None else []
+    chooses = recipe.sweep is not None or (
+        recipe.evaluation.chooses and recipe.evaluation.split != "validation"
+    )
+    tuning = [tuning_judge(one) for one in own] if chooses else []
     built = [build("judges", one.name, one.config) for one in (*own, *tuning, *judges)]
     return max((kind(config).held_out for kind, config in built), default=0.0)
 

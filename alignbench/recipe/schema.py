@@ -279,6 +279,47 @@ class Curve(Settings):
     """Validation prompts of each evaluation."""
 
 
+Temperature = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+class SamplingGrid(Settings):
+    """How the answers of the evaluation are drawn: one setting for each temperature."""
+
+    temperature: Annotated[list[Temperature], Field(min_length=1)] = [0.0, 0.7, 1.0]
+    """One temperature, or a list of them: each policy answers at every one, and the validation prompts choose
+    the one it is ranked at. 0 takes the likeliest token."""
+    top_k: int = Field(default=0, ge=0)
+    """Draw among the k likeliest tokens; 0 for all."""
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    """Draw among the likeliest tokens that hold this probability."""
+    max_new_tokens: int = Field(default=128, ge=1)
+    """Tokens after which an answer is cut."""
+
+    @field_validator("temperature", mode="before")
+    @classmethod
+    def _one_is_a_grid_of_one(cls, value: Any) -> Any:
+        return [value] if isinstance(value, int | float) and not isinstance(value, bool) else value
+
+    @field_validator("temperature")
+    @classmethod
+    def _each_once_in_order(cls, value: list[float]) -> list[float]:
+        if len(set(value)) != len(value):
+            raise ValueError("a temperature stands here twice; keep one")
+        return sorted(value)
+
+    def at(self, temperature: float | None) -> Sampling:
+        """Return the setting of one temperature; of None, for a policy that ignores it, that of `unscaled`."""
+        return self.unscaled if temperature is None else self._setting(temperature)
+
+    @property
+    def unscaled(self) -> Sampling:
+        """The setting at temperature 1, at which divergences and entropies are defined; else the highest."""
+        return self._setting(1.0 if 1.0 in self.temperature else self.temperature[-1])
+
+    def _setting(self, temperature: float) -> Sampling:
+        return Sampling(**{**self.model_dump(), "temperature": temperature})
+
+
 class Evaluation(Settings):
     """How every policy is measured."""
 
@@ -288,9 +329,13 @@ class Evaluation(Settings):
     """Whose prompts are asked; validation is for choosing, test for reporting."""
     samples_per_prompt: int = Field(default=1, ge=1)
     """Answers of each policy to each prompt."""
-    sampling: Sampling = Sampling()
+    sampling: SamplingGrid = SamplingGrid()
+    tuning_prompts: int = Field(default=100, ge=2)
+    """Validation prompts that choose each label's temperature, where `sampling` has several; the first."""
     judges: list[Named] = []
     """The evaluation judges; columns without a judge's name come from the first one."""
+    judge_every_setting: bool = False
+    """Let expensive judges too judge the answers at every temperature, not only at the chosen one."""
     allow: list[str] = []
     """Evaluation judges that methods may also learn from: a departure of that method."""
     metrics: list[Named] = [Named(name=name) for name in ("win_rate", "kl", "length")]
@@ -301,6 +346,11 @@ class Evaluation(Settings):
     curve: Curve | None = None
     """Measure a learning curve with the first judge: `{evaluations: 8, prompts: 64}`. It takes no budget, and
     shows where a method's own reward rises while the evaluation judge's score falls."""
+
+    @property
+    def chooses(self) -> bool:
+        """Whether validation prompts choose each label's temperature."""
+        return len(self.sampling.temperature) > 1 and bool(self.judges)
 
     @model_validator(mode="after")
     def _a_curve_has_a_judge(self) -> Evaluation:

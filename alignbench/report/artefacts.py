@@ -67,8 +67,8 @@ def prompts(run: Path) -> dict[str, Messages]:
     return found
 
 
-def samples(run: Path, cell: Cell) -> dict[str, Sample]:
-    """Return a cell's first answer to each prompt, by prompt id; empty where they cannot be read."""
+def samples(run: Path, cell: Cell, temperature: float | None = None) -> dict[str, Sample]:
+    """Return a cell's first answer to each prompt at `temperature`, by prompt id; empty where they cannot be read."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -77,12 +77,16 @@ def samples(run: Path, cell: Cell) -> dict[str, Sample]:
         return {}
     try:
         names = set(pq.read_schema(file).names)
-        wanted = [name for name in ("prompt_id", "sample", "text", "finished") if name in names]
+        wanted = [
+            name for name in ("temperature", "prompt_id", "sample", "text", "finished") if name in names
+        ]
         rows = pq.read_table(file, columns=wanted).to_pylist()
     except (OSError, pa.ArrowException):
         return {}
     found: dict[str, Sample] = {}
     for row in sorted(rows, key=lambda row: row.get("sample") or 0):
+        if row.get("temperature") not in (None, temperature):
+            continue
         key = str(row.get("prompt_id"))
         if key not in found:
             found[key] = Sample(key, str(row.get("text") or ""), row.get("finished") is not False)

@@ -74,7 +74,11 @@ def most_disputed(run: Path, results: Results, count: int) -> tuple[Question, ..
     Ordered by score, then by comparisons won, then by words.
     """
     cells = _one_cell_each(results)
-    read = {label: found for label, cell in cells.items() if (found := artefacts.samples(run, cell))}
+    read = {
+        label: found
+        for label, cell in cells.items()
+        if (found := artefacts.samples(run, cell, results.temperature(label)))
+    }
     judges = list(dict.fromkeys(str(judge.get("name", "")) for judge in results.judges))
     judged = {judge: _judged(run, judge, {label: cells[label].seed for label in read}) for judge in judges}
     asked = artefacts.prompts(run)

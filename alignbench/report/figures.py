@@ -47,6 +47,17 @@ class Point:
 
 
 @dataclass(frozen=True)
+class TemperatureLine:
+    """One label's metric at each temperature, and the one it is ranked at; None: it ignores the temperature."""
+
+    label: str
+    colour: int
+    temperatures: tuple[float, ...]
+    values: tuple[Estimate, ...]
+    chosen: float | None
+
+
+@dataclass(frozen=True)
 class CurveLine:
     """One seed's line of a learning curve, with its intervals."""
 
@@ -165,6 +176,69 @@ def scatter(
                 va="center",
                 color=_INK,
                 fontsize=10,
+            )
+        return _svg(figure, texts, name, alternative)
+
+
+def temperatures(lines: Sequence[TemperatureLine], y_title: str, *, name: str, alternative: str) -> Markup:
+    """Return a metric over the sampling temperature: a line for each label, a ring where it is ranked."""
+    with _figure(5.4, 3.7) as (figure, texts):
+        axes = figure.add_axes((0.115, 0.14, 0.72, 0.84))
+        ends = []
+        width = max(at for line in lines for at in line.temperatures) or 1.0
+        for place, line in enumerate(lines):
+            known = [
+                (at, one)
+                for at, one in zip(line.temperatures, line.values, strict=True)
+                if one.value is not None
+            ]
+            if not known:
+                continue
+            shift = 0.008 * width * (place - (len(lines) - 1) / 2)
+            steps, values = [at + shift for at, _ in known], [one.value or 0.0 for _, one in known]
+            errors = [_error_bars(one) or [[0.0], [0.0]] for _, one in known]
+            axes.errorbar(
+                steps,
+                values,
+                yerr=[[low[0][0] for low in errors], [high[1][0] for high in errors]],
+                color=_label(line.colour),
+                marker=MARKERS[line.colour % len(MARKERS)],
+                markersize=5,
+                linewidth=1.3,
+                elinewidth=1.0,
+                linestyle="--" if line.chosen is None else "-",
+                zorder=3,
+            )
+            if line.chosen in line.temperatures:
+                axes.plot(
+                    line.chosen + shift,
+                    values[[at for at, _ in known].index(line.chosen)],
+                    marker="o",
+                    markersize=11,
+                    markerfacecolor="none",
+                    markeredgecolor=_INK,
+                    markeredgewidth=0.9,
+                    zorder=4,
+                )
+            ends.append((values[-1], steps[-1], line.label))
+        _style(axes)
+        axes.set_xticks(sorted({at for line in lines for at in line.temperatures}))
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.set_xlabel(texts.placeholder("sampling temperature"))
+        axes.set_ylabel(texts.placeholder(y_title))
+        low, high = axes.get_ylim()
+        gap, last = (high - low) * 0.05, float("-inf")
+        for value, step, label in sorted(ends):
+            last = max(value, last + gap)
+            axes.annotate(
+                texts.placeholder(label),
+                (step, value),
+                xytext=(1.02, last),
+                textcoords=axes.get_yaxis_transform(),
+                va="center",
+                color=_INK,
+                fontsize=10,
+                annotation_clip=False,
             )
         return _svg(figure, texts, name, alternative)
 

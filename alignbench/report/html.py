@@ -12,7 +12,7 @@ from alignbench.report import leaderboard as leaderboards
 from alignbench.report.judging import judges, pairs, samples
 from alignbench.report.measures import diversity, leaderboard, parts, tax
 from alignbench.report.page import Page, Section
-from alignbench.report.scatter import frontier, price
+from alignbench.report.scatter import frontier, price, temperatures
 from alignbench.report.training import curves
 from alignbench.results import Results, read
 
@@ -117,6 +117,7 @@ SECTIONS = (
     Section("verdict", "Verdict", _verdict),
     Section("leaderboard", "Leaderboard", leaderboard),
     Section("pairs", "All pairs", pairs),
+    Section("temperature", "Quality against temperature", temperatures),
     Section("frontier", "Quality against distance", frontier),
     Section("price", "Quality against cost", price),
     Section("tax", "Alignment tax", tax),

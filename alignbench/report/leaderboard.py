@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from alignbench.report import text
+from alignbench.report import decoding, text
 from alignbench.results import (
     MIN_RATERS,
     Cell,
@@ -71,6 +71,11 @@ class Row:
     """Departures, seeds that did not finish, missing metrics, warnings: one sentence each."""
 
     @property
+    def temperature(self) -> str:
+        """The temperature it is ranked at, where the run has several: `0.7`, or `own`."""
+        return decoding.temperature(self.label.sampling) if self.results.settings else ""
+
+    @property
     def done(self) -> bool:
         """Whether at least one seed finished."""
         return self.status == "done"
@@ -105,6 +110,11 @@ class Leaderboard:
     caption: str
     differences: tuple[FieldDifference, ...]
 
+    @property
+    def decoded(self) -> bool:
+        """Whether a run has several temperatures."""
+        return any(row.temperature for row in self.rows)
+
 
 def leaderboard(*runs: Results) -> Leaderboard:
     """Return the leaderboard of `runs`; with several, equal labels stand next to each other."""
@@ -125,6 +135,8 @@ def leaderboard(*runs: Results) -> Leaderboard:
         if (label := results.label(name))
     )
     caption = _caption(rows, columns)
+    for results in runs[:1] if len(runs) == 1 and lead else ():
+        caption += _decoded(results, lead or "")
     for run, results in named.items():
         if lead and (why := unfit(results, lead)):
             caption += f" No verdicts{f' for {run}' if len(runs) > 1 else ''}: {why}."
@@ -147,7 +159,9 @@ def row(results: Results, label: LabelResult, lead: str | None, wanted: list[str
     for cell in results.cells_of(label.label):
         for warning in cell.warnings:
             warnings.setdefault(warning, []).append(cell.seed)
+    ignores = results.settings and label.sampling is not None and label.sampling.temperature is None
     notes = (
+        *(["ignores the sampling temperature: it has the same answers at each"] if ignores else []),
         *(f"departure: {departure}" for departure in label.departures),
         *unfinished,
         *(f"warning at seed {text.listed(seeds)}: {warning}" for warning, seeds in warnings.items()),
@@ -242,7 +256,12 @@ def against_start(results: Results, label: LabelResult, metric: str) -> Verdict 
         why = found.missing if found and found.missing else "not compared"
         return Verdict(start, None, text.NOTHING, f"{label.label} could not be compared with {start}: {why}.")
     these = results.comparison(label.label, start, metric) if found.estimand == "method" else None
-    return Verdict(start, found.verdict, _short(results, found), _sentence(results, found), _policies(these))
+    turned = decoding.reversal(results, label.label, start, metric)
+    short, sentence = _short(results, found), _sentence(results, found)
+    if turned is not None:
+        short += ", turns with T"
+        sentence += f" They change places between temperatures: {turned}."
+    return Verdict(start, found.verdict, short, sentence, _policies(these))
 
 
 def differences(runs: Mapping[str, Results]) -> tuple[FieldDifference, ...]:
@@ -390,6 +409,21 @@ def _on_raters(rows: tuple[Row, ...], columns: tuple[Column, ...]) -> Iterator[s
         yield f"{text.listed(names)}: {said}."
 
 
+def _decoded(results: Results, lead: str) -> str:
+    """Say at which temperature labels are ranked, and which of them change places."""
+    if not results.settings:
+        return ""
+    said = ""
+    if any(label.sampling and label.sampling.scores for label in results.labels):
+        said = " Each label at the temperature T that its validation prompts choose."
+    if any(label.sampling and label.sampling.same_prompts for label in results.labels):
+        said = (
+            " Each label at the temperature T that is best on these same prompts: its numbers are too high."
+        )
+    turned = [str(one) for one in decoding.reversals(results, lead)]
+    return said + (f" Change places between temperatures: {'; '.join(turned)}." if turned else "")
+
+
 def _named(runs: tuple[Results, ...]) -> dict[str, Results]:
     named: dict[str, Results] = {}
     for place, results in enumerate(runs, 1):
@@ -434,8 +468,10 @@ def best(results: Results) -> str:
     order = sorted(known, key=lambda name: -sign * (known[name].value or 0.0))
     first = order[0]
     seeds = sum(cell.status == "done" for cell in results.cells_of(first))
+    at = decoding.temperature(results.label(first).sampling) if results.settings else ""  # pyright: ignore[reportOptionalMemberAccess]
+    at = {"": "", decoding.OWN: " with its own decoding"}.get(at, f" at temperature {at}")
     said = (
-        f"{first} has the best {title(metric)}, {text.estimate(known[first])}, "
+        f"{first} has the best {title(metric)}, {text.estimate(known[first])}{at}, "
         f"{_scope(known[first].estimand, max(1, seeds), known[first].raters)}"
     )
     pairs = {name: results.decisive(first, name, metric) for name in order[1:]}
@@ -451,6 +487,7 @@ def best(results: Results) -> str:
         said += "; every other label is worse"
     if unknown:
         said += f"; it was not compared with {text.listed(unknown)}"
+    said += decoding.best(results, metric, first, higher=sign > 0)
     survivors = [name for name in (first, *order[1:]) if _failed(results, name)]
     if survivors:
         said += f"; not all seeds of {text.listed(survivors)} finished"

@@ -1,11 +1,11 @@
-"""Sections of `report.html`: the headline metric against distance from base, and against cost."""
+"""Sections of `report.html`: the headline metric against temperature, distance from base, and cost."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from alignbench.report import figures, text
+from alignbench.report import decoding, figures, text
 from alignbench.report import leaderboard as leaderboards
 from alignbench.report.leaderboard import Row
 from alignbench.report.page import Page
@@ -58,6 +58,46 @@ def price(page: Page) -> Mapping[str, Any] | None:
     ]
     drawn = [plot for plot in plots if plot is not None]
     return {"plots": drawn} if drawn else None
+
+
+def temperatures(page: Page) -> Mapping[str, Any] | None:
+    """The headline metric against the sampling temperature, where the run has several."""
+    lead = leaderboards.headline(page.results)
+    settings = decoding.table(page.results, lead) if lead else {}
+    if lead is None or not settings:
+        return None
+    rows = [row for row in page.leaderboard.rows if any(row.name in labels for labels in settings.values())]
+    lines = [
+        figures.TemperatureLine(
+            row.name,
+            page.colour(row.name),
+            tuple(at for at in settings if row.name in settings[at]),
+            tuple(labels[row.name] for labels in settings.values() if row.name in labels),
+            None if row.label.sampling is None else row.label.sampling.temperature,
+        )
+        for row in rows
+    ]
+    name = leaderboards.title(lead)
+    title = f"{name[:1].upper()}{name[1:]} against temperature"
+    places = text.decimals(one for labels in settings.values() for one in labels.values())
+    said = "; ".join(
+        f"{line.label}: "
+        + ", ".join(
+            f"{text.number(one.value, places)} at {at:g}"
+            for at, one in zip(line.temperatures, line.values, strict=True)
+        )
+        for line in lines
+    )
+    return {
+        "title": title,
+        "reading": "Where two lines cross, the temperature decides which label is better.",
+        "picture": figures.temperatures(lines, name, name="temperature", alternative=f"{title}. {said}."),
+        "settings": settings,
+        "rows": rows,
+        "places": places,
+        "described": decoding.described,
+        "reversals": [str(one) for one in decoding.reversals(page.results, lead)],
+    }
 
 
 def _scatter(

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from alignbench.report import text
+from alignbench.report import decoding, text
 from alignbench.report.leaderboard import (
     Column,
     Leaderboard,
@@ -18,11 +18,11 @@ from alignbench.report.leaderboard import (
     spent_tokens,
     start_of,
 )
-from alignbench.results import Estimate, Results
+from alignbench.results import Estimate, Measured, Results
 
 COLUMNS = (
     *("run", "label", "method", "version", "start", "status", "reason"),
-    *("quantity", "estimand", "judge", "value", "low", "high", "n", "unit", "missing"),
+    *("quantity", "temperature", "estimand", "judge", "value", "low", "high", "n", "unit", "missing"),
 )
 """Of the long table: one line for each label and quantity."""
 
@@ -42,6 +42,7 @@ def leaderboard_markdown(seen: Leaderboard) -> str:
     head = [
         "label",
         "start",
+        *(["T"] if seen.decoded else []),
         *(column.title for column in seen.columns),
         "time",
         "tokens",
@@ -51,7 +52,8 @@ def leaderboard_markdown(seen: Leaderboard) -> str:
     if lines:
         lines.append("")
     lines.append(_line(head))
-    lines.append(_line(["---", "---", *["---:"] * (len(seen.columns) + 2), "---"]))
+    numeric = len(seen.columns) + 2 + seen.decoded
+    lines.append(_line(["---", "---", *["---:"] * numeric, "---"]))
     for row in seen.rows:
         own = row.label.cost.own
         status = f"{row.status}: {row.reason}" if row.reason else row.status
@@ -60,6 +62,7 @@ def leaderboard_markdown(seen: Leaderboard) -> str:
                 [
                     _cell(row.name),
                     _cell(start_of(row.label)),
+                    *([row.temperature] if seen.decoded else []),
                     *(_measured(row, column) for column in seen.columns),
                     text.duration(own.train_seconds),
                     text.count(spent_tokens(own)),
@@ -69,8 +72,26 @@ def leaderboard_markdown(seen: Leaderboard) -> str:
         )
     if seen.caption:
         lines += ["", seen.caption]
+    if len(seen.runs) == 1 and seen.columns:
+        lines += _temperatures(next(iter(seen.runs.values())), seen.columns[0])
     notes = [f"- {_cell(row.name)}: {_cell(note)}" for row in seen.rows for note in row.notes]
     return "\n".join([*lines, *([""] if notes else []), *notes]) + "\n"
+
+
+def _temperatures(results: Results, column: Column) -> list[str]:
+    """Return the leading metric of every label at each temperature, as the lines of a table."""
+    if not (settings := decoding.table(results, column.metric)):
+        return []
+    lines = [
+        "",
+        _line([f"{column.title} by temperature", *(f"T {temperature:g}" for temperature in settings)]),
+        _line(["---", *["---:"] * len(settings)]),
+    ]
+    for label in results.labels:
+        if any(label.label in labels for labels in settings.values()):
+            cells = (labels.get(label.label, Measured()) for labels in settings.values())
+            lines.append(_line([_cell(label.label), *(text.estimate(one, column.places) for one in cells)]))
+    return lines
 
 
 def leaderboard_csv(seen: Leaderboard) -> str:
@@ -106,13 +127,21 @@ def numbers(seen: Leaderboard) -> Iterator[dict[str, Any]]:
             if (measured := label.metrics.get(metric)) is None:
                 continue
             record = {**common, "quantity": metric, "unit": info.unit or None, "judge": info.judge}
-            yield {**record, "estimand": measured.estimand, **_numbers(measured)}
-            if measured.method:
-                yield {**record, "estimand": "method", **_numbers(measured.method)}
+            yield from _both(record, measured)
+            for setting in row.results.settings:
+                if metric in (columns := setting.labels.get(label.label, {})):
+                    yield from _both({**record, "temperature": setting.temperature}, columns[metric])
         for scope, cost in (("own", label.cost.own), ("chain", label.cost.chain)):
             for what, value in cost:
                 if value is not None:
                     yield {**common, "quantity": f"cost.{scope}.{what}", "value": value}
+
+
+def _both(record: dict[str, Any], measured: Measured) -> Iterator[dict[str, Any]]:
+    """Yield a metric's line under each estimand. Without a temperature it is the one the label is ranked at."""
+    yield {**record, "estimand": measured.estimand, **_numbers(measured)}
+    if measured.method:
+        yield {**record, "estimand": "method", **_numbers(measured.method)}
 
 
 def _measured(row: Row, column: Column) -> str:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from alignbench.report import text
+from alignbench.report import decoding, text
 from alignbench.report.leaderboard import Column, Leaderboard, Row, leaderboard, spent_tokens, start_of
-from alignbench.results import Results
+from alignbench.results import Measured, Results
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -57,11 +57,37 @@ def draw(seen: Leaderboard, console: Console) -> None:
             _verdict(row, narrow),
         )
     console.print(table)
+    for results in seen.runs.values() if len(seen.runs) == 1 and seen.columns else ():
+        _temperatures(results, seen.columns[0], console)
     for row in seen.rows:
         for note in row.notes:
             console.print(
                 Text(f"  {text.line(row.name)}: ", style="bold") + Text(text.line(note), style="not bold")
             )
+
+
+def _temperatures(results: Results, column: Column, console: Console) -> None:
+    """Print the leading metric of every label at each temperature."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+    from rich.text import Text
+
+    if not (settings := decoding.table(results, column.metric)):
+        return
+    table = Table(
+        box=SIMPLE_HEAD,
+        title=Text(f"{column.title} by temperature", style="bold"),
+        title_justify="left",
+        pad_edge=False,
+    )
+    table.add_column("label", overflow="fold", min_width=10)
+    for temperature in settings:
+        table.add_column(f"T {temperature:g}", justify="right")
+    for label in results.labels:
+        if any(label.label in labels for labels in settings.values()):
+            cells = [labels.get(label.label, Measured()) for labels in settings.values()]
+            table.add_row(text.line(label.label), *(text.estimate(one, column.places) for one in cells))
+    console.print(table)
 
 
 def _name(row: Row, seen: Leaderboard) -> Text:
@@ -72,6 +98,8 @@ def _name(row: Row, seen: Leaderboard) -> Text:
         said.append(f"\n{text.line(row.name.removesuffix('/' + row.label.label))}", style="not bold cyan")
     if start := start_of(row.label):
         said.append(f"\nfrom {text.line(start)}", style="not bold dim")
+    if row.temperature:
+        said.append(f"\nT {row.temperature}", style="not bold dim")
     return said
 
 

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import shutil
-import time
 from collections.abc import Callable
-from collections.abc import Sequence as Many
 from dataclasses import asdict
 from pathlib import Path
 
 from alignbench import layout, store
-from alignbench.api.policy import Answer, Policy
+from alignbench.api.policy import Policy
 from alignbench.errors import PluginError
 from alignbench.recipe.schema import BASE
-from alignbench.rows import Prompt
-from alignbench.worker import samples
+from alignbench.worker.answering import answer
 from alignbench.worker.context import CellContext
 from alignbench.worker.messages import Event, Task
 from alignbench.worker.policy_io import load_method, save_policy
@@ -23,9 +20,6 @@ from alignbench.worker.trackers import Tracking
 
 GROWING = (layout.LOG, layout.STATUS, layout.CHECKPOINTS)
 """Files of a cell's folder that are no part of its sealed result."""
-
-PAUSE = 0.2
-"""Seconds between two words about how many prompts are answered."""
 
 
 def main(task: Task, emit: Callable[[Event], None]) -> None:
@@ -38,25 +32,7 @@ def main(task: Task, emit: Callable[[Event], None]) -> None:
     if session.base.checksum() != untouched:
         raise PluginError(f"'{label}' changed the weights of the shared base", "train adapters only")
 
-    prompts = session.table.prompts(session.recipe.evaluation.split, session.recipe.evaluation.prompts)
-    session.base.answered = counting(emit, len(prompts) * session.recipe.evaluation.samples_per_prompt)
-    began = time.perf_counter()
-    answers = policy.answer(
-        prompts,
-        session.recipe.evaluation.sampling,
-        seed,
-        samples=session.recipe.evaluation.samples_per_prompt,
-    )
-    wanted = [
-        (prompt.id, number)
-        for prompt in prompts
-        for number in range(session.recipe.evaluation.samples_per_prompt)
-    ]
-    if [(answer.prompt_id, answer.sample) for answer in answers] != wanted:
-        raise PluginError(f"'{label}' did not answer every prompt once for each sample, in order")
-    spent = time.perf_counter() - began
-    samples.write(folder, answers)
-    uncached = _uncached(run.start, prompts, answers) if "adapter" not in policy.can else (None, None)
+    answering = answer(session, policy, run.start, label, seed, folder)
     sealed = {
         "label": label,
         "seed": seed,
@@ -67,46 +43,12 @@ def main(task: Task, emit: Callable[[Event], None]) -> None:
         "warnings": [str(warned) for warned in run.ledger.warnings.values()],
         "judges": run.ledger.judges,
         "departures": [asdict(departure) for departure in run.ledger.departures],
-        "cost": {
-            **vars(run.ledger.cost),
-            "answer_tokens": sum(answer.tokens for answer in answers) / len(answers),
-            "answer_forwards": sum(answer.forwards for answer in answers) / len(answers),
-            "answer_seconds": spent / len(answers),
-            "answer_length": sum(len(answer.ids) for answer in answers) / len(answers),
-            "answer_uncached_tokens": uncached[0],
-            "answer_uncached_seconds": uncached[1],
-        },
+        "cost": vars(run.ledger.cost),
+        "answering": answering,
     }
     store.write_json(folder / layout.CELL, sealed)
     store.commit(folder, key=task.what["key"], producer=label, leave_out=GROWING)
     shutil.rmtree(folder / layout.CHECKPOINTS, ignore_errors=True)
-
-
-def _uncached(
-    start: Policy, prompts: Many[Prompt], answers: Many[Answer]
-) -> tuple[float, float] | tuple[None, None]:
-    """Positions and seconds of one answer, had the start decoded it plainly and without a cache."""
-    from alignbench.models import ModelPolicy, generation
-
-    if not isinstance(start, ModelPolicy):
-        return None, None
-    return generation.uncached(start, start.tokenised(prompts), answers)
-
-
-def counting(emit: Callable[[Event], None], total: int) -> Callable[[int], None]:
-    """Return what to tell of answers that have ended, so that `emit` hears how many of `total` there are."""
-    done, told = 0, time.monotonic()
-    emit(Event("answering", done, total))
-
-    def count(more: int) -> None:
-        nonlocal done, told
-        done += more
-        now = time.monotonic()
-        if now - told >= PAUSE or done >= total:
-            told = now
-            emit(Event("answering", min(done, total), total))
-
-    return count
 
 
 def align(session: Session, label: str, seed: int, folder: Path) -> tuple[CellContext, Policy]:

@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 from alignbench import layout, store
-from alignbench.api.metric import Cell, Metric
-from alignbench.metrics.comparison import summarise
+from alignbench.api.metric import Cell, Metric, Need
+from alignbench.metrics.comparison import Summary, summarise
+from alignbench.results import Choice
 from alignbench.rows import Prompt
-from alignbench.worker.evidence import RunEvidence, make_named
+from alignbench.worker.choice import choose
+from alignbench.worker.evidence import RunEvidence
+from alignbench.worker.finished import FinishedCells, make_named
 from alignbench.worker.messages import Event, Task
 from alignbench.worker.session import Session
+
+ANSWERS: frozenset[Need] = frozenset({"samples"})
+"""What metrics of a setting read: how the samples of the evaluation were drawn."""
+JUDGED: frozenset[Need] = frozenset({"judge", "comparisons"})
 
 
 def main(task: Task, emit: Callable[[Event], None]) -> None:
@@ -24,30 +32,24 @@ def main(task: Task, emit: Callable[[Event], None]) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     session = Session(task, emit)
-    metrics: list[Metric] = [make_named("metrics", named) for named in session.recipe.evaluation.metrics]
+    evaluation = session.recipe.evaluation
+    metrics: list[Metric] = [make_named("metrics", named) for named in evaluation.metrics]
     cells = [Cell(label, seed) for label, seed in task.what["cells"]]
-    evidence = RunEvidence(session, cells, emit, metrics)
-    summary = summarise(metrics, evidence, session.recipe.evaluation.margin)
+    finished = FinishedCells(session, cells, emit, metrics)
+    choices = choose(finished)
+    evidence = RunEvidence(finished, {label: one.temperature for label, one in choices.items()}, metrics)
+    unscaled = RunEvidence(finished, _all_at(choices, evaluation.sampling.unscaled.temperature), metrics)
+    summary = summarise(metrics, evidence, evaluation.margin, unscaled=unscaled)
     store.write_json(
         folder / layout.SUMMARY,
         {
             "metrics": {name: info.model_dump() for name, info in summary.metrics.items()},
             "order": list(summary.metrics),
-            "labels": {
-                label: {name: one.model_dump() for name, one in columns.items()}
-                for label, columns in summary.labels.items()
-            },
-            "cells": [
-                {
-                    "label": cell.label,
-                    "seed": cell.seed,
-                    "metrics": {k: v.model_dump() for k, v in columns.items()},
-                }
-                for cell, columns in summary.cells.items()
-            ],
-            "comparisons": [one.model_dump() for one in summary.comparisons],
+            **_plain(summary),
+            "sampling": {label: one.model_dump() for label, one in choices.items()},
+            "settings": list(_settings(finished, metrics, choices)),
             "learning_curves": [{**cell._asdict(), **evidence.learning_curve(cell)} for cell in cells],
-            "cost": evidence.cost,
+            "cost": finished.cost,
             "judges": evidence.quality(),
             "base": {
                 "fingerprint": session.base.fingerprint,
@@ -62,6 +64,50 @@ def main(task: Task, emit: Callable[[Event], None]) -> None:
     pictures = [asdict(picture) for metric in metrics for picture in metric.pictures(evidence)]
     store.write_json(folder / layout.PICTURES, pictures)
     store.commit(folder, key=task.what["key"], producer="alignbench")
+
+
+def _settings(
+    finished: FinishedCells, metrics: Sequence[Metric], choices: Mapping[str, Choice]
+) -> Iterator[dict[str, Any]]:
+    """Yield all labels at each temperature of a grid, on the metrics that depend on how answers are drawn.
+
+    An expensive judge judges the chosen temperatures alone, unless the recipe asks for more.
+    """
+    evaluation = finished.session.recipe.evaluation
+    if len(evaluation.sampling.temperature) == 1:
+        return
+    every = evaluation.judge_every_setting
+    judges = {name: one for name, one in finished.judges.items() if (one.cheap or every) and not one.recorded}
+    asked = [one for one in metrics if one.needs <= (ANSWERS | JUDGED if judges else ANSWERS)]
+    for temperature in evaluation.sampling.temperature:
+        seen = RunEvidence(finished, _all_at(choices, temperature), asked, judges)
+        yield {
+            "temperature": temperature,
+            **_plain(summarise(asked, seen, judges=list(finished.judges))),
+        }
+
+
+def _all_at(choices: Mapping[str, Choice], temperature: float) -> dict[str, float | None]:
+    return {label: None if one.temperature is None else temperature for label, one in choices.items()}
+
+
+def _plain(summary: Summary) -> dict[str, Any]:
+    """Labels, cells and comparisons of a summary as JSON values."""
+    return {
+        "labels": {
+            label: {name: one.model_dump() for name, one in columns.items()}
+            for label, columns in summary.labels.items()
+        },
+        "cells": [
+            {
+                "label": cell.label,
+                "seed": cell.seed,
+                "metrics": {k: v.model_dump() for k, v in columns.items()},
+            }
+            for cell, columns in summary.cells.items()
+        ],
+        "comparisons": [one.model_dump() for one in summary.comparisons],
+    }
 
 
 def _write_judgements(folder: Path, evidence: RunEvidence) -> None:

@@ -60,9 +60,8 @@ class Evaluations:
         if share <= done["evaluated"]:
             return 0.0
         with self.run.meter.paused():
-            answers = self.policy.answer(
-                self.prompts, self.run.session.recipe.evaluation.sampling, self.run.seed
-            )
+            sampling = self.run.session.recipe.evaluation.sampling.unscaled
+            answers = self.policy.answer(self.prompts, sampling, self.run.seed)
             items = [
                 Scorable(one.prompt_ids, said.ids) for one, said in zip(self.prompts, answers, strict=True)
             ]

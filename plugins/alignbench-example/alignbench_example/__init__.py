@@ -11,7 +11,19 @@ from pathlib import Path
 
 from pydantic import Field
 
-from alignbench import Answer, Can, Method, MethodConfig, Pair, Policy, Prompt, Run, Sampling, TokenScores
+from alignbench import (
+    Answer,
+    Can,
+    Method,
+    MethodConfig,
+    Pair,
+    Policy,
+    Prompt,
+    Run,
+    Sampling,
+    Setting,
+    TokenScores,
+)
 from alignbench import Sequence as Scorable
 
 
@@ -65,6 +77,7 @@ class Prompted:
 
     def __init__(self, start: Policy, shots: Sequence[Sequence[str]]):
         self.start = start
+        self.follows: frozenset[Setting] = start.follows
         self.shots = [(question, answer) for question, answer in shots]
 
     def answer(

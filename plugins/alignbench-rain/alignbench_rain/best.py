@@ -7,7 +7,7 @@ from collections.abc import Sequence as Many
 from dataclasses import replace
 from pathlib import Path
 
-from alignbench import Answer, Can, PluginError, Policy, Prompt, Sampling, Sequence, TokenScores
+from alignbench import Answer, Can, PluginError, Policy, Prompt, Sampling, Sequence, Setting, TokenScores
 from alignbench_rain.evaluation import Evaluation, SelfEvaluation
 
 
@@ -18,6 +18,7 @@ class BestOf:
 
     def __init__(self, start: Policy, evaluation: Evaluation, n: int):
         self.start, self.evaluation, self.n = start, evaluation, n
+        self.follows: frozenset[Setting] = start.follows
 
     def answer(
         self, prompts: Many[Prompt], sampling: Sampling, key: int, *, samples: int = 1

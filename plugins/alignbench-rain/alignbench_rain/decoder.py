@@ -24,6 +24,7 @@ from alignbench import (
     Reply,
     Sampling,
     Sequence,
+    Setting,
     TokenScores,
     TokenTree,
     TokenTrees,
@@ -117,6 +118,8 @@ class Decoder:
     """A frozen start that searches, judges and rewinds its answers."""
 
     can: frozenset[Can] = frozenset(("answer",))
+    follows: frozenset[Setting] = frozenset()
+    """None of the recipe's settings: the rules say how sets of tokens are drawn."""
 
     def __init__(
         self,
@@ -141,7 +144,7 @@ class Decoder:
     def answer(
         self, prompts: Many[Prompt], sampling: Sampling, key: int, *, samples: int = 1
     ) -> list[Answer]:
-        """Answer by search; of `sampling` only `max_new_tokens` counts: the rules say how sets are drawn."""
+        """Answer by search; of `sampling` only `max_new_tokens` counts."""
         tokenised = self.forest.tokenised(prompts)
         if not tokenised:
             return []
