@@ -60,7 +60,7 @@ def tokens(run: Path) -> dict[str, Any]:
         prompts[said["id"]] = Prompt(id=said["id"], prompt=tuple(said["prompt"]))
     seed = min(int(one.name.partition("-")[2]) for one in (run / "cells/base").glob("seed-*"))
     folders = [one.parent for one in sorted(run.glob(f"cells/*/seed-{seed}/{store.COMMIT}"))]
-    answers = {folder.parent.name: samples.read(folder) for folder in folders}
+    answers = {folder.parent.name: samples.read_all(folder) for folder in folders}
     pairs = [
         (prompts[one.prompt_id], one.text, other.text)
         for a, b in combinations(answers, 2)

@@ -35,7 +35,7 @@ def once(folder: Path, label: str) -> dict[str, Any]:
     return {
         "weights": load_file(where / "policy" / "adapter_model.safetensors"),
         "losses": torch.tensor([point["loss"] for point in curves if "loss" in point][-5:]),
-        "answers": [answer.ids for answer in samples.read(where)],
+        "answers": [answer.ids for answer in samples.read_all(where)],
     }
 
 

@@ -148,7 +148,7 @@ def _sequences(run: Path, cell: Cell, threads: int) -> list[tuple[tuple[int, ...
     prompts = {
         one.id: one.prompt_ids for one in session.table.prompts("test", session.recipe.evaluation.prompts)
     }
-    answers = [one for of in samples.read(cell.folder(run)).values() for one in of][:CHECKED]
+    answers = samples.read_all(cell.folder(run))[:CHECKED]
     return [(prompts[answer.prompt_id], answer.ids) for answer in answers]
 
 

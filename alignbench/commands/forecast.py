@@ -176,7 +176,9 @@ def shrunk(recipe: Recipe, size: int) -> Recipe:
 
     data = recipe.data
     limit = size * batch if data.limit is None else min(data.limit, size * batch)
-    prompts = min(recipe.evaluation.prompts, size * PROMPTS)
+    evaluation = recipe.evaluation
+    prompts = min(evaluation.prompts, size * PROMPTS)
+    tuning = max(2, round(evaluation.tuning_prompts * prompts / evaluation.prompts))
     methods = {
         label: block.model_copy(update={"budget": less(block.budget), "seeds": None, "sweep": {}})
         for label, block in recipe.methods.items()
@@ -186,7 +188,7 @@ def shrunk(recipe: Recipe, size: int) -> Recipe:
             "data": data.model_copy(update={"limit": limit, "allowed_drop": 1.0}),
             "budget": less(recipe.budget),
             "methods": methods,
-            "evaluation": recipe.evaluation.model_copy(update={"prompts": prompts}),
+            "evaluation": evaluation.model_copy(update={"prompts": prompts, "tuning_prompts": tuning}),
             "seeds": recipe.seeds[:1],
             "sweep": None,
         }

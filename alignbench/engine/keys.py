@@ -49,10 +49,10 @@ def cell_key(
         if comparisons is not None:
             named.append(f"judges {comparisons.judge.name}")
         sources = {name: [str(one), one.digest] for name in named if (one := plan.sources.get(name))}
-    asked = ("prompts", "split", "samples_per_prompt", "sampling", "curve")
+    asked = ["prompts", "split", "samples_per_prompt", "sampling", "curve"]
+    if plan.recipe.evaluation.chooses:
+        asked.append("tuning_prompts")
     evaluation = {name: recipe["evaluation"][name] for name in asked}
-    if plan.recipe.evaluation.chooses:  # whatever judge chooses
-        evaluation["tuning_prompts"] = recipe["evaluation"]["tuning_prompts"]
     inputs = {
         "cell": [cell.label, cell.seed],
         "model": recipe["model"],

@@ -350,7 +350,7 @@ class Evaluation(Settings):
     @property
     def chooses(self) -> bool:
         """Whether validation prompts choose each label's temperature."""
-        return len(self.sampling.temperature) > 1 and bool(self.judges)
+        return len(self.sampling.temperature) > 1
 
     @model_validator(mode="after")
     def _a_curve_has_a_judge(self) -> Evaluation:

@@ -14,7 +14,7 @@ import pytest
 from alignbench import layout, plugins, store
 from alignbench.api.config import API, Budget, Sampling
 from alignbench.api.method import Method
-from alignbench.api.policy import Answer, Policy
+from alignbench.api.policy import Answer, Policy, Setting
 from alignbench.recipe.resolve import resolve
 from alignbench.recipe.schema import Recipe
 from alignbench.training.checkpoint import Checkpoints
@@ -154,8 +154,27 @@ class MethodSuite:
     ):
         run, policy = aligned
         reloaded = run.restored(run.folder / layout.POLICY, "tried")
-        assert reloaded.can == policy.can
+        assert (reloaded.can, reloaded.follows) == (policy.can, policy.follows)
         assert self._texts(session, reloaded) == self._texts(session, policy)
+
+    def test_its_answers_follow_the_settings_it_names_and_no_others(
+        self, session: Session, aligned: tuple[CellContext, Policy]
+    ):
+        """A policy that follows the temperature is greedy at 0: all samples of a prompt are equal."""
+        policy = aligned[1]
+        plain = self._drawn(session, policy, Sampling(temperature=2.0, max_new_tokens=12))
+        greedy: dict[Setting, Sampling] = {
+            "temperature": Sampling(temperature=0.0, max_new_tokens=12),
+            "top_k": Sampling(temperature=2.0, top_k=1, max_new_tokens=12),
+            "top_p": Sampling(temperature=2.0, top_p=1e-6, max_new_tokens=12),
+        }
+        for setting, sampling in greedy.items():
+            drawn = self._drawn(session, policy, sampling)
+            if setting in policy.follows:
+                assert drawn[::2] == drawn[1::2], f"{setting}: {sampling} does not make it greedy"
+                assert drawn != plain, f"it does not follow {setting}"
+            else:
+                assert drawn == plain, f"it follows {setting} without saying so in `follows`"
 
     def test_the_base_is_untouched(self, session: Session, aligned: tuple[CellContext, Policy]):
         untouched = Session(session.task)
@@ -246,6 +265,10 @@ class MethodSuite:
     def _answers(self, session: Session, policy: Policy) -> list[Answer]:
         prompts = session.table.prompts("test", PROMPTS)
         return policy.answer(prompts, Sampling(max_new_tokens=12), SEED)
+
+    def _drawn(self, session: Session, policy: Policy, sampling: Sampling) -> list[str]:
+        prompts = session.table.prompts("test", PROMPTS)
+        return [answer.text for answer in policy.answer(prompts, sampling, SEED, samples=2)]
 
     def _texts(self, session: Session, policy: Policy) -> list[str]:
         return [answer.text for answer in self._answers(session, policy)]

@@ -33,3 +33,8 @@ def read(folder: Path, name: str = SAMPLES) -> dict[float | None, list[Answer]]:
         temperature = row.pop("temperature", None)
         found.setdefault(temperature, []).append(Answer(**{**row, "ids": tuple(row["ids"])}))
     return found
+
+
+def read_all(folder: Path) -> list[Answer]:
+    """Return every sample of a cell, one temperature after the other."""
+    return [answer for of in read(folder).values() for answer in of]

@@ -137,7 +137,7 @@ def answered(session: Session, adapter: Path, seed: int, split: Split = "test") 
     """Return the answers of an adapter in a folder, drawn as the evaluation draws."""
     policy = session.base.load_adapter(adapter, f"measured-{seed}-{time.monotonic_ns()}")
     prompts = session.table.prompts(split, session.recipe.evaluation.prompts)
-    found = policy.answer(prompts, session.recipe.evaluation.sampling, seed)
+    found = policy.answer(prompts, session.recipe.evaluation.sampling.unscaled, seed)
     session.base.drop(policy)
     return found
 
@@ -150,7 +150,7 @@ def reached(
     reward = reward_model(run, **block.config["reward_model"])
     policy = session.base.load_adapter(adapter, f"reached-{seed}-{time.monotonic_ns()}")
     prompts = session.table.prompts("test", session.recipe.evaluation.prompts)
-    answers = policy.answer(prompts, session.recipe.evaluation.sampling, seed)
+    answers = policy.answer(prompts, session.recipe.evaluation.sampling.unscaled, seed)
     items = [Sequence(p.prompt_ids, one.ids) for p, one in zip(prompts, answers, strict=True)]
     apart = k1(policy.logprobs(items), run.start.logprobs(items))
     session.base.drop(policy)
@@ -209,7 +209,7 @@ def compare(session: Session, recipe: Recipe, rate: float, scratch: Path) -> dic
         begun = time.process_time()
         spent = rloo(session, recipe.methods["rlhf"], seed, rate, folder)
         seconds = time.process_time() - begun
-        ours.append(rewards(session, samples.read(session.run / "cells" / "rlhf" / f"seed-{seed}")))
+        ours.append(rewards(session, samples.read_all(session.run / "cells" / "rlhf" / f"seed-{seed}")))
         theirs.append(rewards(session, answered(session, folder / "policy", seed)))
         told[f"seed {seed}"] = {
             "rlhf": float(ours[-1].mean()),

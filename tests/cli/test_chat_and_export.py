@@ -143,7 +143,7 @@ def in_a_process_of_its_own(script: str, *arguments: str) -> Any:
 def test_an_exported_adapter_loads_with_transformers_and_peft_in_three_lines(run: Path, exported: Path):
     where = json.loads((exported / "adapter_config.json").read_text())["base_model_name_or_path"]
     prompts = {one.id: one.prompt_ids for one in reopen(run, 1).table.prompts("test", 6)}
-    answers = samples.read(run / "cells" / "sft" / "seed-0")[:4]
+    answers = samples.read_all(run / "cells" / "sft" / "seed-0")[:4]
     asked = json.dumps([[list(prompts[one.prompt_id]), list(one.ids)] for one in answers])
     theirs = in_a_process_of_its_own(THREE_LINES, str(exported), where, asked)
     ours, untouched = in_a_process_of_its_own(OURS, str(run), asked)

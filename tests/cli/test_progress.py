@@ -11,7 +11,7 @@ from rich.console import Console
 from alignbench.cli.progress import watching
 from alignbench.engine.executor import Progress
 from alignbench.errors import DataError
-from alignbench.worker import cell
+from alignbench.worker import answering
 from alignbench.worker.messages import Event, Finished
 
 STORY = [
@@ -72,9 +72,9 @@ def test_a_new_phase_forgets_the_total_and_the_numbers_of_the_old_one() -> None:
 
 def test_answers_are_counted_as_they_end_and_not_told_too_often(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0.0
-    monkeypatch.setattr(cell.time, "monotonic", lambda: now)
+    monkeypatch.setattr(answering.time, "monotonic", lambda: now)
     told: list[Event] = []
-    count = cell.counting(told.append, 8)
+    count = answering.counting(told.append, 8)
     count(3)
     now = 1.0
     count(2)

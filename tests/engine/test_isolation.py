@@ -191,7 +191,7 @@ def curves(path: Path) -> str:
 def answers(path: Path) -> str:
     from alignbench.worker import samples
 
-    said = [(a.prompt_id, a.sample, a.ids, a.text, a.finished) for a in samples.read(path.parent)]
+    said = [(a.prompt_id, a.sample, a.ids, a.text, a.finished) for a in samples.read_all(path.parent)]
     return hashlib.sha256(repr(said).encode()).hexdigest()
 
 

@@ -102,7 +102,7 @@ def test_the_distance_from_base_is_that_of_the_answers_given_on_the_way(
     run, _ = followed
     base, (policy,) = run.session.base, run.adapted
     asked = run.session.table.prompts("validation", CURVE["prompts"])
-    answers = policy.answer(asked, run.session.recipe.evaluation.sampling, run.seed)
+    answers = policy.answer(asked, run.session.recipe.evaluation.sampling.unscaled, run.seed)
     items = [Scorable(one.prompt_ids, said.ids) for one, said in zip(asked, answers, strict=True)]
     own, other = policy.logprobs(items), base.policy().logprobs(items)
     apart = [float((p.logps - q.logps).sum()) for p, q in zip(own, other, strict=True)]

@@ -254,7 +254,7 @@ def _curves(path: Path) -> bytes:
 
 
 def _samples(path: Path) -> bytes:
-    return repr([replace(answer, seconds=0.0) for answer in samples.read(path.parent)]).encode()
+    return repr([replace(answer, seconds=0.0) for answer in samples.read_all(path.parent)]).encode()
 
 
 READERS: dict[str, Callable[[Path], bytes | None]] = {

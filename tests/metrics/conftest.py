@@ -37,7 +37,8 @@ class Given:
 
     said: Mapping[Cell, Sequence[Sequence[str]]]
     judges: Mapping[str, Judge] = field(default_factory=dict)
-    sampling: Sampling = field(default_factory=Sampling)
+    drawn: Sampling = field(default_factory=Sampling)
+    """How all samples were drawn."""
     scored: Mapping[tuple[Cell, str], Sequence[Sequence[float]]] = field(default_factory=dict)
     """(cell, under) -> log-probabilities of each sample's tokens, in float64 as a test writes them down."""
     pairs: Mapping[Cell, Sequence[PairLogprobs]] = field(default_factory=dict)
@@ -68,6 +69,9 @@ class Given:
             return list(self.asked)
         count = max(len(texts) for texts in self.said.values())
         return [Prompt(id=f"p{i}", prompt=({"role": "user", "content": f"{i}?"},)) for i in range(count)]
+
+    def sampling(self, cell):
+        return self.drawn
 
     def start(self, cell):
         return Cell(self.starts.get(cell.label, "base"), cell.seed)

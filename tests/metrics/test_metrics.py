@@ -173,7 +173,7 @@ def test_samples_that_were_not_drawn_from_the_policy_are_said_not_to_give_a_dive
     given, sampling, doubted
 ):
     scored = {(DPO, "self"): [[-1.0]], (DPO, "base"): [[-2.0]]}
-    found = KL().measure(given({DPO: [["x"]]}, sampling=sampling, scored=scored))
+    found = KL().measure(given({DPO: [["x"]]}, drawn=sampling, scored=scored))
     assert (
         "not a divergence" in next(one for one in found if one.metric == "kl.base").description
     ) is doubted

@@ -115,7 +115,7 @@ def test_a_followed_training_tells_what_its_reward_model_makes_of_the_answers(ma
     ppo.train()
     session = ppo.run.session
     prompts = session.table.prompts(learning_curve.SPLIT, 2)
-    answers = ppo.run.start.answer(prompts, session.recipe.evaluation.sampling, 0)
+    answers = ppo.run.start.answer(prompts, session.recipe.evaluation.sampling.unscaled, 0)
     worth = ppo.reward.score([Sequence(p.prompt_ids, a.ids) for p, a in zip(prompts, answers, strict=True)])
     lines = learning_curve.read(ppo.run.folder)
     assert [line["step"] for line in lines] == [0, 0, 4, 4]
@@ -388,7 +388,10 @@ def test_real_dialogues_and_real_weights_in_nf4(shared: Path, tmp_path: Path):
         >= 2
     )
     assert "ratio" not in run.ledger.warnings
-    assert len(policy.answer(session.table.prompts("test", 2), session.recipe.evaluation.sampling, 0)) == 2
+    assert (
+        len(policy.answer(session.table.prompts("test", 2), session.recipe.evaluation.sampling.unscaled, 0))
+        == 2
+    )
 
 
 class Killed(BaseException):

@@ -1,0 +1,146 @@
+"""What a report says of the sampling temperature."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from alignbench import report
+from alignbench.report.decoding import described, reversal
+from alignbench.report.html import write_html
+from alignbench.report.leaderboard import best, leaderboard
+from alignbench.results import (
+    Choice,
+    Comparison,
+    Estimate,
+    LabelResult,
+    Measured,
+    MetricInfo,
+    Results,
+    SettingResult,
+    TuningScore,
+    write,
+)
+
+REWARDS = {
+    0.0: {"base": 0.5, "sft": 0.97, "dpo": 0.94, "rain": 0.89},
+    1.0: {"base": 0.4, "sft": 0.64, "dpo": 0.72, "rain": 0.89},
+}
+STARTS = {"base": None, "sft": "base", "dpo": "sft", "rain": "sft"}
+
+
+def compared(temperature: float, a: str, b: str) -> Comparison:
+    gap = REWARDS[temperature][a] - REWARDS[temperature][b]
+    verdict = "not distinguishable" if abs(gap) < 0.05 else "better" if gap > 0 else "worse"
+    ends = (gap - 0.05, gap + 0.05)
+    return Comparison(
+        a=a, b=b, metric="reward", judge="gold", difference=gap, ci95=ends, p_holm=0.01, verdict=verdict
+    )
+
+
+def at(temperature: float) -> tuple[dict[str, Measured], tuple[Comparison, ...]]:
+    values = {
+        label: Measured(value=x, ci95=(x - 0.03, x + 0.03)) for label, x in REWARDS[temperature].items()
+    }
+    labels = list(values)
+    pairs = tuple(compared(temperature, a, b) for i, a in enumerate(labels) for b in labels[i + 1 :])
+    return values, pairs
+
+
+@pytest.fixture
+def run() -> Results:
+    """Every label is best at 0 but for rain, which ignores the temperature; dpo and sft change places."""
+    values, pairs = at(0.0)
+    scores = tuple(TuningScore(temperature=one, score=Estimate(value=0.9 - one / 10)) for one in REWARDS)
+    chosen = Choice(temperature=0.0, judge="gold", prompts=100, scores=scores)
+    own = Choice(reason="its policy ignores the temperature")
+    return Results(
+        run="grid",
+        metrics={"reward": MetricInfo(judge="gold", higher_is_better=True)},
+        labels=tuple(
+            LabelResult(
+                label=label,
+                start=start,
+                sampling=own if label == "rain" else chosen,
+                metrics={"reward": values[label]},
+            )
+            for label, start in STARTS.items()
+        ),
+        comparisons=pairs,
+        settings=tuple(
+            SettingResult(
+                temperature=one,
+                labels={label: {"reward": value} for label, value in at(one)[0].items()},
+                comparisons=at(one)[1],
+            )
+            for one in REWARDS
+        ),
+    )
+
+
+def terminal(run: Results) -> str:
+    console = Console(file=io.StringIO(), width=150)
+    report.show(run, console)
+    return console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_a_verdict_says_where_two_labels_change_places(run: Results):
+    rows = {row.name: row.verdict for row in leaderboard(run).rows}
+    assert rows["dpo"] is not None
+    assert rows["dpo"].short.endswith(", turns with T")
+    said = "dpo minus sft is \N{MINUS SIGN}0.030 at 0 (not told apart) and +0.080 at 1."
+    assert f"They change places between temperatures: {said}" in rows["dpo"].sentence
+    assert rows["sft"] is not None
+    assert "places" not in rows["sft"].sentence
+
+
+def test_labels_that_are_nowhere_told_apart_change_no_places(run: Results):
+    def untold(one: SettingResult) -> SettingResult:
+        pairs = (pair.model_copy(update={"verdict": "not distinguishable"}) for pair in one.comparisons)
+        return one.model_copy(update={"comparisons": tuple(pairs)})
+
+    doubted = run.model_copy(update={"settings": tuple(map(untold, run.settings))})
+    assert reversal(run, "dpo", "sft", "reward") is not None
+    assert reversal(doubted, "dpo", "sft", "reward") is None
+
+
+def test_the_best_is_named_with_its_temperature_and_with_who_is_ahead_at_others(run: Results):
+    said = best(run)
+    assert said.startswith("sft has the best reward, 0.970 ±0.030 at temperature 0, ")
+    assert "; at temperature 1 rain is ahead" in said
+
+
+def test_every_temperature_stands_in_terminal_markdown_csv_and_html(run: Results, tmp_path: Path):
+    for said in (terminal(run), report.markdown(run)):
+        assert "by temperature" in said
+        assert said.count("0.640 ±0.030") == 1, "sft at 1, which is not where it is ranked"
+        assert "ignores the sampling temperature" in said
+        assert "temperature T that its validation prompts choose" in " ".join(said.split())
+    line = next(line for line in report.markdown(run).splitlines() if line.startswith("| rain |"))
+    assert line.split(" | ")[2] == "own"
+    numbers = [
+        line for line in report.csv(run).splitlines() if line.startswith("grid,sft,") and ",reward," in line
+    ]
+    assert len(numbers) == 3, "where it is ranked, and each temperature"
+    write(run, tmp_path)
+    page = write_html(tmp_path).read_text(encoding="utf-8")
+    assert "Quality against temperature" in page
+    assert page.count("sampling temperature") >= 2
+    assert "chosen on 100 validation prompts by gold" in page
+    assert "dpo minus sft is" in page
+
+
+def test_a_run_with_one_temperature_says_nothing_of_temperatures(results: Results, tmp_path: Path):
+    assert "temperature" not in terminal(results)
+    assert "| T |" not in report.markdown(results)
+    write(results, tmp_path)
+    assert "Quality against temperature" not in write_html(tmp_path).read_text(encoding="utf-8")
+
+
+def test_numbers_that_were_chosen_on_the_same_prompts_are_said_to_be_too_high():
+    assert "its numbers are too high" in described(
+        Choice(temperature=0.7, judge="gold", prompts=9, same_prompts=True)
+    )
