@@ -236,6 +236,8 @@ class LabelResult(Record):
     """At the label's own temperature; divergences and entropies at temperature 1, where the recipe has it."""
     cost: Costs = Costs()
     """That of an answer is the one at the label's temperature."""
+    same_cost_as: str | None = None
+    """The label whose answers cost what its own do: this one is its control."""
     decoding: Decoding | None = None
     """None where the policy decodes plainly, or its start is not a label of the run."""
 

@@ -305,6 +305,10 @@ class Method(ABC):
     on_decoders: ClassVar[bool] = True
     """Whether a decoder that it returns can stand on another decoder; a method that trains never can."""
 
+    same_cost_as: ClassVar[str] = ""
+    """The field of `Config`, of type `Label`, that names the label whose answers cost what its own do: the report
+    compares the two. For the control of a decoder."""
+
     Config: ClassVar[type[MethodConfig]] = MethodConfig
     """The method's fields; a subclass of MethodConfig, written inside the method."""
 

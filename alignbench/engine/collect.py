@@ -182,6 +182,7 @@ def _label(
                 [_sum([own[link] for link in _chain(cell, statuses)], last=own[cell]) for cell in done]
             ),
         ),
+        same_cost_as=planned.same_cost_as if planned else None,
         decoding=_decoding(cost, start, _mean([own[cell] for cell in own if cell.label == start])),
     )
 

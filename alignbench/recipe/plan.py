@@ -41,6 +41,8 @@ class LabelPlan(Settings):
     """How the comparisons it learns from are made; None: those of the file."""
     departures: tuple[Departure, ...]
     """In what it differs from what the recipe gives to all."""
+    same_cost_as: str | None
+    """The label whose answers cost what its own do, where its method matches them."""
     builds_on: tuple[str, ...]
     """Plugins that its fields name, and those that these name: keys of `Plan.sources`."""
 

@@ -31,7 +31,7 @@ def resolve(recipe: Recipe) -> Plan:
 
 def _label(recipe: Recipe, label: str, parents: tuple[str, ...]) -> LabelPlan:
     block, comparisons = recipe.methods[label], relabelled(recipe, label)
-    _, config = build("methods", block.method, block.config)
+    kind, config = build("methods", block.method, block.config)
     named = tuple(built_on(block.method, block.config))
     judges = tuple(one for one in named if isinstance(one, NamedJudge))
     if comparisons is not None:
@@ -47,6 +47,7 @@ def _label(recipe: Recipe, label: str, parents: tuple[str, ...]) -> LabelPlan:
         judges=judges,
         comparisons=comparisons,
         departures=departures(recipe, label, judges, comparisons),
+        same_cost_as=getattr(config, kind.same_cost_as) if kind.same_cost_as else None,
         builds_on=tuple(f"{group_of(one)} {one.name}" for one in named),
     )
 

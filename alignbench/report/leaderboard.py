@@ -24,6 +24,9 @@ from alignbench.results import (
 LEADING = ("win_rate", "kl.base", "length.tokens")
 """The columns that follow the headline metric, where a run has them."""
 
+DEAR = 1.5
+"""Cost of a decoder's answer, in positions of its start's, from which a control at the same cost is missed."""
+
 NOT_RECORDED = Measured(missing="not measured in this run")
 
 
@@ -160,7 +163,10 @@ def row(results: Results, label: LabelResult, lead: str | None, wanted: list[str
         for warning in cell.warnings:
             warnings.setdefault(warning, []).append(cell.seed)
     ignores = results.settings and label.sampling is not None and label.sampling.temperature is None
+    dear = label.decoding is not None and (label.decoding.cached_tokens or 0) >= DEAR
+    alone = dear and status == "done" and not _controls(results, label)
     notes = (
+        *([f"no label answers at the same cost, {_times(label)} that of {start_of(label)}"] if alone else []),
         *(["ignores the sampling temperature: it has the same answers at each"] if ignores else []),
         *(f"departure: {departure}" for departure in label.departures),
         *unfinished,
@@ -169,6 +175,10 @@ def row(results: Results, label: LabelResult, lead: str | None, wanted: list[str
     )
     verdict = against_start(results, label, lead) if lead and status == "done" else None
     return Row(name, results, label, status, reason, verdict, notes)
+
+
+def _times(label: LabelResult) -> str:
+    return f"{text.number(label.decoding.cached_tokens, 1)} times" if label.decoding else ""
 
 
 def _families(gap: list[str], known: Iterable[str]) -> Iterator[str]:
@@ -261,7 +271,18 @@ def against_start(results: Results, label: LabelResult, metric: str) -> Verdict 
     if turned is not None:
         short += ", turns with T"
         sentence += f" They change places between temperatures: {turned}."
+    for control in _controls(results, label):
+        beside = results.decisive(label.label, control, metric)
+        if beside is not None and beside.difference is not None and beside.verdict is not None:
+            short += f"; at equal cost {_short(results, beside)}"
+            sentence += f" At the same cost of an answer {_sentence(results, beside)}"
     return Verdict(start, found.verdict, short, sentence, _policies(these))
+
+
+def _controls(results: Results, label: LabelResult) -> list[str]:
+    """Return the labels whose answers were made to cost what this label's do, and the one that its own were."""
+    own = [label.same_cost_as] if label.same_cost_as else []
+    return own + [one.label for one in results.labels if one.same_cost_as == label.label]
 
 
 def differences(runs: Mapping[str, Results]) -> tuple[FieldDifference, ...]:

@@ -85,7 +85,13 @@ def align(session: Session, label: str, seed: int, folder: Path) -> tuple[CellCo
     finally:
         run.tracking.end()
     if not isinstance(policy, Policy) or "answer" not in policy.can:
-        raise PluginError(f"'{planned.method}' returned {type(policy).__name__}, which is no policy")
+        lacks = [
+            name for name in ("can", "follows", "answer", "logprobs", "save") if not hasattr(policy, name)
+        ]
+        raise PluginError(
+            f"'{planned.method}' returned {type(policy).__name__}, which is no policy"
+            + (f": it has no {', '.join(lacks)}" if lacks else "")
+        )
     if any(one is policy for one in run.beside):
         raise PluginError(
             f"'{label}' returned a policy that was trained beside the budget", "train it without `budget`"

@@ -1,16 +1,17 @@
-"""Power and false positives of the method's verdicts, and coverage of intervals near the ends of a share.
+"""Power and false positives of the method's verdicts, and coverage of intervals: every number of docs/metrics.md.
 
     python benchmarks/proofs/power.py
 
 Seven labels on 400 prompts, one answer each, drawn with the standard deviations of the sandbox's quickstart
 (`alignbench.stats.PLANNING`); every verdict by `alignbench.metrics.comparison`'s own estimates and Holm's
-correction. Writes power.json beside this file. About two minutes on one core.
+correction. "by itself": each pair is estimated by itself (`alignbench.stats.method`), and a share by t alone.
+Writes power.json beside this file. About five minutes on one core.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alignbench import stats
+from alignbench.metrics import fits
 
 LABELS, PROMPTS, DIFFERENCE = 7, 400, 0.125
 SEEDS = (3, 5, 8)
@@ -28,13 +30,6 @@ ASKED = {
     "family-wise error": 0.065,
     "coverage": 0.93,
 }
-BEFORE = {
-    "power": dict(zip(SEEDS, (0.06, 0.42, 0.93), strict=True)),
-    "family-wise error at 3 seeds": "0.04 to 0.06",
-    "coverage": "0.33 to 1.00",
-}
-"""By the same simulation, where each pair is estimated by itself (`alignbench.stats.method`) and a share by t."""
-
 SCENES: Mapping[str, tuple[float, float]] = {
     "all labels alike": (1, 1),
     "one label with three times the seeds' deviation": (3, 1),
@@ -43,7 +38,23 @@ SCENES: Mapping[str, tuple[float, float]] = {
 }
 """What one of the labels has, times what the others have: of seeds, of answers."""
 
+LENGTHS = (
+    (0.5, 2, 0.4, 0.0),
+    (0.73, 2, 0.4, 0.0),
+    (0.88, 0, 0.4, 0.0),
+    (0.73, 3, 1.0, 0.0),
+    (0.5, 3, 1.0, 0.4),
+)
+"""Win rate at equal length, its slope over the log ratio of lengths, the mean of that ratio, share of ties."""
+
 Values = NDArray[np.float64]
+Pairs = Mapping[stats.Pair, stats.Table]
+Estimate = Callable[[Pairs], dict[stats.Pair, stats.Estimate]]
+
+
+def alone(tables: Pairs) -> dict[stats.Pair, stats.Estimate]:
+    """Estimate each pair by itself."""
+    return {pair: stats.method(table) for pair, table in tables.items()}
 
 
 def drawn(
@@ -57,52 +68,104 @@ def drawn(
     return of_seed + rest
 
 
-def adjusted(values: Values) -> list[float]:
+def pairs(values: Values) -> dict[stats.Pair, stats.Table]:
+    """Return the differences [seeds, prompts] of every two labels, in the order of `combinations`."""
+    return {(str(a), str(b)): values[a] - values[b] for a, b in combinations(range(len(values)), 2)}
+
+
+def adjusted(values: Values, estimate: Estimate = stats.pooled) -> list[float]:
     """Return each pair's p value after Holm's correction, in the order of `combinations`."""
-    tables = {(str(a), str(b)): values[a] - values[b] for a, b in combinations(range(len(values)), 2)}
-    return stats.holm(one.p_value() for one in stats.pooled(tables).values())
+    return stats.holm(one.p_value() for one in estimate(pairs(values)).values())
 
 
-def found(seeds: int, difference: float = DIFFERENCE, runs: int = RUNS) -> float:
+def found(
+    seeds: int, difference: float = DIFFERENCE, runs: int = RUNS, estimate: Estimate = stats.pooled
+) -> float:
     """Return the share of pairs with a true difference that a run finds: one label above six equal ones."""
     rng, hits = np.random.default_rng(seeds), 0
     for _ in range(runs):
         values = drawn(rng, seeds)
         values[0] += difference
-        hits += sum(p <= 1 - stats.LEVEL for p in adjusted(values)[: LABELS - 1])
+        hits += sum(p <= 1 - stats.LEVEL for p in adjusted(values, estimate)[: LABELS - 1])
     return hits / runs / (LABELS - 1)
 
 
-def false_positives(seeds: int, odd: tuple[float, float], prompts: int = PROMPTS, runs: int = RUNS) -> float:
+def false_positives(
+    seeds: int,
+    odd: tuple[float, float],
+    prompts: int = PROMPTS,
+    runs: int = RUNS,
+    estimate: Estimate = stats.pooled,
+) -> float:
     """Return the share of runs with any verdict among equal labels."""
     rng = np.random.default_rng(seeds)
-    return (
-        sum(min(adjusted(drawn(rng, seeds, prompts, odd=odd))) <= 1 - stats.LEVEL for _ in range(runs)) / runs
-    )
+    drawings = (drawn(rng, seeds, prompts, odd=odd) for _ in range(runs))
+    return sum(min(adjusted(values, estimate)) <= 1 - stats.LEVEL for values in drawings) / runs
+
+
+def held(seeds: int, odd: tuple[float, float], runs: int = RUNS) -> dict[str, float]:
+    """Return how often the intervals of pairs hold the truth, with and without the odd label."""
+    rng, hits = np.random.default_rng(seeds), {True: 0, False: 0}
+    for _ in range(runs):
+        for (_, b), one in stats.pooled(pairs(drawn(rng, seeds, odd=odd))).items():
+            low, high = one.interval()
+            hits[b == str(LABELS - 1)] += low <= 0 <= high
+    others = LABELS - 1
+    return {
+        "pairs of the odd label": hits[True] / runs / others,
+        "other pairs": hits[False] / runs / (others * (others - 1) / 2),
+    }
+
+
+def covered_at_equal_length(
+    prompts: int, at_equal_length: float, slope: float, mean_length: float, ties: float, runs: int = 1000
+) -> float:
+    """Return how often the interval of the length-controlled win rate holds the truth."""
+    rng, holds = np.random.default_rng(0), []
+    for _ in range(runs):
+        lengths = rng.normal(mean_length, 0.6, prompts)
+        chance = 1 / (1 + np.exp(-np.log(at_equal_length / (1 - at_equal_length)) - slope * lengths))
+        wins = (rng.random(prompts) < chance).astype(float)
+        wins[rng.random(prompts) < ties] = 0.5
+        try:
+            values = fits.share_at_equal_length(wins, lengths)
+        except fits.NoFitError:
+            continue
+        low, high = stats.with_prior((0, 1), stats.policies, values[None]).interval()
+        holds.append(low <= at_equal_length <= high)
+    return float(np.mean(holds))
 
 
 def covered(
-    p: float, prompts: int, seeds: int, *, pair: bool, estimand: stats.Estimand, runs: int = 2000
+    p: float,
+    prompts: int,
+    seeds: int,
+    *,
+    pair: bool,
+    estimand: stats.Estimand,
+    runs: int = 2000,
+    prior: bool = True,
 ) -> float:
-    """Return how often the interval of a share, or of the difference of two equal ones, holds the truth."""
+    """Return how often the interval of a share, or of the difference of two equal ones, holds the truth; without
+    `prior` that of t alone."""
     rng = np.random.default_rng(0)
     outcomes = (rng.random((2, runs, seeds, prompts)) < p).astype(float)
     tables, span, truth = (outcomes[0] - outcomes[1], (-1, 1), 0.0) if pair else (outcomes[0], (0, 1), p)
-    held = 0
+    holds = 0
     for table in tables:
-        low, high = stats.with_prior(span, stats.ESTIMATORS[estimand], table).interval()
-        held += low <= truth <= high
-    return held / runs
+        low, high = stats.with_prior(span if prior else None, stats.ESTIMATORS[estimand], table).interval()
+        holds += low <= truth <= high
+    return holds / runs
 
 
 def shares(
-    ps: Sequence[float] = (0.02, 0.05, 0.95, 0.98), sizes: Sequence[int] = (20, 50)
+    ps: Sequence[float] = (0.02, 0.05, 0.95, 0.98), sizes: Sequence[int] = (20, 50), prior: bool = True
 ) -> dict[str, float]:
     """Return the coverage of every setting."""
     settings: list[tuple[int, stats.Estimand]] = [(1, "policies"), (3, "policies"), (3, "method")]
     return {
         f"{'difference, both' if pair else 'share,'} p = {p}, n = {n}, {seeds} seeds, {estimand}": covered(
-            p, n, seeds, pair=pair, estimand=estimand
+            p, n, seeds, pair=pair, estimand=estimand, prior=prior
         )
         for pair in (False, True)
         for p in ps
@@ -112,7 +175,7 @@ def shares(
 
 
 def measured() -> dict[str, Any]:
-    """Return every number beside what was asked and what was before."""
+    """Return every number beside what was asked."""
     return {
         "labels": LABELS,
         "prompts": PROMPTS,
@@ -120,8 +183,8 @@ def measured() -> dict[str, Any]:
         "standard deviations": {"seeds": stats.PLANNING.seed, "answers": stats.PLANNING.rest},
         "runs": RUNS,
         "asked": ASKED,
-        "before": BEFORE,
         "power": {seeds: found(seeds) for seeds in SEEDS},
+        "power, each pair by itself": {seeds: found(seeds, estimate=alone) for seeds in SEEDS},
         "found with 80 % power, planned": {
             seeds: stats.detectable(stats.PLANNING, "method", seeds=seeds, prompts=PROMPTS, labels=LABELS)
             for seeds in SEEDS
@@ -133,7 +196,18 @@ def measured() -> dict[str, Any]:
             for scene, odd in SCENES.items()
             for prompts in (100, PROMPTS)
         },
+        "family-wise error, each pair by itself, 400 prompts": {
+            scene: {seeds: false_positives(seeds, odd, estimate=alone) for seeds in SEEDS}
+            for scene, odd in SCENES.items()
+        },
+        "coverage of intervals": {
+            scene: {seeds: held(seeds, odd) for seeds in SEEDS} for scene, odd in SCENES.items()
+        },
         "coverage": shares(),
+        "coverage by t alone": shares(prior=False),
+        "coverage of the length-controlled rate, n = 20": {
+            str(setting): covered_at_equal_length(20, *setting) for setting in LENGTHS
+        },
     }
 
 

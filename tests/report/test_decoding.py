@@ -15,6 +15,7 @@ from alignbench.report.leaderboard import best, leaderboard
 from alignbench.results import (
     Choice,
     Comparison,
+    Decoding,
     Estimate,
     LabelResult,
     Measured,
@@ -34,7 +35,7 @@ STARTS = {"base": None, "sft": "base", "dpo": "sft", "rain": "sft"}
 
 def compared(temperature: float, a: str, b: str) -> Comparison:
     gap = REWARDS[temperature][a] - REWARDS[temperature][b]
-    verdict = "not distinguishable" if abs(gap) < 0.05 else "better" if gap > 0 else "worse"
+    verdict = "not distinguishable" if abs(gap) < 0.04 else "better" if gap > 0 else "worse"
     ends = (gap - 0.05, gap + 0.05)
     return Comparison(
         a=a, b=b, metric="reward", judge="gold", difference=gap, ci95=ends, p_holm=0.01, verdict=verdict
@@ -144,3 +145,21 @@ def test_numbers_that_were_chosen_on_the_same_prompts_are_said_to_be_too_high():
     assert "its numbers are too high" in described(
         Choice(temperature=0.7, judge="gold", prompts=9, same_prompts=True)
     )
+
+
+def test_a_decoder_stands_beside_its_start_and_the_control_of_equal_cost(run: Results):
+    costs = Decoding(against="sft", cached_tokens=7.8)
+    alone = tuple(
+        one.model_copy(update={"decoding": costs if one.label == "rain" else None}) for one in run.labels
+    )
+    rows = {row.name: row for row in leaderboard(run.model_copy(update={"labels": alone})).rows}
+    assert "no label answers at the same cost, 7.8 times that of sft" in rows["rain"].notes
+    control = tuple(
+        one.model_copy(update={"same_cost_as": "rain" if one.label == "dpo" else None}) for one in alone
+    )
+    rows = {row.name: row for row in leaderboard(run.model_copy(update={"labels": control})).rows}
+    assert not [note for note in rows["rain"].notes if "cost" in note]
+    told = {name: verdict for name in ("rain", "dpo") if (verdict := rows[name].verdict) is not None}
+    assert "; at equal cost worse than dpo" in told["rain"].short
+    assert "; at equal cost better than rain" in told["dpo"].short
+    assert "At the same cost of an answer rain is worse than dpo by 0.050 in reward" in told["rain"].sentence

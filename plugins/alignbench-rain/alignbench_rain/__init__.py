@@ -129,6 +129,7 @@ class BestOfN(Method):
     api = 2
     consumes = (Pair,)
     on_decoders = False
+    same_cost_as = "like"
 
     class Config(Evaluating):
         """How many answers are drawn, and who says which is best."""
