@@ -139,7 +139,7 @@ def leaderboard(*runs: Results) -> Leaderboard:
     )
     caption = _caption(rows, columns)
     for results in runs[:1] if len(runs) == 1 and lead else ():
-        caption += _decoded(results, lead or "")
+        caption += _decoded(results, lead or "") + _near(results)
     for run, results in named.items():
         if lead and (why := unfit(results, lead)):
             caption += f" No verdicts{f' for {run}' if len(runs) > 1 else ''}: {why}."
@@ -443,6 +443,16 @@ def _decoded(results: Results, lead: str) -> str:
         )
     turned = [str(one) for one in decoding.reversals(results, lead)]
     return said + (f" Change places between temperatures: {'; '.join(turned)}." if turned else "")
+
+
+def _near(results: Results) -> str:
+    """Say how many prompts of the evaluation's split nearly repeat a training prompt."""
+    split = results.recipe.get("evaluation", {}).get("split", "test")
+    counted = (results.data.model_extra or {}).get("near_duplicates")
+    count = counted.get(split) if isinstance(counted, Mapping) else None
+    if not count:
+        return ""
+    return f" Of the {split} prompts of the data, {count} nearly repeat{'s' if count == 1 else ''} a training prompt."
 
 
 def _named(runs: tuple[Results, ...]) -> dict[str, Results]:

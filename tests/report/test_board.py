@@ -175,6 +175,16 @@ def test_labels_are_called_equivalent_only_within_a_named_margin():
     assert "p = 0.003 for equivalence" in verdict.sentence
 
 
+def test_prompts_that_nearly_repeat_a_training_prompt_are_said(results: Results):
+    assert "nearly repeat" not in leaderboard(results).caption
+    doubtful = Results.model_validate(
+        {**results.model_dump(by_alias=True), "data": {"near_duplicates": {"test": 3}}}
+    )
+    assert leaderboard(doubtful).caption.endswith(
+        "Of the test prompts of the data, 3 nearly repeat a training prompt."
+    )
+
+
 def test_a_verdict_turns_a_comparison_that_is_stored_the_other_way_round():
     results = Results(
         metrics={"reward": MetricInfo(judge="gold")},
