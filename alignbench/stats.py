@@ -34,6 +34,8 @@ POWER = 0.8
 MIN_SEEDS = 3
 EXACT = 12
 RESAMPLES = 4999
+APART = 2.0
+"""Standard errors by which a label's own best setting must lead the one that is best for all: see `best_settings`."""
 
 
 class NotEstimableError(ValueError):
@@ -374,12 +376,24 @@ def planned(tables: Iterable[Table]) -> Planning:
     return Planning(*(math.sqrt(variance / 2) for variance in (max(seed, least), rest, prompt)))
 
 
-def best_setting(tables: Mapping[float, Table]) -> float:
-    """Return the setting with the highest mean, the lowest setting of equal ones.
+def best_settings(tables: Mapping[str, Mapping[float, Table]]) -> dict[str, float]:
+    """Return the setting of each label that its scores choose.
 
-    `tables` holds one label's scores [seeds, prompts] at each setting, on prompts that nothing is reported on.
+    `tables` holds each label's scores [seeds, prompts] at each setting, on prompts that nothing is reported on.
+    A label has its own best setting where its prompts tell it from the setting that is best for all labels
+    together by APART standard errors, else that one; the lowest of equal ones. The best by the highest mean
+    alone would rank equal labels at unlike settings by chance, and find differences between them too often
+    (`benchmarks/proofs/aa.py`).
     """
-    return max(sorted(tables), key=lambda setting: float(tables[setting].mean()))
+    means = {label: {one: float(table.mean()) for one, table in of.items()} for label, of in tables.items()}
+    settings = sorted({one for of in tables.values() for one in of})
+    shared = max(settings, key=lambda one: sum(of.get(one, -math.inf) for of in means.values()))
+    chosen = {}
+    for label, of in tables.items():
+        own = max(sorted(of), key=lambda one: means[label][one])
+        gain = None if own == shared else policies(of[own] - of[shared])
+        chosen[label] = own if gain is not None and gain.value > APART * gain.se else shared
+    return chosen
 
 
 def tabulate(per_seed: Sequence[Mapping[str, float]], clusters: Mapping[str, str] | None = None) -> Table:

@@ -14,10 +14,21 @@ def choose(finished: FinishedCells) -> dict[str, results.Choice]:
     It is never chosen by the prompts and by the judge that the label is then ranked with, except where the recipe
     asks for validation prompts in both roles.
     """
-    return {label: _of(finished, label) for label in dict.fromkeys(cell.label for cell in finished.cells)}
+    labels = list(dict.fromkeys(cell.label for cell in finished.cells))
+    tables: dict[str, dict[float, stats.Table]] = {}
+    fixed: dict[str, results.Choice] = {}
+    for label in labels:
+        found = _tables(finished, label)
+        if isinstance(found, results.Choice):
+            fixed[label] = found
+        else:
+            tables[label] = found
+    chosen = stats.best_settings(tables) if tables else {}
+    return {label: fixed.get(label) or _chosen(finished, chosen[label], tables[label]) for label in labels}
 
 
-def _of(finished: FinishedCells, label: str) -> results.Choice:
+def _tables(finished: FinishedCells, label: str) -> dict[float, stats.Table] | results.Choice:
+    """A label's scores [seeds, prompts] at each temperature, or the choice where there is none to make."""
     evaluation = finished.session.recipe.evaluation
     cells = [cell for cell in finished.cells if cell.label == label]
     if None in finished.temperatures(cells[0]):
@@ -25,32 +36,40 @@ def _of(finished: FinishedCells, label: str) -> results.Choice:
     grid = evaluation.sampling.temperature
     if len(grid) == 1:
         return results.Choice(temperature=grid[0], reason="the recipe names one temperature")
-    plain = evaluation.sampling.unscaled.temperature
-    judge = finished.tuning_judge
+    plain, judge = evaluation.sampling.unscaled.temperature, finished.tuning_judge
     if judge is None:
         return results.Choice(temperature=plain, reason="no judge can choose another")
     scores = [finished.tuning_scores(cell) for cell in cells]
-    prompts = finished.tuning_prompts
-    tables: dict[float, stats.Table] = {}
+    if not all(scores):
+        return results.Choice(temperature=plain, judge=judge.name, reason="there are no prompts to choose by")
     try:
-        for one in grid if all(scores) else ():
-            tables[one] = stats.tabulate([of[one] for of in scores], clusters_of(prompts))
-        estimates = {one: stats.policies(table) for one, table in tables.items()}
+        clusters = clusters_of(finished.tuning_prompts)
+        tables = {one: stats.tabulate([of[one] for of in scores], clusters) for one in grid}
+        for table in tables.values():
+            stats.policies(table)
     except stats.NotEstimableError as error:
         return results.Choice(temperature=plain, judge=judge.name, reason=f"none could be chosen: {error}")
-    if not estimates:
-        return results.Choice(temperature=plain, judge=judge.name, reason="there are no prompts to choose by")
+    if len({table.shape for table in tables.values()}) > 1:
+        return results.Choice(
+            temperature=plain, judge=judge.name, reason="the judge abstained on unlike prompts"
+        )
+    return tables
+
+
+def _chosen(finished: FinishedCells, temperature: float, tables: dict[float, stats.Table]) -> results.Choice:
+    judge = finished.tuning_judge
+    assert judge is not None
+    estimates = {one: stats.policies(table) for one, table in tables.items()}
     return results.Choice(
-        temperature=stats.best_setting(tables),
+        temperature=temperature,
         judge=judge.name,
-        prompts=len(prompts),
-        same_prompts=evaluation.split == TUNING,
+        prompts=len(finished.tuning_prompts),
+        same_prompts=finished.session.recipe.evaluation.split == TUNING,
         scores=tuple(
-            results.TuningScore(temperature=one, score=_estimate(estimate))
-            for one, estimate in estimates.items()
+            results.TuningScore(
+                temperature=at,
+                score=results.Estimate(value=one.value, ci95=one.interval(), n=one.prompts),
+            )
+            for at, one in estimates.items()
         ),
     )
-
-
-def _estimate(one: stats.Estimate) -> results.Estimate:
-    return results.Estimate(value=one.value, ci95=one.interval(), n=one.prompts)

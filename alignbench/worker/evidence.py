@@ -149,13 +149,6 @@ class RunEvidence:
             [asked[one.prompt_id] for one in ours], [one.text for one in ours], [one.text for one in theirs]
         )
 
-    def by_rater(self, judge: str, a: Cell, b: Cell) -> Sequence[Mapping[str, float]]:
-        asked = {prompt.id: prompt for prompt in self.prompts}
-        ours, theirs = self.samples(a), self.samples(b)
-        return self.judges[judge].by_rater(
-            [asked[one.prompt_id] for one in ours], [one.text for one in ours], [one.text for one in theirs]
-        )
-
     def _everyone(self, judge: str) -> Mapping[tuple[Cell, Cell], Sequence[float | None]]:
         """What a judge says of every two labels."""
         labels = dict.fromkeys(cell.label for cell in self.cells)

@@ -6,15 +6,15 @@
 Reads that run, takes from gold's scores how much seeds, prompts and the rest vary at each sampling temperature
 and with each other, draws 2,000 tables of results with that variance, and counts those in which any comparison
 is called better or worse after Holm's correction. Over the grid each label first chooses its temperature by
-validation prompts of its own (`alignbench.stats.best_setting`), as a run does: equal labels may then be ranked at
-unlike temperatures. Writes aa.json beside this file.
+validation prompts of its own (`alignbench.stats.best_settings`), as a run does: equal labels may then be ranked at
+unlike temperatures. "highest mean" is what each label's highest mean alone would do. Writes aa.json beside this file.
 """
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,9 @@ TABLES = 2000
 LIMIT = 0.065
 VALIDATION = 100
 """Prompts that choose the temperature, as many as `evaluation.tuning_prompts` has by default."""
+
+PROMPTS = 200
+"""Prompts that rank, as many as `evaluation.prompts` has by default."""
 
 SCENES = {
     "two labels, seeds of their own": (2, 3, True),
@@ -50,6 +53,7 @@ GAPS: Mapping[str, tuple[float, ...] | None] = {
 """Means at the temperatures of the grid: where two are close, equal labels choose unlike ones most often."""
 
 Array = NDArray[np.float64]
+Choose = Callable[[Mapping[str, Mapping[float, Array]]], dict[str, float]]
 
 
 def observed(run: Path) -> dict[float, Array]:
@@ -102,7 +106,13 @@ def normal(rng: np.random.Generator, covariance: Array, shape: tuple[int, ...]) 
 
 
 def false_positives(
-    parts: Mapping[str, Array], means: Array, prompts: int, labels: int, seeds: int, disjoint: bool
+    parts: Mapping[str, Array],
+    means: Array,
+    prompts: int,
+    labels: int,
+    seeds: int,
+    disjoint: bool,
+    choose: Choose = stats.best_settings,
 ) -> dict[str, float]:
     """Return the shares of TABLES tables with a verdict, and with unlike temperatures, of one method or policy."""
     rng, wrong, unlike = np.random.default_rng(0), 0, 0
@@ -116,14 +126,17 @@ def false_positives(
             + normal(rng, parts["rest"], (*one, count))
             for count in (prompts, VALIDATION)
         )
-        chosen = [
-            int(stats.best_setting({at: tuning[at, label] for at in range(len(means))}))
-            for label in range(labels)
-        ]
+        given = {str(label): {at: tuning[at, label] for at in range(len(means))} for label in range(labels)}
+        chosen = [int(at) for at in choose(given)]
         values = np.stack([test[at, label] for label, at in enumerate(chosen)])
         wrong += min(adjusted(values, disjoint)) <= 1 - stats.LEVEL
         unlike += len(set(chosen)) > 1
     return {"any verdict": wrong / TABLES, "unlike temperatures": unlike / TABLES}
+
+
+def highest_means(tables: Mapping[str, Mapping[float, Array]]) -> dict[str, float]:
+    """Return the setting of each label's highest mean."""
+    return {label: max(of, key=lambda at: float(of[at].mean())) for label, of in tables.items()}
 
 
 def adjusted(values: Array, disjoint: bool) -> list[float]:
@@ -148,17 +161,18 @@ def measured(run: Path) -> dict[str, Any]:
     seeds, prompts = next(iter(tables.values())).shape
     own = [one for one in record.comparisons if {one.a, one.b} == {"first", "second"}]
 
-    def rates(gaps: tuple[float, ...] | None) -> dict[str, Any]:
+    def rates(gaps: tuple[float, ...] | None, choose: Choose = stats.best_settings) -> dict[str, Any]:
         at = np.arange(len(means)) if gaps is None or len(gaps) > 1 else np.array([len(means) - 1])
         chosen = {name: part[np.ix_(at, at)] for name, part in parts.items()}
         given = means if gaps is None else np.array(gaps)
-        return {scene: false_positives(chosen, given, prompts, *how) for scene, how in SCENES.items()}
+        return {scene: false_positives(chosen, given, PROMPTS, *how, choose) for scene, how in SCENES.items()}
 
     return {
         "sandbox": FINGERPRINT,
         "seeds": seeds,
         "prompts": prompts,
         "validation prompts": VALIDATION,
+        "prompts of a table": PROMPTS,
         "temperatures": list(tables),
         "means": means.tolist(),
         "standard deviations": {name: np.sqrt(np.diag(part)).tolist() for name, part in parts.items()},
@@ -175,6 +189,9 @@ def measured(run: Path) -> dict[str, Any]:
         "tables": TABLES,
         "limit": LIMIT,
         "family-wise false positives": {name: rates(gaps) for name, gaps in GAPS.items()},
+        "family-wise false positives, highest mean": {
+            name: rates(gaps, highest_means) for name, gaps in GAPS.items()
+        },
     }
 
 
