@@ -436,7 +436,7 @@ def _decoded(results: Results, lead: str) -> str:
         return ""
     said = ""
     if any(label.sampling and label.sampling.scores for label in results.labels):
-        said = " Each label at the temperature T that its validation prompts choose."
+        said = " Each label at the temperature T that validation prompts choose."
     if any(label.sampling and label.sampling.same_prompts for label in results.labels):
         said = (
             " Each label at the temperature T that is best on these same prompts: its numbers are too high."

@@ -119,7 +119,7 @@ def test_every_temperature_stands_in_terminal_markdown_csv_and_html(run: Results
         assert "by temperature" in said
         assert said.count("0.640 ±0.030") == 1, "sft at 1, which is not where it is ranked"
         assert "ignores the sampling temperature" in said
-        assert "temperature T that its validation prompts choose" in " ".join(said.split())
+        assert "temperature T that validation prompts choose" in " ".join(said.split())
     line = next(line for line in report.markdown(run).splitlines() if line.startswith("| rain |"))
     assert line.split(" | ")[2] == "own"
     numbers = [

@@ -408,3 +408,33 @@ def test_seeds_that_agree_by_chance_promise_no_power():
     values -= values.mean(axis=2, keepdims=True)
     found = stats.planned(pairs_of(values).values())
     assert found.seed == pytest.approx(found.rest * 0.03 / 0.42)
+
+
+def settings(rng, gaps: dict[float, float], prompts: int = 100):
+    """One label's scores [1, prompts] at each setting, independent but for the prompt."""
+    shared = rng.normal(0, 0.2, prompts)
+    return {one: (shared + gap + rng.normal(0, 0.3, prompts))[None] for one, gap in gaps.items()}
+
+
+def test_a_label_has_its_own_best_setting_where_its_prompts_tell_it_apart():
+    rng = np.random.default_rng(0)
+    alike = {f"l{n}": settings(rng, {0.0: 0.5, 1.0: 0.0}) for n in range(4)}
+    odd = settings(rng, {0.0: 0.0, 1.0: 0.5})
+    chosen = stats.best_settings({**alike, "odd": odd})
+    assert chosen == {**dict.fromkeys(alike, 0.0), "odd": 1.0}
+
+
+def test_labels_that_are_alike_rarely_have_unlike_settings():
+    rng, unlike = np.random.default_rng(0), 0
+    for _ in range(200):
+        labels = {f"l{n}": settings(rng, {0.0: 0.02, 1.0: 0.0}) for n in range(7)}
+        unlike += len(set(stats.best_settings(labels).values())) > 1
+    assert unlike < 0.2 * 200, "by the highest mean alone it is more than 0.8"
+
+
+def test_of_equal_settings_the_lowest_is_chosen():
+    table = np.ones((1, 5))
+    assert stats.best_settings({"a": {0.7: table, 0.0: table}, "b": {0.0: table, 0.7: table}}) == {
+        "a": 0.0,
+        "b": 0.0,
+    }
