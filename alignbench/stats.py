@@ -382,7 +382,7 @@ def best_settings(tables: Mapping[str, Mapping[float, Table]]) -> dict[str, floa
     `tables` holds each label's scores [seeds, prompts] at each setting, on prompts that nothing is reported on.
     A label has its own best setting where its prompts tell it from the setting that is best for all labels
     together by APART standard errors, else that one; the lowest of equal ones. The best by the highest mean
-    alone would rank equal labels at unlike settings by chance, and find differences between them too often
+    alone would rank equal labels at different settings by chance, and find differences between them too often
     (`benchmarks/proofs/aa.py`).
     """
     means = {label: {one: float(table.mean()) for one, table in of.items()} for label, of in tables.items()}

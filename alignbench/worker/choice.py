@@ -51,7 +51,7 @@ def _tables(finished: FinishedCells, label: str) -> dict[float, stats.Table] | r
         return results.Choice(temperature=plain, judge=judge.name, reason=f"none could be chosen: {error}")
     if len({table.shape for table in tables.values()}) > 1:
         return results.Choice(
-            temperature=plain, judge=judge.name, reason="the judge abstained on unlike prompts"
+            temperature=plain, judge=judge.name, reason="the judge abstained on different prompts"
         )
     return tables
 

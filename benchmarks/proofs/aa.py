@@ -7,7 +7,7 @@ Reads that run, takes from gold's scores how much seeds, prompts and the rest va
 and with each other, draws 2,000 tables of results with that variance, and counts those in which any comparison
 is called better or worse after Holm's correction. Over the grid each label first chooses its temperature by
 validation prompts of its own (`alignbench.stats.best_settings`), as a run does: equal labels may then be ranked at
-unlike temperatures. "highest mean" is what each label's highest mean alone would do. Writes aa.json beside this file.
+different temperatures. "highest mean" is what each label's highest mean alone would do. Writes aa.json beside this file.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ GAPS: Mapping[str, tuple[float, ...] | None] = {
     "the best two 0.02 apart": (0.02, 0.0, -0.2),
     "the best two 0.05 apart": (0.05, 0.0, -0.2),
 }
-"""Means at the temperatures of the grid: where two are close, equal labels choose unlike ones most often."""
+"""Means at the temperatures of the grid: where two are close, equal labels choose different ones most often."""
 
 Array = NDArray[np.float64]
 Choose = Callable[[Mapping[str, Mapping[float, Array]]], dict[str, float]]
@@ -114,7 +114,7 @@ def false_positives(
     disjoint: bool,
     choose: Choose = stats.best_settings,
 ) -> dict[str, float]:
-    """Return the shares of TABLES tables with a verdict, and with unlike temperatures, of one method or policy."""
+    """Return the shares of TABLES tables with a verdict, and with different temperatures, of one method or policy."""
     rng, wrong, unlike = np.random.default_rng(0), 0, 0
     for _ in range(TABLES):
         one = labels, seeds
@@ -131,7 +131,7 @@ def false_positives(
         values = np.stack([test[at, label] for label, at in enumerate(chosen)])
         wrong += min(adjusted(values, disjoint)) <= 1 - stats.LEVEL
         unlike += len(set(chosen)) > 1
-    return {"any verdict": wrong / TABLES, "unlike temperatures": unlike / TABLES}
+    return {"any verdict": wrong / TABLES, "different temperatures": unlike / TABLES}
 
 
 def highest_means(tables: Mapping[str, Mapping[float, Array]]) -> dict[str, float]:
