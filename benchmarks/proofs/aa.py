@@ -7,7 +7,8 @@ Reads that run, takes from gold's scores how much seeds, prompts and the rest va
 and with each other, draws 2,000 tables of results with that variance, and counts those in which any comparison
 is called better or worse after Holm's correction. Over the grid each label first chooses its temperature by
 validation prompts of its own (`alignbench.stats.best_settings`), as a run does: equal labels may then be ranked at
-different temperatures. "highest mean" is what each label's highest mean alone would do. Writes aa.json beside this file.
+different temperatures. "highest mean" is what each label's highest mean alone would do. Writes aa.json beside this
+file.
 """
 
 from __future__ import annotations
