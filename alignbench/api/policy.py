@@ -98,6 +98,8 @@ class Decoder:
     """What most policies of a method's own kind share: they answer, and have no probabilities and nothing to save."""
 
     can: frozenset[Can] = frozenset(("answer",))
+    follows: frozenset[Setting] = frozenset()
+    """One that asks its start sets `start.follows`."""
 
     def logprobs(self, sequences: Many[Sequence], *, entropy: bool = False) -> list[TokenScores]:
         """Refuse: what a decoder gives is not drawn from one distribution."""

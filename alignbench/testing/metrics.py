@@ -33,7 +33,6 @@ class Words(Judge):
 class Written:
     """Evidence of two labels at two seeds: everything in it follows from a hash of its place."""
 
-    sampling = Sampling()
     root = Path()
     cells = CELLS
     first_token = 0
@@ -46,6 +45,9 @@ class Written:
         self.prompts = asked[::order]
         self.judges: dict[str, Judge] = {"words": Words()} if judged else {}
         self.texts = [Text(id=f"t{n}", text=self._said("text", n), ids=tuple(range(9))) for n in range(4)]
+
+    def sampling(self, cell: Cell) -> Sampling | None:
+        return Sampling()
 
     def _draw(self, *place: Any) -> np.random.Generator:
         digest = hashlib.sha256(repr(place).encode()).digest()

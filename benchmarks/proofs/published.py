@@ -34,6 +34,7 @@ from alignbench.commands.open_run import reopen
 from alignbench.metrics.harness import GENERATED, TASKS, Harness, policy_model, run_task
 from alignbench.sandbox import FINGERPRINT
 from alignbench.worker.evidence import RunEvidence
+from alignbench.worker.finished import FinishedCells
 
 HERE = Path(__file__).parent
 BASE = Cell("base", 0)
@@ -160,7 +161,8 @@ def main() -> None:
     session = reopen(given.out.resolve(), 1)
     (named,) = [one for one in session.recipe.evaluation.metrics if one.name == "harness"]
     harness = Harness(Harness.Config(**named.config))
-    evidence = RunEvidence(session, [BASE], lambda event: None)
+    finished = FinishedCells(session, [BASE], lambda event: None)
+    evidence = RunEvidence(finished, {BASE.label: record.temperature(BASE.label)})
     model = policy_model(evidence, BASE, harness.config.max_new_tokens)
     columns, found = figures(record), {}
     for task in harness.tasks():

@@ -26,6 +26,7 @@ from alignbench.recipe.resolve import resolve
 from alignbench.recipe.schema import Recipe
 from alignbench.sandbox import FINGERPRINT
 from alignbench.worker.evidence import RunEvidence
+from alignbench.worker.finished import FinishedCells
 from alignbench.worker.messages import Task
 from alignbench.worker.session import Session
 
@@ -40,7 +41,10 @@ def skills(run: Path, record: results.Results) -> dict[str, np.ndarray]:
     named = next(one for one in recipe.evaluation.metrics if one.name == "capability")
     metric = Capability(Capability.Config(**named.config))
     cells = [Cell(cell.label, cell.seed) for cell in record.cells]
-    found = metric.measure(RunEvidence(session, cells, lambda event: None, [metric]))
+    finished = FinishedCells(session, cells, lambda event: None, [metric])
+    at = {label.label: record.temperature(label.label) for label in record.labels}
+    evidence = RunEvidence(finished, at, [metric])
+    found = metric.measure(evidence)
     values: dict[Cell, dict[str, float]] = {cell: {} for cell in cells}
     for one in found:
         if isinstance(one, Measure) and ".tax." not in one.metric:

@@ -48,7 +48,7 @@ class Likeliest(Decoder):
     """The start, asked n times."""
 
     def __init__(self, start: Policy, n: int):
-        self.start, self.n, self.base = start, n, DecodingBase(start)
+        self.start, self.n, self.base, self.follows = start, n, DecodingBase(start), start.follows
 
     def answer(self, prompts: Many[Prompt], sampling: Sampling, key: int, *, samples: int = 1):
         drawn = self.start.answer(prompts, sampling, key, samples=samples * self.n)
