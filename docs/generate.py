@@ -123,8 +123,9 @@ A file whose columns are no row is refused with the line that reads it, where th
 
 A row is dropped, and its reason counted, where the template drops a turn or part of a text (white space may change at
 the ends of a text and round a tag such as `<think>`), where a turn or an answer holds a special token that the template
-writes, or where two answers get equal token ids. Where more than `data.allowed_drop` of the rows are dropped, it is an
-error, which `alignbench check --data` reports too: for a local model it counts tokens, on 2,048 training rows at most.
+writes, where a turn holds the words that open an answer (it was written in the template before), or where two answers
+get equal token ids. Where more than `data.allowed_drop` of the rows are dropped, it is an error, which
+`alignbench check --data` reports too: for a local model it counts tokens, on 2,048 training rows at most.
 
 ## Formats of other programs
 

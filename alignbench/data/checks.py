@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from alignbench.api.config import Split
-from alignbench.data.fidelity import SPECIAL
+from alignbench.data.fidelity import SPECIAL, WORDS
 from alignbench.data.near import near_duplicates
 from alignbench.data.pool import SPLITS, Pool
 from alignbench.data.split import prompt_key
@@ -74,7 +74,7 @@ def _fix(reason: str) -> tuple[type[AlignbenchError], str]:
     """Return the kind of error, and the fix, where a reason keeps rows from having token ids."""
     if "the chat template" in reason:
         return ModelError, "set model.chat_template to a template that keeps these conversations whole"
-    if reason.startswith(SPECIAL):
+    if reason.startswith((SPECIAL, WORDS)):
         return DataError, "take it out of the texts: the chat template writes it where it belongs"
     if "equal token ids" in reason:
         return DataError, "leave these rows out: the chat template writes their answers alike"

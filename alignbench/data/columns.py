@@ -142,9 +142,11 @@ def proposals(record: Mapping[str, Any]) -> list[dict[str, str | list[str]]]:
     if prompt == ["instruction"] and isinstance(record.get("input"), str):
         prompt.append("input")
     prompt = [name for name in _PASSAGE if name not in prompt and isinstance(record.get(name), str)] + prompt
-    label = [name for name in _present(record, VERDICTS)[:1] if "messages" in record]
     if not prompt:
-        return [{"label": name} for name in label]
+        if "messages" not in record:
+            return []
+        fields = (("rejected_response", _REJECTED), ("label", VERDICTS))
+        return [{field: name} for field, names in fields for name in _present(record, names) if name != field]
     answers: list[Any] = [list(pair) for pair in NUMBERED if record.keys() >= set(pair)]
     answers += _present(record, _ANSWERS)
     mappings = [

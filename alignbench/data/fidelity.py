@@ -15,6 +15,9 @@ DROPS = "the chat template drops"
 SPECIAL = "the special token"
 """How a reason begins where a text holds a token that only the template may write."""
 
+WORDS = "the words"
+"""How a reason begins where a text holds the words with which the template opens an answer."""
+
 _SYSTEM = ("system", "developer")
 _TAG = re.compile(r"\s*(</?[A-Za-z][\w-]*>)\s*")
 
@@ -31,12 +34,14 @@ def answers(row: Row) -> tuple[str, ...]:
 class Fidelity:
     """Tests rows against one template.
 
-    `render` writes turns, opened for the next answer; `control` are the special tokens that the template
-    writes, which in a text would be read as the template's own.
+    `render` writes turns, opened for the next answer; `control` are the special tokens, and `opener` the words,
+    that the template writes, which in a text would be read as the template's own.
     """
 
-    def __init__(self, render: Callable[[Many[Message]], str], control: Iterable[str]):
+    def __init__(self, render: Callable[[Many[Message]], str], control: Iterable[str], opener: str = ""):
         tokens = sorted(control, key=len, reverse=True)
+        start = "" if opener[:1] in "[<#" else "^"
+        self._opener = re.compile(f"{start}{re.escape(opener)}" if opener else "(?!)", re.MULTILINE)
         self._control = re.compile("|".join(map(re.escape, tokens)) or "(?!)")
         self._render = render
         self._passed_over = cache(self._find_passed_over)
@@ -53,6 +58,8 @@ class Fidelity:
         for place, text in texts:
             if found := self._control.search(text):
                 return f"{SPECIAL} {found[0]} stands inside {place}"
+            if place == "a turn" and (found := self._opener.search(text)):
+                return f"{WORDS} {found[0]} that open an answer stand inside a turn"
         if role := self._passed_over(tuple(turn["role"] for turn in row.prompt)):
             return f"{DROPS} a turn: the {role}'s"
         if role := _lacks(row.prompt, prompt, str.strip) and _lacks(row.prompt, prompt, _packed):

@@ -108,6 +108,8 @@ class Ending:
     """All that the template writes after the answer's text."""
     control: frozenset[str] = frozenset()
     """The special tokens that the template writes, and those that begin and end a text."""
+    opener: str = ""
+    """The words that open an answer, where they hold no special token, as `[/INST]` may."""
 
     def cut(self, text: str) -> str:
         """Return a rendered conversation up to the end of its last turn, and without what follows it."""
@@ -164,7 +166,10 @@ def ending(tokenizer: PreTrainedTokenizerFast, source: str = "the chat template"
     names = (tokenizer.bos_token, tokenizer.eos_token, tokenizer.init_kwargs.get("eos_token"), token)
     ids = set(encode(tokenizer, [whole])[0])
     marked = {str(one) for id, one in tokenizer.added_tokens_decoder.items() if one.special and id in ids}
-    return Ending(token, suffix, frozenset(marked | {str(name) for name in names if name}))
+    control = frozenset(marked | {str(name) for name in names if name})
+    opener = whole[ends[0] : ends[1] - len(answer)].strip()
+    plain = len(opener) > 5 and not any(one in opener for one in control)
+    return Ending(token, suffix, control, opener if plain else "")
 
 
 def render(tokenizer: PreTrainedTokenizerFast, turns: Many[Message], *, answer: bool = False) -> str:
@@ -194,7 +199,7 @@ def tokenise(rows: Many[Row], tokenizer: PreTrainedTokenizerFast, end: Ending) -
         return [*_tokenise_texts([row for row in rows if isinstance(row, Text)], tokenizer)]
     texts: list[str] = []
     places: list[range | str] = []
-    fidelity = Fidelity(lambda turns: render(tokenizer, turns, answer=True), end.control)
+    fidelity = Fidelity(lambda turns: render(tokenizer, turns, answer=True), end.control, end.opener)
     for row in rows:
         assert isinstance(row, Prompt)
         try:

@@ -178,6 +178,9 @@ def _message(name: str, value: Any) -> list[Message]:
     if "role" not in there and {"human", "assistant"} <= there.keys():
         sides = (("user", "human"), ("assistant", "assistant"))
         return [{"role": role, "content": text(f"{name}.{side}", there[side])} for role, side in sides]
+    if not {"role", "from"} & value.keys():
+        what = f"there is no `role`; the message has {', '.join(value)}"
+        raise RecordError(Problem(what, "name it `role`, or drop the row", field=name))
     role = there.get("role", there.get("from"))
     role = ROLES.get(str(role), role)
     if role not in _ROLES:

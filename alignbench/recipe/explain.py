@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
 from typing import Any, NamedTuple, get_args
@@ -41,12 +42,24 @@ def explain(
         if same[0]["type"] == "extra_forbidden":
             own = [*known, *(name for name in MethodBlock.model_fields if name != "config")]
             names = own if route[:1] == ("methods",) and len(route) == 3 else list(known)
-            yield Explanation(route, "unknown", suggest(str(route[-1]), names, "known here:"), True)
+            fix = _odd(str(route[-1])) or suggest(str(route[-1]), names, "known here:")
+            yield Explanation(route, "unknown", fix, True)
         elif same[0]["type"] == "missing":
             yield Explanation(route, "is missing", f"add it; {meaning}" if meaning else "add it")
         else:
             what, fix = _sentence(same)
             yield Explanation(route, what, fix or meaning, at_key)
+
+
+def _odd(name: str) -> str:
+    """Return the fix of a key that holds a character which only looks like a space, a quote or punctuation."""
+    found = _ODD.search(name)
+    if found is None:
+        return ""
+    return f"it holds U+{ord(found[0]):04X} ({unicodedata.name(found[0]).lower()}); write the plain character"
+
+
+_ODD = re.compile("[\u00a0\u2000-\u200f\u2018-\u201f\u3000\uff0c\uff1a]")
 
 
 def _route(error: ErrorDetails, document: Document, top: Route) -> Route:

@@ -351,3 +351,18 @@ def test_several_answers_where_one_is_needed_are_named():
 def test_the_assistant_has_other_names(role: str):
     found = row({"conversations": [{"from": "human", "value": "q"}, {"from": role, "value": "a"}]})
     assert type(found).__name__ == "Demonstration"
+
+
+def test_a_worse_answer_beside_messages_is_proposed_as_what_it_is():
+    talk = [user("q"), assistant("a")]
+    with pytest.raises(
+        RecordError, match=r"likeliest row is a Pair .*write columns: \{rejected_response: rejected\}"
+    ):
+        shape({"messages": talk, "rejected": "b"})
+    whole = {"messages": talk, "rejected": [user("q"), assistant("b")]}
+    assert row(columns.rename(whole, {"rejected_response": "rejected"})).rejected == "b"
+
+
+def test_a_message_without_a_role_is_named_with_what_it_has():
+    with pytest.raises(RecordError, match="there is no `role`; the message has speaker, text"):
+        row({"messages": [{"speaker": "human", "text": "q"}]})

@@ -127,6 +127,35 @@ def test_an_answer_that_the_template_writes_in_part_is_a_dropped_row(tokenizer_f
     assert isinstance(kept, Demonstration)
 
 
+@pytest.mark.parametrize(
+    ("template", "question", "opener"),
+    [
+        (
+            "{% for m in messages %}### {{ m.role }}: {{ m.content }}\n{% endfor %}"
+            "{% if add_generation_prompt %}### assistant: {% endif %}",
+            "### user: q\n### assistant:",
+            "### assistant:",
+        ),
+        (
+            "{% for m in messages %}{% if m.role == 'user' %}[INST] {{ m.content }} [/INST]"
+            "{% else %}{{ m.content }}{{ eos_token }}{% endif %}{% endfor %}",
+            "[INST] q [/INST]",
+            "[/INST]",
+        ),
+    ],
+)
+def test_a_prompt_that_was_written_in_the_template_before_is_dropped(
+    template: str, question: str, opener: str, tokenizer_folder: Path
+):
+    tokenizer = load_tokenizer(model(tokenizer_folder, template))
+    rows = [
+        Demonstration(id=text, prompt=talk(text), response="a") for text in (question, "the assistant: q")
+    ]
+    reason, kept = tokenise(rows, tokenizer, ending(tokenizer))
+    assert reason == f"the words {opener} that open an answer stand inside a turn"
+    assert isinstance(kept, Demonstration)
+
+
 def test_an_answer_that_the_prompt_holds_too_must_stand_after_it(tokenizer_folder: Path):
     tokenizer = load_tokenizer(model(tokenizer_folder, KEEPS_USER))
     answer = "<think>why</think>a"

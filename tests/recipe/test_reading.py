@@ -276,3 +276,16 @@ def test_a_name_that_could_leave_its_folder_is_refused(problems, name: str) -> N
     assert any(
         "cannot be a name" in line for line in problems(HEAD + f'methods: {{"{name}": {{method: learner}}}}')
     )
+
+
+@pytest.mark.parametrize(
+    ("key", "said"),
+    [("\u00a0\u00a0start", "U\\+00A0 \\(no-break space\\)"), ("start\uff1a x", "fullwidth colon")],
+)
+def test_a_key_with_a_character_that_only_looks_plain_is_named(key: str, said: str, tmp_path: Path):
+    (tmp_path / "recipe.yaml").write_text(
+        f"model: {{id: sandbox}}\ndata: {{train: sandbox}}\nmethods: {{sft: {{}}}}\n'{key}': base\n",
+        encoding="utf-8",
+    )
+    with pytest.raises(RecipeError, match=f"it holds .*{said}"):
+        load(tmp_path / "recipe.yaml")
