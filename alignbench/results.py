@@ -359,6 +359,19 @@ class DataCounts(Record):
     fingerprints: dict[str, Any] = {}
 
 
+class Model(Record):
+    """What was found out about the base when it was loaded."""
+
+    weights: int | None = None
+    """Weights of the whole base."""
+    shares: dict[str, float] = {}
+    """Shares of the weights that are `quantised`, that are `adapted`, and that are `neither`."""
+    paths: dict[str, Any] = {}
+    """The fast paths that were tried against the plain forward, and whether each is taken."""
+    slower: tuple[str, ...] = ()
+    """What is computed on a slower path, because the fast one gave other numbers."""
+
+
 class Results(Record):
     """A whole run."""
 
@@ -371,6 +384,7 @@ class Results(Record):
     environment: dict[str, Any] = {}
     fairness: dict[str, Any] = {}
     """What was equal for all labels, field by field."""
+    model: Model = Model()
     data: DataCounts = DataCounts()
     judges: tuple[dict[str, Any], ...] = ()
     """Each evaluation judge with its `name` and its measured quality."""

@@ -72,6 +72,7 @@ def write(
             "finished": _date(time.time()),
         },
         fairness=_fairness(recipe, data, summary),
+        model=results.Model(**summary.get("model", {})),
         data=_counts(data),
         judges=tuple(summary.get("judges", ())),
         metrics={name: summary["metrics"][name] for name in summary.get("order", ())},

@@ -68,6 +68,7 @@ def load_base(
         network = load(kept, None)
     else:
         network = load(folder, config)
+    _check_finite(model.id, network)
     total = count(network)
     quantised = check_layers(network, folder, model.quantization, dtype, resident)
     quantised |= quantise_experts(network, model.quantization, dtype, resident)
@@ -104,6 +105,20 @@ def load_classifier(
     if network.config.pad_token_id is None:
         network.config.pad_token_id = tokenizer.pad_token_id
     return network, tokenizer
+
+
+def _check_finite(id: str, network: PreTrainedModel) -> None:
+    """Refuse a model with a weight that is no number, by the names of its tensors.
+
+    Quantised weights cannot show one; `Network` finds it in the logits.
+    """
+    weights = network.named_parameters()
+    names = [name for name, weight in weights if weight.is_floating_point() and not weight.isfinite().all()]
+    if names:
+        raise ModelError(
+            f"{id} holds weights that are not finite: {', '.join(names[:5])}{' ...' if names[5:] else ''}",
+            "get the model again, or the version of it before it broke",
+        )
 
 
 def fingerprint(folder: Path) -> str:

@@ -233,6 +233,12 @@ def _check_head(base: Network) -> None:
     with torch.no_grad():
         whole = base.model(input_ids=ids, attention_mask=mask, use_cache=False).logits.float()
         parts = base.logits(base.hidden(ids, mask))
+    if not whole.isfinite().all():
+        dtype = str(base.dtype).removeprefix("torch.")
+        raise ModelError(
+            f"the logits of this {type(base.model).__name__} are not finite in {dtype}",
+            "set model.compute: float32; if that does not help, a weight is not finite: get the model again",
+        )
     if not torch.allclose(whole, parts, rtol=1e-3, atol=1e-3 * whole.abs().max().item()):
         raise ModelError(
             f"a {type(base.model).__name__} computes its logits in a way that is not known here",

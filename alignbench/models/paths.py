@@ -30,3 +30,21 @@ class Paths:
     """How a search computes its paths: what they share once, in one row or a row for each tree; or each by itself."""
     questions: Literal["one row", "cache", "whole texts"] = "whole texts"
     """How a judge's questions are read: what they share once, in one row or behind a cache; or each by itself."""
+
+    def slower(self) -> list[str]:
+        """Return what is slower than it could be, because the faster way gave other numbers."""
+        notes = {
+            "texts of unequal length are answered apart": self.batch == "equal lengths",
+            "texts are answered one by one": self.batch == "one by one",
+            "every token of an answer reads the whole text again, without a cache": not self.cache,
+            "answers that have ended stay in their batch": self.cache
+            and not self.cut
+            and self.batch != "one by one",
+            "sequences are trained on and scored with padding": not self.one_row and self.padding,
+            "sequences are trained on and scored one by one": not self.one_row and not self.padding,
+            "searches compute a row for each tree": self.trees == "rows",
+            "searches compute every path as a whole text": self.trees == "whole texts",
+            "judges read questions behind a cache": self.questions == "cache",
+            "judges read every question as a whole text": self.questions == "whole texts",
+        }
+        return [note for note, holds in notes.items() if holds]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from alignbench.errors import ModelError
 from alignbench.models import choices, last_layer, varlen
 from alignbench.models.attention import NOT_SUPPORTED, agrees
 from alignbench.models.incremental import GrowingTexts
@@ -34,8 +35,12 @@ LADDER = [
 
 
 def find_paths(base: Network) -> Paths:
-    """Return the fastest paths that give the states of the plain forward: one text, whole, no cache."""
+    """Return the fastest paths that give the states of the plain forward: one text, whole, no cache.
+
+    Raises ModelError for a model that is not causal.
+    """
     model = base.model
+    _check_causal(base)
     with torch.no_grad(), base.arithmetic():
         base.paths = paths = next((paths for paths in LADDER if _right(base, paths)), Paths())
         one_row = varlen.supports(model, 0)
@@ -48,6 +53,17 @@ def find_paths(base: Network) -> Paths:
             trees="one row" if trees.in_one_row else "whole texts" if trees.whole_texts else "rows",
             questions="one row" if one_row else "cache" if choices.continues(base) else "whole texts",
         )
+
+
+def _check_causal(base: Network) -> None:
+    """Refuse a model whose states change with what follows: its log-probabilities would know the answer."""
+    text = base.trial_text(0, 9)
+    with torch.no_grad(), base.arithmetic():
+        if not agrees(base.plain_states(text[:6]), base.plain_states(text)[:6]):
+            raise ModelError(
+                f"a {type(base.model).__name__} is not causal: a token's state changes with the tokens that follow it",
+                "use a causal language model",
+            )
 
 
 def _right(base: Network, paths: Paths) -> bool:

@@ -74,6 +74,10 @@ def _fairness(page: Page) -> Mapping[str, Any]:
     return {"fairness": page.results.fairness, "rows": page.leaderboard.rows}
 
 
+def _model(page: Page) -> Mapping[str, Any]:
+    return {"model": page.results.model}
+
+
 def _data(page: Page) -> Mapping[str, Any]:
     data = page.results.data
     return {"data": data, "extra": data.model_extra or {}}
@@ -127,6 +131,7 @@ SECTIONS = (
     Section("judges", "Judges", judges),
     Section("samples", "Answers side by side", samples),
     Section("fairness", "What was equal and what was not", _fairness),
+    Section("model", "Model", _model),
     Section("data", "Data", _data),
     Section("costs", "Costs", _costs),
     Section("reproduce", "How to reproduce it", _reproduce),

@@ -1,11 +1,15 @@
-"""Tiny random models of many architectures of transformers, made from their configurations."""
+"""Tiny random models of many architectures of transformers, and the page that lists what is found of each."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
 
 import torch
+
+if TYPE_CHECKING:
+    from alignbench.models import Base
 
 TOKENS = 95
 """Words of the tokenizer in `conftest.build_tokenizer`."""
@@ -150,3 +154,46 @@ def build(name: str, folder: Path) -> Path:
         AutoModelForCausalLM.from_config(config).save_pretrained(folder)
     build_tokenizer().save_pretrained(folder)
     return folder
+
+
+PAGE = "docs/models.md"
+WRITE = "python -m tests.models.architectures"
+"""The command that writes the table of the page."""
+
+HEAD = """\
+| architecture | answers | training and scoring | search | judge's questions | quantised | adapted |
+| --- | --- | --- | --- | --- | ---: | ---: |"""
+
+
+def row(name: str, base: Base) -> str:
+    """Return a line of the page's table: the paths of an NF4 base, and the shares of its weights."""
+    paths, shares = base.paths, base.weights.shares()
+    answers = "cache" if paths.cache else "no cache"
+    answers += {"padded": "", "equal lengths": ", equal lengths together", "one by one": ", one by one"}[
+        paths.batch
+    ]
+    scored = "one row" if paths.one_row else "padded" if paths.padding else "one by one"
+    cells = (name, answers, scored, paths.trees, paths.questions)
+    return f"| {' | '.join(cells)} | {shares['quantised']:.0%} | {shares['adapted']:.0%} |"
+
+
+def main() -> None:
+    """Write the table of the page; takes a minute."""
+    from alignbench.models import load_base
+    from alignbench.recipe import schema
+
+    page = Path(PAGE)
+    before, _, rest = page.read_text(encoding="utf-8").partition("<!-- architectures -->\n")
+    after = rest.partition("<!-- /architectures -->")[2]
+    lines = [HEAD]
+    with TemporaryDirectory() as work:
+        for name in ARCHITECTURES:
+            lines.append(row(name, load_base(schema.Model(id=str(build(name, Path(work) / name))))))
+    table = "\n".join(lines)
+    page.write_text(
+        f"{before}<!-- architectures -->\n{table}\n<!-- /architectures -->{after}", encoding="utf-8"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -19,7 +19,7 @@ from alignbench.models.forward import score
 from alignbench.recipe import schema
 from alignbench.rows import Ids, Prompt, Sequence
 
-from .architectures import ARCHITECTURES, build
+from .architectures import ARCHITECTURES, PAGE, WRITE, build, row
 from .conftest import disturb
 
 
@@ -113,11 +113,11 @@ def test_a_judge_reads_what_transformers_reads(base, plain):
     options = Options((((20,), (21,)), ((22,),)))
     questions = [(*ids_of(80, 9), *ids_of(81 + at, 2 + at)) for at in range(3)]
     found = read(base.policy(), questions, options, [("one",)] * 3).probabilities
-    for question, row in zip(questions, found, strict=True):
+    for question, chance in zip(questions, found, strict=True):
         with torch.no_grad():
             chances = whole(plain, question)[-1].softmax(-1)
         wanted = [sum(float(chances[way[0]]) for way in ways) for ways in options.variants]
-        torch.testing.assert_close(row, torch.tensor(wanted), atol=1e-5, rtol=0)
+        torch.testing.assert_close(chance, torch.tensor(wanted), atol=1e-5, rtol=0)
 
 
 def test_gradients_are_those_of_transformers_forward(base):
@@ -194,3 +194,8 @@ def weight_of(base, name) -> torch.Tensor:
     layer = found.get_base_layer() if isinstance(found, BaseTunerLayer) else found
     weight = layer if isinstance(layer, torch.Tensor) else layer.weight
     return weight.T if isinstance(layer, Conv1D) else weight
+
+
+def test_the_page_says_what_is_found(folder, root):
+    line = row(folder.name, load_base(schema.Model(id=str(folder))))
+    assert line in (root / PAGE).read_text(encoding="utf-8").splitlines(), WRITE
