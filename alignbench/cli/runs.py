@@ -137,16 +137,17 @@ def check(
 ) -> None:
     """Check a recipe and report all problems at once."""
     from alignbench.engine.plan import cells
+    from alignbench.models import files
     from alignbench.recipe.load import load
     from alignbench.recipe.resolve import resolve
 
     loaded = load(recipe, overrides)
-    checked, read = loaded.recipe, ""
+    checked, read, root = loaded.recipe, "", loaded.path.parent
+    files.check(checked, root)
     if rows:
         from alignbench.data.survey import check_tokenizer, survey
         from alignbench.data.tokens import model_path
 
-        root = loaded.path.parent
         pool = survey(checked, root)
         if Path(model_path(checked.model, root)).is_dir():  # a model of the hub may not be here yet
             check_tokenizer(checked, root, pool)

@@ -72,16 +72,21 @@ def merge(run: Path, cell: Cell, folder: Path, out: Path, threads: int) -> dict[
     was measured, in nats of log-probability per token. Raises ModelError where merging changes the outputs.
     """
     import torch
+    import transformers
     from peft import PeftModel
-    from transformers import AutoModelForCausalLM
+
+    from alignbench.models.hub import obtain
+    from alignbench.models.loading import kind_of
 
     if out.exists() and any(out.iterdir()):
         raise RecipeError(f"{out} is not empty", "name another folder with --out")
     torch.set_num_threads(threads)
     recipe = recipe_of(run)
     asked = _sequences(run, cell, threads)
-    base: Any = AutoModelForCausalLM.from_pretrained(
-        base_of(run, recipe), revision=recipe.model.revision, dtype="auto", trust_remote_code=False
+    source = base_of(run, recipe)
+    network = getattr(transformers, kind_of(obtain(source, recipe.model.revision)))
+    base: Any = network.from_pretrained(
+        source, revision=recipe.model.revision, dtype="auto", trust_remote_code=False
     )
     own = base.dtype
     model: Any = PeftModel.from_pretrained(base.float(), str(folder)).eval()
@@ -98,9 +103,7 @@ def merge(run: Path, cell: Cell, folder: Path, out: Path, threads: int) -> dict[
         store.write_bytes(out / file.name, file.read_bytes())
     for file in folder.glob("*.jinja"):
         store.write_bytes(out / file.name, file.read_bytes())
-    written: Any = AutoModelForCausalLM.from_pretrained(
-        out, dtype=torch.float32, trust_remote_code=False
-    ).eval()
+    written: Any = network.from_pretrained(out, dtype=torch.float32, trust_remote_code=False).eval()
     after = _logprobs(written, asked)
     measured = _measured(run, cell, asked, threads)
     return {

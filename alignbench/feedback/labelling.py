@@ -30,7 +30,8 @@ class Labelled:
 
     rows: list[Row]
     facts: dict[str, Any]
-    """`judge`; `compared`, `kept`, `dropped` by reason; `consistent`, `first` of two orders; mean `mass`."""
+    """`judge`; answers that are `unfinished`; `compared`, `kept`, `dropped` by reason; `consistent`, `first` of two
+    orders; mean `mass`."""
 
     def save(self, folder: Path) -> None:
         """Write the rows as JSON lines with TRL's field names, which every recipe can read, and the facts."""
@@ -49,6 +50,8 @@ def load(folder: Path) -> Labelled:
     facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
     if not rows:
         counts = {**facts.get("dropped", {}), **facts.get("abstained", {})}
+        if unfinished := facts.get("unfinished", 0):
+            counts["answers were not finished"] = unfinished
         why = ", ".join(f"{count} {reason}" for reason, count in counts.items()) or "no two answers differ"
         what = f"not one of {facts.get('compared', 0)} comparisons gave a label: {why}"
         raise DataError(what, "name another judge, or draw answers of more tokens (labels.sampling)")
@@ -116,7 +119,8 @@ def label(
         what = f"a principle is drawn for each comparison, and the judge '{judge.name}' loses it: {lost.what}"
         raise PluginError(Problem(what, f"{lost.fix}, or leave `constitution` out", field=lost.field))
     drawn: dict[str, list[str]] = {prompt.id: [] for prompt in prompts}
-    for answer in policy.answer(prompts, how.sampling, key, samples=how.answers):
+    answers = policy.answer(prompts, how.sampling, key, samples=how.answers)
+    for answer in answers:
         if answer.finished and answer.text.strip() and answer.text not in drawn[answer.prompt_id]:
             drawn[answer.prompt_id].append(answer.text)
     before = Counter(judge.abstained)
@@ -152,6 +156,7 @@ def label(
         "prompts": len(prompts),
         "compared": len(asked),
         "kept": sum(map(len, by_prompt.values())),
+        "unfinished": sum(not answer.finished for answer in answers),
         "dropped": dropped,
         "abstained": dict(judge.abstained - before),
         **_shares(orders),

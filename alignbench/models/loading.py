@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 
 from alignbench.errors import ModelError
 from alignbench.models.base import Base
+from alignbench.models.files import UNDAMAGED, check_model, refuse_not_finite
 from alignbench.models.hub import first_line, obtain
 from alignbench.models.memory import keep_freed
 from alignbench.models.quantization import Quantization, check_layers, count, quantise_experts
@@ -56,7 +57,7 @@ def load_base(
     config = _config(model.id, folder, model.quantization, dtype)
 
     def load(folder: Path, config: BitsAndBytesConfig | None) -> PreTrainedModel:
-        return _load("AutoModelForCausalLM", model.id, folder, config, dtype, place)
+        return _load(kind_of(folder), model.id, folder, config, dtype, place)
 
     if cache is not None and config is not None and _size(folder) >= WORTH_KEEPING:
         libraries = {name: version(name) for name in ("bitsandbytes", "transformers", "torch")}
@@ -107,6 +108,18 @@ def load_classifier(
     return network, tokenizer
 
 
+def kind_of(folder: Path) -> str:
+    """Return the class of transformers that loads a model folder: that of language models, or of multimodal ones."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as LANGUAGE
+    from transformers.models.auto.modeling_auto import (
+        MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES as MULTIMODAL,
+    )
+
+    name = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
+    multimodal = name in MULTIMODAL and name not in LANGUAGE
+    return "AutoModelForImageTextToText" if multimodal else "AutoModelForCausalLM"
+
+
 def _check_finite(id: str, network: PreTrainedModel) -> None:
     """Refuse a model with a weight that is no number, by the names of its tensors.
 
@@ -114,11 +127,7 @@ def _check_finite(id: str, network: PreTrainedModel) -> None:
     """
     weights = network.named_parameters()
     names = [name for name, weight in weights if weight.is_floating_point() and not weight.isfinite().all()]
-    if names:
-        raise ModelError(
-            f"{id} holds weights that are not finite: {', '.join(names[:5])}{' ...' if names[5:] else ''}",
-            "get the model again, or the version of it before it broke",
-        )
+    refuse_not_finite(id, names)
 
 
 def fingerprint(folder: Path) -> str:
@@ -153,12 +162,7 @@ def _config(
 ) -> BitsAndBytesConfig | None:
     from transformers import BitsAndBytesConfig
 
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    if already := config.get("quantization_config"):
-        raise ModelError(
-            f"{id} is quantised already ({already.get('quant_method')})",
-            "use the checkpoint in full precision: the recipe's quantization is applied to it",
-        )
+    check_model(id, folder)
     if quantization == "none":
         return None
     return BitsAndBytesConfig(
@@ -194,7 +198,7 @@ def _load(
     except (OSError, ValueError, KeyError, SafetensorError, RuntimeError) as error:
         raise ModelError(
             f"{id} cannot be loaded: {first_line(error)}",
-            "it must be a model of transformers with safetensors weights, complete and undamaged",
+            UNDAMAGED,
         ) from error
     if missing := sorted(report["missing_keys"]):
         raise ModelError(

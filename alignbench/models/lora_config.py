@@ -12,13 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from alignbench.errors import ModelError, Problem
+from alignbench.models.files import ADAPTER, read_adapter
 
 if TYPE_CHECKING:
     from peft import LoraConfig
     from transformers import PreTrainedModel
 
 WEIGHTS = "adapter_model.safetensors"
-CONFIG = "adapter_config.json"
 
 FIELDS = ("r", "lora_alpha", "lora_dropout", "use_rslora", "fan_in_fan_out", "rank_pattern", "alpha_pattern")
 
@@ -37,29 +37,7 @@ def read_config(folder: Path) -> LoraConfig:
     """Return the adapter's description in a peft folder. Raises ModelError where it is not plain LoRA."""
     from peft import LoraConfig
 
-    path = folder / CONFIG
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelError(
-            Problem(
-                f"the adapter's description cannot be read: {error}", "give a peft folder", file=str(path)
-            )
-        ) from error
-    unfit = [f"peft_type {found.get('peft_type')}"] if found.get("peft_type") != "LORA" else []
-    unfit += [
-        key
-        for key in ("use_dora", "modules_to_save", "layer_replication", "trainable_token_indices")
-        if found.get(key)
-    ]
-    if found.get("bias", "none") != "none":
-        unfit.append(f"bias {found['bias']}")
-    if unfit:
-        raise ModelError(
-            Problem(
-                f"only plain LoRA adapters can be loaded; this one has {', '.join(unfit)}", file=str(path)
-            )
-        )
+    found = read_adapter(folder)
     known = {
         name: found[name]
         for name in (*FIELDS, "target_modules", "target_parameters")
@@ -216,4 +194,4 @@ def write_config(config: LoraConfig, folder: Path) -> None:
     """Write the description of an adapter that peft reads."""
     kind = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "bias": "none", "base_model_name_or_path": None}
     text = json.dumps({**kind, **shape_of(config), "inference_mode": True}, indent=2, sort_keys=True)
-    (folder / CONFIG).write_text(text + "\n", encoding="utf-8")
+    (folder / ADAPTER).write_text(text + "\n", encoding="utf-8")

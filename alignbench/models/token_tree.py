@@ -243,7 +243,7 @@ class TokenTrees:
             if self.base.context is not None and node.depth > self.base.context:
                 raise ModelError(
                     f"a path of {node.depth} tokens does not fit the model's context of {self.base.context}",
-                    "use shorter prompts and answers",
+                    "use a model with a longer context, or shorter prompts, answers and questions",
                 )
             ends.append(node)
             if behind is not None:

@@ -7,9 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
+from typer.testing import CliRunner
 
 from alignbench.api.config import Sampling
-from alignbench.models import Base, load_base
+from alignbench.cli import app
+from alignbench.errors import ModelError
+from alignbench.models import Base, Query, TokenTrees, load_base
 from alignbench.models.forward import Group, lay_out, response_states
 from alignbench.recipe import schema
 from alignbench.rows import Prompt, Sequence
@@ -56,13 +59,11 @@ def test_mamba_gives_transformers_greedy_tokens(model):
 
 def test_a_hybrid_goes_on_once_part_of_a_batch_has_ended(model, monkeypatch):
     base = load(model("vlm-qwen3_5"))
-    monkeypatch.setattr(base.model.generation_config, "eos_token_id", list(range(2, 60)))
-    policy, sampling = base.policy(), Sampling(max_new_tokens=40)
-    together = policy.answer(PROMPTS, sampling, 0)
+    monkeypatch.setattr(base.model.generation_config, "eos_token_id", list(range(2, 90)))
+    policy, sampling, few = base.policy(), Sampling(max_new_tokens=20), PROMPTS[:4]
+    together = policy.answer(few, sampling, 0)
     assert len({len(answer.ids) for answer in together}) > 2
-    assert [one.ids for one in together] == [
-        policy.answer([prompt], sampling, 0)[0].ids for prompt in PROMPTS
-    ]
+    assert [one.ids for one in together] == [policy.answer([prompt], sampling, 0)[0].ids for prompt in few]
 
 
 def test_adapters_of_a_multimodal_model_go_where_text_does(model):
@@ -94,3 +95,37 @@ def test_a_hybrid_gets_adapters_on_the_layers_that_peft_can_adapt(model):
     names = base.add_adapter("policy", seed=0).tensors()
     assert any(".in_proj." in name for name in names)
     assert not any(".out_proj." in name for name in names)
+
+
+def test_weights_that_are_not_finite_are_refused_by_their_names(model):
+    with pytest.raises(ModelError, match=r"holds weights that are not finite: model\.") as loaded:
+        load(model("nanw"))
+    names = str(loaded.value).partition("finite: ")[2]
+    done = CliRunner().invoke(
+        app, ["check", str(model("nanw").parents[1] / "47-nan-weights" / "recipe.yaml")]
+    )
+    assert done.exit_code != 0
+    assert "not finite" in done.stderr
+    assert names.split(";")[0].split(",")[0].strip() in done.stderr.replace("\n", "")
+
+
+def test_a_search_that_does_not_fit_the_context_is_refused_by_name(model):
+    base = load(model("neo256"))
+    assert base.context == 256
+    trees = TokenTrees(base.policy())
+    with pytest.raises(ModelError, match="a path of 257 tokens does not fit the model's context of 256"):
+        trees.ask([(trees.new_tree(), [Query(tuple([5] * 257))])])
+    tree = trees.new_tree((7, 8, 9))
+    paths = [tuple([7, 8, 9, first] + [20 + first] * 100) for first in range(5)]
+    (found,) = trees.ask([(tree, [Query(path, likeliest=3) for path in paths])])
+    for path, reply in zip(paths, found, strict=True):
+        assert reply.tokens == tuple(trees.alone(path).topk(3).indices[0].tolist())
+
+
+def test_an_answer_ends_where_the_context_does(model):
+    base = load(model("neo256"))
+    long = Prompt(id="long", prompt=(), prompt_ids=tuple([9] * 250))
+    (answer,) = base.policy().answer([long], Sampling(max_new_tokens=40), 0)
+    assert len(answer.ids) <= 6
+    with pytest.raises(ModelError, match="leaves no room for an answer"):
+        base.policy().answer([Prompt(id="full", prompt=(), prompt_ids=tuple([9] * 256))], Sampling(), 0)

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from alignbench.models.loading import kind_of
+
 if TYPE_CHECKING:
     from alignbench.models import Base
 
@@ -62,6 +64,27 @@ LATENT = {
     "moe_intermediate_size": 64,
 }
 STATE = {"hidden_size": 64, "num_hidden_layers": 2, "state_size": 8}
+
+PATCHES = {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "image_size": 28,
+    "patch_size": 14,
+}
+CLIP = {**PATCHES, "model_type": "clip_vision_model"}
+SIGLIP = {**PATCHES, "model_type": "siglip_vision_model"}
+QWEN_VISION = {
+    "depth": 2,
+    "hidden_size": 32,
+    "num_heads": 2,
+    "intermediate_size": 64,
+    "out_hidden_size": 64,
+    "fullatt_block_indexes": [1],
+    "deepstack_visual_indexes": [0],
+}
+MROPE = {"rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 3, 3]}}
 
 ARCHITECTURES: dict[str, dict[str, Any]] = {
     # dense, attention only
@@ -139,19 +162,33 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
         "num_experts_per_tok": 1,
         "layer_types": ["linear_attention", "full_attention"],
     },
+    # multimodal
+    **{
+        name: {"text_config": {"model_type": text, **COMMON, **LLAMA, **more}, "vision_config": vision}
+        for name, text, more, vision in (
+            ("llava", "llama", {}, CLIP),
+            ("mistral3", "mistral", {}, {**PATCHES, "model_type": "pixtral", "head_dim": 16}),
+            ("gemma3", "gemma3_text", {"sliding_window": 32, "query_pre_attn_scalar": 16}, SIGLIP),
+            ("qwen2_5_vl", "qwen2_5_vl_text", MROPE, QWEN_VISION),
+            ("qwen3_vl", "qwen3_vl_text", MROPE, QWEN_VISION),
+        )
+    },
 }  # fmt: skip
 
 
 def build(name: str, folder: Path) -> Path:
     """Write a random model of this architecture and a tokenizer to `folder`; equal for equal names."""
-    from transformers import CONFIG_MAPPING, AutoModelForCausalLM
+    import transformers
 
     from .conftest import build_tokenizer
 
-    config = CONFIG_MAPPING[name](**{**COMMON, **ARCHITECTURES[name]})
+    given = ARCHITECTURES[name]
+    whole = given if "text_config" in given else {**COMMON, **given}
+    config = transformers.CONFIG_MAPPING[name](**whole)
+    config.save_pretrained(folder)
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+        getattr(transformers, kind_of(folder)).from_config(config).save_pretrained(folder)
     build_tokenizer().save_pretrained(folder)
     return folder
 

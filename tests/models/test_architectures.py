@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from peft.tuners.tuners_utils import BaseTunerLayer
-from transformers import AutoModelForCausalLM
 from transformers.pytorch_utils import Conv1D
 
 from alignbench import ScoringGroup
@@ -16,6 +16,7 @@ from alignbench.api.config import Sampling
 from alignbench.models import Base, Query, TokenTrees, load_base
 from alignbench.models.choices import Options, read
 from alignbench.models.forward import score
+from alignbench.models.loading import kind_of
 from alignbench.recipe import schema
 from alignbench.rows import Ids, Prompt, Sequence
 
@@ -38,7 +39,11 @@ def base(folder) -> Base:
 @pytest.fixture(scope="module")
 def plain(folder) -> Any:
     """The model as transformers loads it."""
-    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    return class_of(folder).from_pretrained(folder, dtype=torch.float32).eval()
+
+
+def class_of(folder: Path) -> Any:
+    return getattr(transformers, kind_of(folder))
 
 
 def ids_of(seed: int, length: int) -> Ids:
@@ -158,7 +163,7 @@ def test_an_adapter_is_saved_read_back_and_merged(base, folder, tmp_path):
     wanted = score(policy, {"all": ScoringGroup(SEQUENCES)})["all"].sums()
     torch.testing.assert_close(score(again, {"all": ScoringGroup(SEQUENCES)})["all"].sums(), wanted)
     assert (wanted - score(base.policy(), {"all": ScoringGroup(SEQUENCES)})["all"].sums()).abs().max() > 1e-2
-    network = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    network = class_of(folder).from_pretrained(folder, dtype=torch.float32)
     merged = PeftModel.from_pretrained(network, str(tmp_path)).merge_and_unload().eval()
     with torch.no_grad():
         found = torch.stack([logps(merged, one).sum() for one in SEQUENCES])

@@ -1,0 +1,134 @@
+"""What the files of a model or an adapter tell before anything of them is loaded. Imports no torch."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from alignbench.data.tokens import model_path
+from alignbench.errors import ModelError, Problem
+from alignbench.recipe.schema import AdapterStart, ModelStart, Recipe
+from alignbench.safety import inspect
+
+ADAPTER = "adapter_config.json"
+
+UNDAMAGED = "it must be a model of transformers with safetensors weights, complete and undamaged"
+
+READ = 1 << 30
+"""Bytes of weights that `check` reads at most to find one that is not finite."""
+
+EXPONENTS = {"F32": ("<u4", 0x7F800000), "BF16": ("<u2", 0x7F80), "F16": ("<u2", 0x7C00)}
+"""By safetensors' name of a type: how numpy reads it, and the bits that are all set in numbers that are not finite."""
+
+
+def check(recipe: Recipe, root: Path) -> None:
+    """Check the folders of the base and of all starts; what is on the hub is checked when it is here.
+
+    Raises what loading them raises, in the same words.
+    """
+    starts = [block.start for block in recipe.methods.values()]
+    models = {recipe.model.id, *(start.model for start in starts if isinstance(start, ModelStart))}
+    for id in sorted(models):
+        folder = Path(model_path(recipe.model.model_copy(update={"id": id}), root))
+        if folder.is_dir():
+            inspect(folder)
+            check_model(id, folder)
+            if sum(path.stat().st_size for path in folder.glob("*.safetensors")) <= READ:
+                refuse_not_finite(id, [name for path in _weights(folder) for name in _not_finite(path)])
+    for start in starts:
+        if isinstance(start, AdapterStart) and (root / start.adapter).is_dir():
+            inspect(root / start.adapter)
+            read_adapter(root / start.adapter)
+
+
+def check_model(id: str, folder: Path) -> dict[str, Any]:
+    """Return a model folder's configuration. Raises ModelError where the model cannot be the base.
+
+    Its weights must not be quantised, and every file of weights must be whole.
+    """
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(
+            f"{id} cannot be loaded: its config.json cannot be read: {error}", UNDAMAGED
+        ) from error
+    if already := config.get("quantization_config"):
+        raise ModelError(
+            f"{id} is quantised already ({already.get('quant_method')})",
+            "use the checkpoint in full precision: the recipe's quantization is applied to it",
+        )
+    for index in folder.glob("*.safetensors.index.json"):
+        shards = json.loads(index.read_text(encoding="utf-8")).get("weight_map", {}).values()
+        if missing := sorted({shard for shard in shards if not (folder / shard).is_file()}):
+            raise ModelError(f"{id} cannot be loaded: {', '.join(missing)} is missing", UNDAMAGED)
+    for path in _weights(folder):
+        header, start = _header(id, path)
+        end = max((one["data_offsets"][1] for one in header.values()), default=0)
+        if path.stat().st_size < start + end:
+            raise ModelError(f"{id} cannot be loaded: {path.name} is shorter than its header says", UNDAMAGED)
+    return config
+
+
+def read_adapter(folder: Path) -> dict[str, Any]:
+    """Return the description of an adapter in a peft folder. Raises ModelError where it is not plain LoRA."""
+    path = folder / ADAPTER
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        what = f"the adapter's description cannot be read: {error}"
+        raise ModelError(Problem(what, "give a peft folder", file=str(path))) from error
+    unfit = [f"peft_type {found.get('peft_type')}"] if found.get("peft_type") != "LORA" else []
+    fields = ("use_dora", "modules_to_save", "layer_replication", "trainable_token_indices")
+    unfit += [key for key in fields if found.get(key)]
+    if found.get("bias", "none") != "none":
+        unfit.append(f"bias {found['bias']}")
+    if unfit:
+        what = f"only plain LoRA adapters can be loaded; this one has {', '.join(unfit)}"
+        raise ModelError(Problem(what, file=str(path)))
+    return found
+
+
+def refuse_not_finite(id: str, names: list[str]) -> None:
+    """Raise ModelError where a model has tensors, given by name, with a weight that is not finite."""
+    if names:
+        raise ModelError(
+            f"{id} holds weights that are not finite: {', '.join(names[:5])}{' ...' if names[5:] else ''}",
+            "get the model again, or the version of it before it broke",
+        )
+
+
+def _weights(folder: Path) -> list[Path]:
+    return sorted(folder.glob("*.safetensors"))
+
+
+def _header(id: str, path: Path) -> tuple[dict[str, Any], int]:
+    """Return what a safetensors file says of its tensors, and where their bytes begin."""
+    try:
+        with path.open("rb") as file:
+            size = int.from_bytes(file.read(8), "little")
+            if size > path.stat().st_size:
+                raise ValueError("its header is longer than the file")
+            header = json.loads(file.read(size))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{id} cannot be loaded: {path.name}: {error}", UNDAMAGED) from error
+    header.pop("__metadata__", None)
+    return header, 8 + size
+
+
+def _not_finite(path: Path) -> list[str]:
+    """Return the names of the tensors of a file that hold a number that is not finite."""
+    header, start = _header(path.parent.name, path)
+    found = []
+    for name, tensor in header.items():
+        if tensor["dtype"] not in EXPONENTS:
+            continue
+        kind, bits = EXPONENTS[tensor["dtype"]]
+        first, last = tensor["data_offsets"]
+        size = (last - first) // np.dtype(kind).itemsize
+        values = np.fromfile(path, dtype=kind, count=size, offset=start + first)
+        if np.any((values & bits) == bits):
+            found.append(name)
+    return found
