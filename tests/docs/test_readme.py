@@ -31,7 +31,10 @@ def test_the_recipe_passes_check(tmp_path: Path):
     path.write_text(recipe)
     row = '{"prompt": "a", "chosen": "b", "rejected": "c"}\n'
     (tmp_path / "preferences.jsonl").write_text(row * 3)
-    (tmp_path / "my-adapter").mkdir()
+    adapter = tmp_path / "my-adapter"
+    adapter.mkdir()
+    (adapter / "adapter_config.json").write_text('{"peft_type": "LORA"}')
+    (adapter / "adapter_model.safetensors").write_bytes((2).to_bytes(8, "little") + b"{}")
     ran = alignbench("check", str(path))
     assert ran.returncode == 0, ran.stdout + ran.stderr
 
