@@ -354,7 +354,12 @@ def _policies(found: Comparison | None) -> str:
 def _power(found: Comparison) -> str:
     """What the run could have found: without it, "not told apart" would read as "equal"."""
     least = found.smallest_detectable
-    return "" if least is None else f" (could have seen {text.number(least, _places(found))})"
+    if least is None:
+        return ""
+    same = (
+        found.ci95 is not None and found.ci95[0] == found.ci95[1]
+    )  # equal answers: the interval has no digits
+    return f" (could have seen {text.number(least, None if same else _places(found))})"
 
 
 def _places(found: Comparison) -> int:

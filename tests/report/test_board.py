@@ -175,6 +175,24 @@ def test_labels_are_called_equivalent_only_within_a_named_margin():
     assert "p = 0.003 for equivalence" in verdict.sentence
 
 
+def test_equal_answers_do_not_hide_what_could_have_been_seen(make_world):
+    results = make_world(seeds=(0,)).results()
+    equal = {
+        "difference": 0.0,
+        "ci95": (0.0, 0.0),
+        "verdict": "not distinguishable",
+        "smallest_detectable": 0.084,
+    }
+    pairs = tuple(
+        one.model_copy(update=equal) if (one.a, one.b, one.metric) == ("sft", "dpo", "reward") else one
+        for one in results.comparisons
+    )
+    rows = {
+        row.name: row.verdict for row in leaderboard(results.model_copy(update={"comparisons": pairs})).rows
+    }
+    assert "(could have seen 0.084" in rows["dpo"].short
+
+
 def test_prompts_that_nearly_repeat_a_training_prompt_are_said(results: Results):
     assert "nearly repeat" not in leaderboard(results).caption
     doubtful = Results.model_validate(
