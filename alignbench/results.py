@@ -15,7 +15,7 @@ from alignbench import layout, store
 from alignbench.api.method import Departure
 from alignbench.errors import Problem, RecipeError, StorageError
 
-SCHEMA = 2
+SCHEMA = 3
 """Raised when a reader of the old record would misread the new one; an added field does not raise it.
 
 2: `warnings` (was `alarms`), `learning_curve` (was `checkpoints`) with `score` (was `yardstick`), `log`
@@ -33,14 +33,14 @@ MIN_RATERS = 3
 """Raters from which an interval speaks of other raters too; fewer say too little of how much raters vary."""
 
 VOLATILE = (
-    "/cost/*_seconds",
+    "/cost/*seconds",
     "/cost/peak_memory_bytes",
-    "/tuning/*_seconds",
+    "/tuning/*seconds",
     "/tuning/peak_memory_bytes",
-    "/labels/*/cost/*/*_seconds",
+    "/labels/*/cost/*/*seconds",
     "/labels/*/cost/*/peak_memory_bytes",
     "/labels/*/decoding/*seconds",
-    "/cells/*/cost/*_seconds",
+    "/cells/*/cost/*seconds",
     "/cells/*/cost/peak_memory_bytes",
     "/command",
     "/environment/started",
@@ -125,29 +125,58 @@ class MetricInfo(Record):
 
 
 class Cost(Record):
-    """What was spent. None: not counted."""
+    """What was spent, counted where it was computed. None: not counted.
 
+    A token is a position that a model computes; a prompt that several answers share, computed once, counts once.
+    What is shared by several cells is counted in full in each.
+    """
+
+    seconds: Number = None
+    """Wall time inside `align`: the sum of the six below."""
     train_seconds: Number = None
-    """Wall time inside `align`."""
+    """In trainings: of the policy, a critic, a reward model."""
+    generate_seconds: Number = None
+    """Drawing answers: rollouts, and those that are labelled."""
+    score_seconds: Number = None
+    """Scoring given texts without gradient: references, and rollouts under policy, critic and reward model."""
+    search_seconds: Number = None
+    """Searching answers."""
+    judge_seconds: Number = None
+    """Judging."""
+    other_seconds: Number = None
+    """Everything else, such as loading adapters."""
+    tokens: Number = None
+    """Tokens in all: the sum of the five below."""
     train_tokens: Number = None
-    """Positions with gradient."""
+    """With gradient."""
     generated_tokens: Number = None
-    """Positions generated while training; for searched answers, all positions that the search computed."""
+    """Of answers, and of the prompts read for them."""
+    scored_tokens: Number = None
+    """Of given texts, without gradient."""
+    searched_tokens: Number = None
+    judge_tokens: Number = None
+    """That judges read or write while a method learns from them."""
+    flops: Number = None
+    """Floating-point operations, from shapes: of forward passes, and of backward passes by what needs a gradient."""
     forward_passes: Number = None
+    """Calls of a model."""
+    prompts: Number = None
+    """Different rows that entered a loss, or whose prompt was answered."""
     comparisons: Number = None
-    """Human comparisons used."""
+    """People's comparisons used."""
     ai_comparisons: Number = None
     """Comparisons labelled by a model."""
     judge_calls: Number = None
     """Judge calls: a comparison in both orders is two, a text scored by a classifier is one."""
-    judge_tokens: Number = None
-    """Positions that judges processed while labelling."""
-    judge_seconds: Number = None
     peak_memory_bytes: Number = None
+    """Of the device; on a CPU, of the whole process."""
     answer_tokens: Number = None
-    """Positions processed for one answer of the evaluation, on average."""
+    """Tokens computed for one answer of the evaluation, on average."""
+    answer_flops: Number = None
+    """Floating-point operations of the same."""
     answer_seconds: Number = None
     answer_forwards: Number = None
+    """Model calls in which one answer took part."""
     answer_length: Number = None
     """Tokens of one answer, on average."""
     answer_uncached_tokens: Number = None
@@ -403,7 +432,7 @@ class Results(Record):
     After them the evaluations during training, where the recipe sets `evaluation.curve`.
     """
     cost: Cost = Cost()
-    """Of the whole run, every shared artefact counted once."""
+    """Of all cells, what they share counted in each."""
     tuning: Cost = Cost()
     """Of the trials of a sweep, which are a run of their own. They are in no label's cost: all labels have as many."""
     evaluation: Cost = Cost()

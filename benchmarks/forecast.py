@@ -47,7 +47,7 @@ def main() -> None:
     for cell in found.cells:
         one, cost = forecast.labels[cell.label], cell.cost
         told(f"{cell.label} seconds", one.seconds, clock.spent(f"{cell.label}/seed-{cell.seed}"))
-        told(f"{cell.label} tokens", one.tokens, (cost.train_tokens or 0) + (cost.generated_tokens or 0))
+        told(f"{cell.label} tokens", one.tokens, cost.tokens or 0)
         told(f"{cell.label} memory", one.peak_memory_bytes, cost.peak_memory_bytes or 0)
     told("evaluation seconds", forecast.evaluate_seconds, clock.spent(layout.EVALUATION))
     planned, workers = cells(resolve(loaded.recipe)), resources.max_workers(loaded.recipe)

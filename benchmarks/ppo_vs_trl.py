@@ -110,12 +110,13 @@ def alignbench(scratch: Path) -> dict[str, float]:
     cell.mkdir()
     run = CellContext(session, label="rlhf", seed=0, method="rlhf", start="base", folder=cell)
     ppo = PPO(run, load_method("rlhf", own).config)
-    counter, generated = Counter(), session.base.generated
+    counter = Counter()
     counter.watch(session.base.model.base_model)
 
     def work() -> dict[str, float]:
-        ppo.train()
-        return {"generated": session.base.generated - generated, "samples": ROUND * ppo.state["round"]}
+        with run.meter.charging():
+            ppo.train()
+        return {"generated": run.ledger.cost.generated_tokens, "samples": ROUND * ppo.state["round"]}
 
     return measured(work, counter)
 

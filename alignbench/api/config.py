@@ -128,28 +128,41 @@ class Revising(Settings):
     """How answers, critiques and revisions are drawn."""
 
 
+TOTALS = ("tokens", "flops", "seconds")
+"""Units of a budget that count all that is computed for a cell; the others speak of the policy's training."""
+
+
+WHOLE = ("rows", "steps", "tokens")
+"""Units that have no parts."""
+
+
 class Budget(Settings):
-    """What every method may spend. Exactly one of the five units is set."""
+    """What every method may spend. Exactly one of the six units is set.
+
+    Epochs, rows and steps count the training of the policy; tokens, FLOPs and seconds everything that is computed for
+    it: reward models, answers, labels and their judge, references, searches, and shared artefacts in full.
+    """
 
     epochs: float | None = Field(default=None, gt=0)
     """Passes over the kept training rows."""
     rows: int | None = Field(default=None, gt=0)
-    """Rows drawn, counting a row each time it is drawn."""
+    """Rows drawn, counting a row each time it is drawn, and several answers to one prompt as one row."""
     steps: int | None = Field(default=None, gt=0)
     """Optimiser steps."""
     tokens: int | None = Field(default=None, gt=0)
-    """Positions with gradient plus positions generated."""
+    """Positions that any model computes: trained, generated, scored, searched or judged."""
+    flops: float | None = Field(default=None, gt=0)
+    """Floating-point operations, counted from shapes."""
     seconds: float | None = Field(default=None, gt=0)
     """Wall time inside `align`; outside the promise of identical bytes."""
     scope: Literal["own", "chain"] = "own"
     """Whether the budget is the method's own, or has to pay for its start as well."""
 
     def model_post_init(self, _context: object) -> None:
-        units = [unit for unit in ("epochs", "rows", "steps", "tokens", "seconds") if getattr(self, unit)]
+        known = ("epochs", "rows", "steps", *TOTALS)
+        units = [unit for unit in known if getattr(self, unit)]
         if len(units) != 1:
-            raise ValueError(
-                f"set exactly one of epochs, rows, steps, tokens, seconds (got {', '.join(units) or 'none'})"
-            )
+            raise ValueError(f"set exactly one of {', '.join(known)} (got {', '.join(units) or 'none'})")
 
     @property
     def unit(self) -> str:
@@ -164,10 +177,11 @@ class Budget(Settings):
     def part(self, share: float) -> Budget:
         """Return `share` of this budget, in the same unit; rows, steps and tokens are rounded down, to 1 at least."""
         amount = self.amount * share
-        return self.of(max(1, int(amount + 1e-9)) if self.unit in ("rows", "steps", "tokens") else amount)
+        return self.of(max(1, amount + 1e-9) if self.unit in WHOLE else amount)
 
     def of(self, amount: float) -> Budget:
-        """Return a budget of `amount` in the same unit."""
+        """Return a budget of `amount` in the same unit; rows, steps and tokens are rounded down."""
+        amount = int(amount) if self.unit in WHOLE else float(amount)
         return Budget.model_validate({self.unit: amount, "scope": self.scope})
 
     def __str__(self) -> str:

@@ -102,6 +102,8 @@ class Judge(ABC):
     api: ClassVar[int] = API
     trains: ClassVar[bool] = False
     """Whether a method may learn from it inside `align`; one that trains in a run may not evaluate in it."""
+    uncounted: ClassVar[tuple[str, ...]] = ()
+    """Units of a budget that it cannot measure, such as the FLOPs of a server: no method may learn from it then."""
     recorded: ClassVar[bool] = False
     """Whether its verdicts were given beforehand: it knows none on other answers, so no control is put to it."""
 

@@ -255,11 +255,14 @@ class Run(Protocol):
         proxy: Callable[[list[Sequence]], Tensor] | None = None,
         before_step: Callable[[list[Any]], None] | None = None,
         budget: Budget | None = None,
+        limit: Budget | None = None,
     ) -> None:
         """Train `policy` until the budget is spent, with the one trainer that all methods share.
 
         A second training gets what the first has left. `budget` makes it a training beside the policy's (a reward
-        model, a critic's warm-up): not taken off the cell's budget, and recorded as a departure with its size.
+        model, a critic's warm-up): recorded as a departure with its size. Epochs, rows and steps of it are not the
+        policy's; tokens, FLOPs and seconds are taken off the cell's budget, and it ends where `limit`, a part of that
+        budget (default: what is left), is spent.
 
         `batches` is a view of rows, or `f(step)` for on-policy methods. `sequences(batch)` says what is
         scored, under which adapter; `loss(scores, batch)` returns `Loss` and `Numbers`, without side effects.
@@ -302,6 +305,8 @@ class Method(ABC):
     """The contract it was written for; each class states it in its own body, `api = 2`."""
     consumes: ClassVar[tuple[type[Row], ...]] = (Pair,)
     """The views it reads; a recipe whose data lacks one is refused before anything runs."""
+    uncounted: ClassVar[tuple[str, ...]] = ()
+    """Units of a budget that it cannot measure, since it computes where nothing is counted: `check` refuses them."""
     on_decoders: ClassVar[bool] = True
     """Whether a decoder that it returns can stand on another decoder; a method that trains never can."""
 

@@ -169,6 +169,7 @@ def shrunk(recipe: Recipe, size: int) -> Recipe:
             "steps": size,
             "rows": size * batch,
             "tokens": size * batch * longest // 4,
+            "flops": (budget.flops or 0) * min(1.0, size / 100),
             "seconds": 2.0 * size,
         }
         unit = next(unit for unit in bounds if getattr(budget, unit) is not None)
@@ -240,7 +241,7 @@ def _label(recipe: Recipe, label: str, small: list[_Small], rows: int) -> Estima
         answered = run.clock.answers(name)
         times.append((amount, run.clock.spent(name) - answered))
         answers.append((run.prompts, answered))
-        tokens.append((amount, (cell.cost.train_tokens or 0) + (cell.cost.generated_tokens or 0)))
+        tokens.append((amount, cell.cost.tokens or 0))
         memory = max(memory, cell.cost.peak_memory_bytes or 0.0)
     whole = _amount(budget, rows)
     seconds = _line(times, whole) + _line(answers, recipe.evaluation.prompts)
@@ -251,8 +252,7 @@ def _amount(budget: Budget, rows: int) -> float:
     """Return a budget in its own unit; one in epochs, in rows."""
     if budget.epochs is not None:
         return budget.epochs * rows
-    units = ("rows", "steps", "tokens", "seconds")
-    return float(next(value for unit in units if (value := getattr(budget, unit)) is not None))
+    return budget.amount
 
 
 def _line(points: list[tuple[float, float]], at: float) -> float:

@@ -66,12 +66,14 @@ def generate(
         emit(Event("writing", 0, len(prompts)))
         if isinstance(how, Labelling):
             named = judge or NamedJudge(name="self")
-            labeller = run.judge(named)
-            found = labelling.label(labeller, run.start, prompts, how, principles, key=seed)
-            found = replace(found, facts={**found.facts, **beside_people(run, labeller, how)})
+            with run.meter.charging():
+                labeller = run.judge(named)
+                found = labelling.label(labeller, run.start, prompts, how, principles, key=seed)
+                found = replace(found, facts={**found.facts, **beside_people(run, labeller, how)})
         else:
             named = None
-            rows = revising.revise(run.start, prompts, how, principles, key=seed)
+            with run.meter.charging():
+                rows = revising.revise(run.start, prompts, how, principles, key=seed)
             found = labelling.Labelled(list(rows), {"prompts": len(prompts), "kept": len(rows)})
         facts = {
             **found.facts,
@@ -83,7 +85,7 @@ def generate(
             "spent": {
                 name: value for name, value in vars(run.ledger.cost).items() if name.startswith("judge")
             },
-            "generated_tokens": session.base.generated,
+            "generated_tokens": run.ledger.cost.generated_tokens,
         }
         made = labelling.Labelled(found.rows, facts)
         out.mkdir(parents=True, exist_ok=True)

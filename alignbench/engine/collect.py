@@ -24,6 +24,7 @@ COUNTED = tuple(results.Cost.model_fields)
 _NOT_ASKED = {"missing": "the recipe does not ask for it"}
 AVERAGED = (
     "answer_tokens",
+    "answer_flops",
     "answer_seconds",
     "answer_forwards",
     "answer_length",

@@ -15,30 +15,46 @@ from alignbench.api.method import Run
 from alignbench.api.policy import Policy
 from alignbench.errors import DataError
 from alignbench.rows import Demonstration, Pair, Prompt, Ranking, Row, derive
+from alignbench.spending import counts_everything, parts
 
 __all__ = ["label", "prompts", "revise"]
+
+MEASURED = 0.1
+"""Share of what labels may take of a budget that counts everything, for measuring how good their judge is."""
 
 PEOPLE = "people.json"
 """How far a judge agrees with people, where it lies in the store."""
 
 
 def label(
-    run: Run, judge: Judge, how: Labelling, *, policy: Policy | None = None, part: slice = ALL
+    run: Run,
+    judge: Judge,
+    how: Labelling,
+    *,
+    policy: Policy | None = None,
+    part: slice = ALL,
+    share: float = 0.5,
 ) -> list[Row]:
     """Return Pair (or Ranking) rows: answers of `policy` (default: the start), labelled by `judge`.
 
     Shared by all cells that ask for the same; beside them lies an ordinary preference file. `part` picks among
-    the training prompts.
+    the training prompts. Of a budget that counts everything, the labels take `share` of what is left.
     """
     from alignbench.feedback import labelling
 
+    people = {} if counts_everything(run) else None
+    if people is not None:  # first, and within the same share: what is measured of the judge is no surplus
+        begun, most = run.left, share * run.left
+        people = beside_people(run, judge, how, share=MEASURED * share)
+        share = max(0.0, most - (begun - run.left)) / max(run.left, 1e-9)
     policy = run.start if policy is None else policy
     asked = list({row.id: row for row in run.rows(Prompt)}.values())[part]
     principles = labelling.principles(how.constitution, run.root)
     key = store.stream_key(run.seed, "labels")
 
     def make(folder: Path) -> None:
-        labelling.label(judge, policy, asked, how, principles, key=key).save(folder)
+        some = parts(run, asked, share=share) if counts_everything(run) else None
+        labelling.label(judge, policy, asked, how, principles, key=key, parts=some).save(folder)
 
     folder = run.shared(
         make,
@@ -49,14 +65,15 @@ def label(
         how=how.model_dump(exclude={"people"}),
         principles=list(principles),
         prompts=_asked(asked),
+        **_of_what_is_left(run, share),
     )
     found = labelling.load(folder)
-    people = beside_people(run, judge, how)
+    people = beside_people(run, judge, how) if people is None else people
     run.record.judge(found.facts["judge"], **{**found.facts, **people})
     return list(run.rows(Ranking if how.form == "rankings" else Pair, given=found.rows))
 
 
-def beside_people(run: Run, judge: Judge, how: Labelling) -> dict[str, Any]:
+def beside_people(run: Run, judge: Judge, how: Labelling, *, share: float = 1.0) -> dict[str, Any]:
     """Return as `people` how far a judge that labels agrees with the people who labelled held-out pairs.
 
     {} where the data holds no such pairs. Asked once for each judge of a cell, which is charged with it.
@@ -68,7 +85,8 @@ def beside_people(run: Run, judge: Judge, how: Labelling) -> dict[str, Any]:
         key = store.stream_key(run.seed, "labels")
 
         def make(folder: Path) -> None:
-            found = labelling.beside_people(judge, held_out, how, principles, key=key)
+            some = parts(run, held_out, share=share) if counts_everything(run) else None
+            found = labelling.beside_people(judge, held_out, how, principles, key=key, parts=some)
             store.write_json(folder / PEOPLE, found)
 
         rows = [[row.id, row.prompt, row.chosen, row.rejected, row.preference] for row in held_out]
@@ -80,6 +98,7 @@ def beside_people(run: Run, judge: Judge, how: Labelling) -> dict[str, Any]:
             how=how.model_dump(),
             principles=list(principles),
             rows=store.digest(rows),
+            **_of_what_is_left(run, share),
         )
         people = json.loads((folder / PEOPLE).read_text(encoding="utf-8"))
         judge.quality = {**judge.quality, "people": people}
@@ -95,15 +114,20 @@ def _labelled_by_people(run: Run, count: int) -> list[Pair]:
     return list(islice((row for row in rows if "judge" not in row.extra), count))
 
 
-def revise(run: Run, prompts: Many[Prompt], how: Revising) -> list[Demonstration]:
-    """Return demonstrations: answers of the start to `prompts`, revised by itself; shared like labels."""
+def revise(run: Run, prompts: Many[Prompt], how: Revising, *, share: float = 0.5) -> list[Demonstration]:
+    """Return demonstrations: answers of the start to `prompts`, revised by itself; shared like labels.
+
+    Of a budget that counts everything they take `share` of what is left.
+    """
     from alignbench.feedback import labelling, revising
 
     principles = labelling.principles(how.constitution, run.root)
     key = store.stream_key(run.seed, "revisions")
 
     def make(folder: Path) -> None:
-        rows: list[Row] = list(revising.revise(run.start, prompts, how, principles, key=key))
+        rows: list[Row] = []
+        for some in parts(run, prompts, share=share):
+            rows += revising.revise(run.start, some, how, principles, key=key)
         labelling.Labelled(rows, {"revised": len(rows)}).save(folder)
 
     folder = run.shared(
@@ -114,6 +138,7 @@ def revise(run: Run, prompts: Many[Prompt], how: Revising) -> list[Demonstration
         how=how.model_dump(),
         principles=list(principles),
         prompts=_asked(prompts),
+        **_of_what_is_left(run, share),
     )
     return list(run.rows(Demonstration, given=labelling.load(folder).rows))
 
@@ -125,6 +150,11 @@ def prompts(run: Run, source: NamedSource, limit: int) -> list[Prompt]:
     run.record.departure("prompts of its own", "", source.name)
     rows = open_source(source, run.root).rows("train", limit, run.seed)
     return [prompt for row in rows for prompt in derive(row, Prompt, seed=run.seed)]
+
+
+def _of_what_is_left(run: Run, share: float) -> dict[str, Any]:
+    """What a key says of how much is made, where that depends on what is left of the budget."""
+    return {"left": run.left, "share": share} if counts_everything(run) else {}
 
 
 def _asked(prompts: Many[Prompt]) -> str:

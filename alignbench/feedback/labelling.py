@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import Any
 
 from alignbench.api.config import Labelling
 from alignbench.api.judge import Judge, PairwiseJudgment
-from alignbench.api.policy import Policy
+from alignbench.api.policy import Answer, Policy
 from alignbench.errors import DataError, PluginError, Problem
 from alignbench.judges.controls import agreement
 from alignbench.rows import Pair, Prompt, Ranking, Row
@@ -108,31 +108,43 @@ def label(
     constitution: Sequence[str] = (),
     *,
     key: int,
+    parts: Iterable[Sequence[Prompt]] | None = None,
 ) -> Labelled:
     """Draw answers of `policy`, let `judge` compare all that differ, and return what it says as rows.
 
     An abstention, a tie, and with `consistent` a verdict that changes with the order, labels nothing and is
-    counted. Law: equal arguments give equal rows. Raises PluginError where the judge ignores the principles of a
+    counted. `parts` of the prompts, where given, are labelled one after the other, as long as there are more. Law:
+    equal arguments give equal rows. Raises PluginError where the judge ignores the principles of a
     `constitution`.
     """
     if constitution and (lost := type(judge).check_principles(judge.config)):
         what = f"a principle is drawn for each comparison, and the judge '{judge.name}' loses it: {lost.what}"
         raise PluginError(Problem(what, f"{lost.fix}, or leave `constitution` out", field=lost.field))
-    drawn: dict[str, list[str]] = {prompt.id: [] for prompt in prompts}
-    answers = policy.answer(prompts, how.sampling, key, samples=how.answers)
-    for answer in answers:
-        if answer.finished and answer.text.strip() and answer.text not in drawn[answer.prompt_id]:
-            drawn[answer.prompt_id].append(answer.text)
     before = Counter(judge.abstained)
-    asked = [(prompt, i, j) for prompt in prompts for i, j in combinations(range(len(drawn[prompt.id])), 2)]
-    chosen = [Random(f"{key}/{p.id}/{i}/{j}").choice(constitution) for p, i, j in asked if constitution]
-    judgments = judge.judge_pairs(
-        [prompt for prompt, _, _ in asked],
-        [drawn[prompt.id][i] for prompt, i, _ in asked],
-        [drawn[prompt.id][j] for prompt, _, j in asked],
-        chosen or None,
-    )
-    judge.record_cost(ai_comparisons=len(asked))
+    answers: list[Answer] = []
+    drawn: dict[str, list[str]] = {}
+    done: list[Prompt] = []
+    asked: list[tuple[Prompt, int, int]] = []
+    judgments: list[PairwiseJudgment] = []
+    for some in (prompts,) if parts is None else parts:
+        drawn |= {prompt.id: [] for prompt in some}
+        found = policy.answer(some, how.sampling, key, samples=how.answers)
+        answers += found
+        for answer in found:
+            if answer.finished and answer.text.strip() and answer.text not in drawn[answer.prompt_id]:
+                drawn[answer.prompt_id].append(answer.text)
+        new = [(prompt, i, j) for prompt in some for i, j in combinations(range(len(drawn[prompt.id])), 2)]
+        chosen = [Random(f"{key}/{p.id}/{i}/{j}").choice(constitution) for p, i, j in new if constitution]
+        judgments += judge.judge_pairs(
+            [prompt for prompt, _, _ in new],
+            [drawn[prompt.id][i] for prompt, i, _ in new],
+            [drawn[prompt.id][j] for prompt, _, j in new],
+            chosen or None,
+        )
+        judge.record_cost(ai_comparisons=len(new))
+        asked += new
+        done += some
+    prompts = done
     dropped: dict[str, int] = {}
     rows: list[Row] = []
     by_prompt: dict[str, dict[tuple[int, int], float]] = {prompt.id: {} for prompt in prompts}
@@ -165,7 +177,13 @@ def label(
 
 
 def beside_people(
-    judge: Judge, pairs: Sequence[Pair], how: Labelling, constitution: Sequence[str] = (), *, key: int
+    judge: Judge,
+    pairs: Sequence[Pair],
+    how: Labelling,
+    constitution: Sequence[str] = (),
+    *,
+    key: int,
+    parts: Iterable[Sequence[Pair]] | None = None,
 ) -> dict[str, Any]:
     """Return how far the labels that `judge` gives to `pairs` agree with those of the people who labelled them.
 
@@ -174,14 +192,21 @@ def beside_people(
     `consistent`, `first` and `mass` of the judge's two orders, and what labelled nothing as `dropped`.
     """
     rng = Random(key)
-    # The label must not be where it can be guessed: chosen and rejected take turns at being first.
-    turned = [rng.random() < 0.5 for _ in pairs]
-    judgments = judge.judge_pairs(
-        list(pairs),
-        [pair.rejected if turn else pair.chosen for pair, turn in zip(pairs, turned, strict=True)],
-        [pair.chosen if turn else pair.rejected for pair, turn in zip(pairs, turned, strict=True)],
-        [Random(f"{key}/{pair.id}").choice(constitution) for pair in pairs] if constitution else None,
-    )
+    turned: list[bool] = []
+    judgments: list[PairwiseJudgment] = []
+    done: list[Pair] = []
+    for some in (pairs,) if parts is None else parts:
+        # The label must not be where it can be guessed: chosen and rejected take turns at being first.
+        turns = [rng.random() < 0.5 for _ in some]
+        judgments += judge.judge_pairs(
+            list(some),
+            [pair.rejected if turn else pair.chosen for pair, turn in zip(some, turns, strict=True)],
+            [pair.chosen if turn else pair.rejected for pair, turn in zip(some, turns, strict=True)],
+            [Random(f"{key}/{pair.id}").choice(constitution) for pair in some] if constitution else None,
+        )
+        turned += turns
+        done += some
+    pairs = done
     reasons = [_unfit(judgment, how) for judgment in judgments]
     ours = [
         None if reason else _side(judgment.preference)

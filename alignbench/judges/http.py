@@ -45,6 +45,7 @@ class HTTP(Reader):
 
     api = 2
     trains = True
+    uncounted = ("flops",)
 
     class Config(Asking):
         url: str

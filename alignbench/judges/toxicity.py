@@ -67,10 +67,13 @@ def by_classifier(folder: str) -> Callable[[Sequence[str]], list[float]]:
     import torch
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+    from alignbench.models import counting
+
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     model = AutoModelForSequenceClassification.from_pretrained(
         folder, local_files_only=True, trust_remote_code=False, use_safetensors=True
     ).eval()
+    counting.count(model)
     names = {str(name).lower(): place for place, name in model.config.id2label.items()}
     if "toxic" not in names:
         raise DataError(

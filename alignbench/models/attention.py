@@ -13,6 +13,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from alignbench.models import counting
 from alignbench.models.stack import attention_name
 
 NAME = "alignbench"
@@ -61,6 +62,9 @@ def attention(
 ) -> tuple[Tensor, Tensor | None]:
     """Attend as `pattern` says; without one as PyTorch's scaled dot product attention does."""
     if pattern is None:
+        batch, heads, queries, size = query.shape
+        gradient = torch.is_grad_enabled() and (query.requires_grad or key.requires_grad)
+        counting.attended(batch, heads, queries, key.shape[2], size, gradient=gradient)
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **more
         )
@@ -100,7 +104,7 @@ def computes_same(
     known = _KNOWN.setdefault(model, {})
     if what not in known:
         known[what] = False  # also while it is tried
-        with torch.no_grad():
+        with torch.no_grad(), counting.trying():
             right = wanted()
             try:
                 known[what] = agrees(found(), right)

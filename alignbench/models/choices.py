@@ -13,7 +13,7 @@ from torch import Tensor
 
 from alignbench.data.tokens import encode, spelled
 from alignbench.errors import ModelError
-from alignbench.models import varlen
+from alignbench.models import counting, varlen
 from alignbench.models.attention import computes_same
 from alignbench.models.incremental import handed_on, last_states, select
 from alignbench.models.memory import CACHED_QUESTIONS, LOGITS, QUESTIONS
@@ -263,6 +263,7 @@ class _CachedTexts:
         self.mask = mask
         self.reading.forwards += 1
         self.reading.tokens += sum(map(len, rest))
+        counting.expect(sum(map(len, rest)))
         output = self.base.forward(ids, mask, use_cache=True, **self.cache)
         self.cache = handed_on(self.base, output)
         return output.last_hidden_state

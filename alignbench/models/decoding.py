@@ -8,6 +8,7 @@ from transformers import PreTrainedTokenizerFast
 
 from alignbench.api.policy import Policy
 from alignbench.errors import PluginError
+from alignbench.models import meter
 from alignbench.models.generation import noise_key
 from alignbench.models.policy import ModelPolicy
 from alignbench.models.token_tree import TokenTrees
@@ -47,7 +48,7 @@ class DecodingBase(TokenTrees):
 
     def tokenised(self, prompts: Many[Prompt]) -> list[Prompt]:
         """Return the prompts with their token ids."""
-        self.base.meter.answered(prompts, 0, 0.0)
+        meter.answered(prompts)
         return self.policy.tokenised(prompts)
 
     def decode(self, ids: Many[int]) -> str:

@@ -14,6 +14,7 @@ from torch.nn import Module
 
 from alignbench.api.method import PerToken, ScoringGroup
 from alignbench.errors import PluginError
+from alignbench.models import meter
 from alignbench.models.lm_head import log_probabilities
 from alignbench.models.memory import POSITIONS
 from alignbench.models.network import Adapted, Network
@@ -84,8 +85,6 @@ class Layout:
     targets: Tensor
     """int64 [M]: the response tokens."""
     spans: Mapping[str, Span]
-    tokens: int
-    """Tokens of all sequences, a shared prompt counted as often as it is used."""
 
 
 def lay_out(groups: Mapping[str, Group], device: torch.device) -> Layout:
@@ -143,7 +142,6 @@ def lay_out(groups: Mapping[str, Group], device: torch.device) -> Layout:
         states=_to(which, device),
         targets=_to(np.array(targets), device),
         spans=spans,
-        tokens=sum(size + more + 1 for _, size, _, more in rows),
     )
 
 
@@ -191,7 +189,6 @@ def score(
     """
     found: dict[str, Scores] = {}
     together: dict[tuple[int, int], list[str]] = {}
-    default.base.meter.scored(sum(len(group.items) for group in groups.values()))
     for name, group in groups.items():
         together.setdefault((id(group.policy or default), id(group.items)), []).append(name)
     for names in together.values():
@@ -210,7 +207,7 @@ def score(
         for places in batches(items, positions or POSITIONS[base.device.type]):
             part = [items[place] for place in places]
             given = {name: Group(part, groups[name].head, groups[name].temperature) for name in names}
-            with base.using(policy), base.arithmetic():
+            with meter.doing("score"), base.using(policy), base.arithmetic():
                 layout = lay_out(given, base.device)
                 states = response_states(base, layout)
             for name, group in given.items():

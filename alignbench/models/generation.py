@@ -14,6 +14,7 @@ from torch import Tensor
 from alignbench.api.config import Sampling
 from alignbench.api.policy import Answer
 from alignbench.errors import ModelError
+from alignbench.models import meter
 from alignbench.models.incremental import GrowingTexts
 from alignbench.models.memory import ANSWERS, CACHE
 from alignbench.rows import Prompt
@@ -99,7 +100,7 @@ def generate(
                 )
     order = sorted(rows, key=lambda row: (-len(row.prompt.prompt_ids), row.place))
     base.model.eval()
-    with torch.no_grad(), base.using(policy), base.arithmetic():
+    with meter.doing("generate"), torch.no_grad(), base.using(policy), base.arithmetic():
         while order:
             size = _batch(base, order, sampling.max_new_tokens)
             _decode(base, order[:size], sampling)
@@ -125,7 +126,7 @@ def _decode(base: Network, rows: list[_Row], sampling: Sampling) -> None:
     texts = GrowingTexts(base, [row.prompt.prompt_ids for row in rows])
     for position in range(sampling.max_new_tokens):
         started = time.perf_counter()
-        logits = base.logits(texts.states())
+        logits = base.logits(texts.states([not row.ended for row in rows]))
         tokens = _draw(base, logits, rows, sampling, position)
         at_work = [row for row in rows if not row.ended]
         for row, token, computed in zip(rows, tokens, texts.computed, strict=True):

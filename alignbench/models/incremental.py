@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from transformers import Cache
 
+from alignbench.models import counting
+
 if TYPE_CHECKING:
     from alignbench.models.network import Network
     from alignbench.models.paths import Batch, Paths
@@ -36,18 +38,24 @@ class GrowingTexts:
         self.computed: list[int] = []
         """Positions that the last call computed, by text."""
 
-    def states(self) -> Tensor:
-        """Return [texts, hidden]: the last hidden state after each text."""
+    def states(self, wanted: Many[bool] | None = None) -> Tensor:
+        """Return [texts, hidden]: the last hidden state after each text; those that are not `wanted` are padding."""
         if not self.paths.cache:
             self.computed = [len(text) for text in self._texts]
+            self._expect(wanted)
             return self.base.hidden(*self.base.pad(self._texts, "left"))[:, -1]
         new = self._mask.sum(1).tolist() if not self._cache else [1] * len(self._mask)
         self.computed = [new[row] for row in self._rows]
+        self._expect(wanted)
         mask = self._mask if self.paths.mask or not self._cache else None
         output = self.base.forward(self._ids, mask, use_cache=True, **self._cache)
         self._cache = handed_on(self.base, output)
         hidden = output.last_hidden_state[:, -1]
         return hidden if len(self._rows) == len(hidden) else hidden[self._rows]
+
+    def _expect(self, wanted: Many[bool] | None) -> None:
+        chosen = [True] * len(self.computed) if wanted is None else wanted
+        counting.expect(sum(count for count, one in zip(self.computed, chosen, strict=True) if one))
 
     def add(self, tokens: Many[int]) -> None:
         """Append a token to each text."""

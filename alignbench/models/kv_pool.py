@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
+from alignbench.models import counting
 from alignbench.models.memory import POOL_GROWTH
 
 if TYPE_CHECKING:
@@ -278,6 +279,7 @@ def attended(
     """
     rows, width, heads, size = query.shape
     groups = heads // keys.shape[2]
+    counting.attended(rows, heads, width, keys.shape[1], size, gradient=False)
     queries, keys, values = query.transpose(1, 2), keys.transpose(1, 2), values.transpose(1, 2)
     if groups > 1:  # heads that share keys are queries side by side
         queries = queries.reshape(rows, -1, groups * width, size)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from alignbench.models import counting
 from alignbench.models.attention import computes_same, decoder_of, installed
 
 
@@ -44,6 +45,7 @@ def _shortened(model: PreTrainedModel, read: Tensor) -> Iterator[None]:
 def _forward_of(layer: Any, read: Tensor) -> Callable[..., Tensor]:
     def forward(hidden_states: Tensor, **how: Any) -> Tensor:
         attended, *_ = layer.self_attn(hidden_states=layer.input_layernorm(hidden_states), read=read, **how)
+        counting.skipped(layer.mlp, hidden_states.shape[1] - len(read))
         states = hidden_states.index_select(1, read) + attended.index_select(1, read)
         return states + layer.mlp(layer.post_attention_layernorm(states))
 

@@ -12,6 +12,7 @@ import torch
 from safetensors import SafetensorError
 
 from alignbench.errors import ModelError
+from alignbench.models import counting
 from alignbench.models.base import Base
 from alignbench.models.files import UNDAMAGED, check_model, refuse_not_finite
 from alignbench.models.hub import first_line, obtain
@@ -30,6 +31,7 @@ WORTH_KEEPING = 1 << 26
 """Bytes of weights from which quantising takes seconds (25 times the loading, measured on 170 MB)."""
 
 
+@counting.trying()
 def load_base(
     model: schema.Model,
     *,
@@ -77,6 +79,7 @@ def load_base(
     return Base(network, tokenizer, adapter=model.adapter, fingerprint=key, total=total, quantised=quantised)
 
 
+@counting.trying()
 def load_classifier(
     id: str,
     *,
@@ -105,6 +108,7 @@ def load_classifier(
         tokenizer.pad_token = tokenizer.eos_token
     if network.config.pad_token_id is None:
         network.config.pad_token_id = tokenizer.pad_token_id
+    counting.count(network)
     return network, tokenizer
 
 

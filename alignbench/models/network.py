@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import weakref
 from collections.abc import Callable, Iterator
 from collections.abc import Sequence as Many
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import cached_property
 from inspect import signature
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -15,8 +17,7 @@ from torch import Tensor, nn
 
 from alignbench import heartbeat
 from alignbench.errors import ModelError
-from alignbench.models import attention, stack, varlen
-from alignbench.models.meter import Meter
+from alignbench.models import attention, counting, stack, varlen
 from alignbench.models.paths import Paths
 
 if TYPE_CHECKING:
@@ -43,10 +44,6 @@ class Network:
         self.fingerprint = fingerprint
         self.device: torch.device = model.device
         self.dtype: torch.dtype = model.dtype
-        self.generated = 0
-        """Tokens generated so far, under any policy."""
-        self.meter: Meter = Meter()
-        """Receives what is computed here, for an account of its cost."""
         self.answered: Callable[[int], None] = lambda count: None
         """Called with the number of answers that have just ended, for a progress display."""
         self.recomputes = False
@@ -58,6 +55,8 @@ class Network:
         """From token ids to hidden states."""
         self._given = _Given(model.base_model, self.decoder)
         self.decoder.register_forward_pre_hook(heartbeat.send)
+        this = weakref.ref(self)  # a hook that holds the network would keep both in memory
+        counting.count(model, lambda: None if (network := this()) is None else network._active)
         self.takes_positions: bool = "position_ids" in signature(type(self.decoder).forward).parameters
         self.context: int | None = varlen.context(model)
         """The most tokens that the model can read; None where there is no such limit."""
@@ -66,7 +65,8 @@ class Network:
         self._layers: list[LoraLayer] = []
         self._active: str | None = None
         _check_vocabulary(self)
-        _check_head(self)
+        with counting.trying():
+            _check_head(self)
 
     def using(self, policy: Adapted | None) -> AbstractContextManager[None]:
         """Compute as `policy`, or without an adapter, does inside the block, and as before after it.
@@ -87,6 +87,11 @@ class Network:
         self.model.activation_checkpointing_enable(
             activation_checkpointing_kwargs={"use_reentrant": False, "context_fn": self._recompute}
         )
+
+    @cached_property
+    def size(self) -> int:
+        """Weights that each position is multiplied with, without those of adapters."""
+        return counting.weights(self.model)
 
     @property
     def head(self) -> nn.Linear:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import time
 from collections.abc import Sequence as Many
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 from alignbench.api.config import Sampling
 from alignbench.api.policy import Answer, Can, Setting, TokenScores
 from alignbench.data.tokens import encode, render
+from alignbench.models import meter
 from alignbench.models.generation import generate
 from alignbench.models.lora_config import WEIGHTS, shape_of, write_config
 from alignbench.models.network import Network
@@ -51,12 +51,8 @@ class ModelPolicy:
     def answer(
         self, prompts: Many[Prompt], sampling: Sampling, key: int, *, samples: int = 1
     ) -> list[Answer]:
-        begun = time.perf_counter()
-        answers = generate(self, self.tokenised(prompts), sampling, key, samples=samples)
-        tokens = sum(len(answer.ids) for answer in answers)
-        self.base.generated += tokens
-        self.base.meter.answered(prompts, tokens, time.perf_counter() - begun)
-        return answers
+        meter.answered(prompts)
+        return generate(self, self.tokenised(prompts), sampling, key, samples=samples)
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerFast:
@@ -64,7 +60,6 @@ class ModelPolicy:
         return self.base.tokenizer
 
     def logprobs(self, sequences: Many[Sequence], *, entropy: bool = False) -> list[TokenScores]:
-        self.base.meter.scored(len(sequences))
         return token_scores(self, sequences, entropy=entropy)
 
     def hidden(self, ids: Tensor, mask: Tensor | None = None) -> Tensor:

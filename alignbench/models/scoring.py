@@ -12,6 +12,7 @@ from torch import Tensor
 
 from alignbench.api.policy import TokenScores
 from alignbench.errors import ModelError
+from alignbench.models import counting, meter
 from alignbench.models.forward import Group, Layout, batches, lay_out, response_states, spread
 from alignbench.models.lm_head import log_probabilities, log_probabilities_and_entropies
 from alignbench.models.memory import POSITIONS
@@ -64,6 +65,7 @@ def embed(base: Network, texts: Many[Many[int]]) -> NDArray[np.float32]:
     with base.using(None), base.arithmetic():
         for places in batches(texts, POSITIONS[base.device.type]):
             ids, mask = base.pad([texts[place] for place in places], "right")
+            counting.expect(sum(len(texts[place]) for place in places))
             states = base.hidden(ids).float() * mask[..., None]
             found[places] = (states.sum(1) / mask.sum(1, keepdim=True)).cpu().numpy()
     return found
@@ -75,7 +77,7 @@ def _states(policy: Adapted, sequences: Many[Sequence]) -> Iterator[tuple[list[i
     base = policy.base
     base.model.eval()
     for places in batches(sequences, POSITIONS[base.device.type]):
-        with base.using(policy), base.arithmetic():
+        with meter.doing("score"), base.using(policy), base.arithmetic():
             layout = lay_out({"": Group([sequences[place] for place in places])}, base.device)
             states = response_states(base, layout)
         yield places, layout, states

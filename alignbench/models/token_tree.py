@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Iterator
 from collections.abc import Sequence as Many
 from contextlib import nullcontext
@@ -15,6 +14,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from alignbench.errors import ModelError
+from alignbench.models import counting, meter
 from alignbench.models.attention import computes_same, installed, no_mask
 from alignbench.models.generation import stop_ids
 from alignbench.models.kv_pool import OneRow, Pool, RowPerTree, Rows
@@ -161,9 +161,13 @@ class TokenTrees:
 
     def ask(self, asked: Many[tuple[TokenTree, Many[Query]]]) -> list[list[Reply]]:
         """Answer the queries of each tree, each tree once at most; unknown positions are computed."""
-        base, begun = self.base, time.perf_counter()
-        before = [(tree.tokens, tree.forwards) for tree, _ in asked]
-        with torch.inference_mode(), base.using(self.policy), base.arithmetic():
+        base = self.base
+        with (
+            meter.doing("search"),
+            torch.inference_mode(),
+            base.using(self.policy),
+            base.arithmetic(),
+        ):
             try:
                 grown = [(tree, *self._grow(tree, queries)) for tree, queries in asked]
                 self._compute([(tree, new) for tree, new, _ in grown if new])
@@ -178,18 +182,13 @@ class TokenTrees:
                     for query, node in zip(queries, ends, strict=True)
                 ]
             )
-        base.meter.searched(
-            sum(tree.tokens - old for (tree, _), (old, _) in zip(asked, before, strict=True)),
-            sum(tree.forwards - old for (tree, _), (_, old) in zip(asked, before, strict=True)),
-            time.perf_counter() - begun,
-        )
         done = iter(replies)
         return [[next(done) for _ in queries] for _, queries in asked]
 
     def alone(self, path: Ids) -> Tensor:
         """Return the float32 logits [1, vocabulary] after `path`, computed by itself and without a cache."""
         base = self.base
-        with torch.inference_mode(), base.using(self.policy), base.arithmetic():
+        with meter.doing("search"), torch.inference_mode(), base.using(self.policy), base.arithmetic():
             ids, mask = base.pad([path], "left")
             return base.logits(base.hidden(ids, mask)[:, -1])[:, : base.vocabulary]
 
@@ -272,7 +271,12 @@ class TokenTrees:
 
     def _compute(self, work: list[Row]) -> None:
         fast: list[Row] = []
-        with torch.inference_mode(), self.base.using(self.policy), self.base.arithmetic():
+        with (
+            meter.doing("search"),
+            torch.inference_mode(),
+            self.base.using(self.policy),
+            self.base.arithmetic(),
+        ):
             for tree, new in work:
                 deepest = max(node.depth for node in new)
                 tree.whole_texts |= self.whole_texts or not attends_to_all(self.base.model, deepest)
@@ -336,6 +340,7 @@ class TokenTrees:
                 continue
             ours = block.flat(block.places)
             cache = RowPerTree(pool, where[ours], block)
+            counting.expect(len(ours))
             hidden = self._hidden(cache, ids[block.places], positions[block.places], block.mask)
             pool.states[where[ours]] = block.flat(hidden)
             for tree, new in similar:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from alignbench.errors import ModelError
-from alignbench.models import choices, last_layer, varlen
+from alignbench.models import choices, counting, last_layer, varlen
 from alignbench.models.attention import NOT_SUPPORTED, agrees
 from alignbench.models.incremental import GrowingTexts
 from alignbench.models.paths import Paths
@@ -40,8 +40,8 @@ def find_paths(base: Network) -> Paths:
     Raises ModelError for a model that is not causal.
     """
     model = base.model
-    _check_causal(base)
-    with torch.no_grad(), base.arithmetic():
+    with torch.no_grad(), base.arithmetic(), counting.trying():
+        _check_causal(base)
         base.paths = paths = next((paths for paths in LADDER if _right(base, paths)), Paths())
         one_row = varlen.supports(model, 0)
         trees = TokenTrees(ModelPolicy(base, None))

@@ -11,7 +11,7 @@ from torch.nn import Embedding
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
-from alignbench.models import last_layer
+from alignbench.models import counting, last_layer
 from alignbench.models.attention import computes_same, decoder_of, installed, no_mask
 
 
@@ -50,9 +50,15 @@ class Varlen:
             rows = self.last.attend(query, key, value, scale=scale, dropout=dropout, read=None)
             return rows.new_zeros(1, query.shape[2], *rows.shape[2:]).index_copy_(1, read, rows)
         heads = query.shape[1]
+        queries = self._padded(query, self.gather if self.queries is None else self.queries)
+        keys = self._padded(key, self.gather)
+        gradient = torch.is_grad_enabled() and (query.requires_grad or key.requires_grad)
+        counting.attended(
+            self.batch, heads, queries.shape[2], keys.shape[2], queries.shape[3], gradient=gradient
+        )
         out = F.scaled_dot_product_attention(
-            self._padded(query, self.gather if self.queries is None else self.queries),
-            self._padded(key, self.gather),
+            queries,
+            keys,
             self._padded(value, self.gather),
             attn_mask=self.mask,
             is_causal=self.mask is None,
@@ -156,6 +162,7 @@ def _padded_states(model: PreTrainedModel, ids: Tensor, varlen: Varlen) -> Tenso
 def _padded(model: PreTrainedModel, ids: Tensor, varlen: Varlen) -> Tensor:
     # Padded on the right, where the mask that a model makes by itself is correct.
     rows = ids.index_select(0, varlen.gather).view(varlen.batch, varlen.width)
+    counting.expect(len(ids))
     found = decoder_of(model)(input_ids=rows, use_cache=False).last_hidden_state
     return found.flatten(0, 1).index_select(0, varlen.back)
 

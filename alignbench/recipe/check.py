@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from alignbench import plugins
-from alignbench.api.config import NAME, NamedMethod, NamedReward, NamedSource
+from alignbench.api.config import NAME, TOTALS, NamedMethod, NamedReward, NamedSource
 from alignbench.api.method import Method
 from alignbench.errors import AlignbenchError, PluginError, Problem
 from alignbench.plugins import Group
@@ -113,6 +113,7 @@ class Check:
         made = self.valid(kind.Config, own_fields(block), own)
         if made is not None:
             self.builds_on(label, own, made)
+            self.measures(label, block, name, kind, made)
         for view in kind.consumes if made is None else kind(made).reads():
             source = "pretraining" if view is Text else "train"
             has = self.views.get(source)
@@ -123,6 +124,23 @@ class Check:
             elif view is not Text and has is not None and not can_derive(has, view):
                 what = f"'{name}' reads {view.__name__} rows, which cannot be made of {has.__name__} rows"
                 self.problem(route, what, "name other data in data.train", key=True)
+
+    def measures(
+        self, label: str, block: Mapping[str, Any], name: str, kind: type[Method], config: BaseModel
+    ) -> None:
+        """Check that a method, and what it builds on, can measure the unit of its budget."""
+        mine = isinstance(block.get("budget"), dict)
+        budget = block["budget"] if mine else self.written(("budget",), {})
+        route: Route = ("methods", label, "budget") if mine else ("budget",)
+        for unit in TOTALS if isinstance(budget, dict) else ():
+            if budget.get(unit) is None:
+                continue
+            found = [(f"the method '{name}'", kind), *_counted(config)]
+            for who, one in found:
+                if unit in one.uncounted:
+                    what = f"{who} cannot count {unit}, which is the budget of '{label}'"
+                    others = [other for other in ("epochs", *TOTALS) if other not in one.uncounted]
+                    self.problem((*route, unit), what, f"set a budget in {', '.join(others)}", key=True)
 
     def builds_on(self, label: str, own: Route, config: BaseModel) -> None:
         """Check the plugins that a method's fields name, and that no judge both trains and evaluates."""
@@ -276,6 +294,18 @@ class Check:
             for one in explain(error, model, self.document, route):
                 self.problem(one.route, one.what, one.fix, key=one.at_key)
         return None
+
+
+def _counted(config: BaseModel) -> Iterator[tuple[str, Any]]:
+    """Yield the judges and methods that a method's fields name, those that these name included, with their class."""
+    for _, one in named_in(config):
+        if isinstance(one, NamedSource):
+            continue
+        with suppress(ValidationError, PluginError):  # a problem of the check of its name
+            group = group_of(one)
+            kind, inner = build(group, one.name, one.config)
+            yield f"the {group.removesuffix('s')} '{one.name}'", kind
+            yield from _counted(inner)
 
 
 def _named(data: Mapping[str, Any]) -> Iterator[tuple[Group, Route, Any]]:

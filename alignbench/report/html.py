@@ -56,7 +56,8 @@ def render(folder: Path, results: Results) -> str:
         title=leaderboards.title,
         start_of=leaderboards.start_of,
         flat=leaderboards.flat,
-        spent_tokens=leaderboards.spent_tokens,
+        prices=leaderboards.prices,
+        PRICES=leaderboards.PRICES,
         colour=page.colour,
         tint=figures.colour,
         LONG=LONG,
@@ -88,7 +89,6 @@ def _costs(page: Page) -> Mapping[str, Any]:
     return {
         "rows": rows,
         "decoded": [row for row in rows if row.label.decoding is not None],
-        "spent": leaderboards.spent_tokens,
         "total": page.results.cost,
     }
 

@@ -11,7 +11,6 @@ from alignbench.results import (
     MIN_RATERS,
     Cell,
     Comparison,
-    Cost,
     Estimand,
     Estimate,
     LabelResult,
@@ -26,6 +25,10 @@ LEADING = ("win_rate", "kl.base", "length.tokens")
 
 DEAR = 1.5
 """Cost of a decoder's answer, in positions of its start's, from which a control at the same cost is missed."""
+PRICES = ("cost", "with chain", "one answer")
+"""The columns of what a label costs, each time and tokens, labels and judges included."""
+
+COSTS = "Costs are the time and the tokens of all that was computed, labels and judges included."
 
 NOT_RECORDED = Measured(missing="not measured in this run")
 
@@ -143,6 +146,7 @@ def leaderboard(*runs: Results) -> Leaderboard:
     for run, results in named.items():
         if lead and (why := unfit(results, lead)):
             caption += f" No verdicts{f' for {run}' if len(runs) > 1 else ''}: {why}."
+    caption += f" {COSTS}"
     return Leaderboard(named, columns, rows, caption.strip(), differences(named))
 
 
@@ -299,10 +303,15 @@ def differences(runs: Mapping[str, Results]) -> tuple[FieldDifference, ...]:
     return tuple(one for one in told if len(set(one.values.values())) > 1)
 
 
-def spent_tokens(cost: Cost) -> float | None:
-    """Return the tokens a budget counts: positions with gradient plus positions generated."""
-    parts = [part for part in (cost.train_tokens, cost.generated_tokens) if part is not None]
-    return sum(parts) if parts else None
+def prices(label: LabelResult) -> tuple[tuple[str, str], ...]:
+    """Return time and tokens of a label: of its own, with its chain, and of one answer; see `PRICES`."""
+    own, chain = label.cost.own, label.cost.chain
+    found = (
+        (own.seconds, own.tokens),
+        (chain.seconds, chain.tokens),
+        (own.answer_seconds, own.answer_tokens),
+    )
+    return tuple((text.duration(seconds), text.count(tokens)) for seconds, tokens in found)
 
 
 def _short(results: Results, found: Comparison) -> str:

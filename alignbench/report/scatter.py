@@ -42,10 +42,10 @@ def price(page: Page) -> Mapping[str, Any] | None:
         _scatter(
             page,
             "training",
-            "training time of the whole chain, seconds",
+            "time of the whole chain, seconds",
             "{lead} against training time",
             "Up and to the left is better: a higher score in less time. Base is not trained.",
-            lambda row: _seconds(row.label.cost.chain.train_seconds),
+            lambda row: _seconds(row.label.cost.chain.seconds),
         ),
         _scatter(
             page,

@@ -10,12 +10,13 @@ from typing import Any
 
 from alignbench.report import decoding, text
 from alignbench.report.leaderboard import (
+    PRICES,
     Column,
     Leaderboard,
     Row,
     leaderboard,
     metric_infos,
-    spent_tokens,
+    prices,
     start_of,
 )
 from alignbench.results import Estimate, Measured, Results
@@ -44,18 +45,16 @@ def leaderboard_markdown(seen: Leaderboard) -> str:
         "start",
         *(["T"] if seen.decoded else []),
         *(column.title for column in seen.columns),
-        "time",
-        "tokens",
+        *PRICES,
         "against its start",
     ]
     lines = [f"> Different: {_cell(one)}" for one in seen.differences]
     if lines:
         lines.append("")
     lines.append(_line(head))
-    numeric = len(seen.columns) + 2 + seen.decoded
+    numeric = len(seen.columns) + len(PRICES) + seen.decoded
     lines.append(_line(["---", "---", *["---:"] * numeric, "---"]))
     for row in seen.rows:
-        own = row.label.cost.own
         status = f"{row.status}: {row.reason}" if row.reason else row.status
         lines.append(
             _line(
@@ -64,8 +63,7 @@ def leaderboard_markdown(seen: Leaderboard) -> str:
                     _cell(start_of(row.label)),
                     *([row.temperature] if seen.decoded else []),
                     *(_measured(row, column) for column in seen.columns),
-                    text.duration(own.train_seconds),
-                    text.count(spent_tokens(own)),
+                    *(", ".join(price) for price in prices(row.label)),
                     _cell((row.verdict.short if row.verdict else "") if row.done else status),
                 ]
             )

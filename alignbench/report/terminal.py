@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from alignbench.report import decoding, text
-from alignbench.report.leaderboard import Column, Leaderboard, Row, leaderboard, spent_tokens, start_of
+from alignbench.report.leaderboard import PRICES, Column, Leaderboard, Row, leaderboard, prices, start_of
 from alignbench.results import Measured, Results
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
     from rich.text import Text
 
 
@@ -44,19 +45,20 @@ def draw(seen: Leaderboard, console: Console) -> None:
     table.add_column("label", overflow="fold", min_width=10)
     for column in seen.columns:
         table.add_column(column.title, justify="right", min_width=7)
-    for cost in ("time\ntokens",) if narrow else ("time", "tokens"):
-        table.add_column(cost, justify="right", no_wrap=True)
+    for price in ("with chain",) if narrow else PRICES:
+        table.add_column(price, justify="right", no_wrap=True)
     table.add_column("against its start", min_width=10)
     for row in seen.rows:
-        own = row.label.cost.own
-        costs = (text.duration(own.train_seconds), text.count(spent_tokens(own))) if row.done else ("", "")
+        costs = prices(row.label) if row.done else ((),) * len(PRICES)
         table.add_row(
             _name(row, seen),
             *(_measured(row, column, narrow) for column in seen.columns),
-            *(["\n".join(costs)] if narrow else costs),
+            *("\n".join(cost) for cost in (costs[1:2] if narrow else costs)),
             _verdict(row, narrow),
         )
     console.print(table)
+    if narrow:
+        console.print(_costs(seen))
     for results in seen.runs.values() if len(seen.runs) == 1 and seen.columns else ():
         _temperatures(results, seen.columns[0], console)
     for row in seen.rows:
@@ -90,15 +92,30 @@ def _temperatures(results: Results, column: Column, console: Console) -> None:
     console.print(table)
 
 
-def _name(row: Row, seen: Leaderboard) -> Text:
+def _costs(seen: Leaderboard) -> Table:
+    """Return a table of costs, for which a narrow terminal has no room next to the metrics."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column("label", overflow="fold", min_width=10)
+    for price in PRICES:
+        table.add_column(price, justify="right", no_wrap=True)
+    for row in seen.rows:
+        if row.done:
+            table.add_row(_name(row, seen, start=False), *(", ".join(cost) for cost in prices(row.label)))
+    return table
+
+
+def _name(row: Row, seen: Leaderboard, *, start: bool = True) -> Text:
     from rich.text import Text
 
     said = Text(text.line(row.label.label), style="bold")
     if len(seen.runs) > 1:
         said.append(f"\n{text.line(row.name.removesuffix('/' + row.label.label))}", style="not bold cyan")
-    if start := start_of(row.label):
-        said.append(f"\nfrom {text.line(start)}", style="not bold dim")
-    if row.temperature:
+    if start and (label := start_of(row.label)):
+        said.append(f"\nfrom {text.line(label)}", style="not bold dim")
+    if start and row.temperature:
         said.append(f"\nT {row.temperature}", style="not bold dim")
     return said
 

@@ -12,6 +12,7 @@ from alignbench.api.config import Budget, NamedJudge, NamedReward
 from alignbench.api.method import Run
 from alignbench.api.reward import RewardModel
 from alignbench.rows import Pair, Prompt, Ranking, Row
+from alignbench.spending import counts_everything, parts
 
 if TYPE_CHECKING:
     from alignbench.training.reward_quality import Compared
@@ -50,6 +51,10 @@ def reward(run: Run, judge: NamedJudge | None, functions: Many[NamedReward] = ()
     return score
 
 
+MEASURED = 0.1
+"""Share of what a reward model may take of a budget that counts everything, for measuring and scaling it."""
+
+
 def reward_model(
     run: Run,
     rows: Iterable[Row] | None = None,
@@ -58,13 +63,15 @@ def reward_model(
     head_learning_rate: float | None = None,
     epochs: float = 1,
     batching: Literal["per-prompt", "shuffled-pairs"] = "per-prompt",
+    share: float = 0.5,
 ) -> RewardModel:
     """Return a reward model of `rows` (default: the training rows, rankings whole), which starts as `run.start`.
 
     An adapter and a float32 head, trained for `epochs` beside the policy's budget. Shared by all cells that ask
     for the same. Its quality on held-out rows goes into the record. The head learns with `head_learning_rate`
     (default: ten times `learning_rate`). `batching`: all comparisons of a prompt as one element of a batch, or
-    each comparison on its own.
+    each comparison on its own. Of a budget that counts everything it takes at most `share` of what is left, that it
+    is measured on held-out rows included.
     """
     from alignbench.models import Base, ModelPolicy
     from alignbench.training import reward_model as reward
@@ -78,7 +85,10 @@ def reward_model(
     base = untouched.base
     assert isinstance(base, Base)
 
+    limit = run.budget.of(share * run.left) if counts_everything(run) else None
+
     def make(folder: Path) -> None:
+        begun = run.left
         kept = reward.usable(compared)
         if batching == "shuffled-pairs":
             kept = [pair for row in kept for pair in reward.split_pairs(row)]
@@ -94,8 +104,13 @@ def reward_model(
             learning_rates={head: 10 * learning_rate if head_learning_rate is None else head_learning_rate},
             modules={"head": head},
             budget=Budget(epochs=epochs),
+            limit=None if limit is None else limit.part(1 - MEASURED),
         )
-        reward.finish(policy, head, held_out).save(folder)
+        some = None
+        if limit is not None:
+            left = (limit.amount - (begun - run.left)) / max(run.left, 1e-9)
+            some = parts(run, held_out, share=left, first=4)
+        reward.finish(policy, head, held_out, some).save(folder)
         base.drop(policy)
 
     folder = run.shared(
@@ -109,6 +124,7 @@ def reward_model(
         epochs=epochs,
         batching=batching,
         training=run.training.model_dump(),
+        **({} if limit is None else {"limit": limit.model_dump()}),
     )
     made = reward.load(base, folder, "reward")
     run.record.judge("reward-model", **made.quality)

@@ -12,22 +12,31 @@ from typing import Any, ClassVar
 import pytest
 
 from alignbench import layout, plugins, store
-from alignbench.api.config import API, Budget, Sampling
+from alignbench.api.config import API, TOTALS, Budget, Sampling
 from alignbench.api.method import Method
 from alignbench.api.policy import Answer, Policy, Setting
+from alignbench.models.meter import Work
 from alignbench.recipe.resolve import resolve
 from alignbench.recipe.schema import Recipe
 from alignbench.training.checkpoint import Checkpoints
 from alignbench.worker import cell as cells
 from alignbench.worker import prepare
+from alignbench.worker.cell import OVER
 from alignbench.worker.context import CellContext
 from alignbench.worker.ledger import Cost
 from alignbench.worker.messages import Task
+from alignbench.worker.metering import CellMeter
 from alignbench.worker.row_origins import MADE
 from alignbench.worker.session import Session
 
 STEPS, BATCH, ROWS, PROMPTS, SEED = 2, 8, 64, 6, 0
 ROWS_DRAWN = 12
+TOKENS = 20_000
+"""A budget in tokens with room for what a method measures before it trains."""
+FLOPS_OF_A_TOKEN = 8e6
+"""FLOPs of a position of the sandbox's model with its gradient."""
+A_STEP = 0.2
+"""Share of that budget that a step costs at most, with the answers, scores and labels it needs."""
 FAIR = ("train", MADE)
 """Origins of the rows that a method may learn from."""
 
@@ -147,7 +156,10 @@ class MethodSuite:
         assert self._texts(session, policy) == self._texts(session, aligned[1])
         assert _numbers(run.folder) == _numbers(aligned[0].folder)
         assert run.ledger.rows == aligned[0].ledger.rows
-        assert _counted(run.ledger.cost) == _counted(aligned[0].ledger.cost)
+        assert run.ledger.account == aligned[0].ledger.account, "a resumed training gets more budget, or less"
+        ours, theirs = _counted(run.ledger.cost), _counted(aligned[0].ledger.cost)
+        differ = {name: (ours[name], theirs[name]) for name in ours if ours[name] != theirs[name]}
+        assert not differ, f"a resumed run has another ledger: {differ}"
 
     def test_a_saved_policy_equals_the_one_that_was_saved(
         self, session: Session, aligned: tuple[CellContext, Policy]
@@ -194,6 +206,46 @@ class MethodSuite:
         run = self._align(session, f"budget-{unit}")[0]
         step = BATCH if unit == "rows" else 1
         assert 0 <= run.drawn(unit) < amount + step, "more than its budget, by more than its last step"
+
+    @pytest.mark.parametrize("unit", TOTALS[:2])
+    def test_all_that_it_computes_keeps_a_budget_that_counts_everything(
+        self, session: Session, unit: str, monkeypatch: pytest.MonkeyPatch
+    ):
+        """Reward models, answers, labels, judges, references and searches, found in a store or not."""
+        amount = {"tokens": TOKENS, "flops": TOKENS * FLOPS_OF_A_TOKEN}[unit]
+        recipe = session.recipe.model_copy(update={"budget": Budget.model_validate({unit: amount})})
+        monkeypatch.setattr(session, "plan", resolve(recipe))
+        computed, found = (self._align(session, f"{unit}-{number}")[0] for number in range(2))
+        assert computed.drawn(unit) <= OVER * amount, f"more than its budget: {computed.ledger.cost}"
+        assert computed.drawn(unit) == found.drawn(unit), "what is found in the store is charged in full"
+        if computed.ledger.account.steps:
+            assert computed.drawn(unit) >= (1 - A_STEP) * amount, "it leaves more than a step's cost"
+
+    def test_everything_it_computes_is_counted_once(
+        self, session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ):
+        """Against a count of its own at each call of a network."""
+        monkeypatch.setattr(session, "store", store.Store(tmp_path / "counted"))
+        seen, counted = Work(), CellMeter.computed
+
+        def computed(self: CellMeter, work: Work) -> None:
+            for name in ("forwards", "positions", "trained", "flops"):
+                setattr(seen, name, getattr(seen, name) + getattr(work, name))
+            counted(self, work)
+
+        monkeypatch.setattr(CellMeter, "computed", computed)
+        cost = self._align(session, "counted")[0].ledger.cost
+        assert cost.forward_passes == seen.forwards
+        assert cost.flops == pytest.approx(seen.flops)
+        assert cost.train_tokens == seen.trained
+        assert cost.tokens >= seen.positions + seen.trained, (
+            "what it says of its cost is less than it computed"
+        )
+
+    def test_no_weight_changes_outside_of_a_training(self, aligned: tuple[CellContext, Policy]):
+        ledger = aligned[0].ledger
+        assert not ledger.outside, f"{ledger.outside} tokens with gradient outside of run.train"
+        assert "changed weights without a training" not in map(str, ledger.departures)
 
     def test_it_learned_from_training_rows_and_rows_it_declared(
         self, session: Session, aligned: tuple[CellContext, Policy]
@@ -284,8 +336,7 @@ def _numbers(folder: Path) -> list[dict[str, float]]:
 
 
 def _counted(cost: Cost) -> dict[str, float]:
-    measured = ("train_seconds", "judge_seconds", "peak_memory_bytes")
-    return {name: value for name, value in vars(cost).items() if name not in measured}
+    return {name: value for name, value in vars(cost).items() if not name.endswith(("_seconds", "_bytes"))}
 
 
 class _Killed(BaseException):

@@ -11,16 +11,18 @@ from alignbench.api.config import Budget
 
 @dataclass
 class Spent:
-    """The running account of a cell."""
+    """What is spent so far, in each unit of a budget but epochs."""
 
     rows: float = 0
     """Rows drawn, counting a row each time it is drawn; a part of one for each pass over a row drawn once."""
     steps: int = 0
     """Optimiser steps."""
-    tokens: int = 0
-    """Positions with gradient plus positions generated."""
+    tokens: float = 0
+    """Positions computed."""
+    flops: float = 0.0
+    """Floating-point operations."""
     seconds: float = 0.0
-    """Wall time in training and generation."""
+    """Wall time."""
 
     def share(self, budget: Budget, size: int | None = None) -> float:
         """Return the share of `budget` that is spent, from 0; 1 and more: it is used up.
@@ -31,10 +33,7 @@ class Spent:
             if size is None:
                 raise ValueError("a budget in epochs needs the number of rows of an epoch")
             return self.rows / max(1, round(budget.epochs * size))
-        unit = next(
-            unit for unit in ("rows", "steps", "tokens", "seconds") if getattr(budget, unit) is not None
-        )
-        return getattr(self, unit) / getattr(budget, unit)
+        return getattr(self, budget.unit) / budget.amount
 
 
 def rate(

@@ -30,15 +30,19 @@ def compute(policy: ModelPolicy, sequences: Iterable[Sequence], folder: Path) ->
     save_file({"keys": np.ascontiguousarray(keys[order]), "sums": found[order]}, folder / FILE)
 
 
-def lookup(folder: Path, device: torch.device | str) -> Callable[[Many[Sequence]], Tensor]:
+def lookup(
+    folder: Path, device: torch.device | str, late: Callable[[Many[Sequence]], Tensor] | None = None
+) -> Callable[[Many[Sequence]], Tensor]:
     """Return the look-up of what `compute` wrote: N sequences to float32 [N] on `device`.
 
-    It raises DataError for a sequence that was not computed.
+    A sequence that was not computed is computed by `late`; without it the look-up raises DataError.
     """
     stored = load_file(folder / FILE)
     sums = dict(zip((key.tobytes() for key in stored["keys"]), stored["sums"].tolist(), strict=True))
 
     def look(sequences: Many[Sequence]) -> Tensor:
+        if late is not None and (missing := [one for one in sequences if _key(one) not in sums]):
+            sums.update(zip(map(_key, missing), late(missing).tolist(), strict=True))
         try:
             found = [sums[_key(one)] for one in sequences]
         except KeyError as error:

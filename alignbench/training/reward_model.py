@@ -166,13 +166,23 @@ def usable(rows: Iterable[Compared]) -> list[Compared]:
     return kept
 
 
-def finish(policy: ModelPolicy, head: nn.Linear, held_out: Many[Compared]) -> RewardModel:
+def finish(
+    policy: ModelPolicy,
+    head: nn.Linear,
+    held_out: Many[Compared],
+    some: Iterable[Many[Compared]] | None = None,
+) -> RewardModel:
     """Return the trained reward model, centred on the best of the held-out answers, scaled and measured.
 
-    Centring and scale let one KL coefficient mean the same for every reward model.
+    Centring and scale let one KL coefficient mean the same for every reward model. `some` parts of the held-out rows,
+    where given, are read one after the other, as long as there are more.
     """
-    flat = [one for row in held_out for one in row.sequences()]
-    scores = raw_scores(policy, head, flat)
+    rows: list[Compared] = []
+    found: list[Tensor] = []
+    for part in (held_out,) if some is None else some:
+        found.append(raw_scores(policy, head, [one for row in part for one in row.sequences()]))
+        rows += part
+    held_out, scores = rows, torch.cat(found)
     parts = scores.split([len(row.sequences()) for row in held_out])
     best = torch.stack([part[_best(row)] for row, part in zip(held_out, parts, strict=True)])
     mean = best.mean().item()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from collections.abc import Sequence as Many
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ from alignbench.errors import ModelError
 from alignbench.models import ModelPolicy
 from alignbench.models.forward import Group, Scores, lay_out, read, response_states
 from alignbench.recipe.schema import Training
-from alignbench.rows import Sequence
+from alignbench.rows import Ids, Sequence
 from alignbench.training.batches import cut
 from alignbench.training.gradients import Gradients
 from alignbench.training.reduction import Reduction
@@ -36,8 +36,6 @@ class StepGradient:
     loss: Tensor
     """float32 scalar, detached."""
     numbers: Mapping[str, Tensor | float]
-    tokens: int
-    """Positions with gradient."""
 
 
 class GradientStep:
@@ -52,8 +50,6 @@ class GradientStep:
         """Whether activations are recomputed in the backward pass."""
         self.notes: list[str] = []
         """What was changed to fit the memory."""
-        self.forwards = 0
-        """Model calls, those without gradient included."""
         self.weights: list[Parameter] = []
         self.dropouts: list[Module] = []
         self.base.checkpointing(self.checkpointing)
@@ -94,24 +90,22 @@ class GradientStep:
         lengths = {name: [len(one.response) for one in group.items] for name, group in whole.items()}
         reduction = Reduction(len(rows), lengths)
         loss = torch.zeros((), device=self.base.device)
-        tokens, gradients = 0, Gradients(self.weights)
+        gradients = Gradients(self.weights)
         for part in cut(rows, math.ceil(distinct / self.micro_batch)):
-            scores, processed = self._scores(whole if len(part) == len(rows) else self._groups(part))
+            scores = self._scores(whole if len(part) == len(rows) else self._groups(part))
             values, numbers = self.loss(scores, part)
             loss += gradients.add(reduction.loss(values, scores, part))
             reduction.add(numbers, scores, part)
-            tokens += processed
-        return StepGradient(loss, reduction.numbers | gradients.norms(), tokens)
+        return StepGradient(loss, reduction.numbers | gradients.norms())
 
-    def _scores(self, groups: Mapping[str, ScoringGroup]) -> tuple[dict[str, GroupScores], int]:
-        """Score the groups of a micro-batch, one forward for each adapter; count positions with gradient."""
+    def _scores(self, groups: Mapping[str, ScoringGroup]) -> dict[str, GroupScores]:
+        """Score the groups of a micro-batch, one forward for each adapter."""
         together: dict[tuple[ModelPolicy, str], dict[str, Group]] = {}
         for name, group in groups.items():
             policy: Any = group.policy or self.policy
             given = Group(group.items, group.head, group.temperature)
             together.setdefault((policy, group.term), {})[name] = given
         scores: dict[str, GroupScores] = {}
-        tokens = 0
         for (policy, _), same in together.items():
             with torch.set_grad_enabled(policy.trainable), self.base.using(policy), self.base.arithmetic():
                 layout = lay_out(same, self.base.device)
@@ -119,9 +113,17 @@ class GradientStep:
             for name, group in same.items():
                 empty = Scores(name, layout.spans[name].mask, self.tolerance)
                 scores[name] = read(self.base, group, states, layout, name, empty)
-            self.forwards += 1
-            tokens += layout.tokens * policy.trainable
-        return scores, tokens
+        return scores
+
+    def weight(self, rows: list[Any]) -> int:
+        """Return the tokens of all sequences of these rows, by which the cost of a step is foretold."""
+        return sum(len(one) for group in self._groups(rows).values() for one in group.items)
+
+    def prompts(self, rows: list[Any], known: Callable[[Ids], bool]) -> int:
+        """Return how many different prompts, of those that are `known`, the policy is trained on in these rows."""
+        groups = self._groups(rows).values()
+        found = {one.prompt for group in groups if group.policy in (None, self.policy) for one in group.items}
+        return sum(map(known, found)) or len(rows)
 
     def _groups(self, rows: list[Any]) -> dict[str, ScoringGroup]:
         return {name: _group(given) for name, given in self.sequences(rows).items()}

@@ -18,9 +18,17 @@ class Steps:
     """The rows of one step after another, from a view of rows or from a method's own function."""
 
     def __init__(
-        self, batches: Batches, batch: int, seed: int, budget: Budget, spent: Spent, repeats: int = 1
+        self,
+        batches: Batches,
+        batch: int,
+        seed: int,
+        budget: Budget,
+        spent: Spent,
+        repeats: int = 1,
+        limit: Budget | None = None,
     ):
-        self.batches, self.budget, self.spent, self.repeats = batches, budget, spent, repeats
+        self.batches, self.spent, self.repeats = batches, spent, repeats
+        self.budgets = [budget] if limit is None else [budget, limit]
         self.batch, self.seed = batch, seed
         self.size: int | None = None
         self.limit: int | None = None
@@ -29,7 +37,7 @@ class Steps:
             rows = max(1, round(budget.epochs * self.size)) if budget.epochs else budget.rows
             if rows is not None:
                 self.limit = rows - int(spent.rows)
-        self._begun = spent.share(budget, self.size)
+        self._begun = [spent.share(one, self.size) for one in self.budgets]
         self.begin(0)
 
     def begin(self, step: int) -> None:
@@ -49,16 +57,20 @@ class Steps:
     def __iter__(self) -> Iterator[list[Any]]:
         return self._source
 
-    def drawn(self, step: list[Any]) -> float:
-        """Return how many rows of the budget a step uses."""
-        return self.rows(step) / self.repeats
+    def drawn(self, step: list[Any], prompts: Callable[[list[Any]], int]) -> float:
+        """Return how many rows of the budget a step uses: of a method's own step as many as it has `prompts`."""
+        rows = min(len(step), prompts(step)) if callable(self.batches) else self.rows(step)
+        return rows / self.repeats
 
     def rows(self, step: list[Any]) -> int:
         """Return how many rows of the table a step has: two views of one row are one row."""
         return len(step) if callable(self.batches) else len({row.id for row in step})
 
     def progress(self) -> float:
-        """Return the share of this training that is done, from 0 to 1."""
-        left = 1 - self._begun
-        done = 1.0 if left <= 0 else (self.spent.share(self.budget, self.size) - self._begun) / left
+        """Return the share of this training that is done, from 0 to 1: of the budget that ends it first."""
+        done = 0.0
+        for budget, begun in zip(self.budgets, self._begun, strict=True):
+            left = 1 - begun
+            share = 1.0 if left <= 0 else (self.spent.share(budget, self.size) - begun) / left
+            done = max(done, share)
         return 1.0 if done > 1 - 1e-9 else done  # parts of rows need not add up exactly

@@ -7,7 +7,8 @@ import sys
 import time
 from collections.abc import Callable, Mapping, MutableMapping
 from collections.abc import Sequence as Many
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,11 +16,13 @@ from torch import Tensor
 from torch.nn import Module
 
 from alignbench import heartbeat
-from alignbench.api.config import Budget
+from alignbench.api.config import TOTALS, Budget
 from alignbench.api.method import LossFn, ScoreFn
 from alignbench.errors import Diverged
 from alignbench.models import ModelPolicy
+from alignbench.models.meter import Tally, Work, doing, metered
 from alignbench.recipe.schema import Training
+from alignbench.rows import Ids
 from alignbench.training import optimizer as optimizers
 from alignbench.training.budget import Spent, rate
 from alignbench.training.checkpoint import Checkpoints
@@ -44,13 +47,9 @@ class Record:
     steps: int
     rows: float
     """Rows drawn, counting a row each time it is drawn."""
-    tokens: int
-    """Positions with gradient."""
-    generated: int
-    """Positions generated between the steps."""
+    work: Work
+    """What was computed, between the steps too."""
     seconds: float
-    forwards: int
-    """Model calls, those without gradient included."""
     peak_memory_bytes: int
     """Of the device; on a CPU, of the whole process."""
     micro_batch: int
@@ -79,13 +78,18 @@ def train(
     log: Log = lambda step, numbers: None,
     on_step_end: OnStepEnd = lambda step, progress: 0.0,
     spent: Spent | None = None,
+    totals: Callable[[], Mapping[str, float]] | None = None,
+    limit: Budget | None = None,
+    known: Callable[[Ids], bool] = lambda prompt: True,
     checkpoints: Checkpoints | None = None,
     moving: Many[ModelPolicy] = (),
 ) -> Record:
     """Train `policy` until `budget` is spent, and return what it cost; see `alignbench.api.method.Run.train`.
 
-    `spent` is the running account of the cell: what it holds already is taken off the budget. `f(step)` ends
-    the training early by returning no rows; a budget in epochs is for a view of rows only.
+    `spent` is what the cell has spent: what it holds already is taken off the budget. `totals` says what of tokens,
+    FLOPs and seconds is spent by now (default: what this training computes). `limit` is another budget at which it
+    ends too. The last step gets the rows for which what is left suffices. `f(step)` ends the training early by
+    returning no rows; a budget in epochs is for a view of rows only. `known` says which prompts count as rows.
     With `checkpoints` it continues from the last of them, and leaves one at its end: called again, it trains no
     further step. `moving` are further adapters whose weights the method itself changes during the training.
     Raises Diverged where a loss or gradient is not finite: no weight has changed since the step before it.
@@ -94,8 +98,10 @@ def train(
     before = Spent(**vars(spent))
     trainer = Trainer(
         GradientStep(policy, sequences, loss, training),
-        Steps(batches, training.batch, seed, budget, spent, repeats),
+        Steps(batches, training.batch, seed, budget, spent, repeats, limit),
         spent,
+        totals=totals,
+        known=known,
         learning_rate=learning_rate,
         training=training,
         seed=seed,
@@ -112,11 +118,9 @@ def train(
     return Record(
         steps=spent.steps - before.steps,
         rows=spent.rows - before.rows,
-        tokens=trainer.tokens,
-        generated=trainer.generated,
+        work=trainer.tally.work,
         seconds=trainer.seconds,
-        forwards=trainer.gradient.forwards,
-        peak_memory_bytes=_peak_memory(policy.base.device),
+        peak_memory_bytes=peak_memory(policy.base.device),
         micro_batch=trainer.gradient.micro_batch,
         checkpointing=trainer.gradient.checkpointing,
         notes=tuple(trainer.gradient.notes),
@@ -132,6 +136,8 @@ class Trainer:
         steps: Steps,
         spent: Spent,
         *,
+        totals: Callable[[], Mapping[str, float]] | None,
+        known: Callable[[Ids], bool],
         learning_rate: float,
         training: Training,
         seed: int,
@@ -152,15 +158,24 @@ class Trainer:
         self.before_step = before_step
         self.adapters = list(dict.fromkeys((gradient.policy, *moving)))
         """Every adapter whose weights may change."""
-        self.number = self.kept_at = self.tokens = 0
+        self.number = self.kept_at = 0
+        self.known = known
+        self.tally = Tally()
+        self.before = Spent(**vars(spent))
+        self.totals = self._own if totals is None else totals
+        self.counted = [one for one in steps.budgets if one.unit in TOTALS]
+        """The budgets of which everything that is computed takes its part."""
+        self.price: dict[str, list[float]] = {one.unit: [0.0, 0.0] for one in self.counted}
+        """By unit: what the gradients so far took, and the tokens of their sequences."""
+        self.around: dict[str, float] = {}
+        """By unit: what was spent when the last step began."""
         self.over = steps.progress() >= 1
         """Whether no step is left to take."""
         self.pending: list[dict[str, Tensor | float]] = []
         """The numbers of the steps since the last log, still on the device."""
         self.diverged_at = torch.full((), -1.0, device=self.base.device)
         """The steps that were finite before the first one that was not; -1 while there is none."""
-        self.begun = self.clock = time.perf_counter()
-        self.generated_before = self.counted = self.base.generated
+        self.begun = time.perf_counter()
         if self.base.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.base.device)
         seed_all(seed)
@@ -174,9 +189,14 @@ class Trainer:
             self.restore(kept)
         if self.over:
             return
-        with heartbeat.training():
+        with heartbeat.training(), metered(self.tally), doing("train"):
             self._prepare(kept)
-            for rows in self.steps:
+            source = iter(self.steps)
+            while self._another() and (rows := next(source, None)):
+                self._measure()
+                rows = self._affordable(rows)
+                if not rows:
+                    break
                 self.step(rows)
                 progress = self.steps.progress()
                 self._exclude(self.on_step_end(self.number, progress))
@@ -193,10 +213,11 @@ class Trainer:
 
     def step(self, rows: list[Any]) -> None:
         """Take one optimiser step on `rows`."""
+        before = Spent(**vars(self.spent))
         if self.before_step is not None:
             self.before_step(rows)
         done = self.gradient.run(rows, self.steps.rows(rows), self.number + 1)
-        self._account(rows, done.tokens)
+        self._account(rows, before)
         self._update(done)
         self.number += 1
 
@@ -218,18 +239,65 @@ class Trainer:
             for weight, moments in zip(weights, kept["optimizer"], strict=True):
                 self.optimizer.state[weight] = _to(self.base.device, moments)
 
-    def _account(self, rows: list[Any], tokens: int) -> None:
+    def _account(self, rows: list[Any], before: Spent) -> None:
         """Take the step off the budget, and set the learning rate that follows from it."""
-        before, now = self.steps.progress(), time.perf_counter()
+        progress = self.steps.progress()
         self.spent.steps += 1
-        self.spent.rows += self.steps.drawn(rows)
-        self.spent.tokens += tokens + self.base.generated - self.counted
-        self.spent.seconds += now - self.clock
-        self.counted, self.clock = self.base.generated, now
-        self.tokens += tokens
-        share = rate(self.training.schedule, self.training.warmup, before, self.steps.progress())
+        self.spent.rows += self.steps.drawn(rows, partial(self.gradient.prompts, known=self.known))
+        self._measure()
+        for unit, price in self.price.items():
+            price[0] += getattr(self.spent, unit) - getattr(before, unit)
+            price[1] += self.gradient.weight(rows)
+        share = rate(self.training.schedule, self.training.warmup, progress, self.steps.progress())
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak"] * share
+
+    def _measure(self) -> None:
+        """Read what is spent by now."""
+        vars(self.spent).update(self.totals())
+
+    def _own(self) -> dict[str, float]:
+        """What this training itself has spent, and what was spent before it."""
+        work, before = self.tally.work, self.before
+        return {
+            "tokens": before.tokens + work.positions + work.trained,
+            "flops": before.flops + work.flops,
+            "seconds": before.seconds + self.seconds,
+        }
+
+    def _another(self) -> bool:
+        """Whether what is left pays for more than half of a step like the last, with what was drawn for it.
+
+        Rows of a view can be fewer in the last step, and a method that divides its budget draws fewer itself.
+        """
+        if not callable(self.steps.batches) or "spending" in (self.state or {}):
+            return True
+        self._measure()
+        enough = True
+        for budget in self.counted:
+            now, last = getattr(self.spent, budget.unit), self.around.get(budget.unit)
+            enough &= last is None or budget.amount - now >= (now - last) / 2
+            self.around[budget.unit] = now
+        return enough
+
+    def _affordable(self, rows: list[Any]) -> list[Any]:
+        """Return the first of a step's rows, as many as what is left pays for: all, but in the last step."""
+        for budget in self.counted:
+            left = budget.amount - getattr(self.spent, budget.unit)
+            if left <= 0:
+                return []
+            each = self._price(budget.unit)
+            while rows and (over := self.gradient.weight(rows) * each / left) > 1:
+                rows = rows[: min(len(rows) - 1, int(len(rows) / over) + 1)]
+        return rows
+
+    def _price(self, unit: str) -> float:
+        """Return what a token of a step's sequences takes: as the steps so far did, before them as may be foreseen."""
+        took, tokens = self.price[unit]
+        if tokens:
+            return took / tokens
+        # Four for each weight: the forward pass, and the backward pass to what lies before it.
+        return {"tokens": 1.0, "flops": 4.0 * self.base.size}.get(unit, 0.0)
 
     def _update(self, done: StepGradient) -> None:
         """Change the weights, unless this step or one before it was not finite; the host does not wait."""
@@ -245,7 +313,6 @@ class Trainer:
 
     def _exclude(self, seconds: float) -> None:
         """Take seconds out of what the training took."""
-        self.clock += seconds
         self.begun += seconds
 
     def _log(self) -> None:
@@ -278,11 +345,6 @@ class Trainer:
         """What the training took, before an interruption included."""
         return time.perf_counter() - self.begun
 
-    @property
-    def generated(self) -> int:
-        """Positions generated between the steps."""
-        return self.counted - self.generated_before
-
     def save(self, *, over: bool = False) -> None:
         """Write a checkpoint of all that the next step depends on. `over`: there is no next step."""
         if self.checkpoints is None or (self.number == self.kept_at and not over):
@@ -303,10 +365,10 @@ class Trainer:
                 "state": None if self.state is None else dict(self.state),
                 "pending": self.pending,
                 "spent": vars(self.spent),
-                "tokens": self.tokens,
-                "generated": self.base.generated - self.generated_before,
+                "work": asdict(self.tally.work),
+                "price": self.price,
+                "around": self.around,
                 "seconds": self.seconds,
-                "forwards": gradient.forwards,
                 "micro_batch": gradient.micro_batch,
                 "checkpointing": gradient.checkpointing,
                 "notes": gradient.notes,
@@ -327,12 +389,11 @@ class Trainer:
             self.state.update(_to(self.base.device, kept["state"]))
         self.pending = _to(self.base.device, kept["pending"])
         vars(self.spent).update(kept["spent"])
-        self.tokens = kept["tokens"]
-        self.base.generated += kept["generated"]
-        self.counted = self.base.generated
+        self.tally.work, self.price = Work(**kept["work"]), kept["price"]
+        self.around = kept["around"]
         self.begun -= kept["seconds"]
         gradient = self.gradient
-        gradient.forwards, gradient.notes = kept["forwards"], kept["notes"]
+        gradient.notes = kept["notes"]
         gradient.micro_batch, gradient.checkpointing = kept["micro_batch"], kept["checkpointing"]
         self.base.checkpointing(gradient.checkpointing)
         self.steps.begin(self.number)
@@ -349,7 +410,8 @@ def _to(device: torch.device, value: Any) -> Any:
     return [_to(device, item) for item in value] if isinstance(value, list) else value
 
 
-def _peak_memory(device: torch.device) -> int:
+def peak_memory(device: torch.device) -> int:
+    """Return the most bytes that were in use: of the device; on a CPU, of the whole process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

@@ -12,6 +12,7 @@ from typing import Any
 from alignbench import layout
 from alignbench.api.policy import Answer, Policy
 from alignbench.errors import PluginError
+from alignbench.models.meter import Tally, metered
 from alignbench.recipe.schema import Evaluation
 from alignbench.rows import Prompt
 from alignbench.worker import samples
@@ -58,14 +59,16 @@ def answer(
     costs = []
     for temperature in grid:
         began = time.perf_counter()
-        found = drawn(asked, temperature, evaluation.samples_per_prompt)
+        with metered(Tally()) as tally:
+            found = drawn(asked, temperature, evaluation.samples_per_prompt)
         spent = time.perf_counter() - began
         uncached = (None, None) if "adapter" in policy.can else _uncached(start, asked, found)
         answers[temperature] = list(_repeated(found, evaluation.samples_per_prompt))
         costs.append(
             {
                 "temperature": temperature,
-                "answer_tokens": sum(one.tokens for one in found) / len(found),
+                "answer_tokens": tally.work.positions / len(found),
+                "answer_flops": tally.work.flops / len(found),
                 "answer_forwards": sum(one.forwards for one in found) / len(found),
                 "answer_seconds": spent / len(found),
                 "answer_length": sum(len(one.ids) for one in found) / len(found),

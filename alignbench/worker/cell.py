@@ -6,8 +6,10 @@ import shutil
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from alignbench import layout, store
+from alignbench.api.config import TOTALS
 from alignbench.api.policy import Policy
 from alignbench.errors import PluginError
 from alignbench.recipe.schema import BASE
@@ -18,6 +20,9 @@ from alignbench.worker.policy_io import load_method, save_policy
 from alignbench.worker.session import Session
 from alignbench.worker.trackers import Tracking
 
+if TYPE_CHECKING:
+    from alignbench.models import ModelPolicy
+
 GROWING = (layout.LOG, layout.STATUS, layout.CHECKPOINTS)
 """Files of a cell's folder that are no part of its sealed result."""
 
@@ -26,12 +31,15 @@ def main(task: Task, emit: Callable[[Event], None]) -> None:
     """Fill the cell's folder and seal it. `what`: label, seed, folder and key."""
     label, seed, folder = task.what["label"], task.what["seed"], Path(task.what["folder"])
     clear(folder)
+    from alignbench.training.trainer import peak_memory
+
     session = Session(task, emit)
     untouched = session.base.checksum()
     run, policy = align(session, label, seed, folder)
     if session.base.checksum() != untouched:
         raise PluginError(f"'{label}' changed the weights of the shared base", "train adapters only")
 
+    run.ledger.cost.add(peak_memory_bytes=peak_memory(session.base.device))
     answering = answer(session, policy, run.start, label, seed, folder)
     sealed = {
         "label": label,
@@ -43,7 +51,7 @@ def main(task: Task, emit: Callable[[Event], None]) -> None:
         "warnings": [str(warned) for warned in run.ledger.warnings.values()],
         "judges": run.ledger.judges,
         "departures": [asdict(departure) for departure in run.ledger.departures],
-        "cost": vars(run.ledger.cost),
+        "cost": {**run.ledger.cost.public(), "prompts": sum(map(len, run.ledger.rows.values()))},
         "answering": answering,
     }
     store.write_json(folder / layout.CELL, sealed)
@@ -92,6 +100,7 @@ def align(session: Session, label: str, seed: int, folder: Path) -> tuple[CellCo
             f"'{planned.method}' returned {type(policy).__name__}, which is no policy"
             + (f": it has no {', '.join(lacks)}" if lacks else "")
         )
+    _audit(run, policy)
     if any(one is policy for one in run.beside):
         raise PluginError(
             f"'{label}' returned a policy that was trained beside the budget", "train it without `budget`"
@@ -99,6 +108,33 @@ def align(session: Session, label: str, seed: int, folder: Path) -> tuple[CellCo
     what = {"method": planned.method, "config": planned.config, "start": planned.start}
     save_policy(policy, folder / layout.POLICY, **what)
     return run, policy
+
+
+def _equals(policy: ModelPolicy, start: ModelPolicy) -> bool:
+    """Whether an adapter computes what the start does: by its weights."""
+    ours, theirs = policy.tensors(), start.tensors()
+    if theirs:
+        return ours.keys() == theirs.keys() and all(bool((ours[one] == theirs[one]).all()) for one in ours)
+    return not any(bool(tensor.any()) for name, tensor in ours.items() if ".lora_B." in name)
+
+
+OVER = 1.02
+"""How much of a budget that counts everything may be spent before it is a departure."""
+
+
+def _audit(run: CellContext, policy: Policy) -> None:
+    """Record where a method computed beside the budget: too much, or weights that no training accounts for."""
+    from alignbench.models import ModelPolicy
+
+    ledger, budget = run.ledger, run.budget
+    if budget.unit in TOTALS and run.drawn(budget.unit) > OVER * budget.amount:
+        ledger.departure("spent more than its budget", str(budget), f"{run.drawn(budget.unit):,.4g}")
+    if ledger.outside:
+        ledger.departure("trained by itself, outside of its budget", "", f"{ledger.outside:,} tokens")
+    if not ledger.account.steps and isinstance(run.start, ModelPolicy) and isinstance(policy, ModelPolicy):
+        fresh = any(tensor.requires_grad for tensor in policy.parameters())
+        if fresh and not _equals(policy, run.start):
+            ledger.departure("changed weights without a training")
 
 
 def clear(folder: Path) -> None:

@@ -18,7 +18,7 @@ from alignbench.recipe.schema import BASE, AdapterStart, ModelStart, Relabelled,
 from alignbench.rows import Prompt, Row, View
 from alignbench.worker.ledger import Ledger
 from alignbench.worker.messages import Event
-from alignbench.worker.metering import CellMeter
+from alignbench.worker.metering import CellMeter, metered_judge
 from alignbench.worker.model_access import ModelAccess
 from alignbench.worker.policy_io import load_method, read_policy
 from alignbench.worker.resume import CheckpointScope
@@ -68,7 +68,7 @@ class CellState:
         self.curves = folder / layout.TRAINING_LOG
         self.scope = scope or CheckpointScope(folder / layout.CHECKPOINTS, session.task.what.get("key", ""))
         self.origins = RowOrigins(session.index)
-        self.meter = CellMeter(session, self.origins, lambda: self.ledger)
+        self.meter = CellMeter(self.origins, lambda: self.ledger)
         self.tracking: Tracking | None = None
         self.adapted: list[ModelPolicy] = []
         self.beside: list[Policy] = []
@@ -85,7 +85,13 @@ class CellState:
 
     def drawn(self, unit: str) -> float:
         """Return what the cell has drawn so far in a unit of the budget."""
-        return sum(getattr(one.account, unit) for one in (*self.outer, self.ledger))
+        if unit == "seconds":
+            self.meter.read()
+        return sum(one.spent(unit) for one in (*self.outer, self.ledger))
+
+    def trained(self, *, epochs: float, rows: float, steps: int) -> None:
+        """Take a training of another library off the budget."""
+        self.ledger.account.add(epochs=epochs, rows=rows, steps=steps)
 
     @property
     def record(self) -> Ledger:
@@ -155,7 +161,7 @@ class CellState:
         judge = kind(kind.Config(**named.config))
         judge.name = named.name
         judge.open(ModelAccess(self.session, lambda: self.start, self._own_reward_model))
-        judge.record_cost = lambda **spent: self.ledger.cost.add(**spent)
+        metered_judge(judge, lambda: self.ledger.cost)
         return judge
 
     def _own_reward_model(self, rows: Any, **how: Any) -> RewardModel:

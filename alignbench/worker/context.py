@@ -60,6 +60,7 @@ class CellContext(CellState):
         proxy: Callable[[list[Sequence]], Tensor] | None = None,
         before_step: Callable[[list[Any]], None] | None = None,
         budget: Budget | None = None,
+        limit: Budget | None = None,
     ) -> None:
         trainings.train(
             self,
@@ -76,6 +77,7 @@ class CellContext(CellState):
             proxy=proxy,
             before_step=before_step,
             budget=budget,
+            limit=limit,
         )
 
     def score(self, groups: Mapping[str, ScoringGroup]) -> Mapping[str, GroupScores]:

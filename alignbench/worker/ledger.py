@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from alignbench import store
+from alignbench.api.config import TOTALS
 from alignbench.api.method import Departure
-from alignbench.training.budget import Spent
 from alignbench.worker.messages import Event
 
 FILE = "ledger.json"
@@ -19,18 +19,39 @@ FILE = "ledger.json"
 
 @dataclass
 class Cost:
-    """What a cell has spent, in the units of the public record."""
+    """What a cell has spent, in the units of the public record (`alignbench.results.Cost`)."""
 
     train_seconds: float = 0.0
+    generate_seconds: float = 0.0
+    score_seconds: float = 0.0
+    search_seconds: float = 0.0
+    judge_seconds: float = 0.0
+    other_seconds: float = 0.0
     train_tokens: int = 0
     generated_tokens: int = 0
+    scored_tokens: int = 0
+    searched_tokens: int = 0
+    judge_tokens: int = 0
+    flops: float = 0.0
     forward_passes: int = 0
     comparisons: int = 0
     ai_comparisons: int = 0
     judge_calls: int = 0
-    judge_tokens: int = 0
-    judge_seconds: float = 0.0
     peak_memory_bytes: int = 0
+
+    @property
+    def seconds(self) -> float:
+        """Wall time of all kinds of work."""
+        return sum(value for name, value in vars(self).items() if name.endswith("_seconds"))
+
+    @property
+    def tokens(self) -> int:
+        """Positions computed in all kinds of work."""
+        return sum(value for name, value in vars(self).items() if name.endswith("_tokens"))
+
+    def public(self) -> dict[str, float]:
+        """Return all of it with its totals."""
+        return {"seconds": self.seconds, "tokens": self.tokens, **vars(self)}
 
     def add(self, **spent: float) -> None:
         """Add what was spent; the peak of memory is a maximum."""
@@ -40,11 +61,15 @@ class Cost:
 
 
 @dataclass
-class Account(Spent):
-    """What is taken off the cell's budget, in each unit a budget can have."""
+class Account:
+    """What the training of the policy takes off a budget in epochs, rows or steps."""
 
     epochs: float = 0.0
     """Passes over the training rows."""
+    rows: float = 0.0
+    """Rows drawn, counting a row each time it is drawn."""
+    steps: int = 0
+    """Optimiser steps."""
 
     def add(self, **spent: float) -> None:
         """Add what was spent."""
@@ -76,6 +101,8 @@ class Ledger:
     account: Account = field(default_factory=Account)
     departures: list[Departure] = field(default_factory=list)
     warnings: dict[str, Warned] = field(default_factory=dict)
+    outside: int = 0
+    """Tokens computed with gradient outside of every training that the run knows of."""
     judges: list[dict[str, Any]] = field(default_factory=list)
     """What is known of the judges of the method, each with its `name` and `quality`."""
     learned: dict[str, set[str]] = field(default_factory=dict)
@@ -89,6 +116,10 @@ class Ledger:
         """Ids of all rows used, by origin."""
         names = [*self.learned, *(name for name in self.asked if name not in self.learned)]
         return {name: self.learned.get(name, set()) | self.asked.get(name, set()) for name in names}
+
+    def spent(self, unit: str) -> float:
+        """Return what was spent in a unit of a budget."""
+        return getattr(self.cost if unit in TOTALS else self.account, unit)
 
     def departure(self, what: str, shared: str = "", own: str = "") -> None:
         """Record in what the method is not treated like the others."""
@@ -112,6 +143,7 @@ class Ledger:
         """Add what another ledger holds. `epochs` is how many of this run's an epoch of the other is."""
         self.cost.add(**vars(other.cost))
         self.account.add(**{**vars(other.account), "epochs": other.account.epochs * epochs})
+        self.outside += other.outside
         self.judges += other.judges
         self.departures += [one for one in other.departures if one not in self.departures]
         for name, warned in other.warnings.items():
@@ -128,6 +160,7 @@ class Ledger:
         return {
             "cost": vars(self.cost).copy(),
             "account": vars(self.account).copy(),
+            "outside": self.outside,
             "departures": [asdict(one) for one in self.departures],
             "warnings": {name: vars(one).copy() for name, one in self.warnings.items()},
             "judges": list(self.judges),
@@ -138,6 +171,7 @@ class Ledger:
     def restore(self, kept: Mapping[str, Any]) -> None:
         """Become the ledger that `as_json` described."""
         self.cost, self.account = Cost(**kept["cost"]), Account(**kept["account"])
+        self.outside = kept["outside"]
         self.departures[:] = [Departure(**one) for one in kept["departures"]]
         self.warnings = {name: Warned(**one) for name, one in kept["warnings"].items()}
         self.judges[:] = kept["judges"]

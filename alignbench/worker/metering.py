@@ -1,67 +1,126 @@
-"""Writes what a base computes to the ledger of the run that it computes for."""
+"""Writes what networks compute to the ledger of the run that they compute for, and runs its clock."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import wraps
+from typing import TYPE_CHECKING, Any
 
-from alignbench.models.meter import Meter
+from alignbench.models import meter
+from alignbench.models.meter import Meter, Tally, Work
 from alignbench.rows import Prompt
-from alignbench.worker.ledger import Ledger
+from alignbench.worker.ledger import Cost, Ledger
 from alignbench.worker.row_origins import RowOrigins
-from alignbench.worker.session import Session
+
+if TYPE_CHECKING:
+    from alignbench.api.judge import Judge
+
+TOKENS = {"generate": "generated_tokens", "search": "searched_tokens", "judge": "judge_tokens"}
+"""Where positions without gradient go, by the kind of work; all others are scored."""
 
 
 class CellMeter(Meter):
-    """The meter of one run. Inside a training the trainer's clock runs, so that seconds are not counted twice."""
+    """The meter of one run: what is computed while it is in charge, and how long everything takes, by kind."""
 
-    def __init__(self, session: Session, origins: RowOrigins, ledger: Callable[[], Ledger]):
-        self._session, self._origins, self._ledger = session, origins, ledger
-        self.training = False
+    def __init__(self, origins: RowOrigins, ledger: Callable[[], Ledger]):
+        self._origins, self._ledger = origins, ledger
+        self._kinds: list[str] = []
+        self._since: float | None = None
+        """When the clock was read last; None: it does not run."""
 
-    def answered(self, prompts: Sequence[Prompt], tokens: int, seconds: float) -> None:
-        ledger = self._ledger()
-        ledger.cost.add(generated_tokens=tokens)
-        ledger.account.add(tokens=tokens)
-        self._passed(seconds)
+    def computed(self, work: Work) -> None:
+        cost = self._ledger().cost
+        cost.forward_passes += work.forwards
+        cost.flops += work.flops
+        cost.train_tokens += work.trained
+        if work.trained and "train" not in self._kinds:
+            self._ledger().outside += work.trained
+        if work.positions:
+            name = TOKENS.get(self._kind, "scored_tokens")
+            setattr(cost, name, getattr(cost, name) + work.positions)
+
+    def answered(self, prompts: Sequence[Prompt]) -> None:
+        asked = self._ledger().asked
         for prompt in prompts:
             if origin := self._origins.of_prompt(prompt):
-                ledger.asked.setdefault(origin[0], set()).add(origin[1])
+                asked.setdefault(origin[0], set()).add(origin[1])
 
-    def searched(self, tokens: int, forwards: int, seconds: float) -> None:
-        self._ledger().cost.add(generated_tokens=tokens, forward_passes=forwards)
-        self._ledger().account.add(tokens=tokens)
-        self._passed(seconds)
+    # --- the clock ------------------------------------------------------------------------------------------
 
-    def scored(self, sequences: int) -> None:
-        self._ledger().cost.add(forward_passes=sequences)
+    @property
+    def _kind(self) -> str:
+        return self._kinds[-1] if self._kinds else "other"
 
-    def _passed(self, seconds: float) -> None:
-        if not self.training:
-            self._ledger().cost.add(train_seconds=seconds)
-            self._ledger().account.add(seconds=seconds)
+    def begin(self, kind: str) -> None:
+        self.read()
+        self._kinds.append("judge" if self._kind == "judge" else kind)
+
+    def end(self) -> None:
+        self.read()
+        self._kinds.pop()
+
+    def read(self) -> None:
+        """Write the time since the clock was last read to the ledger, where the clock runs."""
+        if self._since is not None:
+            cost, now, name = self._ledger().cost, time.perf_counter(), f"{self._kind}_seconds"
+            setattr(cost, name, getattr(cost, name) + now - self._since)
+            self._since = now
+
+    def forget(self) -> None:
+        """Start the clock from now: the ledger holds another time."""
+        if self._since is not None:
+            self._since = time.perf_counter()
+
+    def start(self) -> None:
+        self._since = time.perf_counter()
+
+    def stop(self) -> None:
+        self.read()
+        self._since = None
 
     @contextmanager
     def charging(self) -> Iterator[None]:
-        """Charge this run with what its base computes inside the block."""
-        with _metered(self._session, self):
+        """Charge this run, and no other, with what is computed inside the block."""
+        with meter.metered(self):
             yield
 
     @contextmanager
     def paused(self) -> Iterator[None]:
         """Charge nobody: what is computed inside the block belongs to the evaluation."""
-        base = self._session.base
-        generated = base.generated
-        with _metered(self._session, Meter()):
+        with meter.metered(Meter()):
             yield
-        base.generated = generated
 
 
-@contextmanager
-def _metered(session: Session, meter: Meter) -> Iterator[None]:
-    base = session.base
-    before, base.meter = base.meter, meter
-    try:
-        yield
-    finally:
-        base.meter = before
+def metered_judge(judge: Judge, cost: Callable[[], Cost]) -> None:
+    """Let what a judge computes count as judging, and what it says of its cost go to `cost()`.
+
+    Its tokens are counted where a model of this process computes them; those of a server are what the judge says.
+    """
+    tallies: list[Tally] = []
+
+    def record(*, judge_calls: int = 0, judge_tokens: int = 0, ai_comparisons: int = 0, **_: float) -> None:
+        here = tallies[-1].work.positions if tallies else 0
+        elsewhere = max(0, judge_tokens - here)
+        if tallies:
+            tallies[-1].work = Work()
+        cost().add(judge_calls=judge_calls, ai_comparisons=ai_comparisons, judge_tokens=elsewhere)
+
+    def judging(function: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(function)
+        def judged(*args: Any, **how: Any) -> Any:
+            if tallies:
+                return function(*args, **how)
+            tallies.append(Tally())
+            try:
+                with meter.metered(tallies[-1]), meter.doing("judge"):
+                    return function(*args, **how)
+            finally:
+                tallies.pop()
+
+        return judged
+
+    judge.record_cost = record
+    for name in ("score", "compare", "judge_pairs"):
+        setattr(judge, name, judging(getattr(judge, name)))

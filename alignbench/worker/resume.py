@@ -13,6 +13,7 @@ from alignbench import store
 if TYPE_CHECKING:
     from alignbench.training.checkpoint import Checkpoints
     from alignbench.worker.ledger import Ledger
+    from alignbench.worker.metering import CellMeter
 
 
 class CheckpointScope:
@@ -30,7 +31,7 @@ class CheckpointScope:
         self._begun = _size(curves) if curves is not None else 0
 
     def checkpoints(
-        self, ledger: Ledger, curves: Path, what: Mapping[str, Any], *, every: float
+        self, ledger: Ledger, meter: CellMeter, curves: Path, what: Mapping[str, Any], *, every: float
     ) -> Checkpoints:
         """Return the checkpoints of the next training, `every` so many seconds; `what` says how it is done."""
         from alignbench.training.checkpoint import Checkpoints
@@ -40,11 +41,13 @@ class CheckpointScope:
         start = self._begun if curves == self._curves else 0
 
         def account() -> dict[str, Any]:
+            meter.read()
             points = curves.read_bytes()[start:].decode() if curves.exists() else ""
             return {"ledger": ledger.as_json(), "curves": points}
 
         def restore(kept: dict[str, Any]) -> None:
             ledger.restore(kept["ledger"])
+            meter.forget()
             head = curves.read_bytes()[:start] if start else b""
             curves.write_bytes(head + kept["curves"].encode())
 

@@ -94,6 +94,10 @@ class RowOrigins:
                 return split, row.id
         return self._declared[prompt.id][0][0] if prompt.id in self._declared else None
 
+    def knows(self, prompt: Ids) -> bool:
+        """Whether a row of the table, or one that the method declared, has this prompt."""
+        return prompt in self.index.by_prompt or prompt in self._prompts
+
     def of_sequence(self, sequence: Sequence) -> list[Origin]:
         """Return whose prompt a sequence continues; training rows before all others."""
         found = self.index.by_prompt.get(sequence.prompt, [])

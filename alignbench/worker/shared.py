@@ -38,6 +38,7 @@ def shared(
 
     def counted(folder: Path) -> None:
         session.emit(Event(str(inputs.get("what", "computing once for all"))))
+        run.meter.read()
         around = run.ledger, run.scope, run.making
         run.outer.append(run.ledger)
         run.ledger = ledger.Ledger(emit=session.emit)
@@ -45,8 +46,10 @@ def shared(
         try:
             with isolated(int(key[:8], 16)):
                 make(folder)
+            run.meter.read()
             run.ledger.write(folder)
         finally:
+            run.meter.read()
             run.outer.pop()
             run.ledger, run.scope, run.making = around
 

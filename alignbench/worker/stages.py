@@ -105,7 +105,7 @@ def _budget(run: CellState, asked: Budget | None, epochs: float) -> Budget:
         if not run.drawn(whole.unit):
             return whole
         amount = min(whole.amount, left / max(share, 1e-12))
-        return whole.of(amount if whole.unit in ("epochs", "seconds") else int(amount))
+        return whole.of(amount)
     if asked.unit != whole.unit:
         raise PluginError(
             f"a stage of '{run.label}' asks for {asked}, and the run counts in {whole.unit}",

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, MutableMapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from alignbench.api.config import Budget, Select
+from alignbench.api.config import TOTALS, Budget, Select
 from alignbench.api.method import Run
 from alignbench.api.policy import Policy
 from alignbench.rows import Pair, Ranking, Row
@@ -40,6 +40,7 @@ def train(
     proxy: learning_curve.Proxy | None,
     before_step: Callable[[list[Any]], None] | None,
     budget: Budget | None,
+    limit: Budget | None,
 ) -> None:
     """Train `policy`; see `alignbench.api.method.Run.train`."""
     from alignbench.training.trainer import train as run_trainer
@@ -50,6 +51,13 @@ def train(
     if not beside and run.left <= 0:
         raise nothing_left(run)
     allowed, spent, size = _account(run, batches, budget)
+    begun = {unit: run.drawn(unit) if beside else 0 for unit in TOTALS}
+    if beside and limit is None and run.budget.unit in TOTALS and allowed.unit != run.budget.unit:
+        limit = run.budget.of(run.left)
+
+    def totals() -> dict[str, float]:
+        return {unit: run.drawn(unit) - before for unit, before in begun.items()}
+
     curves = _curves(run, beside)
     selection = followed = None
     if select is not None:
@@ -77,34 +85,38 @@ def train(
     inputs = {
         "rows": None if callable(batches) else rows_digest(batches),
         "budget": allowed.model_dump(),
+        "limit": None if limit is None else limit.model_dump(),
         "training": run.training.model_dump(),
         "learning_rates": [learning_rate, *(learning_rates or {}).values()],
         "modules": sorted(modules or {}),
     }
-    run.meter.training = True
-    try:
-        record = run_trainer(
-            policy,  # pyright: ignore[reportArgumentType]
-            batches,  # pyright: ignore[reportArgumentType]
-            usage.sequences,
-            usage.loss,
-            learning_rate=learning_rate,
-            training=run.training,
-            budget=allowed,
-            seed=run.number("order"),
-            modules=modules,
-            learning_rates=learning_rates,
-            repeats=repeats,
-            state=state,
-            before_step=before_step,
-            log=log,
-            on_step_end=on_step_end,
-            spent=spent,
-            checkpoints=run.scope.checkpoints(run.ledger, curves, inputs, every=run.session.task.every),
-            moving=[one for one in run.adapted if one.adapter is not None],
-        )
-    finally:
-        run.meter.training = False
+    record = run_trainer(
+        policy,  # pyright: ignore[reportArgumentType]
+        batches,  # pyright: ignore[reportArgumentType]
+        usage.sequences,
+        usage.loss,
+        learning_rate=learning_rate,
+        training=run.training,
+        budget=allowed,
+        seed=run.number("order"),
+        modules=modules,
+        learning_rates=learning_rates,
+        repeats=repeats,
+        state=state,
+        before_step=before_step,
+        log=log,
+        on_step_end=on_step_end,
+        spent=spent,
+        totals=totals,
+        limit=limit,
+        known=run.origins.knows,
+        checkpoints=run.scope.checkpoints(
+            run.ledger, run.meter, curves, inputs, every=run.session.task.every
+        ),
+        moving=[one for one in run.adapted if one.adapter is not None],
+    )
+    if not record.steps and (allowed.unit in TOTALS or limit is not None) and run.budget.unit in TOTALS:
+        raise nothing_left(run)
     _charge(run, record, batches, size, beside, allowed)
     if selection is not None:
         selection.restore_best()
@@ -157,9 +169,8 @@ def _account(run: CellState, batches: Any, beside: Budget | None) -> tuple[Budge
 
     budget = run.budget if beside is None else beside
     size = run.size if callable(batches) else order.size(batches)
-    drawn = {unit: 0 if beside else run.drawn(unit) for unit in ("rows", "steps", "tokens", "seconds")}
-    spent = Spent(rows=drawn["rows"], steps=int(drawn["steps"]), tokens=int(drawn["tokens"]))
-    spent.seconds = drawn["seconds"]
+    drawn = {unit: 0 if beside else run.drawn(unit) for unit in ("rows", "steps", *TOTALS)}
+    spent = Spent(**{**drawn, "steps": int(drawn["steps"])})
     if budget.epochs is not None:
         spent.rows = 0 if beside else round(run.drawn("epochs") * size, 6)
         if callable(batches):
@@ -176,26 +187,22 @@ def _curves(run: CellState, beside: bool) -> Path:
 
 def _charge(run: CellState, record: Record, batches: Any, size: int, beside: bool, budget: Budget) -> None:
     ledger = run.ledger
-    ledger.cost.add(
-        train_seconds=record.seconds,
-        train_tokens=record.tokens,
-        forward_passes=record.forwards,
-        peak_memory_bytes=record.peak_memory_bytes,
-    )
+    compared = ""
+    ledger.cost.add(peak_memory_bytes=record.peak_memory_bytes)
     human = (
         run.given is None and run.comparisons is None and issubclass(run.session.table.view, (Pair, Ranking))
     )
     rows = batches.epoch(0) if human and not callable(batches) else []
     if rows and all(run.origins.of_row(row)[0] == "train" for row in rows):
         each = sum(len(row.comparisons()) if isinstance(row, Ranking) else 1 for row in rows) / len(rows)
-        ledger.cost.add(comparisons=round(each * record.rows) if each != 1 else record.rows)
+        count = round(each * record.rows) if each != 1 else record.rows
+        ledger.cost.add(comparisons=count)
+        compared = f", {count:,.0f} comparisons"
     if beside:
-        ledger.departure("a training beside the policy's", "", f"{budget}, {record.tokens:,} tokens")
-    else:
-        ledger.account.add(
-            epochs=record.rows / size,
-            rows=record.rows,
-            steps=record.steps,
-            tokens=record.tokens,
-            seconds=record.seconds,
+        reach = budget.rows or (budget.epochs or 0) * size
+        read = str(budget) if record.rows >= reach - 1e-9 else f"{record.rows:,.0f} rows of {budget}"
+        ledger.departure(
+            "a training beside the policy's", "", f"{read}{compared}, {record.work.trained:,} tokens"
         )
+    else:
+        ledger.account.add(epochs=record.rows / size, rows=record.rows, steps=record.steps)

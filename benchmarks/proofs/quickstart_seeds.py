@@ -26,7 +26,7 @@ def tell(record: results.Results) -> dict[str, Any]:
         told[label.label] = {
             "reward": reward.value,
             "ci95": reward.ci95,
-            "cost": label.cost.own.train_seconds,
+            "cost": label.cost.own.seconds,
         }
         for other in dict.fromkeys(("base", label.start if isinstance(label.start, str) else "base")):
             for estimand in ("policies", "method"):

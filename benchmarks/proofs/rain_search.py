@@ -17,7 +17,7 @@ from alignbench import results
 from alignbench.sandbox import FINGERPRINT
 
 METRICS = ("reward.harmless", "reward.helpful", "reward")
-COSTS = ("answer_tokens", "answer_forwards", "answer_seconds", "train_seconds")
+COSTS = ("answer_tokens", "answer_forwards", "answer_seconds", "seconds")
 DECODING = ("cached_forwards", "cached_tokens", "cached_seconds", "uncached_tokens", "uncached_seconds")
 PAIRS = (
     ("rain", "sft"),

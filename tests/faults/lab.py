@@ -32,8 +32,13 @@ from .injection import Faults
 
 SEED, THREADS = 0, 1
 VOLATILE = (
+    "seconds",
     "train_seconds",
+    "generate_seconds",
+    "score_seconds",
+    "search_seconds",
     "judge_seconds",
+    "other_seconds",
     "answer_seconds",
     "answer_uncached_seconds",
     "peak_memory_bytes",

@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 
 from alignbench import Budget, PluginError
+from alignbench.errors import RecipeError
+from alignbench.recipe.load import load
 from alignbench.recipe.resolve import resolve
 from alignbench.recipe.schema import Recipe
 from alignbench.testing import MethodSuite
@@ -130,6 +132,114 @@ class Beside(Twice):
         return policy
 
 
+class Alone(Twice):
+    """Trains with an optimiser of its own."""
+
+    api = 2
+
+    def align(self, run):
+        import torch
+
+        policy, rows = run.adapt(), list(run.rows(Demonstration))
+        optimizer = torch.optim.SGD(policy.parameters(), lr=1e-2)
+        for row in rows[:3]:
+            ids = torch.tensor([row.prompt_ids + row.response_ids])
+            policy.hidden(ids).pow(2).mean().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        return policy
+
+
+class Perturbs(Twice):
+    """Changes weights without any gradient."""
+
+    api = 2
+
+    def align(self, run):
+        import torch
+
+        policy = run.adapt()
+        with torch.no_grad():
+            for weight in policy.parameters():
+                weight.add_(0.01)
+        return policy
+
+
+class Sneaks(Twice):
+    """Computes in every way there is beside the run's own functions."""
+
+    api = 2
+
+    def align(self, run):
+        import torch
+
+        from alignbench import DecodingBase, Query
+
+        start = run.start
+        ids = torch.arange(5, 15)[None]
+        start.base.model(input_ids=ids)
+        start.base.hidden(ids)
+        start.hidden(ids)
+        forest = DecodingBase(start)
+        tree = forest.new_tree()
+        forest.ask([(tree, [Query(tuple(range(5, 15)))])])
+        forest.alone(tuple(range(5, 15)))
+        return start
+
+
+class Denies(Twice):
+    """Takes off what it computed."""
+
+    api = 2
+
+    def align(self, run):
+        policy = run.start
+        policy.answer(list(run.rows(Prompt))[:4], Sampling(max_new_tokens=8), 0)
+        run.record.cost.add(generated_tokens=-run.record.cost.generated_tokens)
+        return policy
+
+
+class Charges(Twice):
+    """Charges by hand what has been counted."""
+
+    api = 2
+
+    def align(self, run):
+        policy = run.start
+        policy.answer(list(run.rows(Prompt))[:4], Sampling(max_new_tokens=8), 0)
+        run.record.cost.add(forward_passes=8, flops=run.record.cost.flops)
+        return policy
+
+
+class Spends(Twice):
+    """Answers as it likes, whatever the budget, and then trains."""
+
+    api = 2
+
+    def align(self, run):
+        policy = run.adapt()
+        run.start.answer(list(run.rows(Prompt)), Sampling(max_new_tokens=40), 0, samples=12)
+        return policy
+
+
+SEEN = set()
+
+
+class Hoards(Twice):
+    """Between two trainings it answers, and keeps the answers where a resumed run finds them, at no cost."""
+
+    api = 2
+
+    def align(self, run):
+        policy, rows = run.adapt(), run.rows(Demonstration)
+        train(run, policy, lambda step: run.draw(rows, step, run.batch) if step < 1 else [])
+        if run.root not in SEEN:
+            SEEN.add(run.root)
+            policy.answer(list(run.rows(Prompt))[:4], Sampling(max_new_tokens=8), 0)
+        train(run, policy, rows)
+        return policy
+
+
 class Stages(Twice):
     api = 2
 
@@ -181,6 +291,13 @@ NAMES = (
     "Peeks",
     "Invents",
     "Declares",
+    "Alone",
+    "Perturbs",
+    "Sneaks",
+    "Denies",
+    "Charges",
+    "Spends",
+    "Hoards",
 )
 
 
@@ -236,10 +353,9 @@ def test_a_second_training_does_not_get_the_budget_again(align: Any, budget: dic
 def test_a_second_training_gets_what_the_first_has_left(align: Any, budget: dict[str, float]):
     run = align("parts", **budget)
     ((unit, amount),) = budget.items()
-    assert run.left == 0
-    a_step = run.ledger.account.tokens / run.ledger.account.steps if unit == "tokens" else 0
-    assert amount <= run.drawn(unit) + 1e-9
-    assert run.drawn(unit) == pytest.approx(amount, abs=max(1e-9, 2 * a_step))
+    a_row = run.drawn("tokens") / run.drawn("rows") if unit == "tokens" else 0
+    assert run.drawn(unit) == pytest.approx(amount, abs=max(1e-9, 1.5 * a_row))
+    assert run.left == pytest.approx(amount - run.drawn(unit), abs=1e-9)
 
 
 def test_a_policy_that_was_trained_outside_the_budget_is_no_result(align: Any):
@@ -269,7 +385,7 @@ def test_answers_drawn_between_steps_are_taken_off_a_budget_in_tokens(align: Any
     run = align("draws", tokens=900)
     cost = run.ledger.cost
     assert cost.generated_tokens > 0
-    assert run.left == 900 - cost.train_tokens - cost.generated_tokens
+    assert run.left == 900 - cost.tokens == 900 - cost.train_tokens - cost.generated_tokens
 
 
 def test_a_training_beside_the_policys_is_off_the_account_and_on_the_record(align: Any):
@@ -311,3 +427,111 @@ def test_rows_of_a_methods_own_making_are_declared_or_found_out(session: Session
     honest = align("declares")
     assert set(honest.ledger.learned) == {"made"}
     law(session, honest)
+
+
+# --- the ledger under attack -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def suite(session: Session, align: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The suite of laws for one of the methods above."""
+
+    def suite(name: str) -> MethodSuite:
+        blocks = {"tried": session.recipe.methods["tried"].model_copy(update={"method": name})}
+        recipe = session.recipe.model_copy(update={"methods": blocks})
+        monkeypatch.setattr(session, "plan", resolve(recipe))
+        made = MethodSuite()
+        made.method = name  # pyright: ignore[reportAttributeAccessIssue]
+        return made
+
+    return suite
+
+
+def test_every_way_to_call_a_model_is_counted(align: Any):
+    cost = align("sneaks").ledger.cost
+    assert cost.scored_tokens == 3 * 10
+    assert cost.searched_tokens == 2 * 10
+    assert cost.forward_passes == 5
+    assert cost.flops > 0
+
+
+def test_an_optimiser_of_its_own_is_a_departure_and_breaks_a_law(align: Any, suite: Any):
+    run = align("alone", epochs=1)
+    assert any(
+        str(one).startswith("trained by itself, outside of its budget") for one in run.ledger.departures
+    )
+    assert run.ledger.cost.train_tokens == run.ledger.outside > 0
+    with pytest.raises(AssertionError, match="tokens with gradient outside"):
+        suite("alone").test_no_weight_changes_outside_of_a_training((run, run.start))
+
+
+def test_weights_that_change_without_a_gradient_are_a_departure_and_break_a_law(align: Any, suite: Any):
+    run = align("perturbs")
+    with pytest.raises(AssertionError):
+        suite("perturbs").test_no_weight_changes_outside_of_a_training((run, run.start))
+
+
+@pytest.mark.parametrize("name", ["denies", "charges"])
+def test_a_ledger_that_a_method_writes_to_breaks_a_law(
+    session: Session, suite: Any, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(MethodSuite, "_align", staticmethod(_into(tmp_path)))
+    with pytest.raises(AssertionError):
+        suite(name).test_everything_it_computes_is_counted_once(session, tmp_path, monkeypatch)
+
+
+def test_a_method_that_ignores_a_budget_of_everything_breaks_a_law(
+    session: Session, suite: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(MethodSuite, "_align", staticmethod(_into(tmp_path)))
+    with pytest.raises(AssertionError, match="more than its budget"):
+        suite("spends").test_all_that_it_computes_keeps_a_budget_that_counts_everything(
+            session, "tokens", monkeypatch
+        )
+
+
+def test_work_that_a_resumed_run_does_not_pay_for_again_breaks_a_law(
+    session: Session, suite: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    made = suite("hoards")
+    monkeypatch.setattr(MethodSuite, "_align", staticmethod(_into(tmp_path)))
+    monkeypatch.setattr(session, "run", tmp_path / "run")
+    whole = made._align(session, "whole")
+    with pytest.raises(AssertionError):
+        made.test_killed_after_any_checkpoint_and_called_again_it_ends_the_same(
+            session, whole, tmp_path / "store", monkeypatch
+        )
+
+
+def _into(folder: Path) -> Any:
+    def align(session: Session, name: str) -> Any:
+        place = folder / name
+        place.mkdir()
+        return cell.align(session, "tried", 0, place)
+
+    return align
+
+
+@pytest.mark.parametrize("unit", ["tokens", "flops", "seconds"])
+def test_a_unit_that_a_method_cannot_measure_is_refused_by_check(install: Any, tmp_path: Path, unit: str):
+    install(
+        "blind",
+        modules={"blind_methods": METHODS.replace("LOSS", "0, {}") + BLIND},
+        methods={"blind": "blind_methods:Blind"},
+    )
+    file = tmp_path / "recipe.yaml"
+    file.write_text(
+        f"model: {{id: sandbox}}\ndata: {{train: sandbox}}\nbudget: {{{unit}: 100}}\nmethods: {{blind: {{}}}}\n"
+    )
+    if unit == "seconds":
+        load(file)
+        return
+    with pytest.raises(RecipeError, match=f"the method 'blind' cannot count {unit}"):
+        load(file)
+
+
+BLIND = """
+class Blind(Twice):
+    api = 2
+    uncounted = ("tokens", "flops")
+"""

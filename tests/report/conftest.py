@@ -137,8 +137,9 @@ class World:
         for place, (label, (method, start, reward, *_)) in enumerate(self.labels.items()):
             failed = reward is None
             cost = Cost(
-                train_seconds=0.0 if not method else 31.4 * place,
-                train_tokens=0 if not method else 412_000 + 9000 * place,
+                seconds=0.0 if not method else 31.4 * place,
+                tokens=0 if not method else 412_000 + 9000 * place,
+                train_tokens=0 if not method else 400_000 + 9000 * place,
                 generated_tokens=0,
                 forward_passes=0 if not method else 128,
                 comparisons=0 if method in (None, "sft") else 819,
@@ -148,9 +149,7 @@ class World:
                 answer_seconds=0.011 * (30 if method == "rain" else 1),
                 answer_forwards=19.0 * (40 if method == "rain" else 1),
             )
-            chain = cost.model_copy(
-                update={"train_seconds": cost.train_seconds * 1.9, "train_tokens": 911_000}
-            )
+            chain = cost.model_copy(update={"seconds": cost.seconds * 1.9, "tokens": 911_000})
             labels.append(
                 LabelResult(
                     label=label,
@@ -286,7 +285,7 @@ class World:
             labels=labels,
             cells=cells,
             comparisons=comparisons,
-            cost=Cost(train_seconds=512.0, train_tokens=4_000_000),
+            cost=Cost(seconds=512.0, tokens=4_000_000),
         )
 
     def write(self, folder: Path, *, texts: list[str] | None = None, prompt: str = "") -> Path:

@@ -72,7 +72,8 @@ def test_the_terminal_has_a_row_for_every_label_with_values_cost_and_verdict(res
         "9.40 ±1.73",
         "19.6 ±1.6",
         "1 min 03 s",
-        "430 k",
+        "1 min 59 s",
+        "0.0110 s",
         "better than sft +0.117",
     ]
     assert "failed: out of memory" in said
@@ -86,9 +87,11 @@ def test_the_terminal_table_stays_inside_eighty_columns_and_breaks_no_word(resul
     at = next(place for place, line in enumerate(lines) if line.lstrip().startswith("dpo "))
     row = [re.split(r"\s{2,}", line.strip()) for line in lines[at : at + 2]]
     assert row == [
-        ["dpo", "0.668", "0.782", "9.40", "19.6", "1 min 03 s", "better"],
-        ["from sft", "±0.048", "±0.094", "±1.73", "±1.6", "430 k", "+0.117"],
+        ["dpo", "0.668", "0.782", "9.40", "19.6", "1 min 59 s", "better"],
+        ["from sft", "±0.048", "±0.094", "±1.73", "±1.6", "911 k", "+0.117"],
     ]
+    costs = [re.split(r"\s{2,}", line.strip()) for line in lines if line.lstrip().startswith("dpo  ")]
+    assert ["dpo", "1 min 03 s, 430 k", "1 min 59 s, 911 k", "0.0110 s, 47.1"] in costs
 
 
 @pytest.mark.parametrize("text", HOSTILE)
@@ -112,7 +115,7 @@ def test_a_coloured_terminal_gets_no_sequence_but_colours(text: str):
 def test_markdown_is_one_table_with_as_many_cells_in_every_row(results: Results):
     table = [line for line in report.markdown(results).splitlines() if line.startswith("|")]
     assert len(table) == 9
-    assert {line.count("|") for line in table} == {10}
+    assert {line.count("|") for line in table} == {11}
     assert "| dpo | sft | 0.668 ±0.048 |" in table[4]
     assert "failed: out of memory" in table[8]
 
@@ -122,7 +125,7 @@ def test_no_data_can_leave_its_cell_or_become_markup_in_markdown(text: str):
     said = report.markdown(hostile(text))
     table = [line for line in said.splitlines() if line.startswith("|")]
     assert len(table) == 5
-    assert {len(re.findall(r"(?<!\\)\|", line)) for line in table} == {7}
+    assert {len(re.findall(r"(?<!\\)\|", line)) for line in table} == {8}
     assert "<" not in said
     assert not re.search(r"(?<!\\)\[", said)
 
@@ -133,7 +136,7 @@ def test_csv_holds_every_number_with_its_estimand(results: Results):
     assert float(dpo["reward", "policies"]["value"]) == 0.668
     assert float(dpo["reward", "method"]["low"]) == pytest.approx(0.668 - 0.021 * 2.3)
     assert dpo["reward", "method"]["n"] == "3"
-    assert float(dpo["cost.own.train_tokens", ""]["value"]) == 430_000
+    assert float(dpo["cost.own.tokens", ""]["value"]) == 430_000
     rain = next(row for row in rows if row["label"] == "rain-on-dpo" and row["quantity"] == "kl.base")
     assert (rain["value"], rain["missing"]) == ("", "rain is a decoder: it has no log-probabilities")
     lost = [row for row in rows if row["label"] == "rlhf"]

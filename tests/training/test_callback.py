@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from types import SimpleNamespace
+import time
 
 import pytest
 import torch
 from transformers import Trainer, TrainingArguments
 
 from alignbench.api.config import Budget
-from alignbench.errors import Diverged
+from alignbench.errors import Diverged, PluginError
 from alignbench.integrations import callback
+from alignbench.models.meter import Tally, metered
 
 
 class Line(torch.nn.Module):
@@ -28,10 +29,32 @@ class Line(torch.nn.Module):
         return {"loss": loss * math.nan if self.nan_at == self.calls else loss}
 
 
+class Run:
+    """What the callback needs of a run."""
+
+    def __init__(self, budget: Budget):
+        self.budget, self.logged, self.account = budget, [], {}
+        self.tally, self.begun = Tally(), time.perf_counter()
+
+    @property
+    def left(self) -> float:
+        work = self.tally.work
+        spent = {"tokens": work.positions + work.trained, "flops": work.flops}
+        return self.budget.amount - spent.get(self.budget.unit, 0) - self._seconds()
+
+    def _seconds(self) -> float:
+        return time.perf_counter() - self.begun if self.budget.seconds else 0.0
+
+    def log(self, step: int, **numbers: float) -> None:
+        self.logged.append(step)
+
+    def trained(self, **account: float) -> None:
+        self.account = account
+
+
 def train(tmp_path, budget: Budget, nan_at: int | None = None) -> tuple[int, list[int]]:
     """Train a stock Trainer for up to 100 steps of 4 rows; return the steps it did, and those it logged."""
-    logged: list[int] = []
-    run = SimpleNamespace(budget=budget, log=lambda step, **numbers: logged.append(step))
+    run = Run(budget)
     rows = [{"x": torch.tensor([float(at)]), "labels": torch.tensor([0.5 * at])} for at in range(20)]
     arguments = TrainingArguments(
         str(tmp_path),
@@ -46,7 +69,8 @@ def train(tmp_path, budget: Budget, nan_at: int | None = None) -> tuple[int, lis
     )
     trainer = Trainer(Line(nan_at), arguments, train_dataset=rows, callbacks=[callback(run)])
     trainer.train()
-    return trainer.state.global_step, logged
+    assert run.account["steps"] == trainer.state.global_step, "it is taken off the budget"
+    return trainer.state.global_step, run.logged
 
 
 @pytest.mark.parametrize(
@@ -68,3 +92,31 @@ def test_a_loss_that_is_no_number_stops_it_at_once(tmp_path):
     """transformers itself would log the mean of the steps before and go on."""
     with pytest.raises(Diverged, match="the loss is not finite at step 4"):
         train(tmp_path, Budget(steps=50), nan_at=4)
+
+
+def test_a_model_that_is_not_counted_cannot_be_trained_under_a_budget_that_counts(tmp_path):
+    with pytest.raises(PluginError, match="what a Line computes is not counted"):
+        train(tmp_path, Budget(tokens=100))
+
+
+@pytest.mark.parametrize("unit", ["tokens", "flops"])
+def test_what_its_model_computes_is_counted_and_kept_to_half_a_step(tmp_path, unit):
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(vocab_size=50, hidden_size=32, intermediate_size=64, num_hidden_layers=2,
+                         num_attention_heads=2, max_position_embeddings=32)  # fmt: skip
+    ids = torch.arange(3, 13)
+    rows = [{"input_ids": ids, "labels": ids} for _ in range(40)]
+    each = {"tokens": 4 * 10, "flops": 4 * 10 * 1e5}[unit]
+    run = Run(Budget.model_validate({unit: 7 * each}))
+    arguments = TrainingArguments(
+        str(tmp_path), max_steps=100, per_device_train_batch_size=4, report_to="none", save_strategy="no",
+        use_cpu=True, disable_tqdm=True,
+    )  # fmt: skip
+    trainer = Trainer(LlamaForCausalLM(config), arguments, train_dataset=rows, callbacks=[callback(run)])
+    with metered(run.tally):
+        trainer.train()
+    work = run.tally.work
+    assert work.trained == 40 * trainer.state.global_step
+    a_step = {"tokens": work.trained, "flops": work.flops}[unit] / trainer.state.global_step
+    assert abs(run.left) <= a_step / 2

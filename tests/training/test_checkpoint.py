@@ -110,7 +110,7 @@ class Session:
             "weights": weights,
             "state": {**state, "shadow": state["shadow"].tolist(), "nan": str(state["nan"])},
             "points": [(step, dict(said)) for step, said in self.points],
-            "record": (record.steps, record.rows, record.tokens, record.forwards, record.generated),
+            "record": (record.steps, record.rows, record.work),
             "random": (random.random(), np.random.rand(), torch.rand(()).item()),
             "steps": steps,
         }

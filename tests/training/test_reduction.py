@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from alignbench.errors import PluginError
 from alignbench.models import load_base
+from alignbench.models.meter import Tally, metered
 from alignbench.recipe import schema
 from alignbench.rows import Ranking, UnpairedPreference
 from alignbench.testing.losses import group_scores
@@ -96,8 +97,9 @@ def test_loss_gradient_and_numbers_are_the_same_whatever_the_micro_batch_is(fold
         step = GradientStep(policy, view, loss, schema.Training(batch=len(rows), micro_batch=size))
         weights = [*policy.parameters(), *(head.parameters() if sequences is None else ())]
         step.train(weights, set())
-        done = step.run(rows, len({row.id for row in rows}), 1)
-        assert step.forwards >= (1 if size == "auto" else len({row.id for row in rows}) / size)
+        with metered(Tally()) as tally:
+            done = step.run(rows, len({row.id for row in rows}), 1)
+        assert tally.work.forwards >= (1 if size == "auto" else len({row.id for row in rows}) / size)
         found[size] = done.loss, done.numbers, [weight.grad for weight in weights]
     loss, numbers, gradients = found.pop("auto")
     assert any(gradient is not None and gradient.abs().max() > 1e-4 for gradient in gradients), "void"

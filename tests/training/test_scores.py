@@ -61,7 +61,6 @@ def test_a_prompt_that_two_answers_share_goes_through_the_network_once(base):
     together = lay_out({"all": Group([first, Sequence(prompt, (10, 2))])}, base.device)
     assert len(together.ids) == 3 + 2 + 1
     assert len(apart.ids) == 2 * 3 + 2 + 1
-    assert together.tokens == apart.tokens == 11, "the budget does not depend on how it was computed"
 
 
 def test_the_last_token_predicts_nothing_and_is_not_computed(base):

@@ -15,6 +15,7 @@ from alignbench.api.config import Budget
 from alignbench.api.method import ScoringGroup
 from alignbench.errors import Diverged, ModelError
 from alignbench.models import Base, ModelPolicy, load_base
+from alignbench.models.meter import Work
 from alignbench.recipe import schema
 from alignbench.rows import Pair, UnpairedPreference
 from alignbench.training import batches as order
@@ -218,10 +219,10 @@ def test_a_head_reads_the_state_before_each_token_and_trains_with_the_adapter(ba
     torch.testing.assert_close(seen["values"][0], wanted, rtol=1e-4, atol=1e-5)
     assert not torch.equal(before[0], head.weight)
     assert not same(before[1:], weights(policy))
-    assert record.forwards == 1, "both groups read one forward"
+    assert record.work.forwards == 1, "both groups read one forward"
 
 
-def test_a_frozen_policy_is_scored_without_gradient_or_tokens_of_the_budget(base, tmp_path):
+def test_a_frozen_policy_is_scored_without_gradient_and_counted(base, tmp_path):
     policy, frozen = (
         base.add_adapter("policy", seed=0),
         disturb(base.add_adapter("old", seed=1, trainable=False)),
@@ -238,7 +239,8 @@ def test_a_frozen_policy_is_scored_without_gradient_or_tokens_of_the_budget(base
     record, _ = run(policy, tmp_path, sequences=against, loss=loss)
     plain, _ = run(base.add_adapter("plain", seed=0), tmp_path)
     assert same(before, weights(frozen))
-    assert (record.tokens, record.forwards) == (plain.tokens, 2 * plain.forwards)
+    assert (record.work.trained, record.work.forwards) == (plain.work.trained, 2 * plain.work.forwards)
+    assert record.work.positions > plain.work.positions == 0
 
 
 # --- numbers that are none ---------------------------------------------------------------------------------
@@ -338,12 +340,55 @@ def test_a_budget_is_kept_to_the_row(base, tmp_path, budget, steps, rows):
     assert (record.steps, record.rows) == (steps, rows)
 
 
-def test_tokens_are_the_positions_of_all_sequences_and_end_a_run(base, tmp_path):
-    policy = base.add_adapter("policy", seed=0)
-    record, _ = run(policy, tmp_path, budget=Budget(epochs=1))
-    assert record.tokens == sum(len(one) for row in ROWS for one in row.sequences())
-    some, _ = run(policy, tmp_path, budget=Budget(tokens=record.tokens // 2))
-    assert record.tokens // 2 <= some.tokens < record.tokens
+def test_tokens_are_the_positions_computed_and_a_shared_prompt_is_computed_once(base, tmp_path):
+    record, _ = run(base.add_adapter("policy", seed=0), tmp_path, budget=Budget(epochs=1))
+    computed = [len(row.prompt_ids) + len(row.chosen_ids) + len(row.rejected_ids) - 2 for row in ROWS]
+    assert (record.work.trained, record.work.positions) == (sum(computed), 0)
+
+
+@pytest.mark.parametrize("unit", ["tokens", "flops"])
+@pytest.mark.parametrize("share", [0.06, 0.5, 0.83])
+def test_a_total_is_kept_to_the_row_by_a_smaller_last_step(base, tmp_path, unit, share):
+    """Of 40 rows of like length a row is 2.5%: more is never spent, and hardly more than a row is left."""
+    whole, _ = run(base.add_adapter("policy", seed=0), tmp_path, budget=Budget(epochs=1))
+    spent = {"tokens": whole.work.trained, "flops": whole.work.flops}
+    budget = Budget.model_validate({unit: int(share * spent[unit])})
+    some, _ = run(base.add_adapter("policy", seed=0), tmp_path, budget=budget)
+    found = {"tokens": some.work.trained, "flops": some.work.flops}[unit]
+    assert found <= budget.amount * 1.02, "more than its budget"
+    assert found > budget.amount - 2.5 * spent[unit] / len(ROWS)
+    assert some.steps <= math.ceil(some.rows / 8) + 1, "the first step is foretold with care"
+
+
+def test_a_limit_ends_a_training_before_its_budget_does(base, tmp_path):
+    record, _ = run(
+        base.add_adapter("policy", seed=0), tmp_path, budget=Budget(epochs=1), limit=Budget(tokens=200)
+    )
+    assert 150 < record.work.trained <= 200
+    assert record.rows < len(ROWS)
+
+
+def test_several_answers_to_one_prompt_are_one_row_of_the_budget(base, tmp_path):
+    """A group of four answers for each prompt, as GRPO draws them, and a verdict on each answer of a pair, as KTO."""
+    rows = [UnpairedPreference(id=f"{row.id}/{number}", length=row.length, prompt=row.prompt,
+                               prompt_ids=row.prompt_ids, response="", response_ids=answer, desirable=True)
+            for row in ROWS for number, answer in enumerate([row.chosen_ids, row.rejected_ids] * 2)]  # fmt: skip
+
+    def sequences(batch):
+        return {"all": [one for row in batch for one in row.sequences()]}
+
+    def loss(scores, batch):
+        return -scores["all"].logps, {}
+
+    record, _ = run(
+        base.add_adapter("policy", seed=0),
+        tmp_path,
+        sequences=sequences,
+        loss=loss,
+        batches=lambda step: rows[8 * step : 8 * step + 8],
+        budget=Budget(rows=10),
+    )
+    assert (record.steps, record.rows) == (5, 10)
 
 
 def test_seconds_end_a_run(base, tmp_path):
@@ -360,7 +405,7 @@ def test_a_second_training_of_a_cell_gets_what_the_first_has_left(base, tmp_path
     assert (first.rows, first.steps) == (16, 2)
     run(base.add_adapter("second", seed=0), tmp_path, budget=Budget(steps=2), spent=spent)
     last, said = run(base.add_adapter("third", seed=0), tmp_path, budget=Budget(steps=2), spent=spent)
-    assert (last.steps, last.tokens, said) == (0, 0, {})
+    assert (last.steps, last.work, said) == (0, Work(), {})
 
 
 def test_a_spent_budget_changes_nothing(base, tmp_path):

@@ -29,6 +29,7 @@ PUBLIC = (
     "alignbench.reference",
     "alignbench.rewards",
     "alignbench.rollouts",
+    "alignbench.spending",
     "alignbench.testing",
 )
 """Modules that a plugin may import from."""

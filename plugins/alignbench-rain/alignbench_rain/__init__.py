@@ -24,6 +24,7 @@ from alignbench import (
     Sampling,
     Sequence,
 )
+from alignbench.spending import counts_everything, parts
 from alignbench_rain.questions import Named, Question
 
 if TYPE_CHECKING:
@@ -168,6 +169,8 @@ class RainSFT(Method):
         """Training prompts that are answered; none: all."""
         max_new_tokens: int = Field(128, ge=1)
         """Tokens after which an answer is cut; what is cut is not learnt."""
+        answers_share: float = Field(0.5, gt=0, lt=1)
+        """Share of a budget in tokens, FLOPs or seconds that the searches may take; the training gets the rest."""
 
     def align(self, run: Run) -> Policy:
         from alignbench_rain.builder import Maker
@@ -180,11 +183,18 @@ class RainSFT(Method):
 
         def make(folder: Path) -> None:
             sampling = Sampling(max_new_tokens=self.config.max_new_tokens)
-            answers = decoder.answer(rows, sampling, run.seed)
-            write(folder / ANSWERS, rows, answers)
+            asked: list[Prompt] = []
+            answers: list[Answer] = []
+            for some in parts(run, rows, share=self.config.answers_share):
+                answers += decoder.answer(some, sampling, run.seed)
+                asked += some
+            write(folder / ANSWERS, asked, answers)
             (folder / SEARCH).write_text(json.dumps(told), encoding="utf-8")
 
-        folder = run.shared(make, what="answers", config=self.config.model_dump(mode="json"), start=run.start)
+        left = run.left if counts_everything(run) else None
+        folder = run.shared(
+            make, what="answers", config=self.config.model_dump(mode="json"), start=run.start, left=left
+        )
         run.log(0, **json.loads((folder / SEARCH).read_text(encoding="utf-8")))
         shown = run.rows(Demonstration, given=read(folder / ANSWERS, rows))
         policy = run.adapt()

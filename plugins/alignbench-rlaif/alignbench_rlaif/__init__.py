@@ -6,6 +6,7 @@ from pydantic import Field
 
 from alignbench import Labelling, Method, MethodConfig, NamedJudge, NamedMethod, Policy, Prompt, Run
 from alignbench.feedback import label
+from alignbench.spending import counts_everything
 
 
 class RLAIF(Method):
@@ -31,14 +32,22 @@ class RLAIF(Method):
         rounds: int = Field(1, ge=1)
         """How often the policy as it then is answers a part of the prompts, is labelled and trained."""
 
+        labels_share: float = Field(0.5, gt=0, lt=1)
+        """Share of a budget in tokens, FLOPs or seconds that the labels may take; the optimizer gets the rest."""
+
     def align(self, run: Run) -> Policy:
         config, policy = self.config, run.start
         # An epoch over its part of the rows is a round's part already.
         part_of_budget = run.budget if run.budget.epochs else run.budget.part(1 / config.rounds)
+        everything = counts_everything(run)
         judge = run.judge(config.judge)
         for number in range(config.rounds):
             part = slice(number, None, config.rounds)
-            rows = label(run, judge, config.labels, policy=policy, part=part)
+            later = run.left * (1 - 1 / (config.rounds - number))
+            share = config.labels_share / (config.rounds - number)
+            rows = label(run, judge, config.labels, policy=policy, part=part, share=share)
+            if everything:
+                part_of_budget = run.budget.of(run.left - later)
             policy = run.stage(
                 config.optimizer.name,
                 rows=rows,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
@@ -20,6 +20,7 @@ from alignbench import (
     ScoringGroup,
     Sequence,
 )
+from alignbench.spending import affordable
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -61,7 +62,14 @@ class DirectRLAIF(Method):
     def align(self, run: Run) -> Policy:
         policy = run.adapt(dropout=False)
         on_policy = OnPolicy(run, policy, run.judge(self.config.judge), self.config)
-        run.train(policy, on_policy.batch, on_policy.sequences, loss, learning_rate=self.config.learning_rate)
+        run.train(
+            policy,
+            on_policy.batch,
+            on_policy.sequences,
+            loss,
+            learning_rate=self.config.learning_rate,
+            state=on_policy.state,
+        )
         return policy
 
 
@@ -81,11 +89,15 @@ class OnPolicy:
     def __init__(self, run: Run, policy: Policy, judge: Judge, config: DirectRLAIF.Config):
         self.run, self.policy, self.judge, self.config = run, policy, judge, config
         self.rows = run.rows(Prompt)
+        self.state: dict[str, Any] = {}
 
     def batch(self, step: int) -> list[Item]:
-        """Return the answers of one step, each with its advantage over the others to its prompt."""
+        """Return the answers of one step, each with its advantage over the others to its prompt; [] ends it."""
         config, each = self.config, self.config.answers
-        prompts = self.run.draw(self.rows, step, max(1, self.run.batch // each))
+        size = max(1, self.run.batch // each)
+        prompts = self.run.draw(self.rows, step, size)[: affordable(self.run, self.state, size, first=size)]
+        if not prompts:
+            return []
         sampling = Sampling(temperature=config.temperature, max_new_tokens=config.max_new_tokens)
         key = int(self.run.rng(f"answers/{step}").integers(2**62))
         answers = self.policy.answer(prompts, sampling, key, samples=each)

@@ -20,6 +20,8 @@ class RewardModelConfig(MethodConfig):
     """Passes over the rows: more than one over-fits (InstructGPT, appendix C.2)."""
     batching: Literal["per-prompt", "shuffled-pairs"] = "per-prompt"
     """All comparisons of a prompt as one element of a batch, or each comparison on its own."""
+    share: float = Field(default=0.4, gt=0, lt=1)
+    """Share of a budget in tokens, FLOPs or seconds that it may take; PPO gets the rest."""
 
 
 class RLHF(Method):

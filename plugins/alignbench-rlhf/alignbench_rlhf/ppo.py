@@ -25,7 +25,11 @@ from alignbench import (
     TrainablePolicy,
 )
 from alignbench.rewards import reward_model
+from alignbench.spending import affordable, counts_everything
 from alignbench_rlhf import losses
+
+LEAST = 2
+"""Rollouts of a round at least: advantages are whitened over a round."""
 
 OFF = {True: 1e-3, False: 1e-2}
 """How far the first ratios of a round may be off 1: at most in float32, on average in less."""
@@ -110,8 +114,11 @@ class PPO:
     def _draw(self, step: int) -> bool:
         """Draw, score and plan one round; False where the training has to stop."""
         config, state, run = self.config, self.state, self.run
+        wanted = affordable(run, state, config.rollout_batch_size, first=run.batch)
+        if wanted < LEAST and counts_everything(run):
+            return False
         self._move_reference()
-        prompts = run.draw(self.rows, state["round"], config.rollout_batch_size)
+        prompts = run.draw(self.rows, state["round"], config.rollout_batch_size)[:wanted]
         sampling = Sampling(temperature=config.temperature, max_new_tokens=config.max_new_tokens)
         key = int(run.rng(f"rollouts/{state['round']}").integers(2**62))
         answers = self.policy.answer(prompts, sampling, key)
