@@ -139,7 +139,10 @@ class _Counter:
         call = _call
         if call is None or call.watched is None:
             return
-        gradient = torch.is_grad_enabled() and output.requires_grad
+        made = output if isinstance(output, tuple) else (output,)  # a router returns its choices as well
+        gradient = torch.is_grad_enabled() and any(
+            isinstance(one, Tensor) and one.requires_grad for one in made
+        )
         found, inputs = _products(module, gradient and args[0].requires_grad, gradient)
         rows = args[0].numel() // inputs
         if call.skipped is not None and any(module is one for one in call.skipped[0].modules()):
