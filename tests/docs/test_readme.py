@@ -84,4 +84,4 @@ def test_its_method_keeps_the_laws(simpo: tuple[Path, Path]):
         check=False,
     )
     assert ran.returncode == 0, ran.stdout + ran.stderr
-    assert re.search(r"1\d passed", ran.stdout)
+    assert re.search(r"[12]\d passed", ran.stdout)

@@ -198,9 +198,8 @@ def test_prompts_that_nearly_repeat_a_training_prompt_are_said(results: Results)
     doubtful = Results.model_validate(
         {**results.model_dump(by_alias=True), "data": {"near_duplicates": {"test": 3}}}
     )
-    assert leaderboard(doubtful).caption.endswith(
-        "Of the test prompts of the data, 3 nearly repeat a training prompt."
-    )
+    said = "Of the test prompts of the data, 3 nearly repeat a training prompt."
+    assert said in leaderboard(doubtful).caption
 
 
 def test_a_verdict_turns_a_comparison_that_is_stored_the_other_way_round():
