@@ -32,13 +32,22 @@ class Rollouts:
 
 
 def draw(
-    run: Run, policy: Policy, rows: Rows[Prompt], number: int, size: int, samples: int, sampling: Sampling
+    run: Run,
+    policy: Policy,
+    rows: Rows[Prompt],
+    number: int,
+    size: int,
+    samples: int,
+    sampling: Sampling,
+    *,
+    most: int | None = None,
 ) -> Rollouts:
     """Return the rollouts of round `number` (from 0): `samples` answers of `policy` to each of `size` prompts.
 
-    The prompts come in the one order that all methods share, and the noise depends on seed, round and prompt.
+    The prompts come in the one order that all methods share, and the noise depends on seed, round and prompt. With
+    `most`, only the first so many of the round's prompts are answered.
     """
-    prompts = run.draw(rows, number, size)
+    prompts = run.draw(rows, number, size)[:most]
     key = int(run.rng(f"rollouts/{number}").integers(2**62))
     answers = policy.answer(prompts, sampling, key, samples=samples)
     return Rollouts([prompt for prompt in prompts for _ in range(samples)], answers, samples)

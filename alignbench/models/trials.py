@@ -11,7 +11,7 @@ from torch import Tensor
 
 from alignbench.errors import ModelError
 from alignbench.models import choices, counting, last_layer, varlen
-from alignbench.models.attention import NOT_SUPPORTED, agrees
+from alignbench.models.attention import NOT_SUPPORTED, agrees, rounds_activations
 from alignbench.models.incremental import GrowingTexts
 from alignbench.models.paths import Paths
 from alignbench.models.policy import ModelPolicy
@@ -59,7 +59,8 @@ def _check_causal(base: Network) -> None:
     """Refuse a model whose states change with what follows: its log-probabilities would know the answer."""
     text = base.trial_text(0, 9)
     with torch.no_grad(), base.arithmetic():
-        if not agrees(base.plain_states(text[:6]), base.plain_states(text)[:6]):
+        begun, whole = base.plain_states(text[:6]), base.plain_states(text)[:6]
+        if not agrees(begun, whole, rounded=rounds_activations(base.model)):
             raise ModelError(
                 f"a {type(base.model).__name__} is not causal: a token's state changes with the tokens that follow it",
                 "use a causal language model",
@@ -68,7 +69,8 @@ def _check_causal(base: Network) -> None:
 
 def _right(base: Network, paths: Paths) -> bool:
     try:
-        return all(agrees(found, right) for found, right in _trials(base, paths))
+        rounded = rounds_activations(base.model)
+        return all(agrees(found, right, rounded=rounded) for found, right in _trials(base, paths))
     except NOT_SUPPORTED:
         return False
 

@@ -259,11 +259,15 @@ def _curves(path: Path) -> bytes:
 
 
 def _samples(path: Path) -> bytes:
-    return repr([replace(answer, seconds=0.0) for answer in samples.read_all(path.parent)]).encode()
+    found = samples.read(path.parent, path.name)
+    return repr(
+        {at: [replace(answer, seconds=0.0) for answer in answers] for at, answers in found.items()}
+    ).encode()
 
 
 READERS: dict[str, Callable[[Path], bytes | None]] = {
     "samples.parquet": _samples,
+    "tuning.parquet": _samples,
     "train.jsonl": _curves,
     "cell.json": _cell,
     store.COMMIT: lambda path: None,

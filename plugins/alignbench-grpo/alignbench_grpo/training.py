@@ -13,6 +13,7 @@ from torch import Tensor
 from alignbench import GroupScores, PerToken, Policy, Prompt, Run, Sampling, ScoringGroup, Sequence
 from alignbench.rewards import reward
 from alignbench.rollouts import Rollouts, advantages, draw, leave_one_out
+from alignbench.spending import affordable
 from alignbench_grpo import losses
 
 
@@ -55,15 +56,19 @@ class GroupTraining:
 
     def step(self, number: int) -> list[Group]:
         """Return the groups of a step, after drawing new ones where all epochs are done."""
-        if not self.state["left"]:
-            self._draw(number)
+        if not self.state["left"] and not self._draw(number):
+            return []
         return [Group(place) for place in self.state["left"].pop(0)]
 
-    def _draw(self, step: int) -> None:
+    def _draw(self, step: int) -> bool:
+        """Draw and reward one round; False where the budget pays for none."""
         config, state, run = self.config, self.state, self.run
         size = config.rollout_batch_size or run.batch
+        most = affordable(run, state, size, first=run.batch)
+        if not most:
+            return False
         sampling = Sampling(temperature=config.temperature, max_new_tokens=config.max_new_tokens)
-        drawn = draw(run, self.policy, self.rows, state["round"], size, config.answers, sampling)
+        drawn = draw(run, self.policy, self.rows, state["round"], size, config.answers, sampling, most=most)
         groups = len(drawn.answers) // config.answers
         plan = self._plan(groups)
         items = drawn.sequences()
@@ -93,6 +98,7 @@ class GroupTraining:
             "left": plan,
             "round": state["round"] + 1,
         }
+        return True
 
     def _plan(self, groups: int) -> list[list[int]]:
         """The groups of each step, all epochs: in an order of its own for each epoch."""

@@ -24,6 +24,7 @@ from alignbench import (
 )
 from alignbench.rewards import reward
 from alignbench.rollouts import Rollouts, draw
+from alignbench.spending import affordable
 
 
 @dataclass(frozen=True)
@@ -59,16 +60,20 @@ class Training(ABC):
 
     def step(self, number: int) -> list[Item]:
         """Return the prompts of a step, after a new round where the last one is used up."""
-        if not self.state["left"]:
-            self._draw(number)
+        if not self.state["left"] and not self._draw(number):
+            return []
         return [Item(place) for place in self.state["left"].pop(0)]
 
-    def _draw(self, step: int) -> None:
+    def _draw(self, step: int) -> bool:
+        """Draw and reward one round; False where the budget pays for none."""
         config, state, run = self.config, self.state, self.run
         size = config.rollout_batch_size or run.batch
+        most = affordable(run, state, size, first=run.batch)
+        if not most:
+            return False
         sampling = Sampling(temperature=config.temperature, max_new_tokens=config.max_new_tokens)
         source = self.policy if config.source == "policy" else run.start
-        drawn = draw(run, source, self.rows, state["round"], size, config.answers, sampling)
+        drawn = draw(run, source, self.rows, state["round"], size, config.answers, sampling, most=most)
         scores = self._scores(drawn)
         best, worst, decided = extremes(scores)
         count = len(scores)
@@ -85,6 +90,7 @@ class Training(ABC):
             "round": state["round"] + 1,
             **self._kept(chosen, rejected),
         }
+        return True
 
     def _scores(self, drawn: Rollouts) -> Tensor:
         """Return the scores [G, K] of the answers, NaN where there is none; of a comparison, its two shares."""

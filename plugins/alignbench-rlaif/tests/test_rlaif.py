@@ -14,7 +14,7 @@ from alignbench_rlaif import RLAIF
 from alignbench_rlaif.direct import DirectRLAIF, OnPolicy
 from alignbench_rlaif.red_team import DISGUISES, RedTeam
 
-from alignbench import Answer, DataError, NamedJudge, NamedMethod, Policy, Prompt, Run, Score
+from alignbench import Answer, Budget, DataError, NamedJudge, NamedMethod, Policy, Prompt, Run, Score
 from alignbench.feedback import label
 from alignbench.recipe.resolve import resolve
 from alignbench.recipe.schema import Recipe
@@ -108,8 +108,8 @@ def test_every_round_labels_answers_of_the_policy_as_it_then_is(
 ):
     run, seen = cell(session, "rounds"), []
 
-    def spy(run: Run, judge: Any, how: Any, *, policy: Policy, part: slice) -> list[Any]:
-        rows = label(run, judge, how, policy=policy, part=part)
+    def spy(run: Run, judge: Any, how: Any, *, policy: Policy, **more: Any) -> list[Any]:
+        rows = label(run, judge, how, policy=policy, **more)
         seen.append((policy.fingerprint(), {row.id.partition("/")[0] for row in rows}))  # pyright: ignore
         return rows
 
@@ -125,7 +125,8 @@ def test_every_round_labels_answers_of_the_policy_as_it_then_is(
 
 def test_what_judging_costs_is_the_cells_own(session: Session):
     run = cell(session, "cost")
-    RLAIF(config()).align(run)
+    with run.meter.charging():
+        RLAIF(config()).align(run)
     assert run.ledger.cost.ai_comparisons > 0
     beside = run.ledger.judges[0]["quality"]["people"]["asked"]
     assert run.ledger.cost.judge_calls == 2 * (run.ledger.cost.ai_comparisons + beside)
@@ -136,7 +137,8 @@ def test_what_judging_costs_is_the_cells_own(session: Session):
     assert run.ledger.judges[0]["quality"]["compared"] == run.ledger.cost.ai_comparisons
     # A second cell finds everything in the store, and is charged the same.
     again = cell(session, "cost-again")
-    RLAIF(config()).align(again)
+    with again.meter.charging():
+        RLAIF(config()).align(again)
     for name in ("ai_comparisons", "judge_calls", "judge_tokens", "generated_tokens"):
         assert getattr(again.ledger.cost, name) == getattr(run.ledger.cost, name)
 
@@ -194,9 +196,9 @@ def test_soft_labels_train_a_reward_model_that_ppo_follows(session: Session, mon
     run, learned = cell(session, "default"), []
     finish = reward_model.finish
 
-    def spy(policy: Any, head: Any, held_out: Any) -> Any:
+    def spy(policy: Any, *more: Any, **how: Any) -> Any:
         learned.append(policy)
-        return finish(policy, head, held_out)
+        return finish(policy, *more, **how)
 
     monkeypatch.setattr(reward_model, "finish", spy)
     rates = {"reward_model": {"learning_rate": 1e-2}, "learning_rate": 1e-2}
@@ -244,6 +246,7 @@ class Scripted:
     """A run whose policy gives four fixed answers, and whose log-probabilities are known."""
 
     batch = 4
+    budget = Budget(epochs=1)
 
     def __init__(self, finished: tuple[bool, ...] = (True,) * 4):
         self.finished = finished
