@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 from pathlib import Path
 from string import Template
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from alignbench import plugins
-from alignbench.api.config import NAME
 from alignbench.errors import Problem, RecipeError
-from alignbench.plugins import Group
+
+if TYPE_CHECKING:
+    from alignbench.plugins import Group
 
 Kind = Literal["method", "judge", "metric", "source"]
 
@@ -32,6 +32,9 @@ def write(kind: Kind, name: str, parent: Path) -> Path:
 
     Raises RecipeError for what is no name, a name that is taken, and a folder that is there already.
     """
+    from alignbench import plugins  # here: the command line loads this file for every command
+    from alignbench.api.config import NAME
+
     if not re.fullmatch(NAME, name):
         fix = "use small letters, digits, '.', '_' and '-', 64 at most, a letter or digit first"
         raise RecipeError(Problem(f"'{name}' cannot be a name", fix))

@@ -129,7 +129,7 @@ def test_no_two_trials_of_a_method_are_alike():
 def test_values_that_make_too_few_settings_are_refused():
     few = recipe(methods={"a": {"method": "dpo", "sweep": {"beta": [0.1, 0.3]}}})
     with pytest.raises(
-        RecipeError, match=r"methods\.a\.sweep: its values make 2 unlike .* sweep\.trials to 2"
+        RecipeError, match=r"methods\.a\.sweep: its values make 2 different .* sweep\.trials to 2"
     ):
         tuning.expanded(few)
 

@@ -49,7 +49,7 @@ def seen(session: Session, view: type[Any]) -> set[str]:
 @pytest.fixture(scope="module")
 def session(tmp_path_factory: pytest.TempPathFactory) -> Session:
     folder = tmp_path_factory.mktemp("held-out")
-    return make_bench(folder, evaluation={"prompts": 8, "judges": [JUDGE]})
+    return make_bench(folder, evaluation={"prompts": 8, "judges": [JUDGE], "sampling": {"temperature": 1.0}})
 
 
 def test_methods_never_see_the_rows_that_a_judge_is_trained_on(
