@@ -273,7 +273,7 @@ def against_start(results: Results, label: LabelResult, metric: str) -> Verdict 
     turned = decoding.reversal(results, label.label, start, metric)
     short, sentence = _short(results, found), _sentence(results, found)
     if turned is not None:
-        short += ", turns with T"
+        short += ", changes with T"
         sentence += f" They change places between temperatures: {turned}."
     for control in _controls(results, label):
         beside = results.decisive(label.label, control, metric)
@@ -365,10 +365,7 @@ def _power(found: Comparison) -> str:
     least = found.smallest_detectable
     if least is None:
         return ""
-    same = (
-        found.ci95 is not None and found.ci95[0] == found.ci95[1]
-    )  # equal answers: the interval has no digits
-    return f" (could have seen {text.number(least, None if same else _places(found))})"
+    return f" (could have seen {text.number(least, text.places_of(least, 2))})"
 
 
 def _places(found: Comparison) -> int:

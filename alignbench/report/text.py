@@ -37,16 +37,16 @@ def decimals(estimates: Iterable[Estimate]) -> int:
     known = [one for one in estimates if one.value is not None]
     halves = sorted(half for one in known if one.ci95 and (half := (one.ci95[1] - one.ci95[0]) / 2) > 0)
     if halves:
-        return _places(halves[len(halves) // 2], 2)
+        return places_of(halves[len(halves) // 2], 2)
     sizes = sorted(abs(one.value) for one in known if one.value)
-    return _places(sizes[len(sizes) // 2], 3) if sizes else 0
+    return places_of(sizes[len(sizes) // 2], 3) if sizes else 0
 
 
 def number(value: float | None, places: int | None = None) -> str:
     """Return `value` with `places` decimals, or with three digits; with a typographic minus sign."""
     if value is None:
         return NOTHING
-    said = f"{value:,.{_places(value, 3) if places is None else places}f}"
+    said = f"{value:,.{places_of(value, 3) if places is None else places}f}"
     return said.replace("-", "\N{MINUS SIGN}") if float(said.replace(",", "")) else said.lstrip("-")
 
 
@@ -119,7 +119,7 @@ def _escape(match: re.Match[str]) -> str:
     return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
 
 
-def _places(value: float, digits: int) -> int:
+def places_of(value: float, digits: int) -> int:
     """Return the decimals that show `digits` significant digits of `value`, at most six."""
     exponent = int(f"{value:.{digits - 1}e}".partition("e")[2])  # of the rounded value: 0.9996 is 1.00
     return min(6, max(0, digits - 1 - exponent)) if value else 0

@@ -95,7 +95,7 @@ def test_with_three_seeds_the_verdict_is_on_the_method_and_these_policies_stand_
     assert dpo.policies == "These policies alone: +0.117 (95% interval 0.089 to 0.145), better."
     assert rain is not None
     assert rain.outcome == "not distinguishable"
-    assert rain.short == "not told apart from dpo (could have seen 0.120)"
+    assert rain.short == "not told apart from dpo (could have seen 0.12)"
     assert rain.policies.endswith(", better.")
 
 
@@ -148,9 +148,9 @@ def test_a_seed_that_only_one_label_has_is_named():
 def test_a_difference_that_was_not_found_says_what_could_have_been(results: Results):
     hot = next(row.verdict for row in leaderboard(results).rows if row.name == "dpo-hot")
     assert hot is not None
-    assert hot.short == "not told apart from dpo (could have seen 0.120)"
+    assert hot.short == "not told apart from dpo (could have seen 0.12)"
     assert hot.sentence.startswith(
-        "dpo-hot is not told apart from dpo on reward (could have seen 0.120): "
+        "dpo-hot is not told apart from dpo on reward (could have seen 0.12): "
         "difference \N{MINUS SIGN}0.013 (95% interval"
     )
 
@@ -233,7 +233,7 @@ def test_a_start_from_elsewhere_is_compared_with_base():
 def test_the_best_label_is_named_with_those_that_are_not_told_apart_from_it(results: Results):
     said = "rain-on-dpo has the best reward, 0.702 ±0.048, for the method, over 3 seeds"
     assert leaderboards.best(results) == (
-        f"{said}; not told apart from it: dpo (could have seen 0.120) and dpo-hot (could have seen 0.120); "
+        f"{said}; not told apart from it: dpo (could have seen 0.12) and dpo-hot (could have seen 0.12); "
         "not all seeds of orpo finished."
     )
     clear = tuple(

@@ -91,7 +91,7 @@ def terminal(run: Results) -> str:
 def test_a_verdict_says_where_two_labels_change_places(run: Results):
     rows = {row.name: row.verdict for row in leaderboard(run).rows}
     assert rows["dpo"] is not None
-    assert rows["dpo"].short.endswith(", turns with T")
+    assert rows["dpo"].short.endswith(", changes with T")
     said = "dpo minus sft is \N{MINUS SIGN}0.030 at 0 (not told apart) and +0.080 at 1."
     assert f"They change places between temperatures: {said}" in rows["dpo"].sentence
     assert rows["sft"] is not None
