@@ -90,9 +90,11 @@ def size(value: float | None) -> str:
 
 
 def duration(seconds: float | None) -> str:
-    """Return a duration in its two largest units: `41 s`, `3 min 20 s`, `2 h 05 min`."""
+    """Return a duration in its two largest units: `4.03 ms`, `41 s`, `3 min 20 s`, `2 h 05 min`."""
     if seconds is None:
         return NOTHING
+    if 0 < seconds < 1:
+        return f"{number(1000 * seconds)} ms"
     if seconds < 10:
         return f"{number(seconds)} s"
     whole = round(seconds)

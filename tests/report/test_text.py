@@ -68,7 +68,7 @@ def test_a_column_shares_its_decimals_and_survives_numbers_of_every_size():
     [
         (None, "n/a"),
         (0.0, "0 s"),
-        (0.0113, "0.0113 s"),
+        (0.0113, "11.3 ms"),
         (41.4, "41 s"),
         (59.7, "1 min 00 s"),
         (200, "3 min 20 s"),
