@@ -1,4 +1,4 @@
-"""What observers may watch: the life of a run, told in the parent process. An observer never stops a run."""
+"""What observers may watch: the events of a run, in the parent process. An observer never stops a run."""
 
 from __future__ import annotations
 

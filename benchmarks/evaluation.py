@@ -117,7 +117,7 @@ def seconds(run: Path, metrics: list[str] | None) -> dict[str, float]:
         ]
         task = Task(
             "evaluate", copy, origin(run), resolve(wanted).model_dump_json(), Path(folder) / "home",
-            copy / "evaluation.log", torch.get_num_threads(), {"cells": cells, "key": "bench"},
+            copy / "evaluation.log", torch.get_num_threads(), {"cells": cells, "key": "benchmark"},
         )  # fmt: skip
         wall, cpu = time.perf_counter(), time.process_time()
         evaluate.main(task, lambda event: None)

@@ -104,14 +104,14 @@ class Lenient(SelfEvaluation):
 
 def thresholds(evaluation: Lenient, prompts: list[Prompt], tokens: int, share: float) -> tuple[float, float]:
     """Return the shares above which about `share` of all answers, long or short, pass in both orders."""
-    policy = evaluation.forest.policy
+    policy = evaluation.decoding.policy
     found = []
     for prompt in prompts:
         about = evaluation.about(prompt)
         for answer in policy.answer([prompt], Sampling(max_new_tokens=tokens, top_k=15), 1, samples=8):
             for length in range(2, len(answer.ids) + 1, 6):
                 text = evaluation.tokenizer.decode(list(answer.ids[:length]), skip_special_tokens=True)
-                (replies,) = evaluation.forest.ask([(about.tree, about.queries(text))])
+                (replies,) = evaluation.decoding.ask([(about.tree, about.queries(text))])
                 found.append([evaluation.share(order, reply) for order, reply in enumerate(replies)])
         about.tree.prune(())
     shares = np.array(found)
@@ -126,7 +126,7 @@ class OneByOne:
     """The model as the authors' program calls it: one row, one token, keys and values inside one walk."""
 
     def __init__(self, decoder: Decoder, prompt: Prompt):
-        self.base, self.evaluation = decoder.forest.base, decoder.evaluation
+        self.base, self.evaluation = decoder.decoding.base, decoder.evaluation
         self.about = decoder.evaluation.about(prompt)
         words = decoder.words
         self.text, self.ended = words.text, words.ended
@@ -193,11 +193,11 @@ def main() -> None:
     rules = RAIN.Config(question=question, similarity=0.0, spread=0.0, clause_ends="gy.,")
     sampling = Sampling(max_new_tokens=chosen.tokens)
 
-    def decoder(forest: DecodingBase | None = None) -> Decoder:
-        forest = DecodingBase(base.policy()) if forest is None else forest
-        evaluation = Lenient(forest, question, soft=False)
+    def decoder(decoding: DecodingBase | None = None) -> Decoder:
+        decoding = DecodingBase(base.policy()) if decoding is None else decoding
+        evaluation = Lenient(decoding, question, soft=False)
         evaluation.thresholds = votes
-        return Decoder(rules, forest, evaluation, OwnStates(np.zeros(1, np.float32), 2.0))
+        return Decoder(rules, decoding, evaluation, OwnStates(np.zeros(1, np.float32), 2.0))
 
     decoder().answer(prompts[:1], Sampling(max_new_tokens=2), KEY)  # warm
     some = prompts[:: max(1, len(prompts) // chosen.reference)][: chosen.reference]

@@ -145,7 +145,7 @@ def evaluate(
     from alignbench.cli.progress import watching
     from alignbench.commands.evaluate import evaluate
 
-    with nullcontext(lambda news: None) if as_json else watching(quiet=quiet) as watch:
+    with nullcontext(lambda message: None) if as_json else watching(quiet=quiet) as watch:
         evaluate(run, allow_env_change=allow_env_change, watch=watch)
     page = report.write_html(run)
     if as_json:

@@ -15,7 +15,7 @@ from alignbench.recipe.schema import Loaded
 
 
 def evaluate(
-    run: Path, *, allow_env_change: bool = False, watch: Callable[[Any], None] = lambda news: None
+    run: Path, *, allow_env_change: bool = False, watch: Callable[[Any], None] = lambda message: None
 ) -> Exit:
     """Measure the finished cells of a run again and write its record; a cell that is not finished stays so.
 

@@ -174,9 +174,9 @@ def judging_scores(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, c
             if by_family[family]:
                 result[f"{kind}, {family}"] = fmean(by_family[family])
     items = list(judging("score", count))
-    marks = option_probabilities(model, tokenizer, [i["messages"] for i in items], list(SCORES))
-    marks = (marks / marks.sum(-1, keepdim=True)) @ marks.new_tensor([float(n) for n in SCORES])
-    result["score, correlation"] = correlation(marks.tolist(), [float(i["target"]) for i in items])
+    scores = option_probabilities(model, tokenizer, [i["messages"] for i in items], list(SCORES))
+    scores = (scores / scores.sum(-1, keepdim=True)) @ scores.new_tensor([float(n) for n in SCORES])
+    result["score, correlation"] = correlation(scores.tolist(), [float(i["target"]) for i in items])
     pairs = list(judging("pair", count, seed=1))
     chats = [
         [

@@ -4,7 +4,7 @@
 
 FOLDER holds the published files as their authors name them: truthfulqa/mc_task.json, crows_pairs, winogender,
 gsm8k, xquad_en, ifeval, xstest, advbench, decodingtrust. Runs published.yaml on them, then gives the base to the
-harness by its own road: its class for transformers around the network, its own task files with local data, one
+harness in its own way: its class for transformers around the network, its own task files with local data, one
 request at a time. Nothing of this project lies between, but for the network's 4-bit weights and the items of
 TruthfulQA, Winogender and XQuAD, which the harness expects in another shape than their authors' files. Writes the
 figures, and how far the two roads differ, into published.json beside this file, under the name given.
@@ -176,7 +176,7 @@ def main() -> None:
             )
         found[task] = apart(task, ours, theirs) | {
             "seconds": round(between - began, 1),
-            "seconds of its own road": round(time.perf_counter() - between, 1),
+            "seconds of its own way": round(time.perf_counter() - between, 1),
         }
         for figure, (end, _) in TASKS[task][2].items():
             if figure != "bleu":  # of the corpus, no mean of items
@@ -185,7 +185,7 @@ def main() -> None:
         print(task, json.dumps(found[task]), flush=True)
     told = {
         "figures": columns,
-        "base against lm-evaluation-harness's own road": found,
+        "base against lm-evaluation-harness's own way": found,
     }
     file = Path(__file__).with_suffix(".json")
     known = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}

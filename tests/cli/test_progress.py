@@ -29,8 +29,8 @@ def shown(story: list[Progress], *, terminal: bool, width: int = 120) -> str:
     file = io.StringIO()
     console = Console(file=file, force_terminal=terminal, width=width, color_system=None)
     with watching(console) as watch:
-        for news in story:
-            watch(news)
+        for message in story:
+            watch(message)
     return file.getvalue()
 
 

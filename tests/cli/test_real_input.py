@@ -1,4 +1,4 @@
-"""The road for real data, end to end: a checkpoint nobody here made, human preferences, the command line."""
+"""Real data, end to end: a checkpoint nobody here made, human preferences, the command line."""
 
 from __future__ import annotations
 

@@ -85,7 +85,7 @@ class Meddles(Method):
 
 
 class Hangs(Method):
-    """Does nothing for ever, and is deaf to everybody."""
+    """Does nothing for ever, and ignores every signal it can."""
 
     api = 2
 
@@ -166,4 +166,4 @@ class Session:
 
 @pytest.fixture(scope="module")
 def session(tmp_path_factory: pytest.TempPathFactory, misbehaving: Path) -> Session:
-    return Session(tmp_path_factory.mktemp("bench"), misbehaving)
+    return Session(tmp_path_factory.mktemp("session"), misbehaving)

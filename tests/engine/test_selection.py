@@ -22,7 +22,7 @@ from alignbench.worker.session import Session
 LOOKS = 4
 
 
-class Told(Judge):
+class ScriptedJudge(Judge):
     """Gives each look the score that it is told to give."""
 
     trains = True
@@ -60,7 +60,7 @@ def test_the_weights_of_the_best_look_are_kept_and_both_curves_are_logged(
     )
     prepare.main(task, lambda event: None)
     run = CellContext(Session(task), label="tried", seed=0, method="frozen", start="base", folder=tmp_path)
-    judge = Told()
+    judge = ScriptedJudge()
     monkeypatch.setattr(run, "judge", lambda named: judge)
     policy = run.adapt()
     weights = list(policy.parameters())  # pyright: ignore[reportAttributeAccessIssue]
@@ -86,7 +86,7 @@ def test_the_weights_of_the_best_look_are_kept_and_both_curves_are_logged(
     assert all(torch.equal(now, best) for now, best in zip(weights, at_look[1], strict=True))
     assert not all(torch.equal(now, last) for now, last in zip(weights, at_look[-1], strict=True))
     lines = [json.loads(line) for line in run.curves.read_text(encoding="utf-8").splitlines()]
-    looks = [line for line in lines if "validation_score" in line]
-    assert [line["step"] for line in looks] == [2, 4, 6, 8]
-    assert [line["validation_score"] for line in looks] == pytest.approx(list(Told.scores))
-    assert all(line["validation_nll"] > 0 for line in looks)
+    evaluations = [line for line in lines if "validation_score" in line]
+    assert [line["step"] for line in evaluations] == [2, 4, 6, 8]
+    assert [line["validation_score"] for line in evaluations] == pytest.approx(list(ScriptedJudge.scores))
+    assert all(line["validation_nll"] > 0 for line in evaluations)

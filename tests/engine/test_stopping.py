@@ -1,4 +1,4 @@
-"""One signal: the step is finished and kept. Two: now. No sign of life: stopped, with its stacks on record."""
+"""One signal: the step is finished and kept. Two: now. No heartbeat: stopped, with its stacks on record."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Published benchmarks: our road through the harness equals the harness's own, and figures worked by hand."""
+"""Published benchmarks: our way through the harness equals the harness's own, and figures worked by hand."""
 
 from __future__ import annotations
 

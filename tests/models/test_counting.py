@@ -112,11 +112,11 @@ def test_answers_have_the_flops_that_torch_counts(base: Base):
 
 def test_a_search_has_the_flops_that_torch_counts():
     base = load_base(schema.Model(id="sandbox"))
-    forest = DecodingBase(base.policy())
-    tree = forest.new_tree(tuple(range(5, 45)))
+    decoding = DecodingBase(base.policy())
+    tree = decoding.new_tree(tuple(range(5, 45)))
     path = tuple(range(5, 50))
     asked = [Query((*path, 7, 8)), Query((*path, 9)), Query((*path, 9, 10, 11))]
-    ours, theirs = counted(lambda: forest.ask([(tree, asked)]))
+    ours, theirs = counted(lambda: decoding.ask([(tree, asked)]))
     assert ours.flops == pytest.approx(theirs, rel=CLOSE)
     assert ours.positions >= tree.tokens
 

@@ -180,10 +180,10 @@ class Sneaks(Twice):
         start.base.model(input_ids=ids)
         start.base.hidden(ids)
         start.hidden(ids)
-        forest = DecodingBase(start)
-        tree = forest.new_tree()
-        forest.ask([(tree, [Query(tuple(range(5, 15)))])])
-        forest.alone(tuple(range(5, 15)))
+        decoding = DecodingBase(start)
+        tree = decoding.new_tree()
+        decoding.ask([(tree, [Query(tuple(range(5, 15)))])])
+        decoding.alone(tuple(range(5, 15)))
         return start
 
 

@@ -120,7 +120,7 @@ def test_a_plugin_uses_only_what_is_public_and_no_other_plugin() -> None:
     assert found == []
 
 
-OURS_TO_HAND_OUT = {"base", "critic", "forest", "judge", "policy", "reference", "reward", "run", "start"}
+OURS_TO_HAND_OUT = {"base", "critic", "decoding", "judge", "policy", "reference", "reward", "run", "start"}
 """What the core hands a plugin: its type is public, and so is every attribute that a plugin reads."""
 
 
@@ -155,7 +155,7 @@ def test_a_plugin_reads_only_what_the_contract_types() -> None:
     ("line", "said"),
     [
         ("run.start.base.policy()", "run.start.base.policy reaches through a policy"),
-        ("forest._pool", "forest._pool is private"),
+        ("decoding._pool", "decoding._pool is private"),
         ("self.run.session", "self.run.session is not in the contract of a run"),
         ("start: Any = run.start", "start is Any, which nobody checks"),
         ("def f(self, policy: Any): pass", "policy is Any, which nobody checks"),

@@ -178,8 +178,8 @@ class RainSFT(Method):
         rows = list(run.rows(Prompt))[: self.config.prompts]
         # Outside of what is shared: what it tells the run, it tells whoever finds the answers made.
         decoder = Maker(run, self.config).decoder()
-        told: dict[str, float] = {}
-        decoder.log = told.update
+        numbers: dict[str, float] = {}
+        decoder.log = numbers.update
 
         def make(folder: Path) -> None:
             sampling = Sampling(max_new_tokens=self.config.max_new_tokens)
@@ -189,7 +189,7 @@ class RainSFT(Method):
                 answers += decoder.answer(some, sampling, run.seed)
                 asked += some
             write(folder / ANSWERS, asked, answers)
-            (folder / SEARCH).write_text(json.dumps(told), encoding="utf-8")
+            (folder / SEARCH).write_text(json.dumps(numbers), encoding="utf-8")
 
         left = run.left if counts_everything(run) else None
         folder = run.shared(

@@ -33,13 +33,13 @@ class Maker:
     def __init__(self, run: Run, config: Any):
         self.run, self.config = run, config
         self.start = run.start
-        self.forest = DecodingBase(self.start)
+        self.decoding = DecodingBase(self.start)
         self.base = run.policy("base")
 
     def decoder(self) -> Decoder:
         """Return the decoder of a run that aligns."""
         encoder = self.encoder()
-        return Decoder(self.config, self.forest, self.evaluation(), encoder, self.tell())
+        return Decoder(self.config, self.decoding, self.evaluation(), encoder, self.report())
 
     def restored(self, folder: Path) -> Decoder:
         """Return the decoder that was saved in `folder`."""
@@ -48,13 +48,13 @@ class Maker:
             encoder = OwnStates(np.asarray(said["centre"], np.float32), said["threshold"])
         else:
             encoder = SentenceEncoder(self.sentences(), said["threshold"])
-        return Decoder(self.config, self.forest, self.evaluation(), encoder)
+        return Decoder(self.config, self.decoding, self.evaluation(), encoder)
 
     def best_of_n(self, n: int | None = None) -> BestOf:
         """Return the best-of-n decoder; without `n` as the config says."""
         evaluation = self.evaluation()
         if n is None:
-            self.tell()
+            self.report()
             like = self.config.like
             n = int(self.config.n) if like is None else self.matched(self.run.policy(like))
         return BestOf(self.start, evaluation, n)
@@ -73,22 +73,22 @@ class Maker:
         named = self.config.evaluator
         soft = self.config.votes == "soft"
         if isinstance(named, str):
-            return self.own(self.forest if named == "start" else DecodingBase(self.base), soft=soft)
+            return self.own(self.decoding if named == "start" else DecodingBase(self.base), soft=soft)
         return JudgeEvaluation(
             self.run.judge(named), self.config.judged_part, self.config.good_above, soft=soft
         )
 
-    def own(self, forest: DecodingBase, *, soft: bool = False) -> SelfEvaluation:
+    def own(self, decoding: DecodingBase, *, soft: bool = False) -> SelfEvaluation:
         """Return the self-evaluation of a model."""
-        return SelfEvaluation(forest, question(self.config.question), soft=soft)
+        return SelfEvaluation(decoding, question(self.config.question), soft=soft)
 
-    def tell(self) -> Any:
+    def report(self) -> Any:
         """Measure how well start and base evaluate; return the log of what answers cost."""
         pairs = list(self.run.rows(Pair, "validation"))[: self.config.pairs]
         said: dict[str, float] = {}
         if pairs:
-            said |= accuracy(self.own(self.forest), pairs, "start")
-            if self.forest.policy.fingerprint() != (base := DecodingBase(self.base)).policy.fingerprint():
+            said |= accuracy(self.own(self.decoding), pairs, "start")
+            if self.decoding.policy.fingerprint() != (base := DecodingBase(self.base)).policy.fingerprint():
                 said |= accuracy(self.own(base), pairs, "base")
             named = self.config.evaluator
             self.run.record.judge(
@@ -134,9 +134,9 @@ class Maker:
         }
         found = []
         for prompt in prompts:
-            tree, begun = self.forest.new_tree(), (len(prompt.prompt_ids),)
+            tree, begun = self.decoding.new_tree(), (len(prompt.prompt_ids),)
             queries = [Query(prompt.prompt_ids + ids, since=begun) for ids in of[prompt.id] if ids]
-            (replies,) = self.forest.ask([(tree, queries)])
+            (replies,) = self.decoding.ask([(tree, queries)])
             found.append(np.concatenate([reply.states for reply in replies if reply.states is not None]))
             tree.prune(())
         return found

@@ -30,7 +30,7 @@ from alignbench import (
     TokenTrees,
 )
 from alignbench_rain.evaluation import About, Evaluation, SelfEvaluation, common
-from alignbench_rain.search import Found, Rate, Rated, Search, Told, Wants, Words
+from alignbench_rain.search import Found, Rate, Rated, Request, Response, Search, Words
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -69,7 +69,7 @@ class SentenceEncoder:
 
 
 @dataclass
-class _Seat:
+class _ActiveSearch:
     """One answer under way."""
 
     place: int
@@ -83,7 +83,7 @@ class _Seat:
     begun: float
     """When its search began, by the clock; later by as long as it had to wait."""
     steps: Any = None
-    wants: Wants = field(default_factory=lambda: Wants([]))
+    request: Request = field(default_factory=lambda: Request([]))
     seconds: float = 0.0
     found: Found | None = None
 
@@ -98,8 +98,8 @@ class _Seat:
     @property
     def rate(self) -> Rate:
         """What the search wants to have rated."""
-        assert self.wants.rate is not None
-        return self.wants.rate
+        assert self.request.rate is not None
+        return self.request.rate
 
 
 @contextmanager
@@ -124,19 +124,19 @@ class Decoder:
     def __init__(
         self,
         rules: Any,
-        forest: DecodingBase,
+        decoding: DecodingBase,
         evaluation: Evaluation,
         encoder: OwnStates | SentenceEncoder,
         log: Callable[..., None] = lambda **numbers: None,
     ):
-        self.rules, self.forest, self.evaluation, self.encoder, self.log = (
+        self.rules, self.decoding, self.evaluation, self.encoder, self.log = (
             rules,
-            forest,
+            decoding,
             evaluation,
             encoder,
             log,
         )
-        self.words = words_of(forest, rules)
+        self.words = words_of(decoding, rules)
         self.peak = 0
         """The most bytes that all trees held while it last answered."""
 
@@ -145,54 +145,54 @@ class Decoder:
         self, prompts: Many[Prompt], sampling: Sampling, key: int, *, samples: int = 1
     ) -> list[Answer]:
         """Answer by search; of `sampling` only `max_new_tokens` counts."""
-        tokenised = self.forest.tokenised(prompts)
+        tokenised = self.decoding.tokenised(prompts)
         if not tokenised:
             return []
         evaluation = self.evaluation
         # What all prompts begin with is read once; of each at least its last token is left to itself.
         ids = [prompt.prompt_ids for prompt in tokenised]
-        trunk = common(ids)[: min(map(len, ids)) - 1]
+        prefix = common(ids)[: min(map(len, ids)) - 1]
         opening = evaluation.opening(tokenised) if isinstance(evaluation, SelfEvaluation) else ()
         waiting = [
             (place, prompt, sample)
             for place, (prompt, sample) in enumerate((p, s) for p in tokenised for s in range(samples))
         ][::-1]
-        self.forest.new_tree(trunk)
+        self.decoding.new_tree(prefix)
         if isinstance(evaluation, SelfEvaluation):
-            evaluation.forest.new_tree(opening)
-        limit, ground = MEMORY[self.forest.device], self.held
+            evaluation.decoding.new_tree(opening)
+        limit, ground = MEMORY[self.decoding.device], self.held
         self.peak = ground
-        done: dict[int, _Seat] = {}
-        seats: list[_Seat] = []
+        done: dict[int, _ActiveSearch] = {}
+        active: list[_ActiveSearch] = []
         places, least = 1, 0.0
-        while waiting or seats:
-            while waiting and len(seats) < places:
-                seats.append(self._seat(*waiting.pop(), sampling.max_new_tokens, key, trunk, opening))
+        while waiting or active:
+            while waiting and len(active) < places:
+                active.append(self._begin(*waiting.pop(), sampling.max_new_tokens, key, prefix, opening))
             # What is drawn is keyed, and so no answer depends on who waits for whom.
             full = self.held >= limit
-            going, pausing = (seats[:1], seats[1:]) if full else (seats, [])
+            going, pausing = (active[:1], active[1:]) if full else (active, [])
             began = time.perf_counter()
             held = self._step(going) - ground
             took = time.perf_counter() - began
             least = least or GROWS * held
-            places = 1 if full else int((limit - ground) // max(least, held / len(seats), 1))
+            places = 1 if full else int((limit - ground) // max(least, held / len(active), 1))
             places = min(max(places, 1), SIDE_BY_SIDE)
-            for seat in pausing:
-                seat.begun += took
-            for seat in going:
-                seat.seconds += took / len(going)
-                if seat.found is not None:
-                    done[seat.place] = seat
-                    self.forest.answered(1)
-                    seat.tree.prune(())
-                    if seat.about is not None:
-                        seat.about.tree.prune(())
-            seats = [seat for seat in seats if seat.found is None]
-        self.forest.free_prefix(trunk)
-        if isinstance(evaluation, SelfEvaluation) and opening != evaluation.trunk:
-            evaluation.forest.free_prefix(opening)
+            for one in pausing:
+                one.begun += took
+            for one in going:
+                one.seconds += took / len(going)
+                if one.found is not None:
+                    done[one.place] = one
+                    self.decoding.answered(1)
+                    one.tree.prune(())
+                    if one.about is not None:
+                        one.about.tree.prune(())
+            active = [one for one in active if one.found is None]
+        self.decoding.free_prefix(prefix)
+        if isinstance(evaluation, SelfEvaluation) and opening != evaluation.prefix:
+            evaluation.decoding.free_prefix(opening)
         answers = [self._answer(done[place]) for place in sorted(done)]
-        self._tell(list(done.values()), answers)
+        self._report(list(done.values()), answers)
         return answers
 
     def logprobs(self, sequences: Many[Sequence], *, entropy: bool = False) -> list[TokenScores]:
@@ -209,21 +209,21 @@ class Decoder:
     @property
     def held(self) -> int:
         """Bytes that all trees hold now, those of the evaluator too."""
-        held = self.forest.bytes
-        if isinstance(self.evaluation, SelfEvaluation) and self.evaluation.forest is not self.forest:
-            held += self.evaluation.forest.bytes
+        held = self.decoding.bytes
+        if isinstance(self.evaluation, SelfEvaluation) and self.evaluation.decoding is not self.decoding:
+            held += self.evaluation.decoding.bytes
         return held
 
     # --- inside ---------------------------------------------------------------------------------------------
 
-    def _seat(
-        self, place: int, prompt: Prompt, sample: int, limit: int, key: int, trunk: Ids, opening: Ids
-    ) -> _Seat:
-        about, shared = None, len(trunk)
+    def _begin(
+        self, place: int, prompt: Prompt, sample: int, limit: int, key: int, prefix: Ids, opening: Ids
+    ) -> _ActiveSearch:
+        about, shared = None, len(prefix)
         if isinstance(self.evaluation, SelfEvaluation):
             about = self.evaluation.about(prompt, opening)
-            shared += len(opening) - len(self.evaluation.trunk)
-        tree = self.forest.new_tree(trunk)
+            shared += len(opening) - len(self.evaluation.prefix)
+        tree = self.decoding.new_tree(prefix)
 
         def moved(answer: Ids) -> None:
             tree.keep(prompt.prompt_ids + answer)
@@ -237,112 +237,117 @@ class Decoder:
             (key, prompt.id, sample),
             limit,
             threshold=self.encoder.threshold,
-            spent=lambda: self._spent(seat),
+            spent=lambda: self._spent(one),
             moved=moved,
         )
-        seat = _Seat(place, prompt, sample, tree, about, search, shared, time.perf_counter())
-        seat.steps = search.run()
-        seat.wants = next(seat.steps)
-        return seat
+        one = _ActiveSearch(place, prompt, sample, tree, about, search, shared, time.perf_counter())
+        one.steps = search.run()
+        one.request = next(one.steps)
+        return one
 
-    def _spent(self, seat: _Seat) -> bool:
+    def _spent(self, one: _ActiveSearch) -> bool:
         rules = self.rules
         return (
-            (rules.max_forwards is not None and seat.forwards >= rules.max_forwards)
-            or (rules.max_tokens is not None and seat.tokens >= rules.max_tokens)
-            or (rules.max_seconds is not None and time.perf_counter() - seat.begun >= rules.max_seconds)
+            (rules.max_forwards is not None and one.forwards >= rules.max_forwards)
+            or (rules.max_tokens is not None and one.tokens >= rules.max_tokens)
+            or (rules.max_seconds is not None and time.perf_counter() - one.begun >= rules.max_seconds)
         )
 
-    def _step(self, seats: list[_Seat]) -> int:
+    def _step(self, active: list[_ActiveSearch]) -> int:
         """Find out what every search wants to know, and let it go on; return the bytes held at the most."""
-        told = self._asked(seats)
+        replies = self._asked(active)
         held = self.held
         self.peak = max(self.peak, held)
-        rating = [seat for seat in seats if seat.wants.rate is not None]
-        values = self._values([seat for seat in rating if seat.rate.text is not None], told)
-        embeddings = self._embeddings(rating, told)
-        for seat in seats:
+        rating = [one for one in active if one.request.rate is not None]
+        values = self._values([one for one in rating if one.rate.text is not None], replies)
+        embeddings = self._embeddings(rating, replies)
+        for one in active:
             rated = None
-            if seat.wants.rate is not None:
-                rated = Rated(values.get(seat.place), embeddings[seat.place])
+            if one.request.rate is not None:
+                rated = Rated(values.get(one.place), embeddings[one.place])
             try:
-                seat.wants = seat.steps.send(
-                    Told(told[id(seat.tree)][: len(seat.wants.queries)] if seat.wants.queries else [], rated)
+                one.request = one.steps.send(
+                    Response(
+                        replies[id(one.tree)][: len(one.request.queries)] if one.request.queries else [],
+                        rated,
+                    )
                 )
             except StopIteration as finished:
-                seat.found = finished.value
+                one.found = finished.value
         return held
 
-    def _asked(self, seats: list[_Seat]) -> dict[int, list[Reply]]:
-        """Ask every forest once for all that is wanted of it; the replies by tree."""
-        forests: dict[int, tuple[TokenTrees, list[tuple[TokenTree, list[Query]]]]] = {}
+    def _asked(self, active: list[_ActiveSearch]) -> dict[int, list[Reply]]:
+        """Ask each decoding base once for all that is wanted of it; return the replies by tree."""
+        by_base: dict[int, tuple[TokenTrees, list[tuple[TokenTree, list[Query]]]]] = {}
 
-        def ask(forest: TokenTrees, tree: TokenTree, queries: list[Query]) -> None:
+        def ask(decoding: TokenTrees, tree: TokenTree, queries: list[Query]) -> None:
             if queries:
-                forests.setdefault(id(forest), (forest, []))[1].append((tree, queries))
+                by_base.setdefault(id(decoding), (decoding, []))[1].append((tree, queries))
 
-        for seat in seats:
-            queries, rate = list(seat.wants.queries), seat.wants.rate
+        for one in active:
+            queries, rate = list(one.request.queries), one.request.rate
             if rate is not None and rate.starts and isinstance(self.encoder, OwnStates):
-                before = len(seat.prompt.prompt_ids)
+                before = len(one.prompt.prompt_ids)
                 since = tuple(before + start for start in rate.starts)
-                queries.append(Query(seat.prompt.prompt_ids + rate.path, since=since))
-            ask(self.forest, seat.tree, queries)
-            if rate is not None and rate.text is not None and seat.about is not None:
-                ask(seat.about.evaluation.forest, seat.about.tree, seat.about.queries(rate.text))
+                queries.append(Query(one.prompt.prompt_ids + rate.path, since=since))
+            ask(self.decoding, one.tree, queries)
+            if rate is not None and rate.text is not None and one.about is not None:
+                ask(one.about.evaluation.decoding, one.about.tree, one.about.queries(rate.text))
         return {
             id(tree): replies
-            for forest, asked in forests.values()
-            for (tree, _), replies in zip(asked, forest.ask(asked), strict=True)
+            for decoding, asked in by_base.values()
+            for (tree, _), replies in zip(asked, decoding.ask(asked), strict=True)
         }
 
-    def _values(self, seats: list[_Seat], told: dict[int, list[Reply]]) -> dict[int, float]:
-        """What each answer is worth, by the place of its seat."""
+    def _values(self, active: list[_ActiveSearch], replies: dict[int, list[Reply]]) -> dict[int, float]:
+        """What each answer is worth, by the place of its search."""
         evaluation = self.evaluation
         if isinstance(evaluation, SelfEvaluation):
-            return {seat.place: evaluation.value(told[id(seat.about.tree)]) for seat in seats if seat.about}
-        texts = [seat.rate.text or "" for seat in seats]
-        values = evaluation.scores([seat.prompt for seat in seats], texts, soft=False) if seats else []
-        return {seat.place: value for seat, value in zip(seats, values, strict=True)}
+            return {one.place: evaluation.value(replies[id(one.about.tree)]) for one in active if one.about}
+        texts = [one.rate.text or "" for one in active]
+        values = evaluation.scores([one.prompt for one in active], texts, soft=False) if active else []
+        return {one.place: value for one, value in zip(active, values, strict=True)}
 
-    def _embeddings(self, seats: list[_Seat], told: dict[int, list[Reply]]) -> dict[int, NDArray[np.float32]]:
-        """What the parts of each answer are like, by the place of its seat."""
+    def _embeddings(
+        self, active: list[_ActiveSearch], replies: dict[int, list[Reply]]
+    ) -> dict[int, NDArray[np.float32]]:
+        """What the parts of each answer are like, by the place of its search."""
         encoder = self.encoder
-        found = {seat.place: np.zeros((0, 1), np.float32) for seat in seats}
-        seats = [seat for seat in seats if seat.rate.starts]
+        found = {one.place: np.zeros((0, 1), np.float32) for one in active}
+        active = [one for one in active if one.rate.starts]
         if isinstance(encoder, OwnStates):
-            for seat in seats:
-                states = told[id(seat.tree)][-1].states
+            for one in active:
+                states = replies[id(one.tree)][-1].states
                 assert states is not None
-                found[seat.place] = states - encoder.centre
-        elif seats:
-            texts = [self.words.text(seat.rate.path[start:]) for seat in seats for start in seat.rate.starts]
-            ends = np.cumsum([len(seat.rate.starts) for seat in seats])
+                found[one.place] = states - encoder.centre
+        elif active:
+            texts = [self.words.text(one.rate.path[start:]) for one in active for start in one.rate.starts]
+            ends = np.cumsum([len(one.rate.starts) for one in active])
             parts = np.split(np.asarray(encoder.model.encode(texts), np.float32), ends[:-1])
-            found |= {seat.place: part for seat, part in zip(seats, parts, strict=True)}
+            found |= {one.place: part for one, part in zip(active, parts, strict=True)}
         return found
 
-    def _answer(self, seat: _Seat) -> Answer:
-        assert seat.found is not None
-        text = self.words.text(seat.found.ids)
+    def _answer(self, one: _ActiveSearch) -> Answer:
+        assert one.found is not None
+        text = self.words.text(one.found.ids)
         for stop in self.rules.stop_strings:
             text = text.partition(stop)[0]
         return Answer(
-            prompt_id=seat.prompt.id,
+            prompt_id=one.prompt.id,
             text=text.rstrip() if self.rules.stop_strings else text,
-            ids=seat.found.ids,
-            finished=seat.found.finished,
-            sample=seat.sample,
-            forwards=seat.forwards,
-            tokens=seat.tokens,
-            seconds=seat.seconds,
+            ids=one.found.ids,
+            finished=one.found.finished,
+            sample=one.sample,
+            forwards=one.forwards,
+            tokens=one.tokens,
+            seconds=one.seconds,
         )
 
-    def _tell(self, seats: list[_Seat], answers: list[Answer]) -> None:
+    def _report(self, active: list[_ActiveSearch], answers: list[Answer]) -> None:
         if not answers:
             return
         said = max(1, sum(len(answer.ids) for answer in answers))
-        found = [seat.found for seat in seats if seat.found is not None]
+        found = [one.found for one in active if one.found is not None]
         self.log(
             answer_forwards_per_token=sum(answer.forwards for answer in answers) / said,
             answer_tokens_per_token=sum(answer.tokens for answer in answers) / said,
@@ -352,14 +357,14 @@ class Decoder:
         )
 
 
-def words_of(forest: DecodingBase, rules: Any) -> Words:
+def words_of(decoding: DecodingBase, rules: Any) -> Words:
     """Return what a search knows of the tokens of a model."""
-    tokenizer = forest.tokenizer
+    tokenizer = decoding.tokenizer
     ends = tuple(rules.clause_ends)
     known: dict[int, bool | None] = {}
 
     def text(ids: Ids) -> str:
-        return forest.decode(ids)
+        return decoding.decode(ids)
 
     def clause_ends(ids: Ids) -> bool:
         last = ids[-1]
@@ -371,7 +376,7 @@ def words_of(forest: DecodingBase, rules: Any) -> Words:
         return text(ids[-8:]).rstrip(" ").endswith(ends) if certain is None else certain
 
     def ended(ids: Ids) -> bool:
-        if ids and ids[-1] in forest.ends:
+        if ids and ids[-1] in decoding.ends:
             return True
         return any(stop in text(ids) for stop in rules.stop_strings)
 

@@ -27,13 +27,13 @@ class SelfEvaluation:
     What all questions begin with is read once, then what all questions about one prompt begin with.
     """
 
-    def __init__(self, forest: DecodingBase, question: Question, *, soft: bool):
-        self.forest, self.question, self.soft = forest, question, soft
-        self.tokenizer: Any = forest.tokenizer
+    def __init__(self, decoding: DecodingBase, question: Question, *, soft: bool):
+        self.decoding, self.question, self.soft = decoding, question, soft
+        self.tokenizer: Any = decoding.tokenizer
         forms = [self._opened(form) for form in (question.ask, question.swapped) if form]
         self.good, self.bad = self._options(forms[0])
         asked = [form.replace(_QUESTION, word) for form in forms for word in WORDS]
-        self.trunk: Ids = common([self._ids(text) for text in asked])
+        self.prefix: Ids = common([self._ids(text) for text in asked])
         self.cuts = all(self._cut_well(text) for text in asked)
         """Whether a text's tokens are those of its parts."""
         self.forms = [self.begun(form, _QUESTION) for form in forms]
@@ -41,7 +41,7 @@ class SelfEvaluation:
 
     def about(self, prompt: Prompt, opening: Ids | None = None) -> About:
         """Return the questions about one prompt's answers, which all begin with `opening`."""
-        return About(self, prompt, self.trunk if opening is None else opening)
+        return About(self, prompt, self.prefix if opening is None else opening)
 
     def opening(self, prompts: Many[Prompt]) -> Ids:
         """Return what the questions about all these prompts' answers begin with."""
@@ -81,7 +81,7 @@ class SelfEvaluation:
             part = slice(at, at + AT_ONCE)
             about = [self.about(prompt) for prompt in prompts[part]]
             asked = [(one.tree, one.queries(text)) for one, text in zip(about, answers[part], strict=True)]
-            values += [self.value(replies, soft=soft) for replies in self.forest.ask(asked)]
+            values += [self.value(replies, soft=soft) for replies in self.decoding.ask(asked)]
             costs += [(tree.forwards, tree.tokens) for tree, _ in asked]
             for tree, _ in asked:
                 tree.prune(())
@@ -141,7 +141,7 @@ class About:
     @property
     def tree(self) -> TokenTree:
         if self._tree is None:
-            self._tree = self.evaluation.forest.new_tree(self._opening)
+            self._tree = self.evaluation.decoding.new_tree(self._opening)
         return self._tree
 
     def queries(self, answer: str) -> list[Query]:

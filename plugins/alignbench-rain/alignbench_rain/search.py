@@ -1,7 +1,7 @@
-"""The search for one answer: a tree of token sets, as a generator that asks the model and is told.
+"""The search for one answer: a tree of token sets, as a generator of requests.
 
-It knows no model and no batch. It yields what it wants to know and is told it, so that many searches advance
-together; and what it draws is keyed by its place in the tree, so that it does not matter which.
+It knows no model and no batch: it yields requests and is sent the responses, so that many searches advance together.
+What it draws is keyed by its place in the tree, so that the answer does not depend on which searches do.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Rated:
 
 
 @dataclass(frozen=True)
-class Wants:
+class Request:
     """What a search wants to know next: what the model would say, how good an answer is, or both."""
 
     queries: list[Query]
@@ -61,8 +61,8 @@ class Wants:
 
 
 @dataclass(frozen=True)
-class Told:
-    """The reply to `Wants`."""
+class Response:
+    """The reply to `Request`."""
 
     replies: list[Reply]
     """One for each query."""
@@ -110,9 +110,9 @@ Draw = Generator[Query, Reply, Any]
 """Asks what the model would say, one token after the other."""
 
 Walk = Generator[Rate | Draws, Any, Any]
-"""Asks one thing after the other; for draws it waits until all have ended, and is told their results."""
+"""Asks one thing after the other; for draws it waits until all have ended, and is sent their results."""
 
-Steps = Generator[Wants, Told, Any]
+Steps = Generator[Request, Response, Any]
 
 
 def noise(*key: object) -> int:
@@ -177,18 +177,18 @@ class Search:
         """
         walk = self.moving()
         try:
-            wants = next(walk)
+            request = next(walk)
             while True:
-                while isinstance(wants, Draws) and not wants.asks:
-                    wants = walk.send(wants.results)
+                while isinstance(request, Draws) and not request.asks:
+                    request = walk.send(request.results)
                 asking = [(draws, place) for draws in self.under_way for place in draws.asks]
                 queries = [draws.asks[place] for draws, place in asking]
-                told = yield Wants(queries, wants if isinstance(wants, Rate) else None)
-                for (draws, place), reply in zip(asking, told.replies, strict=True):
+                response = yield Request(queries, request if isinstance(request, Rate) else None)
+                for (draws, place), reply in zip(asking, response.replies, strict=True):
                     go_on(draws, place, reply)
                 self.settle()
-                if isinstance(wants, Rate):
-                    wants = walk.send(told.rated)
+                if isinstance(request, Rate):
+                    request = walk.send(response.rated)
         except StopIteration as done:
             return done.value
 
@@ -250,7 +250,7 @@ class Search:
                 return
 
     def once(self) -> Walk:
-        """One search: select down to a leaf, say how good it is, tell all above it."""
+        """One search: select down to a leaf, rate it, and back up its value."""
         node, path = self.root, self.answer
         while not node.end and node.visits:
             yield from self.proposed(node, path)
@@ -450,7 +450,7 @@ class Search:
 
 
 def go_on(draws: Draws, place: int, reply: Reply | None) -> None:
-    """Tell one of the walks what it asked; the first time it is told nothing."""
+    """Send one of the walks the reply to its query; None begins it."""
     draws.asks.pop(place, None)
     try:
         walk = draws.walks[place]

@@ -1,4 +1,4 @@
-"""A tree of token sets: who proposed what with which prior, and what a value tells all above."""
+"""A tree of token sets: their priors, visits and values, and how a value is backed up."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Direct RLAIF: the judge's mark of an answer is the reward, without labels and without a reward model."""
+"""Direct RLAIF: the judge's score of an answer is the reward, without labels and without a reward model."""
 
 from __future__ import annotations
 

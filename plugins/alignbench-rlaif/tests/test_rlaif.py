@@ -68,7 +68,7 @@ class TestConstitutionalSL(MethodSuite):
 
 @pytest.fixture(scope="module")
 def session(tmp_path_factory: pytest.TempPathFactory) -> Session:
-    folder = tmp_path_factory.mktemp("bench")
+    folder = tmp_path_factory.mktemp("session")
     recipe = Recipe.model_validate(
         {
             "model": {"id": "sandbox"},
@@ -232,14 +232,14 @@ def test_many_answers_to_a_prompt_are_one_row_with_soft_comparisons(session: Ses
 # --- direct RLAIF
 
 
-class Marks:
-    """A judge that gives each text its mark."""
+class FixedScores:
+    """A judge that gives each text its score."""
 
-    def __init__(self, marks: Mapping[str, float | None]):
-        self.marks = marks
+    def __init__(self, scores: Mapping[str, float | None]):
+        self.scores = scores
 
     def score(self, prompts, answers):
-        return [Score(self.marks[text]) for text in answers]
+        return [Score(self.scores[text]) for text in answers]
 
 
 class Scripted:
@@ -278,10 +278,10 @@ class Scripted:
         return {"policy": Sums([-1.0, -2.0, -3.0, -4.0]), "start": Sums([-1.0, -2.0, -3.0, -6.0])}
 
 
-def drawn(marks: Mapping[str, float | None], **fields: Any):
+def drawn(scores: Mapping[str, float | None], **fields: Any):
     run = Scripted(fields.pop("finished", (True,) * 4))
     made = DirectRLAIF.Config(answers=4, **fields)
-    return OnPolicy(run, run, Marks(marks), made).batch(0)  # pyright: ignore[reportArgumentType]
+    return OnPolicy(run, run, FixedScores(scores), made).batch(0)  # pyright: ignore[reportArgumentType]
 
 
 def test_an_answer_is_held_against_the_mean_of_the_others():

@@ -290,7 +290,7 @@ def test_beta_adapts_to_the_target(make: Make):
     assert numbers(ppo, "objective/kl_coef")[1] == pytest.approx(0.05 * (1 - 0.2 * 16 / 160))
 
 
-class TestAlarms:
+class TestWarnings:
     def test_a_policy_that_runs_away_is_stopped_and_said(self, make: Make):
         ppo = make(max_kl=1e-9, learning_rate=1e-2, ppo_epochs=2)
         ppo.train()

@@ -43,10 +43,10 @@ def make(base):
     """Make a decoder: `make(candidates=4)`."""
 
     def make(policy=None, evaluator=None, log=lambda **numbers: None, question=QUESTION, **rules):
-        forest = DecodingBase(policy or base.policy())
-        judging = forest if evaluator is None else DecodingBase(evaluator)
+        decoding = DecodingBase(policy or base.policy())
+        judging = decoding if evaluator is None else DecodingBase(evaluator)
         said = RAIN.Config(question=question, **rules)
         evaluation = SelfEvaluation(judging, question, soft=said.votes == "soft")
-        return Decoder(said, forest, evaluation, OwnStates(np.zeros(1, np.float32), THRESHOLD), log)
+        return Decoder(said, decoding, evaluation, OwnStates(np.zeros(1, np.float32), THRESHOLD), log)
 
     return make

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from alignbench_rain.search import Found, Rated, Search, Told, Words, noise
+from alignbench_rain.search import Found, Rated, Response, Search, Words, noise
 
 from alignbench import Query, Reply
 from alignbench.models.queries import replies_of
@@ -81,7 +81,7 @@ class Script:
 
     def answer(self, wants):
         self.asked.append(wants.queries)
-        return Told([self.reply(query) for query in wants.queries], self.rate(wants.rate))
+        return Response([self.reply(query) for query in wants.queries], self.rate(wants.rate))
 
     def rate(self, rate):
         if rate is None:

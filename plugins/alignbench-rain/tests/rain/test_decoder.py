@@ -31,13 +31,13 @@ class Alone:
     """The decoder's model as the reference asks it: every path by itself, from nothing."""
 
     def __init__(self, decoder, prompt):
-        self.decoder, self.forest, self.prompt = decoder, decoder.forest, prompt
+        self.decoder, self.decoding, self.prompt = decoder, decoder.decoding, prompt
         words = decoder.words
         self.text, self.ended = words.text, words.ended
         self.clause_ends = lambda ids: bool(ids) and words.clause_ends(ids)
 
     def reply(self, query, kept):
-        logits = self.forest.alone(query.path)
+        logits = self.decoding.alone(query.path)
         return self.again(query, logits), logits, True
 
     def again(self, query, logits):
@@ -50,13 +50,13 @@ class Alone:
         return self.decoder.evaluation.about(self.prompt).queries(text)
 
     def value(self, text):
-        forest = self.decoder.evaluation.forest
-        return self.decoder.evaluation.value([self.again(q, forest.alone(q.path)) for q in self.asks(text)])
+        decoding = self.decoder.evaluation.decoding
+        return self.decoder.evaluation.value([self.again(q, decoding.alone(q.path)) for q in self.asks(text)])
 
     def embed(self, prompt, whole, at):
-        base = self.forest.base
+        base = self.decoding.base
         ids, mask = base.pad([prompt + whole], "left")
-        with torch.no_grad(), base.using(self.forest.policy):
+        with torch.no_grad(), base.using(self.decoding.policy):
             return base.hidden(ids, mask)[0, len(prompt) + at :].mean(0).numpy() - self.decoder.encoder.centre
 
 
@@ -130,9 +130,9 @@ def test_the_cost_of_an_answer_is_counted_exactly(make, prompts, monkeypatch):
     monkeypatch.setattr(
         TokenTrees, "alone", lambda self, path, of=TokenTrees.alone: alone.append(path) or of(self, path)
     )
-    trunk = len(decoder.evaluation.trunk)
+    prefix = len(decoder.evaluation.prefix)
     (answer,) = decoder.answer(prompts[:1], SHORT, KEY)
-    positions = sum(len(new) for rows in computed for _, new in rows) - trunk + sum(map(len, alone))
+    positions = sum(len(new) for rows in computed for _, new in rows) - prefix + sum(map(len, alone))
     assert answer.tokens == positions
     # A round asks the tree of the answer and that of the questions at once: each takes part in its forwards.
     # Two forwards read what all prompts, and what all questions begin with.
@@ -144,9 +144,9 @@ def test_trees_are_freed_and_their_memory_is_told(make, prompts):
     told = {}
     decoder = make(log=lambda **numbers: told.update(numbers))
     decoder.answer(prompts[:8], SHORT, KEY)
-    per_position = decoder.forest._pool.per_position
-    trunk = len(decoder.evaluation.trunk) * per_position
-    assert decoder.forest.bytes in (0, trunk), "at most what all questions begin with stays"
+    per_position = decoder.decoding._pool.per_position
+    prefix = len(decoder.evaluation.prefix) * per_position
+    assert decoder.decoding.bytes in (0, prefix), "at most what all questions begin with stays"
     assert told["tree_bytes"] > 8 * 20 * per_position
     assert told["exhausted"] == 0
     assert told["answer_forwards_per_token"] > 1
@@ -173,7 +173,7 @@ def test_little_memory_lowers_the_peak_and_changes_no_answer(make, prompts, monk
 def test_while_memory_is_full_the_clock_of_those_that_wait_stands_still(make, prompts, monkeypatch):
     asked, ask = [], TokenTrees.ask
     monkeypatch.setattr(
-        TokenTrees, "ask", lambda forest, trees: asked.append(len(trees)) or ask(forest, trees)
+        TokenTrees, "ask", lambda decoding, trees: asked.append(len(trees)) or ask(decoding, trees)
     )
     monkeypatch.setattr(decoders, "time", SimpleNamespace(perf_counter=lambda: float(len(asked))))
 
@@ -197,8 +197,8 @@ def test_the_memory_that_is_told_holds_the_evaluators_own_trees(make, prompts, b
 
     one, _ = told(None)
     two, decoder = told(base.policy())
-    assert two == one, "the same positions in two forests"
-    assert decoder.forest.peak_bytes < two
+    assert two == one, "the same positions of two decoding bases"
+    assert decoder.decoding.peak_bytes < two
 
 
 @pytest.mark.parametrize("budget", [{"max_forwards": 15}, {"max_tokens": 150}], ids=["forwards", "tokens"])
@@ -340,19 +340,19 @@ def test_options_that_begin_alike_are_refused(base):
 def test_what_all_questions_begin_with_is_read_once(make, prompts):
     decoder = make(candidates=4, searches=6)
     evaluation = decoder.evaluation
-    assert base_text(decoder, evaluation.trunk).endswith("question :")
+    assert base_text(decoder, evaluation.prefix).endswith("question :")
     first, second = evaluation.about(prompts[0]), evaluation.about(prompts[1])
     for about in (first, second):
-        decoder.forest.ask([(about.tree, about.queries("no ."))])
+        decoder.decoding.ask([(about.tree, about.queries("no ."))])
         longest = len(about.queries("no .")[0].path)
-        assert about.tree.tokens < 2 * longest - len(evaluation.trunk), (
+        assert about.tree.tokens < 2 * longest - len(evaluation.prefix), (
             "the two orders share all but the options"
         )
         assert about.tree.forwards == 1
 
 
 def base_text(decoder, ids):
-    return decoder.forest.tokenizer.decode(ids)
+    return decoder.decoding.tokenizer.decode(ids)
 
 
 def test_the_plugins_own_questions_have_both_orders_and_examples():

@@ -40,7 +40,7 @@ def make_run(folder: Path, curve: dict[str, int] | None, **changes: Any) -> Cell
         }
     )
     paths = {"run": folder / "run", "root": folder, "home": folder.parent / "home", "log": folder / "log.txt"}
-    task = Task("prepare", **paths, plan=resolve(recipe).model_dump_json(), threads=1, what={"key": "looks"})
+    task = Task("prepare", **paths, plan=resolve(recipe).model_dump_json(), threads=1, what={"key": "curve"})
     prepare.main(task, lambda event: None)
     return CellContext(Session(task), label="tried", seed=0, method="frozen", start="base", folder=folder)
 
@@ -65,7 +65,7 @@ def train(run: CellContext, loss: Any = likelihood, **how: Any) -> list[torch.Te
 
 @pytest.fixture(scope="module")
 def followed(tmp_path_factory: pytest.TempPathFactory) -> tuple[CellContext, list[torch.Tensor]]:
-    folder = tmp_path_factory.mktemp("looks") / "followed"
+    folder = tmp_path_factory.mktemp("curve") / "followed"
     run = make_run(folder, CURVE)
     lengths = lambda items: torch.tensor([float(len(one.response)) for one in items])  # noqa: E731
     return run, train(run, proxy=lengths)
@@ -174,7 +174,7 @@ def test_a_curve_without_a_judge_is_refused():
 
 
 def worth(*means: float) -> np.ndarray:
-    """Values [looks, 64 prompts] with these means and a little noise."""
+    """Values [evaluations, 64 prompts] with these means and a little noise."""
     noise = np.random.default_rng(0).normal(0, 0.2, (len(means), 64))
     return np.array(means)[:, None] + noise
 
@@ -185,7 +185,7 @@ def worth(*means: float) -> np.ndarray:
         ((0.5, 0.8, 0.4), (0.0, 1.0, 2.0), 2),  # over-optimised after the middle look
         ((0.9, 0.8, 0.4), (0.0, 1.0, 2.0), 0),  # from the first step on
         ((0.5, 0.7, 0.8), (0.0, 1.0, 2.0), None),  # both rise
-        ((0.8, 0.6, 0.4), (2.0, 1.0, 0.0), None),  # both fall: sick, but not over-optimised
+        ((0.8, 0.6, 0.4), (2.0, 1.0, 0.0), None),  # both fall: worse, but not over-optimised
         ((0.5, 0.5, 0.48), (0.0, 1.0, 2.0), None),  # a fall that chance explains
     ],
 )
