@@ -7,7 +7,7 @@ PINNED  := --constraint constraints.txt
 JOBS    ?= auto
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: quickstart test faults check docs clean
+.PHONY: quickstart test faults examples check docs clean
 
 quickstart: $(VENV)/installed           ## compare base, SFT, DPO, ORPO, RLHF, RLAIF and RAIN on the sandbox
 	$(BIN)/alignbench run recipes/quickstart.yaml
@@ -16,7 +16,10 @@ test: $(VENV)/installed-test            ## run the whole test suite
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile
 
 faults: $(VENV)/installed-test          ## kill cells at every file mutation; takes up to an hour
-	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 FAULTS=long $(BIN)/python -m pytest -q -s tests/faults
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 TESTS=long $(BIN)/python -m pytest -q -s tests/faults
+
+examples: $(VENV)/installed-test        ## run the suite of every plugin of examples/plugins; takes minutes
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 TESTS=long $(BIN)/python -m pytest -q tests/testing/test_one_page.py
 
 check: $(VENV)/installed-check test     ## run tests, linters and the type check
 	$(BIN)/ruff check .

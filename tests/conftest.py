@@ -29,6 +29,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
+def long() -> bool:
+    """Whether tests that take long run in whole, and not a sample of them: `make faults`, `make examples`."""
+    return os.environ.get("TESTS") == "long"
+
+
+@pytest.fixture(scope="session")
 def root() -> Path:
     """The repository."""
     return ROOT

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import os
-
 import pytest
 
 from alignbench.sandbox import TEMPLATES
@@ -49,12 +47,6 @@ METHODS = {
 @pytest.fixture(scope="session")
 def faults() -> Faults:
     return Faults()
-
-
-@pytest.fixture(scope="session")
-def long() -> bool:
-    """Whether every kill point is tried, and not a sample of them: `make faults`."""
-    return os.environ.get("FAULTS") == "long"
 
 
 @pytest.fixture(scope="session")

@@ -17,6 +17,8 @@ FILES = sorted((FOLDER / "one_page").glob("[a-z]*.py"))
 POINTS = tomllib.loads((FOLDER / "pyproject.toml").read_text())["project"]["entry-points"]
 KINDS = {"methods": "method", "metrics": "metric", "judges": "judge", "data": "source"}
 PLUGINS = [(KINDS[group.partition(".")[2]], name) for group, names in POINTS.items() for name in names]
+SHORT = {"one-page-rloo", "distinct_words", "keywords", "csv"}
+"""Whose suites run in the short version: one of each kind."""
 PUBLIC = {
     "alignbench",
     *(f"alignbench.{name}" for name in ("feedback", "integrations", "reference", "rewards", "rollouts")),
@@ -62,7 +64,9 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("kind", "name"), PLUGINS, ids=[name for _, name in PLUGINS])
-def test_a_plugin_of_one_page_passes_its_suite(kind: str, name: str, site: Path, tmp_path: Path):
+def test_a_plugin_of_one_page_passes_its_suite(kind: str, name: str, site: Path, tmp_path: Path, long: bool):
+    if not long and name not in SHORT:
+        pytest.skip("in the long version: make examples")
     options = []
     if name == "csv":
         rows = "".join(f"question {n} ?,good {n},bad {n},{n}\n" for n in range(20))
