@@ -11,7 +11,6 @@ from transformers import PreTrainedModel, TrainerCallback, TrainerControl, Train
 from alignbench.api.config import TOTALS
 from alignbench.errors import Diverged, PluginError
 from alignbench.models import counting, meter
-from alignbench.training.divergence import Course, warn
 
 
 class Observer(TrainerCallback):
@@ -23,7 +22,6 @@ class Observer(TrainerCallback):
     def __init__(self, run: Any):
         self.run = run
         """A cell: `Run`, and `trained`, which takes a training off its budget."""
-        self.course = Course()
 
     def on_train_begin(
         self,
@@ -51,7 +49,6 @@ class Observer(TrainerCallback):
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any):
         meter.end()
-        warn(self.run.record, state.global_step, self.course.sign_of_divergence(args.max_grad_norm or 1.0))
         self.run.trained(epochs=state.epoch or 0, rows=self._rows(args, state), steps=state.global_step)
 
     def on_log(
@@ -70,8 +67,6 @@ class Observer(TrainerCallback):
             raise Diverged(
                 f"the {bad[0]} is not finite at step {state.global_step}", "lower the learning rate"
             )
-        if "loss" in numbers:
-            self.course.add([numbers["loss"]], [numbers.get("grad_norm", 0.0)])
         self.run.log(state.global_step, **numbers)
 
     def _rows(self, args: TrainingArguments, state: TrainerState) -> float:

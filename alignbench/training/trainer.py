@@ -26,13 +26,9 @@ from alignbench.rows import Ids
 from alignbench.training import optimizer as optimizers
 from alignbench.training.budget import Spent, rate
 from alignbench.training.checkpoint import Checkpoints
-from alignbench.training.divergence import Course
 from alignbench.training.random_state import random_state, seed_all, set_random_state
 from alignbench.training.step import GradientStep, StepGradient
 from alignbench.training.steps import Batches, Steps
-
-COURSE = ("loss", "grad_norm")
-"""The numbers of a step that show a divergence."""
 
 LOG_STEPS = 10
 """Steps between two logs: the only times at which the host waits for the device."""
@@ -62,8 +58,6 @@ class Record:
     """Whether activations were recomputed at the end."""
     notes: tuple[str, ...] = ()
     """What was changed on the way to fit the memory."""
-    diverging: str = ""
-    """The sign that it diverged though every number was finite; empty where there is none."""
 
 
 def train(
@@ -130,7 +124,6 @@ def train(
         micro_batch=trainer.gradient.micro_batch,
         checkpointing=trainer.gradient.checkpointing,
         notes=tuple(trainer.gradient.notes),
-        diverging=trainer.course.sign_of_divergence(training.max_grad_norm),
     )
 
 
@@ -180,8 +173,6 @@ class Trainer:
         """Whether no step is left to take."""
         self.pending: list[dict[str, Tensor | float]] = []
         """The numbers of the steps since the last log, still on the device."""
-        self.course = Course()
-        """Loss and gradient of every step before those."""
         self.diverged_at = torch.full((), -1.0, device=self.base.device)
         """The steps that were finite before the first one that was not; -1 while there is none."""
         self.begun = time.perf_counter()
@@ -333,12 +324,10 @@ class Trainer:
             return
         names = list(dict.fromkeys(name for step in self.pending for name in step))
         columns = {name: [step[name] for step in self.pending if name in step] for name in names}
-        values = [torch.stack([torch.as_tensor(value) for value in column]) for column in columns.values()]
-        steps = [torch.stack([torch.as_tensor(step[name]) for step in self.pending]) for name in COURSE]
-        means = torch.stack([self.diverged_at, *(value.mean() for value in values)])
-        failed, *found = torch.cat([means, *steps]).tolist()
-        numbers, taken = found[: len(names)], len(self.pending)
-        self.course.add(found[-2 * taken : -taken], found[-taken:])
+        means = [
+            torch.stack([torch.as_tensor(value) for value in column]).mean() for column in columns.values()
+        ]
+        failed, *numbers = torch.stack([self.diverged_at, *means]).tolist()
         self.pending.clear()
         if failed >= 0:
             raise Diverged(
@@ -375,7 +364,6 @@ class Trainer:
                 "random": random_state(),
                 "state": None if self.state is None else dict(self.state),
                 "pending": self.pending,
-                "course": asdict(self.course),
                 "spent": vars(self.spent),
                 "work": asdict(self.tally.work),
                 "price": self.price,
@@ -400,7 +388,6 @@ class Trainer:
             self.state.clear()
             self.state.update(_to(self.base.device, kept["state"]))
         self.pending = _to(self.base.device, kept["pending"])
-        self.course = Course(**kept["course"])
         vars(self.spent).update(kept["spent"])
         self.tally.work, self.price = Work(**kept["work"]), kept["price"]
         self.around = kept["around"]

@@ -43,7 +43,6 @@ def train(
     limit: Budget | None,
 ) -> None:
     """Train `policy`; see `alignbench.api.method.Run.train`."""
-    from alignbench.training.divergence import warn
     from alignbench.training.trainer import train as run_trainer
 
     beside = budget is not None
@@ -119,7 +118,6 @@ def train(
     if not record.steps and (allowed.unit in TOTALS or limit is not None) and run.budget.unit in TOTALS:
         raise nothing_left(run)
     _charge(run, record, batches, size, beside, allowed)
-    warn(run.record, record.steps, record.diverging, " beside the policy's" if beside else "")
     if selection is not None:
         selection.restore_best()
     if followed is not None:

@@ -23,7 +23,6 @@ from alignbench.training import optimizer as optimizers
 from alignbench.training import step as step_module
 from alignbench.training import trainer as module
 from alignbench.training.budget import Spent
-from alignbench.training.divergence import Course
 from alignbench.training.trainer import train
 
 from .conftest import Table, disturb, make_pairs, save_model
@@ -279,25 +278,6 @@ def test_what_is_not_finite_reaches_no_weight_and_the_run_stops_with_its_step(fo
                 run(policy, tmp_path, loss=loss, budget=Budget(steps=steps), training={"optimizer": kind})
         ends.append(weights(policy))
     assert same(*ends), "steps 4 to 8 changed nothing"
-
-
-@pytest.mark.parametrize(
-    ("losses", "norms", "sign"),
-    [
-        ([0.69, 0.7, 1.6], [1.0] * 3, ""),  # less than 1 above the first
-        ([0.69, 0.7, 1.8], [1.0] * 3, "its loss rose from 0.69"),
-        ([16.2, 17.0, 18.2], [4.0] * 3, ""),  # less than the first above it
-        ([-5.0, -4.5, -4.0], [5.0] * 3, ""),
-        ([0.69, 9.0] + [0.1] * 18, [1.0] * 20, ""),  # it has recovered
-        ([0.69, 0.69, 0.69], [0.01, 0.01, 1.5], ""),  # a small first gradient is no measure
-        ([0.69, 0.69, 0.69], [8.0, 90.0, 900.0], "the norm of its gradient rose from 8"),
-        ([0.69], [1e9], ""),  # one step shows no course
-    ],
-)
-def test_the_last_tenth_of_the_steps_shows_a_divergence(losses, norms, sign):
-    found = Course(losses, norms).sign_of_divergence(max_grad_norm=1.0)
-    assert found.startswith(sign)
-    assert bool(found) == bool(sign)
 
 
 def test_a_guarded_step_leaves_moments_and_step_count_alone():
