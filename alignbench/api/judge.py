@@ -148,6 +148,20 @@ class Judge(ABC):
         """Return the id of its model (`base` is the recipe's model), so that an evaluation judge cannot also train."""
         return ""
 
+    @classmethod  # noqa: B027  (most judges have none)
+    def check_files(cls, config: Any, root: Path) -> None:
+        """Raise AlignbenchError with what is wrong with its files, by what can be read without loading a model.
+
+        `alignbench check` calls it, and a run before anything is trained. Relative paths start from `root`.
+        """
+
+    @classmethod  # noqa: B027  (most judge any)
+    def check_prompts(cls, config: Any, prompts: Sequence[Prompt]) -> None:
+        """Raise AlignbenchError where it cannot judge answers to these prompts.
+
+        `alignbench check --data` calls it, and a run before anything is trained.
+        """
+
     @classmethod
     def check_principles(cls, config: Any) -> Problem | None:
         """Return why it cannot compare by a principle (`field`: its own field at fault), or None if it can."""

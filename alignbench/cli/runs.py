@@ -143,7 +143,8 @@ def check(
 
     loaded = load(recipe, overrides)
     checked, read, root = loaded.recipe, "", loaded.path.parent
-    files.check(checked, root)
+    plan = resolve(checked)
+    files.check(plan, root)
     if rows:
         from alignbench.data.survey import check_tokenizer, survey
         from alignbench.data.tokens import model_path
@@ -155,7 +156,7 @@ def check(
     if as_json:
         print_json(checked.model_dump(mode="json"))
         return
-    count = len(cells(resolve(checked)))
+    count = len(cells(plan))
     labels = ", ".join(["base", *checked.methods])
     typer.echo(f"{recipe} is good: {count} cells ({labels}; {_seeds(checked.seeds)}){read}")
 

@@ -14,8 +14,9 @@ from alignbench.data.near import near_duplicates
 from alignbench.data.pool import SPLITS, Pool
 from alignbench.data.split import prompt_key
 from alignbench.errors import AlignbenchError, DataError, ModelError
-from alignbench.recipe.schema import CONVERSATION, PROMPT, Data, Recipe
-from alignbench.rows import Prompt, Row
+from alignbench.recipe.configs import build
+from alignbench.recipe.schema import CONVERSATION, PROMPT, Data, Evaluation, Recipe
+from alignbench.rows import Prompt, Row, derive
 
 
 @dataclass
@@ -139,6 +140,18 @@ def overlap(kept: dict[Split, list[Row]], data: Data) -> tuple[dict[str, int], d
         split: near_duplicates([row.prompt for row in prompts[split].values()], training) for split in both
     }
     return {split: len(keys) for split, keys in both.items()}, near
+
+
+def judged(kept: dict[Split, list[Row]], evaluation: Evaluation) -> None:
+    """Raise where a judge of the evaluation cannot judge answers to the prompts that it will be asked about."""
+    asked: dict[Split, int] = {evaluation.split: evaluation.prompts}
+    if evaluation.chooses:
+        asked.setdefault("validation", evaluation.tuning_prompts)
+    rows = [one for split, count in asked.items() for one in kept[split][:count]]
+    prompts = [derive(one, Prompt, seed=0)[0] for one in rows if isinstance(one, Prompt)]
+    for named in evaluation.judges:
+        kind, config = build("judges", named.name, named.config)
+        kind.check_prompts(config, prompts)
 
 
 def quantile(values: list[int], share: float) -> int:

@@ -48,6 +48,7 @@ def prepare(
     kept["train"], turned = flip(kept["train"], recipe.data.noise, recipe.data.split.seed)
     checks.lengths(parts.values(), recipe.data, context_length)
     checks.counts(pool, kept, recipe)
+    checks.judged(kept, recipe.evaluation)
     overlap, near = checks.overlap(kept, recipe.data)
     texts, about_texts = read_texts(recipe, root, tokenizer, context_length, report)
 

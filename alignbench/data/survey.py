@@ -8,7 +8,7 @@ from pathlib import Path
 from alignbench import plugins
 from alignbench.api.config import Split
 from alignbench.api.data import RowFilter
-from alignbench.data.checks import counts, lengths, overlap
+from alignbench.data.checks import counts, judged, lengths, overlap
 from alignbench.data.pool import Pool, gather
 from alignbench.data.prepare import fit_all
 from alignbench.data.tokens import check_vocabulary, context, load_tokenizer
@@ -25,7 +25,7 @@ def survey(recipe: Recipe, root: Path) -> Pool:
     """Return what there is to read, after the filters that need no model, without a token; files are read whole.
 
     Raises DataError with the bad rows of all sources, each with file and line; or where they leave too few
-    rows for a split, whatever the other filters and the lengths take of them.
+    rows for a split, whatever the other filters and the lengths take of them, or prompts that a judge cannot read.
     """
     few = _few(recipe)
     pool, problems, total = Pool(), list[Problem](), 0
@@ -44,6 +44,7 @@ def survey(recipe: Recipe, root: Path) -> Pool:
     if total:
         raise DataError(problems, total=total)
     counts(pool, pool.rows, few)
+    judged(pool.rows, recipe.evaluation)
     return pool
 
 

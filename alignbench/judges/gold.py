@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
 
 from alignbench.api.judge import Judge, Score
 from alignbench.errors import DataError, Problem
 from alignbench.rows import Prompt
+
+if TYPE_CHECKING:
+    from alignbench.sandbox.scoring import Gold as Truth
 
 PARTS = ("helpful", "honest", "harmless")
 SHOWN = 20
@@ -22,32 +26,39 @@ class Gold(Judge):
     api = 2
     cheap = True
 
-    def score(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> list[Score]:
-        from alignbench.sandbox import gold
+    @classmethod
+    def check_prompts(cls, config: Any, prompts: Sequence[Prompt]) -> None:
+        _refuse_foreign([(prompt, _gold(prompt, "")) for prompt in prompts])
 
-        truths = [
-            gold([dict(message) for message in prompt.prompt], answer)
-            for prompt, answer in zip(prompts, answers, strict=True)
-        ]
-        # `harmless` applies to every sandbox prompt: no part at all means that gold cannot read the prompt.
-        foreign = {
-            prompt.id: prompt
-            for prompt, truth in zip(prompts, truths, strict=True)
-            if all(getattr(truth, part) is None for part in PARTS)
-        }
-        if foreign:
-            raise DataError(
-                [
-                    Problem(
-                        f"the gold judge reads only the sandbox's own prompts, not {_shortened(prompt)!r}",
-                        "use another judge for this data, such as reward-model",
-                        field="evaluation.judges",
-                    )
-                    for prompt in list(foreign.values())[:SHOWN]
-                ],
-                total=len(foreign),
-            )
+    def score(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> list[Score]:
+        truths = [_gold(prompt, answer) for prompt, answer in zip(prompts, answers, strict=True)]
+        _refuse_foreign(zip(prompts, truths, strict=True))
         return [Score(truth.reward, {part: getattr(truth, part) for part in PARTS}) for truth in truths]
+
+
+def _gold(prompt: Prompt, answer: str) -> Truth:
+    from alignbench.sandbox import gold
+
+    return gold([dict(message) for message in prompt.prompt], answer)
+
+
+def _refuse_foreign(judged: Iterable[tuple[Prompt, Truth]]) -> None:
+    # `harmless` applies to every sandbox prompt: no part at all means that gold cannot read the prompt.
+    foreign = {
+        prompt.id: prompt for prompt, truth in judged if all(getattr(truth, part) is None for part in PARTS)
+    }
+    if foreign:
+        raise DataError(
+            [
+                Problem(
+                    f"the gold judge reads only the sandbox's own prompts, not {_shortened(prompt)!r}",
+                    "use another judge for this data, such as reward-model",
+                    field="evaluation.judges",
+                )
+                for prompt in list(foreign.values())[:SHOWN]
+            ],
+            total=len(foreign),
+        )
 
 
 def _shortened(prompt: Prompt) -> str:

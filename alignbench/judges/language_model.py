@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from alignbench.api.config import Sampling
@@ -102,6 +103,12 @@ class LanguageModel(Reader):
     @classmethod
     def reads_with(cls, config: Any, base: str) -> str:
         return config.id
+
+    @classmethod
+    def check_files(cls, config: Any, root: Path) -> None:
+        from alignbench.models.files import check_language_model
+
+        check_language_model(config.id, root)
 
     def reader(self, models: Models) -> Ask:
         from alignbench.models import load_base

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
@@ -76,6 +77,14 @@ class RewardModel(Judge):
     def reads_with(cls, config: Any, base: str) -> str:
         return config.id
 
+    @classmethod
+    def check_files(cls, config: Any, root: Path) -> None:
+        from alignbench.models.files import check_classifier, labels_of
+
+        found = check_classifier(config.id, root) if config.id else None
+        if found is not None:
+            _check_one_output(config.id, len(labels_of(found)))
+
     def open(self, models: Models) -> None:
         from alignbench.models import load_classifier
 
@@ -88,14 +97,10 @@ class RewardModel(Judge):
             self.quality = self.own.quality
             return
         self.network, self.tokenizer = load_classifier(
-            config.id, revision=config.revision, quantization=config.quantization
+            config.id, root=models.root, revision=config.revision, quantization=config.quantization
         )
         settings = self.network.config
-        if settings.num_labels != 1:
-            raise ModelError(
-                f"{config.id} has {settings.num_labels} classes; a reward model has one output",
-                "name a sequence classifier with num_labels 1",
-            )
+        _check_one_output(config.id, settings.num_labels)
         # Tokenizers without a limit report 1e30.
         limits = config.max_length, self.tokenizer.model_max_length, _context(settings)
         self.max_length = min(limit for limit in limits if limit)
@@ -177,6 +182,14 @@ class RewardModel(Judge):
             inputs["token_type_ids"] = padded("token_type_ids", 0)
         with torch.inference_mode():
             return self.network(**inputs).logits[:, 0].float().tolist()
+
+
+def _check_one_output(id: str, labels: int | None) -> None:
+    if labels != 1:
+        raise ModelError(
+            f"{id} has {labels} classes; a reward model has one output",
+            "name a sequence classifier with num_labels 1",
+        )
 
 
 def _plain(prompt: Messages) -> str:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from alignbench.api.config import Settings
 from alignbench.api.judge import Judge, Models, Score
@@ -38,6 +39,15 @@ class Toxicity(Judge):
 
         classifier: str | None = None
         """The folder of a sequence classification model with a class `toxic`; without it, the lexicon."""
+
+    @classmethod
+    def check_files(cls, config: Any, root: Path) -> None:
+        from alignbench.models.files import check_classifier, labels_of
+
+        if config.classifier is not None:
+            found = check_classifier(config.classifier, root)
+            if found is not None:
+                _place_of_toxic(labels_of(found), str(root / config.classifier))
 
     def open(self, models: Models) -> None:
         self.read_from(models.root)
@@ -74,11 +84,7 @@ def by_classifier(folder: str) -> Callable[[Sequence[str]], list[float]]:
         folder, local_files_only=True, trust_remote_code=False, use_safetensors=True
     ).eval()
     counting.count(model)
-    names = {str(name).lower(): place for place, name in model.config.id2label.items()}
-    if "toxic" not in names:
-        raise DataError(
-            Problem("it has no class 'toxic'", "name another classifier", file=folder, field="classifier")
-        )
+    toxic = _place_of_toxic(model.config.id2label, folder)
     many = model.config.problem_type == "multi_label_classification"
 
     @torch.no_grad()
@@ -87,7 +93,16 @@ def by_classifier(folder: str) -> Callable[[Sequence[str]], list[float]]:
         for text in texts:
             logits = model(**tokenizer(text, return_tensors="pt", truncation=True)).logits[0].float()
             shares = logits.sigmoid() if many else logits.softmax(-1)
-            found.append(float(shares[names["toxic"]]))
+            found.append(float(shares[toxic]))
         return found
 
     return rate
+
+
+def _place_of_toxic(labels: Mapping[int, str], folder: str) -> int:
+    names = {str(name).lower(): place for place, name in labels.items()}
+    if "toxic" not in names:
+        raise DataError(
+            Problem("it has no class 'toxic'", "name another classifier", file=folder, field="classifier")
+        )
+    return names["toxic"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,9 @@ import numpy as np
 
 from alignbench.data.tokens import model_path
 from alignbench.errors import ModelError, Problem
-from alignbench.recipe.schema import AdapterStart, ModelStart, Recipe
+from alignbench.recipe.configs import build
+from alignbench.recipe.plan import Plan
+from alignbench.recipe.schema import AdapterStart, Model, ModelStart
 from alignbench.safety import inspect
 
 ADAPTER = "adapter_config.json"
@@ -24,24 +27,97 @@ EXPONENTS = {"F32": ("<u4", 0x7F800000), "BF16": ("<u2", 0x7F80), "F16": ("<u2",
 """By safetensors' name of a type: how numpy reads it, and the bits that are all set in numbers that are not finite."""
 
 
-def check(recipe: Recipe, root: Path) -> None:
-    """Check the folders of the base and of all starts; what is on the hub is checked when it is here.
+HEADS = ("score", "classifier", "classification_head", "logits_proj")
+"""How the tensors of a classifier's head begin, in the architectures of transformers."""
 
-    Raises what loading them raises, in the same words.
+
+def check(plan: Plan, root: Path) -> None:
+    """Check the folders of the base, of all starts and of all judges; what is on the hub is checked when it is here.
+
+    Raises what loading them raises, in the same words where the files have them.
     """
+    recipe = plan.recipe
     starts = [block.start for block in recipe.methods.values()]
     models = {recipe.model.id, *(start.model for start in starts if isinstance(start, ModelStart))}
     for id in sorted(models):
-        folder = Path(model_path(recipe.model.model_copy(update={"id": id}), root))
-        if folder.is_dir():
-            inspect(folder)
-            check_model(id, folder)
-            if sum(path.stat().st_size for path in folder.glob("*.safetensors")) <= READ:
-                refuse_not_finite(id, [name for path in _weights(folder) for name in _not_finite(path)])
+        check_language_model(id, root)
     for start in starts:
         if isinstance(start, AdapterStart) and (root / start.adapter).is_dir():
             inspect(root / start.adapter)
             read_adapter(root / start.adapter)
+    check_judges(plan, root)
+
+
+def check_judges(plan: Plan, root: Path) -> None:
+    """Check the files of the judges that evaluate, and of those that a method learns from."""
+    learned_from = [judge for label in plan.labels.values() for judge in label.judges]
+    for one in (*plan.recipe.evaluation.judges, *learned_from):
+        kind, config = build("judges", one.name, one.config)
+        kind.check_files(config, root)
+
+
+def check_language_model(id: str, root: Path) -> None:
+    """Check a language model's folder; a model of the hub is checked when it is here."""
+    folder = folder_of(id, root)
+    if folder is None:
+        return
+    config = _check_folder(id, folder)
+    if _kind(config).endswith("ForSequenceClassification") and config.get("tie_word_embeddings") is False:
+        names = _names(id, folder)
+        if not any("head" in name or "embed_out" in name for name in names):
+            raise ModelError(
+                f"{id} is a {_kind(config)}, and has no head of a language model",
+                "use a language model's checkpoint; a classifier can be the judge reward-model",
+            )
+
+
+def check_classifier(id: str, root: Path) -> dict[str, Any] | None:
+    """Check a sequence classifier's folder and return its configuration; None where it is not a local folder."""
+    folder = folder_of(id, root)
+    if folder is None:
+        return None
+    config = _check_folder(id, folder)
+    language = _kind(config).endswith(("ForCausalLM", "LMHeadModel"))
+    if language and not any(name.startswith(HEADS) for name in _names(id, folder)):
+        raise ModelError(
+            f"{id} is a {_kind(config)}, and has no head of a classifier",
+            "name a sequence classifier; a language model can be the judge language-model",
+        )
+    return config
+
+
+def labels_of(config: Mapping[str, Any]) -> dict[int, str]:
+    """Return a classifier's classes, as transformers reads them from its configuration: two where it names none."""
+    named = config.get("id2label")
+    count = config.get("num_labels", 2)
+    return (
+        {int(place): str(name) for place, name in named.items()}
+        if named
+        else {place: f"LABEL_{place}" for place in range(count)}
+    )
+
+
+def folder_of(id: str, root: Path) -> Path | None:
+    """Return the local folder that a model's id stands for in a recipe of the folder `root`; None where it is none."""
+    folder = Path(model_path(Model(id=id), root))
+    return folder if folder.is_dir() else None
+
+
+def _check_folder(id: str, folder: Path) -> dict[str, Any]:
+    inspect(folder)
+    config = check_model(id, folder)
+    if sum(path.stat().st_size for path in folder.glob("*.safetensors")) <= READ:
+        refuse_not_finite(id, [name for path in _weights(folder) for name in _not_finite(path)])
+    return config
+
+
+def _kind(config: Mapping[str, Any]) -> str:
+    """Return the class of transformers that a model was saved as; empty where its configuration does not say."""
+    return str((config.get("architectures") or [""])[0])
+
+
+def _names(id: str, folder: Path) -> list[str]:
+    return [name for path in _weights(folder) for name in _header(id, path)[0]]
 
 
 def check_model(id: str, folder: Path) -> dict[str, Any]:

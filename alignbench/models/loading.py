@@ -83,6 +83,7 @@ def load_base(
 def load_classifier(
     id: str,
     *,
+    root: Path = Path(),
     revision: str | None = None,
     quantization: Quantization = "nf4",
     compute: Literal["auto", "float32", "bfloat16", "float16"] = "auto",
@@ -90,11 +91,13 @@ def load_classifier(
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
     """Return a frozen sequence classifier, its head in full precision, and its own tokenizer.
 
-    Raises as `load_base` does.
+    A local folder starts from `root`. Raises as `load_base` does.
     """
     from transformers import AutoTokenizer
 
-    folder = obtain(id, revision)
+    from alignbench.data.tokens import model_path
+
+    folder = obtain(model_path(schema.Model(id=id), root), revision)
     place = _device(device)
     dtype = _dtype(compute, place)
     config = _config(id, folder, quantization, dtype)

@@ -88,6 +88,12 @@ class JudgeSuite(PluginSuite):
         assert all(value is None or math.isfinite(value) for value in values), values
         assert any(value is not None for value in values), "it abstains on everything"
 
+    def test_what_it_scores_it_does_not_refuse_beforehand(self, asked):
+        """`alignbench check` would refuse a recipe that runs."""
+        kind = self.kind()
+        kind.check_files(self.fields(), Path.cwd())
+        kind.check_prompts(self.fields(), asked[0])
+
     def test_nothing_asked_is_nothing_said(self, opened: Judge):
         assert list(opened.score([], [])) == []
 

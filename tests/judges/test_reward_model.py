@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -80,7 +81,7 @@ def build(folder, kind: str = "Llama", *, labels: int = 1, **tokens):
 
 def opened(folder, **config) -> RewardModel:
     judge = RewardModel(RewardModel.Config(**{"id": str(folder), "quantization": "none", **config}))
-    judge.open(SimpleNamespace())
+    judge.open(SimpleNamespace(root=Path()))
     return judge
 
 
