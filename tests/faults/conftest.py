@@ -49,8 +49,9 @@ def faults() -> Faults:
     return Faults()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory, faults: Faults):
+    """Cells of every method on a base that is loaded once. Its patches end with the file: later ones load their own."""
     import torch
 
     from alignbench import models
@@ -58,6 +59,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory, faults: Faults):
 
     from .lab import THREADS, Lab
 
+    before = torch.get_num_threads()
     torch.set_num_threads(THREADS)
     with pytest.MonkeyPatch.context() as patch:
         lab = Lab(tmp_path_factory.mktemp("lab"), faults, METHODS)
@@ -74,3 +76,4 @@ def lab(tmp_path_factory: pytest.TempPathFactory, faults: Faults):
 
         patch.setattr(trainer.Trainer, "step", counted)
         yield lab
+    torch.set_num_threads(before)

@@ -110,7 +110,7 @@ def scorables(count: int, seed: int = 0) -> list[Scorable]:
     return [one for row in make_pairs(count, seed) for one in row.sequences()]
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def one_thread():
     before = torch.get_num_threads()
     torch.set_num_threads(1)

@@ -19,7 +19,7 @@ QUESTION = Question(ask=TEMPLATES["harmless"], swapped=TEMPLATES["harmless_swapp
 THRESHOLD = 0.97
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def one_thread():
     before = torch.get_num_threads()
     torch.set_num_threads(1)
