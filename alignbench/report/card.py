@@ -8,7 +8,8 @@ from typing import Any
 import yaml
 
 from alignbench.report import text
-from alignbench.report.leaderboard import Row, leaderboard, metric_infos, places, start_of, title
+from alignbench.report.leaderboard import Row, leaderboard, places, start_of
+from alignbench.report.metrics import metric_infos, title
 from alignbench.results import Results
 
 PEFT = """\

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from alignbench import layout, store
-from alignbench.report import artefacts, figures, text
+from alignbench.report import artefacts, figures, metrics, text, verdicts
 from alignbench.report import leaderboard as leaderboards
 from alignbench.report.judging import judges, pairs, samples
 from alignbench.report.measures import diversity, leaderboard, parts, tax
@@ -53,7 +53,7 @@ def render(folder: Path, results: Results) -> str:
     page = Page(folder, results, leaderboards.leaderboard(results))
     environment.globals.update(
         text=text,
-        title=leaderboards.title,
+        title=metrics.title,
         start_of=leaderboards.start_of,
         flat=leaderboards.flat,
         prices=leaderboards.prices,
@@ -67,7 +67,7 @@ def render(folder: Path, results: Results) -> str:
 
 
 def _verdict(page: Page) -> Mapping[str, Any]:
-    best = leaderboards.best(page.results).replace(" ±", "\N{NO-BREAK SPACE}±")
+    best = verdicts.best(page.results).replace(" ±", "\N{NO-BREAK SPACE}±")
     return {"best": best, "rows": page.leaderboard.rows}
 
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from alignbench.report import leaderboard as leaderboards
-from alignbench.report import text
+from alignbench.report import metrics, text
 from alignbench.report.disagreement import most_disputed
 from alignbench.report.page import Page, tables_of
 from alignbench.results import Comparison, Estimate
@@ -43,7 +42,7 @@ def pairs(page: Page) -> Mapping[str, Any] | None:
     """Every label against every other, on the headline metric and by win rate."""
     if not page.results.comparisons:
         return None
-    lead = leaderboards.headline(page.results)
+    lead = metrics.headline(page.results)
     known = {one.metric for one in page.results.comparisons}
     squares = [metric for metric in dict.fromkeys((lead or "", "win_rate")) if metric in known]
     labels = [row.name for row in page.leaderboard.rows if row.done]
@@ -82,7 +81,7 @@ def judges(page: Page) -> Mapping[str, Any] | None:
                 rest["people"] = {key: one for key, one in people.items() if key not in ("accuracy", "ci95")}
             more["quality"] = rest
         details.append((name, _groups(more)))
-    alike = [name for name in leaderboards.metric_infos(page.results) if name.startswith("agreement")]
+    alike = [name for name in metrics.metric_infos(page.results) if name.startswith("agreement")]
     first = named[0][0] if named else ""
     agreed = tables_of(
         page,

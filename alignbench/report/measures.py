@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from alignbench.report import artefacts, figures, text
+from alignbench.report import artefacts, figures, metrics, text
 from alignbench.report import leaderboard as leaderboards
 from alignbench.report.page import Page, bars_of, tables_of
 
@@ -23,7 +23,7 @@ def leaderboard(page: Page) -> Mapping[str, Any]:
 
 def tax(page: Page) -> Mapping[str, Any] | None:
     """What the policies kept and lost of the capabilities of base and start."""
-    infos = leaderboards.metric_infos(page.results)
+    infos = metrics.metric_infos(page.results)
     lost = [name for name in infos if name.startswith("capability.") and ".tax." in name]
     kept = [name for name in infos if name.startswith("capability.") and name not in lost]
     against = {
@@ -39,17 +39,17 @@ def tax(page: Page) -> Mapping[str, Any] | None:
     return {**tables, "moved": list(_moved(page, others))} if tables else None
 
 
-def _moved(page: Page, metrics: Sequence[str]) -> Iterator[dict[str, Any]]:
+def _moved(page: Page, names: Sequence[str]) -> Iterator[dict[str, Any]]:
     """Yield each label's difference from base, and from its own start, where there are any."""
     for whose, of in (("base", lambda label: "base"), ("the label's own start", leaderboards.start_of)):
         cells = {
             (row.name, metric): page.results.decisive(row.name, of(row.label), metric)
             for row in page.leaderboard.rows
-            for metric in metrics
+            for metric in names
         }
         heads = [
             metric
-            for metric in metrics
+            for metric in names
             if any(cell is not None and of == metric for (_, of), cell in cells.items())
         ]
         if heads:
@@ -58,14 +58,14 @@ def _moved(page: Page, metrics: Sequence[str]) -> Iterator[dict[str, Any]]:
 
 def parts(page: Page) -> Mapping[str, Any] | None:
     """The parts of the headline metric, refusals, attacks and invented facts."""
-    lead = leaderboards.headline(page.results)
-    names = list(leaderboards.metric_infos(page.results))
+    lead = metrics.headline(page.results)
+    names = list(metrics.metric_infos(page.results))
 
     def of(*heads: str) -> list[str]:
         return [name for name in names if any(name == one or name.startswith(f"{one}.") for one in heads)]
 
     parts = [name for name in of(lead) if name != lead] if lead else []
-    heading = leaderboards.title(lead) if lead else ""
+    heading = metrics.title(lead) if lead else ""
     return tables_of(
         page,
         (f"The parts of {heading}", parts),
@@ -76,7 +76,7 @@ def parts(page: Page) -> Mapping[str, Any] | None:
 
 def diversity(page: Page) -> Mapping[str, Any] | None:
     """How different the answers are, in tables and in the figures of the metrics."""
-    names = list(leaderboards.metric_infos(page.results))
+    names = list(metrics.metric_infos(page.results))
     tables = tables_of(
         page,
         *(

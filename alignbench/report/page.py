@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from alignbench.report import figures
+from alignbench.report import figures, metrics
 from alignbench.report import leaderboard as leaderboards
 from alignbench.report.leaderboard import Column, Leaderboard
 from alignbench.results import Measured, Results
@@ -39,7 +39,7 @@ class Section:
 
 def tables_of(page: Page, *wanted: tuple[str, Sequence[str]]) -> dict[str, Any] | None:
     """Return a table for each caption that has a metric in this run."""
-    infos = leaderboards.metric_infos(page.results)
+    infos = metrics.metric_infos(page.results)
     known = {
         name for label in page.results.labels for name, one in label.metrics.items() if one.value is not None
     }

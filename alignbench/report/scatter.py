@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from alignbench.report import decoding, figures, text
+from alignbench.report import decoding, figures, metrics, text
 from alignbench.report import leaderboard as leaderboards
 from alignbench.report.leaderboard import Row
 from alignbench.report.page import Page
@@ -28,7 +28,7 @@ def frontier(page: Page) -> Mapping[str, Any] | None:
 def _trajectories(page: Page) -> list[figures.Trajectory]:
     """Return each policy's path during training, where there is a learning curve and reward is the headline."""
     found: dict[tuple[str, int], list[tuple[float, float]]] = {}
-    for one in page.results.frontier if leaderboards.headline(page.results) == "reward" else ():
+    for one in page.results.frontier if metrics.headline(page.results) == "reward" else ():
         if one.step is not None and one.kl.value is not None and one.reward.value is not None:
             found.setdefault((one.label, one.seed), []).append((one.kl.value, one.reward.value))
     return [
@@ -62,7 +62,7 @@ def price(page: Page) -> Mapping[str, Any] | None:
 
 def temperatures(page: Page) -> Mapping[str, Any] | None:
     """The headline metric against the sampling temperature, where the run has several."""
-    lead = leaderboards.headline(page.results)
+    lead = metrics.headline(page.results)
     settings = decoding.table(page.results, lead) if lead else {}
     if lead is None or not settings:
         return None
@@ -77,7 +77,7 @@ def temperatures(page: Page) -> Mapping[str, Any] | None:
         )
         for row in rows
     ]
-    name = leaderboards.title(lead)
+    name = metrics.title(lead)
     title = f"{name[:1].upper()}{name[1:]} against temperature"
     places = text.decimals(one for labels in settings.values() for one in labels.values())
     said = "; ".join(
@@ -110,7 +110,7 @@ def _scatter(
     trajectories: Sequence[figures.Trajectory] = (),
 ) -> dict[str, Any] | None:
     """Return a plot of the headline metric against `x`, and which labels are missing from it and why."""
-    lead = leaderboards.headline(page.results)
+    lead = metrics.headline(page.results)
     if lead is None:
         return None
     points, absent = [], []
@@ -123,7 +123,7 @@ def _scatter(
             absent.append((row.name, row.reason or lacking.missing))
     if not points:
         return None
-    title = heading.format(lead=leaderboards.title(lead))
+    title = heading.format(lead=metrics.title(lead))
     title = title[:1].upper() + title[1:]
     places = text.decimals(point.x for point in points), text.decimals(point.y for point in points)
     listed = "; ".join(
@@ -138,7 +138,7 @@ def _scatter(
     picture = figures.scatter(
         points,
         x_title,
-        leaderboards.title(lead),
+        metrics.title(lead),
         trajectories=trajectories,
         name=name,
         alternative=alternative,

@@ -15,10 +15,10 @@ from alignbench.report.leaderboard import (
     Leaderboard,
     Row,
     leaderboard,
-    metric_infos,
     prices,
     start_of,
 )
+from alignbench.report.metrics import metric_infos
 from alignbench.results import Estimate, Measured, Results
 
 COLUMNS = (

@@ -9,15 +9,12 @@ from typing import ClassVar
 
 import pytest
 
-from alignbench import layout, plugins
+from alignbench import plugins
 from alignbench.api.judge import Judge
-from alignbench.recipe.resolve import resolve
-from alignbench.recipe.schema import Recipe
 from alignbench.rows import Pair, Prompt
 from alignbench.testing.plugin import PluginSuite
-from alignbench.worker import prepare
+from alignbench.testing.sessions import open_session
 from alignbench.worker.context import judge_reward_model
-from alignbench.worker.messages import Task
 from alignbench.worker.model_access import ModelAccess
 from alignbench.worker.session import Session
 
@@ -43,28 +40,15 @@ class JudgeSuite(PluginSuite):
         any_method = next(iter(plugins.installed("methods")), None)
         if any_method is None:
             pytest.skip("no method is installed")
-        recipe = Recipe.model_validate(
-            {
-                "model": {"id": "sandbox"},
-                "data": {"train": "sandbox", "limit": 32, "max_length": 128},
-                "training": {"threads": 1},
-                "budget": {"steps": 1},
-                "methods": {any_method: {}},
-                "evaluation": {"prompts": ASKED},
-            }
-        )
-        task = Task(
-            "prepare",
-            run=folder / "run",
-            root=Path.cwd(),
-            home=folder / "home",
-            log=folder / layout.LOG,
-            plan=resolve(recipe).model_dump_json(),
-            threads=1,
-            what={"key": "judge"},
-        )
-        prepare.main(task, lambda event: None)
-        return Session(task)
+        recipe = {
+            "model": {"id": "sandbox"},
+            "data": {"train": "sandbox", "limit": 32, "max_length": 128},
+            "training": {"threads": 1},
+            "budget": {"steps": 1},
+            "methods": {any_method: {}},
+            "evaluation": {"prompts": ASKED},
+        }
+        return open_session(folder, recipe, root=Path.cwd())
 
     @pytest.fixture(scope="class")
     @classmethod

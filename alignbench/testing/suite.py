@@ -17,14 +17,12 @@ from alignbench.api.method import Method
 from alignbench.api.policy import Answer, Policy, Setting
 from alignbench.models.meter import Work
 from alignbench.recipe.resolve import resolve
-from alignbench.recipe.schema import Recipe
+from alignbench.testing.sessions import open_session
 from alignbench.training.checkpoint import Checkpoints
 from alignbench.worker import cell as cells
-from alignbench.worker import prepare
 from alignbench.worker.cell import OVER
 from alignbench.worker.context import CellContext
 from alignbench.worker.ledger import Cost
-from alignbench.worker.messages import Task
 from alignbench.worker.metering import CellMeter
 from alignbench.worker.row_origins import MADE
 from alignbench.worker.session import Session
@@ -53,28 +51,15 @@ class MethodSuite:
     def session(cls, tmp_path_factory: pytest.TempPathFactory) -> Session:
         """A real session: the sandbox in NF4, its rows prepared, an empty store of its own."""
         folder = tmp_path_factory.mktemp(cls.method)
-        recipe = Recipe.model_validate(
-            {
-                "model": {"id": "sandbox"},
-                "data": {"train": "sandbox", "limit": ROWS, "max_length": 128},
-                "training": {"batch": BATCH, "threads": 1},
-                "budget": {"steps": STEPS},
-                "methods": {"tried": {"method": cls.method, **cls.config}},
-                "evaluation": {"prompts": PROMPTS},
-            }
-        )
-        task = Task(
-            "prepare",
-            run=folder / "run",
-            root=folder,
-            home=folder / "home",
-            log=folder / layout.LOG,
-            plan=resolve(recipe).model_dump_json(),
-            threads=1,
-            what={"key": cls.method},
-        )
-        prepare.main(task, lambda event: None)
-        return Session(task)
+        recipe = {
+            "model": {"id": "sandbox"},
+            "data": {"train": "sandbox", "limit": ROWS, "max_length": 128},
+            "training": {"batch": BATCH, "threads": 1},
+            "budget": {"steps": STEPS},
+            "methods": {"tried": {"method": cls.method, **cls.config}},
+            "evaluation": {"prompts": PROMPTS},
+        }
+        return open_session(folder, recipe)
 
     @pytest.fixture(scope="class")
     @classmethod

@@ -7,7 +7,7 @@ gsm8k, xquad_en, ifeval, xstest, advbench, decodingtrust. Runs published.yaml on
 harness in its own way: its class for transformers around the network, its own task files with local data, one
 request at a time. Nothing of this project lies between, but for the network's 4-bit weights and the items of
 TruthfulQA, Winogender and XQuAD, which the harness expects in another shape than their authors' files. Writes the
-figures, and how far the two roads differ, into published.json beside this file, under the name given.
+figures, and how far the two ways differ, into published.json beside this file, under the name given.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def figures(record: results.Results) -> dict[str, dict[str, Any]]:
     return found
 
 
-def own_road(
+def own_way(
     base: Any, harness: Harness, task: str, root: Path, longest: int, work: Path
 ) -> dict[int, dict[str, Any]]:
     """Return what the harness says of each item by itself: its own model class, task file and reader."""
@@ -124,30 +124,30 @@ def own_road(
 
 
 def apart(task: str, ours: Mapping[int, Any], theirs: Mapping[int, Any]) -> dict[str, Any]:
-    """Return how far two roads differ on the same items."""
+    """Return how far two ways differ on the same items."""
     assert list(ours) == sorted(theirs)
-    told: dict[str, Any] = {"items": len(ours)}
+    found: dict[str, Any] = {"items": len(ours)}
     if task in GENERATED:
         texts = [(one["resps"][0][0], theirs[item]["resps"][0][0]) for item, one in ours.items()]
-        told["equal answers"] = sum(a == b for a, b in texts)
-        told["different"] = [list(pair) for pair in texts if pair[0] != pair[1]][:3]
-        return told
+        found["equal answers"] = sum(a == b for a, b in texts)
+        found["different"] = [list(pair) for pair in texts if pair[0] != pair[1]][:3]
+        return found
     sums = [
-        [[float(found[0]) for found in one[item]["filtered_resps"]] for one in (ours, theirs)]
+        [[float(value[0]) for value in one[item]["filtered_resps"]] for one in (ours, theirs)]
         for item in ours
     ]
     gaps = [abs(a - b) for mine, own in sums for a, b in zip(mine, own, strict=True)]
-    told |= {
+    found |= {
         "log-likelihoods": len(gaps),
         "largest": max(max(map(abs, own)) for _, own in sums),
         "largest difference": max(gaps),
         "further apart than 1e-3": sum(gap > 1e-3 for gap in gaps),
     }
     for figure in TASKS[task][2]:
-        told[f"{figure}, largest difference"] = max(
+        found[f"{figure}, largest difference"] = max(
             abs(float(ours[item][figure]) - float(theirs[item][figure])) for item in ours
         )
-    return told
+    return found
 
 
 def main() -> None:
@@ -171,7 +171,7 @@ def main() -> None:
         ours = run_task(model, task, documents, harness.config.languages)
         between = time.perf_counter()
         with tempfile.TemporaryDirectory() as work:
-            theirs = own_road(
+            theirs = own_way(
                 session.base, harness, task, session.root, harness.config.max_new_tokens, Path(work)
             )
         found[task] = apart(task, ours, theirs) | {
@@ -183,14 +183,14 @@ def main() -> None:
                 mean = fmean(float(one[figure]) for one in ours.values())
                 assert abs(columns[f"harness.{task}{end}"]["base"]["value"] - mean) < 1e-5
         print(task, json.dumps(found[task]), flush=True)
-    told = {
+    entry = {
         "figures": columns,
         "base against lm-evaluation-harness's own way": found,
     }
     file = Path(__file__).with_suffix(".json")
     known = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
     known["sandbox's fingerprint"] = FINGERPRINT
-    known[given.name] = told
+    known[given.name] = entry
     file.write_text(json.dumps(known, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 

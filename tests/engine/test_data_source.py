@@ -14,9 +14,9 @@ from alignbench.recipe.load import load
 from alignbench.recipe.resolve import resolve
 from alignbench.recipe.schema import Recipe, Relabelled
 from alignbench.rows import Demonstration, Pair, Prompt, UnpairedPreference
-from alignbench.worker import cell, prepare
+from alignbench.testing.sessions import open_session
+from alignbench.worker import cell
 from alignbench.worker.context import CellContext, finished_policy
-from alignbench.worker.messages import Task
 from alignbench.worker.session import Session
 
 LABELS = {"answers": 2, "sampling": {"max_new_tokens": 24}}
@@ -44,12 +44,8 @@ def by(policy: str) -> dict[str, Any]:
     return {"policy": policy, "judge": JUDGE, "labels": LABELS}
 
 
-def make_bench(folder: Path, source: Any) -> Session:
-    paths = {"run": folder / "run", "root": folder, "home": folder / "home", "log": folder / "log.txt"}
-    resolved = resolve(recipe(source)).model_dump_json()
-    task = Task("prepare", **paths, plan=resolved, threads=1, what={"key": "source"})
-    prepare.main(task, lambda event: None)
-    session = Session(task)
+def make_session(folder: Path, source: Any) -> Session:
+    session = open_session(folder, recipe(source))
     tuned = folder / "run" / "cells" / "tuned" / "seed-0"
     tuned.mkdir(parents=True)
     cell.align(session, "tuned", 0, tuned)
@@ -84,7 +80,7 @@ def answers_of(session: Session, label: str, run: CellContext) -> dict[str, set[
 
 @pytest.fixture(scope="module")
 def session(tmp_path_factory: pytest.TempPathFactory) -> Session:
-    return make_bench(tmp_path_factory.mktemp("source"), by("tuned"))
+    return make_session(tmp_path_factory.mktemp("source"), by("tuned"))
 
 
 def test_the_comparisons_are_of_answers_that_the_policy_gives_to_the_tables_prompts(
@@ -120,7 +116,7 @@ def test_demonstrations_and_prompts_stay_the_files(session: Session, tmp_path: P
 
 
 def test_start_is_the_policy_that_each_method_starts_from(tmp_path: Path):
-    session = make_bench(tmp_path, by("start"))
+    session = make_session(tmp_path, by("start"))
     direct, stacked = a_run(session, "direct", tmp_path / "d"), a_run(session, "stacked", tmp_path / "s")
     for run, label in ((direct, "base"), (stacked, "tuned")):
         written = set().union(*answers_of(session, label, run).values())
@@ -138,7 +134,7 @@ def test_the_policy_that_writes_them_comes_first_and_reads_the_files_itself():
 
 
 def test_who_reads_the_files_comparisons_where_others_do_not_departs(tmp_path: Path):
-    session = make_bench(tmp_path, by("stacked"))
+    session = make_session(tmp_path, by("stacked"))
     run = a_run(session, "stacked", tmp_path / "s")
     assert list(run.rows(Pair)) == list(session.table.rows(Pair, "train", seed=0))
     assert run.ledger.departures == []

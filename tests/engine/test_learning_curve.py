@@ -15,34 +15,28 @@ from alignbench import layout
 from alignbench.api.config import Settings
 from alignbench.errors import DataError
 from alignbench.judges.gold import Gold
-from alignbench.recipe.resolve import resolve
 from alignbench.recipe.schema import Curve, Recipe
 from alignbench.rows import Demonstration
 from alignbench.rows import Sequence as Scorable
-from alignbench.worker import learning_curve, prepare
+from alignbench.testing.sessions import open_session
+from alignbench.worker import learning_curve
 from alignbench.worker.context import CellContext
-from alignbench.worker.messages import Task
-from alignbench.worker.session import Session
 
 CURVE = {"evaluations": 2, "prompts": 4}
 
 
 def make_run(folder: Path, curve: dict[str, int] | None, **changes: Any) -> CellContext:
-    recipe = Recipe.model_validate(
-        {
-            "model": {"id": "sandbox"},
-            "data": {"train": "sandbox", "limit": 64, "max_length": 128},
-            "training": {"batch": 8, "threads": 1},
-            "budget": {"steps": 4},
-            "methods": {"tried": {"method": "frozen"}},
-            "evaluation": {"judges": ["gold"], "sampling": {"max_new_tokens": 8}, "curve": curve},
-            **changes,
-        }
-    )
-    paths = {"run": folder / "run", "root": folder, "home": folder.parent / "home", "log": folder / "log.txt"}
-    task = Task("prepare", **paths, plan=resolve(recipe).model_dump_json(), threads=1, what={"key": "curve"})
-    prepare.main(task, lambda event: None)
-    return CellContext(Session(task), label="tried", seed=0, method="frozen", start="base", folder=folder)
+    recipe = {
+        "model": {"id": "sandbox"},
+        "data": {"train": "sandbox", "limit": 64, "max_length": 128},
+        "training": {"batch": 8, "threads": 1},
+        "budget": {"steps": 4},
+        "methods": {"tried": {"method": "frozen"}},
+        "evaluation": {"judges": ["gold"], "sampling": {"max_new_tokens": 8}, "curve": curve},
+        **changes,
+    }
+    session = open_session(folder, recipe, home=folder.parent / "home")
+    return CellContext(session, label="tried", seed=0, method="frozen", start="base", folder=folder)
 
 
 def likelihood(scored: Any, rows: Any) -> Any:
@@ -83,7 +77,7 @@ def test_a_followed_training_ends_with_the_weights_budget_and_cost_of_one_that_i
     assert not (alone.folder / layout.LEARNING_CURVE).exists()
 
 
-def test_the_judge_speaks_afterwards_of_the_start_and_of_every_look(
+def test_the_judge_scores_the_start_and_every_evaluation_afterwards(
     followed: tuple[CellContext, list[torch.Tensor]],
 ):
     run, _ = followed
@@ -182,7 +176,7 @@ def worth(*means: float) -> np.ndarray:
 @pytest.mark.parametrize(
     ("gold", "proxy", "since"),
     [
-        ((0.5, 0.8, 0.4), (0.0, 1.0, 2.0), 2),  # over-optimised after the middle look
+        ((0.5, 0.8, 0.4), (0.0, 1.0, 2.0), 2),  # over-optimised after the middle evaluation
         ((0.9, 0.8, 0.4), (0.0, 1.0, 2.0), 0),  # from the first step on
         ((0.5, 0.7, 0.8), (0.0, 1.0, 2.0), None),  # both rise
         ((0.8, 0.6, 0.4), (2.0, 1.0, 0.0), None),  # both fall: worse, but not over-optimised

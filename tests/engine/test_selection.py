@@ -11,19 +11,15 @@ import torch
 
 from alignbench.api.config import NamedJudge, Sampling, Select
 from alignbench.api.judge import Judge, Score
-from alignbench.recipe.resolve import resolve
-from alignbench.recipe.schema import Recipe
 from alignbench.rows import Demonstration, Prompt
-from alignbench.worker import prepare
+from alignbench.testing.sessions import open_session
 from alignbench.worker.context import CellContext
-from alignbench.worker.messages import Task
-from alignbench.worker.session import Session
 
-LOOKS = 4
+EVALUATIONS = 4
 
 
 class ScriptedJudge(Judge):
-    """Gives each look the score that it is told to give."""
+    """Gives the answers of each evaluation the next of its scores."""
 
     trains = True
     scores = (0.1, 0.7, 0.3, 0.2)
@@ -37,38 +33,28 @@ class ScriptedJudge(Judge):
         return [Score(self.scores[len(self.asked) - 1])] * len(answers)
 
 
-def test_the_weights_of_the_best_look_are_kept_and_both_curves_are_logged(
+def test_the_weights_of_the_best_evaluation_are_kept_and_both_curves_are_logged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    recipe = Recipe.model_validate(
-        {
-            "model": {"id": "sandbox"},
-            "data": {"train": "sandbox", "limit": 64, "max_length": 128},
-            "training": {"batch": 8, "threads": 1},
-            "budget": {"steps": 8},
-            "methods": {"tried": {"method": "frozen"}},
-        }
-    )
-    paths = {
-        "run": tmp_path / "run",
-        "root": tmp_path,
-        "home": tmp_path / "home",
-        "log": tmp_path / "log.txt",
+    recipe = {
+        "model": {"id": "sandbox"},
+        "data": {"train": "sandbox", "limit": 64, "max_length": 128},
+        "training": {"batch": 8, "threads": 1},
+        "budget": {"steps": 8},
+        "methods": {"tried": {"method": "frozen"}},
     }
-    task = Task(
-        "prepare", **paths, plan=resolve(recipe).model_dump_json(), threads=1, what={"key": "selection"}
+    run = CellContext(
+        open_session(tmp_path, recipe), label="tried", seed=0, method="frozen", start="base", folder=tmp_path
     )
-    prepare.main(task, lambda event: None)
-    run = CellContext(Session(task), label="tried", seed=0, method="frozen", start="base", folder=tmp_path)
     judge = ScriptedJudge()
     monkeypatch.setattr(run, "judge", lambda named: judge)
     policy = run.adapt()
     weights = list(policy.parameters())  # pyright: ignore[reportAttributeAccessIssue]
-    at_look: list[list[torch.Tensor]] = []
+    weights_then: list[list[torch.Tensor]] = []
     score = judge.score
 
     def watched(prompts, answers):
-        at_look.append([weight.detach().clone() for weight in weights])
+        weights_then.append([weight.detach().clone() for weight in weights])
         return score(prompts, answers)
 
     judge.score = watched
@@ -79,12 +65,15 @@ def test_the_weights_of_the_best_look_are_kept_and_both_curves_are_logged(
         lambda scored, rows: (-scored["all"].logps, {}),
         learning_rate=3e-3,
         select=Select(
-            by=NamedJudge(name="told"), evaluations=LOOKS, prompts=4, sampling=Sampling(max_new_tokens=8)
+            by=NamedJudge(name="scripted"),
+            evaluations=EVALUATIONS,
+            prompts=4,
+            sampling=Sampling(max_new_tokens=8),
         ),
     )
-    assert len(at_look) == LOOKS
-    assert all(torch.equal(now, best) for now, best in zip(weights, at_look[1], strict=True))
-    assert not all(torch.equal(now, last) for now, last in zip(weights, at_look[-1], strict=True))
+    assert len(weights_then) == EVALUATIONS
+    assert all(torch.equal(now, best) for now, best in zip(weights, weights_then[1], strict=True))
+    assert not all(torch.equal(now, last) for now, last in zip(weights, weights_then[-1], strict=True))
     lines = [json.loads(line) for line in run.curves.read_text(encoding="utf-8").splitlines()]
     evaluations = [line for line in lines if "validation_score" in line]
     assert [line["step"] for line in evaluations] == [2, 4, 6, 8]

@@ -12,33 +12,24 @@ from alignbench.engine import keys, plan, tuning
 from alignbench.errors import RecipeError
 from alignbench.judges.reward_model import RewardModel
 from alignbench.recipe.resolve import resolve
-from alignbench.recipe.schema import Recipe
 from alignbench.rows import Demonstration, Pair, Prompt, Ranking
-from alignbench.worker import prepare
+from alignbench.testing.sessions import open_session
 from alignbench.worker.context import CellContext, judge_reward_model
-from alignbench.worker.messages import Task
 from alignbench.worker.model_access import ModelAccess
 from alignbench.worker.session import Session
 
 JUDGE = {"reward-model": {"train_on": "held-out", "share": 0.4, "learning_rate": 1e-3}}
 
 
-def make_bench(folder: Path, **changes: Any) -> Session:
-    recipe = Recipe.model_validate(
-        {
-            "model": {"id": "sandbox"},
-            "data": {"train": "sandbox", "limit": 96, "max_length": 128, **changes.pop("data", {})},
-            "training": {"batch": 16, "threads": 1},
-            "methods": {"tried": {"method": "frozen"}},
-            **changes,
-        }
-    )
-    paths = {"run": folder / "run", "root": folder, "home": folder / "home", "log": folder / "log.txt"}
-    task = Task(
-        "prepare", **paths, plan=resolve(recipe).model_dump_json(), threads=1, what={"key": "held out"}
-    )
-    prepare.main(task, lambda event: None)
-    return Session(task)
+def make_session(folder: Path, **changes: Any) -> Session:
+    recipe = {
+        "model": {"id": "sandbox"},
+        "data": {"train": "sandbox", "limit": 96, "max_length": 128, **changes.pop("data", {})},
+        "training": {"batch": 16, "threads": 1},
+        "methods": {"tried": {"method": "frozen"}},
+        **changes,
+    }
+    return open_session(folder, recipe)
 
 
 def seen(session: Session, view: type[Any]) -> set[str]:
@@ -49,7 +40,9 @@ def seen(session: Session, view: type[Any]) -> set[str]:
 @pytest.fixture(scope="module")
 def session(tmp_path_factory: pytest.TempPathFactory) -> Session:
     folder = tmp_path_factory.mktemp("held-out")
-    return make_bench(folder, evaluation={"prompts": 8, "judges": [JUDGE], "sampling": {"temperature": 1.0}})
+    return make_session(
+        folder, evaluation={"prompts": 8, "judges": [JUDGE], "sampling": {"temperature": 1.0}}
+    )
 
 
 def test_methods_never_see_the_rows_that_a_judge_is_trained_on(
@@ -96,11 +89,11 @@ def test_a_reward_model_is_named_or_trained_and_not_both(config: dict[str, str])
 def test_shared_stages_see_the_same_rows_and_disjoint_ones_share_none(tmp_path: Path):
     for name in ("shared", "disjoint"):
         (tmp_path / name).mkdir()
-    shared = make_bench(tmp_path / "shared")
+    shared = make_session(tmp_path / "shared")
     assert (
         seen(shared, Demonstration) == seen(shared, Prompt) == {row.id for row in shared.table.kept("train")}
     )
-    disjoint = make_bench(tmp_path / "disjoint", data={"stages": "disjoint", "split": {"by": "user"}})
+    disjoint = make_session(tmp_path / "disjoint", data={"stages": "disjoint", "split": {"by": "user"}})
     parts = [seen(disjoint, view) for view in (Demonstration, Ranking, Prompt)]
     assert set.union(*parts) == {row.id for row in disjoint.table.kept("train")}
     assert sum(map(len, parts)) == len(set.union(*parts))
@@ -120,7 +113,7 @@ def test_the_judge_that_chooses_shares_no_row_with_the_judge_that_reports_and_me
         "methods": {"tried": {"method": "frozen"}},
         "sweep": {"trials": 2},
     }
-    session = make_bench(tmp_path, **swept)
+    session = make_session(tmp_path, **swept)
     trials = tuning.expanded(session.recipe)
     assert resolve(trials).reserved == session.plan.reserved == 0.6
     read: list[set[str]] = []

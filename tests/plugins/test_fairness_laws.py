@@ -11,11 +11,10 @@ from alignbench import Budget, PluginError
 from alignbench.errors import RecipeError
 from alignbench.recipe.load import load
 from alignbench.recipe.resolve import resolve
-from alignbench.recipe.schema import Recipe
 from alignbench.testing import MethodSuite
-from alignbench.worker import cell, prepare
+from alignbench.testing.sessions import open_session
+from alignbench.worker import cell
 from alignbench.worker.context import CellContext
-from alignbench.worker.messages import Task
 from alignbench.worker.session import Session
 
 METHODS = '''
@@ -304,20 +303,15 @@ NAMES = (
 @pytest.fixture(scope="module")
 def session(tmp_path_factory: pytest.TempPathFactory) -> Session:
     folder = tmp_path_factory.mktemp("laws")
-    recipe = Recipe.model_validate(
-        {
-            "model": {"id": "sandbox"},
-            "data": {"train": "sandbox", "limit": 64, "max_length": 128},
-            "training": {"batch": 4, "threads": 1},
-            "budget": {"steps": 4},
-            "evaluation": {"prompts": 4},
-            "methods": {"tried": {"method": "frozen"}},
-        }
-    )
-    paths = {"run": folder / "run", "root": folder, "home": folder / "home", "log": folder / "log.txt"}
-    task = Task("prepare", **paths, plan=resolve(recipe).model_dump_json(), threads=1, what={"key": "laws"})
-    prepare.main(task, lambda event: None)
-    return Session(task)
+    recipe = {
+        "model": {"id": "sandbox"},
+        "data": {"train": "sandbox", "limit": 64, "max_length": 128},
+        "training": {"batch": 4, "threads": 1},
+        "budget": {"steps": 4},
+        "evaluation": {"prompts": 4},
+        "methods": {"tried": {"method": "frozen"}},
+    }
+    return open_session(folder, recipe)
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from alignbench.report import leaderboard as leaderboards
+from alignbench.report import metrics, verdicts
 from alignbench.report.leaderboard import leaderboard
 from alignbench.results import Cell, Comparison, LabelResult, Measured, MetricInfo, Results
 
@@ -38,7 +39,7 @@ def test_a_run_without_reward_is_led_by_its_first_judged_metric():
             ),
         ),
     )
-    assert leaderboards.headline(results) == "toxicity"
+    assert metrics.headline(results) == "toxicity"
     assert [column.title for column in leaderboard(results).columns] == ["toxicity ↓", "length"]
 
 
@@ -46,7 +47,7 @@ def test_a_run_without_any_judge_shows_what_it_has():
     results = Results(labels=(LabelResult(label="base", metrics={"length.words": Measured(value=9)}),))
     seen = leaderboard(results)
     assert [column.metric for column in seen.columns] == ["length.words"]
-    assert leaderboards.best(results) == "No metric that ranks the labels was measured."
+    assert verdicts.best(results) == "No metric that ranks the labels was measured."
 
 
 def test_departures_unfinished_seeds_warnings_and_missing_metrics_are_notes(results: Results):
@@ -106,7 +107,7 @@ def test_with_fewer_seeds_the_verdict_is_on_these_policies_only(make_world):
     assert dpo.sentence.endswith(", for these policies only (1 training run).")
     assert dpo.policies == ""
     assert "of these policies only" in leaderboard(make_world(seeds=(0,)).results()).caption
-    assert "for these policies only (1 training run)" in leaderboards.best(make_world(seeds=(0,)).results())
+    assert "for these policies only (1 training run)" in verdicts.best(make_world(seeds=(0,)).results())
 
 
 def test_the_numbers_of_the_table_are_of_the_method_where_it_is_known(results: Results):
@@ -124,7 +125,7 @@ def test_a_verdict_on_the_seeds_that_survived_says_so(results: Results):
     assert orpo.sentence.endswith(
         "for these policies only (2 training runs). Not compared: seed 2 (orpo diverged)."
     )
-    assert leaderboards.best(results).endswith("; not all seeds of orpo finished.")
+    assert verdicts.best(results).endswith("; not all seeds of orpo finished.")
 
 
 def test_a_seed_that_only_one_label_has_is_named():
@@ -140,7 +141,7 @@ def test_a_seed_that_only_one_label_has_is_named():
             Comparison(a="base", b="x", metric="reward", difference=0.1, verdict="better", seeds=(1, 2)),
         ),
     )
-    verdict = leaderboards.against_start(results, results.labels[1], "reward")
+    verdict = verdicts.against_start(results, results.labels[1], "reward")
     assert verdict is not None
     assert verdict.sentence.endswith("Not compared: seed 0 (only base has it); seed 3 (only x has it).")
 
@@ -168,7 +169,7 @@ def test_labels_are_called_equivalent_only_within_a_named_margin():
         verdict="equivalent",
     )
     labels = tuple(LabelResult(label=name, start=start) for name, start in (("base", None), ("x", "base")))
-    verdict = leaderboards.against_start(Results(labels=labels, comparisons=(found,)), labels[1], "reward")
+    verdict = verdicts.against_start(Results(labels=labels, comparisons=(found,)), labels[1], "reward")
     assert verdict is not None
     assert verdict.short == "equivalent to base within 0.0500"
     assert "x is equivalent to base on reward within 0.0500: difference +0.010" in verdict.sentence
@@ -225,14 +226,14 @@ def test_a_start_from_elsewhere_is_compared_with_base():
     label = LabelResult(label="x", start={"adapter": "me/mine"}, metrics={"reward": Measured(value=0.3)})
     results = Results(labels=(LabelResult(label="base"), label))
     assert leaderboards.start_of(label) == "adapter me/mine"
-    verdict = leaderboards.against_start(results, label, "reward")
+    verdict = verdicts.against_start(results, label, "reward")
     assert verdict is not None
     assert verdict.against == "base"
 
 
 def test_the_best_label_is_named_with_those_that_are_not_told_apart_from_it(results: Results):
     said = "rain-on-dpo has the best reward, 0.702 ±0.048, for the method, over 3 seeds"
-    assert leaderboards.best(results) == (
+    assert verdicts.best(results) == (
         f"{said}; not told apart from it: dpo (could have seen 0.12) and dpo-hot (could have seen 0.12); "
         "not all seeds of orpo finished."
     )
@@ -243,7 +244,7 @@ def test_the_best_label_is_named_with_those_that_are_not_told_apart_from_it(resu
         for one in results.comparisons
     )
     changed = results.model_copy(update={"comparisons": clear})
-    assert leaderboards.best(changed).startswith(f"{said}; every other label is worse;")
+    assert verdicts.best(changed).startswith(f"{said}; every other label is worse;")
     close = tuple(
         one.model_copy(update={"verdict": "equivalent", "margin": 0.1})
         if {one.a, one.b} == {"rain-on-dpo", "dpo"}
@@ -251,9 +252,9 @@ def test_the_best_label_is_named_with_those_that_are_not_told_apart_from_it(resu
         for one in clear
     )
     changed = results.model_copy(update={"comparisons": close})
-    assert leaderboards.best(changed).startswith(f"{said}; equivalent within 0.100: dpo;")
+    assert verdicts.best(changed).startswith(f"{said}; equivalent within 0.100: dpo;")
     alone = results.model_copy(update={"comparisons": ()})
-    assert "it was not compared with dpo, dpo-hot, orpo, sft and base" in leaderboards.best(alone)
+    assert "it was not compared with dpo, dpo-hot, orpo, sft and base" in verdicts.best(alone)
 
 
 def test_where_less_is_better_the_smallest_is_best():
@@ -264,7 +265,7 @@ def test_where_less_is_better_the_smallest_is_best():
             LabelResult(label="x", metrics={"toxicity": Measured(value=0.1)}),
         ),
     )
-    assert leaderboards.best(results).startswith("x has the best toxicity, 0.100")
+    assert verdicts.best(results).startswith("x has the best toxicity, 0.100")
 
 
 @pytest.mark.parametrize(
@@ -284,4 +285,4 @@ def test_the_report_says_which_raters_an_interval_speaks_of(raters, below, insid
     )
     assert below in leaderboard(known).caption
     assert ("rater" in leaderboard(known).caption) == bool(raters)
-    assert inside in leaderboards.best(known)
+    assert inside in verdicts.best(known)

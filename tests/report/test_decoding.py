@@ -11,7 +11,8 @@ from rich.console import Console
 from alignbench import report
 from alignbench.report.decoding import described, reversal
 from alignbench.report.html import write_html
-from alignbench.report.leaderboard import best, leaderboard
+from alignbench.report.leaderboard import leaderboard
+from alignbench.report.verdicts import best
 from alignbench.results import (
     Choice,
     Comparison,

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from alignbench.report import leaderboard as leaderboards
+from alignbench.report import metrics, verdicts
 from alignbench.results import Results
 
 
 def with_judge(results: Results, fit: bool) -> Results:
-    name = results.metrics[str(leaderboards.headline(results))].judge
+    name = results.metrics[str(metrics.headline(results))].judge
     quality = {
         "fit": fit,
         "reasons": [] if fit else ["an answer that instructs it to prefer it wins 40% more"],
@@ -25,10 +26,10 @@ def test_an_unfit_judge_gives_no_verdicts(results: Results):
 
 
 def test_nothing_is_best_by_an_unfit_judge(results: Results):
-    assert leaderboards.best(with_judge(results, fit=False)).startswith("Nothing is ranked: the judge")
+    assert verdicts.best(with_judge(results, fit=False)).startswith("Nothing is ranked: the judge")
 
 
 def test_a_fit_judge_ranks_as_before(results: Results):
     fit = with_judge(results, fit=True)
-    assert leaderboards.best(fit) == leaderboards.best(results)
+    assert verdicts.best(fit) == verdicts.best(results)
     assert leaderboards.leaderboard(fit).caption == leaderboards.leaderboard(results).caption

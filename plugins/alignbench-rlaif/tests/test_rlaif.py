@@ -16,15 +16,12 @@ from alignbench_rlaif.red_team import DISGUISES, RedTeam
 
 from alignbench import Answer, Budget, DataError, NamedJudge, NamedMethod, Policy, Prompt, Run, Score
 from alignbench.feedback import label
-from alignbench.recipe.resolve import resolve
-from alignbench.recipe.schema import Recipe
 from alignbench.rows import Ranking
 from alignbench.testing import MethodSuite
+from alignbench.testing.sessions import open_session
 from alignbench.training import reward_model
 from alignbench.training.reward_quality import comparisons
-from alignbench.worker import prepare
 from alignbench.worker.context import CellContext
-from alignbench.worker.messages import Task
 from alignbench.worker.session import Session
 
 JUDGE = {"self": {"wording": "sandbox"}}
@@ -69,27 +66,14 @@ class TestConstitutionalSL(MethodSuite):
 @pytest.fixture(scope="module")
 def session(tmp_path_factory: pytest.TempPathFactory) -> Session:
     folder = tmp_path_factory.mktemp("session")
-    recipe = Recipe.model_validate(
-        {
-            "model": {"id": "sandbox"},
-            "data": {"train": "sandbox", "limit": 48, "max_length": 128},
-            "training": {"batch": 16, "threads": 1},
-            "methods": {"tried": {"method": "rlaif"}},
-            "evaluation": {"prompts": 4},
-        }
-    )
-    task = Task(
-        "prepare",
-        run=folder / "run",
-        root=folder,
-        home=folder / "home",
-        log=folder / "log.txt",
-        plan=resolve(recipe).model_dump_json(),
-        threads=1,
-        what={"key": "rlaif"},
-    )
-    prepare.main(task, lambda event: None)
-    return Session(task)
+    recipe = {
+        "model": {"id": "sandbox"},
+        "data": {"train": "sandbox", "limit": 48, "max_length": 128},
+        "training": {"batch": 16, "threads": 1},
+        "methods": {"tried": {"method": "rlaif"}},
+        "evaluation": {"prompts": 4},
+    }
+    return open_session(folder, recipe)
 
 
 def cell(session: Session, name: str) -> CellContext:

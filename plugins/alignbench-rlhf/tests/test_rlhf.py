@@ -13,14 +13,12 @@ import torch
 from alignbench_rlhf.ppo import PPO, Item
 
 from alignbench import ScoringGroup, Sequence
-from alignbench.recipe.resolve import resolve
-from alignbench.recipe.schema import Recipe
 from alignbench.testing import MethodSuite
 from alignbench.testing.losses import reduced
+from alignbench.testing.sessions import open_session
 from alignbench.worker import cell as cells
-from alignbench.worker import learning_curve, prepare
+from alignbench.worker import learning_curve
 from alignbench.worker.context import CellContext
-from alignbench.worker.messages import Task
 from alignbench.worker.policy_io import load_method
 from alignbench.worker.session import Session
 
@@ -40,28 +38,23 @@ def one_thread():
     torch.set_num_threads(before)
 
 
-def make_bench(folder: Path, root: Path, **changes: Any) -> Session:
-    recipe = Recipe.model_validate(
-        {
-            "model": {"id": "sandbox", "adapter": {"dropout": 0.1}},
-            "data": {"train": "sandbox", "limit": 48, "max_length": 128, "pretraining": "sandbox"},
-            "training": {"batch": 8, "threads": 1},
-            "budget": {"rows": 32},
-            "methods": {"tried": {"method": "rlhf", **SMALL}},
-            "evaluation": {"prompts": 4, "judges": ["gold"], "curve": {"evaluations": 1, "prompts": 2}},
-            **changes,
-        }
-    )
-    paths = {"run": folder / "run", "root": root, "home": folder / "home", "log": folder / "log.txt"}
-    task = Task("prepare", **paths, plan=resolve(recipe).model_dump_json(), threads=1, what={"key": "rlhf"})
-    prepare.main(task, lambda event: None)
-    return Session(task)
+def make_session(folder: Path, root: Path, **changes: Any) -> Session:
+    recipe = {
+        "model": {"id": "sandbox", "adapter": {"dropout": 0.1}},
+        "data": {"train": "sandbox", "limit": 48, "max_length": 128, "pretraining": "sandbox"},
+        "training": {"batch": 8, "threads": 1},
+        "budget": {"rows": 32},
+        "methods": {"tried": {"method": "rlhf", **SMALL}},
+        "evaluation": {"prompts": 4, "judges": ["gold"], "curve": {"evaluations": 1, "prompts": 2}},
+        **changes,
+    }
+    return open_session(folder, recipe, root=root)
 
 
 @pytest.fixture(scope="module")
 def session(tmp_path_factory: pytest.TempPathFactory) -> Session:
     folder = tmp_path_factory.mktemp("rlhf")
-    return make_bench(folder, folder)
+    return make_session(folder, folder)
 
 
 Make = Callable[..., PPO]
@@ -369,11 +362,11 @@ TEMPLATE = (
 
 def test_real_dialogues_and_real_weights_in_nf4(shared: Path, tmp_path: Path):
     model = str(shared / "models" / "stories260K")
-    session = make_bench(
+    session = make_session(
         tmp_path, tmp_path, model={"id": model, "quantization": "nf4", "chat_template": TEMPLATE},
         data={"train": str(shared / "data" / "hh" / "train.jsonl"), "limit": 24, "max_length": 256,
               "allowed_drop": 0.9},
-        budget={"steps": 4},
+        budget={"steps": 4}, evaluation={"prompts": 4, "judges": []},
     )  # fmt: skip
     folder = tmp_path / "cell"
     folder.mkdir()

@@ -1,0 +1,51 @@
+"""The metrics of a run as a reader meets them: order, titles, which one ranks the labels and whether it may."""
+
+from __future__ import annotations
+
+from alignbench.report import text
+from alignbench.results import MetricInfo, Results
+
+
+def headline(results: Results) -> str | None:
+    """Return the metric that verdicts are about: `reward`, else the first that rests on a judge."""
+    measured = {
+        name for label in results.labels for name, one in label.metrics.items() if one.value is not None
+    }
+    ranked = ["reward", *(name for name, info in results.metrics.items() if info.judge), "win_rate"]
+    return next((name for name in ranked if name in measured), None)
+
+
+def metric_infos(results: Results) -> dict[str, MetricInfo]:
+    """Return every metric of the run in the order in which to show it."""
+    seen = {name for label in results.labels for name in label.metrics}
+    told = {name: info for name, info in results.metrics.items() if name in seen}
+    return told | {name: MetricInfo() for name in sorted(seen - set(told))}
+
+
+def unfit(results: Results, metric: str) -> str:
+    """Return why a metric's judge cannot rank, or nothing where it can."""
+    info = metric_infos(results).get(metric)
+    for judge in results.judges if info and info.judge else ():
+        quality = judge.get("quality") or {}
+        if info and judge.get("name") == info.judge and quality.get("fit") is False:
+            reasons = "; ".join(text.line(str(reason)) for reason in quality.get("reasons", ()))
+            return f"the judge {text.line(str(info.judge))} fails its controls ({reasons})"
+    return ""
+
+
+def title(metric: str) -> str:
+    """Return a metric's name as a heading: `win rate`, `KL from base`."""
+    name, *judges = metric.split("@")
+    known = {
+        "win_rate": "win rate",
+        "kl": "KL",
+        "kl.base": "KL from base",
+        "kl.base.k3": "KL from base (k3)",
+        "kl.start": "KL from start",
+        "kl.start.k3": "KL from start (k3)",
+        "length.tokens": "length",
+        "logp.chosen": "log p(chosen)",
+        "logp.rejected": "log p(rejected)",
+    }
+    said = known.get(name, text.line(name.replace("_", " ").replace(".", ": ")))
+    return f"{said} ({', '.join(map(text.line, judges))})" if judges else said
