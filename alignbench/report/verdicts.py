@@ -73,11 +73,14 @@ def best(results: Results) -> str:
     )
     pairs = {name: results.decisive(first, name, metric) for name in order[1:]}
     found = {name: one for name, one in pairs.items() if one is not None and one.verdict is not None}
-    alike = [name + _power(one) for name, one in found.items() if one.verdict == "not distinguishable"]
+    alike = {name: _power(one) for name, one in found.items() if one.verdict == "not distinguishable"}
     same = [name for name, one in found.items() if one.verdict == "equivalent"]
     unknown = [name for name in pairs if name not in found]
     if alike:
-        said += f"; not told apart from it: {text.listed(alike)}"
+        (power, *others), names = set(alike.values()), list(alike)
+        if others:
+            power, names = "", [name + of for name, of in alike.items()]
+        said += f"; not told apart from it{power}: {text.listed(names)}"
     if same:
         said += f"; equivalent within {text.number(found[same[0]].margin)}: {text.listed(same)}"
     if found and not unknown and all(one.verdict == "better" for one in found.values()):

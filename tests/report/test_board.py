@@ -234,8 +234,15 @@ def test_a_start_from_elsewhere_is_compared_with_base():
 def test_the_best_label_is_named_with_those_that_are_not_told_apart_from_it(results: Results):
     said = "rain-on-dpo has the best reward, 0.702 ±0.048, for the method, over 3 seeds"
     assert verdicts.best(results) == (
-        f"{said}; not told apart from it: dpo (could have seen 0.12) and dpo-hot (could have seen 0.12); "
+        f"{said}; not told apart from it (could have seen 0.12): dpo and dpo-hot; "
         "not all seeds of orpo finished."
+    )
+    apart = tuple(
+        one.model_copy(update={"smallest_detectable": 0.2}) if "dpo-hot" in (one.a, one.b) else one
+        for one in results.comparisons
+    )
+    assert "from it: dpo (could have seen 0.12) and dpo-hot (could have seen 0.20)" in verdicts.best(
+        results.model_copy(update={"comparisons": apart})
     )
     clear = tuple(
         one.model_copy(update={"verdict": "better" if (one.difference or 0) > 0 else "worse"})
