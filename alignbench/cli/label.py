@@ -88,6 +88,10 @@ def label(
             f"--host {host} lets other machines open the page, over a connection that anybody between can read",
             "give --network too, on a network that you trust; better: forward the port with ssh -L",
         )
+    if run is not None and out is not None:
+        raise RecipeError(
+            "--out is where --data keeps its labels; a run keeps them in its folder", "leave it out"
+        )
     how = {"overlap": overlap, "repeats": repeats, "ask": wanted, "checks": checks, "seed": seed}
     if run is not None:
         folder = run / layout.PEOPLE

@@ -96,8 +96,9 @@ def design_of_file(
 def begun(folder: Path, data: Path | None, typed: Mapping[str, Any]) -> Design | None:
     """Return the design of a labelling that has begun in `folder`; None where none has.
 
-    `typed`: the options of the design on the command line. Raises RecipeError where one is another than when the
-    labelling began, or where it is of another file than `data`.
+    While nobody has ranked anything, other options begin anew. `typed`: the options of the design on the command
+    line. Raises RecipeError where one is another than when the labelling began, or where it is of another file than
+    `data`.
     """
     if not (folder / design.FILE).is_file():
         return None
@@ -105,10 +106,12 @@ def begun(folder: Path, data: Path | None, typed: Mapping[str, Any]) -> Design |
     if data is not None and not (data.is_file() and found.extra["source"] == store.file_digest(data)):
         raise RecipeError(f"{folder} holds the labels of another file", "give --out for a new labelling")
     changed = [name for name, value in typed.items() if found.extra["options"][name] != value]
+    if changed and not journal.read(folder):
+        return None
     if changed:
         raise RecipeError(
             f"{folder} holds a labelling that began with another --{', --'.join(changed)}",
-            "leave it out, or begin in a new folder",
+            "leave it out: what people said belongs to the prompts and orders of then",
         )
     return found
 
@@ -232,6 +235,10 @@ def _items(file: Path, *, known: bool = False) -> list[Item]:
             what = f"{len(set(texts))} answers; a page holds {design.MOST_ANSWERS}"
         elif known and (not isinstance(ranks, list) or len(ranks) != len(texts)):
             what = "a check needs `ranks`, one for each answer, or `chosen` and `rejected`"
+        elif known and not all(type(one) is int and one >= 1 for one in ranks or ()):
+            what, field = "the `ranks` of a check are whole numbers from 1 on", "ranks"
+        elif known and len(set(ranks or ())) < 2:
+            what, field = "a check whose answers all have one rank decides nothing", "ranks"
         elif known and len(set(texts)) < len(texts):
             what = "two answers of a check are the same text"
         if what:

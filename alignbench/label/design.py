@@ -90,11 +90,16 @@ class Design:
         return sorted(places, key=lambda place: key(self.seed, "answer", rater, item.id, round, place))
 
     def repeated(self, rater: str) -> list[Item]:
-        """Return the items that this rater sees twice: no check, and none without a choice."""
-        fit = [item for item in self.order(rater) if len(item.answers) > 1 and not item.known]
-        return sorted(fit, key=lambda item: key(self.seed, "again", rater, item.id))[
-            : round(self.repeats * len(fit))
-        ]
+        """Return the items that this rater sees twice: no check, none without a choice, and none of the last.
+
+        `BETWEEN` others come before an item is seen again, as far as there are so many.
+        """
+        order = [item for item in self.order(rater) if len(item.answers) > 1]
+        fit = [item for item in order if not item.known]
+        count = round(self.repeats * len(fit))
+        early = [item for item in order[:-BETWEEN] if not item.known]
+        chosen = early if len(early) >= count else fit[:count]
+        return sorted(chosen, key=lambda item: key(self.seed, "again", rater, item.id))[:count]
 
 
 def key(*parts: object) -> str:

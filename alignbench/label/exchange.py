@@ -275,7 +275,12 @@ Given = tuple[str, Mapping[str, int], float]
 def _from_argilla(record: Mapping[str, Any]) -> Iterator[Given]:
     responses = record.get("responses") or {}
     if isinstance(responses, Mapping):
-        flat = [(one.get("user_id"), one.get("value")) for many in responses.values() for one in many or ()]
+        flat = [
+            (one.get("user_id"), one.get("value"))
+            for many in responses.values()
+            for one in many or ()
+            if one.get("status", "submitted") == "submitted"
+        ]
     else:
         flat = [
             (one.get("user_id"), answer.get("value"))

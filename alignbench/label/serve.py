@@ -44,7 +44,7 @@ def serve(
     with opened(folder) as journal:
         hidden = secret(folder)
         bound = _bind(host, port)
-        name = host if host in LOOPBACK else bound.getsockname()[0]
+        name = host if host in LOOPBACK else _reachable(bound)
         base = f"http://{f'[{name}]' if ':' in name else name}:{bound.getsockname()[1]}"
         links = {rater: f"{base}/l/{token(hidden, f'rater/{rater}')}/" for rater in raters}
         app = create_app(
@@ -75,6 +75,22 @@ def secret(folder: Path) -> str:
         file.unlink()
         return secret(folder)
     return text
+
+
+def _reachable(bound: socket.socket) -> str:
+    """Return the address at which other machines reach a socket, also where it is bound to all of them."""
+    address = bound.getsockname()[0]
+    if address not in ("0.0.0.0", "::"):
+        return address
+    somewhere = (
+        "192.0.2.1" if bound.family == socket.AF_INET else "2001:db8::1"
+    )  # of examples: nothing is sent
+    with socket.socket(bound.family, socket.SOCK_DGRAM) as route:
+        try:
+            route.connect((somewhere, 9))
+            return route.getsockname()[0]
+        except OSError:  # no route: a name that the network may know
+            return socket.gethostname()
 
 
 def _bind(host: str, port: int) -> socket.socket:

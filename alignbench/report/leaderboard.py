@@ -113,7 +113,9 @@ def leaderboard(*runs: Results) -> Leaderboard:
     for results in runs:
         infos = {**metric_infos(results), **infos}
     lead = next((name for results in runs if (name := headline(results))), None)
-    wanted = [name for name in (lead, *LEADING) if name in infos]
+    # Of raters one by one the section of pairs speaks.
+    others = [name for name in infos if name.startswith("win_rate@") and ":" not in name]
+    wanted = [name for name in (lead, *LEADING[:1], *others, *LEADING[1:]) if name in infos]
     if not lead:
         wanted = list(dict.fromkeys([*wanted, *infos]))[:4]
     columns = tuple(Column(name, infos[name], places(runs, name)) for name in wanted)

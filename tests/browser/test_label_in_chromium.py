@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -199,6 +200,68 @@ def test_undo_previous_all_equal_and_the_mouse_do_what_they_say(browser: Any, se
     page.context.close()
 
 
+def test_a_tie_holds_for_the_last_answer_too(browser: Any, serve: Any):
+    server = serve(Design(items(2)))
+    page, _ = open_page(browser, server.links["anna"])
+    for pressed in ("1", "2", "3", "4", "="):
+        page.keyboard.press(pressed)
+    assert (
+        page.locator("#status").inner_text() == "Enter ties the last answer with the one before, and saves."
+    )
+    page.keyboard.press("Enter")
+    saved(page, 1, 2)
+    (one,) = journal.read(server.folder)
+    assert [one.ranks[place] for place in one.shown] == [1, 2, 3, 4, 4]
+    page.context.close()
+
+
+def test_work_that_is_not_saved_is_left_only_on_purpose(browser: Any, serve: Any):
+    server = serve(Design(items(2), ask=("note",)))
+    page, _ = open_page(browser, server.links["anna"])
+    page.keyboard.press("0")
+    page.keyboard.press("Enter")
+    saved(page, 1, 2)
+    page.get_by_label("Note").fill("not saved yet")
+    page.keyboard.press("Escape")
+    page.keyboard.press("b")
+    page.locator("#status", has_text="not saved").wait_for()
+    assert page.get_by_label("Note").input_value() == "not saved yet"
+    page.keyboard.press("b")
+    page.locator(".place", has_text="tied 1st").first.wait_for()
+    page.context.close()
+
+
+def test_keys_work_on_keyboards_of_other_scripts_and_a_held_key_counts_once(browser: Any, serve: Any):
+    server = serve(Design(items(1)))
+    page, _ = open_page(browser, server.links["anna"])
+    press = (
+        "([key, code, repeat]) => document.body.dispatchEvent("
+        "new KeyboardEvent('keydown', { key, code, repeat, bubbles: true }))"
+    )
+    page.evaluate(press, ["\u0661", "Digit1", False])
+    assert page.locator(".answer.ranked").count() == 1
+    page.evaluate(press, ["1", "Digit1", True])
+    assert page.locator(".answer.ranked").count() == 1
+    page.evaluate(press, ["\u0433", "KeyU", False])
+    assert page.locator(".answer.ranked").count() == 0
+    page.context.close()
+
+
+def test_an_item_that_stood_open_for_days_is_saved(browser: Any, serve: Any):
+    server = serve(Design(items(1)))
+    page, _ = open_page(browser, server.links["anna"])
+    page.clock.install()
+    page.reload()
+    page.locator(".answer").first.wait_for()
+    page.keyboard.press("0")
+    page.clock.fast_forward("30:00:00")
+    page.keyboard.press("Enter")
+    saved(page, 1, 1)
+    (one,) = journal.read(server.folder)
+    assert one.seconds == 86400
+    page.context.close()
+
+
 def test_scores_flags_and_a_note_by_keyboard(browser: Any, serve: Any):
     server = serve(Design(items(1), ask=("score", "flags", "note")))
     page, said = open_page(browser, server.links["anna"])
@@ -262,8 +325,12 @@ def test_hostile_answers_are_inert_and_nothing_scrolls_sideways(
 def test_the_accessibility_checker_finds_nothing(browser: Any, serve: Any, scheme: str):
     if not AXE.is_file():
         pytest.skip(f"axe-core is not at {AXE}: npm install axe-core")
-    server = serve(Design(items(2), ask=("score", "flags", "note"), name="quickstart"))
-    page, _ = open_page(browser, server.links["anna"], color_scheme=scheme, bypass_csp=True)
+    long = ({"role": "user", "content": "A long question, with much to read before it ends. " * 60},)
+    asked = tuple(replace(one, prompt=long) for one in items(2))
+    server = serve(Design(asked, ask=("score", "flags", "note"), name="quickstart"))
+    how = {"viewport": {"width": 390, "height": 844}, "color_scheme": scheme, "bypass_csp": True}
+    page, _ = open_page(browser, server.links["anna"], **how)
+    assert page.locator("#prompt").evaluate("one => one.scrollHeight > one.clientHeight")
     page.keyboard.press("1")
     for link in (None, server.overview):
         if link:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -221,3 +222,15 @@ def test_the_overview_counts_each_rater(page: Page):
     page.save(page.next("ben"), "ben")
     numbers = page.client.get(page.overview + "numbers").json()
     assert {name: one["done"] for name, one in numbers["raters"].items()} == {"anna": 1, "ben": 1}
+
+
+def test_the_link_of_a_page_that_is_served_to_a_network_can_be_opened_from_it():
+    from alignbench.label.serve import _bind, _reachable
+
+    with _bind("0.0.0.0", 0) as everywhere, _bind("127.0.0.1", 0) as here:
+        assert _reachable(here) == "127.0.0.1"
+        assert _reachable(everywhere) not in ("0.0.0.0", "")
+        port = everywhere.getsockname()[1]
+        everywhere.listen()
+        with socket.create_connection((_reachable(everywhere), port), timeout=5):
+            pass

@@ -136,6 +136,31 @@ def test_checks_with_known_answers_are_shown_to_everyone(run: Path, tmp_path: Pa
     assert [one["checks"]["value"] for one in known["raters"].values()] == [1, 1]
 
 
+@pytest.mark.parametrize(
+    ("ranks", "words"),
+    [
+        ('[1, "a"]', "ranks: the `ranks` of a check are whole numbers from 1 on"),
+        ("[[1], [2]]", "ranks: the `ranks` of a check are whole numbers from 1 on"),
+        ("[1, null]", "ranks: the `ranks` of a check are whole numbers from 1 on"),
+        ("[1, 1]", "ranks: a check whose answers all have one rank decides nothing"),
+    ],
+)
+def test_a_check_without_a_known_order_is_said_with_its_line(run: Path, tmp_path: Path, ranks, words):
+    checks = tmp_path / "checks.jsonl"
+    checks.write_text(f'{{"prompt": "k", "answers": ["x", "y"], "ranks": {ranks}}}\n')
+    ended = alignbench("label", run, "--checks", checks, "--status")
+    assert ended.exit_code == 4
+    assert f"{checks}:1: {words}" in ended.stderr
+
+
+def test_other_options_begin_anew_while_nobody_has_ranked(run: Path, make_verdict):
+    assert alignbench("label", run, "--prompts", 6, "--status").exit_code == 0
+    assert alignbench("label", run, "--prompts", 3, "--status").exit_code == 0
+    assert len(design.read(run / "people").items) == 3
+    rank_all(run / "people", make_verdict, "anna")
+    assert alignbench("label", run, "--prompts", 6, "--status").exit_code == 2
+
+
 def test_an_export_is_taken_in_once(run: Path, tmp_path: Path, make_verdict):
     alignbench("label", run, "--prompts", 3, "--status")
     rank_all(run / "people", make_verdict, "anna")
@@ -154,6 +179,7 @@ def test_an_export_is_taken_in_once(run: Path, tmp_path: Path, make_verdict):
         ((), "name the folder of a run"),
         (("RUN", "--host", "0.0.0.0"), "lets other machines open the page"),
         (("RUN", "--ask", "mood"), "expected score, flags or note"),
+        (("RUN", "--out", "elsewhere"), "a run keeps them in its folder"),
         (("RUN", "--rater", "<script>"), "letters, digits"),
         (("RUN", "--rater", "../x"), "letters, digits"),
     ],
@@ -214,6 +240,12 @@ def test_a_run_is_measured_again_with_people_and_nothing_is_trained_again(
     other = [next(n for n, one in enumerate(item.answers) if "sft" in one.labels) for item in made.items]
     by_hand = sum(0.5 if a == b else float(b < a) for a, b in zip(base, other, strict=True)) / len(base)
     assert sft["metrics"]["win_rate@people"]["value"] == pytest.approx(by_hand)
+    page = (run / "report.html").read_text()
+    table = page[page.index('id="leaderboard"') : page.index("</table>", page.index('id="leaderboard"'))]
+    row = next(one for one in table.split("<tr")[1:] if ">sft<" in one or "sft</" in one)
+    assert "win rate (people)" in table
+    assert f"{by_hand:.3f}" in row or f"{by_hand:.2f}" in row
+    assert "win rate (people): of 2 raters only: another rater may differ by more" in page
     assert "people:anna" in (run / "report.html").read_text()
     before = (run / "evaluation/COMMIT").stat().st_mtime_ns
     command("run", "recipe.yaml", "--out", run, "-q")

@@ -128,10 +128,28 @@ def test_repeats_come_back_after_other_items_and_once(make_items, make_verdict, 
     again = [id for id, round in done if round == 1]
     assert len(again) == len(set(again)) == 4
     places = {pair: n for n, pair in enumerate(done)}
-    early = [id for id in again if places[id, 1] - places[id, 0] <= design.BETWEEN]
-    last = [id for id, _ in done[-design.BETWEEN :]]
-    assert set(early) <= set(last)
     assert any(places[id, 1] < len(done) - len(again) for id in again), "none comes before the end"
+
+
+def test_at_least_five_others_come_before_an_item_is_seen_again(make_items, make_verdict, tmp_path):
+    made = Design(tuple(make_items(20)), repeats=0.1)
+    with opened(tmp_path) as journal:
+        progress = Progress(made, journal)
+        for rater in (f"rater-{n}" for n in range(30)):
+            done = work(progress, rater, make_verdict)
+            places = {pair: n for n, pair in enumerate(done)}
+            again = [id for id, round in done if round == 1]
+            assert len(again) == 2
+            for id in again:
+                others = {one for one, _ in done[places[id, 0] + 1 : places[id, 1]]} - {id}
+                assert len(others) >= design.BETWEEN
+
+
+def test_few_items_are_repeated_as_late_as_they_can_be(make_items, make_verdict, tmp_path):
+    made = Design(tuple(make_items(3)), repeats=1.0)
+    with opened(tmp_path) as journal:
+        done = work(Progress(made, journal), "anna", make_verdict)
+    assert [round for _, round in done] == [0, 0, 0, 1, 1, 1]
 
 
 def test_an_item_without_a_choice_is_written_by_the_way_and_not_shown(make_verdict, tmp_path):

@@ -54,7 +54,12 @@ def test_an_argilla_export_as_records_to_json_writes_it_is_read(made):
         "fields": {"prompt": PROMPT[0]["content"], "response1": "Brown.", "response2": "White."},
         "metadata": {},
         "suggestions": {},
-        "responses": {"ranking": [{"value": ["response2", "response1"], "user_id": "7d3f"}]},
+        "responses": {
+            "ranking": [
+                {"value": ["response2", "response1"], "user_id": "7d3f"},
+                {"value": ["response1", "response2"], "user_id": "8e4a", "status": "draft"},
+            ]
+        },
         "vectors": {},
         "status": "completed",
         "_server_id": None,

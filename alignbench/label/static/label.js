@@ -5,12 +5,16 @@ const $ = (id) => document.getElementById(id);
 const ask = document.body.dataset.ask.split(" ");
 const FLAGS = document.body.dataset.flags.split("|");
 const RETRY = 2000;
+const DAY = 86400; // the most seconds that the journal takes for one item
 
 let item = null; // what is on the page
 let groups = []; // places of the answers, best first; those in one group are tied
 let steps = []; // earlier groups and scores, for undo
 let scores = [];
+let flagged = false; // whether a flag was changed since the item was shown
+let note = ""; // as it was when the item was shown
 let tie = false;
+let leaving = false; // whether B was pressed on an item with work that is not saved
 let given = false; // whether a verdict that stands is open again
 let paused = false;
 let busy = false;
@@ -102,6 +106,7 @@ const card = (text, place) => {
       const label = element("label");
       const input = element("input");
       Object.assign(input, { type: "checkbox", value: flag });
+      input.addEventListener("change", () => { flagged = true; });
       label.append(input, flag);
       set.append(label);
     }
@@ -116,7 +121,7 @@ const draw = () => {
     const ranked = placed().includes(place);
     made.classList.toggle("ranked", ranked);
     made.classList.toggle("current", scoring() && scores.indexOf(null) === place);
-    const where = ranked ? `${tied(place) ? "tied " : ""}${ordinal(rankOf(place))}` : last ? "last" : "";
+    const where = ranked ? `${tied(place) ? "tied " : ""}${ordinal(rankOf(place))}` : last ? (tie ? "tied" : "last") : "";
     made.querySelector(".place").textContent = where;
     const next = tie ? "tied with the one before" : ordinal(placed().length + 1);
     made.querySelector(".heard").textContent = ranked ? "(take it out)" : `(rank it ${next})`;
@@ -128,13 +133,16 @@ const draw = () => {
 
 const tell = () => {
   if (scoring()) say(`Score answer ${scores.indexOf(null) + 1} from 1 (worst) to 7 (best).`);
+  else if (tie && unplaced().length === 1) say("Enter ties the last answer with the one before, and saves.");
   else if (ready()) say("Enter saves.");
   else if (tie) say(`Which answer is tied with answer ${groups.at(-1).map((place) => place + 1).join(" and ")}?`);
   else say(groups.length ? `Which answer is next, ${ordinal(placed().length + 1)}?` : "Which answer is best?");
 };
 
 const remember = () => steps.push(JSON.stringify([groups, scores]));
-const update = () => { draw(); tell(); };
+const update = () => { leaving = false; draw(); tell(); };
+
+const touched = () => steps.length > 0 || tie || flagged || Boolean($("note") && $("note").value !== note);
 
 const put = (place) => {
   if (!item || busy || paused || place >= item.answers.length) return;
@@ -181,7 +189,7 @@ const score = (value) => {
 
 const show = (answer) => {
   clock();
-  [active, since, steps, groups, tie] = [0, null, [], [], false];
+  [active, since, steps, groups, tie, leaving, flagged] = [0, null, [], [], false, false, false];
   showProgress(answer.progress);
   item = answer.item;
   given = Boolean(answer.given);
@@ -202,6 +210,7 @@ const show = (answer) => {
   $("answers").replaceChildren(...item.answers.map(card));
   if ($("note")) $("note").value = "";
   if (given) reopen(answer.given);
+  note = $("note") ? $("note").value : "";
   update();
   scrollTo(0, 0);
   $("title").focus({ preventScroll: true });
@@ -243,6 +252,10 @@ const next = async () => {
 
 const back = async () => {
   if (busy || paused) return;
+  if (item && touched() && !leaving) {
+    leaving = true;
+    return say("This prompt is not saved. B again leaves it.");
+  }
   busy = true;
   const at = item ? `?item=${encodeURIComponent(item.id)}&round=${item.round}` : "";
   const answer = await get(`before${at}`);
@@ -254,7 +267,7 @@ const back = async () => {
 
 const save = async () => {
   if (busy || paused || !item) return;
-  if (unplaced().length === 1 && groups.length) { remember(); groups.push(unplaced()); update(); }
+  if (unplaced().length === 1 && groups.length) put(unplaced()[0]);
   if (!ready() || unplaced().length) return tell();
   busy = true;
   clock();
@@ -263,7 +276,7 @@ const save = async () => {
     item: item.id,
     round: item.round,
     ranks: item.answers.map((_, place) => rankOf(place)),
-    seconds: Math.round(active * 10) / 10,
+    seconds: Math.min(DAY, Math.round(active * 10) / 10),
     replace: given,
   };
   if (ask.includes("score")) verdict.scores = scores;
@@ -306,6 +319,7 @@ const pause = () => {
   if (!paused) tell();
 };
 
+const LETTERS = { KeyU: undo, KeyB: back, KeyP: pause }; // for keyboards of other scripts
 const KEYS = { "=": toggleTie, "0": allSame, u: undo, backspace: undo, b: back, p: pause, enter: save };
 
 document.addEventListener("keydown", (event) => {
@@ -318,13 +332,16 @@ document.addEventListener("keydown", (event) => {
   }
   const pressed = event.target.closest("button, summary, a");
   if (pressed && (event.key === " " || (event.key === "Enter" && pressed.id !== "save"))) return;
-  if (/^[1-9]$/.test(event.key)) {
+  const other = event.key.length === 1 && event.key > "\u007f"; // a character of another script
+  const digit = /^[1-9]$/.test(event.key) ? event.key : other ? (/^(?:Digit|Numpad)([1-9])$/.exec(event.code) ?? [])[1] : "";
+  const action = KEYS[event.key.toLowerCase()] ?? (other ? LETTERS[event.code] : undefined);
+  if (event.repeat && (digit || action)) { event.preventDefault(); return; }
+  if (digit) {
     event.preventDefault();
-    if (item && !paused && scoring()) score(Number(event.key));
-    else put(Number(event.key) - 1);
+    if (item && !paused && scoring()) score(Number(digit));
+    else put(Number(digit) - 1);
     return;
   }
-  const action = KEYS[event.key.toLowerCase()];
   if (action) { event.preventDefault(); action(); }
 });
 document.addEventListener("visibilitychange", clock);
