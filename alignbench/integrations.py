@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Collection
+from typing import TYPE_CHECKING, Any
 
-from alignbench.api.method import Run
+from alignbench.api.method import Rows, Run
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, TrainerCallback
+    from transformers import PreTrainedModel
+
+    from alignbench.training.callback import Observer
 
 __all__ = ["callback", "count"]
 
 
-def callback(run: Run) -> TrainerCallback:
+def callback(run: Run, rows: Rows[Any] | None = None, *, leave_out: Collection[str] = ()) -> Observer:
     """Return a callback for any transformers trainer, TRL's included.
 
     What it logs goes to the run's curves, what its model computes to the run's costs, it stops where the run's budget
-    is spent, and a loss that is not finite raises Diverged.
+    is spent, and a loss that is not finite raises Diverged. `leave_out` names numbers that are not logged.
+
+    With `rows` it leads the training too. Its `dataset(columns)` is what the trainer reads in the order of all
+    methods, one row at a time, without shuffling, and `steps` its `max_steps`. The learning rate follows the recipe's
+    schedule, whatever the trainer's own is. The rows are recorded as learnt from. Checkpoints are kept at steps that
+    the trainer logs, and a killed training goes on from the last one: log every step.
     """
     from alignbench.training.callback import Observer
 
-    return Observer(run)
+    return Observer(run, rows, leave_out)
 
 
 def count(model: PreTrainedModel) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from collections.abc import Sequence as Many
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import (
@@ -202,6 +203,16 @@ class Run(Protocol):
 
         Without `dropout` it has none, whatever the recipe gives adapters: for methods that score what they drew.
         Raises PluginError where `start` is a decoder, which has no weights to train.
+        """
+        ...
+
+    def borrow(self, policy: TrainablePolicy) -> AbstractContextManager[tuple[Any, Any]]:
+        """Lend the network to a trainer of another library: `with run.borrow(policy) as (peft_model, tokenizer)`.
+
+        The peft model has one trainable adapter, `default`, which equals `policy`; what it has learnt is the policy's
+        at the end of the block, where the network is as it was before: active adapter, `requires_grad`, modes, hooks
+        and `forward`. Forward passes in it are charged to the cell. With `alignbench.integrations.callback` the trainer
+        keeps the budget. Raises PluginError where the policy is no trainable adapter.
         """
         ...
 

@@ -55,6 +55,15 @@ class Base(Network):
         self.paths = find_paths(self)
         self._count = 0
 
+    @property
+    def adapters(self) -> frozenset[str]:
+        """The names, to peft, of all adapters on this base."""
+        return frozenset(self._policies)
+
+    def reactivate(self) -> None:
+        """Let the layers compute with the adapter that is active here, whatever peft was told meanwhile."""
+        self._activate(self._active)
+
     def policy(self) -> ModelPolicy:
         """Return the untouched base, without an adapter."""
         return ModelPolicy(self, None)

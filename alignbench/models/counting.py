@@ -32,7 +32,7 @@ class _Call:
     batch: int
     width: int
     past: int
-    key: tuple[str | None, bool]
+    key: tuple[object, bool]
     positions: int
     """Without padding, where the caller knows it."""
     attention: float = 0.0
@@ -77,7 +77,7 @@ def trying() -> Iterator[None]:
         _trying -= 1
 
 
-def count(model: PreTrainedModel, active: Callable[[], str | None] = lambda: None) -> None:
+def count(model: PreTrainedModel, active: Callable[[], object] = lambda: None) -> None:
     """Count what a network computes from now on, whoever calls it; a network that is counted already stays so.
 
     `active` names the adapter it computes with.
@@ -99,13 +99,13 @@ def weights(model: PreTrainedModel) -> int:
 class _Counter:
     """Hooks on a network's body and head."""
 
-    def __init__(self, model: Any, active: Callable[[], str | None]):
+    def __init__(self, model: Any, active: Callable[[], object]):
         self.config, self.active = model.config, active
         head = getattr(model, "get_output_embeddings", lambda: None)()
         body: nn.Module = model.base_model if head is None else model.get_decoder()
-        self.costs: dict[tuple[str | None, bool], dict[nn.Module, float]] = {}
+        self.costs: dict[tuple[object, bool], dict[nn.Module, float]] = {}
         """FLOPs of each linear layer for a position, forward and backward, by adapter and whether with gradient."""
-        self.sums: dict[tuple[str | None, bool], float] = {}
+        self.sums: dict[tuple[object, bool], float] = {}
         body.register_forward_pre_hook(self._begin, with_kwargs=True)
         body.register_forward_hook(self._end, always_call=True)
         if head is not None:
@@ -117,12 +117,15 @@ class _Counter:
         if given is None:
             given = args[0] if args else kwargs.get("inputs_embeds")
         expected, _expected = _expected, None
+        mask = kwargs.get("attention_mask")
         if _trying or given is None:
             _call = None
             return
         batch, width = (1, given.shape[0]) if given.dim() == 1 else given.shape[:2]
         cache = kwargs.get("past_key_values")
         past = int(cache.get_seq_length()) if cache is not None else 0
+        if expected is None and isinstance(mask, Tensor) and mask.dim() == 2 and mask.shape[0] == batch:
+            expected = int((mask[:, -width:] != 0).sum())
         key = self.active(), torch.is_grad_enabled()
         _call = _Call(batch, width, past, key, batch * width if expected is None else expected)
         if key not in self.costs:

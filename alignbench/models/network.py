@@ -56,7 +56,9 @@ class Network:
         self._given = _Given(model.base_model, self.decoder)
         self.decoder.register_forward_pre_hook(heartbeat.send)
         this = weakref.ref(self)  # a hook that holds the network would keep both in memory
-        counting.count(model, lambda: None if (network := this()) is None else network._active)
+        counting.count(
+            model, lambda: None if (network := this()) is None else (network._active, network.lendings)
+        )
         self.takes_positions: bool = "position_ids" in signature(type(self.decoder).forward).parameters
         self.context: int | None = varlen.context(model)
         """The most tokens that the model can read; None where there is no such limit."""
@@ -64,6 +66,8 @@ class Network:
         """Which fast paths it is computed on; the slowest, until others were tried."""
         self._layers: list[LoraLayer] = []
         self._active: str | None = None
+        self.lendings = 0
+        """How often it was lent to another library, each time with an adapter of the same name and its own shape."""
         _check_vocabulary(self)
         with counting.trying():
             _check_head(self)

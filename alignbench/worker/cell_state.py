@@ -89,10 +89,6 @@ class CellState:
             self.meter.read()
         return sum(one.spent(unit) for one in (*self.outer, self.ledger))
 
-    def trained(self, *, epochs: float, rows: float, steps: int) -> None:
-        """Take a training of another library off the budget."""
-        self.ledger.account.add(epochs=epochs, rows=rows, steps=steps)
-
     @property
     def record(self) -> Ledger:
         return self.ledger

@@ -4,23 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, MutableMapping
 from collections.abc import Sequence as Many
+from contextlib import AbstractContextManager
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alignbench.api.config import Budget, Select, Split
 from alignbench.api.method import GroupScores, Method, Rows, ScoringGroup, Sequence
-from alignbench.api.policy import Policy
+from alignbench.api.policy import Policy, TrainablePolicy
 from alignbench.recipe.schema import BASE, COMPARISONS, Start
 from alignbench.rows import Row, Text, View
 from alignbench.worker import feedback, shared, stages, trainings
 from alignbench.worker.cell_state import CellState
 from alignbench.worker.isolation import isolated
+from alignbench.worker.resume import rows_digest
 from alignbench.worker.session import Session
 
 if TYPE_CHECKING:
     from torch import Tensor
     from torch.nn import Module
+
+    from alignbench.training.checkpoint import Checkpoints
 
 
 class CellContext(CellState):
@@ -79,6 +83,40 @@ class CellContext(CellState):
             budget=budget,
             limit=limit,
         )
+
+    def borrow(self, policy: TrainablePolicy) -> AbstractContextManager[tuple[Any, Any]]:
+        from alignbench.worker.borrow import borrowed
+
+        if self.left <= 0:
+            raise stages.nothing_left(self)
+        return borrowed(self, policy)
+
+    def checkpoints(self, rows: Rows[Any]) -> Checkpoints:
+        """Return the checkpoints of the next training, which is another library's."""
+        inputs = {
+            "rows": rows_digest(rows),
+            "budget": self.budget.model_dump(),
+            "training": self.training.model_dump(),
+        }
+        every = self.session.task.every
+        return self.scope.checkpoints(self.ledger, self.meter, self.curves, inputs, every=every)
+
+    def trained(
+        self,
+        *,
+        epochs: float,
+        rows: float,
+        steps: int,
+        view: Rows[Any] | None = None,
+        learned: Many[Row] = (),
+    ) -> None:
+        """Take a training of another library off the budget; `learned`, rows of a view, entered its loss."""
+        self.ledger.account.add(epochs=epochs, rows=rows, steps=steps)
+        if view is not None:
+            self.ledger.cost.add(comparisons=trainings.comparisons(self, view, rows))
+        for row in learned:
+            origin, id = self.origins.of_row(row)
+            self.ledger.learned.setdefault(origin, set()).add(id)
 
     def score(self, groups: Mapping[str, ScoringGroup]) -> Mapping[str, GroupScores]:
         from alignbench.models.forward import score

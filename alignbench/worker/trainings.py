@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from alignbench.api.config import TOTALS, Budget, Select
-from alignbench.api.method import Run
+from alignbench.api.method import Rows, Run
 from alignbench.api.policy import Policy
 from alignbench.rows import Pair, Ranking, Row
 from alignbench.worker import learning_curve
@@ -185,19 +185,24 @@ def _curves(run: CellState, beside: bool) -> Path:
     return (run.making or run.folder) / f"train-{run.scope.trainings}.jsonl"
 
 
-def _charge(run: CellState, record: Record, batches: Any, size: int, beside: bool, budget: Budget) -> None:
-    ledger = run.ledger
-    compared = ""
-    ledger.cost.add(peak_memory_bytes=record.peak_memory_bytes)
+def comparisons(run: CellState, rows: Rows[Any], drawn: float) -> float:
+    """Return how many human comparisons so many drawn rows of a view read; none where the rows are none."""
     human = (
         run.given is None and run.comparisons is None and issubclass(run.session.table.view, (Pair, Ranking))
     )
-    rows = batches.epoch(0) if human and not callable(batches) else []
-    if rows and all(run.origins.of_row(row)[0] == "train" for row in rows):
-        each = sum(len(row.comparisons()) if isinstance(row, Ranking) else 1 for row in rows) / len(rows)
-        count = round(each * record.rows) if each != 1 else record.rows
-        ledger.cost.add(comparisons=count)
-        compared = f", {count:,.0f} comparisons"
+    first = rows.epoch(0) if human else []
+    if not first or any(run.origins.of_row(row)[0] != "train" for row in first):
+        return 0
+    each = sum(len(row.comparisons()) if isinstance(row, Ranking) else 1 for row in first) / len(first)
+    return round(each * drawn) if each != 1 else drawn
+
+
+def _charge(run: CellState, record: Record, batches: Any, size: int, beside: bool, budget: Budget) -> None:
+    ledger = run.ledger
+    ledger.cost.add(peak_memory_bytes=record.peak_memory_bytes)
+    count = 0 if callable(batches) else comparisons(run, batches, record.rows)
+    compared = f", {count:,.0f} comparisons" if count else ""
+    ledger.cost.add(comparisons=count)
     if beside:
         reach = budget.rows or (budget.epochs or 0) * size
         read = str(budget) if record.rows >= reach - 1e-9 else f"{record.rows:,.0f} rows of {budget}"

@@ -28,6 +28,13 @@ METHODS = {
     },
     "d-rlaif": {"start": "base", "judge": JUDGE, "max_new_tokens": 4},
     "cai-sl": {"start": "base", "revisions": {"sampling": {"max_new_tokens": 4}, "wording": "sandbox"}},
+    "kto": {"start": "base"},
+    "grpo": {"start": "base", "rewards": ["length"], "answers": 2, "max_new_tokens": 4},
+    "rloo": {"start": "base", "rewards": ["length"], "answers": 2, "max_new_tokens": 4},
+    "online-dpo": {"start": "base", "judge": JUDGE, "max_new_tokens": 4},
+    "raft": {"start": "base", "judge": JUDGE, "max_new_tokens": 4},
+    "trl-sft": {"start": "base"},
+    "trl-dpo": {"start": "base"},
     "rain": {"start": "base", "question": QUESTION, "pairs": 8, "searches": 4, "least_searches": 2},
     "best-of-n": {"start": "base", "question": QUESTION, "pairs": 8, "n": 2},
     "rain-sft": {

@@ -1,0 +1,117 @@
+"""TRL's trainers keep the laws of the contract, and the lent network comes back as it was."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from alignbench import Pair, PluginError, layout
+from alignbench.recipe.resolve import resolve
+from alignbench.testing import MethodSuite
+from alignbench.worker.borrow import borrowed
+
+
+class TestTRLSFT(MethodSuite):
+    method = "trl-sft"
+
+
+class TestTRLDPO(MethodSuite):
+    method = "trl-dpo"
+
+    def test_the_network_is_as_before(self, session, aligned):
+        """Whatever a trainer does to it: modes, gradients, `forward`, hooks, further adapters."""
+        base, (run, policy) = session.base, aligned
+        fresh = run.adapt()
+
+        def state():
+            modules = list(base.peft.named_modules())
+            return {
+                "modes": {name: module.training for name, module in modules},
+                "forward": [name for name, module in modules if "forward" in vars(module)],
+                "hooks": [name for name, module in modules if module._forward_hooks],
+                "gradients": [name for name, weight in base.peft.named_parameters() if weight.requires_grad],
+                "types": {name: weight.dtype for name, weight in base.peft.named_parameters()},
+                "adapters": sorted(base.peft.peft_config),
+                "active": base.peft.active_adapter,
+            }
+
+        before, others = state(), [tensor.clone() for tensor in policy.parameters()]
+        with borrowed(run, fresh) as (model, tokenizer):
+            assert [
+                name
+                for name, one in model.named_parameters()
+                if one.requires_grad and ".default." not in name
+            ] == []
+            model.add_adapter("another", model.peft_config["default"])
+            model.train()
+            base.model.forward = lambda *args, **more: None
+            base.model.register_forward_hook(lambda *of: None)
+            tokenizer.padding_side = "left"
+            for weight in model.parameters():
+                if weight.requires_grad:
+                    weight.data = weight.data.bfloat16() + 1
+        after = state()
+        assert {name for name in before if after[name] != before[name]} == set()
+        assert all(tensor.equal(other) for tensor, other in zip(policy.parameters(), others, strict=True))
+        assert any(tensor.abs().min() >= 0.5 for tensor in fresh.parameters()), "it has learnt"
+        assert "precision of the trained adapter: bfloat16 instead of float32" in map(
+            str, run.ledger.departures
+        )
+
+    def test_what_it_computed_is_charged(self, aligned):
+        ledger = aligned[0].ledger
+        assert ledger.account.steps == 2
+        assert ledger.account.rows == 16
+        assert ledger.cost.train_tokens > 0
+
+    def test_on_equal_rows_it_has_the_losses_and_the_ledger_of_dpo(self, session, monkeypatch):
+        """Float32, no dropout, with the recipe's schedule: step by step."""
+        logged, costs, runs = {}, {}, {}
+        for method in ("dpo", "trl-dpo"):
+            block = {"method": method, "learning_rate": 1e-3}
+            recipe = type(session.recipe).model_validate(
+                {
+                    **session.recipe.model_dump(exclude_unset=True),
+                    "model": {"id": "sandbox", "quantization": "none"},
+                    "training": {"batch": 8, "threads": 1, "schedule": "cosine", "warmup": 0.5},
+                    "budget": {"steps": 4},
+                    "methods": {"tried": block},
+                }
+            )
+            monkeypatch.setattr(session, "plan", resolve(recipe))
+            monkeypatch.setattr("alignbench.training.trainer.LOG_STEPS", 1)
+            session.__dict__.pop("_base", None)
+            runs[method] = self._align(session, f"equal-{method}")[0]
+            lines = (runs[method].folder / layout.TRAINING_LOG).read_text().splitlines()
+            logged[method] = [json.loads(line) for line in lines]
+            costs[method] = runs[method].ledger.cost
+        session.__dict__.pop("_base", None)
+        ours, theirs = logged["dpo"], logged["trl-dpo"]
+        assert len(ours) == len(theirs) == 4
+        for name in ("loss", "learning_rate", "grad_norm"):
+            expected = [line[name] for line in ours]
+            assert [line[name] for line in theirs] == pytest.approx(expected, rel=1e-3, abs=1e-5)
+        assert [line["loss"] for line in theirs] == pytest.approx([line["loss"] for line in ours], abs=1e-5)
+        assert runs["trl-dpo"].ledger.account == runs["dpo"].ledger.account
+        assert runs["trl-dpo"].ledger.learned == runs["dpo"].ledger.learned
+        assert costs["trl-dpo"].comparisons == costs["dpo"].comparisons
+        rows = [runs["dpo"].draw(runs["dpo"].rows(Pair), step, 8) for step in range(4)]
+        each = [
+            2 * len(row.prompt_ids) + len(row.chosen_ids) + len(row.rejected_ids)
+            for step in rows
+            for row in step
+        ]
+        assert costs["trl-dpo"].train_tokens == sum(each), "TRL computes a prompt once for each answer"
+        assert costs["trl-dpo"].scored_tokens == sum(each), "and the reference likewise"
+
+    def test_a_field_that_the_recipe_sets_is_refused(self, session, monkeypatch):
+        recipe = type(session.recipe).model_validate(
+            {
+                **session.recipe.model_dump(exclude_unset=True),
+                "methods": {"tried": {"method": "trl-dpo", "args": {"max_steps": 3}}},
+            }
+        )
+        monkeypatch.setattr(session, "plan", resolve(recipe))
+        with pytest.raises(PluginError, match="args sets max_steps"):
+            self._align(session, "refused")
