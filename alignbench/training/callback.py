@@ -105,6 +105,10 @@ class Observer(TrainerCallback):
         meter.begin("train")
 
     def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any):
+        if self._kept is not None:
+            # Not before: setting up the loader of the rows draws a number.
+            set_random_state(self._kept["random"])
+            self._kept = None
         if self._rows is not None:
             self._share = self._progress(state.global_step)
 
@@ -213,7 +217,6 @@ class Observer(TrainerCallback):
             if weight.requires_grad:
                 weight.data.copy_(kept["weights"][name])
         optimizer.load_state_dict(kept["optimizer"])
-        set_random_state(kept["random"])
 
 
 class _Drawn(Dataset[Mapping[str, Any]]):

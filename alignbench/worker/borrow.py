@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import wraps
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,6 +12,7 @@ import torch
 from alignbench import heartbeat
 from alignbench.api.policy import TrainablePolicy
 from alignbench.errors import PluginError
+from alignbench.models import meter
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -49,6 +51,7 @@ def borrowed(run: CellState, policy: TrainablePolicy) -> Iterator[tuple[PeftMode
         # peft's switch leaves layers off that were off.
         undo.enter_context(base.using(lent))
         undo.enter_context(heartbeat.training())
+        peft.generate = _metered(peft.generate)
         yield peft, base.tokenizer
         types = {str(weight.dtype).removeprefix("torch.") for weight in lent.tensors().values()} - {"float32"}
         if types:
@@ -56,6 +59,17 @@ def borrowed(run: CellState, policy: TrainablePolicy) -> Iterator[tuple[PeftMode
         with torch.no_grad():
             for name, weight in policy.tensors().items():
                 weight.copy_(lent.tensors()[name])
+
+
+def _metered(generate: Callable[..., Any]) -> Callable[..., Any]:
+    """Count what a trainer generates as such, and not as scores."""
+
+    @wraps(generate)
+    def metered(*args: Any, **how: Any) -> Any:
+        with meter.doing("generate"):
+            return generate(*args, **how)
+
+    return metered
 
 
 def _kept(base: Base) -> dict[str, Any]:
@@ -71,7 +85,7 @@ def _kept(base: Base) -> dict[str, Any]:
         ],
         "modules": modules,
         "gradients": {name: weight.requires_grad for name, weight in base.model.named_parameters()},
-        "use_cache": getattr(base.model.config, "use_cache", None),
+        "configs": [(config, dict(vars(config))) for config in _configs(base)],
         "tokenizer": {
             name: getattr(base.tokenizer, name)
             for name in ("pad_token", "padding_side", "truncation_side", "chat_template")
@@ -80,8 +94,22 @@ def _kept(base: Base) -> dict[str, Any]:
 
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-_PLAIN = ("forward", "gradient_checkpointing", "_gradient_checkpointing_func", "warnings_issued")
-"""Attributes that trainers set on instances."""
+_PLAIN = (
+    "forward",
+    "generate",
+    "gradient_checkpointing",
+    "_gradient_checkpointing_func",
+    "p",
+    "warnings_issued",
+)
+"""Attributes that trainers set on instances; `p` is the share that a dropout drops."""
+
+
+def _configs(base: Base) -> list[Any]:
+    """Return the settings of the model and of its generation, in which trainers write."""
+    config = base.model.config
+    found = {id(one): one for one in (config, config.get_text_config(), base.model.generation_config)}
+    return [one for one in found.values() if one is not None]
 
 
 def _restore_modules(base: Base, kept: dict[str, Any]) -> None:
@@ -102,7 +130,9 @@ def _restore_modules(base: Base, kept: dict[str, Any]) -> None:
     for name, weight in base.model.named_parameters():
         weight.requires_grad_(kept["gradients"].get(name, False))
         weight.grad = None
-    base.model.config.use_cache = kept["use_cache"]
+    for config, own in kept["configs"]:
+        vars(config).clear()
+        vars(config).update(own)
     for name, value in kept["tokenizer"].items():
         setattr(base.tokenizer, name, value)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+from torch.nn import Dropout
 
 from alignbench import Pair, PluginError, layout
 from alignbench.recipe.resolve import resolve
@@ -23,6 +24,7 @@ class TestTRLDPO(MethodSuite):
         """Whatever a trainer does to it: modes, gradients, `forward`, hooks, further adapters."""
         base, (run, policy) = session.base, aligned
         fresh = run.adapt()
+        base.peft.register_module("dropout", Dropout(0.1))
 
         def state():
             modules = list(base.peft.named_modules())
@@ -34,6 +36,9 @@ class TestTRLDPO(MethodSuite):
                 "types": {name: weight.dtype for name, weight in base.peft.named_parameters()},
                 "adapters": sorted(base.peft.peft_config),
                 "active": base.peft.active_adapter,
+                "dropout": {name: module.p for name, module in modules if hasattr(module, "p")},
+                "config": base.model.config.to_dict(),
+                "generation": base.model.generation_config.to_dict(),
             }
 
         before, others = state(), [tensor.clone() for tensor in policy.parameters()]
@@ -48,10 +53,16 @@ class TestTRLDPO(MethodSuite):
             base.model.forward = lambda *args, **more: None
             base.model.register_forward_hook(lambda *of: None)
             tokenizer.padding_side = "left"
+            for module in model.modules():
+                if isinstance(module, Dropout):
+                    module.p = 0.5
+            base.model.config.use_cache = not base.model.config.use_cache
+            base.model.generation_config.pad_token_id = 5
             for weight in model.parameters():
                 if weight.requires_grad:
                     weight.data = weight.data.bfloat16() + 1
         after = state()
+        del base.peft.dropout
         assert {name for name in before if after[name] != before[name]} == set()
         assert all(tensor.equal(other) for tensor, other in zip(policy.parameters(), others, strict=True))
         assert any(tensor.abs().min() >= 0.5 for tensor in fresh.parameters()), "it has learnt"
