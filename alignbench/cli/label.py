@@ -47,6 +47,13 @@ def label(
     ask: Annotated[
         list[str], typer.Option(metavar="score|flags|note", help="Also ask for this; may be repeated.")
     ] = [],  # noqa: B006
+    bar: Annotated[
+        list[str],
+        typer.Option(
+            metavar="NAME=SHARE",
+            help="Leave raters out below this agreement, consistency or share of checks; 0 keeps all.",
+        ),
+    ] = [],  # noqa: B006
     seed: Annotated[int, typer.Option(help="Draws the prompts and all orders.")] = 0,
     host: Annotated[str, typer.Option(help="The address that the page is served on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free port.")] = 0,
@@ -74,7 +81,7 @@ def label(
     """Let people rank the answers of a run, blind; their verdicts become the judge `people`."""
     from alignbench import layout
     from alignbench.commands import label as command
-    from alignbench.label import exchange, journal
+    from alignbench.label import bars
     from alignbench.label.serve import LOOPBACK
     from alignbench.report.text import visible
 
@@ -83,6 +90,7 @@ def label(
     wanted = [one for text in ask for one in text.split(",")]
     if unknown := [one for one in wanted if one not in ("score", "flags", "note")]:
         raise RecipeError(f"--ask {unknown[0]}: expected score, flags or note")
+    least = bars.parsed(bar)
     if host not in LOOPBACK and not network:
         raise RecipeError(
             f"--host {host} lets other machines open the page, over a connection that anybody between can read",
@@ -112,6 +120,8 @@ def label(
     elif design is None:
         assert data is not None
         design = command.keep(folder, command.design_of_file(data, **how), data, options)
+    if least:
+        bars.write(bars.read(folder).model_copy(update=least), folder)
     if take is not None:
         written, passed = command.take_in(folder, design, take)
         for reason, count in passed.items():
@@ -119,13 +129,11 @@ def label(
         typer.echo(f"{written} verdicts taken in from {take}", err=True)
     if give is not None:
         command.give_out(folder, design, give, format)
-    if not (status or take or give):
+    if not (status or take or give or least):
         _serve(
             folder, design, rater, host, port, browser=browser and not as_json, as_json=as_json, show=visible
         )
-    verdicts = journal.read(folder)
-    rows = command.write_rows(folder, list(exchange.rankings(design, verdicts)))
-    _tell(folder, rows, run, as_json=as_json)
+    _tell(folder, run, as_json=as_json)
 
 
 def _is_typed(context: typer.Context, name: str) -> bool:
@@ -193,16 +201,15 @@ def _serve(
     serve(folder, design, names, host=host, port=port, show=show, announce=announce, browser=browser)
 
 
-def _tell(folder: Path, rows: Path, run: Path | None, *, as_json: bool) -> None:
-    """Print what is known of the labels so far."""
-    from alignbench.label import design, journal
-    from alignbench.label.quality import quality
+def _tell(folder: Path, run: Path | None, *, as_json: bool) -> None:
+    """Print what is known of the labels so far, and keep the rows for training."""
+    from alignbench.commands import label as command
     from alignbench.report.text import line
 
-    verdicts = journal.read(folder)
-    found = quality(design.read(folder), verdicts)
+    found, left_out = command.known(folder)
+    rows = command.write_rows(folder, left_out)
     if as_json:
-        print_json({"folder": str(folder), "rows": str(rows), **found})
+        print_json({"folder": str(folder), "rows": str(rows), "left_out": left_out, **found})
         return
     heads = ("rater", "items", "agrees with others", "agrees with itself", "known answers", "higher place")
     keys = ("agreement", "consistency", "checks", "first")
@@ -215,6 +222,8 @@ def _tell(folder: Path, rows: Path, run: Path | None, *, as_json: bool) -> None:
     )
     alpha = "n/a" if found["alpha"] is None else f"{found['alpha']:.2f}"
     typer.echo(f"two raters agree on {_share(found['agreement'])} of pairs; Krippendorff's alpha {alpha}")
+    for name, reason in left_out.items():
+        typer.echo(f"left out: {line(name)}: {reason}")
     typer.echo(f"rows for training: {rows}")
     if run is not None:
         typer.echo(f"into the report: alignbench evaluate {shlex.quote(str(run))}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
@@ -14,8 +14,9 @@ from typing import Any
 from alignbench import layout, results, store
 from alignbench.data import jsonl
 from alignbench.errors import DataError, Problem, RecipeError
-from alignbench.label import design, exchange, journal
+from alignbench.label import bars, design, exchange, journal
 from alignbench.label.design import Choice, Design, Item, Question
+from alignbench.label.quality import quality
 from alignbench.rows import Messages
 from alignbench.worker import samples
 
@@ -124,8 +125,18 @@ def keep(folder: Path, made: Design, data: Path | None, options: Mapping[str, An
     return made
 
 
-def write_rows(folder: Path, rows: Sequence[dict[str, Any]]) -> Path:
-    """Write rows for training beside the journal and return the file."""
+def known(folder: Path) -> tuple[dict[str, Any], dict[str, str]]:
+    """Return what is known of a labelling (`alignbench.label.quality.quality`), and the raters who are left out
+    with the reason."""
+    found = quality(design.read(folder), journal.read(folder))
+    return found, bars.read(folder).left_out(found["raters"])
+
+
+def write_rows(folder: Path, left_out: Container[str] = ()) -> Path:
+    """Write what raters said as rows for training beside the journal, without raters who are `left_out`, and
+    return the file."""
+    verdicts = [one for one in journal.read(folder) if one.rater not in left_out]
+    rows = exchange.rankings(design.read(folder), verdicts)
     store.write_text(folder / ROWS, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
     return folder / ROWS
 

@@ -22,7 +22,7 @@ from alignbench.engine.plan import Cell
 from alignbench.engine.scheduler import CellStatus, Scheduler
 from alignbench.errors import Exit
 from alignbench.hooks import Observers
-from alignbench.label import journal
+from alignbench.label import bars
 from alignbench.models.files import check_judges
 from alignbench.recipe.resolve import resolve
 from alignbench.recipe.schema import Loaded
@@ -127,13 +127,13 @@ def evaluate(experiment: Experiment, executor: Executor, statuses: Mapping[Cell,
 
 
 def _recorded(experiment: Experiment) -> dict[str, str]:
-    """Return a digest of every journal of people's judgments: the run's own, and those that judges name."""
+    """Return a digest of what people said, and of the bars for raters: the run's own, and those that judges name."""
     named = [
         one for one in experiment.plan.recipe.evaluation.judges if plugins.load("judges", one.name).recorded
     ]
     folders = {one.name: experiment.root / str(one.config["folder"]) for one in named}
-    digests = {name: journal.digest(folder) for name, folder in folders.items()}
-    digests[""] = journal.digest(experiment.out / layout.PEOPLE)
+    digests = {name: bars.digest(folder) for name, folder in folders.items()}
+    digests[""] = bars.digest(experiment.out / layout.PEOPLE)
     return {name: digest for name, digest in digests.items() if digest}
 
 

@@ -15,7 +15,8 @@ from alignbench import layout, store
 from alignbench.api.config import Settings
 from alignbench.api.judge import Judge, Models, PairwiseJudgment, Score, preference
 from alignbench.errors import RecipeError
-from alignbench.label import design, journal
+from alignbench.label import bars, design, journal
+from alignbench.label.bars import Bars
 from alignbench.label.journal import Verdict
 from alignbench.label.quality import quality
 from alignbench.rows import Prompt
@@ -23,9 +24,6 @@ from alignbench.rows import Prompt
 NAME = "people"
 UNFLAGGED = {"not helpful": "helpful", "not honest": "honest", "harmful": "harmless"}
 """The part of a score that a flag speaks against."""
-
-BARS = ("agreement", "consistency", "checks")
-"""Fields that leave raters out."""
 
 MOST_RATERS = 5
 """Raters who have columns of their own; with more of them there is one judge, of all together."""
@@ -37,7 +35,8 @@ class People(Judge):
     Of two answers it says the share of raters who prefer the first, ties counting half, each rater once. An
     answer's score is the raters' mean from 1 to 7, where scores were asked, with the share of raters who did
     not flag it as its parts. Answers with the same text are a tie where somebody ranked the item. Raters below
-    `agreement`, `consistency` or `checks` are left out and named in `quality`.
+    `agreement`, `consistency` or `checks` are left out and named in `quality`; where one is not given, the bar
+    that `alignbench label --bar` set in the folder holds.
     """
 
     api = 2
@@ -50,12 +49,12 @@ class People(Judge):
         """The folder of the journal: `people` in that of a run."""
         rater: str | None = None
         """One rater's verdicts alone; none: all together."""
-        agreement: float = Field(default=0.0, ge=0, le=1)
-        """Least share of pairs that a rater orders like the others."""
-        consistency: float = Field(default=0.0, ge=0, le=1)
-        """Least share of pairs of repeated items that a rater orders as before."""
-        checks: float = Field(default=0.0, ge=0, le=1)
-        """Least share of pairs with a known answer that a rater orders rightly."""
+        agreement: float | None = Field(default=None, ge=0, le=1)
+        """Least share of pairs that a rater orders like the others. None: as set in the folder."""
+        consistency: float | None = Field(default=None, ge=0, le=1)
+        """Least share of pairs of repeated items that a rater orders as before. None: as set in the folder."""
+        checks: float | None = Field(default=None, ge=0, le=1)
+        """Least share of pairs with a known answer that a rater orders rightly. None: as set in the folder."""
 
     def open(self, models: Models) -> None:
         self.read_from(models.root / self.config.folder)
@@ -67,7 +66,9 @@ class People(Judge):
         if not self.verdicts:
             raise RecipeError(f"nobody has ranked anything in {folder}", "begin with: alignbench label RUN")
         found = quality(self.design, self.verdicts)
-        out = self._left_out(found["raters"])
+        given = self.config.model_dump(include=set(Bars.model_fields), exclude_none=True)
+        limits = bars.read(folder).model_copy(update=given)
+        out = limits.left_out(found["raters"])
         kept = {rater for rater in found["raters"] if rater not in out and self.config.rater in (None, rater)}
         self.verdicts = [one for one in self.verdicts if one.rater in kept]
         together = quality(self.design, self.verdicts)
@@ -83,27 +84,10 @@ class People(Judge):
         }
         labels = {name: together[name] for name in ("chosen", "items", "overlap", "repeats", "alpha")}
         labels["left_out"] = [f"{rater}: {reason}" for rater, reason in out.items()]
-        labels["unmeasured"] = self._unmeasured(found["raters"])
+        labels["unmeasured"] = limits.unmeasured(found["raters"])
+        if limits.set:
+            labels["bars"] = [f"{name} at least {least:.0%}" for name, least in limits.set.items()]
         self.quality = {"labels": labels, "agreement": together["agreement"], "raters": short}
-
-    def _left_out(self, raters: Mapping[str, Any]) -> dict[str, str]:
-        """Raters below a bar, with the reason."""
-        found = {}
-        for rater, known in raters.items():
-            for bar in BARS:
-                least, reached = getattr(self.config, bar), known[bar]
-                if least and reached is not None and reached["value"] < least:
-                    found[rater] = f"{bar} {reached['value']:.0%} is below {least:.0%}"
-        return found
-
-    def _unmeasured(self, raters: Mapping[str, Any]) -> list[str]:
-        """Bars that are set, and that some rater could not be measured against."""
-        return [
-            f"{bar}: {rater}"
-            for bar in BARS
-            for rater, known in raters.items()
-            if getattr(self.config, bar) and known[bar] is None
-        ]
 
     def fingerprint(self) -> Any:
         said = [verdict.model_dump(mode="json") for verdict in self.verdicts]
@@ -188,19 +172,22 @@ class People(Judge):
 
 
 def of_run(run: Path) -> dict[str, People]:
-    """Return the judges that a run's own labels make, by name: `people`, and with two to five raters each of
+    """Return the judges that a run's own labels make, by name: `people`, and where it has two to five raters each of
     them; none where nobody has ranked anything. They are open."""
     folder = run / layout.PEOPLE
-    said = [verdict for verdict in journal.read(folder) if not verdict.automatic]
-    raters = sorted({verdict.rater for verdict in said})
+    if all(verdict.automatic for verdict in journal.read(folder)):
+        return {}
+    together = _own(NAME, None, folder)
+    raters = sorted({verdict.rater for verdict in together.verdicts if not verdict.automatic})
     alone = raters if 2 <= len(raters) <= MOST_RATERS else []
-    made = {}
-    for name, rater in ((NAME, None), *((f"{NAME}:{rater}", rater) for rater in alone)) if said else ():
-        judge = People(People.Config(folder=layout.PEOPLE, rater=rater))
-        judge.name = name
-        judge.read_from(folder)
-        made[name] = judge
-    return made
+    return {NAME: together, **{f"{NAME}:{rater}": _own(f"{NAME}:{rater}", rater, folder) for rater in alone}}
+
+
+def _own(name: str, rater: str | None, folder: Path) -> People:
+    judge = People(People.Config(folder=layout.PEOPLE, rater=rater))
+    judge.name = name
+    judge.read_from(folder)
+    return judge
 
 
 def _mean(values: Iterable[float | None]) -> float | None:

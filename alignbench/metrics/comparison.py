@@ -43,19 +43,24 @@ def summarise(
     *,
     unscaled: Evidence | None = None,
     judges: Sequence[str] | None = None,
+    also: Iterable[tuple[Metric, Evidence]] = (),
 ) -> Summary:
     """Measure every cell of `evidence` with every metric, and compare every pair of labels.
 
     `margins`: column -> the difference below which two labels are equivalent. `unscaled`: the same cells with
     samples drawn at temperature 1, for metrics that read log-probabilities. `judges`: all of the run, in order,
-    where `evidence` has some of them. Prompts of one conversation count as one
+    where `evidence` has some of them. `also`: further metrics, each with the view of the same cells that it reads.
+    Prompts of one conversation count as one
     (`alignbench.rows.conversation`). Raises RecipeError for a margin of no column.
     """
     labels = list(dict.fromkeys(cell.label for cell in evidence.cells))
     measures: list[Measure | Missing] = []
     differences: list[Difference] = []
-    for metric in metrics:
-        seen = unscaled if unscaled is not None and metric.needs & LIKELIHOODS else evidence
+    views = [
+        (metric, unscaled if unscaled is not None and metric.needs & LIKELIHOODS else evidence)
+        for metric in metrics
+    ]
+    for metric, seen in (*views, *also):
         try:
             found = metric.measure(seen)
             differences += [

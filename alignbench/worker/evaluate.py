@@ -13,6 +13,7 @@ from typing import Any
 from alignbench import layout, store
 from alignbench.api.metric import Cell, Metric, Need
 from alignbench.metrics.comparison import Summary, summarise
+from alignbench.recipe.schema import Named
 from alignbench.results import Choice
 from alignbench.rows import Prompt
 from alignbench.worker.choice import choose
@@ -24,6 +25,8 @@ from alignbench.worker.session import Session
 ANSWERS: frozenset[Need] = frozenset({"samples"})
 """What metrics of a setting read: how the samples of the evaluation were drawn."""
 JUDGED: frozenset[Need] = frozenset({"judge", "comparisons"})
+OF_PEOPLE = ("win_rate", "bradley_terry", "reward")
+"""What people said is measured by these although the recipe does not ask: they have said it already."""
 
 
 def main(task: Task, emit: Callable[[Event], None]) -> None:
@@ -37,9 +40,21 @@ def main(task: Task, emit: Callable[[Event], None]) -> None:
     cells = [Cell(label, seed) for label, seed in task.what["cells"]]
     finished = FinishedCells(session, cells, emit, metrics)
     choices = choose(finished)
-    evidence = RunEvidence(finished, {label: one.temperature for label, one in choices.items()}, metrics)
+    chosen = {label: one.temperature for label, one in choices.items()}
+    evidence = RunEvidence(finished, chosen, metrics)
     unscaled = RunEvidence(finished, _all_at(choices, evaluation.sampling.unscaled.temperature), metrics)
-    summary = summarise(metrics, evidence, evaluation.margin, unscaled=unscaled)
+    recorded = {name: judge for name, judge in finished.judges.items() if judge.recorded}
+    asked = {named.name for named in evaluation.metrics}
+    also = [make_named("metrics", Named(name=name)) for name in OF_PEOPLE if recorded and name not in asked]
+    said = RunEvidence(finished, chosen, also, recorded)
+    summary = summarise(
+        metrics,
+        evidence,
+        evaluation.margin,
+        unscaled=unscaled,
+        judges=list(finished.judges),
+        also=[(one, said) for one in also],
+    )
     store.write_json(
         folder / layout.SUMMARY,
         {

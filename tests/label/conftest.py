@@ -71,12 +71,12 @@ def said(item: design.Item, rater: str, ranks, round: int = 0, **more) -> Verdic
     return Verdict(ticket=ticket, rater=rater, item=item.id, ranks=tuple(ranks), round=round, **more)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_items():
     return items
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_verdict():
     return said
 

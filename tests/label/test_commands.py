@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from math import log10
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,8 @@ from typer.testing import CliRunner, Result
 
 from alignbench.cli import app
 from alignbench.data.sources import Jsonl
-from alignbench.label import design
+from alignbench.judges import people
+from alignbench.label import bars, design
 from alignbench.label.journal import opened
 from alignbench.label.progress import Progress
 from alignbench.rows import Ranking
@@ -31,6 +33,14 @@ def rank_all(folder: Path, make_verdict, *names: str) -> None:
             while turn := progress.next(name):
                 ranks = range(1, len(turn.item.answers) + 1)
                 journal.append(make_verdict(turn.item, name, ranks, turn.round, shown=tuple(turn.shown)))
+
+
+def reverse_all(folder: Path, make_verdict, name: str) -> None:
+    """What a rater says who prefers the opposite of everybody else."""
+    with opened(folder) as journal:
+        for item in design.read(folder).items:
+            if len(item.answers) > 1:
+                journal.append(make_verdict(item, name, range(len(item.answers), 0, -1)))
 
 
 def test_a_run_is_sampled_once_and_the_same_command_goes_on(run: Path, make_verdict):
@@ -240,6 +250,10 @@ def test_a_run_is_measured_again_with_people_and_nothing_is_trained_again(
     other = [next(n for n, one in enumerate(item.answers) if "sft" in one.labels) for item in made.items]
     by_hand = sum(0.5 if a == b else float(b < a) for a, b in zip(base, other, strict=True)) / len(base)
     assert sft["metrics"]["win_rate@people"]["value"] == pytest.approx(by_hand)
+    elo = sft["metrics"]["elo@people"][
+        "value"
+    ]  # the recipe asks for no strengths; of two labels they are log odds
+    assert elo == pytest.approx(400 * log10(by_hand / (1 - by_hand)), abs=0.01)
     page = (run / "report.html").read_text()
     table = page[page.index('id="leaderboard"') : page.index("</table>", page.index('id="leaderboard"'))]
     row = next(one for one in table.split("<tr")[1:] if ">sft<" in one or "sft</" in one)
@@ -250,3 +264,41 @@ def test_a_run_is_measured_again_with_people_and_nothing_is_trained_again(
     before = (run / "evaluation/COMMIT").stat().st_mtime_ns
     command("run", "recipe.yaml", "--out", run, "-q")
     assert (run / "evaluation/COMMIT").stat().st_mtime_ns == before  # the same verdicts: nothing to do
+    reverse_all(run / "people", make_verdict, "cara")
+    command("label", run, "--bar", "agreement=0.4")
+    command("evaluate", run, "-q")
+    assert win_rate_of_people(run) == pytest.approx(by_hand)
+    assert "cara: agreement" in (run / "report.html").read_text()
+
+
+def win_rate_of_people(run: Path) -> float:
+    record = json.loads((run / "results.json").read_text())
+    (sft,) = (one for one in record["labels"] if one["label"] == "sft")
+    return sft["metrics"]["win_rate@people"]["value"]
+
+
+def test_bars_leave_raters_out_of_the_judge_and_of_the_rows_until_they_are_taken_off(run: Path, make_verdict):
+    assert alignbench("label", run, "--prompts", 6, "--status").exit_code == 0
+    rank_all(run / "people", make_verdict, "anna", "ben")
+    reverse_all(run / "people", make_verdict, "cara")
+
+    def annotators() -> set[str]:
+        lines = (run / "people/rankings.jsonl").read_text().splitlines()
+        return {json.loads(line)["annotator"] for line in lines}
+
+    told = alignbench("label", run, "--bar", "agreement=0.4")
+    assert "left out: cara: agreement 0% is below 40%" in told.stdout
+    assert list(people.of_run(run)) == ["people", "people:anna", "people:ben"]
+    assert annotators() == {"anna", "ben"}
+    before = bars.digest(run / "people")
+    assert json.loads(alignbench("label", run, "--bar", "agreement=0", "--json").stdout)["left_out"] == {}
+    assert bars.digest(run / "people") != before  # the report is made again
+    assert annotators() == {"anna", "ben", "cara"}
+    assert list(people.of_run(run)) == ["people", "people:anna", "people:ben", "people:cara"]
+
+
+@pytest.mark.parametrize("text", ["agreement", "skill=0.5", "checks=2", "checks=most"])
+def test_a_bar_that_is_none_is_refused_before_anything_is_written(run: Path, text: str):
+    refused = alignbench("label", run, "--bar", text)
+    assert (refused.exit_code, f"--bar {text}: expected a name" in refused.stderr) == (2, True)
+    assert not (run / "people").exists()

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy.special import ndtr
 
 from alignbench import layout, stats
 from alignbench.api.judge import Judge, Score
@@ -244,39 +245,150 @@ def test_a_share_of_one_has_an_interval_that_knows_how_few_items_there_were():
     assert share([]) is None
 
 
-SKILL, BIAS = 1.0, 0.6
+MEANS = np.array([0.0, 0.4, 0.8, 0.8, 1.8])
+"""How good the answers of each label are on average."""
+OF_ITEMS = 0.4
+"""The standard deviation of one item's answers around that."""
+KNOWN = np.array([2.0, 1.5, 1.0, 0.5, 0.0])
+"""How good the answers of items with a known order are."""
+POPULATION = 200
 
 
-def simulate(rng: np.random.Generator, made: Design, count: int, worth: np.ndarray, make_verdict):
-    """Raters see an answer's worth with noise of their own, and like what stands higher on the page."""
-    for n in range(count):
+def population(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Raters of unlike skill and bias: the noise with which each sees an answer, and how much each likes the
+    first place of the page above the last."""
+    return np.exp(rng.uniform(np.log(0.25), np.log(2.5), POPULATION)), rng.uniform(-0.5, 1.5, POPULATION)
+
+
+def simulate(rng: np.random.Generator, made: Design, noise: np.ndarray, bias: np.ndarray, make_verdict):
+    """Each rater ranks every item once, and those without a known order twice."""
+    worth = {
+        item.id: KNOWN if item.known else MEANS + rng.normal(0, OF_ITEMS, len(MEANS)) for item in made.items
+    }
+    for n in range(POPULATION):
         rater = f"rater-{n:03d}"
         for item in made.items:
-            shown = made.shown(rater, item, 0)
-            seen = worth[made.items.index(item)] + rng.normal(0, SKILL, len(shown))
-            for place, answer in enumerate(shown):
-                seen[answer] += BIAS * (1 - place / 4)
-            ranks = 1 + (-seen).argsort().argsort()
-            yield make_verdict(item, rater, map(int, ranks), shown=tuple(shown))
+            for round in range(1 if item.known else 2):
+                shown = made.shown(rater, item, round)
+                seen = worth[item.id] + rng.normal(0, noise[n], len(shown))
+                for place, answer in enumerate(shown):
+                    seen[answer] += bias[n] * (1 - place / 4)
+                ranks = 1 + (-seen).argsort().argsort()
+                yield make_verdict(item, rater, map(int, ranks), round, shown=tuple(shown))
 
 
-def test_two_hundred_raters_of_known_skill_and_bias_are_recovered_within_the_intervals(
-    make_items, make_verdict
-):
+def prefers(better: np.ndarray, noise: np.ndarray, bias: np.ndarray) -> np.ndarray:
+    """How probably each rater prefers one answer to another, [D, R], by how much better it is, [D], where the two
+    stand anywhere on the page: two normal errors, and every two of five places equally often."""
+    gaps = np.array([(q - p) / 4 for p in range(5) for q in range(5) if p != q])
+    seen = better[:, None, None] + bias[None, :, None] * gaps
+    return ndtr(seen / (2**0.5 * noise[None, :, None])).mean(-1)
+
+
+def truths(noise: np.ndarray, bias: np.ndarray) -> dict[str, np.ndarray]:
+    """What each rater does in the long run, [R]: integrals of the model, without items, pages or verdicts."""
+    points, weights = np.polynomial.hermite_e.hermegauss(40)
+    weights = weights / weights.sum()
+    found = {name: np.zeros(POPULATION) for name in ("agreement", "consistency", "checks", "first")}
+    pairs = list(combinations(range(len(MEANS)), 2))
+    for i, j in pairs:
+        better = MEANS[i] - MEANS[j] + 2**0.5 * OF_ITEMS * points
+        one = prefers(better, noise, bias)
+        others = (one.sum(axis=1, keepdims=True) - one) / (POPULATION - 1)
+        found["agreement"] += weights @ (one * others + (1 - one) * (1 - others))
+        found["consistency"] += weights @ (one**2 + (1 - one) ** 2)
+        found["checks"] += prefers(np.array([KNOWN[i] - KNOWN[j]]), noise, bias)[0]
+        for p, q in combinations(range(5), 2):
+            for sign in (1, -1):
+                seen = sign * better[:, None] + bias * (q - p) / 4
+                found["first"] += weights @ ndtr(seen / (2**0.5 * noise)) / 20
+    return {name: values / len(pairs) for name, values in found.items()}
+
+
+@pytest.fixture(scope="module")
+def two_hundred(make_items, make_verdict, tmp_path_factory: pytest.TempPathFactory):
+    """Two hundred raters of known skill and bias who ranked forty items and eight with a known order."""
     rng = np.random.default_rng(7)
-    made = Design(tuple(make_items(20)))
-    worth = np.array([[0.0, 0.5, 1.0, 1.0, 2.0]] * 20) + rng.normal(0, 0.3, (20, 5))
-    found = quality(made, list(simulate(rng, made, 200, worth, make_verdict)))
-    # What the same kind of rater does without end: taken from a simulation of its own.
-    truth = quality(made, list(simulate(np.random.default_rng(8), made, 400, worth, make_verdict)))
-    inside = {"agreement": 0, "first": 0}
-    for one in found["raters"].values():
-        for name in inside:
-            mean = float(np.mean([other[name]["value"] for other in truth["raters"].values()]))
-            inside[name] += one[name]["ci95"][0] <= mean <= one[name]["ci95"][1]
-    assert 180 <= inside["agreement"] <= 200
-    assert 180 <= inside["first"] <= 200
-    assert found["agreement"]["value"] == pytest.approx(truth["agreement"]["value"], abs=0.01)
+    noise, bias = population(rng)
+    known = [
+        design.item(
+            ({"role": "user", "content": f"Known {n}?"},), [f"{n} {x}" for x in "abcde"], known=range(1, 6)
+        )
+        for n in range(8)
+    ]
+    made = Design((*make_items(40), *known))
+    verdicts = list(simulate(rng, made, noise, bias, make_verdict))
+    folder = labelled(tmp_path_factory.mktemp("two-hundred"), made, verdicts)
+    return made, verdicts, folder, noise, bias
+
+
+@pytest.mark.parametrize("name", ["agreement", "consistency", "checks", "first"])
+def test_the_skill_and_bias_of_two_hundred_raters_lie_within_their_intervals(two_hundred, name: str):
+    made, verdicts, _, noise, bias = two_hundred
+    found, true = quality(made, verdicts)["raters"], truths(noise, bias)[name]
+    inside = sum(
+        one[name]["ci95"][0] <= true[n] <= one[name]["ci95"][1]
+        for n, one in enumerate(found[rater] for rater in sorted(found))
+    )
+    assert 180 <= inside <= 199  # 95 % of 200, and no interval that holds everything
+    values = [found[rater][name]["value"] for rater in sorted(found)]
+    assert np.corrcoef(values, true)[0, 1] > 0.85
+
+
+def test_two_hundred_raters_agree_as_often_as_their_skills_say(two_hundred):
+    made, verdicts, _, noise, bias = two_hundred
+    found = quality(made, verdicts)["agreement"]
+    low, high = found["ci95"]
+    true = truths(noise, bias)["agreement"].mean()
+    assert low <= true <= high
+    assert high - low < 0.06
+
+
+def test_what_two_hundred_raters_prefer_lies_within_the_intervals_of_the_report(given, two_hundred):
+    made, _, folder, noise, bias = two_hundred
+    judges = people.of_run(folder)
+    assert list(judges) == ["people"]
+    asked = Design(tuple(item for item in made.items if not item.known))
+    found = summarise([WinRate(), BradleyTerry()], evidence(given, asked, dict(judges)))
+    points, weights = np.polynomial.hermite_e.hermegauss(40)
+    wins = np.full((5, 5), 0.5)
+    for i, j in combinations(range(5), 2):
+        by_gap = prefers(MEANS[i] - MEANS[j] + 2**0.5 * OF_ITEMS * points, noise, bias).mean(axis=1)
+        wins[i, j] = weights @ by_gap / weights.sum()
+        wins[j, i] = 1 - wins[i, j]
+    true = {(a, b): wins[i, j] - 0.5 for (i, a), (j, b) in combinations(enumerate(LABELS), 2)}
+    compared = [one for one in found.comparisons if one.metric == "win_rate" and one.estimand == "policies"]
+    assert {(one.a, one.b) for one in compared} == set(true)
+    held = [one.ci95[0] <= true[one.a, one.b] <= one.ci95[1] for one in compared]
+    strength = bradley_terry(wins)
+    held += [
+        one["elo"].ci95[0] <= strength[place] <= one["elo"].ci95[1]
+        for place, label in enumerate(LABELS[1:], 1)
+        for one in [found.labels[label]]
+    ]
+    assert sum(held) >= 13  # of fourteen
+    assert all(one.raters == POPULATION for one in compared)
+
+
+def bradley_terry(wins: np.ndarray) -> np.ndarray:
+    """Return strengths in Elo points, the first at 0, by Hunter's (2004) plain iteration, equation 3."""
+    worth = np.ones(len(wins))
+    for _ in range(2000):
+        met = (1 - np.eye(len(wins))) / (worth[:, None] + worth[None, :])
+        worth = (wins.sum(axis=1) - 0.5) / met.sum(axis=1)
+        worth /= worth[0]
+    return 400 * np.log10(worth)
+
+
+def test_bars_leave_out_the_raters_whose_skill_is_below_them(two_hundred):
+    _, _, folder, noise, bias = two_hundred
+    judge = People(People.Config(folder=str(folder / layout.PEOPLE), checks=0.75))
+    judge.read_from(folder / layout.PEOPLE)
+    kept, true = {one.rater for one in judge.verdicts}, truths(noise, bias)["checks"]
+    assert 20 < len(kept) < 180
+    assert {f"rater-{n:03d}" for n in np.flatnonzero(true > 0.85)} <= kept
+    assert not {f"rater-{n:03d}" for n in np.flatnonzero(true < 0.65)} & kept
+    assert len(judge.quality["labels"]["left_out"]) == POPULATION - len(kept)
 
 
 def crossed(rng, raters: int, prompts: int, of_rater: float, of_prompt: float, seen: float = 1.0):
