@@ -18,8 +18,8 @@ test: $(VENV)/installed-test            ## run the whole test suite
 faults: $(VENV)/installed-test          ## kill cells at every file mutation; takes up to an hour
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 TESTS=long $(BIN)/python -m pytest -q -s tests/faults
 
-examples: $(VENV)/installed-test        ## run the suite of every plugin of examples/plugins; takes minutes
-	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 TESTS=long $(BIN)/python -m pytest -q tests/testing/test_one_page.py
+examples: $(VENV)/installed-test        ## run the whole suite of every example and of TRL's trainers; takes minutes
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 TESTS=long $(BIN)/python -m pytest -q tests/testing/test_one_page.py plugins/alignbench-trl
 
 check: $(VENV)/installed-check test     ## run tests, linters and the type check
 	$(BIN)/ruff check .

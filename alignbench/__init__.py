@@ -19,7 +19,8 @@ _HOME = {
     ),
     "alignbench.rows": "Demonstration Message Pair Prompt Ranking Row Sequence Text UnpairedPreference",
     "alignbench.api.config": (
-        "API Budget Label Labelling NamedJudge NamedMethod NamedReward NamedSource Revising Sampling Select Settings"
+        "API AdapterLabel Budget Label Labelling NamedJudge NamedMethod NamedReward NamedSource Revising Sampling "
+        "Select Settings"
     ),
     "alignbench.api.policy": "Answer Can Decoder Policy Setting TokenScores TrainablePolicy",
     "alignbench.api.method": (
@@ -50,6 +51,7 @@ def __dir__() -> list[str]:
 
 if TYPE_CHECKING:
     from alignbench.api.config import API as API
+    from alignbench.api.config import AdapterLabel as AdapterLabel
     from alignbench.api.config import Budget as Budget
     from alignbench.api.config import Label as Label
     from alignbench.api.config import Labelling as Labelling

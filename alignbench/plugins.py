@@ -10,17 +10,17 @@ import inspect
 import re
 import sys
 import traceback
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cache
-from importlib.metadata import entry_points
+from importlib import metadata
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, get_args
 
 from alignbench.api.config import API, NAME
-from alignbench.errors import PluginError
+from alignbench.errors import AlignbenchError, PluginError
 
 Group = Literal["methods", "judges", "metrics", "data", "filters", "rewards", "hooks"]
 GROUPS: tuple[Group, ...] = get_args(Group)
@@ -70,8 +70,8 @@ def installed(group: Group) -> Mapping[str, Found]:
 @cache
 def _installed(group: Group, _path: tuple[str, ...]) -> Mapping[str, Found]:
     every: dict[str, list[Found]] = {}
-    for point in entry_points(group=f"alignbench.{group}"):
-        if point.dist is not None and re.fullmatch(NAME, point.name):
+    for point in _points(_path)[0]:
+        if point.group == f"alignbench.{group}" and point.dist is not None and re.fullmatch(NAME, point.name):
             found = Found(group, point.name, point.dist.name, point.dist.version, point.value)
             every.setdefault(point.name, []).append(found)
     chosen = {}
@@ -79,6 +79,65 @@ def _installed(group: Group, _path: tuple[str, ...]) -> Mapping[str, Found]:
         first, *others = sorted(every[name], key=lambda found: (found.distribution, found.version))
         chosen[name] = Found(first.group, name, first.distribution, first.version, first.value, tuple(others))
     return MappingProxyType(chosen)
+
+
+def unusable() -> tuple[str, ...]:
+    """Return what is wrong with installed metadata: files that cannot be read, names that cannot be names."""
+    points, unread = _points(tuple(sys.path))
+    wrong = [
+        f"{point.dist.name} {point.dist.version} gives the {_WORD[group]} {point.name!r}, which cannot be a name: "
+        "write lower-case letters, digits, '.', '_' and '-'"
+        for group in GROUPS
+        for point in points
+        if point.group == f"alignbench.{group}"
+        and point.dist is not None
+        and not re.fullmatch(NAME, point.name)
+    ]
+    return (*unread, *wrong)
+
+
+@cache
+def _points(_path: tuple[str, ...]) -> tuple[tuple[metadata.EntryPoint, ...], tuple[str, ...]]:
+    """Return all entry points of alignbench's groups, and which distributions' cannot be read, with the reason."""
+    try:
+        return tuple(
+            point for group in GROUPS for point in metadata.entry_points(group=f"alignbench.{group}")
+        ), ()
+    except Exception:  # one garbled file: the others are read one by one
+        found: dict[str, list[metadata.EntryPoint]] = {}
+        unread = []
+        for one in metadata.distributions():
+            name = str(one.name)
+            try:
+                ours = [point for point in one.entry_points if point.group.startswith("alignbench.")]
+                found.setdefault(_normal(name), ours)
+            except Exception as error:
+                reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+                unread.append(f"the entry points of {name} cannot be read ({reason}); install it again")
+        return tuple(point for points in found.values() for point in points), tuple(unread)
+
+
+def unmet(distribution: str) -> tuple[str, ...]:
+    """Return what a distribution requires and this environment lacks, each with what is there instead."""
+    from packaging.requirements import InvalidRequirement, Requirement
+
+    lacking = []
+    for said in metadata.requires(distribution) or ():
+        try:
+            needed = Requirement(said)
+        except InvalidRequirement:
+            lacking.append(f"{said} (which is no requirement)")
+            continue
+        if needed.marker is not None and not needed.marker.evaluate({"extra": ""}):
+            continue
+        try:
+            version = metadata.version(needed.name)
+        except metadata.PackageNotFoundError:
+            lacking.append(f"{needed.name}{needed.specifier} (not installed)")
+            continue
+        if not needed.specifier.contains(version, prereleases=True):
+            lacking.append(f"{needed.name}{needed.specifier} (there is {version})")
+    return tuple(lacking)
 
 
 def find(group: Group, name: str) -> Found:
@@ -166,6 +225,38 @@ def _check_version(found: Found, kind: type) -> None:
         f"{found}: {kind.__name__} {stated} of the plugin contract, and this alignbench has version {API}.{changed}",
         f"see docs/plugins.md, then write `api = {API}` in the body of {kind.__name__}",
     )
+
+
+def blamed(error: BaseException) -> PluginError | None:
+    """Return an exception as the plugin's in whose code it was raised, libraries it calls included; None for ours.
+
+    The message names the distribution, the file and the line, and the row where it is noted.
+    """
+    if isinstance(error, AlignbenchError):
+        return None
+    whose = {found.value.partition(":")[0].strip().partition(".")[0]: found for found in _everything()}
+    last = None
+    for frame, line in traceback.walk_tb(error.__traceback__):
+        top = str(frame.f_globals.get("__name__", "")).partition(".")[0]
+        if top == _CORE or top in whose:
+            last = top, Path(frame.f_code.co_filename).name, line
+    if last is None or last[0] == _CORE:
+        return None
+    found = whose[last[0]]
+    notes = "".join(f", {note}" for note in getattr(error, "__notes__", ()) if note.startswith("row "))
+    said = " ".join(f"{type(error).__name__}: {error}".split())
+    return PluginError(
+        f"{found} failed: {said} ({last[1]}:{last[2]}{notes})", f"tell the authors of {found.distribution}"
+    )
+
+
+_CORE = __name__.partition(".")[0]
+
+
+def _everything() -> Iterator[Found]:
+    for group in GROUPS:
+        for found in installed(group).values():
+            yield from (found, *found.rivals)
 
 
 def _place(where: traceback.FrameSummary, module: str) -> str:

@@ -122,6 +122,8 @@ class MetricInfo(Record):
     description: str = ""
     judge: str | None = None
     """The judge whose judgments it is computed from, if any."""
+    plugin: bool = False
+    """Whether it is a plugin's, which the first table shows beside alignbench's own."""
 
 
 class Cost(Record):

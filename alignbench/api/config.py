@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import (
     Annotated,
     Any,
@@ -18,6 +19,15 @@ NAME = r"^[a-z0-9][a-z0-9._-]{0,63}$"
 
 Label = Annotated[str, StringConstraints(pattern=NAME)]
 """A row of the comparison. A config field of type `Label` or `list[Label]` is an edge: that label runs first."""
+
+
+@dataclass(frozen=True)
+class ReadsWeights:
+    """Marks a label whose weights are read."""
+
+
+AdapterLabel = Annotated[str, StringConstraints(pattern=NAME), ReadsWeights()]
+"""A `Label` whose adapter is read: a decoder has none, and `alignbench check` refuses it."""
 
 Split = Literal["train", "validation", "test"]
 ALL = slice(None)

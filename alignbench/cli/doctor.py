@@ -10,12 +10,15 @@ import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from alignbench.cli.shell import print_json, show_table
 from alignbench.errors import Exit
+
+if TYPE_CHECKING:
+    from alignbench import plugins
 
 FREE_BYTES = 5 << 30
 """Free disk space below which a run of a small model may not fit."""
@@ -141,6 +144,11 @@ def _network() -> Iterator[Finding]:
 def _plugins() -> Iterator[Finding]:
     from alignbench import plugins
 
+    for wrong in plugins.unusable():
+        yield Finding("plugins", "bad", wrong)
+    for distribution in sorted({one.distribution for group in plugins.GROUPS for one in _all(group)}):
+        for lacking in () if distribution == "alignbench" else plugins.unmet(distribution):
+            yield Finding("plugins", "bad", f"{distribution} requires {lacking}")
     for group in plugins.GROUPS:
         known = plugins.installed(group)
         yield Finding(group, "good", ", ".join(known) or "none")
@@ -150,3 +158,10 @@ def _plugins() -> Iterator[Finding]:
             if found.rivals:
                 both = " and ".join(str(one) for one in (found, *found.rivals))
                 yield Finding(group, "note", f"'{found.name}' comes from {both}")
+
+
+def _all(group: plugins.Group) -> Iterator[plugins.Found]:
+    from alignbench import plugins
+
+    for found in plugins.installed(group).values():
+        yield from (found, *found.rivals)

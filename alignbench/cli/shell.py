@@ -19,7 +19,7 @@ from alignbench.errors import AlignbenchError, Exit, StorageError
 
 
 class UnforeseenError(AlignbenchError):
-    """A bug in alignbench or in a plugin."""
+    """A bug in alignbench."""
 
     exit_code = Exit.INTERNAL
 
@@ -51,6 +51,7 @@ class Commands(TyperGroup):
 
 def _reported(error: Exception) -> AlignbenchError:
     """Return the error to report: an unexpected exception is reported as a bug."""
+    from alignbench.plugins import blamed
     from alignbench.store import as_storage_error
 
     if isinstance(error, AlignbenchError):
@@ -61,10 +62,10 @@ def _reported(error: Exception) -> AlignbenchError:
         return StorageError(
             f"{error.filename}: {error.strerror}", "check the path, its permissions and the disk"
         )
+    if (plugin := blamed(error)) is not None:
+        return plugin
     what = " ".join(f"{type(error).__name__}: {error}".split())
-    return UnforeseenError(
-        what, "this is a bug in alignbench or in a plugin: alignbench --debug shows the traceback"
-    )
+    return UnforeseenError(what, "this is a bug in alignbench: alignbench --debug shows the traceback")
 
 
 app = typer.Typer(

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import traceback
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
-from alignbench import results, stats
+from alignbench import plugins, results, stats
 from alignbench.api.metric import Cell, Difference, Evidence, Measure, Metric, Missing, Need
 from alignbench.errors import AlignbenchError, Problem, RecipeError
 from alignbench.metrics.raters import Raters, raters_of, with_raters
@@ -18,6 +18,8 @@ from alignbench.rows import Prompt, conversation
 Clusters = Mapping[str, str]
 """Prompt id -> the conversation it belongs to; a prompt that is absent stands for itself."""
 NO_CLUSTERS: Clusters = {}
+OWN = __name__.partition(".")[0]
+"""The package whose metrics have their own places in the report."""
 LIKELIHOODS: frozenset[Need] = frozenset({"logprobs", "entropy"})
 """What is defined on samples that were drawn at temperature 1."""
 
@@ -56,6 +58,7 @@ def summarise(
     labels = list(dict.fromkeys(cell.label for cell in evidence.cells))
     measures: list[Measure | Missing] = []
     differences: list[Difference] = []
+    of_plugins: set[str] = set()
     views = [
         (metric, unscaled if unscaled is not None and metric.needs & LIKELIHOODS else evidence)
         for metric in metrics
@@ -70,13 +73,15 @@ def summarise(
             raise  # it says what is wrong with the recipe, and how to mend it
         except Exception as error:  # a plugin's fault is its own column's
             traceback.print_exc()
-            reason = f"the metric failed: {type(error).__name__}: {error}"
+            reason = f"the metric failed: {plugins.blamed(error) or f'{type(error).__name__}: {error}'}"
             name = type(metric).__name__.lower()
             found = [Missing(metric=name, **cell._asdict(), reason=reason) for cell in evidence.cells]
         measures += found
+        if type(metric).__module__.partition(".")[0] != OWN:
+            of_plugins.update(one.metric for one in found)
     judges, margins = list(evidence.judges) if judges is None else judges, margins or {}
     clusters = clusters_of(evidence.prompts)
-    columns, of_labels = infos(measures, judges), by_label(measures, judges, clusters)
+    columns, of_labels = infos(measures, judges, of_plugins), by_label(measures, judges, clusters)
     if unknown := [name for name in margins if name not in columns]:
         raise RecipeError(
             Problem(
@@ -105,7 +110,9 @@ def column(metric: str, judge: str | None, judges: Sequence[str]) -> str:
     return metric if judge is None or judge == judges[0] else f"{metric}@{judge}"
 
 
-def infos(measures: Iterable[Measure | Missing], judges: Sequence[str]) -> dict[str, results.MetricInfo]:
+def infos(
+    measures: Iterable[Measure | Missing], judges: Sequence[str], of_plugins: Collection[str] = ()
+) -> dict[str, results.MetricInfo]:
     """Return what each column means, in the order in which the metrics gave them."""
     found: dict[str, results.MetricInfo] = {}
     for one in measures:
@@ -116,9 +123,10 @@ def infos(measures: Iterable[Measure | Missing], judges: Sequence[str]) -> dict[
                 higher_is_better=one.higher_is_better,
                 description=one.description,
                 judge=one.judge,
+                plugin=one.metric in of_plugins,
             )
         else:
-            found.setdefault(name, results.MetricInfo(judge=one.judge))
+            found.setdefault(name, results.MetricInfo(judge=one.judge, plugin=one.metric in of_plugins))
     return found
 
 

@@ -18,7 +18,15 @@ from alignbench.errors import AlignbenchError, PluginError, Problem
 from alignbench.plugins import Group
 from alignbench.recipe.configs import build
 from alignbench.recipe.explain import explain, got, suggest
-from alignbench.recipe.graph import by_principles, find_circle, group_of, labels_named, named_in, overlap
+from alignbench.recipe.graph import (
+    by_principles,
+    find_circle,
+    group_of,
+    labels_named,
+    named_in,
+    overlap,
+    reads_weights,
+)
 from alignbench.recipe.named import resolve
 from alignbench.recipe.schema import (
     BASE,
@@ -248,6 +256,13 @@ class Check:
                 if start not in blocks:
                     fix = suggest(start, [*blocks, BASE], "it can be")
                     self.problem(route, f"there is no label '{start}'", fix)
+                elif (
+                    route[-1:] != ("start",)
+                    and reads_weights(self.method(label, blocks).Config, str(route[-1]))
+                    and self.decodes(start, blocks)
+                ):
+                    what = f"'{label}' reads the weights of '{start}', which is a decoder and has none"
+                    self.problem(route, what, "name the label below that decoder")
             route, start = next(iter(named), ((), BASE))
             if route[-1:] == ("start",) and self.decodes(start, blocks):
                 what = "which is a decoder and has no weights of its own"

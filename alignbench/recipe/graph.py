@@ -9,7 +9,16 @@ from typing import Annotated, Any, Union, get_args, get_origin
 from pydantic import BaseModel
 
 from alignbench import plugins
-from alignbench.api.config import Label, Labelling, Named, NamedJudge, NamedMethod, NamedReward, NamedSource
+from alignbench.api.config import (
+    AdapterLabel,
+    Label,
+    Labelling,
+    Named,
+    NamedJudge,
+    NamedMethod,
+    NamedReward,
+    NamedSource,
+)
 from alignbench.errors import RecipeError
 from alignbench.recipe.configs import build
 from alignbench.recipe.schema import BASE, COMPARISONS, FILE, START, MethodBlock, Recipe, Relabelled
@@ -158,21 +167,26 @@ def _writers(recipe: Recipe, source: Relabelled) -> set[str]:
 
 
 def overlap(recipe: Recipe, judge: Named, *, allowed: bool = False) -> tuple[str, ...]:
-    """Return the evaluation's judges that are `judge`, or read with the same model.
+    """Return the evaluation's judges that are `judge`, read with the same model, or are it with other fields.
 
-    Those that `evaluation.allow` names are left out, or with `allowed` are the only ones. Raises PluginError
-    where a judge is not installed, ValidationError where its config is wrong.
+    Other fields make another judge only where they name another model, or other rows that it is trained on. Those that
+    `evaluation.allow` names are left out, or with `allowed` are the only ones. Raises PluginError where a judge is not
+    installed, ValidationError where its config is wrong.
     """
 
-    def reads(one: Named) -> tuple[Any, str]:
+    def reads(one: Named) -> tuple[Any, str, float]:
         kind, config = build("judges", one.name, one.config)
-        return (plugins.find("judges", one.name), config), kind.reads_with(config, recipe.model.id)
+        return (
+            plugins.find("judges", one.name),
+            kind.reads_with(config, recipe.model.id),
+            kind(config).held_out,
+        )
 
-    same, model = reads(judge)
+    same, model, rows = reads(judge)
     found = []
     for one in recipe.evaluation.judges:
-        other, others_model = reads(one)
-        alike = other == same or (model and model == others_model)
+        other, others_model, others_rows = reads(one)
+        alike = model == others_model if model or others_model else (other, others_rows) == (same, rows)
         if alike and (one.name in recipe.evaluation.allow) == allowed:
             found.append(one.name)
     return tuple(found)
@@ -200,20 +214,27 @@ def _needs(block: MethodBlock) -> tuple[str, ...]:
 
 
 def labels_named(config: type[BaseModel], values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Yield (field, label) for every field of type `Label`, `list[Label]` or an optional one."""
+    """Yield (field, label) for every field of type `Label`, `AdapterLabel`, a list of them or an optional one."""
     for name, field in config.model_fields.items():
-        if name in values and _holds_labels(field.rebuild_annotation()):
+        if name in values and _holds(field.rebuild_annotation(), Label, AdapterLabel):
             value = values[name]
             for label in value if isinstance(value, list) else [value]:
                 if isinstance(label, str):
                     yield name, label
 
 
-def _holds_labels(kind: Any) -> bool:
-    if kind == Label:
+def reads_weights(config: type[BaseModel], field: str) -> bool:
+    """Return whether a field names labels whose weights are read, which a decoder has not."""
+    return field in config.model_fields and _holds(
+        config.model_fields[field].rebuild_annotation(), AdapterLabel
+    )
+
+
+def _holds(kind: Any, *wanted: Any) -> bool:
+    if kind in wanted:
         return True
     inside = get_origin(kind) in (Union, UnionType, list, tuple, Annotated)
-    return inside and any(_holds_labels(part) for part in get_args(kind))
+    return inside and any(_holds(part, *wanted) for part in get_args(kind))
 
 
 def order(needs: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:

@@ -19,7 +19,7 @@ from alignbench.results import (
 )
 
 LEADING = ("win_rate", "kl.base", "length.tokens")
-"""The columns that follow the headline metric, where a run has them."""
+"""The columns that follow the headline metric, where a run has them; then come the metrics of plugins."""
 
 DEAR = 1.5
 """Cost of a decoder's answer, in positions of its start's, from which a control at the same cost is missed."""
@@ -115,7 +115,9 @@ def leaderboard(*runs: Results) -> Leaderboard:
     lead = next((name for results in runs if (name := headline(results))), None)
     # Of raters one by one the section of pairs speaks.
     others = [name for name in infos if name.startswith("win_rate@") and ":" not in name]
-    wanted = [name for name in (lead, *LEADING[:1], *others, *LEADING[1:]) if name in infos]
+    custom = [name for name, info in infos.items() if info.plugin]
+    wanted = [name for name in (lead, *LEADING[:1], *others, *LEADING[1:], *custom) if name in infos]
+    wanted = list(dict.fromkeys(wanted))
     if not lead:
         wanted = list(dict.fromkeys([*wanted, *infos]))[:4]
     columns = tuple(Column(name, infos[name], places(runs, name)) for name in wanted)

@@ -60,6 +60,11 @@ class JudgeSuite(PluginSuite):
     @classmethod
     def asked(cls, session: Session) -> tuple[list[Prompt], list[str], list[str]]:
         """Prompts, and two answers to each."""
+        return cls.questions(session)
+
+    @staticmethod
+    def questions(session: Session) -> tuple[list[Prompt], list[str], list[str]]:
+        """Prompts of a session, and two answers to each."""
         rows = list(session.table.rows(Pair, "train", seed=0))[:ASKED]
         prompts = [Prompt(id=row.id, prompt=row.prompt, extra=row.extra) for row in rows]
         return prompts, [row.chosen for row in rows], [row.rejected for row in rows]
@@ -69,14 +74,19 @@ class JudgeSuite(PluginSuite):
         scores = opened.score(prompts, answers)
         assert len(scores) == len(answers), "one score for each answer"
         values = [one.value for one in scores]
-        assert all(value is None or math.isfinite(value) for value in values), values
+        assert all(value is None or math.isfinite(value) for value in values), (
+            f"a score is not finite: {values}"
+        )
         assert any(value is not None for value in values), "it abstains on everything"
 
     def test_what_it_scores_it_does_not_refuse_beforehand(self, asked):
         """`alignbench check` would refuse a recipe that runs."""
         kind = self.kind()
-        kind.check_files(self.fields(), Path.cwd())
-        kind.check_prompts(self.fields(), asked[0])
+        try:
+            kind.check_files(self.fields(), Path.cwd())
+            kind.check_prompts(self.fields(), asked[0])
+        except Exception as error:
+            raise AssertionError(f"it refuses beforehand what it scores: {error}") from error
 
     def test_nothing_asked_is_nothing_said(self, opened: Judge):
         assert list(opened.score([], [])) == []
@@ -97,15 +107,19 @@ class JudgeSuite(PluginSuite):
         for one, other in zip(ahead, back, strict=True):
             assert (one is None) == (other is None), "an abstention depends on the order of the answers"
             if one is not None and other is not None:
-                assert 0 <= one <= 1
-                assert one == pytest.approx(1 - other, abs=1e-3)
+                assert 0 <= one <= 1, f"a preference is a probability, and {one} is none"
+                assert one == pytest.approx(1 - other, abs=1e-3), (
+                    "its preference does not follow the answers when they are exchanged"
+                )
 
     def test_opened_again_it_says_the_same(self, session: Session, opened: Judge, asked):
         prompts, answers, _ = asked
         again = self._open(session)
-        assert again.fingerprint() == opened.fingerprint()
+        assert again.fingerprint() == opened.fingerprint(), "opened again, it has another fingerprint"
         found = [one.value for one in again.score(prompts, answers)]
-        assert found == pytest.approx([one.value for one in opened.score(prompts, answers)], rel=1e-5)
+        assert found == pytest.approx([one.value for one in opened.score(prompts, answers)], rel=1e-5), (
+            "opened again, it scores otherwise"
+        )
 
     @classmethod
     def _open(cls, session: Session) -> Judge:

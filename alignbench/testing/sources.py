@@ -32,18 +32,18 @@ class SourceSuite(PluginSuite):
 
     def test_it_has_rows_and_no_more_than_it_was_asked_for(self):
         assert self._read(), "it has no rows"
-        assert len(self._read(FEW)) <= FEW
+        assert len(self._read(FEW)) <= FEW, "it has more rows than it was asked for"
 
     def test_the_same_seed_gives_the_same_rows(self):
-        assert self._read() == self._read()
+        assert self._read() == self._read(), "read again, it has other rows"
 
     def test_a_larger_limit_only_adds_rows_at_the_end(self):
         few = self._read(FEW)
-        assert self._read(MANY)[: len(few)] == few
+        assert self._read(MANY)[: len(few)] == few, "a larger limit changes the first rows"
 
     def test_the_ids_of_the_rows_are_unique(self):
         ids = [row.id for row in self._read()]
-        assert len(set(ids)) == len(ids)
+        assert len(set(ids)) == len(ids), "several rows have one id"
 
     def test_every_row_has_the_view_that_the_source_names(self):
         view = self.kind()(self.fields(), root=self.root).view()
@@ -51,7 +51,10 @@ class SourceSuite(PluginSuite):
         kinds = {type(row) for row in rows}
         assert len(kinds) == 1, f"rows of several views: {sorted(kind.__name__ for kind in kinds)}"
         if view is not None:
-            assert all(can_derive(kind, view) for kind in kinds)
+            rows_of = ", ".join(sorted(kind.__name__ for kind in kinds))
+            assert all(can_derive(kind, view) for kind in kinds), (
+                f"it names the view {view.__name__}, which {rows_of} rows have not"
+            )
 
     def test_it_leaves_the_tokens_to_the_core(self):
         """Its rows are tokenised once, equally for all methods."""
@@ -63,7 +66,7 @@ class SourceSuite(PluginSuite):
     def test_its_rows_are_of_the_words_that_conversations_have(self):
         for row in self._read(FEW):
             for turn in getattr(row, "prompt", ()):
-                assert turn.get("role") in ("system", "user", "assistant"), turn
+                assert turn.get("role") in ("system", "user", "assistant"), f"{turn.get('role')!r} is no role"
                 assert isinstance(turn.get("content"), str), turn
 
     @pytest.mark.parametrize("split", ["validation", "test"])

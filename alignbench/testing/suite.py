@@ -10,13 +10,19 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
+import torch
+from peft.tuners.lora import LoraLayer
+from torch import nn
 
 from alignbench import layout, plugins, store
 from alignbench.api.config import API, TOTALS, Budget, Sampling
 from alignbench.api.method import Method
 from alignbench.api.policy import Answer, Policy, Setting
+from alignbench.models import ModelPolicy, meter
 from alignbench.models.meter import Work
 from alignbench.recipe.resolve import resolve
+from alignbench.recipe.schema import AdapterStart
+from alignbench.rows import Prompt
 from alignbench.testing.sessions import open_session
 from alignbench.training.checkpoint import Checkpoints
 from alignbench.worker import cell as cells
@@ -29,12 +35,14 @@ from alignbench.worker.session import Session
 
 STEPS, BATCH, ROWS, PROMPTS, SEED = 2, 8, 64, 6, 0
 ROWS_DRAWN = 12
-TOKENS = 20_000
-"""A budget in tokens with room for what a method measures before it trains."""
 FLOPS_OF_A_TOKEN = 8e6
 """FLOPs of a position of the sandbox's model with its gradient."""
 A_STEP = 0.2
 """Share of that budget that a step costs at most, with the answers, scores and labels it needs."""
+START = 0.02
+"""Standard deviation of the weights of a start other than the base: what two steps move is little beside it."""
+ROUNDING = 0.01
+"""How far the tokens that answers name may fall below what was counted."""
 FAIR = ("train", MADE)
 """Origins of the rows that a method may learn from."""
 
@@ -45,13 +53,19 @@ class MethodSuite:
     method: ClassVar[str]
     config: ClassVar[Mapping[str, Any]] = {}
     """Fields to set; a method should keep the laws with none."""
+    tokens: ClassVar[int] = 20_000
+    """A budget in tokens with room for what a method measures before it trains."""
 
     @pytest.fixture(scope="class")
     @classmethod
     def session(cls, tmp_path_factory: pytest.TempPathFactory) -> Session:
         """A real session: the sandbox in NF4, its rows prepared, an empty store of its own."""
-        folder = tmp_path_factory.mktemp(cls.method)
-        recipe = {
+        return open_session(tmp_path_factory.mktemp(cls.method), cls.recipe())
+
+    @classmethod
+    def recipe(cls) -> dict[str, Any]:
+        """What the method is run in."""
+        return {
             "model": {"id": "sandbox"},
             "data": {"train": "sandbox", "limit": ROWS, "max_length": 128},
             "training": {"batch": BATCH, "threads": 1},
@@ -59,7 +73,6 @@ class MethodSuite:
             "methods": {"tried": {"method": cls.method, **cls.config}},
             "evaluation": {"prompts": PROMPTS},
         }
-        return open_session(folder, recipe)
 
     @pytest.fixture(scope="class")
     @classmethod
@@ -152,7 +165,12 @@ class MethodSuite:
         run, policy = aligned
         reloaded = run.restored(run.folder / layout.POLICY, "tried")
         assert (reloaded.can, reloaded.follows) == (policy.can, policy.follows)
-        assert self._texts(session, reloaded) == self._texts(session, policy)
+        assert self._texts(session, reloaded) == self._texts(session, policy), (
+            "restored, it answers otherwise"
+        )
+        if "logprobs" in policy.can:
+            ours, theirs = (self._logps(session, one) for one in (policy, reloaded))
+            assert theirs == pytest.approx(ours, abs=1e-3), "restored, it has other weights"
 
     def test_its_answers_follow_the_settings_it_names_and_no_others(
         self, session: Session, aligned: tuple[CellContext, Policy]
@@ -173,9 +191,48 @@ class MethodSuite:
             else:
                 assert drawn == plain, f"it follows {setting} without saying so in `follows`"
 
+    def test_an_answer_depends_on_its_prompt_and_the_key_alone(
+        self, session: Session, aligned: tuple[CellContext, Policy]
+    ):
+        """Neither on its place nor on the other prompts; another key is other noise, and so is another sample."""
+        policy, sampling = aligned[1], Sampling(temperature=1.0, max_new_tokens=12)
+        prompts = session.table.prompts("test", PROMPTS)
+
+        def drawn(asked: list[Prompt], key: int) -> dict[tuple[str, int], str]:
+            answers = policy.answer(asked, sampling, key, samples=2)
+            return {(answer.prompt_id, answer.sample): answer.text for answer in answers}
+
+        found = drawn(prompts, SEED)
+        assert len(found) == 2 * len(prompts), (
+            "not every prompt has two answers, each with its sample's number"
+        )
+        assert drawn(prompts[::-1], SEED) == found, "an answer depends on its place among the prompts"
+        assert drawn(prompts[:1], SEED).items() <= found.items(), "an answer depends on the other prompts"
+        if "temperature" in policy.follows:
+            assert drawn(prompts, SEED + 1) != found, "its noise does not depend on the key"
+            assert any(found[prompt.id, 0] != found[prompt.id, 1] for prompt in prompts), (
+                "all samples of a prompt are equal, at temperature 1"
+            )
+
+    def test_what_its_answers_cost_is_what_it_computed(
+        self, session: Session, aligned: tuple[CellContext, Policy]
+    ):
+        """A position may belong to several answers, such as those to one prompt, and belongs to one at least."""
+        with meter.metered(meter.Tally()) as counted:
+            answers = self._answers(session, aligned[1])
+        said, computed = sum(answer.tokens for answer in answers), counted.work.positions
+        assert said >= (1 - ROUNDING) * computed, (
+            f"its answers name {said} tokens of {computed} that it computed"
+        )
+        assert sum(answer.forwards for answer in answers) >= counted.work.forwards, (
+            "its answers name fewer model calls than it made"
+        )
+
     def test_the_base_is_untouched(self, session: Session, aligned: tuple[CellContext, Policy]):
         untouched = Session(session.task)
-        assert untouched.base.checksum() == session.base.checksum()
+        assert untouched.base.checksum() == session.base.checksum(), "it changed the weights of the base"
+        patched = _patched(session.base.model) - _patched(untouched.base.model)
+        assert not patched, f"it left modules of the base patched: {sorted(patched)}"
         assert self._texts(untouched, untouched.base.policy()) == self._texts(session, session.base.policy())
 
     @pytest.mark.parametrize(
@@ -197,7 +254,7 @@ class MethodSuite:
         self, session: Session, unit: str, monkeypatch: pytest.MonkeyPatch
     ):
         """Reward models, answers, labels, judges, references and searches, found in a store or not."""
-        amount = {"tokens": TOKENS, "flops": TOKENS * FLOPS_OF_A_TOKEN}[unit]
+        amount = {"tokens": self.tokens, "flops": self.tokens * FLOPS_OF_A_TOKEN}[unit]
         recipe = session.recipe.model_copy(update={"budget": Budget.model_validate({unit: amount})})
         monkeypatch.setattr(session, "plan", resolve(recipe))
         computed, found = (self._align(session, f"{unit}-{number}")[0] for number in range(2))
@@ -230,7 +287,9 @@ class MethodSuite:
     def test_no_weight_changes_outside_of_a_training(self, aligned: tuple[CellContext, Policy]):
         ledger = aligned[0].ledger
         assert not ledger.outside, f"{ledger.outside} tokens with gradient outside of run.train"
-        assert "changed weights without a training" not in map(str, ledger.departures)
+        assert "changed weights without a training" not in map(str, ledger.departures), (
+            "it changed weights without a training that is counted"
+        )
 
     def test_it_learned_from_training_rows_and_rows_it_declared(
         self, session: Session, aligned: tuple[CellContext, Policy]
@@ -250,16 +309,61 @@ class MethodSuite:
         cut = self._first_step(session, tmp_path, monkeypatch, micro_batch=3)
         if not whole:
             pytest.skip(f"{self.method} trains nothing")
-        assert cut == pytest.approx(whole, rel=1e-3, abs=1e-4)
+        assert cut == pytest.approx(whole, rel=1e-3, abs=1e-4), (
+            "a step depends on its micro-batches: return a value for each row or each token, unreduced"
+        )
+
+    def test_another_seed_trains_another_policy(self, session: Session, aligned: tuple[CellContext, Policy]):
+        run, policy = aligned
+        if not run.ledger.account.steps or not isinstance(policy, ModelPolicy):
+            pytest.skip(f"{self.method} trains nothing")
+        other = self._align(session, "seed", seed=SEED + 1)[1]
+        assert isinstance(other, ModelPolicy)
+        assert other.fingerprint() != policy.fingerprint(), "its training does not depend on the seed"
+
+    def test_it_starts_from_its_start_and_leaves_that_alone(
+        self, session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ):
+        """From an adapter, as a label that starts from another does."""
+        start = session.base.add_adapter("start", seed=SEED)
+        noise = torch.Generator().manual_seed(SEED)
+        with torch.no_grad():
+            for weight in start.tensors().values():
+                weight.add_(START * torch.randn(weight.shape, generator=noise).to(weight))
+        start.save(tmp_path / "start")
+        before = {name: weight.detach().clone() for name, weight in start.tensors().items()}
+        session.base.drop(start)
+        block = session.recipe.methods["tried"].model_copy(
+            update={"start": AdapterStart(adapter=str(tmp_path / "start"))}
+        )
+        recipe = session.recipe.model_copy(update={"methods": {"tried": block}})
+        monkeypatch.setattr(session, "plan", resolve(recipe))
+        run, policy = self._align(session, "started")
+        assert isinstance(run.start, ModelPolicy)
+        after = run.start.tensors()
+        assert all(after[name].equal(weight) for name, weight in before.items()), (
+            "it changed the weights of its start"
+        )
+        if run.ledger.account.steps and isinstance(policy, ModelPolicy):
+            found = policy.tensors()
+            moved = sum(float((found[name] - weight).square().sum()) for name, weight in before.items())
+            whole = sum(float(weight.square().sum()) for weight in before.values())
+            assert moved < whole / 4, "it did not start from its start"
 
     def test_it_writes_nothing_outside_its_folder(
         self, session: Session, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     ):
-        monkeypatch.chdir(tmp_path)
+        work, home = tmp_path / "work", tmp_path / "home"
+        for folder in (work, home):
+            folder.mkdir()
+        monkeypatch.chdir(work)
+        monkeypatch.setenv("HOME", str(home))
         before = _files(session.run)
         folder = self._align(session, "contained")[0].folder
-        assert not list(tmp_path.iterdir())
-        assert {path for path in _files(session.run) - before if folder not in path.parents} == set()
+        assert not list(work.iterdir()), "it wrote to the working directory"
+        assert not list(home.iterdir()), "it wrote to the home folder"
+        written = {path for path in _files(session.run) - before if folder not in path.parents}
+        assert not written, f"it wrote outside of its folder: {written}"
 
     def test_it_needs_no_other_plugin(self, session: Session, monkeypatch: pytest.MonkeyPatch):
         """Beside those that its config names."""
@@ -281,10 +385,10 @@ class MethodSuite:
         self._align(session, "alone")
 
     @staticmethod
-    def _align(session: Session, name: str) -> tuple[CellContext, Policy]:
+    def _align(session: Session, name: str, seed: int = SEED) -> tuple[CellContext, Policy]:
         folder = session.run / layout.CELLS / name
         folder.mkdir(parents=True)
-        return cells.align(session, "tried", SEED, folder)
+        return cells.align(session, "tried", seed, folder)
 
     def _first_step(
         self, session: Session, folder: Path, monkeypatch: pytest.MonkeyPatch, *, micro_batch: int
@@ -307,8 +411,23 @@ class MethodSuite:
         prompts = session.table.prompts("test", PROMPTS)
         return [answer.text for answer in policy.answer(prompts, sampling, SEED, samples=2)]
 
+    def _logps(self, session: Session, policy: Policy) -> list[float]:
+        rows = session.table.kept("train")[:PROMPTS]
+        sequences = [sequence for row in rows for sequence in row.sequences()]  # pyright: ignore[reportAttributeAccessIssue]
+        return [float(one.logps.sum()) for one in policy.logprobs(sequences)]
+
     def _texts(self, session: Session, policy: Policy) -> list[str]:
         return [answer.text for answer in self._answers(session, policy)]
+
+
+def _patched(model: nn.Module) -> set[str]:
+    """The modules with a `forward` of their own, or with hooks; adapters are attached and left there."""
+    return {
+        name.replace(".base_layer", "")
+        for name, module in model.named_modules()
+        if not isinstance(module, LoraLayer) and ".lora_" not in name
+        if "forward" in vars(module) or module._forward_hooks or module._forward_pre_hooks
+    }
 
 
 def _curves(folder: Path) -> list[str]:

@@ -40,6 +40,7 @@ class Observer(TrainerCallback):
         self._rows, self._drawn, self._amount = rows, 0, UNBOUNDED
         self._checkpoints, self._kept = None, None
         self._begun = self._share = self._rate = 0.0
+        self._dearest = 0.0
         self._peaks: list[float] = []
         if rows is not None:
             self._open(rows)
@@ -50,6 +51,11 @@ class Observer(TrainerCallback):
     def steps(self) -> int:
         """Optimiser steps that are left to take, for `max_steps`; where the budget counts everything, no bound."""
         return math.ceil(self._amount / self.run.batch) - self.done
+
+    @property
+    def whole_steps(self) -> int:
+        """Optimiser steps that are left to take with all their rows, for a trainer that cannot take a smaller one."""
+        return self._amount // self.run.batch - self.done
 
     def dataset(self, columns: Callable[[Any], Mapping[str, Any]]) -> Dataset[Mapping[str, Any]]:
         """Return the rows that are left to train on, each as the columns that the trainer reads, in their order."""
@@ -180,10 +186,11 @@ class Observer(TrainerCallback):
         return state.global_step * args.train_batch_size * args.gradient_accumulation_steps / answers
 
     def _spent(self, args: TrainingArguments, state: TrainerState) -> bool:
-        """Whether the budget is spent; where it counts everything, whether another step like the last is too much."""
+        """Whether the budget is spent; where it counts everything, whether a step like the dearest is too much."""
         if (unit := self.run.budget.unit) in TOTALS:
-            last, self.before = self.before - self.run.left, self.run.left
-            return self.before < last / 2
+            self._dearest = max(self._dearest, self.before - self.run.left)
+            self.before = self.run.left
+            return self.before < self._dearest
         if self._rows is not None:
             return self.done + state.global_step >= math.ceil(self._amount / self.run.batch)
         done = {"epochs": state.epoch or 0, "rows": self._read(args, state), "steps": state.global_step}

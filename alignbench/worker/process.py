@@ -15,7 +15,7 @@ from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from alignbench import heartbeat
+from alignbench import heartbeat, plugins
 from alignbench.errors import AlignbenchError, Diverged
 from alignbench.store import as_storage_error
 from alignbench.worker.messages import HEARTBEAT, Finished, Task
@@ -77,6 +77,8 @@ def _result(error: BaseException, task: Task) -> Finished:
         smaller = "a smaller training.micro_batch or data.max_length needs less"
         what = " ".join([type(error).__name__, *str(error).splitlines()[:1]])
         return Finished("failed", f"out of memory ({what}); {smaller}")
+    if (found := plugins.blamed(error)) is not None:
+        return Finished("failed", str(found), found)
     return Finished("failed", f"{type(error).__name__}: {error}")
 
 

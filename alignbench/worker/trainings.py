@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, cast
 from alignbench.api.config import TOTALS, Budget, Select
 from alignbench.api.method import Rows, Run
 from alignbench.api.policy import Policy
-from alignbench.rows import Pair, Ranking, Row
+from alignbench.errors import AlignbenchError
+from alignbench.rows import Pair, Prompt, Ranking, Row
 from alignbench.worker import learning_curve
 from alignbench.worker.cell_state import CellState, add_point
 from alignbench.worker.early_stopping import Selection
@@ -133,11 +134,36 @@ class Usage:
 
     def sequences(self, rows: list[Any]) -> Mapping[str, Any]:
         """Return what the method scores; the trainer calls its loss with the last."""
-        self._groups = self._sequences(rows)
+        try:
+            self._groups = self._sequences(rows)
+        except AlignbenchError:
+            raise
+        except Exception as error:
+            error.add_note(f"row {self._culprit(rows)}")
+            raise
         return self._groups
+
+    def _culprit(self, rows: list[Any]) -> str:
+        """Return the id of the first row of which the method makes no sequences, or of the first."""
+        for row in rows:
+            try:
+                self._sequences([row])
+            except Exception:
+                return str(getattr(row, "id", row))
+        return str(getattr(rows[0], "id", rows[0])) if rows else "none"
 
     def loss(self, scores: Any, rows: list[Any]) -> Any:
         """Note the rows, and return the method's loss."""
+        try:
+            made = self._loss(scores, rows)
+        except AlignbenchError:
+            raise
+        except Exception as error:
+            ids = [str(getattr(row, "id", row)) for row in rows]
+            error.add_note(
+                f"row {ids[0]}" if len(ids) == 1 else f"row {ids[0]} or one of the next {len(ids) - 1}"
+            )
+            raise
         origins = self._run.origins
         found = [origins.of_row(row) for row in rows if isinstance(row, Row)]
         groups = (getattr(group, "items", group) for group in self._groups.values())
@@ -154,7 +180,7 @@ class Usage:
                 self._run.record.departure("trained on rows that it did not declare")
             elif origin not in ("train", MADE):
                 self._run.record.departure(f"trained on {origin} rows")
-        return self._loss(scores, rows)
+        return made
 
 
 def _part(ids: tuple[int, ...], known: set[tuple[int, ...]]) -> bool:
@@ -186,12 +212,12 @@ def _curves(run: CellState, beside: bool) -> Path:
 
 
 def comparisons(run: CellState, rows: Rows[Any], drawn: float) -> float:
-    """Return how many human comparisons so many drawn rows of a view read; none where the rows are none."""
+    """Return how many human comparisons so many drawn rows of a view read; none where the rows are none, or prompts."""
     human = (
         run.given is None and run.comparisons is None and issubclass(run.session.table.view, (Pair, Ranking))
     )
     first = rows.epoch(0) if human else []
-    if not first or any(run.origins.of_row(row)[0] != "train" for row in first):
+    if not first or type(first[0]) is Prompt or any(run.origins.of_row(row)[0] != "train" for row in first):
         return 0
     each = sum(len(row.comparisons()) if isinstance(row, Ranking) else 1 for row in first) / len(first)
     return round(each * drawn) if each != 1 else drawn

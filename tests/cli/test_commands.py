@@ -138,7 +138,7 @@ def test_a_bug_is_one_line_that_says_how_to_see_it_whole(alignbench, recipe: Pat
     done = alignbench("check", recipe)
     assert done.exit_code == Exit.INTERNAL
     assert done.stderr.splitlines() == [
-        "error: KeyError: 'no such thing'; this is a bug in alignbench or in a plugin: alignbench --debug "
+        "error: KeyError: 'no such thing'; this is a bug in alignbench: alignbench --debug "
         "shows the traceback"
     ]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 
 from alignbench.errors import Exit
@@ -54,13 +55,50 @@ def test_a_method_is_shown_with_what_it_reads_and_its_fields(alignbench, install
     assert said["description"].startswith("Learns from a teacher.")
     assert said["fields"][0] == {
         "name": "rate",
-        "type": "float",
+        "type": "number",
         "default": 0.1,
         "description": "How fast it learns.",
     }
     shown = alignbench("methods", "teach").stdout
     assert "alignbench-teach 1.0, reads UnpairedPreference" in shown
-    assert "Whom it asks." in shown
+    assert (
+        "\nrate: number, default 0.1\n    How fast it learns.\nteacher: label or none\n    Whom it asks.\n"
+        in shown
+    )
+
+
+def test_every_field_of_every_method_is_told_in_words_and_its_description_is_not_squeezed(alignbench) -> None:
+    for row in json.loads(alignbench("methods", "--json").stdout):
+        for field in row.get("fields", ()):
+            assert not re.search(r"alignbench|typing|class |NoneType|Annotated|\[", field["type"]), field
+    shown = alignbench("methods", "grpo").stdout
+    assert '\nscale: group, batch or none, default "group"\n' in shown
+    assert "\nrewards: list of reward function, default []\n" in shown
+    said = "    Reward functions, added to the judge's score where one is named: `length`,"
+    assert said in shown
+
+
+def test_methods_and_doctor_go_on_where_metadata_are_wrong_and_tell_what_is(alignbench, install) -> None:
+    install("alignbench-odd", modules={"odd_plugin": TEACHING}, methods={"My Method": "odd_plugin:Teach"})
+    site = install(
+        "alignbench-teach", modules={"teach_plugin": TEACHING}, methods={"teach": "teach_plugin:Teach"}
+    )
+    (file,) = site.glob("*.dist-info/METADATA")
+    file.write_text(file.read_text() + "Requires-Dist: nobody-has-this>=1\n")
+    garbled = install("garbled", methods={})
+    (points,) = garbled.glob("*.dist-info/entry_points.txt")
+    points.write_text("[alignbench.methods]\nno equals sign\n", encoding="utf-8")
+    listed = alignbench("methods")
+    assert listed.exit_code == 0
+    assert "'My Method', which cannot be a name" in listed.stderr
+    assert "the entry points of garbled cannot be read" in listed.stderr
+    assert "requires nobody-has-this>=1 (not installed)" in alignbench("methods", "teach").stdout
+    found = [
+        row["message"] for row in json.loads(alignbench("doctor", "--json").stdout) if row["state"] == "bad"
+    ]
+    assert any("'My Method', which cannot be a name" in said for said in found)
+    assert any("the entry points of garbled cannot be read" in said for said in found)
+    assert "alignbench-teach requires nobody-has-this>=1 (not installed)" in found
 
 
 def test_a_method_without_rows_and_fields_says_so(alignbench, install) -> None:

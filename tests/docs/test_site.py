@@ -16,7 +16,7 @@ import typer.main
 import yaml
 
 import alignbench as package
-from alignbench import Answer, Cell
+from alignbench import Answer, Cell, Prompt
 from alignbench.cli import app
 from alignbench.errors import AlignbenchError
 from alignbench.recipe.load import load
@@ -124,6 +124,28 @@ def code(page: str) -> str:
 
 def test_the_sandbox_is_what_its_page_shows():
     exec(code("sandbox.md"), {})
+
+
+def test_a_plugin_that_a_page_shows_whole_is_one_that_passes_its_suite():
+    shown = {
+        name: text
+        for page in sorted((DOCS / "plugins").glob("*.md"))
+        for name, text in re.findall(
+            r"<!-- file: (\S+) -->\n```python\n(.*?)```", page.read_text("utf-8"), re.DOTALL
+        )
+    }
+    assert len(shown) == 3, "a judge, a metric and a source"
+    assert shown == {name: (ROOT / name).read_text("utf-8") for name in shown}
+
+
+def test_the_row_filter_that_the_page_shows_filters():
+    page = (DOCS / "plugins" / "source.md").read_text("utf-8")
+    made: dict[str, Any] = {}
+    exec(re.findall(r"```python\n(.*?)```", page, re.DOTALL)[-1], made)
+    filter = made["NoShouting"]()
+    loud, calm = (Prompt(id="x", prompt=({"role": "user", "content": said},)) for said in ("WHY?", "Why?"))
+    assert (filter.keep(loud), filter.keep(calm)) == (None, calm)
+    assert filter.counts == {"prompt in capitals": 1}
 
 
 def test_the_metric_that_the_page_shows_is_written_with_public_names_and_measures():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from functools import cache
 from itertools import combinations
 
@@ -80,6 +81,18 @@ def test_a_metric_that_fails_takes_no_other_with_it(given):
             found.labels[label]["broken"].missing
         )
         assert found.labels[label]["length.tokens"].value is not None
+
+
+def test_a_column_says_whether_its_metric_is_a_plugins(given):
+    class Words(Length):
+        __module__ = "somebodys_plugin"
+
+        def measure(self, evidence):
+            return [replace(one, metric="words") for one in super().measure(evidence)]
+
+    evidence = given({Cell("base", 0): [["1"], ["1 2"]], Cell("dpo", 0): [["1"], ["2"]]})
+    found = summarise([Words(), Length()], evidence)
+    assert {name for name, info in found.metrics.items() if info.plugin} == {"words"}
 
 
 def test_a_labels_value_is_the_mean_over_seeds_and_prompts_under_both_estimands(rng):

@@ -143,6 +143,46 @@ def test_an_entry_point_whose_name_could_leave_its_folder_is_no_plugin(install) 
     assert not [name for name in plugins.installed("methods") if "/" in name]
 
 
+def test_metadata_that_cannot_be_read_stop_nobody_and_are_told(install) -> None:
+    install("alignbench-rpo", modules={"rpo_plugin": GOOD}, methods={"rpo": "rpo_plugin:RPO"})
+    site = install("garbled", methods={})
+    (points,) = site.glob("*.dist-info/entry_points.txt")
+    points.write_text("[alignbench.methods]\nno equals sign\n", encoding="utf-8")
+    sys.path.append("")  # what is cached is of another path
+    try:
+        assert "rpo" in plugins.installed("methods")
+        assert "dpo" in plugins.installed("methods")
+        (wrong,) = plugins.unusable()
+    finally:
+        sys.path.remove("")
+    assert wrong.startswith("the entry points of garbled cannot be read (")
+
+
+def test_a_name_that_cannot_be_one_is_told(install) -> None:
+    install("alignbench-odd", modules={"odd_plugin": GOOD}, methods={"My Method": "odd_plugin:RPO"})
+    assert "My Method" not in plugins.installed("methods")
+    assert plugins.unusable() == (
+        "alignbench-odd 1.0 gives the method 'My Method', which cannot be a name: "
+        "write lower-case letters, digits, '.', '_' and '-'",
+    )
+
+
+def test_what_a_distribution_requires_and_is_not_there_is_told(install) -> None:
+    site = install("alignbench-needy", methods={})
+    (file,) = site.glob("*.dist-info/METADATA")
+    needs = (
+        "torch>=99",
+        "nobody-has-this>=1",
+        "pydantic",
+        "tomli; python_version < '3'",
+        "rich; extra == 'x'",
+    )
+    file.write_text(file.read_text() + "".join(f"Requires-Dist: {one}\n" for one in needs))
+    first, second = plugins.unmet("alignbench-needy")
+    assert first.startswith("torch>=99 (there is ")
+    assert second == "nobody-has-this>=1 (not installed)"
+
+
 def test_the_digest_of_a_source_changes_with_the_source_and_with_nothing_else(install) -> None:
     site = install("mine", modules={"mine_plugin": GOOD}, methods={"rpo": "mine_plugin:RPO"})
     found = plugins.find("methods", "rpo")
@@ -187,3 +227,40 @@ print("torch" in sys.modules, "transformers" in sys.modules)
 """
     ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=root)
     assert ran.stdout == "False False\n"
+
+
+FAILING = """
+import json
+from alignbench import Sequence
+
+def own(): return 1 / 0
+def library(): return json.loads("{")
+def core(): return Sequence((1,), None).__len__()
+"""
+
+
+@pytest.mark.parametrize(
+    ("call", "line", "words"), [("own", 5, "ZeroDivisionError"), ("library", 6, "JSONDecodeError")]
+)
+def test_what_a_plugin_raises_is_told_as_the_plugins_with_its_file_and_line(
+    install, call, line, words
+) -> None:
+    install("alignbench-sad", "2.0", modules={"sad_plugin": FAILING}, methods={"sad": "sad_plugin:own"})
+    import sad_plugin  # pyright: ignore[reportMissingImports]
+
+    with pytest.raises((ZeroDivisionError, ValueError)) as caught:
+        getattr(sad_plugin, call)()
+    caught.value.add_note("row train-0-7")
+    said = str(plugins.blamed(caught.value))
+    assert said.startswith(f"alignbench-sad 2.0 failed: {words}: ")
+    assert said.endswith(f" (sad_plugin.py:{line}, row train-0-7); tell the authors of alignbench-sad")
+
+
+def test_what_the_core_raises_is_no_plugins(install) -> None:
+    install("alignbench-sad", modules={"sad_plugin": FAILING}, methods={"sad": "sad_plugin:own"})
+    import sad_plugin  # pyright: ignore[reportMissingImports]
+
+    with pytest.raises(TypeError) as caught:
+        sad_plugin.core()
+    assert plugins.blamed(caught.value) is None
+    assert plugins.blamed(PluginError("it says itself what is wrong")) is None

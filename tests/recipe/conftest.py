@@ -14,7 +14,7 @@ from alignbench.recipe.schema import Loaded
 LEARNER = '''
 from pydantic import Field, model_validator
 
-from alignbench import Label, Method, MethodConfig, Pair, Text, UnpairedPreference
+from alignbench import AdapterLabel, Label, Method, MethodConfig, Pair, Text, UnpairedPreference
 
 
 class Learner(Method):
@@ -58,6 +58,16 @@ class Digger(Searcher):
     on_decoders = False
 
 
+class Merger(Learner):
+    """Adds adapters. Source: this test."""
+
+    api = 2
+
+    class Config(Learner.Config):
+        labels: list[AdapterLabel] = []
+        asked: Label | None = None
+
+
 class Reader(Learner):
     """Reads plain text. Source: this test."""
 
@@ -82,6 +92,7 @@ def learners(install) -> None:
         "reader": "learner_plugin:Reader",
         "searcher": "learner_plugin:Searcher",
         "digger": "learner_plugin:Digger",
+        "merger": "learner_plugin:Merger",
     }
     install("learner-plugin", "2.1", modules={"learner_plugin": LEARNER}, methods=points)
 

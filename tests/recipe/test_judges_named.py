@@ -66,6 +66,42 @@ def test_a_judge_that_trains_may_not_evaluate(recipe, judge: str, evaluating: st
     assert "allow it: evaluation.allow" in said
 
 
+KEYWORDS = """
+from alignbench import Judge, Score, Settings
+
+class Keywords(Judge):
+    '''Counts words.'''
+
+    api = 2
+    trains = True
+
+    class Config(Settings):
+        words: list[str] = ["please"]
+
+    def score(self, prompts, answers):
+        return [Score(0.0) for _ in answers]
+"""
+
+
+def test_a_judge_with_other_fields_is_still_the_judge_that_trains(recipe, install):
+    install(
+        "keywords", modules={"keywords_plugin": KEYWORDS}, judges={"keywords": "keywords_plugin:Keywords"}
+    )
+    (said,) = problems(recipe, "judge: keywords", "judges: [gold, {keywords: {words: [thanks]}}]")
+    assert "'ours' learns from the judge" in said
+
+
+def test_reward_models_of_other_rows_or_other_weights_are_other_judges(recipe):
+    for block, evaluation in (
+        ("{reward-model: {train_on: train}}", "{reward-model: {train_on: held-out}}"),
+        ("{reward-model: {id: a/b}}", "{reward-model: {id: a/c}}"),
+    ):
+        loaded = load(
+            recipe(BLOCK.format(block=f"judge: {block}", evaluation=f"judges: [gold, {evaluation}]"))
+        )
+        assert "trained on its evaluation judge" not in str(resolve(loaded.recipe).labels["ours"].departures)
+
+
 def test_a_judge_that_is_allowed_to_is_printed_as_a_departure(recipe):
     text = BLOCK.format(block="judge: self", evaluation="judges: [gold, self], allow: [self]")
     loaded = load(recipe(text)).recipe

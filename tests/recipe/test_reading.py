@@ -172,6 +172,16 @@ def test_training_from_a_decoder_is_refused_before_anything_runs(problems, loade
     assert loaded(HEAD + f"methods: {blocks % 'searcher'}"), "one decoder may stand on another"
 
 
+def test_a_field_that_reads_weights_names_no_decoder(problems, loaded):
+    blocks = "{sft: {method: learner}, found: {method: searcher}, merger: {labels: [sft, %s], asked: found}}"
+    (said,) = problems(HEAD + f"methods: {blocks % 'found'}")
+    assert said.endswith(
+        "methods.merger.labels: 'merger' reads the weights of 'found', which is a decoder and has none; "
+        "name the label below that decoder"
+    )
+    assert loaded(HEAD + f"methods: {blocks % 'sft'}")
+
+
 def test_a_search_of_a_search_is_refused_where_the_method_says_that_it_cannot(problems, loaded):
     block = "found: {method: searcher}, next: {method: digger%s}"
     (said,) = problems(HEAD + f"methods: {{{block % ', start: found'}}}")

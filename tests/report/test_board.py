@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
+from io import StringIO
+
 import pytest
+from rich.console import Console
 
 from alignbench.report import leaderboard as leaderboards
-from alignbench.report import metrics, verdicts
+from alignbench.report import metrics, tables, terminal, verdicts
 from alignbench.report.leaderboard import leaderboard
 from alignbench.results import Cell, Comparison, LabelResult, Measured, MetricInfo, Results
 
@@ -25,6 +29,24 @@ def test_the_columns_are_reward_win_rate_kl_and_length(results: Results):
         "KL from base",
         "length",
     ]
+
+
+def test_the_metric_of_a_plugin_has_a_column_in_every_table(results: Results):
+    measured = {"distinct_words": Measured(value=0.5)}
+    ours = results.model_copy(
+        update={
+            "metrics": {**results.metrics, "distinct_words": MetricInfo(plugin=True)},
+            "labels": tuple(
+                label.model_copy(update={"metrics": {**label.metrics, **measured}})
+                for label in results.labels
+            ),
+        }
+    )
+    assert [column.title for column in leaderboard(ours).columns][-2:] == ["length", "distinct words"]
+    console = Console(file=StringIO(), width=200)
+    terminal.show(ours, console)
+    for shown in (console.file.getvalue(), tables.markdown(ours), tables.csv(ours)):
+        assert re.search("distinct[ _]words", shown)
 
 
 def test_a_run_without_reward_is_led_by_its_first_judged_metric():

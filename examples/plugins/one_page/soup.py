@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from alignbench import Label, Method, MethodConfig, PluginError, Policy, Run
+from alignbench import AdapterLabel, Method, MethodConfig, PluginError, Policy, Run
 
 
 class Soup(Method):
@@ -17,7 +17,7 @@ class Soup(Method):
     class Config(MethodConfig):
         """What is mixed."""
 
-        labels: list[Label] = []
+        labels: list[AdapterLabel] = []
         """Labels whose adapters are averaged, the start's own if there are none."""
 
     def align(self, run: Run) -> Policy:

@@ -2,20 +2,110 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from alignbench import Demonstration, Method, MethodConfig, Pair, Policy, Run
+from alignbench import (
+    Demonstration,
+    Method,
+    MethodConfig,
+    NamedJudge,
+    NamedReward,
+    Pair,
+    Policy,
+    Prompt,
+    Row,
+    Run,
+    UnpairedPreference,
+)
+from alignbench_trl.source import check_fields, taken_by
+
+SHARED = frozenset(
+    {
+        "gradient_accumulation_steps",
+        "learning_rate",
+        "logging_steps",
+        "lr_scheduler_type",
+        "max_grad_norm",
+        "max_length",
+        "max_steps",
+        "num_train_epochs",
+        "optim",
+        "output_dir",
+        "per_device_train_batch_size",
+        "seed",
+        "train_sampling_strategy",
+        "warmup_steps",
+    }
+)
+"""Fields that the recipe or the contract sets for all methods."""
+DRAWN = frozenset(
+    {
+        "generation_batch_size",
+        "num_iterations",
+        "shuffle_dataset",
+        "steps_per_generation",
+    }
+)
+"""Fields that say which prompts a step answers: those of all methods, once each."""
+ROWS: dict[str, type[Row]] = {
+    "demonstrations": Demonstration,
+    "pairs": Pair,
+    "unpaired": UnpairedPreference,
+    "prompts": Prompt,
+}
+"""Views by their names in a recipe."""
 
 
 class TRLConfig(MethodConfig):
     """What is given to TRL's trainer."""
 
+    trained_by: ClassVar[str] = ""
+    """The trainer, where it is no field."""
     learning_rate: float = Field(1e-5, gt=0, le=1)
     """Peak learning rate of the adapter."""
     args: dict[str, Any] = {}
     """Further fields of TRL's config, such as `{loss_type: [ipo]}`; those that the recipe sets for all are refused."""
+
+    @model_validator(mode="after")
+    def _known_settings(self) -> Self:
+        trainer = getattr(self, "trainer", self.trained_by)
+        for names, said in (
+            (SHARED, "which the recipe sets for all methods; set it there"),
+            (DRAWN, "but the prompts of a step are those of all methods, once each"),
+            (self.given().keys(), "which is a field of the method; set it there"),
+        ):
+            if taken := sorted(names & self.args.keys()):
+                raise ValueError(f"args sets {', '.join(taken)}, {said}")
+        check_fields(trainer, self.args)
+        return self
+
+    def given(self) -> dict[str, Any]:
+        """Return the fields of TRL's config that fields of the method set."""
+        return {"beta": self.beta} if hasattr(self, "beta") else {}
+
+
+class Rewarded(TRLConfig):
+    """What is rewarded, and how the answers are drawn."""
+
+    judge: NamedJudge | None = None
+    """Whose scores are the reward. With no `rewards` either: a reward model of the training rows."""
+    rewards: list[NamedReward] = []
+    """Reward functions, added to the judge's score where one is named: `length`, `{regex: {pattern: ...}}`."""
+    answers: int = Field(8, ge=2)
+    """Answers to each prompt, its group; the recipe's batch counts prompts."""
+    temperature: float = Field(1.0, gt=0)
+    """Of the answers, and of every log-probability taken of them."""
+    max_new_tokens: int = Field(256, ge=1)
+    """Tokens after which an answer is cut."""
+
+    def given(self) -> dict[str, Any]:
+        return super().given() | {
+            "num_generations": self.answers,
+            "temperature": self.temperature,
+            "max_completion_length": self.max_new_tokens,
+        }
 
 
 class TRLSFT(Method):
@@ -29,6 +119,8 @@ class TRLSFT(Method):
 
     class Config(TRLConfig):
         """What is given to TRL's trainer."""
+
+        trained_by = "SFTTrainer"
 
     def align(self, run: Run) -> Policy:
         from alignbench_trl.trainers import train_sft
@@ -48,6 +140,7 @@ class TRLDPO(Method):
     class Config(TRLConfig):
         """What is given to TRL's trainer."""
 
+        trained_by = "DPOTrainer"
         beta: float = Field(0.1, gt=0)
         """Strength of the pull to the start."""
 
@@ -55,3 +148,123 @@ class TRLDPO(Method):
         from alignbench_trl.trainers import train_dpo
 
         return train_dpo(run, self.config)
+
+
+class TRLKTO(Method):
+    """KTO by `trl.KTOTrainer` on the shared token ids; its KL is that of the rows of a step.
+
+    Source: https://huggingface.co/docs/trl/kto_trainer
+    """
+
+    api = 2
+    consumes = (UnpairedPreference,)
+
+    class Config(TRLConfig):
+        """What is given to TRL's trainer."""
+
+        trained_by = "KTOTrainer"
+        beta: float = Field(0.1, gt=0)
+        """Strength of the pull to the start."""
+
+    def align(self, run: Run) -> Policy:
+        from alignbench_trl.trainers import train_kto
+
+        return train_kto(run, self.config)
+
+
+class OfGroups(Method):
+    """What TRL's methods of groups share: they read prompts, and comparisons where a reward model is trained."""
+
+    api = 2
+    consumes = (Prompt,)
+
+    def reads(self) -> tuple[type[Row], ...]:
+        return (Prompt, Pair) if trains_a_reward_model(self.config) else (Prompt,)
+
+    def align(self, run: Run) -> Policy:
+        from alignbench_trl.groups import train_groups
+
+        return train_groups(run, self.config, self.config.trained_by)
+
+
+class TRLGRPO(OfGroups):
+    """GRPO by `trl.GRPOTrainer`, which draws its answers itself; rewards are those of `grpo`.
+
+    Source: https://huggingface.co/docs/trl/grpo_trainer
+    """
+
+    api = 2
+
+    class Config(Rewarded):
+        """What is given to TRL's trainer."""
+
+        trained_by = "GRPOTrainer"
+        beta: float = Field(0.04, ge=0)
+        """Weight of the KL from the start; 0 computes none."""
+
+
+class TRLRLOO(OfGroups):
+    """RLOO by `trl.RLOOTrainer`, which draws its answers itself; rewards are those of `rloo`.
+
+    Source: https://huggingface.co/docs/trl/rloo_trainer
+    """
+
+    api = 2
+
+    class Config(Rewarded):
+        """What is given to TRL's trainer."""
+
+        trained_by = "RLOOTrainer"
+        answers: int = Field(4, ge=2)
+        """Answers to each prompt, its group; the recipe's batch counts prompts."""
+        beta: float = Field(0.05, ge=0)
+        """Reward lost for each nat of KL from the start; 0 computes none."""
+
+
+class TRLTrainer(Method):
+    """Any trainer of TRL by its name, on rows that it tokenises itself.
+
+    Source: https://huggingface.co/docs/trl
+    """
+
+    api = 2
+    consumes = (Pair,)
+
+    class Config(Rewarded):
+        """Which trainer, and what it is given."""
+
+        trainer: str = "DPOTrainer"
+        """Its name in TRL: `DPOTrainer`, `experimental.orpo.ORPOTrainer`."""
+        rows: Literal["demonstrations", "pairs", "unpaired", "prompts"] = "pairs"
+        """What it learns from; `prompts`: its own answers, with the rewards of `judge` and `rewards`."""
+
+        @model_validator(mode="after")
+        def _rows_it_reads(self) -> Self:
+            if taken_by(self.trainer).rewards != (self.rows == "prompts"):
+                reads = "prompts" if taken_by(self.trainer).rewards else "answers, and no prompts alone"
+                raise ValueError(f"{self.trainer} learns from {reads}; rows is '{self.rows}'")
+            return self
+
+        def given(self) -> dict[str, Any]:
+            return super().given() if self.rows == "prompts" else {}
+
+    def reads(self) -> tuple[type[Row], ...]:
+        if self.config.rows == "prompts" and trains_a_reward_model(self.config):
+            return (Prompt, Pair)
+        return (ROWS[self.config.rows],)
+
+    def align(self, run: Run) -> Policy:
+        if self.config.rows == "prompts":
+            from alignbench_trl.groups import train_groups
+
+            return train_groups(run, self.config, self.config.trainer)
+        from alignbench_trl.trainers import train_any
+
+        return train_any(run, self.config, ROWS[self.config.rows])
+
+
+def trains_a_reward_model(config: Rewarded) -> bool:
+    """Return whether the reward is that of a model of the training rows."""
+    judge = config.judge
+    own = judge is not None and judge.name == "reward-model" and judge.config.get("train_on") == "train"
+    return own or (judge is None and not config.rewards)

@@ -2,37 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import importlib
+import os
+from collections.abc import Callable, Iterator, Mapping
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 from datasets import Dataset
-from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer  # pyright: ignore[reportPrivateImportUsage]
-
-from alignbench import Demonstration, Pair, PluginError, Policy, Rows, Run
-from alignbench.integrations import callback
-
-SHARED = (
-    "gradient_accumulation_steps",
-    "learning_rate",
-    "logging_steps",
-    "lr_scheduler_type",
-    "max_grad_norm",
-    "max_length",
-    "max_steps",
-    "num_train_epochs",
-    "optim",
-    "output_dir",
-    "per_device_train_batch_size",
-    "seed",
-    "train_sampling_strategy",
-    "warmup_steps",
+from trl import (
+    DPOConfig,  # pyright: ignore[reportPrivateImportUsage]
+    DPOTrainer,  # pyright: ignore[reportPrivateImportUsage]
+    KTOConfig,  # pyright: ignore[reportPrivateImportUsage]
+    KTOTrainer,  # pyright: ignore[reportPrivateImportUsage]
+    SFTConfig,  # pyright: ignore[reportPrivateImportUsage]
+    SFTTrainer,  # pyright: ignore[reportPrivateImportUsage]
 )
-"""Fields that the recipe, the method's own or the contract sets."""
+
+from alignbench import (
+    Demonstration,
+    Pair,
+    PluginError,
+    Policy,
+    Prompt,
+    Ranking,
+    Row,
+    Rows,
+    Run,
+    UnpairedPreference,
+)
+from alignbench.integrations import callback
+from alignbench_trl.source import taken_by
+
 OPTIMIZERS = {"adamw": "adamw_torch", "adamw-8bit": "adamw_bnb_8bit"}
-NOT_OF_THE_STEP = ("entropy", "logits/chosen", "logits/rejected", "mean_token_accuracy", "num_tokens")
+NOT_OF_THE_STEP = (
+    "entropy",
+    "logits/chosen",
+    "logits/rejected",
+    "mean_token_accuracy",
+    "num_tokens",
+    "step_time",
+)
 """Numbers that TRL averages over micro-batches, whatever their tokens, or counts from the start of its process."""
+UNCUT = 2**20
+"""More tokens than a row has: the recipe has dropped those that are too long."""
+Columns = Callable[[Any], Mapping[str, Any]]
 Make = Callable[..., Any]
 
 
@@ -50,7 +64,7 @@ def train_sft(run: Run, config: Any) -> Policy:
         nothing = Dataset.from_dict({"input_ids": [[0]], "labels": [[0]]})
         return SFTTrainer(model, settings, train_dataset=nothing, processing_class=tokenizer, **more)
 
-    return _train(run, config, run.rows(Demonstration), columns, make)
+    return train(run, config, run.rows(Demonstration), columns, make)
 
 
 def train_dpo(run: Run, config: Any) -> Policy:
@@ -64,32 +78,170 @@ def train_dpo(run: Run, config: Any) -> Policy:
         }
 
     def make(model: Any, tokenizer: Any, args: dict[str, Any], **more: Any) -> DPOTrainer:
-        settings = DPOConfig(**args, beta=config.beta, max_length=None)
+        settings = DPOConfig(**args, max_length=None)
         nothing = Dataset.from_dict({"prompt": ["a"], "chosen": ["a"], "rejected": ["a"]})
         return DPOTrainer(model, args=settings, train_dataset=nothing, processing_class=tokenizer, **more)
 
-    return _train(run, config, run.rows(Pair), columns, make)
+    return train(run, config, run.rows(Pair), columns, make)
 
 
-def _train(
-    run: Run, config: Any, rows: Rows[Any], columns: Callable[[Any], Mapping[str, Any]], make: Make
-) -> Policy:
-    """Train a copy of the start, and return it."""
-    if taken := [name for name in config.args if name in SHARED]:
-        raise PluginError(
-            f"args sets {', '.join(taken)}, which the recipe sets for all methods", "set it there"
+def train_kto(run: Run, config: Any) -> Policy:
+    """Train the start's copy with `trl.KTOTrainer`, a step in one forward: the rows of a forward give its KL."""
+
+    def columns(row: UnpairedPreference) -> dict[str, Any]:
+        return {
+            "prompt_ids": list(row.prompt_ids),
+            "completion_ids": list(row.response_ids),
+            "label": row.desirable,
+        }
+
+    def make(model: Any, tokenizer: Any, args: dict[str, Any], **more: Any) -> KTOTrainer:
+        settings = KTOConfig(**args, max_length=None)
+        nothing = Dataset.from_dict({"prompt": ["a", "a"], "completion": ["a", "b"], "label": [True, False]})
+        trainer = KTOTrainer(model, args=settings, train_dataset=nothing, processing_class=tokenizer, **more)
+        if trainer.calculate_KL:
+            trainer.data_collator = _Mismatched(trainer.data_collator)
+        return trainer
+
+    return train(run, config, run.rows(UnpairedPreference), columns, make, together=True)
+
+
+class _Mismatched:
+    """Gives each prompt the answer of the row before it in the step, as TRL does where it prepares the rows."""
+
+    def __init__(self, collate: Callable[[list[dict[str, Any]]], Any]):
+        self.collate = collate
+
+    def __call__(self, rows: list[dict[str, Any]]) -> Any:
+        answers = [row["completion_ids"] for row in rows]
+        others = [answers[-1], *answers[:-1]]
+        return self.collate(
+            [{**row, "KL_completion_ids": other} for row, other in zip(rows, others, strict=True)]
         )
+
+
+# --- any trainer --------------------------------------------------------------------------------------------
+
+
+def train_any(run: Run, config: Any, view: type[Row]) -> Policy:
+    """Train the start's copy with a trainer named by the recipe, which tokenises the rows itself."""
+    rows = run.rows(view)
+    known = dict(_possible(run, rows, view))
+    prepared: dict[tuple[str, ...], Mapping[str, Any]] = {}
+
+    def columns(row: Any) -> Mapping[str, Any]:
+        return prepared[_key(row)]
+
+    def make(model: Any, tokenizer: Any, args: dict[str, Any], **more: Any) -> Any:
+        kind, settings = named(config.trainer)
+        records = Dataset.from_list(list(known.values()))
+        if "max_length" in taken_by(config.trainer).fields:
+            args = {**args, "max_length": UNCUT}
+        trainer = kind(
+            model=model, args=settings(**args), train_dataset=records, processing_class=tokenizer, **more
+        )
+        made: Any = trainer.train_dataset
+        if len(made) != len(known):
+            raise PluginError(
+                f"{config.trainer} made {len(made)} rows of {len(known)}: the order of all methods is lost",
+                "switch off in args whatever drops, splits or packs rows",
+            )
+        prepared.update(zip(known, made, strict=True))
+        return trainer
+
+    run.record.departure("token ids", "the shared ones", "as TRL makes them")
+    # What a trainer takes the mean of is not known here: a step is one forward.
+    return train(run, config, rows, columns, make, together=True)
+
+
+def named(trainer: str) -> tuple[Any, Any]:
+    """Return a trainer of TRL and its config by the trainer's name."""
+    os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
+    folder, _, name = trainer.rpartition(".")
+    module = importlib.import_module(f"trl.{folder}" if folder else "trl")
+    return getattr(module, name), getattr(module, name.removesuffix("Trainer") + "Config")
+
+
+def messages(row: Prompt) -> list[dict[str, str]]:
+    """Return a prompt as TRL reads it."""
+    return [dict(turn) for turn in row.prompt]
+
+
+def _possible(run: Run, rows: Rows[Any], view: type[Row]) -> Iterator[tuple[tuple[str, ...], dict[str, Any]]]:
+    """Yield every row that an epoch may have, as TRL reads it, by its key: a ranking draws a pair for each epoch."""
+
+    def said(answer: str) -> list[dict[str, str]]:
+        return [{"role": "assistant", "content": answer}]
+
+    def of_pair(row: Prompt, chosen: str, rejected: str) -> Iterator[tuple[tuple[str, ...], dict[str, Any]]]:
+        prompt = {"prompt": messages(row)}
+        if view is Pair:
+            yield (row.id, chosen, rejected), prompt | {"chosen": said(chosen), "rejected": said(rejected)}
+        elif view is Demonstration:
+            yield (row.id, chosen), prompt | {"completion": said(chosen)}
+        else:
+            yield (row.id, chosen, "good"), prompt | {"completion": said(chosen), "label": True}
+            yield (row.id, rejected, "bad"), prompt | {"completion": said(rejected), "label": False}
+
+    if {_key(row) for row in rows.epoch(1)} != {_key(row) for row in rows}:
+        for row in run.rows(Ranking):
+            for better, worse, _ in row.comparisons():
+                yield from of_pair(row, row.answers[better], row.answers[worse])
+        return
+    for row in rows:
+        if isinstance(row, Pair):
+            yield from of_pair(row, row.chosen, row.rejected)
+        else:
+            label = {"label": row.desirable} if isinstance(row, UnpairedPreference) else {}
+            yield _key(row), {"prompt": messages(row), "completion": said(row.response), **label}
+
+
+def _key(row: Any) -> tuple[str, ...]:
+    if isinstance(row, Pair):
+        return (row.id, row.chosen, row.rejected)
+    kind = ("good" if row.desirable else "bad",) if isinstance(row, UnpairedPreference) else ()
+    return (row.id, row.response, *kind)
+
+
+# --- what all share -----------------------------------------------------------------------------------------
+
+
+def train(
+    run: Run,
+    config: Any,
+    rows: Rows[Any],
+    columns: Columns,
+    make: Make,
+    *,
+    together: bool = False,
+    answers: int = 1,
+) -> Policy:
+    """Train a copy of the start, and return it.
+
+    `together`: a step is one forward, whatever the micro-batch is. `answers`: how many the trainer draws to each
+    prompt, of which its batches consist then.
+    """
     run.record.departure("trainer", "alignbench's", "TRL's")
-    policy = run.adapt()
+    policy = run.adapt(dropout=answers == 1)
     with TemporaryDirectory() as folder, run.borrow(policy) as (model, tokenizer):
         leading = callback(run, rows, leave_out=NOT_OF_THE_STEP)
+        settings = _settings(run, together=together)
+        settings["per_device_train_batch_size"] *= answers
+        # A step of groups is whole: TRL deals them out by their number.
+        steps = leading.steps if answers == 1 else leading.whole_steps
         args = {
-            **_settings(run),
+            **settings,
             "learning_rate": config.learning_rate,
-            "max_steps": leading.steps,
+            "max_steps": steps,
             "output_dir": folder,
+            **config.given(),
             **config.args,
         }
+        if not steps:
+            raise PluginError(
+                f"a step answers {run.batch} prompts, and a budget of {run.budget} has fewer",
+                "raise the budget, or lower training.batch",
+            )
         trainer = make(model, tokenizer, args, callbacks=[leading])
         # TRL tokenises what it is given when it is made; these rows are tokenised already.
         trainer.train_dataset = leading.dataset(columns)
@@ -97,10 +249,10 @@ def _train(
     return policy
 
 
-def _settings(run: Run) -> dict[str, Any]:
+def _settings(run: Run, *, together: bool) -> dict[str, Any]:
     """Return the recipe's settings as TRL names them."""
     shared: Any = run.training
-    most = run.batch if shared.micro_batch == "auto" else min(shared.micro_batch, run.batch)
+    most = run.batch if shared.micro_batch == "auto" or together else min(shared.micro_batch, run.batch)
     forward = next(size for size in range(most, 0, -1) if run.batch % size == 0)
     return {
         "per_device_train_batch_size": forward,

@@ -3,21 +3,66 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import subprocess
+import sys
 
 import pytest
+from pydantic import ValidationError
 from torch.nn import Dropout
 
-from alignbench import Pair, PluginError, layout
+from alignbench import Pair, layout, plugins
 from alignbench.recipe.resolve import resolve
 from alignbench.testing import MethodSuite
 from alignbench.worker.borrow import borrowed
 
 
-class TestTRLSFT(MethodSuite):
+class Laws(MethodSuite):
+    tokens = 10_000
+    """TRL's steps are slow, and these methods measure nothing before they train."""
+
+    @pytest.fixture(autouse=True)
+    def _some_in_the_short_version(self, request):
+        """All laws for one trainer on given rows and for one that draws its own; what the others add, for them."""
+        whole = os.environ.get("TESTS") == "long" or self.method in ("trl-dpo", "trl-grpo")
+        if not whole and not any(law in request.node.name for law in OF_EACH):
+            pytest.skip("in the long version: make examples")
+
+
+OF_EACH = ("short_run", "killed", "counted_once", "micro_batch", "the_same_seed", "depends_on_its_prompt")
+"""Laws that rest on what a trainer does, and not on what leads it."""
+
+
+class TestTRLSFT(Laws):
     method = "trl-sft"
 
 
-class TestTRLDPO(MethodSuite):
+class TestTRLKTO(Laws):
+    method = "trl-kto"
+
+
+class TestTRLGRPO(Laws):
+    method = "trl-grpo"
+    config = {"rewards": ["length"], "answers": 2, "max_new_tokens": 6, "learning_rate": 1e-3}
+
+    def test_it_reads_prompts_and_counts_a_group_as_one(self, aligned):
+        ledger = aligned[0].ledger
+        assert (ledger.account.steps, ledger.account.rows, ledger.cost.comparisons) == (2, 16, 0)
+        assert ledger.cost.generated_tokens > 0
+
+
+class TestTRLRLOO(Laws):
+    method = "trl-rloo"
+    config = {"rewards": ["length"], "answers": 2, "max_new_tokens": 6, "learning_rate": 1e-3}
+
+
+class TestAnyTrainer(Laws):
+    method = "trl"
+    config = {"trainer": "experimental.orpo.ORPOTrainer", "args": {"beta": 0.2}}
+
+
+class TestTRLDPO(Laws):
     method = "trl-dpo"
 
     def test_the_network_is_as_before(self, session, aligned):
@@ -116,13 +161,42 @@ class TestTRLDPO(MethodSuite):
         assert costs["trl-dpo"].train_tokens == sum(each), "TRL computes a prompt once for each answer"
         assert costs["trl-dpo"].scored_tokens == sum(each), "and the reference likewise"
 
-    def test_a_field_that_the_recipe_sets_is_refused(self, session, monkeypatch):
-        recipe = type(session.recipe).model_validate(
-            {
-                **session.recipe.model_dump(exclude_unset=True),
-                "methods": {"tried": {"method": "trl-dpo", "args": {"max_steps": 3}}},
-            }
-        )
-        monkeypatch.setattr(session, "plan", resolve(recipe))
-        with pytest.raises(PluginError, match="args sets max_steps"):
-            self._align(session, "refused")
+
+@pytest.mark.parametrize(
+    ("method", "fields", "words"),
+    [
+        ("trl-dpo", {"args": {"max_steps": 3}}, "args sets max_steps, which the recipe sets for all methods"),
+        ("trl-dpo", {"args": {"beta": 3}}, "args sets beta, which is a field of the method"),
+        (
+            "trl-dpo",
+            {"args": {"los_type": ["ipo"]}},
+            "DPOTrainer has no setting los_type; did you mean loss_type?",
+        ),
+        ("trl-grpo", {"args": {"num_iterations": 2}}, "the prompts of a step are those of all methods"),
+        ("trl", {"trainer": "ORPOTrainer"}, "has no trainer ORPOTrainer"),
+        ("trl", {"trainer": "experimental.orpo.ORPTrainer"}, "did you mean ORPOTrainer?"),
+        ("trl", {"trainer": "orpo.ORPOTrainer"}, "write DPOTrainer or experimental.orpo.ORPOTrainer"),
+        ("trl", {"trainer": "RewardTrainer"}, "trains a reward model, which answers nothing"),
+        ("trl", {"trainer": "DistillationTrainer"}, "works with teacher_model"),
+        ("trl", {"trainer": "experimental.tpo.TPOTrainer"}, "reads a third answer of each row"),
+        (
+            "trl",
+            {"trainer": "experimental.online_dpo.OnlineDPOTrainer"},
+            "draws its answers otherwise than GRPO",
+        ),
+        ("trl", {"trainer": "GRPOTrainer"}, "learns from prompts; rows is 'pairs'"),
+        ("trl", {"trainer": "DPOTrainer", "rows": "prompts"}, "learns from answers"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_anything_is_loaded(method, fields, words):
+    kind = plugins.load("methods", method)
+    with pytest.raises(ValidationError, match=re.escape(words)):
+        kind.Config.model_validate(fields)
+
+
+def test_a_recipe_is_checked_without_torch():
+    program = (
+        "import sys; from alignbench_trl.source import taken_by; "
+        "taken_by('experimental.gmpo.GMPOTrainer'); assert not {'torch', 'trl'} & sys.modules.keys()"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)

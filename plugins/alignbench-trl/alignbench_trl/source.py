@@ -1,0 +1,142 @@
+"""What TRL's trainers take, read from their source: a recipe is checked without importing TRL, and so without torch."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+
+LED = {"model", "args", "train_dataset", "processing_class", "callbacks"}
+"""Parameters by which a trainer is given everything: network, settings, rows, tokenizer, and what leads it."""
+REFUSED = {
+    "RewardTrainer": "trains a reward model, which answers nothing; rlhf, grpo and trl-grpo train one of their own",
+    "SDFTTrainer": "reads a privileged context of each prompt, which no view of the rows has",
+    "SDPOTrainer": "reads a privileged context of each prompt, which no view of the rows has",
+    "TPOTrainer": "reads a third answer of each row, which no view of the rows has",
+}
+GROUPED = {"num_generations", "steps_per_generation", "shuffle_dataset"}
+"""Fields by which a trainer is told what answers to draw."""
+
+
+@dataclass(frozen=True)
+class Taken:
+    """What a trainer takes."""
+
+    rewards: bool
+    """Whether it is given reward functions, and so prompts alone."""
+    fields: frozenset[str]
+    """Names in its config."""
+
+
+@cache
+def taken_by(trainer: str) -> Taken:
+    """Return what a trainer takes, by its name in TRL: `DPOTrainer`, `experimental.orpo.ORPOTrainer`.
+
+    Raises ValueError where there is no such trainer, or where it cannot be a method.
+    """
+    *folder, name = trainer.split(".")
+    if folder and folder[0] != "experimental":
+        raise ValueError(f"'{trainer}' is no place in TRL: write DPOTrainer or experimental.orpo.ORPOTrainer")
+    classes = _classes("/".join(folder) or "trainer")
+    known = sorted(one for one in classes if one.endswith("Trainer") and not one.startswith("_"))
+    if name not in known:
+        near = get_close_matches(name, known, 1)
+        there = f"did you mean {near[0]}?" if near else f"there are {', '.join(known) or 'none'}"
+        raise ValueError(f"TRL {_version()} has no trainer {trainer}; {there}")
+    if name in REFUSED:
+        raise ValueError(f"{name} {REFUSED[name]}")
+    classes = _classes("trainer") | classes
+    inits = list(_functions(name, classes))
+    parameters = {one.arg: one for init in inits for one in (*init.args.args, *init.args.kwonlyargs)}
+    if missing := sorted(LED - parameters.keys()):
+        raise ValueError(f"{name} does not take {', '.join(missing)}, by which a trainer is led")
+    needed = _required(inits[0]) - LED - {"self", "reward_funcs"}
+    teachers = {one for one in parameters if "teacher" in one or one in ("rollout_worker", "weight_transfer")}
+    if needed | teachers:
+        raise ValueError(
+            f"{name} works with {', '.join(sorted(needed | teachers))}, which a recipe cannot give it"
+        )
+    config = ast.unparse(parameters["args"].annotation or ast.Constant(None)).strip("'\"").partition(" ")[0]
+    if config not in classes:
+        config = name.removesuffix("Trainer") + "Config"
+    taken = Taken("reward_funcs" in parameters, frozenset(_fields(config, classes | _settings())))
+    if taken.rewards and (unknown := GROUPED - taken.fields):
+        raise ValueError(
+            f"{name} draws its answers otherwise than GRPO: it has no {', '.join(sorted(unknown))}"
+        )
+    return taken
+
+
+def check_fields(trainer: str, names: Mapping[str, object]) -> None:
+    """Raise ValueError where the trainer's config has no such field."""
+    fields = taken_by(trainer).fields
+    for name in names:
+        if name not in fields:
+            near = get_close_matches(name, fields, 1)
+            said = f"; did you mean {near[0]}?" if near else ""
+            raise ValueError(f"{trainer.rpartition('.')[2]} has no setting {name}{said}")
+
+
+def _package(name: str) -> Path:
+    spec = find_spec(name)  # of a top-level package, this imports nothing
+    if spec is None or spec.origin is None:
+        raise ValueError(f"{name} is not installed: pip install alignbench-trl")
+    return Path(spec.origin).parent
+
+
+def _version() -> str:
+    from importlib.metadata import version
+
+    return version("trl")
+
+
+@cache
+def _classes(folder: str) -> Mapping[str, ast.ClassDef]:
+    """Return the classes of a folder of TRL by name."""
+    return {
+        one.name: one
+        for file in sorted((_package("trl") / folder).glob("*.py"))
+        for one in ast.parse(file.read_text(encoding="utf-8")).body
+        if isinstance(one, ast.ClassDef)
+    }
+
+
+@cache
+def _settings() -> Mapping[str, ast.ClassDef]:
+    file = _package("transformers") / "training_args.py"
+    found = ast.parse(file.read_text(encoding="utf-8")).body
+    return {one.name: one for one in found if isinstance(one, ast.ClassDef)}
+
+
+def _line(name: str, classes: Mapping[str, ast.ClassDef]) -> Iterator[ast.ClassDef]:
+    """Yield a class and what it inherits, as far as the source is here."""
+    if name in classes:
+        yield classes[name]
+        for base in classes[name].bases:
+            yield from _line(ast.unparse(base).rpartition(".")[2], classes)
+
+
+def _functions(name: str, classes: Mapping[str, ast.ClassDef]) -> Iterator[ast.FunctionDef]:
+    """Yield the `__init__` of a class, and of those it inherits from where it passes further arguments on."""
+    for one in _line(name, classes):
+        for found in one.body:
+            if isinstance(found, ast.FunctionDef) and found.name == "__init__":
+                yield found
+                if found.args.kwarg is None:
+                    return
+
+
+def _required(init: ast.FunctionDef) -> set[str]:
+    arguments = init.args.args
+    return {one.arg for one in arguments[: len(arguments) - len(init.args.defaults)]}
+
+
+def _fields(config: str, classes: Mapping[str, ast.ClassDef]) -> Iterator[str]:
+    for one in _line(config, classes):
+        for found in one.body:
+            if isinstance(found, ast.AnnAssign) and isinstance(found.target, ast.Name):
+                yield found.target.id

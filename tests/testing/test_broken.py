@@ -1,0 +1,199 @@
+"""Plugins that break a law fail their suite, with a sentence that names the law."""
+
+from __future__ import annotations
+
+import inspect
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from alignbench import layout, plugins
+from alignbench.errors import PluginError
+from alignbench.recipe.resolve import resolve
+from alignbench.recipe.schema import Recipe
+from alignbench.testing import JudgeSuite, MethodSuite, SourceSuite
+from alignbench.testing.sessions import open_session
+from alignbench.worker.session import Session
+
+BROKEN = Path(__file__).parent / "broken"
+ROWS = {"budget": {"rows": 12}}
+
+METHODS: list[tuple[str, str, dict[str, Any], str]] = [
+    (
+        "second_training",
+        "a_short_run_answers_every_prompt",
+        {},
+        "has spent its budget of 2 steps, and trains again",
+    ),
+    ("mean_for_share", "its_first_step_is_the_same_whatever_the_micro_batch_is", {}, "micro-batch"),
+    ("padding_in_the_loss", "its_first_step_is_the_same_whatever_the_micro_batch_is", {}, "micro-batch"),
+    (
+        "optimiser_of_its_own",
+        "no_weight_changes_outside_of_a_training",
+        {},
+        "changed weights without a training",
+    ),
+    (
+        "training_of_its_own",
+        "no_weight_changes_outside_of_a_training",
+        {},
+        "with gradient outside of run.train",
+    ),
+    ("budget_ignored", "all_its_trainings_together_keep_the_budget", ROWS, "more than its budget"),
+    ("forward_patched", "the_base_is_untouched", {}, "left modules of the base patched"),
+    ("seed_ignored", "another_seed_trains_another_policy", {}, "does not depend on the seed"),
+    ("key_ignored", "an_answer_depends_on_its_prompt_and_the_key_alone", {}, "does not depend on the key"),
+    ("noise_by_place", "an_answer_depends_on_its_prompt_and_the_key_alone", {}, "depends on its place"),
+    (
+        "noise_by_company",
+        "an_answer_depends_on_its_prompt_and_the_key_alone",
+        {},
+        "depends on the other prompts",
+    ),
+    (
+        "equal_samples",
+        "an_answer_depends_on_its_prompt_and_the_key_alone",
+        {},
+        "all samples of a prompt are equal",
+    ),
+    ("wrong_cost", "what_its_answers_cost_is_what_it_computed", {}, r"its answers name \d+ tokens of \d+"),
+    ("restored_otherwise", "a_saved_policy_equals_the_one_that_was_saved", {}, "restored, it"),
+    ("home_folder", "it_writes_nothing_outside_its_folder", {}, "wrote to the home folder"),
+    (
+        "start_changed",
+        "it_starts_from_its_start_and_leaves_that_alone",
+        {},
+        "changed the weights of its start",
+    ),
+    ("start_ignored", "it_starts_from_its_start_and_leaves_that_alone", {}, "did not start from its start"),
+    ("validation_rows", "it_learned_from_training_rows_and_rows_it_declared", {}, "are no training rows"),
+]
+"""The plugin, the law that it breaks, further arguments of the law, and the sentence."""
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Session:
+    """The session of a suite, whatever its method is."""
+
+    class Any_(MethodSuite):
+        method = "dpo"
+
+    return open_session(tmp_path_factory.mktemp("broken"), Any_.recipe())
+
+
+@pytest.fixture
+def broken(install, prepared: Session, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], MethodSuite]:
+    """Install a broken method, and return its suite with a session that holds it."""
+
+    def open(name: str) -> MethodSuite:
+        modules = {one: (BROKEN / f"{one}.py").read_text() for one in ("honest", name)}
+        install(
+            f"broken-{name}", modules=modules, methods={name: f"{name}:Broken", "honest": "honest:Honest"}
+        )
+
+        class Suite(MethodSuite):
+            method = name
+
+        monkeypatch.setattr(prepared, "plan", resolve(Recipe.model_validate(Suite.recipe())))
+        prepared.__dict__.pop("_base", None)
+        shutil.rmtree(prepared.run / layout.CELLS, ignore_errors=True)
+        return Suite()
+
+    return open
+
+
+def held(suite: MethodSuite, session: Session, law: str, **given: Any) -> None:
+    """Call a law of a suite with what it asks for."""
+    function = getattr(suite, f"test_{law}")
+    wanted = inspect.signature(function).parameters
+    if "aligned" in wanted:
+        given["aligned"] = suite._align(session, f"first-{suite.method}-{law}")
+    function(**{name: given.get(name, session) for name in wanted})
+
+
+@pytest.mark.parametrize(("name", "law", "given", "sentence"), METHODS, ids=[one[0] for one in METHODS])
+def test_a_method_that_breaks_a_law_fails_its_suite(
+    name, law, given, sentence, broken, prepared, tmp_path, monkeypatch
+):
+    suite = broken(name)
+    with pytest.raises((AssertionError, PluginError), match=sentence):
+        held(suite, prepared, law, tmp_path=tmp_path, monkeypatch=monkeypatch, **given)
+
+
+@pytest.mark.parametrize("law", sorted({one[1] for one in METHODS}))
+def test_what_the_broken_ones_are_made_of_keeps_the_law(law, broken, prepared, tmp_path, monkeypatch):
+    held(broken("honest"), prepared, law, tmp_path=tmp_path, monkeypatch=monkeypatch, **ROWS)
+
+
+def test_the_row_that_a_method_cannot_read_is_named(broken, prepared, monkeypatch):
+    suite = broken("one_bad_row")
+    with pytest.raises(ZeroDivisionError) as caught:
+        suite._align(prepared, "first")
+    said = str(plugins.blamed(caught.value))
+    assert said.startswith(
+        "broken-one_bad_row 1.0 failed: ZeroDivisionError: division by zero (one_bad_row.py:"
+    )
+    assert ", row train-" in said
+
+
+# --- judges and sources -------------------------------------------------------------------------------------
+
+JUDGES = [
+    ("Company", "a_score_does_not_depend_on_the_rest_of_the_batch", "depends on what else is asked"),
+    ("Place", "a_score_does_not_depend_on_the_rest_of_the_batch", "depends on the order"),
+    (
+        "First",
+        "exchanged_answers_exchange_the_preference",
+        "does not follow the answers when they are exchanged",
+    ),
+    ("Moody", "opened_again_it_says_the_same", "opened again, it scores otherwise"),
+    ("Endless", "a_score_is_a_finite_number_or_an_abstention", "not finite"),
+    ("Strict", "what_it_scores_it_does_not_refuse_beforehand", "refuses beforehand"),
+]
+
+
+@pytest.mark.parametrize(("name", "law", "sentence"), JUDGES, ids=[one[0] for one in JUDGES])
+def test_a_judge_that_breaks_a_law_fails_its_suite(name, law, sentence, install, prepared):
+    source = (BROKEN / "judges.py").read_text()
+    install("broken-judges", modules={"judges_plugin": source}, judges={"tried": f"judges_plugin:{name}"})
+
+    class Suite(JudgeSuite):
+        judge = "tried"
+
+    suite = Suite()
+    function = getattr(suite, f"test_{law}")
+    given = {"session": prepared, "opened": suite._open(prepared), "asked": suite.questions(prepared)}
+    wanted = inspect.signature(function).parameters
+    with pytest.raises(AssertionError, match=sentence):
+        function(**{one: given[one] for one in wanted})
+
+
+SOURCES = [
+    ("Endless", "it_has_rows_and_no_more_than_it_was_asked_for", "more rows than it was asked for"),
+    ("Dice", "the_same_seed_gives_the_same_rows", "read again, it has other rows"),
+    ("Resampled", "a_larger_limit_only_adds_rows_at_the_end", "a larger limit changes the first rows"),
+    ("Doubled", "the_ids_of_the_rows_are_unique", "several rows have one id"),
+    ("Tokenised", "it_leaves_the_tokens_to_the_core", "has token ids already"),
+    ("Speaker", "its_rows_are_of_the_words_that_conversations_have", "is no role"),
+    ("Promising", "every_row_has_the_view_that_the_source_names", "names the view Pair"),
+]
+
+
+@pytest.mark.parametrize(("name", "law", "sentence"), SOURCES, ids=[one[0] for one in SOURCES])
+def test_a_source_that_breaks_a_law_fails_its_suite(name, law, sentence, install):
+    source = (BROKEN / "sources.py").read_text()
+    points = {"tried": f"sources_plugin:{name}", "honest": "sources_plugin:Honest"}
+    install("broken-sources", modules={"sources_plugin": source}, data=points)
+
+    class Suite(SourceSuite):
+        source = "tried"
+
+    class Kept(SourceSuite):
+        source = "honest"
+
+    getattr(Kept(), f"test_{law}")()
+    with pytest.raises(AssertionError, match=sentence):
+        getattr(Suite(), f"test_{law}")()
