@@ -83,7 +83,8 @@ class TRLConfig(MethodConfig):
 
     def given(self) -> dict[str, Any]:
         """Return the fields of TRL's config that fields of the method set."""
-        return {"beta": self.beta} if hasattr(self, "beta") else {}
+        beta = getattr(self, "beta", None)
+        return {} if beta is None else {"beta": beta}
 
 
 class Rewarded(TRLConfig):

@@ -33,7 +33,14 @@ def train_groups(run: Run, config: Any, trainer: str) -> Policy:
                 module.training = mode
             return found
 
-        made = kind(
+        class InOrder(kind):
+            """The trainer, which reads its prompts in the order of all methods."""
+
+            def _get_train_sampler(self, dataset: Any = None) -> Sampler[int]:
+                size = self.args.generation_batch_size // config.answers
+                return _Groups(self.train_dataset, size, config.answers, self.args.steps_per_generation)
+
+        return InOrder(
             model=model,
             reward_funcs=[rewards],
             args=settings(**args, shuffle_dataset=False),
@@ -41,11 +48,6 @@ def train_groups(run: Run, config: Any, trainer: str) -> Policy:
             processing_class=tokenizer,
             **more,
         )
-        size = made.args.generation_batch_size // config.answers
-        made._get_train_sampler = lambda dataset=None: _Groups(
-            made.train_dataset, size, config.answers, made.args.steps_per_generation
-        )
-        return made
 
     return train(run, config, rows, columns, make, answers=config.answers)
 

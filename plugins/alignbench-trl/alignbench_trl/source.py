@@ -49,7 +49,7 @@ def taken_by(trainer: str) -> Taken:
         raise ValueError(f"TRL {_version()} has no trainer {trainer}; {there}")
     if name in REFUSED:
         raise ValueError(f"{name} {REFUSED[name]}")
-    classes = _classes("trainer") | classes
+    classes = {**_classes("trainer"), **classes}
     inits = list(_functions(name, classes))
     parameters = {one.arg: one for init in inits for one in (*init.args.args, *init.args.kwonlyargs)}
     if missing := sorted(LED - parameters.keys()):
@@ -63,7 +63,7 @@ def taken_by(trainer: str) -> Taken:
     config = ast.unparse(parameters["args"].annotation or ast.Constant(None)).strip("'\"").partition(" ")[0]
     if config not in classes:
         config = name.removesuffix("Trainer") + "Config"
-    taken = Taken("reward_funcs" in parameters, frozenset(_fields(config, classes | _settings())))
+    taken = Taken("reward_funcs" in parameters, frozenset(_fields(config, {**classes, **_settings()})))
     if taken.rewards and (unknown := GROUPED - taken.fields):
         raise ValueError(
             f"{name} draws its answers otherwise than GRPO: it has no {', '.join(sorted(unknown))}"
