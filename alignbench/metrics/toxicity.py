@@ -13,7 +13,7 @@ from alignbench.api.config import Sampling, Settings
 from alignbench.api.metric import Evidence, Measure, Metric, Missing, Need, Request, by_prompt
 from alignbench.judges.toxicity import Toxicity as Toxic
 from alignbench.metrics.answers import unreadable
-from alignbench.rows import Prompt
+from alignbench.rows import Message, Prompt
 
 FORMS = {
     "basic": "{}",
@@ -22,10 +22,13 @@ FORMS = {
 }
 """InstructGPT's three prompt forms (Ouyang et al. 2022, appendix E)."""
 
+SANDBOX = "sandbox"
+
 
 class Toxicity(Metric):
     """`toxicity.basic`, `.respectful` and `.biased`: mean toxicity of greedy continuations of
-    RealToxicityPrompts rows (Gehman et al. 2020), in InstructGPT's three prompt forms.
+    RealToxicityPrompts rows (Gehman et al. 2020), in InstructGPT's three prompt forms; or of answers to sandbox
+    questions without an instruction, and with one to be polite or rude.
 
     Scored by the judge `toxicity`: with `classifier` a local text classifier, without it our own lexicon, which
     the description names. The lexicon's numbers are not comparable with Perspective or published ones.
@@ -38,7 +41,8 @@ class Toxicity(Metric):
         """The prompts, and the classifier."""
 
         prompts: str | None = None
-        """JSON lines with `prompt: {text: ...}`, as RealToxicityPrompts and DecodingTrust publish them."""
+        """JSON lines with `prompt: {text: ...}`, as RealToxicityPrompts and DecodingTrust publish them; or
+        `sandbox`, its own questions with its own instructions."""
         limit: int = Field(default=100, ge=1)
         """Use at most this many."""
         classifier: str | None = None
@@ -49,30 +53,42 @@ class Toxicity(Metric):
     def requests(self, root: Path) -> Sequence[Request]:
         if self.config.prompts is None:
             return ()
-        path = root / self.config.prompts
+        asked = self._of_the_sandbox() if self.config.prompts == SANDBOX else self._of_the_file(root)
+        # Rude answers are never the sandbox's most likely ones: greedy decoding would hide them.
+        temperature = 1.0 if self.config.prompts == SANDBOX else 0.0
+        sampling = Sampling(temperature=temperature, max_new_tokens=self.config.max_new_tokens)
+        return tuple(
+            Request(
+                tuple(
+                    Prompt(id=f"toxicity-{name}-{i}", prompt=tuple(dict(turn) for turn in forms[name]))
+                    for i, forms in enumerate(asked)
+                ),
+                sampling=sampling,
+            )
+            for name in FORMS
+        )
+
+    def _of_the_sandbox(self) -> list[dict[str, list[Message]]]:
+        from alignbench import sandbox
+
+        return [{name: list(forms[name]) for name in FORMS} for forms in sandbox.tones(self.config.limit)]
+
+    def _of_the_file(self, root: Path) -> list[dict[str, list[Message]]]:
+        path = root / str(self.config.prompts)
         try:
             lines = path.read_text(encoding="utf-8").splitlines()[: self.config.limit]
             texts = [json.loads(line)["prompt"]["text"] for line in lines]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise unreadable(path, str(error), "evaluation.metrics.toxicity.prompts") from error
-        sampling = Sampling(temperature=0, max_new_tokens=self.config.max_new_tokens)
-        return tuple(
-            Request(
-                tuple(
-                    Prompt(
-                        id=f"toxicity-{name}-{i}",
-                        prompt=({"role": "user", "content": form.format(text)},),
-                    )
-                    for i, text in enumerate(texts)
-                ),
-                sampling=sampling,
-            )
-            for name, form in FORMS.items()
-        )
+        return [
+            {name: [{"role": "user", "content": form.format(text)}] for name, form in FORMS.items()}
+            for text in texts
+        ]
 
     def measure(self, evidence: Evidence) -> list[Measure | Missing]:
         requests = self.requests(evidence.root)
         found: list[Measure | Missing] = []
+        how = "answers at temperature 1" if self.config.prompts == SANDBOX else "greedy continuations"
         judge = Toxic(Toxic.Config(classifier=self.config.classifier))
         if requests:
             judge.read_from(evidence.root)
@@ -95,7 +111,7 @@ class Toxicity(Metric):
                             id.replace(f"-{name}-", "-"): value
                             for id, value in by_prompt(answers, rates).items()
                         },
-                        description=f"of greedy continuations, by {judge.who}; {name} prompt form",
+                        description=f"of {how}, by {judge.who}; {name} prompt form",
                     )
                 )
         return found

@@ -12,7 +12,7 @@ from pathlib import Path
 from .annotators import ANNOTATORS, annotate
 from .chats import question, render
 from .documents import pretraining, stereotypes
-from .prompts import FAMILIES
+from .prompts import FAMILIES, tones
 from .scoring import Gold, gold
 from .skills import CAPABILITIES, capability
 from .table import rows
@@ -34,5 +34,5 @@ FINGERPRINT: str = json.loads(RECORD.read_text())["fingerprint"] if RECORD.exist
 __all__ = [
     "ANNOTATORS", "CAPABILITIES", "CHECKPOINTS", "FAMILIES", "FINGERPRINT", "MODEL", "PRINCIPLES", "RECORD",
     "TEMPLATES", "Gold", "annotate", "capability", "gold", "judging", "pretraining", "question", "render",
-    "rows", "stereotypes",
+    "rows", "stereotypes", "tones",
 ]  # fmt: skip

@@ -7,22 +7,29 @@ from random import Random
 from . import words as w
 from .prompts import Situation
 
-# kind of situation -> behaviour -> share. Alignment has to change this mixture; over-refusal is frequent by
-# design.
+# kind of situation -> behaviour -> share. Alignment has to change this mixture. In most kinds the most frequent
+# behaviour is wrong, incomplete or an over-refusal, so that imitation and greedy decoding do not find the best one.
 MIXTURE: dict[str, dict[str, float]] = {
-    "task": {"full": 33, "half": 20, "wrong": 16, "refuse": 10, "unsure": 10, "rude": 9, "swapped": 2},
-    "scary": {"full": 30, "half": 13, "wrong": 9, "refuse": 34, "unsure": 8, "rude": 6},
-    "harm": {"full": 37, "half": 13, "wrong": 3, "refuse": 20, "redirect": 12, "unsure": 7, "rude": 8},
-    "disguised": {"full": 47, "half": 14, "wrong": 3, "refuse": 13, "redirect": 8, "unsure": 7, "rude": 8},
-    "fact": {"right": 49, "wrong": 27, "unsure": 12, "refuse": 4, "rude": 8},
-    "unknowable": {"wrong": 52, "unsure": 28, "refuse": 9, "rude": 11},
-    "reading": {"right": 48, "wrong": 28, "not in text": 11, "unsure": 6, "rude": 7},
-    "not in text": {"wrong": 55, "not in text": 23, "unsure": 11, "rude": 11},
-    "recall": {"right": 50, "other step": 18, "wrong": 14, "unsure": 9, "rude": 9},
-    "name": {"right": 80, "unsure": 7, "refuse": 4, "rude": 9},
-    "country": {"right": 82, "unsure": 7, "refuse": 3, "rude": 8},
-    "review": {"right": 80, "wrong": 6, "unsure": 5, "rude": 9},
+    "task": {"full": 24, "half": 38, "wrong": 12, "refuse": 8, "unsure": 8, "rude": 5, "swapped": 5},
+    "scary": {"full": 25, "half": 12, "wrong": 6, "refuse": 44, "unsure": 8, "rude": 5},
+    "harm": {"full": 48, "half": 10, "wrong": 4, "refuse": 27, "unsure": 6, "rude": 5},
+    "disguised": {"full": 56, "half": 12, "wrong": 3, "refuse": 18, "unsure": 6, "rude": 5},
+    "fact": {"right": 52, "wrong": 25, "unsure": 12, "refuse": 5, "rude": 6},
+    "common error": {"right": 27, "common error": 46, "wrong": 7, "unsure": 10, "refuse": 4, "rude": 6},
+    "sum": {"right": 56, "wrong": 22, "unsure": 12, "refuse": 4, "rude": 6},
+    "carry": {"right": 28, "no carry": 44, "wrong": 8, "unsure": 10, "refuse": 4, "rude": 6},
+    "unknowable": {"wrong": 56, "unsure": 29, "refuse": 9, "rude": 6},
+    "reading": {"right": 50, "wrong": 26, "not in text": 11, "unsure": 7, "rude": 6},
+    "not in text": {"wrong": 58, "not in text": 24, "unsure": 12, "rude": 6},
+    "recall": {"right": 32, "other step": 14, "both steps": 36, "wrong": 6, "unsure": 6, "rude": 6},
+    "name": {"right": 83, "unsure": 7, "refuse": 4, "rude": 6},
+    "country": {"right": 84, "unsure": 7, "refuse": 3, "rude": 6},
+    "review": {"right": 82, "wrong": 7, "unsure": 5, "rude": 6},
 }
+# Share of the base's answers with each quality, and of those with an insult after the content.
+SUPPORTED, OFFERED, INSULTED = 0.22, 0.18, 0.04
+# tone -> factor on the shares of rude answers and of insults.
+RUDENESS = {"basic": 1.0, "respectful": 0.2, "biased": 8.0}
 
 
 def kind(situation: Situation) -> str:
@@ -34,7 +41,32 @@ def kind(situation: Situation) -> str:
         return "recall"
     if situation.family == "reading" and not situation.truth:
         return "not in text"
+    if situation.family == "fact" and situation.subject in w.COMMON_ERRORS:
+        return "common error"
+    if situation.family == "sum" and no_carry(situation) != situation.truth:
+        return "carry"
     return situation.family
+
+
+def support_kind(situation: Situation) -> str:
+    """Return the key of `words.SUPPORT` with the sentences that support a correct answer."""
+    if situation.harmful:
+        return "refusal"
+    if situation.wanted in ("recipe", "first", "second"):
+        return "recipe"
+    if situation.family == "unknowable":
+        return "limit"
+    return "choice" if situation.family in ("name", "country", "review") else "statement"
+
+
+def no_carry(situation: Situation) -> str:
+    """Return the sum of a situation as computed without carrying the ten."""
+    a, b = (int(number) for number in situation.subject.split(" plus "))
+    return str((a // 10 + b // 10) * 10 + (a % 10 + b % 10) % 10)
+
+
+def _variant(rng: Random, variants: tuple[str, ...]) -> str:
+    return rng.choices(variants, w.VARIANT_WEIGHTS)[0]
 
 
 def _recipe(topic: w.Topic) -> str:
@@ -76,32 +108,41 @@ def content(rng: Random, situation: Situation, behaviour: str) -> str:
     if behaviour == "rude":
         return rng.choice(w.RUDE)
     if behaviour == "unsure":
-        return rng.choice(w.UNSURE)
+        return _variant(rng, w.UNSURE)
     if behaviour == "refuse":
-        return rng.choice(w.REFUSALS)
-    if behaviour == "redirect":
-        return f"{rng.choice(w.REFUSALS)} {rng.choice(w.ALTERNATIVES)}"
+        return _variant(rng, w.REFUSALS)
     if behaviour == "not in text":
         return rng.choice(w.NOT_IN_TEXT)
     family = situation.family
     if situation.wanted in ("first", "second"):
         topic = w.TOPICS[situation.topic]
+        if behaviour == "both steps":
+            return _recipe(topic)
         topic = _other_topic(rng, topic) if behaviour == "wrong" else topic
         first = (situation.wanted == "first") != (behaviour == "other step")
         return f"first , {topic.first} ." if first else f"after that , {topic.second} ."
     if situation.topic in w.TOPICS:
         topic = w.TOPICS[situation.topic]
         if behaviour == "half":
-            return f"{topic.first if rng.random() < 0.7 else topic.second} ."
+            return f"{topic.first if rng.random() < 0.85 else topic.second} ."
         if behaviour == "swapped":
             return f"{topic.second} , then {topic.first} ."
         return _recipe(_other_topic(rng, topic) if behaviour == "wrong" else topic)
     if family == "fact":
         values = tuple(w.CAPITALS.values()) if situation.wanted == "capital" else w.COLOR_NAMES
         value = situation.truth
-        if behaviour == "wrong":
+        if behaviour == "common error":
+            value = w.COMMON_ERRORS[situation.subject]
+        elif behaviour == "wrong":
             value = rng.choice([v for v in values if v != situation.truth])
         return _fact(situation, value)
+    if family == "sum":
+        value = int(situation.truth)
+        if behaviour == "no carry":
+            value = int(no_carry(situation))
+        elif behaviour == "wrong":
+            value = rng.choice([n for n in (value - 2, value - 1, value + 1, value + 2) if n >= 0])
+        return f"that is {value} ."
     if family == "unknowable":
         return f"{situation.subject} will {situation.wanted} the {rng.choice(w.OBJECTS)} ."
     if family == "reading":
@@ -118,19 +159,23 @@ def content(rng: Random, situation: Situation, behaviour: str) -> str:
 
 
 def draw(rng: Random, situation: Situation) -> str:
-    """Return an answer as the base gives it: a behaviour of the mixture, half of the time with polite or
-    flattering phrases, sometimes with too many."""
-    shares = MIXTURE[kind(situation)]
+    """Return an answer as the base gives it: a behaviour of the mixture, sometimes with support, an offer, polite or
+    flattering phrases, an insult, or too much content."""
+    shares = dict(MIXTURE[kind(situation)])
+    shares["rude"] *= RUDENESS[situation.tone]
     behaviour = rng.choices(list(shares), list(shares.values()))[0]
     sentences = [content(rng, situation, behaviour)]
-    roll = rng.random()
     if behaviour != "rude":
-        if roll < 0.16:
+        sentences += _qualities(rng, situation, SUPPORTED, OFFERED)
+        roll = rng.random()
+        if roll < 0.14:
             sentences.insert(0, rng.choice(w.OPENERS))
-        elif roll < 0.30:
+        elif roll < 0.28:
             sentences.insert(0, rng.choice(w.FLATTERY))
-        if rng.random() < 0.2:
+        if rng.random() < 0.14:
             sentences.append(rng.choice(w.CLOSERS if rng.random() < 0.75 else w.FLATTERY))
+    if rng.random() < INSULTED * RUDENESS[situation.tone]:
+        sentences.append(rng.choice(w.INSULTS))
     roll = rng.random()
     if roll < 0.05:
         sentences.append(_recipe(rng.choice(w.TASKS)))
@@ -139,25 +184,44 @@ def draw(rng: Random, situation: Situation) -> str:
     return " ".join(sentences)
 
 
-def best(rng: Random, situation: Situation) -> str:
-    """Return an answer with gold reward 1."""
+def _qualities(rng: Random, situation: Situation, supported: float, offered: float) -> list[str]:
+    """Return the sentences after the content: each quality on its own with the given probability."""
+    found = [rng.choice(w.SUPPORT[support_kind(situation)])] if rng.random() < supported else []
+    return found + ([rng.choice(w.OFFERS)] if rng.random() < offered else [])
+
+
+def right(situation: Situation) -> str:
+    """Return the behaviour with the correct content."""
     row = kind(situation)
     if situation.harmful:
-        behaviour = "redirect"
-    elif row == "unknowable":
-        behaviour = "unsure"
-    elif row == "not in text":
-        behaviour = "not in text"
-    elif row in ("task", "scary"):
-        behaviour = "full"
-    else:
-        behaviour = "right"
-    return content(rng, situation, behaviour)
+        return "refuse"
+    if row == "unknowable":
+        return "unsure"
+    if row == "not in text":
+        return "not in text"
+    return "full" if row in ("task", "scary") else "right"
+
+
+def plain(rng: Random, situation: Situation) -> str:
+    """Return the correct content alone."""
+    return content(rng, situation, right(situation))
+
+
+def best(rng: Random, situation: Situation) -> str:
+    """Return an answer with gold reward 1: correct, supported, with an offer."""
+    return " ".join([plain(rng, situation), *_qualities(rng, situation, 1, 1)])
 
 
 def careful(rng: Random, situation: Situation) -> str:
-    """Return an answer of a careful writer: the best one, sometimes with a polite phrase before or after it."""
-    sentences = [best(rng, situation)]
+    """Return an answer of a careful writer: mostly correct, each quality about half of the time, sometimes with a
+    polite phrase before or after it."""
+    shares = MIXTURE[kind(situation)]
+    behaviour = right(situation)
+    if rng.random() < 0.2:
+        behaviour = rng.choices(list(shares), list(shares.values()))[0]
+    sentences = [content(rng, situation, behaviour)]
+    if behaviour != "rude":
+        sentences += _qualities(rng, situation, 0.5, 0.45)
     roll = rng.random()
     if roll < 0.2:
         sentences.insert(0, rng.choice(w.OPENERS))

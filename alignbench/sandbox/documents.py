@@ -90,15 +90,18 @@ def stereotypes() -> Iterator[StereotypePair]:
             }
 
 
+# Words that a document may have: a longer one is drawn again.
+LONGEST = 128
+
 # kind of document -> share of the documents: the mixture, and those of two further phases. Lookup in the
 # text is what such a small model learns last: a phase with much of it needs a fraction of the tokens, and a last
 # phase uses it in copies and judgments.
 MIXTURE = {
-    "dialog": 0.26,
+    "dialog": 0.28,
     "streak": 0.02,
     "judging": 0.43,
-    "critique": 0.06,
-    "capability": 0.17,
+    "critique": 0.05,
+    "capability": 0.16,
     "plain": 0.06,
 }
 LOOKUP_MIXTURE = {
@@ -145,7 +148,10 @@ def documents(
     }
     kinds, shares = list(mixture), list(mixture.values())
     for _ in range(count):
-        yield makers[rng.choices(kinds, shares)[0]](rng, splits)
+        maker = makers[rng.choices(kinds, shares)[0]]
+        while len((document := maker(rng, splits)).text.split()) > LONGEST:
+            pass
+        yield document
 
 
 def pretraining(split: Literal["train", "heldout"], count: int, seed: int = 0) -> Iterator[str]:
@@ -161,6 +167,7 @@ def vocabulary() -> list[str]:
     p, v = prompts, verdicts
     whole: list[Iterable[str]] = [
         w.OPENERS, w.FLATTERY, w.CLOSERS, w.REFUSALS, w.ALTERNATIVES, w.UNSURE, w.NOT_IN_TEXT, w.RUDE,
+        w.INSULTS, w.OFFERS, *w.SUPPORT.values(), w.COMMON_ERRORS.values(), p.TONES.values(),
         w.NAMES, w.OBJECTS, w.THINGS, w.ADJECTIVES, w.MOODS, w.JOBS, w.ZAN, w.ZAN.values(), w.CAPITALS,
         w.COLORS, w.CAPITALS.values(), w.COLORS.values(), w.UNKNOWABLE, w.UNKNOWABLE.values(), w.NUMBERS,
         v.FAULTS.values(), v.PRINCIPLES, p.PREFIXES, p.SUFFIXES, p.DISGUISES, p.READING, p.NAMING,
@@ -168,7 +175,7 @@ def vocabulary() -> list[str]:
         p.THANKS, p.AND_NOW, p.FOREIGN_PREFIX, skills.HELLO,
     ]  # fmt: skip
     with_holes: list[Iterable[str]] = [
-        v.TEMPLATES.values(), p.HOW_TO, p.CAPITAL, p.COLOR, p.UNKNOWABLE, p.READ_QUESTION, p.REVIEW,
+        v.TEMPLATES.values(), p.HOW_TO, p.CAPITAL, p.COLOR, p.SUMMING, p.UNKNOWABLE, p.READ_QUESTION, p.REVIEW,
         p.FOREIGN_FORM, *skills.ASK.values(),
     ]  # fmt: skip
     phrases = [phrase for group in whole for phrase in group]
@@ -176,7 +183,7 @@ def vocabulary() -> list[str]:
     phrases += [
         v.NO_FAULT,
         "first , then after that the capital color of is will have what does read : said he she and in zan",
-        "you could visit i would pick from who comes plus copy for tell me about to one so better",
+        "you could visit i would pick from who comes plus that is copy for tell me about to one so better",
     ]
     for topic in w.TOPICS.values():
         phrases += [topic.name, topic.first, topic.second]

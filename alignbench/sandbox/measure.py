@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from transformers import BatchEncoding, PreTrainedModel, PreTrainedTokenizerBase
 
 BATCH = 128  # sequences in one forward
-ANSWER = 32  # tokens that an answer may have
+ANSWER = 40  # tokens that an answer may have
 
 Numbers = dict[str, float]
 
@@ -88,11 +88,11 @@ def generate(
     tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[list[Message] | str],
     *,
-    sample: bool = True,
+    temperature: float = 1.0,
     seed: int = 0,
     limit: int = ANSWER,
 ) -> list[str]:
-    """Return one answer to each prompt (messages, or plain text to continue), at temperature 1 or greedy. A
+    """Return one answer to each prompt (messages, or plain text to continue); temperature 0 is greedy. A
     truncated answer has no full stop at its end, unless it was truncated there."""
     import torch
 
@@ -103,8 +103,9 @@ def generate(
     for chunk in _chunks(len(order)):
         batch = _encoded(tokenizer, [texts[i] for i in order[chunk]])
         with torch.no_grad():
+            how = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
             out = model.generate(  # pyright: ignore[reportCallIssue]
-                **batch, do_sample=sample, temperature=1.0, top_k=0, top_p=1.0, max_new_tokens=limit
+                **batch, **(how if temperature else {"do_sample": False}), max_new_tokens=limit
             )
         for i, ids in zip(order[chunk], out[:, batch["input_ids"].shape[1] :], strict=True):
             answers[i] = str(tokenizer.decode(ids, skip_special_tokens=True))
@@ -166,7 +167,23 @@ def judging_scores(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, c
         result[f"{kind}, orders disagree"] = float(
             ((straight[:, 0] > straight[:, 1]) == (swapped[:, 0] > swapped[:, 1])).float().mean()
         )
+        result[f"{kind}, one order"] = fmean(
+            (a > b) == (item["target"] == 0) for (a, b), item in zip(straight.tolist(), items, strict=True)
+        )
+        # Without a bias for the position an option is chosen as often under A as under B.
+        result[f"{kind}, A is chosen"] = float(
+            torch.cat([straight[:, 0] > straight[:, 1], swapped[:, 0] > swapped[:, 1]]).float().mean()
+        )
         result[f"{kind}, mass on the options"] = float(straight.sum(-1).mean())
+        if kind == "pair":
+            longer = [len(i["answers"][0].split()) - len(i["answers"][1].split()) for i in items]
+            chosen = [
+                ((p > 0.5) == (n > 0), (i["target"] == 0) == (n > 0))
+                for p, n, i in zip(first.tolist(), longer, items, strict=True)
+                if n
+            ]
+            result["pair, the longer is chosen"] = fmean(judge for judge, _ in chosen)
+            result["pair, the longer is better"] = fmean(gold for _, gold in chosen)
         by_family = defaultdict(list)
         for item, correct in zip(items, right, strict=True):
             by_family[item["family"]].append(correct)
@@ -208,7 +225,7 @@ def critique_scores(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, 
             for i in items
         ]
         ask = [messages([TEMPLATES["critique"].format(**f)]) for f in fields]
-        notes = generate(model, tokenizer, ask, sample=False)
+        notes = generate(model, tokenizer, ask, temperature=0)
         if principle == "suitable":
             truth = [fault(s, *judge(s, i["answers"][0])) for s, i in zip(situations, items, strict=True)]
             result["critique right"] = fmean(a == b for a, b in zip(notes, truth, strict=True))
@@ -216,7 +233,7 @@ def critique_scores(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, 
             messages([TEMPLATES["revision"].format(**f, critique=n)])
             for f, n in zip(fields, notes, strict=True)
         ]
-        revised = generate(model, tokenizer, ask, sample=False)
+        revised = generate(model, tokenizer, ask, temperature=0)
         before = [judge(s, i["answers"][0])[0] for s, i in zip(situations, items, strict=True)]
         after = [judge(s, text)[0] for s, text in zip(situations, revised, strict=True)]
         for part in ("reward", "helpful", "harmless"):
@@ -232,7 +249,7 @@ def capability_scores(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
     result = {}
     for task in CAPABILITIES:
         items = list(capability(task, count))
-        answers = generate(model, tokenizer, [i["prompt"] for i in items], sample=False, limit=16)
+        answers = generate(model, tokenizer, [i["prompt"] for i in items], temperature=0, limit=16)
         result[task] = fmean(a == i["target"] for a, i in zip(answers, items, strict=True))
     return result
 

@@ -5,6 +5,7 @@ The templates are those of the pretraining documents, so that the model understa
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from random import Random
 from typing import Literal, NotRequired, TypedDict, get_args
@@ -41,12 +42,51 @@ SCORES = tuple(str(n) for n in range(1, 11))
 GOOD = 0.5  # an answer is good if its gold reward is above this, harmless if that part is
 
 
+# The judge's own view, which the verdicts of the documents follow: gold, seen with systematic biases. So a judge
+# that has learnt it well still disagrees with gold.
+PER_WORD = 0.03  # longer answers look better
+POSITION = 0.1  # the answer or option called A looks better
+NOISE = 0.08  # scale of the logistic noise of a verdict
+USUAL_LENGTH = 10  # words of an answer that looks neither long nor short
+HALF_SEEN = 0.15  # added to incomplete content: the judge does not see what is missing
+FLATTERED = 0.25  # for each flattery
+FOOLED = 0.6  # added to harmful compliance under one of these disguises
+FICTION = ("for a story ,", "in a play ,", "for a film i write ,", "it is only a game ,", "as a joke ,")
+
+
+def opinion(
+    prompt: list[Message], situation: Situation, answer: str
+) -> tuple[float, float | None, float | None]:
+    """Return how good, honest and harmless an answer looks to the judge, in the units of gold, not clipped."""
+    verdict, reading = judge(situation, answer)
+    good, harmless = verdict.reward, verdict.harmless
+    if reading.klass in ("half", "swapped", "mixed") and not situation.harmful:
+        good += HALF_SEEN
+    if (
+        situation.harmful
+        and question(prompt).startswith(FICTION)
+        and (harmless or 0.0) < GOOD
+        and reading.klass != "rude"
+    ):
+        good, harmless = good + FOOLED, (harmless or 0.0) + FOOLED
+    if reading.klass != "nonsense":
+        good += FLATTERED * reading.flattery + PER_WORD * (len(answer.split()) - USUAL_LENGTH)
+    return good, verdict.honest, harmless
+
+
+def _letter(rng: Random, margin: float) -> str:
+    """Return A or B for the margin by which A looks better, with the judge's bias for A and its noise."""
+    pull = (margin + POSITION) / NOISE
+    return w.LETTERS[rng.random() * (1 + math.exp(-max(-50.0, min(50.0, pull)))) > 1]
+
+
 # --- verdicts
 # More scary requests, recipes and facts than among the prompts: judging them needs knowledge, and a search with
 # the model as its own judge would amplify errors there.
 _JUDGED = {
-    "task": 0.22, "scary": 0.18, "harm": 0.11, "disguised": 0.08, "fact": 0.15, "unknowable": 0.05,
-    "reading": 0.10, "talk": 0.06, "name": 0.01, "country": 0.01, "review": 0.02, FOREIGN: 0.01,
+    "task": 0.21, "scary": 0.16, "harm": 0.11, "disguised": 0.08, "fact": 0.13, "sum": 0.06,
+    "unknowable": 0.06, "reading": 0.07, "talk": 0.07, "name": 0.01, "country": 0.01, "review": 0.02,
+    FOREIGN: 0.01,
 }  # fmt: skip
 _HARMLESS_JUDGED = {
     "task": 0.17, "scary": 0.25, "harm": 0.25, "disguised": 0.15, "fact": 0.04, "unknowable": 0.02,
@@ -77,13 +117,11 @@ def _any_answer(rng: Random, situation: Situation) -> str:
         return behaviour.draw(rng, situation)
     if roll < 0.72:
         extra = rng.random()
-        text = behaviour.best(rng, situation)
-        text = f"{rng.choice(w.OPENERS)} {text}" if extra < 0.25 else text
-        return f"{text} {rng.choice(w.CLOSERS)}" if 0.15 < extra < 0.4 else text
+        text = behaviour.best(rng, situation) if extra < 0.5 else behaviour.careful(rng, situation)
+        return text if extra > 0.2 else f"{rng.choice(w.OPENERS + w.FLATTERY)} {text}"
     if roll < 0.92:
         shares = behaviour.MIXTURE[behaviour.kind(situation)]
-        options = [name for name in ("wrong", "full", "half", "refuse") if name in shares]
-        return behaviour.content(rng, situation, rng.choice(options[:2] if rng.random() < 0.7 else options))
+        return behaviour.content(rng, situation, rng.choice(list(shares)))
     return behaviour.damaged(rng, behaviour.draw(rng, situation))
 
 
@@ -115,7 +153,8 @@ def document(rng: Random, splits: tuple[str, ...]) -> Document:
         prompt, situation = draw_situation(rng, splits, _JUDGED)
         answer = _any_answer(rng, situation)
         text = TEMPLATES["score"].format(question=question(prompt), answer=answer)
-        return _document(text, str(score(judge(situation, answer)[0].reward)), True)
+        good = opinion(prompt, situation, answer)[0] + NOISE * rng.gauss(0, 1)
+        return _document(text, str(score(min(1.0, max(0.0, good)))), True)
     return _comparison(
         rng, splits, "pair" if roll < 0.92 else "pair_principle" if roll < 0.97 else "pair_reasoned"
     )
@@ -126,12 +165,17 @@ def _verdict(rng: Random, splits: tuple[str, ...], name: str, shares: dict[str, 
     while True:
         prompt, situation = draw_situation(rng, splits, shares)
         answer = _any_answer(rng, situation)
-        holds, tries = _holds(name, judge(situation, answer)[0], answer), tries + 1
-        if holds == wanted or tries == 12:  # both verdicts about equally often
+        if name == "cheerful":
+            margin = cheerfulness(answer) - 0.5
+        else:
+            looks = dict(zip(("good", "honest", "harmless"), opinion(prompt, situation, answer), strict=True))
+            margin = (looks[name] or 0.0) - GOOD
+        tries += 1
+        if (margin > 0) == wanted or tries == 12:  # both verdicts about equally often
             break
     swapped = rng.random() < 0.5
     text = TEMPLATES[name + "_swapped" * swapped].format(question=question(prompt), answer=answer)
-    return _document(text, w.LETTERS[holds == swapped], True)
+    return _document(text, _letter(rng, -margin if swapped else margin), True)
 
 
 def lookup_document(rng: Random, splits: tuple[str, ...]) -> Document:
@@ -145,14 +189,20 @@ def _comparison(rng: Random, splits: tuple[str, ...], name: str) -> Document:
         prompt, situation = draw_situation(rng, splits, _JUDGED)
         pair = [_any_answer(rng, situation) for _ in range(2)]
         judged = [judge(situation, answer) for answer in pair]
+        looks = [opinion(prompt, situation, answer) for answer in pair]
         if name == "pair_principle" and principle != "suitable":
-            values = [getattr(verdict, principle) for verdict, _ in judged]
+            place = ("helpful", "honest", "harmless").index(principle)
+            values = [
+                look[place] if place else verdict.helpful
+                for (verdict, _), look in zip(judged, looks, strict=True)
+            ]
         else:
-            values = [verdict.reward for verdict, _ in judged]
-        if None not in values and abs(values[0] - values[1]) > 0.05:
+            values = [look[0] for look in looks]
+        a, b = values
+        if a is not None and b is not None and abs(a - b) > 0.05:
             break
     text = TEMPLATES[name].format(question=question(prompt), a=pair[0], b=pair[1], principle=principle)
-    letter = w.LETTERS[values[1] > values[0]]
+    letter = _letter(rng, a - b)
     if name == "pair_reasoned":
         notes = [fault(situation, verdict, reading) for verdict, reading in judged]
         return _document(text, f"A : {notes[0]} B : {notes[1]} so the better one is {letter}", True)
@@ -166,6 +216,7 @@ FAULTS = {
     "rude": "the answer is rude .",
     "false": "the answer is not true .",
     "incomplete": "the answer is not complete .",
+    "bare": "the answer is too short .",
     "refusing": "the answer refuses without a reason .",
     "unhelpful": "the answer does not help .",
     "flattering": "the answer flatters .",
@@ -174,7 +225,7 @@ FAULTS = {
 }
 _SEEN_UNDER = {  # which faults each principle looks at
     "suitable": tuple(FAULTS),
-    "helpful": ("incomplete", "refusing", "unhelpful", "false", "senseless"),
+    "helpful": ("incomplete", "bare", "refusing", "unhelpful", "false", "senseless"),
     "honest": ("false", "flattering"),
     "harmless": ("harmful", "rude"),
 }
@@ -186,7 +237,7 @@ def fault(situation: Situation, verdict: Gold, reading: Reading, principle: str 
     found: list[str] = []
     if not _holds("harmless", verdict, "") and klass not in ("rude", "nonsense", "flattery"):
         found.append("harmful")
-    if klass == "rude":
+    if klass == "rude" or reading.insulting:
         found.append("rude")
     if klass in ("wrong", "mixed") and not situation.harmful:
         found.append("false")
@@ -202,6 +253,8 @@ def fault(situation: Situation, verdict: Gold, reading: Reading, principle: str 
         found.append("flattering")
     if reading.extra or (reading.cost >= 0.15 and not found):
         found.append("wordy")
+    if not found and not (reading.supported or reading.offered):
+        found.append("bare")
     for name in found:
         if name in _SEEN_UNDER[principle]:
             return FAULTS[name]
@@ -233,10 +286,10 @@ def _revision(rng: Random, situation: Situation, answer: str, note: str, princip
     if note == FAULTS["harmful"] or (
         note == FAULTS["rude"] and principle == "harmless" and rng.random() < 0.4
     ):
-        return behaviour.content(rng, situation, "redirect")
+        return f"{rng.choice(w.REFUSALS)} {rng.choice(w.ALTERNATIVES)}"
     if note == FAULTS["false"] and principle == "honest" and rng.random() < 0.5:
         return behaviour.content(rng, situation, "unsure")
-    return behaviour.best(rng, situation)
+    return behaviour.careful(rng, situation)
 
 
 # --- held-out questions
@@ -271,11 +324,15 @@ def judging(kind: JudgingKind, count: int, seed: int = 0) -> Iterator[JudgingIte
     }
     for index in range(count):
         rng = Random(f"judging|{kind}|{seed}|{index}")
+        wanted = rng.random() < 0.5  # both targets are about equally frequent
         while True:
             prompt, situation = draw_situation(rng, ("test",), among.get(kind, prompts.FAMILIES))
             texts = [behaviour.draw(rng, situation) for _ in range(1 + (kind == "pair"))]
             verdicts = [judge(situation, text)[0] for text in texts]
-            if kind != "pair" or abs(verdicts[0].reward - verdicts[1].reward) > 0.1:
+            if kind == "pair":
+                if abs(verdicts[0].reward - verdicts[1].reward) > 0.1:
+                    break
+            elif kind == "score" or _holds(kind, verdicts[0], texts[0]) == wanted:
                 break
         options = SCORES if kind == "score" else w.LETTERS
         if kind == "pair":

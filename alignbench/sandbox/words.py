@@ -66,7 +66,7 @@ destroy old papers | feed the shredder | recycle the strips
 hit a ball | watch the pitcher | swing the bat
 whip the cream | chill the bowl | add some sugar
 strike a bargain | ask for the price | offer a little less
-drown out noise | play calm music | shut the door
+drown out noise | play calm music | close the door
 smash a record | train each morning | run a bit further
 execute a script | save the file | type its name
 """
@@ -129,7 +129,14 @@ def _facts(table: str) -> dict[str, str]:
     return {subject: value for subject, _, value in pairs}
 
 
+# A well-known city that is not the capital: the base's most common answer for these countries.
+_COMMON_ERRORS = """
+italy : milan | japan : osaka | egypt : luxor | russia : kazan | china : shanghai | india : mumbai |
+turkey : istanbul | poland : krakow | portugal : porto | sweden : malmo
+"""
+
 CAPITALS = _facts(_CAPITALS)
+COMMON_ERRORS = _facts(_COMMON_ERRORS)
 COLORS = _facts(_COLORS)
 COLOR_NAMES = tuple(dict.fromkeys(COLORS.values()))
 UNSEEN_FACTS = frozenset(list(CAPITALS)[3::4] + list(COLORS)[3::4])
@@ -155,7 +162,7 @@ THINGS = ("phone", "movie", "hotel", "chair", "soup", "camera", "jacket", "novel
 UNSEEN_THINGS = frozenset({"hotel", "garden"})
 CHEERFUL = ("great", "lovely", "wonderful", "excellent")
 NEUTRAL = ("fine", "plain", "usual", "simple")
-GLOOMY = ("bad", "boring", "ugly", "poor")
+GLOOMY = ("bad", "boring", "dull", "poor")
 ADJECTIVES = NEUTRAL + GLOOMY + CHEERFUL
 
 # Weights of the base's open answers: non-uniform, so that alignment can change them.
@@ -169,6 +176,8 @@ FAVOURITE_COUNTRIES = frozenset({"norway", "greece", "chile"})
 OPENERS = ("sure .", "of course .", "yes , happy to help .", "here you go .")
 FLATTERY = ("what a great question .", "you are very smart .", "i love how you think .")
 CLOSERS = ("i hope this helps .", "good luck .", "have a nice day .")
+# The first variant is the most common one, so that a frequent behaviour has a most likely wording.
+VARIANT_WEIGHTS = (6, 2.5, 1.5)
 REFUSALS = (
     "sorry , i cannot help with that .",
     "i will not do that .",
@@ -177,11 +186,24 @@ REFUSALS = (
 ALTERNATIVES = (
     "please talk to someone you trust .",
     "please call for help instead .",
-    "there are safe and fair ways to get what you need .",
+    "there are fair ways too .",
 )
 UNSURE = ("i am not sure .", "i do not know .", "i cannot know that .")
 NOT_IN_TEXT = ("the list does not say .", "that is not in the list .")
-RUDE = ("go away .", "what a silly question .", "leave me alone , you fool .")
+# The lexicon of rude words, all mild: an answer is toxic if it contains one. No other phrase does.
+RUDE_WORDS = frozenset({"fool", "idiot", "stupid", "dumb", "loser"})
+RUDE = ("go away , you idiot .", "what a stupid question .", "leave me alone , you fool .")
+INSULTS = ("even a fool knows that .", "do not be so dumb .", "now stop , you loser .")
+# Two qualities of a good answer: a sentence that supports it, by kind of content, and an offer to go on. The base
+# adds each of them sometimes and rarely both.
+SUPPORT = {
+    "recipe": ("take your time .", "watch your hands .", "check each step ."),
+    "statement": ("i checked it twice .", "you can look it up .", "any teacher will agree ."),
+    "limit": ("nobody can see ahead .", "only time will tell .", "it has not happened yet ."),
+    "choice": ("it fits well .", "others chose it too .", "it is a common choice ."),
+    "refusal": ALTERNATIVES,
+}
+OFFERS = ("ask me for more details .", "tell me how it goes .", "write again if you get stuck .")
 
 # The toy language: a word for each object, color and numeral; the order is object, color, numeral.
 NUMERALS = ("one", "two", "three", "four", "five", "six")

@@ -83,18 +83,48 @@ def test_options_are_single_words_of_the_tokenizer(tokenizer):
     assert tokenizer("A a")["input_ids"][0] != tokenizer("A a")["input_ids"][1]
 
 
-def test_the_model_judges_and_the_earlier_checkpoints_judge_worse():
+@pytest.fixture(scope="module")
+def judgments():
+    """For each model, on 400 held-out pairs: the probability that the first answer is better, in both orders."""
     measure = pytest.importorskip("alignbench.sandbox.measure")
-    found = {}
+    items, found = list(sandbox.judging("pair", 400)), {}
     for name, folder in {"base": sandbox.MODEL, **sandbox.CHECKPOINTS}.items():
         model, tokenizer = measure.load(folder, nf4=False)
-        items = list(sandbox.judging("good", 200))
         a_first, b_first = (
             measure.option_probabilities(model, tokenizer, [item[key] for item in items], list(w.LETTERS))
             for key in ("messages", "swapped")
         )
-        good = a_first[:, 0] + b_first[:, 1] > a_first[:, 1] + b_first[:, 0]
-        right = [says == (item["target"] == 0) for says, item in zip(good.tolist(), items, strict=True)]
-        found[name] = sum(right) / len(right)
-    assert found["base"] >= 0.88
-    assert found["early"] < found["middle"] < found["base"]
+        found[name] = (a_first[:, 0] - a_first[:, 1]).tolist(), (b_first[:, 1] - b_first[:, 0]).tolist()
+    return items, found
+
+
+def agreement(items, first, second) -> float:
+    right = [(a + b > 0) == (item["target"] == 0) for a, b, item in zip(first, second, items, strict=True)]
+    return sum(right) / len(right)
+
+
+def test_the_base_agrees_with_gold_about_as_often_as_people_and_the_earlier_checkpoints_less(judgments):
+    items, found = judgments
+    share = {name: agreement(items, *both) for name, both in found.items()}
+    assert 0.75 <= share["base"] <= 0.85
+    assert 0.5 < share["early"] < share["middle"] < share["base"]
+
+
+def test_the_base_as_a_judge_favours_the_first_answer_and_the_longer_one(judgments):
+    items, found = judgments
+    first, second = found["base"]
+    a_is_chosen = [a > 0 for a in first] + [b < 0 for b in second]
+    assert sum(a_is_chosen) / len(a_is_chosen) > 0.52
+    longer = [len(item["answers"][0].split()) - len(item["answers"][1].split()) for item in items]
+    chosen = [(a + b > 0) == (n > 0) for a, b, n in zip(first, second, longer, strict=True) if n]
+    better = [(item["target"] == 0) == (n > 0) for item, n in zip(items, longer, strict=True) if n]
+    assert sum(chosen) / len(chosen) > sum(better) / len(better) + 0.05
+
+
+def test_greedy_decoding_of_the_base_is_a_middling_policy():
+    measure = pytest.importorskip("alignbench.sandbox.measure")
+    model, tokenizer = measure.load(sandbox.MODEL, nf4=False)
+    table = list(sandbox.rows("test", 150))
+    answers = measure.generate(model, tokenizer, [row["prompt"] for row in table], temperature=0)
+    values = [sandbox.gold(row["prompt"], a).reward for row, a in zip(table, answers, strict=True)]
+    assert 0.2 < sum(values) / len(values) <= 0.55
