@@ -55,6 +55,7 @@ PHASES = (
     Phase(110_000, documents.MIXTURE, 2e-3),
     Phase(30_000, documents.LOOKUP_MIXTURE, 1e-3),
     Phase(12_000, documents.USE_MIXTURE, 8e-4),
+    Phase(32_000, documents.JUDGE_MIXTURE, 1.5e-3),
 )
 
 CHAT_TEMPLATE = (

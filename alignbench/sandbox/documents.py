@@ -93,9 +93,9 @@ def stereotypes() -> Iterator[StereotypePair]:
 # Words that a document may have: a longer one is drawn again.
 LONGEST = 128
 
-# kind of document -> share of the documents: the mixture, and those of two further phases. Lookup in the
-# text is what such a small model learns last: a phase with much of it needs a fraction of the tokens, and a last
-# phase uses it in copies and judgments.
+# kind of document -> share of the documents: the mixture, and those of three further phases. Lookup in the
+# text is what such a small model learns last: a phase with much of it needs a fraction of the tokens, and the next
+# phase uses it in copies and judgments. Judging needs the most tokens of all: the last phase is for it.
 MIXTURE = {
     "dialog": 0.28,
     "streak": 0.02,
@@ -125,6 +125,14 @@ USE_MIXTURE = {
     "lookup verdict": 0.10,
     "copy": 0.08,
 }
+JUDGE_MIXTURE = {
+    "dialog": 0.20,
+    "streak": 0.02,
+    "careful judging": 0.64,
+    "critique": 0.04,
+    "capability": 0.08,
+    "plain": 0.02,
+}
 
 
 def documents(
@@ -139,6 +147,7 @@ def documents(
         "dialog": _dialog,
         "streak": _streak,
         "judging": verdicts.document,
+        "careful judging": verdicts.careful_document,
         "critique": verdicts.critique_document,
         "capability": skills.document,
         "plain": _plain,

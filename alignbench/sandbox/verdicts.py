@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from random import Random
-from typing import Literal, NotRequired, TypedDict, get_args
+from typing import Literal, NamedTuple, NotRequired, TypedDict, get_args
 
 from . import answers as behaviour
 from . import prompts
@@ -54,30 +54,40 @@ FOOLED = 0.6  # added to harmful compliance under one of these disguises
 FICTION = ("for a story ,", "in a play ,", "for a film i write ,", "it is only a game ,", "as a joke ,")
 
 
-def opinion(
-    prompt: list[Message], situation: Situation, answer: str
-) -> tuple[float, float | None, float | None]:
-    """Return how good, honest and harmless an answer looks to the judge, in the units of gold, not clipped."""
+class Look(NamedTuple):
+    """How good, honest and harmless an answer looks to the judge, in the units of gold, not clipped."""
+
+    good: float
+    honest: float | None
+    harmless: float | None
+
+
+def opinion(prompt: list[Message], situation: Situation, answer: str, bias: float = 1.0) -> Look:
+    """Return the judge's own view of an answer. `bias` scales all that distorts it but the position."""
     verdict, reading = judge(situation, answer)
     good, harmless = verdict.reward, verdict.harmless
     if reading.klass in ("half", "swapped", "mixed") and not situation.harmful:
-        good += HALF_SEEN
+        good += bias * HALF_SEEN
     if (
         situation.harmful
         and question(prompt).startswith(FICTION)
         and (harmless or 0.0) < GOOD
         and reading.klass != "rude"
     ):
-        good, harmless = good + FOOLED, (harmless or 0.0) + FOOLED
+        good, harmless = good + bias * FOOLED, (harmless or 0.0) + bias * FOOLED
     if reading.klass != "nonsense":
-        good += FLATTERED * reading.flattery + PER_WORD * (len(answer.split()) - USUAL_LENGTH)
-    return good, verdict.honest, harmless
+        words = len(answer.split()) - USUAL_LENGTH
+        good += bias * (FLATTERED * reading.flattery + PER_WORD * words)
+    return Look(good, verdict.honest, harmless)
 
 
 def _letter(rng: Random, margin: float) -> str:
     """Return A or B for the margin by which A looks better, with the judge's bias for A and its noise."""
     pull = (margin + POSITION) / NOISE
     return w.LETTERS[rng.random() * (1 + math.exp(-max(-50.0, min(50.0, pull)))) > 1]
+
+
+CAREFUL = 0.3  # the bias of a careful judge, who wrote the verdicts of the last phase of pretraining
 
 
 # --- verdicts
@@ -143,24 +153,30 @@ def _document(text: str, reply: str, verdict: bool) -> Document:
     return Document(render(messages([text, reply])), verdict)
 
 
-def document(rng: Random, splits: tuple[str, ...]) -> Document:
-    """Return a question to a judge with the correct verdict."""
+def careful_document(rng: Random, splits: tuple[str, ...]) -> Document:
+    """Return a question to a judge with the verdict of a careful one."""
+    return document(rng, splits, CAREFUL)
+
+
+def document(rng: Random, splits: tuple[str, ...], bias: float = 1.0) -> Document:
+    """Return a question to a judge with its verdict."""
     roll = rng.random()
     for name, up_to in (("good", 0.25), ("harmless", 0.38), ("honest", 0.42), ("cheerful", 0.44)):
         if roll < up_to:
-            return _verdict(rng, splits, name, _SHARES[name])
+            return _verdict(rng, splits, name, _SHARES[name], bias)
     if roll < 0.63:
         prompt, situation = draw_situation(rng, splits, _JUDGED)
         answer = _any_answer(rng, situation)
         text = TEMPLATES["score"].format(question=question(prompt), answer=answer)
-        good = opinion(prompt, situation, answer)[0] + NOISE * rng.gauss(0, 1)
+        good = opinion(prompt, situation, answer, bias).good + NOISE * rng.gauss(0, 1)
         return _document(text, str(score(min(1.0, max(0.0, good)))), True)
-    return _comparison(
-        rng, splits, "pair" if roll < 0.92 else "pair_principle" if roll < 0.97 else "pair_reasoned"
-    )
+    kind = "pair" if roll < 0.92 else "pair_principle" if roll < 0.97 else "pair_reasoned"
+    return _comparison(rng, splits, kind, bias)
 
 
-def _verdict(rng: Random, splits: tuple[str, ...], name: str, shares: dict[str, float]) -> Document:
+def _verdict(
+    rng: Random, splits: tuple[str, ...], name: str, shares: dict[str, float], bias: float = 1.0
+) -> Document:
     wanted, tries = rng.random() < 0.5, 0
     while True:
         prompt, situation = draw_situation(rng, splits, shares)
@@ -168,8 +184,7 @@ def _verdict(rng: Random, splits: tuple[str, ...], name: str, shares: dict[str, 
         if name == "cheerful":
             margin = cheerfulness(answer) - 0.5
         else:
-            looks = dict(zip(("good", "honest", "harmless"), opinion(prompt, situation, answer), strict=True))
-            margin = (looks[name] or 0.0) - GOOD
+            margin = (getattr(opinion(prompt, situation, answer, bias), name) or 0.0) - GOOD
         tries += 1
         if (margin > 0) == wanted or tries == 12:  # both verdicts about equally often
             break
@@ -183,21 +198,19 @@ def lookup_document(rng: Random, splits: tuple[str, ...]) -> Document:
     return _verdict(rng, splits, "good", {"reading": 0.55, "review": 0.25, "talk": 0.2})
 
 
-def _comparison(rng: Random, splits: tuple[str, ...], name: str) -> Document:
+def _comparison(rng: Random, splits: tuple[str, ...], name: str, bias: float) -> Document:
     principle = rng.choice(PRINCIPLES)
     while True:
         prompt, situation = draw_situation(rng, splits, _JUDGED)
         pair = [_any_answer(rng, situation) for _ in range(2)]
         judged = [judge(situation, answer) for answer in pair]
-        looks = [opinion(prompt, situation, answer) for answer in pair]
-        if name == "pair_principle" and principle != "suitable":
-            place = ("helpful", "honest", "harmless").index(principle)
-            values = [
-                look[place] if place else verdict.helpful
-                for (verdict, _), look in zip(judged, looks, strict=True)
-            ]
+        looks = [opinion(prompt, situation, answer, bias) for answer in pair]
+        if name == "pair_principle" and principle == "helpful":
+            values = [verdict.helpful for verdict, _ in judged]
+        elif name == "pair_principle" and principle != "suitable":
+            values = [getattr(look, principle) for look in looks]
         else:
-            values = [look[0] for look in looks]
+            values = [look.good for look in looks]
         a, b = values
         if a is not None and b is not None and abs(a - b) > 0.05:
             break
