@@ -254,9 +254,11 @@ def itself(models) -> Self:
     return made
 
 
-def test_the_model_tells_better_answers_from_worse(itself: Self, pairs):
+def test_the_model_tells_better_answers_from_worse_and_is_no_oracle(itself: Self, pairs):
     found = itself.compare(*pairs)
-    assert sum((p or 0) > 0.5 for p in found) / len(found) > 0.75
+    assert None not in found
+    right = [(p > 0.5) + 0.5 * (p == 0.5) for p in found]  # pyright: ignore[reportOptionalOperand]
+    assert 0.7 < sum(right) / len(right) < 0.9
 
 
 def test_swapping_the_answers_flips_the_soft_label(itself: Self, models, pairs):
