@@ -154,9 +154,11 @@ def gold_rates(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, count
 def judging_scores(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, count: int) -> Numbers:
     """Return the agreement of the model's judgments with gold on held-out prompts, averaged over both orders of
     the options."""
+    import torch
+
     result: Numbers = {}
     for kind in ("good", "harmless", "pair"):
-        items = list(judging(kind, count))
+        items = list(judging(kind, count, seed=1))
         straight = option_probabilities(model, tokenizer, [i["messages"] for i in items], list(w.LETTERS))
         swapped = option_probabilities(
             model, tokenizer, [i.get("swapped", i["messages"]) for i in items], list(w.LETTERS)
@@ -190,11 +192,11 @@ def judging_scores(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, c
         for family in FAMILIES:
             if by_family[family]:
                 result[f"{kind}, {family}"] = fmean(by_family[family])
-    items = list(judging("score", count))
+    items = list(judging("score", count, seed=1))
     scores = option_probabilities(model, tokenizer, [i["messages"] for i in items], list(SCORES))
     scores = (scores / scores.sum(-1, keepdim=True)) @ scores.new_tensor([float(n) for n in SCORES])
     result["score, correlation"] = correlation(scores.tolist(), [float(i["target"]) for i in items])
-    pairs = list(judging("pair", count, seed=1))
+    pairs = list(judging("pair", count, seed=2))
     chats = [
         [
             {
@@ -216,7 +218,7 @@ def judging_scores(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, c
 def critique_scores(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, count: int) -> Numbers:
     """Return the share of correct critiques ("suitable" as principle), and the gold of base answers before and
     after one revision."""
-    items = list(judging("good", count, seed=2))
+    items = list(judging("good", count, seed=3))
     situations = [situation for item in items if (situation := read(item["prompt"]))]
     result: Numbers = {}
     for principle in PRINCIPLES:

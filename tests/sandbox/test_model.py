@@ -87,7 +87,7 @@ def test_options_are_single_words_of_the_tokenizer(tokenizer):
 def judgments():
     """For each model, on 400 held-out pairs: the probability that the first answer is better, in both orders."""
     measure = pytest.importorskip("alignbench.sandbox.measure")
-    items, found = list(sandbox.judging("pair", 400)), {}
+    items, found = list(sandbox.judging("pair", 400, seed=1)), {}
     for name, folder in {"base": sandbox.MODEL, **sandbox.CHECKPOINTS}.items():
         model, tokenizer = measure.load(folder, nf4=False)
         a_first, b_first = (
@@ -128,3 +128,11 @@ def test_greedy_decoding_of_the_base_is_a_middling_policy():
     answers = measure.generate(model, tokenizer, [row["prompt"] for row in table], temperature=0)
     values = [sandbox.gold(row["prompt"], a).reward for row, a in zip(table, answers, strict=True)]
     assert 0.2 < sum(values) / len(values) <= 0.55
+
+
+def test_measure_prints_every_quantity_of_a_model():
+    measure = pytest.importorskip("alignbench.sandbox.measure")
+    found = measure.measure(*measure.load(sandbox.MODEL), count=40)
+    said = measure.markdown(found)
+    assert "| judging: pair, one order |" in said and "| held-out loss, nats per token |" in said
+    assert 0.5 < found["judging"]["pair"] <= 1.0 and 0.0 < found["gold"]["all"]["reward"] < 0.6
