@@ -13,7 +13,7 @@ COMMON = """
 model: {id: sandbox}
 data: {train: sandbox, limit: 32, max_length: 128}
 training: {threads: 1, batch: 8}
-evaluation: {prompts: 6, sampling: {max_new_tokens: 8}, metrics: [kl, capability]}
+evaluation: {prompts: 24, sampling: {max_new_tokens: 12}, metrics: [kl, capability]}
 """
 
 
@@ -27,7 +27,7 @@ def run(folder: Path, name: str, text: str) -> Path:
 
 def test_the_start_of_a_policy_may_lie_outside_the_run(tmp_path, monkeypatch):
     monkeypatch.setenv("ALIGNBENCH_HOME", str(tmp_path / "home"))
-    far = run(tmp_path, "far", "budget: {steps: 4}\nmethods: {sft: {learning_rate: 1.0e-2}}\n")
+    far = run(tmp_path, "far", "budget: {steps: 4}\nmethods: {sft: {learning_rate: 3.0e-2}}\n")
     adapter = far / "cells" / "sft" / "seed-0" / "policy"
     near = (
         f"budget: {{steps: 1}}\nmethods: {{dpo: {{start: {{adapter: {adapter}}}, learning_rate: 1.0e-12}}}}\n"

@@ -27,7 +27,7 @@ METHODS = {
         "optimizer": {"dpo": {"learning_rate": 1e-3}},
     },
     "d-rlaif": {"start": "base", "judge": JUDGE, "max_new_tokens": 4},
-    "cai-sl": {"start": "base", "revisions": {"sampling": {"max_new_tokens": 4}, "wording": "sandbox"}},
+    "cai-sl": {"start": "base", "revisions": {"sampling": {"max_new_tokens": 16}, "wording": "sandbox"}},
     "kto": {"start": "base"},
     "grpo": {"start": "base", "rewards": ["length"], "answers": 2, "max_new_tokens": 4},
     "rloo": {"start": "base", "rewards": ["length"], "answers": 2, "max_new_tokens": 4},

@@ -130,3 +130,8 @@ def test_alpha_takes_what_only_one_of_them_rated():
 
 def test_raters_who_share_no_pair_do_not_agree():
     assert agreement([1, None], [None, 1])["accuracy"] is None
+
+
+def test_there_is_no_alpha_where_all_that_both_rated_is_alike():
+    assert agreement([1, -1], [1, None])["alpha"] is None
+    assert agreement([1, 1], [1, 1])["alpha"] is None

@@ -104,7 +104,7 @@ def test_where_none_can_be_opened_it_is_said_what_to_install(maker, monkeypatch)
 
 def test_what_is_learnt_is_a_file_that_a_recipe_can_name(make, prompts, tmp_path):
     file = tmp_path / "answers.jsonl"
-    answers = make(candidates=4, searches=6).answer(prompts[:8], Sampling(max_new_tokens=12), SEED)
+    answers = make(candidates=4, searches=6).answer(prompts[:8], Sampling(max_new_tokens=8), SEED)
     write(file, prompts[:8], answers)
     finished = [answer for answer in answers if answer.finished]
     assert 2 < len(finished) < 8, "what was cut is not learnt"

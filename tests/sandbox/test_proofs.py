@@ -1,0 +1,70 @@
+"""What the recorded measurements of the sandbox say: of this fingerprint, within the bounds, tuned alike."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+
+from alignbench.recipe.load import load
+from alignbench.recipe.resolve import resolve
+from alignbench.sandbox import FINGERPRINT
+
+ROOT = Path(__file__).parents[2]
+PROOFS = ROOT / "benchmarks" / "proofs"
+
+
+def proof(name: str) -> dict:
+    return json.loads((PROOFS / f"{name}.json").read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def ruler():
+    spec = importlib.util.spec_from_file_location("sandbox_ruler", PROOFS / "sandbox_ruler.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("path", sorted(PROOFS.glob("*.json")), ids=lambda path: path.stem)
+def test_a_proof_that_names_a_sandbox_names_this_one(path: Path):
+    found = json.loads(path.read_text(encoding="utf-8"))
+    assert isinstance(found, list) or found.get("sandbox", FINGERPRINT) == FINGERPRINT
+
+
+def test_the_page_of_claims_is_of_this_sandbox():
+    assert f"Sandbox {FINGERPRINT[:16]}." in (ROOT / "docs" / "claims.md").read_text(encoding="utf-8")
+
+
+def test_the_ruler_is_long_enough_by_five_seeds_at_each_temperature(ruler):
+    found = proof("sandbox_ruler")
+    assert found["seeds"] == [0, 1, 2, 3, 4]
+    assert list(found["gold"]) == ["0.0", "0.7", "1.0"]
+    told = {
+        at: sum(pair["p_holm"] <= 0.05 for pair in pairs.values()) for at, pairs in found["pairs"].items()
+    }
+    assert all(len(pairs) == 15 for pairs in found["pairs"].values())
+    assert told == found["pairs told apart"]
+    assert ruler.missed(found["gold"], told) == found["missed"] == []
+
+
+def test_a_short_ruler_would_be_seen(ruler):
+    short = {"0.0": {"base": 0.75, "sft": 0.97, "rlaif": 0.974}}
+    assert len(ruler.missed(short, {"0.0": 5})) == 4
+    assert ruler.missed({"0.0": {"base": 0.5, "sft": 0.7, "rlaif": 0.9}}, {"0.0": 6}) == []
+
+
+def test_every_method_was_tuned_with_as_many_trials_and_the_quickstart_has_what_was_chosen():
+    found = proof("tuning")
+    assert {method: len(trials) for method, trials in found["trials"].items()} == {
+        method: 3 for method in ("sft", "dpo", "orpo", "rlhf", "rlaif", "rain")
+    }
+    assert not set(found["seeds"]) & set(proof("sandbox_ruler")["seeds"])
+    shipped = resolve(load(ROOT / "recipes" / "quickstart.yaml").recipe).labels
+    for method, label in found["chosen"].items():
+        trials = found["trials"][method]
+        assert label == max(trials, key=lambda one: max(trials[one]["gold"].values()))
+        assert shipped[method].config == trials[label]["config"], method
