@@ -128,7 +128,7 @@ def covered_at_equal_length(
         wins = (rng.random(prompts) < chance).astype(float)
         wins[rng.random(prompts) < ties] = 0.5
         try:
-            values = fits.share_at_equal_length(wins, lengths)
+            values, _ = fits.share_at_equal_length(wins, lengths)
         except fits.NoFitError:
             continue
         low, high = stats.with_prior((0, 1), stats.policies, values[None]).interval()

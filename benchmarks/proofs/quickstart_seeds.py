@@ -1,7 +1,7 @@
-"""Every row of the quickstart against base and against its start, three seeds, gold reward, both estimands.
+"""Every row of the quickstart against base and against its start, five seeds, gold reward, both estimands.
 
-    alignbench run recipes/quickstart.yaml --out runs/proof --set 'seeds=[0,1,2]'
-    python benchmarks/proofs/quickstart_seeds.py runs/proof
+    alignbench run recipes/quickstart.yaml --out runs/ruler --set 'seeds=[0,1,2,3,4]'
+    python benchmarks/proofs/quickstart_seeds.py runs/ruler
 
 Reads the record of that run and writes quickstart_seeds.json beside this file. Exits 1 where an interval of
 these policies does not lie above zero.

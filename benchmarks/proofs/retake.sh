@@ -18,9 +18,8 @@ alignbench run "$proofs/tuning.yaml" --out "$out/tuning"
 proof tuning "$out/tuning"
 alignbench run recipes/quickstart.yaml --out "$out/ruler" --set 'seeds=[0,1,2,3,4]'
 proof sandbox_ruler "$out/ruler"
+proof quickstart_seeds "$out/ruler"
 alignbench run recipes/quickstart.yaml --out "$out/quickstart"
-alignbench run recipes/quickstart.yaml --out "$out/proof" --set 'seeds=[0,1,2]'
-proof quickstart_seeds "$out/proof"
 for model in base early middle; do python -m alignbench.sandbox.measure --model "$model"; done
 python -m alignbench.sandbox.measure --adapter "$out/quickstart/cells/sft/seed-0/policy"
 

@@ -30,6 +30,26 @@ def test_the_fingerprint_is_that_of_the_files_and_the_world():
     assert build.fingerprint(record["files"], record["world"]) == sandbox.FINGERPRINT
 
 
+def test_two_builds_are_equal_bit_for_bit_and_all_but_the_weights_is_what_ships(tmp_path):
+    import torch
+
+    threads = torch.get_num_threads()
+    try:
+        for name in "ab":
+            build.build(tmp_path / name, share=0.004)
+    finally:
+        torch.set_num_threads(threads)
+    first, second, shipped = (
+        json.loads((root / "record.json").read_text())
+        for root in (tmp_path / "a", tmp_path / "b", sandbox.MODEL.parent)
+    )
+    assert first == second
+    assert first["world"] == shipped["world"]
+    weights = {name for name in shipped["files"] if name.endswith("model.safetensors")}
+    differ = {name for name in shipped["files"] if first["files"][name] != shipped["files"][name]}
+    assert differ == weights, "a share of the documents gives other weights, and nothing else"
+
+
 def test_all_checkpoints_together_weigh_at_most_12_megabytes():
     files = [path for folder in FOLDERS for path in folder.iterdir()]
     assert sum(path.stat().st_size for path in files) <= 12_000_000
