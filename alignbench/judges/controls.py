@@ -99,7 +99,9 @@ def agreement(
         return {"n": 0, "accuracy": None, "ci95": None, "kappa": None, "alpha": None}
     hits, n = sum(x == y for x, y in both), len(both)
     data = np.array([[math.nan if x is None else x for x in rater] for rater in (a, b)], dtype=float)
-    varied = len({side for pair in both for side in pair}) > 1  # else both disagreements are 0, and alpha 0 / 0
+    varied = (
+        len({side for pair in both for side in pair}) > 1
+    )  # else both disagreements are 0, and alpha 0 / 0
     return {
         "n": n,
         "accuracy": hits / n,

@@ -23,7 +23,8 @@ def main() -> None:
     methods: dict[str, dict[str, Any]] = {}
     for label, block in record.recipe["methods"].items():
         gold = {
-            str(setting.temperature): setting.labels[label]["reward"].value for setting in record.settings
+            str(setting.temperature): setting.labels[label]["reward"].value or 0.0
+            for setting in record.settings
         }
         at = max(gold, key=lambda one: gold[one])
         trial = {"config": block["config"], "gold": gold, "best temperature": float(at)}

@@ -23,13 +23,22 @@ def proof(name: str) -> dict:
 @pytest.fixture(scope="module")
 def ruler():
     spec = importlib.util.spec_from_file_location("sandbox_ruler", PROOFS / "sandbox_ruler.py")
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
 
-@pytest.mark.parametrize("path", sorted(PROOFS.glob("*.json")), ids=lambda path: path.stem)
+OF_AN_EARLIER_BASE = {"published"}
+"""Equal numbers of two programs on one model, whichever it is; benchmarks/RESULTS.md says that it is an earlier one."""
+
+
+@pytest.mark.parametrize(
+    "path",
+    [path for path in sorted(PROOFS.glob("*.json")) if path.stem not in OF_AN_EARLIER_BASE],
+    ids=lambda path: path.stem,
+)
 def test_a_proof_that_names_a_sandbox_names_this_one(path: Path):
     found = json.loads(path.read_text(encoding="utf-8"))
     assert isinstance(found, list) or found.get("sandbox", FINGERPRINT) == FINGERPRINT
@@ -59,9 +68,9 @@ def test_a_short_ruler_would_be_seen(ruler):
 
 def test_every_method_was_tuned_with_as_many_trials_and_the_quickstart_has_what_was_chosen():
     found = proof("tuning")
-    assert {method: len(trials) for method, trials in found["trials"].items()} == {
-        method: 3 for method in ("sft", "dpo", "orpo", "rlhf", "rlaif", "rain")
-    }
+    assert {method: len(trials) for method, trials in found["trials"].items()} == dict.fromkeys(
+        ("sft", "dpo", "orpo", "rlhf", "rlaif", "rain"), 3
+    )
     assert not set(found["seeds"]) & set(proof("sandbox_ruler")["seeds"])
     shipped = resolve(load(ROOT / "recipes" / "quickstart.yaml").recipe).labels
     for method, label in found["chosen"].items():
