@@ -325,7 +325,7 @@ class Planning:
 
 
 PLANNING = Planning(seed=0.03, rest=0.42)
-"""Of gold's score, from 0 to 1, over seeds of one method on the sandbox (`benchmarks/proofs/aa.json`)."""
+"""Of a score from 0 to 1, on the cautious side (`benchmarks/proofs/sandbox_ruler.json` has those of the quickstart)."""
 
 
 def detectable(

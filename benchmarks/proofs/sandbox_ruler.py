@@ -5,8 +5,8 @@
 
 The sandbox is a long enough ruler if, greedily, base reaches at most 0.55, SFT 0.75 and the best method 0.95, and if at
 each temperature at least six of the fifteen pairs of six methods are told apart: by the report's own test of the
-methods, Holm at 5 % over all pairs of the report. Writes sandbox_ruler.json beside this file, and exits 1 where a bound
-is missed.
+methods, Holm at 5 % over all pairs of the report. "deviations" are those of seeds and of answers, each label at the temperature that it is ranked at.
+Writes sandbox_ruler.json beside this file, and exits 1 where a bound is missed.
 """
 
 from __future__ import annotations
@@ -17,7 +17,10 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from alignbench import results
+import numpy as np
+import pyarrow.parquet as pq
+
+from alignbench import layout, results
 from alignbench.sandbox import FINGERPRINT
 
 GREEDY_BOUNDS = {"base": 0.55, "sft": 0.75}
@@ -38,6 +41,28 @@ def told_apart(setting: results.SettingResult) -> dict[str, dict[str, Any]]:
         f"{one.a} - {one.b}": {"difference": one.difference, "ci95": one.ci95, "p_holm": one.p_holm}
         for one in setting.comparisons
         if one.metric == "reward" and one.estimand == "method" and frozenset((one.a, one.b)) in wanted
+    }
+
+
+def deviations(run: Path) -> dict[str, dict[str, float]]:
+    """Return the standard deviations of seeds, and of answers about their seed and prompt, by label and pooled."""
+    scores = pq.read_table(run / layout.EVALUATION / layout.JUDGEMENTS).to_pandas()
+    found: dict[str, dict[str, float]] = {}
+    for label, rows in scores[scores.label != "base"].groupby("label"):
+        table = rows.pivot(index="seed", columns="prompt_id", values="score").to_numpy()
+        seeds, prompts = table.shape
+        rest = table - table.mean(1, keepdims=True) - table.mean(0) + table.mean()
+        of_rest = float((rest**2).sum() / ((seeds - 1) * (prompts - 1)))
+        found[str(label)] = {
+            "seeds": float(table.mean(1).var(ddof=1)) - of_rest / prompts,
+            "answers": of_rest,
+        }
+    found["all"] = {
+        part: float(np.mean([one[part] for one in found.values()])) for part in ("seeds", "answers")
+    }
+    return {
+        label: {part: round(max(value, 0.0) ** 0.5, 4) for part, value in one.items()}
+        for label, one in found.items()
     }
 
 
@@ -70,6 +95,7 @@ def main() -> None:
         "seeds": record.recipe["seeds"],
         "prompts": record.recipe["evaluation"]["prompts"],
         "gold": gold,
+        "deviations": deviations(Path(sys.argv[1])),
         "pairs told apart": counts,
         "pairs": pairs,
         "missed": failed,

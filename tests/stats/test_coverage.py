@@ -96,7 +96,7 @@ def test_equal_labels_are_told_apart_in_one_run_of_twenty_at_most(estimand):
 
 
 def test_fifteen_pairs_of_one_method_are_told_apart_in_one_run_of_twenty_at_most():
-    """Six labels at three equal seeds, as a quickstart has them, with the variance of benchmarks/proofs/aa.json.
+    """Six labels at three equal seeds, as a quickstart has them, with the planning deviations.
 
     Holm asks for p = 0.05/15 here, where an estimated number of degrees of freedom is too bold.
     """
