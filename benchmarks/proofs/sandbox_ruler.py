@@ -5,8 +5,8 @@
 
 The sandbox is a long enough ruler if, greedily, base reaches at most 0.55, SFT 0.75 and the best method 0.95, and if at
 each temperature at least six of the fifteen pairs of six methods are told apart: by the report's own test of the
-methods, Holm at 5 % over all pairs of the report. "deviations" are those of seeds and of answers, each label at the temperature that it is ranked at.
-Writes sandbox_ruler.json beside this file, and exits 1 where a bound is missed.
+methods, Holm at 5 % over all pairs of the report. "deviations" are those of seeds and of answers, each label at the
+temperature that it is ranked at. Writes sandbox_ruler.json beside this file, and exits 1 where a bound is missed.
 """
 
 from __future__ import annotations
