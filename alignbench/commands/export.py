@@ -59,10 +59,15 @@ def adapter(run: Path, cell: Cell, out: Path) -> Path:
 
 
 def base_of(run: Path, recipe: Recipe) -> str:
-    """Return what transformers loads the base from: a hub id or a folder of this machine."""
+    """Return what the base is loaded from: a hub id, or a folder or GGUF file of this machine."""
+    from alignbench.data import gguf
     from alignbench.data.tokens import model_path
 
-    return model_path(recipe.model, origin(run))
+    file = gguf.file_of(recipe.model, origin(run))
+    if file is None:
+        return model_path(recipe.model, origin(run))
+    local = recipe.model.gguf is None or (origin(run) / recipe.model.id).is_dir()
+    return str(file) if local else recipe.model.id
 
 
 def merge(run: Path, cell: Cell, folder: Path, out: Path, threads: int) -> dict[str, float]:
@@ -75,7 +80,7 @@ def merge(run: Path, cell: Cell, folder: Path, out: Path, threads: int) -> dict[
     import transformers
     from peft import PeftModel
 
-    from alignbench.models.hub import obtain
+    from alignbench.models.hub import model_folder
     from alignbench.models.loading import kind_of
 
     if out.exists() and any(out.iterdir()):
@@ -83,11 +88,9 @@ def merge(run: Path, cell: Cell, folder: Path, out: Path, threads: int) -> dict[
     torch.set_num_threads(threads)
     recipe = recipe_of(run)
     asked = _sequences(run, cell, threads)
-    source = base_of(run, recipe)
-    network = getattr(transformers, kind_of(obtain(source, recipe.model.revision)))
-    base: Any = network.from_pretrained(
-        source, revision=recipe.model.revision, dtype="auto", trust_remote_code=False
-    )
+    source = model_folder(recipe.model, origin(run))
+    network = getattr(transformers, kind_of(source))
+    base: Any = network.from_pretrained(source, dtype="auto", trust_remote_code=False)
     own = base.dtype
     model: Any = PeftModel.from_pretrained(base.float(), str(folder)).eval()
     before = _logprobs(model, asked)

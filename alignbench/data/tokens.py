@@ -9,6 +9,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from alignbench.data import gguf
 from alignbench.data.fidelity import Fidelity, answers
 from alignbench.errors import ModelError, SecurityError
 from alignbench.recipe import schema
@@ -30,8 +31,11 @@ The day is the one that Llama's templates fall back to.
 def model_path(model: schema.Model, root: Path) -> str:
     """Return what `model.id` stands for: a folder of the sandbox's base, a local folder, or a hub id.
 
-    `sandbox/early` and `sandbox/middle` are earlier checkpoints of the base's pretraining.
+    `sandbox/early` and `sandbox/middle` are earlier checkpoints of the base's pretraining. A GGUF file stands for
+    the folder of its configuration and tokenizer.
     """
+    if (file := gguf.file_of(model, root)) is not None:
+        return str(gguf.text_folder(file))
     if model.id.partition("/")[0] == SANDBOX:
         from alignbench import sandbox
 
@@ -42,6 +46,11 @@ def model_path(model: schema.Model, root: Path) -> str:
             return str(known[model.id])
     local = root / model.id
     return str(local) if local.is_dir() else model.id
+
+
+def is_local(model: schema.Model, root: Path) -> bool:
+    """Return whether a recipe's model is a file or folder of this machine: one of the hub may not be here yet."""
+    return model.id.partition("/")[0] == SANDBOX or (root / model.id).exists()
 
 
 def load_tokenizer(model: schema.Model, root: Path = Path()) -> PreTrainedTokenizerFast:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from alignbench import store
+from alignbench.data import gguf
 from alignbench.engine.plan import Cell
 from alignbench.errors import RecipeError, StorageError
-from alignbench.recipe.schema import BASE, Recipe
+from alignbench.recipe.schema import BASE, Model, Recipe
 
 LEAST = 32 * 2**20
 """Bytes that the smallest run may write: rows, samples, judgements, logs, report."""
@@ -55,7 +56,7 @@ def max_workers(recipe: Recipe, asked: int | Literal["auto"] = "auto") -> int:
 def check_disk(recipe: Recipe, cells: Iterable[Cell], out: Path, root: Path, workers: int) -> None:
     """Raise StorageError where the disk of the run, or of the store, is clearly too small for these cells."""
     trained = sum(cell.label != BASE for cell in cells)
-    adapter = 4 * recipe.model.adapter.rank * _widths(recipe.model.id, root)
+    adapter = 4 * recipe.model.adapter.rank * _widths(recipe.model, root)
     for folder, copies in ((out, trained + workers * COPIES), (store.default_root(), workers * COPIES)):
         needed = LEAST + adapter * (copies if trained else 0)
         there = next(path for path in (folder, *folder.resolve().parents) if path.exists())
@@ -68,14 +69,23 @@ def check_disk(recipe: Recipe, cells: Iterable[Cell], out: Path, root: Path, wor
             )
 
 
-def _widths(model: str, root: Path) -> int:
+def _widths(model: Model, root: Path) -> int:
     """Inputs and outputs of all linear layers, added up: weights of an adapter of rank 1. 0 where unknown."""
-    path = root / model / "config.json"
     try:
-        config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        config = config.get("text_config", config)
+        config = _shape(model, root)
         hidden, layers = int(config["hidden_size"]), int(config["num_hidden_layers"])
         inner = int(config.get("intermediate_size", 4 * hidden))
     except (OSError, ValueError, KeyError, TypeError):
         return 0
     return layers * (4 * 2 * hidden + 3 * (hidden + inner))
+
+
+def _shape(model: Model, root: Path) -> Mapping[str, Any]:
+    """The configuration of a local model."""
+    if (file := gguf.file_of(model, root, fetch=False)) is not None:
+        header = gguf.read_header(file)
+        names = {"hidden_size": "embedding_length", "num_hidden_layers": "block_count"}
+        names["intermediate_size"] = "feed_forward_length"
+        return {name: header.own(own) for name, own in names.items()}
+    config = json.loads((root / model.id / "config.json").read_text(encoding="utf-8"))
+    return config.get("text_config", config)

@@ -94,7 +94,7 @@ class LanguageModel(Reader):
 
     class Config(Asking):
         id: str
-        """A hub id or a local folder."""
+        """A hub id, a local folder, or a GGUF file."""
         revision: str | None = None
         """Branch, tag or commit on the hub."""
         quantization: Literal["nf4", "fp4", "int8", "none"] = "nf4"
@@ -107,8 +107,9 @@ class LanguageModel(Reader):
     @classmethod
     def check_files(cls, config: Any, root: Path) -> None:
         from alignbench.models.files import check_language_model
+        from alignbench.recipe.schema import Model
 
-        check_language_model(config.id, root)
+        check_language_model(Model(id=config.id), root)
 
     def reader(self, models: Models) -> Ask:
         from alignbench.models import load_base

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from alignbench.data import gguf
 from alignbench.data.tokens import model_path
 from alignbench.errors import ModelError, Problem
 from alignbench.recipe.configs import build
@@ -38,9 +39,9 @@ def check(plan: Plan, root: Path) -> None:
     """
     recipe = plan.recipe
     starts = [block.start for block in recipe.methods.values()]
-    models = {recipe.model.id, *(start.model for start in starts if isinstance(start, ModelStart))}
-    for id in sorted(models):
-        check_language_model(id, root)
+    check_language_model(recipe.model, root)
+    for id in sorted({start.model for start in starts if isinstance(start, ModelStart)}):
+        check_language_model(Model(id=id), root)
     for start in starts:
         if isinstance(start, AdapterStart) and (root / start.adapter).is_dir():
             inspect(root / start.adapter)
@@ -56,8 +57,22 @@ def check_judges(plan: Plan, root: Path) -> None:
         kind.check_files(config, root)
 
 
-def check_language_model(id: str, root: Path) -> None:
-    """Check a language model's folder; a model of the hub is checked when it is here."""
+def described(model: Model, root: Path) -> str:
+    """Return what a local GGUF file is; empty for any other model."""
+    if (file := gguf.file_of(model, root, fetch=False)) is None:
+        return ""
+    header = gguf.read_header(file)
+    size = f"{header.weights / 1e6:,.1f} million weights in {', '.join(header.kinds)}"
+    return f"\n{file.name}: {header.architecture}, {size}, sha256 {gguf.sha256(file)}"
+
+
+def check_language_model(model: Model, root: Path) -> None:
+    """Check a language model's folder or GGUF file; a model of the hub is checked when it is here."""
+    if gguf.names(model):
+        if (file := gguf.file_of(model, root, fetch=False)) is not None:
+            gguf.check(model.gguf or model.id, file, template=model.chat_template is not None)
+        return
+    id = model.id
     folder = folder_of(id, root)
     if folder is None:
         return
@@ -73,6 +88,8 @@ def check_language_model(id: str, root: Path) -> None:
 
 def check_classifier(id: str, root: Path) -> dict[str, Any] | None:
     """Check a sequence classifier's folder and return its configuration; None where it is not a local folder."""
+    if gguf.names(Model(id=id)):
+        raise ModelError(f"{id} is a language model in GGUF", "a classifier is read from safetensors")
     folder = folder_of(id, root)
     if folder is None:
         return None

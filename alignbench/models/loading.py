@@ -15,7 +15,7 @@ from alignbench.errors import ModelError
 from alignbench.models import counting
 from alignbench.models.base import Base
 from alignbench.models.files import UNDAMAGED, check_model, refuse_not_finite
-from alignbench.models.hub import first_line, obtain
+from alignbench.models.hub import first_line, model_folder, obtain
 from alignbench.models.memory import keep_freed
 from alignbench.models.quantization import Quantization, check_layers, count, quantise_experts
 from alignbench.recipe import schema
@@ -47,9 +47,9 @@ def load_base(
     large model, so that the next process need not quantise again.
     Raises ModelError for a model that is missing, unsuitable or wrongly quantised, SecurityError for a malicious one.
     """
-    from alignbench.data.tokens import load_tokenizer, model_path
+    from alignbench.data.tokens import load_tokenizer
 
-    folder = obtain(model_path(model, root), model.revision)
+    folder = model_folder(model, root)
     place = _device(device)
     if place.type == "cpu":
         keep_freed()

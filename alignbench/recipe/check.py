@@ -31,6 +31,7 @@ from alignbench.recipe.named import resolve
 from alignbench.recipe.schema import (
     BASE,
     FILE,
+    GGUF,
     START,
     Named,
     Recipe,
@@ -83,8 +84,15 @@ class Check:
         if not (self.root / text).exists():
             where = f"relative paths start from the recipe's folder, {self.root.resolve()}"
             self.problem(route, f"there is no '{text}'", where)
-        elif route == ("model", "id") and not (self.root / text / "config.json").is_file():
-            self.problem(route, f"'{text}' holds no config.json, so it is no model", "name a model's folder")
+        elif route == ("model", "id") and not self.holds_model(self.root / text):
+            what = f"'{text}' holds no config.json, so it is no model"
+            self.problem(route, what, "name a model's folder, or a GGUF file")
+
+    def holds_model(self, path: Path) -> bool:
+        """Whether a path is a GGUF file, or a folder with a model."""
+        if path.name.endswith(GGUF):
+            return path.is_file()
+        return self.written(("model", "gguf"), None) is not None or (path / "config.json").is_file()
 
     def source(self, data: Any) -> None:
         """Check the policy and the judge of relabelled comparisons."""

@@ -36,13 +36,21 @@ class Adapter(Settings):
     """Names of the linear layers that get an adapter; the head never does."""
 
 
+GGUF = ".gguf"
+"""How the name of a GGUF file ends."""
+
+
 class Model(Settings):
     """The shared base."""
 
     id: str
-    """A hub id, a local folder, or `sandbox`."""
+    """A hub id, a local folder, a GGUF file, or `sandbox`."""
     revision: str | None = None
     """Branch, tag or commit on the hub."""
+    gguf: str | None = None
+    """A GGUF file of that hub id or folder, instead of its safetensors."""
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
+    """The sha256 that the GGUF file must have."""
     quantization: Literal["nf4", "fp4", "int8", "none"] = "nf4"
     """How the frozen weights are stored; 4-bit with double quantisation."""
     compute: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
@@ -50,6 +58,17 @@ class Model(Settings):
     adapter: Adapter = Adapter()
     chat_template: str | None = None
     """A Jinja template, or the path of one, that replaces the tokenizer's; or the name of one of its own."""
+
+    @model_validator(mode="after")
+    def _one_file(self) -> Model:
+        if self.gguf is not None:
+            if self.id.endswith(GGUF):
+                raise ValueError("id is a GGUF file, and gguf names one of a folder or hub id; keep one")
+            if not self.gguf.endswith(GGUF) or self.gguf.startswith("/") or ".." in self.gguf.split("/"):
+                raise ValueError(f"gguf: {self.gguf!r} is no name of a GGUF file inside {self.id}")
+        elif self.sha256 is not None and not self.id.endswith(GGUF):
+            raise ValueError("sha256 is that of a GGUF file, and the model is none; leave it out")
+        return self
 
 
 CONVERSATION, PROMPT = "conversation", "prompt"

@@ -81,7 +81,9 @@ class Session:
         """Return another model of the same tokenizer as a policy."""
         from alignbench.models import load_base
 
-        chosen = self.recipe.model.model_copy(update={"id": id, "revision": None})
+        chosen = self.recipe.model.model_copy(
+            update={"id": id, "revision": None, "gguf": None, "sha256": None}
+        )
         other = load_base(chosen, root=self.root, cache=self.store)
         if other.tokenizer.get_vocab() != self.base.tokenizer.get_vocab():
             raise PluginError(
