@@ -12,21 +12,13 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from alignbench import plugins
-from alignbench.api.config import NAME, TOTALS, NamedMethod, NamedReward, NamedSource
+from alignbench.api.config import NAME, TOTALS, NamedMethod, NamedReward, NamedSource, Settings
 from alignbench.api.method import Method
 from alignbench.errors import AlignbenchError, PluginError, Problem
 from alignbench.plugins import Group
-from alignbench.recipe.configs import build
+from alignbench.recipe.configs import build, group_of, validated
 from alignbench.recipe.explain import explain, got, suggest
-from alignbench.recipe.graph import (
-    by_principles,
-    find_circle,
-    group_of,
-    labels_named,
-    named_in,
-    overlap,
-    reads_weights,
-)
+from alignbench.recipe.graph import by_principles, find_circle, labels_named, named_in, overlap, reads_weights
 from alignbench.recipe.named import resolve
 from alignbench.recipe.schema import (
     BASE,
@@ -312,7 +304,12 @@ class Check:
     def valid(self, model: type[BaseModel], data: Any, route: Route) -> Any:
         """Return `data` as `model`, strictly; None, and problems, where it is none."""
         try:
-            return model.model_validate_json(json.dumps(data), strict=True)
+            text = json.dumps(data)
+            return (
+                validated(model, text)
+                if issubclass(model, Settings)
+                else model.model_validate_json(text, strict=True)
+            )
         except ValidationError as error:
             for one in explain(error, model, self.document, route):
                 self.problem(one.route, one.what, one.fix, key=one.at_key)

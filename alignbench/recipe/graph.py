@@ -9,16 +9,7 @@ from typing import Annotated, Any, Union, get_args, get_origin
 from pydantic import BaseModel
 
 from alignbench import plugins
-from alignbench.api.config import (
-    AdapterLabel,
-    Label,
-    Labelling,
-    Named,
-    NamedJudge,
-    NamedMethod,
-    NamedReward,
-    NamedSource,
-)
+from alignbench.api.config import AdapterLabel, Label, Labelling, Named, NamedJudge, NamedMethod
 from alignbench.errors import RecipeError
 from alignbench.recipe.configs import build
 from alignbench.recipe.schema import BASE, COMPARISONS, FILE, START, MethodBlock, Recipe, Relabelled
@@ -49,7 +40,7 @@ def complete(recipe: Recipe) -> Recipe:
         name: [named(name, one) for one in getattr(evaluation, name)] for name in ("judges", "metrics")
     }
     methods = {
-        label: block.model_copy(update={"config": _spelled_out(block)})
+        label: block.model_copy(update={"config": fields("methods", block.method, block.config)})
         for label, block in recipe.methods.items()
     }
     return recipe.model_copy(
@@ -59,31 +50,6 @@ def complete(recipe: Recipe) -> Recipe:
             "evaluation": evaluation.model_copy(update=measures),
         }
     )
-
-
-def _spelled_out(block: MethodBlock) -> dict[str, Any]:
-    """Return a method's fields with all defaults, also those of the plugins that they name."""
-    _, config = build("methods", block.method, block.config)
-    fields = config.model_dump(mode="json")
-    for route, one in named_in(config):
-        place = fields
-        for part in route:
-            place = place[part]
-        group = group_of(one)
-        if group != "data" or one.name in plugins.installed("data"):
-            place["config"] = build(group, one.name, one.config)[1].model_dump(mode="json")
-    return fields
-
-
-def group_of(one: Named) -> plugins.Group:
-    """Return where a plugin that a config names is looked up."""
-    groups: dict[type[Named], plugins.Group] = {
-        NamedJudge: "judges",
-        NamedMethod: "methods",
-        NamedReward: "rewards",
-        NamedSource: "data",
-    }
-    return groups[type(one)]
 
 
 def named_in(value: Any, route: tuple[str | int, ...] = ()) -> Iterator[tuple[tuple[str | int, ...], Named]]:

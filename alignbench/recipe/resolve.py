@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 from alignbench import plugins
 from alignbench.api.config import NamedJudge
-from alignbench.recipe.configs import build
+from alignbench.recipe.configs import build, group_of
 from alignbench.recipe.departures import departures
-from alignbench.recipe.graph import built_on, edges, group_of, order, relabelled, reserved
+from alignbench.recipe.graph import built_on, edges, order, relabelled, reserved
 from alignbench.recipe.plan import LabelPlan, Plan, Source
 from alignbench.recipe.schema import Recipe, Relabelled, Training, own_budget
 

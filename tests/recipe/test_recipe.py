@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib
 import json
 from itertools import pairwise
 from typing import Any, get_args
@@ -11,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 
 from alignbench.errors import RecipeError
 from alignbench.recipe.graph import edges, find_circle, order
+from alignbench.recipe.resolve import resolve
 from alignbench.recipe.schema import Recipe, canonical
 
 TEXT = """\
@@ -141,3 +143,57 @@ def test_every_field_of_the_schema_says_what_it_is() -> None:
             yield from inside
 
     assert list(silent(Recipe)) == []
+
+
+COUNTED = '''
+from pydantic import model_validator
+
+from alignbench import Method, MethodConfig, NamedMethod, Pair
+
+BUILT = []
+
+
+class Inner(Method):
+    """Counts its configs. Source: this test."""
+
+    api = 2
+    consumes = (Pair,)
+
+    class Config(MethodConfig):
+        rate: float = 0.1
+        twice: float = 2.0
+
+        @model_validator(mode="after")
+        def _count(self):
+            BUILT.append(type(self).__qualname__)
+            return self
+
+    def align(self, run):
+        return run.start
+
+
+class Outer(Inner):
+    """Names another method. Source: this test."""
+
+    api = 2
+
+    class Config(Inner.Config):
+        inner: NamedMethod = NamedMethod(name="inner", config={"rate": 0.3})
+'''
+
+
+def test_every_config_is_built_once_from_the_file_to_the_plan(install, loaded) -> None:
+    points = {"inner": "counted_plugin:Inner", "outer": "counted_plugin:Outer"}
+    install("counted-plugin", "1.0", modules={"counted_plugin": COUNTED}, methods=points)
+    recipe = loaded(
+        "model: {id: sandbox}\ndata: {train: sandbox}\n"
+        "methods: {inner: {}, outer: {rate: 0.2, inner: {inner: {rate: 0.4}}}}\n"
+    ).recipe
+    plan = resolve(recipe)
+    assert plan.labels["outer"].config["inner"]["config"] == {"rate": 0.4, "twice": 2.0}
+    built = importlib.import_module("counted_plugin").BUILT
+    assert sorted(built) == [
+        "Inner.Config",
+        "Inner.Config",
+        "Outer.Config",
+    ]  # two of `inner`: its own and the named one

@@ -275,7 +275,7 @@ def make_scores(seed: int = 0) -> dict[str, torch.Tensor]:
     return {"mask": mask, "logps": logps, "reference": logps.sum(-1) + torch.randn(6, generator=draw)}
 
 
-class Told:
+class RecordedRun:
     """A run whose scores and references are written down."""
 
     def __init__(self, seen: dict[str, torch.Tensor]):
@@ -288,7 +288,7 @@ class Told:
     def score(self, groups):
         return self.groups
 
-    def look(self, sequences: list[Sequence]) -> torch.Tensor:
+    def logprobs(self, sequences: list[Sequence]) -> torch.Tensor:
         return torch.tensor([self.reference[one.response[0]] for one in sequences])
 
 
@@ -300,20 +300,20 @@ ROWS = [
 ]
 
 
-def objective(told: Told, by: DPO.Config, *, checked: bool = True) -> Objective:
+def objective(recorded: RecordedRun, by: DPO.Config, *, checked: bool = True) -> Objective:
     made = Objective.__new__(Objective)
-    made.run, made.config, made.policy = told, by, None
-    made.reference = told.look if LOSSES[by.loss].reference else None
+    made.run, made.config, made.policy = recorded, by, None
+    made.reference = recorded.logprobs if LOSSES[by.loss].reference else None
     made.state, made._step, made._place = {"checked": checked}, None, {}
     return made
 
 
 def ours(by: DPO.Config, seen: dict[str, torch.Tensor]) -> torch.Tensor:
-    told = Told(seen)
-    made = objective(told, by)
+    recorded = RecordedRun(seen)
+    made = objective(recorded, by)
     if made.whole_step:
         made.before_step(ROWS)
-    return reduced(made.loss, told.groups, ROWS)[0]
+    return reduced(made.loss, recorded.groups, ROWS)[0]
 
 
 TRLS = {
@@ -383,16 +383,16 @@ def test_a_loss_without_a_reference_equals_that_of_trls_cpo_trainer(loss, beta):
 
 @pytest.mark.parametrize("loss", ["aot", "aot_unpaired", "beta_dpo"])
 def test_a_loss_of_the_whole_step_is_the_same_in_micro_batches(loss):
-    told = Told(make_scores())
-    made = objective(told, config(loss))
+    recorded = RecordedRun(make_scores())
+    made = objective(recorded, config(loss))
     made.before_step(ROWS)
-    whole = made.loss(told.groups, ROWS)[0]
+    whole = made.loss(recorded.groups, ROWS)[0]
     parts = []
     for rows in (ROWS[:2], ROWS[2:]):
         part = slice(ROWS.index(rows[0]), ROWS.index(rows[-1]) + 1)
         groups = {
             name: group_scores(name, group.mask[part], logps=group.logps[part])
-            for name, group in told.groups.items()
+            for name, group in recorded.groups.items()
         }
         parts.append(made.loss(groups, rows)[0])
     torch.testing.assert_close(torch.cat(parts), whole)
@@ -403,21 +403,21 @@ def test_a_reference_that_is_not_the_start_is_noticed_at_the_first_step(off):
     seen = make_scores()
     seen["reference"] = seen["logps"].sum(-1)
     seen["reference"][:3] += off
-    told = Told(seen)
-    made = objective(told, config("sigmoid"), checked=False)
+    recorded = RecordedRun(seen)
+    made = objective(recorded, config("sigmoid"), checked=False)
     if off:
         with pytest.raises(PluginError, match=r"the first loss is 0\.693647, not 0\.693147"):
-            made.loss(told.groups, ROWS)
+            made.loss(recorded.groups, ROWS)
     else:
-        made.loss(told.groups, ROWS)
+        made.loss(recorded.groups, ROWS)
     assert made.state == {"checked": True}
 
 
 def test_under_dropout_there_is_nothing_to_check():
-    told = Told(make_scores())
-    for name, group in told.groups.items():
-        told.groups[name] = group_scores(name, group.mask, logps=group.logps, tolerance=None)
-    objective(told, config("sigmoid"), checked=False).loss(told.groups, ROWS)
+    recorded = RecordedRun(make_scores())
+    for name, group in recorded.groups.items():
+        recorded.groups[name] = group_scores(name, group.mask, logps=group.logps, tolerance=None)
+    objective(recorded, config("sigmoid"), checked=False).loss(recorded.groups, ROWS)
 
 
 def test_the_two_sequences_of_a_pair_share_their_prompt():

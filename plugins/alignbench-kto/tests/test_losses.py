@@ -55,7 +55,7 @@ def test_every_prompt_meets_the_answer_to_another_one():
     assert all(one.response[0] // 2 != one.prompt[0] for one in mismatched(mixed))
 
 
-class Told:
+class RecordedRun:
     """A run whose scores are written down: of each answer under policy and start."""
 
     start = "start"
@@ -87,10 +87,12 @@ def seen(seed: int = 0) -> dict[str, torch.Tensor]:
 ROWS = [row(n, n % 3 != 0) for n in range(8)]
 
 
-def objective(told: Told, config: KTO.Config, *, checked: bool = True, monkeypatch=None) -> Objective:
-    look = lambda items: told.group("r", items, "start").sums()  # noqa: E731
-    monkeypatch.setattr("alignbench_kto.objective.logprobs", lambda run, rows: look)
-    made = Objective(told, ROWS, "policy", config)
+def objective(
+    recorded: RecordedRun, config: KTO.Config, *, checked: bool = True, monkeypatch=None
+) -> Objective:
+    of_start = lambda items: recorded.group("r", items, "start").sums()  # noqa: E731
+    monkeypatch.setattr("alignbench_kto.objective.logprobs", lambda run, rows: of_start)
+    made = Objective(recorded, ROWS, "policy", config)
     made.state["checked"] = checked
     return made
 
@@ -142,37 +144,37 @@ def test_the_loss_equals_trls_on_the_same_log_probabilities(trl, loss, good, bad
     monkeypatch.setattr(trl, "desirable_weight", good)
     monkeypatch.setattr(trl, "undesirable_weight", bad)
     for seed in range(4):
-        told = Told(seen(seed))
+        recorded = RecordedRun(seen(seed))
         by = KTO.Config(loss=loss, beta=0.3, desirable_weight=good, undesirable_weight=bad)
-        mine = objective(told, by, monkeypatch=monkeypatch)
+        mine = objective(recorded, by, monkeypatch=monkeypatch)
         if loss == "kto":
             mine.before_step(ROWS)
         others = mismatched(ROWS)
         answers = [one for item in ROWS for one in item.sequences()]
-        given = told.group("kl", others, "policy").logps
+        given = recorded.group("kl", others, "policy").logps
         monkeypatch.setattr(trl, "_compute_kl_logps", lambda model, batch, given=given: given.sum(-1))
         shape = (8, 7)
         inputs = {
             "input_ids": torch.full(shape, 5),
             "attention_mask": torch.ones(shape),
-            "completion_mask": torch.cat([torch.zeros(8, 1), told.seen["mask"]], 1).long(),
+            "completion_mask": torch.cat([torch.zeros(8, 1), recorded.seen["mask"]], 1).long(),
             "label": torch.tensor([item.desirable for item in ROWS]),
-            "ref_logps": told.group("r", answers, "start").sums(),
-            "ref_KL_logps": told.group("k", others, "start").sums(),
+            "ref_logps": recorded.group("r", answers, "start").sums(),
+            "ref_KL_logps": recorded.group("k", others, "start").sums(),
         }
-        policy = told.seen["policy"]
+        policy = recorded.seen["policy"]
         said = SimpleNamespace(
-            log_probs=policy, entropy=policy, mean_logits=policy, is_top1=told.seen["mask"]
+            log_probs=policy, entropy=policy, mean_logits=policy, is_top1=recorded.seen["mask"]
         )
         theirs = trl._compute_loss(lambda said=said, **inputs: said, inputs, False)
-        groups = {"answers": told.group("answers", answers, "policy")}
+        groups = {"answers": recorded.group("answers", answers, "policy")}
         assert reduced(mine.loss, groups, ROWS)[0].item() == pytest.approx(float(theirs), rel=1e-6)
 
 
 def test_bco_shifts_by_the_mean_reward_of_all_answers_so_far(monkeypatch):
-    told = Told(seen())
-    mine = objective(told, KTO.Config(loss="bco", beta=0.5), monkeypatch=monkeypatch)
-    rewards = 0.5 * (told.seen["policy"] - told.seen["start"]).sum(-1)
+    recorded = RecordedRun(seen())
+    mine = objective(recorded, KTO.Config(loss="bco", beta=0.5), monkeypatch=monkeypatch)
+    rewards = 0.5 * (recorded.seen["policy"] - recorded.seen["start"]).sum(-1)
     mine.before_step(ROWS[:3])
     assert mine.point == pytest.approx(rewards[:3].mean().item())
     mine.before_step(ROWS[3:])
@@ -181,21 +183,21 @@ def test_bco_shifts_by_the_mean_reward_of_all_answers_so_far(monkeypatch):
 
 @pytest.mark.parametrize("loss", ["kto", "bco"])
 def test_a_stale_reference_is_noticed_at_the_first_step(loss, monkeypatch):
-    told = Told(seen())
-    told.seen["policy"] = told.seen["start"]
+    recorded = RecordedRun(seen())
+    recorded.seen["policy"] = recorded.seen["start"]
     answers = [one for item in ROWS for one in item.sequences()]
-    group = {"answers": told.group("answers", answers, "policy")}
-    objective(told, KTO.Config(loss=loss), checked=False, monkeypatch=monkeypatch).loss(group, ROWS)
-    told.seen = {**told.seen, "start": told.seen["start"] - 0.3}
-    stale = objective(told, KTO.Config(loss=loss), checked=False, monkeypatch=monkeypatch)
+    group = {"answers": recorded.group("answers", answers, "policy")}
+    objective(recorded, KTO.Config(loss=loss), checked=False, monkeypatch=monkeypatch).loss(group, ROWS)
+    recorded.seen = {**recorded.seen, "start": recorded.seen["start"] - 0.3}
+    stale = objective(recorded, KTO.Config(loss=loss), checked=False, monkeypatch=monkeypatch)
     with pytest.raises(PluginError, match="policy and reference differ before training"):
         stale.loss(group, ROWS)
 
 
 def test_weights_far_from_balance_are_a_warning(monkeypatch):
-    told = Told(seen())
-    objective(told, KTO.Config(), monkeypatch=monkeypatch)
-    assert "5 desirable and 3 undesirable" in told.warned[0][2]
-    told = Told(seen())
-    objective(told, KTO.Config(undesirable_weight=1.6), monkeypatch=monkeypatch)
-    assert not told.warned
+    recorded = RecordedRun(seen())
+    objective(recorded, KTO.Config(), monkeypatch=monkeypatch)
+    assert "5 desirable and 3 undesirable" in recorded.warned[0][2]
+    recorded = RecordedRun(seen())
+    objective(recorded, KTO.Config(undesirable_weight=1.6), monkeypatch=monkeypatch)
+    assert not recorded.warned
