@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import json
 import math
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from numbers import Real
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    ValidationError,
+    model_validator,
+)
 
 from alignbench import layout, store
 from alignbench.api.method import Departure
@@ -297,6 +306,8 @@ class Cell(Record):
     """Signs that training went wrong, each with the step at which it first appeared."""
     judges: tuple[dict[str, Any], ...] = ()
     """Judges trained in this cell, such as a reward model, each with its `name` and its `quality`."""
+    device: str | None = None
+    """The model of the device it was trained on; None in a run that did not record it."""
     cost: Cost = Cost()
     samples: str | None = None
     """Parquet of this cell's answers, relative to the run's folder."""
@@ -440,6 +451,9 @@ class Results(Record):
     evaluation: Cost = Cost()
     """Of the answers that metrics request in addition to the samples. They are in no label's cost."""
     volatile: tuple[str, ...] = VOLATILE
+    _indexed: (
+        tuple[tuple[Comparison, ...], dict[tuple[str, str, frozenset[str]], list[Comparison]]] | None
+    ) = PrivateAttr(None)
 
     def label(self, name: str) -> LabelResult | None:
         return next((label for label in self.labels if label.label == name), None)
@@ -459,13 +473,19 @@ class Results(Record):
 
         Without `judge`, the comparison of the first judge.
         """
-        for one in self.comparisons:
-            if one.metric == metric and one.estimand == estimand and judge in (None, one.judge):
-                if (one.a, one.b) == (a, b):
-                    return one
-                if (one.a, one.b) == (b, a):
-                    return one.swapped()
+        for one in self._of_pair().get((metric, estimand, frozenset((a, b))), ()):
+            if judge in (None, one.judge):
+                return one if (one.a, one.b) == (a, b) else one.swapped()
         return None
+
+    def _of_pair(self) -> dict[tuple[str, str, frozenset[str]], list[Comparison]]:
+        """Return the comparisons of every two labels on a metric, under an estimand, in the stored order."""
+        if self._indexed is None or self._indexed[0] is not self.comparisons:  # a copy may have others
+            found = defaultdict(list)
+            for one in self.comparisons:
+                found[one.metric, one.estimand, frozenset((one.a, one.b))].append(one)
+            self._indexed = self.comparisons, found
+        return self._indexed[1]
 
     def decisive(self, a: str, b: str, metric: str) -> Comparison | None:
         """Return the comparison that a verdict speaks of: of the method where three seeds or more estimate it,

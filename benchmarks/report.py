@@ -1,6 +1,6 @@
-"""What a report of 8 labels x 3 seeds x 500 prompts takes: seconds to make, bytes, seconds to open.
+"""What a report takes: seconds to make, bytes, seconds to open; of 8 labels x 3 seeds x 500 prompts if not told.
 
-    python benchmarks/report.py
+    python benchmarks/report.py [--labels 50 --seeds 10 --prompts 200]
 
 The run is made up, in the shape that the engine leaves. It is opened where playwright and a Chromium are
 installed. The last line is JSON: `ratios` are what was measured divided by the limit, so that above 1 is too
@@ -9,6 +9,7 @@ much. On a busy machine the processor's seconds tell more than the wall's; both 
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import importlib.util
 import json
@@ -21,16 +22,23 @@ from typing import Any
 
 from alignbench.report import write_html
 
-SECONDS, BYTES, OPENS = 20.0, 8 * 2**20, 2.0
+SECONDS, BYTES, OPENS = 20.0, 8 * 2**20, 3.0
 ROOT = Path(__file__).parents[1]
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    for name, default in (("labels", 8), ("seeds", 3), ("prompts", 500)):
+        parser.add_argument(f"--{name}", type=int, default=default)
+    asked = parser.parse_args()
     labels = {"base": (None, None, 0.4, 0.0, 20.0)} | {
-        f"label-{n}": ("dpo", "base", 0.4 + n / 50, 2.0 + n, 18.0 + n) for n in range(7)
+        f"label-{n}": ("dpo", "base", 0.4 + 0.4 * n / asked.labels, 2.0 + n, 18.0 + n)
+        for n in range(asked.labels - 1)
     }
     with tempfile.TemporaryDirectory() as place:
-        folder = _world()(labels=labels, prompts=500, seeds=(0, 1, 2)).write(Path(place) / "run")
+        folder = _world()(labels=labels, prompts=asked.prompts, seeds=tuple(range(asked.seeds))).write(
+            Path(place) / "run"
+        )
         wall, processor = time.perf_counter(), time.process_time()
         file = write_html(folder)
         wall, processor = time.perf_counter() - wall, time.process_time() - processor

@@ -26,7 +26,8 @@ def claims(
         bool, typer.Option(help="One seed and half the prompts: numbers, but no verdict.")
     ] = False,
     jobs: Annotated[
-        int | None, typer.Option(metavar="N", help="Number of cells that run in parallel.")
+        int | None,
+        typer.Option(metavar="N", help="Cells that run in parallel; on several CUDA devices: on each."),
     ] = None,
 ) -> None:
     """Test claims of the literature on the sandbox; finished runs are not repeated."""

@@ -36,7 +36,8 @@ def run(
     overrides: Overrides = [],  # noqa: B006  (typer reads it, nobody changes it)
     only: Only = [],  # noqa: B006
     jobs: Annotated[
-        str, typer.Option(metavar="N|auto", help="Number of cells that run in parallel.")
+        str,
+        typer.Option(metavar="N|auto", help="Cells that run in parallel; on several CUDA devices: on each."),
     ] = "auto",
     fork: Annotated[
         bool, typer.Option("--fork", help="Start a new run in a new folder if recipe or environment changed.")

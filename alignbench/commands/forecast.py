@@ -13,9 +13,10 @@ from tempfile import TemporaryDirectory
 
 from alignbench import layout, results, store
 from alignbench.api.config import Budget
+from alignbench.engine import resources
 from alignbench.engine import run as engine
 from alignbench.engine.executor import Executor, Progress
-from alignbench.engine.plan import Cell, cells
+from alignbench.engine.plan import Cell, cells, parents, ranks
 from alignbench.errors import AlignbenchError
 from alignbench.recipe.resolve import resolve
 from alignbench.recipe.schema import Loaded, Recipe
@@ -67,16 +68,18 @@ class Forecast:
 
 
 def side_by_side(seconds: Mapping[Cell, float], max_workers: int) -> float:
-    """Return how long cells take that run as the engine runs them: in order, each once its parents are done."""
-    waiting, running, now = list(seconds), dict[Cell, float](), 0.0
+    """Return how long cells take that start as the engine starts them, each once its parents are done."""
+    needed = {cell: set(found) for cell, found in parents(tuple(seconds)).items()}
+    rank, now = ranks({cell: list(found) for cell, found in needed.items()}, max_workers), 0.0
+    waiting, running = sorted(seconds, key=rank.__getitem__), dict[Cell, float]()
     while waiting or running:
-        for cell in list(waiting):
-            left = {other.label for other in (*waiting, *running) if other.seed == cell.seed}
-            if len(running) < max_workers and left.isdisjoint(cell.parents):
-                waiting.remove(cell)
-                running[cell] = now + seconds[cell]
+        ready = [cell for cell in waiting if not needed[cell]][: max_workers - len(running)]
+        running |= {cell: now + seconds[cell] for cell in ready}
+        waiting = [cell for cell in waiting if cell not in running]
         done = min(running, key=running.__getitem__)
         now = running.pop(done)
+        for left in needed.values():
+            left.discard(done)
     return now
 
 
@@ -216,7 +219,7 @@ def _read(loaded: Loaded, out: Path, watch: Callable[[Progress], None]) -> tuple
         clock.update(progress)
         watch(progress)
 
-    with Executor() as executor:
+    with Executor(resources.devices()) as executor:
         executor.run(layout.DATA, task, follow)
     return _kept(out), clock.spent("data")
 

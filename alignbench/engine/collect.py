@@ -7,7 +7,7 @@ import os
 import platform
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +90,7 @@ def write(
                     *followed.get(Cell(cell.label, cell.seed), {}).get("warnings", ()),
                 ),
                 judges=tuple(sealed.get(cell, {}).get("judges", ())),
+                device=sealed.get(cell, {}).get("device"),
                 cost=own.get(cell, results.Cost()),
                 samples=_there(cell, run, layout.SAMPLES),
                 log=_there(cell, run, layout.TRAINING_LOG),
@@ -165,6 +166,7 @@ def _label(
     seen = [Departure(**one) for cell in cells if cell in sealed for one in sealed[cell]["departures"]]
     if planned and not seen:
         seen = list(planned.departures)
+    seen += _elsewhere(cells, sealed)
     start = planned.start if planned else None
     done = [cell for cell in cells if cell in own]
     cost = _mean([own[cell] for cell in done])
@@ -187,6 +189,14 @@ def _label(
         same_cost_as=planned.same_cost_as if planned else None,
         decoding=_decoding(cost, start, _mean([own[cell] for cell in own if cell.label == start])),
     )
+
+
+def _elsewhere(cells: Iterable[Cell], sealed: Mapping[Cell, Mapping[str, Any]]) -> list[Departure]:
+    """Return a departure for each model of device that some of `cells` ran on and most cells of the run did not."""
+    devices = {cell: one["device"] for cell, one in sealed.items() if one.get("device")}
+    usual = max(devices.values(), key=list(devices.values()).count, default="")
+    others = dict.fromkeys(devices.get(cell, usual) for cell in cells)
+    return [Departure("device", usual, other) for other in others if other != usual]
 
 
 def _decoding(cost: results.Cost, start: Any, plain: results.Cost) -> results.Decoding | None:

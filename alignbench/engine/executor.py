@@ -7,15 +7,15 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-from alignbench.engine.resources import has_cuda
 from alignbench.errors import AlignbenchError
 from alignbench.worker.messages import HEARTBEAT, Event, Finished, Task
 from alignbench.worker.process import PRELOAD, STACKS, main
@@ -42,6 +42,7 @@ class Child:
     process: BaseProcess
     pipe: Connection
     log: Path
+    device: str | None
     heartbeat: float
     """Seconds that may pass without a message from it; 0: any number."""
     last_message: float = field(default_factory=time.monotonic)
@@ -51,13 +52,14 @@ class Child:
 class Executor:
     """Starts children and waits for them. A context: leaving it ends every child with its descendants.
 
-    Leaving it early, by an exception, asks the children to finish their step and keep it; a second exception
-    on the way kills them.
+    Each child sees one of the `devices` alone, the one with the fewest children. Leaving it early, by an exception,
+    asks the children to finish their step and keep it; a second exception on the way kills them.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, devices: Sequence[str] = ()) -> None:
+        self.devices = tuple(devices)
         self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(["alignbench.worker.process", *(() if has_cuda() else PRELOAD)])
+        self._context.set_forkserver_preload(["alignbench.worker.process", *(() if devices else PRELOAD)])
         self._children: dict[str, Child] = {}
 
     def __enter__(self) -> Executor:
@@ -85,10 +87,12 @@ class Executor:
     def start(self, name: str, task: Task, *, heartbeat: float = 0.0) -> None:
         """Start a child; without a message for more than `heartbeat` seconds it is ended."""
         ours, theirs = self._context.Pipe(duplex=False)
-        process = self._context.Process(target=main, args=(task, theirs), name=name)
+        used = Counter(child.device for child in self._children.values())
+        device = min(self.devices, key=lambda one: used[one], default=None)
+        process = self._context.Process(target=main, args=(replace(task, device=device), theirs), name=name)
         process.start()
         theirs.close()
-        self._children[name] = Child(process, ours, task.log, heartbeat)
+        self._children[name] = Child(process, ours, task.log, device, heartbeat)
 
     def run(self, name: str, task: Task, watch: Callable[[Progress], None]) -> None:
         """Run one task to its end. Raises its error, or AlignbenchError where it failed without one."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,3 +54,27 @@ def cells(plan: Plan, only: Iterable[str] = ()) -> tuple[Cell, ...]:
     return tuple(
         Cell(label, seed, parents[label]) for seed in seeds[BASE] for label in labels if seed in seeds[label]
     )
+
+
+def parents(cells: Sequence[Cell]) -> dict[Cell, list[Cell]]:
+    """Return for each cell the cells that it needs, in the order of the plan."""
+    at = {(cell.label, cell.seed): place for place, cell in enumerate(cells)}
+    needed = {cell: [(label, cell.seed) for label in cell.parents] for cell in cells}
+    return {
+        cell: [cells[n] for n in sorted(at[one] for one in found if one in at)]
+        for cell, found in needed.items()
+    }
+
+
+def ranks(parents: Mapping[Cell, Sequence[Cell]], max_workers: int) -> dict[Cell, tuple[int, int]]:
+    """Return what to sort cells by that may start, the least first; `parents` in the order of the plan.
+
+    Side by side, the cell comes first for which the longest chain of other cells waits: a run ends no sooner than
+    its longest chain. One at a time, the order of the plan is as good as any, and has whole seeds first.
+    """
+    waiting = dict.fromkeys(parents, 0)
+    if max_workers > 1:
+        for cell in reversed(list(parents)):  # children come after what they need
+            for parent in parents[cell]:
+                waiting[parent] = max(waiting[parent], 1 + waiting[cell])
+    return {cell: (-waiting[cell], place) for place, cell in enumerate(parents)}

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -22,24 +24,40 @@ COPIES = 9
 """A training keeps two checkpoints while it writes a third, each with weights and two moments."""
 
 
+def devices() -> tuple[str, ...]:
+    """Return the CUDA devices that cells may run on, as CUDA_VISIBLE_DEVICES names them, without touching one;
+    none on a machine without."""
+    if not Path("/dev/nvidiactl").exists():
+        return ()
+    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if chosen is None:
+        nodes = (re.fullmatch(r"nvidia(\d+)", node.name) for node in Path("/dev").iterdir())
+        return tuple(sorted((node[1] for node in nodes if node), key=int)) or ("0",)
+    named = [one.strip() for one in chosen.split(",")]
+    return tuple(itertools.takewhile(lambda one: one not in ("", "-1"), named))  # as CUDA reads it
+
+
 def has_cuda() -> bool:
     """Return whether this machine has a CUDA device, without touching it."""
-    return os.environ.get("CUDA_VISIBLE_DEVICES") not in ("", "-1") and Path("/dev/nvidiactl").exists()
+    return bool(devices())
 
 
 def threads(recipe: Recipe) -> int:
     """Return the CPU threads of a cell. Recipe or machine fix them, never `--jobs`, which must not change a byte.
 
-    Cells share the cores of a machine without a device two by two.
+    Devices share the cores equally; cells of a machine without a device share them two by two.
     """
     asked, cores = recipe.training.threads, len(os.sched_getaffinity(0))
     if asked != "auto":
         return asked
-    return cores if has_cuda() else max(1, cores // 2)
+    return max(1, cores // (len(devices()) or 2))
 
 
 def max_workers(recipe: Recipe, asked: int | Literal["auto"] = "auto") -> int:
-    """Return how many cells run at a time. A budget of time means nothing where cells share the machine."""
+    """Return how many cells run at a time; `asked`: on each device, or on a machine without one.
+
+    A budget of time means nothing where cells share the machine.
+    """
     budgets = (recipe.budget, *(block.budget for block in recipe.methods.values()))
     if any(budget is not None and budget.seconds for budget in budgets):
         if asked not in ("auto", 1):
@@ -48,9 +66,9 @@ def max_workers(recipe: Recipe, asked: int | Literal["auto"] = "auto") -> int:
                 "use --jobs 1",
             )
         return 1
-    if asked != "auto":
-        return max(1, asked)
-    return 1 if has_cuda() else max(1, len(os.sched_getaffinity(0)) // threads(recipe))
+    if found := len(devices()):
+        return found * (1 if asked == "auto" else max(1, asked))
+    return max(1, len(os.sched_getaffinity(0)) // threads(recipe) if asked == "auto" else asked)
 
 
 def check_disk(recipe: Recipe, cells: Iterable[Cell], out: Path, root: Path, workers: int) -> None:

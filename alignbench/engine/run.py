@@ -96,7 +96,7 @@ def run(
             out / layout.PLAN, [{"label": c.label, "seed": c.seed, "after": c.parents} for c in cells]
         )
         experiment.observers.notify("alignbench_run_started", recipe=loaded.recipe, folder=out)
-        with Executor() as executor:
+        with Executor(resources.devices()) as executor:
             prepare(experiment, executor)
             statuses = Scheduler(experiment, executor, cells, workers, train=train).run()
             evaluate(experiment, executor, statuses)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import heapq
 import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 from alignbench import layout, store
-from alignbench.engine import keys
+from alignbench.engine import keys, plan
 from alignbench.engine.executor import Executor, Progress
 from alignbench.engine.experiment import Experiment
 from alignbench.engine.plan import Cell
@@ -30,7 +31,10 @@ class CellStatus:
 
 
 class Scheduler:
-    """Runs cells in child processes: each once its parents are done, at most `max_workers` at a time."""
+    """Runs cells in child processes: each once its parents are done, at most `max_workers` at a time.
+
+    Among cells that may start, the order is that of `alignbench.engine.plan.ranks`.
+    """
 
     def __init__(
         self,
@@ -44,41 +48,48 @@ class Scheduler:
         self.experiment, self.executor = experiment, executor
         self.cells, self.max_workers, self.train = cells, max_workers, train
         self.data = (store.manifest(experiment.out / layout.DATA) or {})["content"]
-        self.waiting = list(cells)
+        self.parents = plan.parents(cells)
+        self.children: dict[Cell, list[Cell]] = {cell: [] for cell in cells}
+        for cell, parents in self.parents.items():
+            for parent in parents:
+                self.children[parent].append(cell)
+        self.rank = plan.ranks(self.parents, max_workers)
+        self.startable: list[tuple[tuple[int, int], Cell, str]] = []
+        """A heap of the cells whose parents are done, by rank, each with the key it will be sealed with."""
         self.running: dict[str, tuple[Cell, str]] = {}
         """By name, with the key it will be sealed with."""
         self.statuses: dict[Cell, CellStatus] = {}
 
     def run(self) -> dict[Cell, CellStatus]:
         """Run until every cell has a status; return them in the order of the plan, whichever ended first."""
-        while self.waiting or self.running:
-            for cell in list(self.waiting):
+        for cell in self.cells:
+            if not self.parents[cell]:
                 self._advance(cell)
-            if self.running:
-                for name, last in self.executor.wait(self._report).items():
-                    self._finish(name, last)
+        while self.startable or self.running:
+            while self.startable and len(self.running) < self.max_workers:
+                _, cell, key = heapq.heappop(self.startable)
+                self._start(cell, key)
+            for name, last in self.executor.wait(self._report).items():
+                self._finish(name, last)
         return {cell: self.statuses[cell] for cell in self.cells}
 
     def _advance(self, cell: Cell) -> None:
-        """Start a cell, take it as it lies in the folder, give it up, or leave it waiting."""
-        parents = [one for one in self.cells if one.seed == cell.seed and one.label in cell.parents]
-        ended = {one: self.statuses[one] for one in parents if one in self.statuses}
-        failed = next((one for one, how in ended.items() if how.status != "done"), None)
+        """Take a cell whose parents have ended as it lies in the folder, give it up, or let it start."""
+        ended = {one: self.statuses[one] for one in self.parents[cell] if one in self.statuses}
+        failed = next((parent for parent, how in ended.items() if how.status != "done"), None)
         if failed is not None:
             reason = f"its start '{failed.label}' is {ended[failed].status}"
             self._finalize(cell, CellStatus("blocked", reason))
             return
-        if len(ended) < len(parents):
-            return
         folder = cell.folder(self.experiment.out)
-        key = self._key(cell, {one.label: how.content for one, how in ended.items()})
+        key = self._key(cell, {parent.label: how.content for parent, how in ended.items()})
         if (sealed := self.experiment.sealed(folder, key)) is not None:
             shutil.rmtree(folder / layout.CHECKPOINTS, ignore_errors=True)
             self._finalize(cell, CellStatus("done", content=sealed["content"]))
         elif not self.train:
             self._finalize(cell, _before(folder))
-        elif len(self.running) < self.max_workers:
-            self._start(cell, key)
+        else:
+            heapq.heappush(self.startable, (self.rank[cell], cell, key))
 
     def _key(self, cell: Cell, parents: dict[str, str]) -> str:
         one = self.experiment
@@ -89,7 +100,6 @@ class Scheduler:
     def _start(self, cell: Cell, key: str) -> None:
         folder = cell.folder(self.experiment.out)
         folder.mkdir(parents=True, exist_ok=True)
-        self.waiting.remove(cell)
         self.running[str(cell)] = (cell, key)
         self.experiment.observers.notify("alignbench_cell_started", label=cell.label, seed=cell.seed)
         what = {"label": cell.label, "seed": cell.seed, "folder": str(folder), "key": key}
@@ -111,9 +121,7 @@ class Scheduler:
             self._finalize(cell, CellStatus("done", content=sealed["content"], clock=last.clock))
 
     def _finalize(self, cell: Cell, how: CellStatus) -> None:
-        """Record how a cell ended, on disk and to all who follow the run."""
-        if cell in self.waiting:
-            self.waiting.remove(cell)
+        """Record how a cell ended, on disk and to all who follow the run; then see to the cells that need it."""
         self.statuses[cell] = how
         folder = cell.folder(self.experiment.out)
         folder.mkdir(parents=True, exist_ok=True)
@@ -122,6 +130,10 @@ class Scheduler:
         self.experiment.watch(Progress(str(cell), ended=ended, cells=len(self.cells)))
         facts = {"label": cell.label, "seed": cell.seed, "status": how.status, "reason": how.reason}
         self.experiment.observers.notify("alignbench_cell_finished", **facts)
+        for child in self.children[cell]:
+            ready = how.status != "done" or all(one in self.statuses for one in self.parents[child])
+            if ready and child not in self.statuses:
+                self._advance(child)
 
     def _report(self, name: str, event: Event) -> None:
         """Pass on what a child process reports."""

@@ -410,6 +410,11 @@ def _to(device: torch.device, value: Any) -> Any:
     return [_to(device, item) for item in value] if isinstance(value, list) else value
 
 
+def device_name(device: torch.device) -> str:
+    """Return the model of a device, as its driver names it; `cpu` for a processor."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
 def peak_memory(device: torch.device) -> int:
     """Return the most bytes that were in use: of the device; on a CPU, of the whole process."""
     if device.type == "cuda":

@@ -31,7 +31,7 @@ def main(task: Task, emit: Callable[[Event], None]) -> None:
     """Fill the cell's folder and seal it. `what`: label, seed, folder and key."""
     label, seed, folder = task.what["label"], task.what["seed"], Path(task.what["folder"])
     clear(folder)
-    from alignbench.training.trainer import peak_memory
+    from alignbench.training.trainer import device_name, peak_memory
 
     session = Session(task, emit)
     untouched = session.base.checksum()
@@ -53,6 +53,7 @@ def main(task: Task, emit: Callable[[Event], None]) -> None:
         "departures": [asdict(departure) for departure in run.ledger.departures],
         "cost": {**run.ledger.cost.public(), "prompts": sum(map(len, run.ledger.rows.values()))},
         "answering": answering,
+        "device": device_name(session.base.device),
     }
     store.write_json(folder / layout.CELL, sealed)
     store.commit(folder, key=task.what["key"], producer=label, leave_out=GROWING)

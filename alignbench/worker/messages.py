@@ -32,6 +32,8 @@ class Task:
     what: Mapping[str, Any] = field(default_factory=dict)
     every: float = 60.0
     """Seconds between two checkpoints of a training."""
+    device: str | None = None
+    """The one CUDA device that the child sees, as CUDA_VISIBLE_DEVICES names it; None: whatever there is."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,6 +37,8 @@ def main(task: Task, pipe: Connection) -> None:
         signal.signal(sign, heartbeat.ask_to_stop)
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[name] = str(task.threads)
+    if task.device is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = task.device
     with _logged(task.log):
         faulthandler.enable()
         faulthandler.register(STACKS)
