@@ -27,6 +27,7 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
 from alignbench.errors import StorageError
+from alignbench.label import bars
 from alignbench.label.design import FLAGS, Design
 from alignbench.label.journal import Journal, TakenError, Verdict, now
 from alignbench.label.progress import Progress, Turn
@@ -254,7 +255,8 @@ class _Page:
             name: {**self.progress.count(name), **found["raters"].get(name, {})}
             for name in dict.fromkeys([*self.raters.values(), *found["raters"]])
         }
-        return JSONResponse({**found, "raters": raters})
+        left_out = bars.read(self.journal.file.parent).left_out(found["raters"])
+        return JSONResponse({**found, "raters": raters, "left_out": left_out})
 
 
 def _placed(given: Any, shown: Sequence[int]) -> tuple[Any, ...]:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from alignbench.label import bars
 from alignbench.label.design import Design
 from alignbench.label.journal import FILE, opened, read
 
@@ -222,6 +223,17 @@ def test_the_overview_counts_each_rater(page: Page):
     page.save(page.next("ben"), "ben")
     numbers = page.client.get(page.overview + "numbers").json()
     assert {name: one["done"] for name, one in numbers["raters"].items()} == {"anna": 1, "ben": 1}
+
+
+def test_the_overview_names_raters_below_a_bar(page: Page):
+    page.save(page.next("anna"), "anna")
+    item = page.next("ben")
+    page.save(item, "ben", ranks=[5, 4, 3, 2, 1])
+    bars.write(bars.Bars(agreement=1.0), page.folder)
+    numbers = page.client.get(page.overview + "numbers").json()
+    assert set(numbers["left_out"]) == {"anna", "ben"}
+    bars.write(bars.Bars(), page.folder)
+    assert page.client.get(page.overview + "numbers").json()["left_out"] == {}
 
 
 def test_the_link_of_a_page_that_is_served_to_a_network_can_be_opened_from_it():

@@ -7,10 +7,10 @@ const share = (one) => {
   return digits(one.value) + (one.ci95 ? ` (${digits(one.ci95[0])} to ${digits(one.ci95[1])})` : "");
 };
 
-const row = (name, one) => {
+const row = (name, one, below) => {
   const line = document.createElement("tr");
   const cells = [
-    name, `${one.done ?? 0} of ${one.total ?? 0}`,
+    below ? `${name} (left out: ${below})` : name, `${one.done ?? 0} of ${one.total ?? 0}`,
     share(one.agreement), share(one.consistency), share(one.checks), share(one.first),
   ];
   cells.forEach((text, place) => {
@@ -30,7 +30,7 @@ const refresh = async () => {
     document.getElementById("together").textContent =
       `${found.items} items ranked. Two raters agree on ${share(found.agreement)} of pairs; Krippendorff's alpha ${alpha}.`;
     document.getElementById("raters").replaceChildren(
-      ...Object.entries(found.raters).map(([name, one]) => row(name, one)));
+      ...Object.entries(found.raters).map(([name, one]) => row(name, one, found.left_out[name])));
   } catch {
     document.getElementById("together").textContent = "The server does not answer.";
   }
