@@ -81,7 +81,7 @@ def merge(run: Path, cell: Cell, folder: Path, out: Path, threads: int) -> dict[
     from peft import PeftModel
 
     from alignbench.models.hub import model_folder
-    from alignbench.models.loading import kind_of
+    from alignbench.models.skeleton import kind_of
 
     if out.exists() and any(out.iterdir()):
         raise RecipeError(f"{out} is not empty", "name another folder with --out")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from importlib.metadata import version
 from pathlib import Path
@@ -18,6 +17,7 @@ from alignbench.models.files import UNDAMAGED, check_model, refuse_not_finite
 from alignbench.models.hub import first_line, model_folder, obtain
 from alignbench.models.memory import keep_freed
 from alignbench.models.quantization import Quantization, check_layers, count, quantise_experts
+from alignbench.models.skeleton import kind_of
 from alignbench.recipe import schema
 from alignbench.store import Store, digest, file_digest
 
@@ -56,7 +56,8 @@ def load_base(
     dtype = _dtype(model.compute, place)
     tokenizer = load_tokenizer(model, root)
     files = fingerprint(folder)
-    config = _config(model.id, folder, model.quantization, dtype)
+    check_model(model.id, folder)
+    config = bitsandbytes_config(model.quantization, dtype)
 
     def load(folder: Path, config: BitsAndBytesConfig | None) -> PreTrainedModel:
         return _load(kind_of(folder), model.id, folder, config, dtype, place)
@@ -100,7 +101,8 @@ def load_classifier(
     folder = obtain(model_path(schema.Model(id=id), root), revision)
     place = _device(device)
     dtype = _dtype(compute, place)
-    config = _config(id, folder, quantization, dtype)
+    check_model(id, folder)
+    config = bitsandbytes_config(quantization, dtype)
     network = _load("AutoModelForSequenceClassification", id, folder, config, dtype, place)
     check_layers(network, folder, quantization, dtype, None)
     try:
@@ -113,18 +115,6 @@ def load_classifier(
         network.config.pad_token_id = tokenizer.pad_token_id
     counting.count(network)
     return network, tokenizer
-
-
-def kind_of(folder: Path) -> str:
-    """Return the class of transformers that loads a model folder: that of language models, or of multimodal ones."""
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as LANGUAGE
-    from transformers.models.auto.modeling_auto import (
-        MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES as MULTIMODAL,
-    )
-
-    name = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
-    multimodal = name in MULTIMODAL and name not in LANGUAGE
-    return "AutoModelForImageTextToText" if multimodal else "AutoModelForCausalLM"
 
 
 def _check_finite(id: str, network: PreTrainedModel) -> None:
@@ -164,12 +154,10 @@ def _dtype(compute: str, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
 
 
-def _config(
-    id: str, folder: Path, quantization: Quantization, dtype: torch.dtype
-) -> BitsAndBytesConfig | None:
+def bitsandbytes_config(quantization: Quantization, dtype: torch.dtype) -> BitsAndBytesConfig | None:
+    """Return how transformers is told to quantise a model; None where it is not to."""
     from transformers import BitsAndBytesConfig
 
-    check_model(id, folder)
     if quantization == "none":
         return None
     return BitsAndBytesConfig(

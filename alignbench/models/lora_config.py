@@ -111,10 +111,9 @@ def experts_of(model: PreTrainedModel) -> dict[str, nn.Parameter]:
 
 def _layers(model: PreTrainedModel) -> dict[str, Any]:
     """Return the linear layers of the text decoder that are called as layers, by their names."""
-    from bitsandbytes.nn.modules import Linear4bit, Linear8bitLt
     from transformers.pytorch_utils import Conv1D
 
-    kinds = (nn.Linear, Conv1D, Linear4bit, Linear8bitLt)
+    kinds = (nn.Linear, Conv1D)  # the quantised layers of bitsandbytes are kinds of nn.Linear
     decoder, head = model.get_decoder(), model.get_output_embeddings()
     modules = dict(model.named_modules())
     text = set(decoder.modules())
@@ -150,6 +149,8 @@ def _layers(model: PreTrainedModel) -> dict[str, Any]:
     found = {
         name: layer for name, layer in found.items() if not _fused(modules[name.rpartition(".")[0]], name)
     }
+    if not experts_of(model):
+        return found
     ends = {name.rpartition(".")[2] for name in found}
     renamed = {end for end in ends if _names_experts(model, end)}
     return {name: layer for name, layer in found.items() if name.rpartition(".")[2] not in renamed}

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 Quantization = Literal["nf4", "fp4", "int8", "none"]
 
+FOUR_BITS = ("nf4", "fp4")
+
 ERROR_LIMIT = {"nf4": 0.12, "fp4": 0.16, "int8": 0.03}
 """Relative error of a quantised weight against the original; measured on normal weights: .092, .122, .009."""
 
@@ -88,7 +90,7 @@ def quantise_experts(
 
     bitsandbytes 0.50 quantises stacked weights to four bits only; with int8 they stay in full precision.
     """
-    if quantization not in ("nf4", "fp4"):
+    if quantization not in FOUR_BITS:
         return {}
     from bitsandbytes import functional
     from bitsandbytes.nn.parametrize import replace_parameter_4bit

@@ -13,10 +13,10 @@ from transformers.pytorch_utils import Conv1D
 
 from alignbench import ScoringGroup
 from alignbench.api.config import Sampling
-from alignbench.models import Base, Query, TokenTrees, load_base
+from alignbench.models import Base, Query, TokenTrees, load_base, skeleton
 from alignbench.models.choices import Options, read
 from alignbench.models.forward import score
-from alignbench.models.loading import kind_of
+from alignbench.models.skeleton import kind_of
 from alignbench.recipe import schema
 from alignbench.rows import Ids, Prompt, Sequence
 
@@ -34,6 +34,11 @@ def base(folder) -> Base:
     return load_base(
         schema.Model(id=str(folder), quantization="none", adapter=schema.Adapter(rank=4, alpha=8))
     )
+
+
+@pytest.fixture(scope="module")
+def quantised(folder) -> Base:
+    return load_base(schema.Model(id=str(folder)))
 
 
 @pytest.fixture(scope="module")
@@ -172,8 +177,7 @@ def test_an_adapter_is_saved_read_back_and_merged(base, folder, tmp_path):
     base.drop(policy)
 
 
-def test_four_bits_hold_every_layer_and_expert_as_near_as_four_bits_can(base, folder):
-    quantised = load_base(schema.Model(id=str(folder)))
+def test_four_bits_hold_every_layer_and_expert_as_near_as_four_bits_can(base, quantised, folder):
     shares = quantised.weights.shares()
     assert quantised.weights.total == base.weights.total
     assert shares["adapted"] > 0
@@ -201,6 +205,10 @@ def weight_of(base, name) -> torch.Tensor:
     return weight.T if isinstance(layer, Conv1D) else weight
 
 
-def test_the_page_says_what_is_found(folder, root):
-    line = row(folder.name, load_base(schema.Model(id=str(folder))))
+def test_the_configuration_alone_tells_what_is_quantised_and_adapted(quantised, folder):
+    assert skeleton.weights(folder, "nf4", "all-linear") == quantised.weights
+
+
+def test_the_page_says_what_is_found(quantised, folder, root):
+    line = row(folder.name, quantised)
     assert line in (root / PAGE).read_text(encoding="utf-8").splitlines(), WRITE
