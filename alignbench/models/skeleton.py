@@ -78,7 +78,7 @@ def targets_in(folder: Path, quantization: Quantization, wanted: str | list[str]
 def weights(folder: Path, quantization: Quantization, wanted: str | list[str]) -> Weights:
     """Return how many weights a model of this configuration has, and what would be done with them."""
     import torch
-    from transformers.quantizers import AutoHfQuantizer
+    from transformers.quantizers.auto import AutoHfQuantizer
 
     from alignbench.models.loading import bitsandbytes_config
     from alignbench.models.lora_config import experts_of
