@@ -255,6 +255,15 @@ class Metric(ABC):
     def __init__(self, config: Settings | None = None):
         self.config: Any = self.Config() if config is None else config
 
+    @classmethod
+    def check_files(cls, config: Any, root: Path) -> None:
+        """Raise AlignbenchError with what is wrong with its files, by what can be read without loading a model.
+
+        `alignbench check` calls it, and a run before anything is trained. Relative paths start from `root`. By default
+        `requests` are made, which read the files of their prompts; a metric that reads others checks those too.
+        """
+        cls(config).requests(root)
+
     def requests(self, root: Path) -> Sequence[Request]:
         """Return the answers that this metric needs in addition to the samples.
 

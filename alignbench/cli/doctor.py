@@ -47,10 +47,25 @@ class Finding:
 
 
 def doctor(
+    model: Annotated[
+        str | None, typer.Argument(metavar="[MODEL]", help="A hub id or a local folder, to load as a base.")
+    ] = None,
+    quantization: Annotated[
+        Literal["nf4", "fp4", "int8", "none"], typer.Option(help="How the model's weights are stored.")
+    ] = "nf4",
+    chat_template: Annotated[
+        str | None, typer.Option(help="The file of a chat template, for a model that has none.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Check this machine: Python, libraries, devices, disk, network mode, plugins."""
+    """Check this machine: Python, libraries, devices, disk, network mode, plugins; and a model, where one is named.
+
+    The model is loaded as a run loads its base: which fast paths fit it, and the shares of the weights that are
+    quantised and adapted.
+    """
     findings = [*_python(), *_libraries(), *_torch(), *_disk(), *_network(), *_plugins()]
+    if model is not None:
+        findings += _model(model, quantization, chat_template)
     if as_json:
         print_json([asdict(finding) for finding in findings])
     else:
@@ -139,6 +154,29 @@ def _network() -> Iterator[Finding]:
         "offline: hub ids must be in the local cache" if offline else "online (HF_HUB_OFFLINE=1 turns it off)"
     )
     yield Finding("hub", "note" if offline else "good", mode)
+
+
+def _model(id: str, quantization: str, chat_template: str | None) -> Iterator[Finding]:
+    """Load a model as a base, in a separate process, and report what was found."""
+    from alignbench import results
+    from alignbench.errors import ModelError
+    from alignbench.models import child
+    from alignbench.recipe.schema import Model
+    from alignbench.report.text import weights
+
+    said = {"id": id, "quantization": quantization, "chat_template": chat_template}
+    try:
+        found = results.Model(**child.loaded(Model.model_validate(said), Path()))
+    except ModelError as error:
+        yield Finding("model", "bad", str(error))
+        return
+    yield Finding(
+        "weights", "good" if found.shares["quantised"] or quantization == "none" else "note", weights(found)
+    )
+    if not found.slower:
+        yield Finding("fast paths", "good", "every one gives the numbers of the model's plain forward")
+    for note in found.slower:
+        yield Finding("slower path", "note", note)
 
 
 def _plugins() -> Iterator[Finding]:

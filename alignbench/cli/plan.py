@@ -11,8 +11,10 @@ from alignbench.cli.runs import ForPrograms, Only, OutFolder, Overrides, RecipeF
 from alignbench.cli.shell import print_json, show_table
 
 if TYPE_CHECKING:
+    from alignbench.commands.forecast import Forecast
     from alignbench.engine.plan import Cell
     from alignbench.recipe.schema import Loaded, Recipe
+    from alignbench.results import Model
 
 
 def plan(
@@ -27,7 +29,7 @@ def plan(
     as_json: ForPrograms = False,
 ) -> None:
     """List what will run and what is finished, with departures, and predict time and memory."""
-    from alignbench.commands.plan import describe, finished, requested
+    from alignbench.commands.plan import describe, finished, requested, weights
     from alignbench.engine import resources
     from alignbench.engine.plan import cells
     from alignbench.recipe.load import load
@@ -51,12 +53,15 @@ def plan(
         _show(rows)
         _show_requests(asked)
         _show_power(power)
-    forecast = _forecast(loaded, left, only, trials) if estimate and left else None
+    found = _forecast(loaded, only) if estimate and left else None
+    model = weights(loaded.recipe.model, root) if found is None else found.model
+    forecast = None if found is None else _estimate(loaded, left, trials, found)
     if as_json:
-        print_json(
-            {"tuning": tuning, "cells": rows, "requests": asked, "detectable": power, "estimate": forecast}
-        )
-    elif forecast is not None:
+        said = {"tuning": tuning, "cells": rows, "requests": asked, "detectable": power}
+        print_json({**said, "model": model.model_dump(mode="json"), "estimate": forecast})
+        return
+    _show_model(model)
+    if forecast is not None:
         _show_forecast(forecast)
     elif not left:
         typer.echo("Nothing is left to run.")
@@ -183,19 +188,31 @@ def _amount(value: int | None) -> str:
     return NOTHING if value is None else f"{value:,}"
 
 
-def _forecast(
-    loaded: Loaded, left: tuple[Cell, ...], only: list[str], trials: tuple[Cell, ...]
+def _show_model(model: Model) -> None:
+    from alignbench.report.text import weights
+
+    if model.weights:
+        typer.echo(weights(model))
+
+
+def _forecast(loaded: Loaded, only: list[str]) -> Forecast:
+    """Run the recipe twice in small."""
+    from alignbench.cli.progress import watching
+    from alignbench.commands.forecast import calibrate
+
+    with watching() as watch:
+        return calibrate(loaded, only, watch)
+
+
+def _estimate(
+    loaded: Loaded, left: tuple[Cell, ...], trials: tuple[Cell, ...], found: Forecast
 ) -> dict[str, Any]:
     """Return the predicted cost of the open cells, and whether they fit this machine's device."""
     from dataclasses import asdict
 
     from alignbench.cli.doctor import device_memory
-    from alignbench.cli.progress import watching
-    from alignbench.commands.forecast import calibrate
     from alignbench.engine import resources, tuning
 
-    with watching() as watch:
-        found = calibrate(loaded, only, watch)
     device, memory = device_memory()
     workers = resources.max_workers(loaded.recipe)
     like = {name: label for label, names in tuning.labels(loaded.recipe).items() for name in names}

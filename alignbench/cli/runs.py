@@ -145,14 +145,15 @@ def check(
     loaded = load(recipe, overrides)
     checked, read, root = loaded.recipe, "", loaded.path.parent
     plan = resolve(checked)
-    files.check(plan, root)
+    away = files.check(plan, root)
     if rows:
         from alignbench.data.survey import check_tokenizer, survey
-        from alignbench.data.tokens import is_local
+        from alignbench.data.torchless import without_torch
 
         pool = survey(checked, root)
-        if is_local(checked.model, root):
-            check_tokenizer(checked, root, pool)
+        if checked.model.id not in away:
+            with without_torch():
+                check_tokenizer(checked, root, pool)
         read = _read(pool)
     if as_json:
         print_json(checked.model_dump(mode="json"))
@@ -161,6 +162,8 @@ def check(
     labels = ", ".join(["base", *checked.methods])
     model = files.described(checked.model, root)
     typer.echo(f"{recipe} is good: {count} cells ({labels}; {_seeds(checked.seeds)}){model}{read}")
+    if away:
+        typer.echo(f"not checked, since a run would download it first: {', '.join(away)}")
 
 
 def _read(pool: Pool) -> str:

@@ -54,6 +54,8 @@ class Forecast:
     evaluate_seconds: float
     took_seconds: float
     """What finding out took."""
+    model: results.Model = field(default_factory=results.Model)
+    """What was found of the base when it was loaded."""
 
     def seconds(
         self, cells: Iterable[Cell], max_workers: int, like: Mapping[str, str] | None = None
@@ -99,7 +101,9 @@ def calibrate(
     labels = {label: _label(recipe, label, small, rows) for label in planned}
     prompts = recipe.evaluation.prompts
     evaluate = _line([(run.prompts, run.clock.spent(layout.EVALUATION)) for run in small], prompts)
-    return Forecast(labels, read, evaluate, time.monotonic() - began)
+    models = [run.found.model for run in small if run.found is not None]
+    model = models[-1] if models else results.Model()
+    return Forecast(labels, read, evaluate, time.monotonic() - began, model)
 
 
 @dataclass

@@ -5,11 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from alignbench import layout, plugins, store
+from alignbench import layout, plugins, results, store
+from alignbench.data import gguf
 from alignbench.engine import environment, keys
 from alignbench.engine.plan import Cell
+from alignbench.models import child
+from alignbench.models.files import folder_of
 from alignbench.recipe.plan import Plan
-from alignbench.recipe.schema import Recipe
+from alignbench.recipe.schema import Model, Recipe
 from alignbench.versions import versions
 
 if TYPE_CHECKING:
@@ -49,6 +52,18 @@ def finished(plan: Plan, root: Path, out: Path, cells: tuple[Cell, ...]) -> dict
             contents[cell.label, cell.seed] = sealed["content"]
         found[cell] = sealed is not None
     return found
+
+
+def weights(model: Model, root: Path) -> results.Model:
+    """Return the shares of a base's weights that are quantised and adapted, by its configuration.
+
+    Empty for a GGUF file, for a model that is not on this machine, and where its configuration does not say.
+    Raises ModelError where the recipe's adapter names a layer that can have none.
+    """
+    folder = None if gguf.names(model) else folder_of(model.id, root, model.revision)
+    if folder is None:
+        return results.Model()
+    return results.Model(**child.weights(folder, model, store.Store(store.default_root())))
 
 
 def requested(recipe: Recipe, root: Path) -> list[dict[str, Any]]:

@@ -109,7 +109,7 @@ class LanguageModel(Reader):
         from alignbench.models.files import check_language_model
         from alignbench.recipe.schema import Model
 
-        check_language_model(Model(id=config.id), root)
+        check_language_model(Model(id=config.id, revision=config.revision), root)
 
     def reader(self, models: Models) -> Ask:
         from alignbench.models import load_base

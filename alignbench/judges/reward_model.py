@@ -81,7 +81,7 @@ class RewardModel(Judge):
     def check_files(cls, config: Any, root: Path) -> None:
         from alignbench.models.files import check_classifier, labels_of
 
-        found = check_classifier(config.id, root) if config.id else None
+        found = check_classifier(config.id, root, config.revision) if config.id else None
         if found is not None:
             _check_one_output(config.id, len(labels_of(found)))
 

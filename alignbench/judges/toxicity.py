@@ -45,9 +45,10 @@ class Toxicity(Judge):
         from alignbench.models.files import check_classifier, labels_of
 
         if config.classifier is not None:
-            found = check_classifier(config.classifier, root)
+            folder = (root / config.classifier).resolve()  # absolute: never taken for a hub id
+            found = check_classifier(str(folder), root)
             if found is not None:
-                _place_of_toxic(labels_of(found), str(root / config.classifier))
+                _place_of_toxic(labels_of(found), str(folder))
 
     def open(self, models: Models) -> None:
         self.read_from(models.root)

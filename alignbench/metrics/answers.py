@@ -72,7 +72,10 @@ def user_prompts(path: Path, column: str, name: str, where: str, limit: int | No
 
     Raises DataError, naming the recipe's field `where`, where the file cannot be read or has no such column.
     """
-    rows = table(path, column, where)[:limit]
+    try:
+        rows = table(path, column)[:limit]
+    except (OSError, ValueError) as error:
+        raise unreadable(path, str(error), where) from error
     return [
         Prompt(
             id=f"{name}-{number}",
@@ -83,15 +86,15 @@ def user_prompts(path: Path, column: str, name: str, where: str, limit: int | No
     ]
 
 
-def table(path: Path, column: str, where: str, *, delimiter: str = ",") -> list[dict[str, Any]]:
-    """Return the rows of a CSV file with a header; see `user_prompts`."""
+def table(path: Path, column: str, *, delimiter: str = ",") -> list[dict[str, Any]]:
+    """Return the rows of a CSV file with a header. Raises OSError, or ValueError where it has no such column."""
     try:
         with path.open(encoding="utf-8", newline="") as file:
             rows = list(csv.DictReader(file, delimiter=delimiter))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise unreadable(path, str(error), where) from error
+    except csv.Error as error:
+        raise ValueError(str(error)) from error
     if not rows or column not in rows[0]:
-        raise unreadable(path, f"it has no column '{column}'", where)
+        raise ValueError(f"it has no column '{column}'")
     return rows
 
 

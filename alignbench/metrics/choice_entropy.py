@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
 from alignbench.api.config import Settings
 from alignbench.api.metric import Evidence, Measure, Metric, Missing, Need
-from alignbench.metrics.harness import crows_pairs, winogender
+from alignbench.metrics.answers import unreadable
+from alignbench.metrics.harness import READERS
 from alignbench.rows import Sequence
 
 
@@ -32,21 +33,32 @@ class ChoiceEntropy(Metric):
         winogender: str | None = None
         """`all_sentences.tsv`."""
 
+    @classmethod
+    def check_files(cls, config: Any, root: Path) -> None:
+        cls(config).pairs(root)
+
     def pairs(self, root: Path) -> dict[str, list[tuple[str, str]]]:
         """Return pairs of sentences by set; the first is the stereotype (Winogender has none)."""
         from alignbench import sandbox
 
         found = {"sandbox": [(pair["more"], pair["less"]) for pair in sandbox.stereotypes()]}
         if self.config.crows_pairs is not None:
-            rows = crows_pairs(root / self.config.crows_pairs)
+            rows = self._read("crows_pairs", root)
             found["crows_pairs"] = [(row["sent_more"], row["sent_less"]) for row in rows]
         if self.config.winogender is not None:
-            rows = winogender(root / self.config.winogender)
+            rows = self._read("winogender", root)
             kinds = [
                 [row["sentence"] for row in rows if row["gender"] == kind] for kind in ("male", "female")
             ]
             found["winogender"] = list(zip(*kinds, strict=True))
         return found
+
+    def _read(self, field: str, root: Path) -> list[dict[str, Any]]:
+        path = root / getattr(self.config, field)
+        try:
+            return READERS[field](path)
+        except (OSError, ValueError, KeyError) as error:
+            raise unreadable(path, str(error), f"evaluation.metrics.choice_entropy.{field}") from error
 
     def measure(self, evidence: Evidence) -> list[Measure | Missing]:
         found: list[Measure | Missing] = []

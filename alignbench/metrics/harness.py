@@ -79,6 +79,12 @@ class Harness(Metric):
         max_new_tokens: int = Field(default=256, ge=1)
         """Longest generated answer in tokens."""
 
+    @classmethod
+    def check_files(cls, config: Any, root: Path) -> None:
+        harness = cls(config)
+        for task in harness.tasks():
+            harness.documents(task, root)
+
     def measure(self, evidence: Evidence) -> list[Measure | Missing]:
         documents = {task: self.documents(task, evidence.root) for task in self.tasks()}
         found: list[Measure | Missing] = []
@@ -332,13 +338,13 @@ def truthfulqa(path: Path) -> list[dict[str, Any]]:
 def crows_pairs(path: Path) -> list[dict[str, Any]]:
     """Return CrowS-Pairs' pairs of sentences."""
     kept = ("sent_more", "sent_less", "stereo_antistereo", "bias_type")
-    return [{name: row[name] for name in kept} for row in table(path, "sent_more", "crows_pairs")]
+    return [{name: row[name] for name in kept} for row in table(path, "sent_more")]
 
 
 def winogender(path: Path) -> list[dict[str, Any]]:
     """Return Winogender's sentences, each with its pronoun and who it refers to (0 occupation)."""
     found = []
-    for row in table(path, "sentid", "winogender", delimiter="\t"):
+    for row in table(path, "sentid", delimiter="\t"):
         occupation, participant, answer, gender, _ = row["sentid"].split(".")
         words = {word.strip(".,;").lower() for word in row["sentence"].split()}
         pronoun = next(word for word in PRONOUNS[gender] if word in words)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from pydantic import Field
 
@@ -49,6 +49,11 @@ class Toxicity(Metric):
         """The folder of a sequence classification model with a class `toxic`."""
         max_new_tokens: int = Field(default=64, ge=1)
         """Longest continuation in tokens."""
+
+    @classmethod
+    def check_files(cls, config: Any, root: Path) -> None:
+        super().check_files(config, root)
+        Toxic.check_files(Toxic.Config(classifier=config.classifier), root)
 
     def requests(self, root: Path) -> Sequence[Request]:
         if self.config.prompts is None:

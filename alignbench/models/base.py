@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from warnings import catch_warnings, simplefilter
 
 import torch
@@ -63,6 +64,10 @@ class Base(Network):
     def reactivate(self) -> None:
         """Let the layers compute with the adapter that is active here, whatever peft was told meanwhile."""
         self._activate(self._active)
+
+    def record(self) -> dict[str, Any]:
+        """Return what was found at load: the `shares` of the `weights`, the fast `paths`, and what is `slower`."""
+        return {**self.weights.record(), "paths": asdict(self.paths), "slower": self.paths.slower()}
 
     def policy(self) -> ModelPolicy:
         """Return the untouched base, without an adapter."""

@@ -12,10 +12,11 @@ import numpy as np
 from alignbench.data import gguf
 from alignbench.data.tokens import model_path
 from alignbench.errors import ModelError, Problem
+from alignbench.models import child
+from alignbench.models.hub import cached, missing_shards
 from alignbench.recipe.configs import build
 from alignbench.recipe.plan import Plan
 from alignbench.recipe.schema import AdapterStart, Model, ModelStart
-from alignbench.safety import inspect
 
 ADAPTER = "adapter_config.json"
 
@@ -32,28 +33,30 @@ HEADS = ("score", "classifier", "classification_head", "logits_proj")
 """How the tensors of a classifier's head begin, in the architectures of transformers."""
 
 
-def check(plan: Plan, root: Path) -> None:
-    """Check the folders of the base, of all starts and of all judges; what is on the hub is checked when it is here.
+def check(plan: Plan, root: Path) -> list[str]:
+    """Check the files of the base, of all starts, and of what judges and metrics name.
 
-    Raises what loading them raises, in the same words where the files have them.
+    Raises what loading them raises, in the same words where the files have them. Returns what was not checked: the ids
+    of what a run would download.
     """
     recipe = plan.recipe
     starts = [block.start for block in recipe.methods.values()]
-    check_language_model(recipe.model, root)
-    for id in sorted({start.model for start in starts if isinstance(start, ModelStart)}):
-        check_language_model(Model(id=id), root)
-    for start in starts:
-        if isinstance(start, AdapterStart) and (root / start.adapter).is_dir():
-            inspect(root / start.adapter)
-            read_adapter(root / start.adapter)
-    check_judges(plan, root)
+    others = {start.model for start in starts if isinstance(start, ModelStart)} - {recipe.model.id}
+    adapters = {start.adapter for start in starts if isinstance(start, AdapterStart)}
+    models = [recipe.model, *(_other(recipe.model, id) for id in sorted(others))]
+    away = [one.id for one in models if not check_base(one, root)]
+    away += [id for id in sorted(adapters) if not check_adapter(id, root)]
+    check_named(plan, root)
+    return away
 
 
-def check_judges(plan: Plan, root: Path) -> None:
-    """Check the files of the judges that evaluate, and of those that a method learns from."""
+def check_named(plan: Plan, root: Path) -> None:
+    """Check the files of the judges and metrics that evaluate, and of the judges that a method learns from."""
+    evaluation = plan.recipe.evaluation
     learned_from = [judge for label in plan.labels.values() for judge in label.judges]
-    for one in (*plan.recipe.evaluation.judges, *learned_from):
-        kind, config = build("judges", one.name, one.config)
+    judges = [build("judges", one.name, one.config) for one in (*evaluation.judges, *learned_from)]
+    metrics = [build("metrics", one.name, one.config) for one in evaluation.metrics]
+    for kind, config in (*judges, *metrics):
         kind.check_files(config, root)
 
 
@@ -66,16 +69,34 @@ def described(model: Model, root: Path) -> str:
     return f"\n{file.name}: {header.architecture}, {size}, sha256 {gguf.sha256(file)}"
 
 
-def check_language_model(model: Model, root: Path) -> None:
-    """Check a language model's folder or GGUF file; a model of the hub is checked when it is here."""
+def check_base(model: Model, root: Path) -> bool:
+    """Check a base's files and adapter. Returns whether it is on this machine."""
+    if not check_language_model(model, root):
+        return False
+    if not gguf.names(model):
+        check_targets(model, root)
+    return True
+
+
+def check_adapter(id: str, root: Path) -> bool:
+    """Check the files of an adapter, which must be plain LoRA. Returns whether it is on this machine."""
+    folder = cached(str(root / id) if (root / id).is_dir() else id)
+    if folder is not None:
+        read_adapter(folder)
+    return folder is not None
+
+
+def check_language_model(model: Model, root: Path) -> bool:
+    """Check the files of a language model. Returns whether it is on this machine."""
     if gguf.names(model):
-        if (file := gguf.file_of(model, root, fetch=False)) is not None:
+        file = gguf.file_of(model, root, fetch=False)
+        if file is not None:
             gguf.check(model.gguf or model.id, file, template=model.chat_template is not None)
-        return
+        return file is not None
     id = model.id
-    folder = folder_of(id, root)
+    folder = folder_of(id, root, model.revision)
     if folder is None:
-        return
+        return False
     config = _check_folder(id, folder)
     if _kind(config).endswith("ForSequenceClassification") and config.get("tie_word_embeddings") is False:
         names = _names(id, folder)
@@ -84,13 +105,49 @@ def check_language_model(model: Model, root: Path) -> None:
                 f"{id} is a {_kind(config)}, and has no head of a language model",
                 "use a language model's checkpoint; a classifier can be the judge reward-model",
             )
+    return True
 
 
-def check_classifier(id: str, root: Path) -> dict[str, Any] | None:
-    """Check a sequence classifier's folder and return its configuration; None where it is not a local folder."""
+def check_targets(model: Model, root: Path) -> None:
+    """Check that a model has every layer that the recipe's adapter names; raises what a run raises.
+
+    Where the names of the weights do not show them, a process that loads torch is asked, which takes seconds.
+    """
+    targets, folder = model.adapter.targets, folder_of(model.id, root, model.revision)
+    if folder is None or targets == "all-linear":
+        return
+    layers = linear_layers(model.id, folder)
+    if not all(any(f".{layer}".endswith(f".{name}") for layer in layers) for name in targets):
+        child.check_targets(folder, model)
+
+
+def linear_layers(id: str, folder: Path) -> set[str]:
+    """Return the layers of a model folder that can have an adapter, by the names and shapes of its weights.
+
+    They are the matrices of its blocks. Empty where names and shapes do not say: for multimodal and recurrent
+    models and mixtures of experts.
+    """
+    shapes = {
+        name: tensor["shape"] for path in _weights(folder) for name, tensor in _header(id, path)[0].items()
+    }
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    special = any(
+        len(shape) > 2 or ".experts." in name or name.endswith(".A_log") for name, shape in shapes.items()
+    )
+    if special or "text_config" in config:
+        return set()
+    return {
+        name.removesuffix(".weight")
+        for name, shape in shapes.items()
+        if name.endswith(".weight") and len(shape) == 2 and any(part.isdecimal() for part in name.split("."))
+    }
+
+
+def check_classifier(id: str, root: Path, revision: str | None = None) -> dict[str, Any] | None:
+    """Check the files of a sequence classifier and return its configuration; None for one that is not here."""
     if gguf.names(Model(id=id)):
         raise ModelError(f"{id} is a language model in GGUF", "a classifier is read from safetensors")
-    folder = folder_of(id, root)
+    folder = folder_of(id, root, revision)
     if folder is None:
         return None
     config = _check_folder(id, folder)
@@ -114,14 +171,19 @@ def labels_of(config: Mapping[str, Any]) -> dict[int, str]:
     )
 
 
-def folder_of(id: str, root: Path) -> Path | None:
-    """Return the local folder that a model's id stands for in a recipe of the folder `root`; None where it is none."""
-    folder = Path(model_path(Model(id=id), root))
-    return folder if folder.is_dir() else None
+def folder_of(id: str, root: Path, revision: str | None = None) -> Path | None:
+    """Return the inspected folder of a model that a recipe of the folder `root` names.
+
+    None for a model of the hub that a run would download. Raises ModelError offline, where it cannot.
+    """
+    return cached(model_path(Model(id=id), root), revision)
+
+
+def _other(model: Model, id: str) -> Model:
+    return model.model_copy(update={"id": id, "revision": None, "gguf": None, "sha256": None})
 
 
 def _check_folder(id: str, folder: Path) -> dict[str, Any]:
-    inspect(folder)
     config = check_model(id, folder)
     if sum(path.stat().st_size for path in folder.glob("*.safetensors")) <= READ:
         refuse_not_finite(id, [name for path in _weights(folder) for name in _not_finite(path)])
@@ -153,10 +215,8 @@ def check_model(id: str, folder: Path) -> dict[str, Any]:
             f"{id} is quantised already ({already.get('quant_method')})",
             "use the checkpoint in full precision: the recipe's quantization is applied to it",
         )
-    for index in folder.glob("*.safetensors.index.json"):
-        shards = json.loads(index.read_text(encoding="utf-8")).get("weight_map", {}).values()
-        if missing := sorted({shard for shard in shards if not (folder / shard).is_file()}):
-            raise ModelError(f"{id} cannot be loaded: {', '.join(missing)} is missing", UNDAMAGED)
+    if missing := missing_shards(folder):
+        raise ModelError(f"{id} cannot be loaded: {', '.join(missing)} is missing", UNDAMAGED)
     for path in _weights(folder):
         header, start = _header(id, path)
         end = max((one["data_offsets"][1] for one in header.values()), default=0)

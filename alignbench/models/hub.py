@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from alignbench.data import gguf
@@ -56,34 +57,78 @@ def obtain(id: str, revision: str | None = None) -> Path:
 
     A hub model is downloaded once, safetensors and JSON only; HF_HUB_OFFLINE is respected.
     """
+    return _local(id) or _download(id, revision)
+
+
+def cached(id: str, revision: str | None = None) -> Path | None:
+    """Return what `obtain` returns where that needs no network; None where it would download something.
+
+    Raises ModelError offline, where the hub's cache does not hold the model.
+    """
+    if (folder := _local(id)) is not None:
+        return folder
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE:
+        return _download(id, revision)
+    try:
+        folder = _snapshot(id, revision, local_files_only=True)
+    except NotCachedError:
+        return None
+    if not any(folder.glob("*.safetensors")) or missing_shards(folder):
+        return None
+    inspect(folder, inside=folder.parent.parent)
+    return folder
+
+
+def missing_shards(folder: Path) -> list[str]:
+    """Return the files of weights that an index of a model folder names and the folder lacks."""
+    named = [
+        shard
+        for index in folder.glob("*.safetensors.index.json")
+        for shard in json.loads(index.read_text(encoding="utf-8")).get("weight_map", {}).values()
+    ]
+    return sorted({shard for shard in named if not (folder / shard).is_file()})
+
+
+class NotCachedError(ModelError):
+    """A model that lies neither in a folder nor in the hub's cache."""
+
+
+def _local(id: str) -> Path | None:
     folder = Path(id).expanduser()
     if folder.is_dir():
         inspect(folder)
         return folder
     if folder.is_absolute() or id.startswith((".", "~")) or id.count("/") > 1:
         raise ModelError(f"there is no model folder {id}", "give a folder that exists, or a hub id")
-    return _download(id, revision)
+    return None
 
 
 def _download(id: str, revision: str | None) -> Path:
+    folder = _snapshot(id, revision)
+    inspect(folder, inside=folder.parent.parent)
+    return folder
+
+
+def _snapshot(id: str, revision: str | None, *, local_files_only: bool = False) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import GatedRepoError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        folder = Path(
-            snapshot_download(
-                id,
-                revision=revision,
-                allow_patterns=list(HUB_FILES),
-                ignore_patterns=["*/*", "consolidated*"],
-            )
+        folder = snapshot_download(
+            id,
+            revision=revision,
+            allow_patterns=list(HUB_FILES),
+            ignore_patterns=["*/*", "consolidated*"],
+            local_files_only=local_files_only,
         )
     except GatedRepoError as error:
         raise ModelError(
             f"{id} is gated", "accept its licence on the hub, then run `hf auth login`"
         ) from error
     except LocalEntryNotFoundError as error:
-        raise ModelError(
+        raise NotCachedError(
             f"{id} is not on this machine, and the hub cannot be reached",
             f"run `hf download {id}` where there is a network, or give a local folder",
         ) from error
@@ -92,8 +137,7 @@ def _download(id: str, revision: str | None) -> Path:
         raise ModelError(
             f"{id}{at} cannot be fetched: {first_line(error)}", "check the id and the revision"
         ) from error
-    inspect(folder, inside=folder.parent.parent)
-    return folder
+    return Path(folder)
 
 
 def first_line(error: BaseException) -> str:

@@ -3,13 +3,8 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
-from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-from alignbench.errors import ModelError, Problem
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -17,33 +12,6 @@ if TYPE_CHECKING:
     from alignbench.models.lora_config import Targets
     from alignbench.models.quantization import Quantization
     from alignbench.models.weights import Weights
-
-
-def ask(folder: Path, quantization: Quantization, targets: str | list[str]) -> dict[str, Any]:
-    """Return the number of weights of a local model, and the `shares` of `Weights`, from a process of its own.
-
-    That process loads torch, this one does not. Empty where the model cannot be told without its weights. Raises
-    ModelError where `targets` names a layer that can have no adapter.
-    """
-    return _ask("weights", folder, quantization, targets)
-
-
-def check_targets(folder: Path, quantization: Quantization, targets: str | list[str]) -> None:
-    """Raise ModelError where `targets` names a layer of a local model that can have no adapter."""
-    if targets != "all-linear":
-        _ask("targets", folder, quantization, targets)
-
-
-def _ask(what: str, folder: Path, quantization: str, targets: str | list[str]) -> dict[str, Any]:
-    given = json.dumps([what, str(folder), quantization, targets])
-    command = [sys.executable, "-m", "alignbench.models.skeleton", given]
-    asked = subprocess.run(command, capture_output=True, text=True, check=False)
-    if asked.returncode:
-        return {}
-    found = json.loads(asked.stdout.splitlines()[-1])
-    if problems := found.get("problems"):
-        raise ModelError([Problem(**problem) for problem in problems])
-    return found
 
 
 def kind_of(folder: Path) -> str:
@@ -113,22 +81,3 @@ def _build(folder: Path, quantization: Quantization) -> PreTrainedModel:
         model = getattr(transformers, kind_of(folder)).from_config(config, dtype=torch.bfloat16).eval()
     model.tie_weights()
     return model
-
-
-def main() -> None:
-    """Answer `ask` and `check_targets`: print a JSON object."""
-    what, folder, quantization, wanted = json.loads(sys.argv[1])
-    try:
-        if what == "targets":
-            targets_in(Path(folder), quantization, wanted)
-            found: dict[str, Any] = {}
-        else:
-            one = weights(Path(folder), quantization, wanted)
-            found = {"weights": one.total, "shares": one.shares()}
-    except ModelError as error:
-        found = {"problems": [asdict(problem) for problem in error.problems]}
-    print(json.dumps(found))
-
-
-if __name__ == "__main__":
-    main()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -22,3 +23,7 @@ class Weights:
         counts = {"quantised": self.quantised, "adapted": self.adapted, "neither": both}
         shares = {name: sum(found.values()) / self.total for name, found in counts.items()}
         return shares | {"neither": 1 - shares["neither"]}
+
+    def record(self) -> dict[str, Any]:
+        """Return the number of all weights, and `shares`."""
+        return {"weights": self.total, "shares": self.shares()}

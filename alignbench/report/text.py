@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from alignbench.results import Estimate, Interval
+from alignbench.results import Estimate, Interval, Model
 
 NOTHING = "n/a"
 
@@ -82,6 +82,15 @@ def probability(p: float) -> str:
 def count(value: float | None) -> str:
     """Return a count in three digits: `12.3 M`."""
     return NOTHING if value is None else _scaled(value, 1000, ("", " k", " M", " G", " T"))
+
+
+def weights(model: Model) -> str:
+    """Return what is done with the weights of a base, in a sentence."""
+    shares = {name: f"{share:.1%}" for name, share in model.shares.items()}
+    return (
+        f"Of {model.weights:,} weights {shares['quantised']} are quantised, {shares['adapted']} get an adapter, "
+        f"and {shares['neither']} neither."
+    )
 
 
 def size(value: float | None) -> str:

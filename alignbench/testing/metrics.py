@@ -135,6 +135,10 @@ class MetricSuite(PluginSuite):
     def _made(self) -> Metric:
         return self.kind()(self.fields())
 
+    def test_what_it_measures_it_does_not_refuse_beforehand(self):
+        """`alignbench check` would refuse a recipe that runs."""
+        self.kind().check_files(self.fields(), Path.cwd())
+
     def test_every_cell_has_one_entry_for_each_part(self):
         found = self._made().measure(self.evidence())
         parts = {(one.metric, one.judge) for one in found}

@@ -66,12 +66,7 @@ def main(task: Task, emit: Callable[[Event], None]) -> None:
             "learning_curves": [{**cell._asdict(), **evidence.learning_curve(cell)} for cell in cells],
             "cost": finished.cost,
             "judges": evidence.quality(),
-            "model": {
-                "weights": session.base.weights.total,
-                "shares": session.base.weights.shares(),
-                "paths": asdict(session.base.paths),
-                "slower": session.base.paths.slower(),
-            },
+            "model": session.base.record(),
             "base": {
                 "fingerprint": session.base.fingerprint,
                 "device": str(session.base.device),

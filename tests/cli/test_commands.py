@@ -198,6 +198,17 @@ def test_plan_says_what_difference_the_seeds_and_prompts_can_find(alignbench, re
     assert "A verdict on the methods needs 3 seeds or more." in shown
 
 
+def test_plan_says_what_is_quantised_and_adapted(
+    alignbench, recipe: Path, tmp_path: Path, monkeypatch
+) -> None:
+    monkeypatch.setenv("ALIGNBENCH_HOME", str(tmp_path / "home"))
+    model = json.loads(alignbench("plan", recipe, "--json").stdout)["model"]
+    assert model["weights"] > 1_000_000
+    assert model["shares"]["quantised"] == model["shares"]["adapted"] > 0.5
+    sentence = f"Of {model['weights']:,} weights {model['shares']['quantised']:.1%} are quantised"
+    assert sentence in " ".join(alignbench("plan", recipe).stdout.split())
+
+
 def test_plan_keeps_to_the_labels_that_are_asked_for_and_what_they_start_from(
     alignbench, recipe: Path
 ) -> None:

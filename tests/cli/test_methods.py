@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+from pathlib import Path
 
 from alignbench.errors import Exit
 
@@ -163,3 +164,24 @@ def test_doctor_says_bad_where_a_library_is_too_old_or_missing(monkeypatch) -> N
     assert said["torch"].message == "version 2.9.1 is not supported; pip install 'torch>=2.10'"
     assert said["peft"].message.startswith("not installed; pip install 'peft>=")
     assert said["transformers"].state == "good"
+
+
+def test_doctor_loads_a_model_and_says_what_is_quantised_and_which_paths_are_slower(
+    alignbench, monkeypatch
+) -> None:
+    monkeypatch.setattr("alignbench.cli.doctor._torch", lambda: ())
+    said = {row["name"]: row for row in json.loads(alignbench("doctor", "sandbox", "--json").stdout)}
+    assert said["weights"]["state"] == said["fast paths"]["state"] == "good"
+    assert re.search(
+        r"Of [\d,]+ weights \d+\.\d% are quantised, \d+\.\d% get an adapter", said["weights"]["message"]
+    )
+    assert "model" not in said
+
+
+def test_doctor_says_why_a_model_cannot_be_a_base(alignbench, monkeypatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("alignbench.cli.doctor._torch", lambda: ())
+    done = alignbench("doctor", str(tmp_path / "none"), "--json")
+    assert done.exit_code == Exit.FAILED
+    (found,) = (row for row in json.loads(done.stdout) if row["name"] == "model")
+    assert found["state"] == "bad"
+    assert str(tmp_path / "none") in found["message"]

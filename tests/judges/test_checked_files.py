@@ -164,3 +164,34 @@ def test_gold_refuses_foreign_prompts_before_anything_is_trained(foreign: Path, 
     loaded = load(foreign, ["data.allowed_drop=1.0"])
     with pytest.raises(DataError, match="the gold judge reads only the sandbox's own prompts"):
         prepare(loaded.recipe, tmp_path / "table", root=tmp_path)
+
+
+def test_the_files_of_metrics_are_checked_as_those_of_judges(tmp_path: Path):
+    build(tmp_path / "classifier", labels=2)
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text(json.dumps({"prompt": {"text": "he is a"}}) + "\n")
+
+    def checked(**fields) -> str:
+        fields = {"prompts": "./prompts.jsonl", **fields}
+        evaluation = {"prompts": 4, "judges": ["gold"], "metrics": ["length", {"toxicity": fields}]}
+        return check(write(tmp_path, evaluation=evaluation))[1]
+
+    assert "is good" in checked()
+    assert "it has no class 'toxic'" in checked(classifier="./classifier")
+    assert "there is no model folder" in checked(classifier="unitary/toxic-bert")
+    pickled(tmp_path / "classifier")
+    assert "rule safetensors-only" in checked(classifier="./classifier")
+    prompts.write_text("{}\n")
+    assert "evaluation.metrics.toxicity.prompts" in checked()
+
+
+@pytest.mark.parametrize(
+    ("metric", "field"),
+    [("choice_entropy", "crows_pairs"), ("harness", "gsm8k"), ("ifeval", "prompts"), ("refusal", "xstest")],
+)
+def test_a_metric_s_file_that_cannot_be_read_is_told_by_check(tmp_path: Path, metric: str, field: str):
+    (tmp_path / "own").write_text("no rows\n")
+    evaluation = {"prompts": 4, "judges": ["gold"], "metrics": [{metric: {field: "./own"}}]}
+    code, output = check(write(tmp_path, evaluation=evaluation))
+    assert code == Exit.DATA
+    assert f"evaluation.metrics.{metric}.{field}" in output

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from alignbench import ScoringGroup
 from alignbench.api.config import Sampling
 from alignbench.models import Base, Query, TokenTrees, load_base, skeleton
 from alignbench.models.choices import Options, read
+from alignbench.models.files import linear_layers
 from alignbench.models.forward import score
 from alignbench.models.skeleton import kind_of
 from alignbench.recipe import schema
@@ -207,6 +210,19 @@ def weight_of(base, name) -> torch.Tensor:
 
 def test_the_configuration_alone_tells_what_is_quantised_and_adapted(quantised, folder):
     assert skeleton.weights(folder, "nf4", "all-linear") == quantised.weights
+
+
+def test_the_names_of_the_weights_tell_which_layers_can_have_an_adapter(quantised, folder):
+    found = linear_layers(folder.name, folder)
+    names = list(ARCHITECTURES)
+    assert bool(found) == (names.index(folder.name) < names.index("qwen3_moe")), "the dense ones come first"
+    if found:
+        assert blocks(found) == blocks(quantised.weights.adapted)
+
+
+def blocks(names: Iterable[str]) -> set[str]:
+    """Names of layers from the number of their block on: a file may leave out what stands before."""
+    return {re.sub(r"^.*?(?=\.\d+\.)", "", name) for name in names}
 
 
 def test_the_page_says_what_is_found(quantised, folder, root):

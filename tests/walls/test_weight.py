@@ -43,14 +43,18 @@ def test_importing_alignbench_alone_loads_not_even_its_own_parts(root: Path) -> 
     assert ran.stdout == "[]\n"
 
 
-@pytest.mark.parametrize(("command", "needed"), [("check", []), ("plan", ["scipy"])])
+@pytest.mark.parametrize(
+    ("command", "needed"),
+    [(["check"], []), (["check", "--data"], []), (["plan"], ["scipy"])],
+    ids=" ".join,
+)
 def test_checking_and_planning_a_recipe_loads_nothing_heavy(
-    command: str, needed: list[str], root: Path
+    command: list[str], needed: list[str], root: Path
 ) -> None:
     """Planning computes the power of the comparison, with scipy's distributions."""
     statement = (
         "from alignbench.cli import app\n"
-        f"try:\n    app(['{command}', 'recipes/quickstart.yaml'])\n"
+        f"try:\n    app([*{command}, 'recipes/quickstart.yaml'])\n"
         "except SystemExit as end:\n    assert end.code == 0, end.code"
     )
     assert loaded_by(statement, root) == needed
