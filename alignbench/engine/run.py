@@ -23,7 +23,7 @@ from alignbench.engine.scheduler import CellStatus, Scheduler
 from alignbench.errors import Exit
 from alignbench.hooks import Observers
 from alignbench.label import bars
-from alignbench.models.files import check as check_files
+from alignbench.models import files as model_files
 from alignbench.recipe.resolve import resolve
 from alignbench.recipe.schema import Loaded
 from alignbench.versions import versions
@@ -71,7 +71,10 @@ def run(
     resolved, root = resolve(loaded.recipe), loaded.path.parent
     cells = plan.cells(resolved, only)
     workers = resources.max_workers(loaded.recipe, max_workers)
-    check_files(resolved, root)
+    if train:
+        model_files.check(resolved, root)
+    else:  # the base itself may be gone
+        model_files.check_named(resolved, root)
     out.mkdir(parents=True, exist_ok=True)
     with store.alone(out):
         files = environment.files(loaded.recipe, root)

@@ -16,7 +16,13 @@ from alignbench.models.base import Base
 from alignbench.models.files import UNDAMAGED, check_model, refuse_not_finite
 from alignbench.models.hub import first_line, model_folder, obtain
 from alignbench.models.memory import keep_freed
-from alignbench.models.quantization import Quantization, check_layers, count, quantise_experts
+from alignbench.models.quantization import (
+    Quantization,
+    bitsandbytes_config,
+    check_layers,
+    count,
+    quantise_experts,
+)
 from alignbench.models.skeleton import kind_of
 from alignbench.recipe import schema
 from alignbench.store import Store, digest, file_digest
@@ -152,21 +158,6 @@ def _dtype(compute: str, device: torch.device) -> torch.dtype:
     if compute != "auto":
         return getattr(torch, compute)
     return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
-
-
-def bitsandbytes_config(quantization: Quantization, dtype: torch.dtype) -> BitsAndBytesConfig | None:
-    """Return how transformers is told to quantise a model; None where it is not to."""
-    from transformers import BitsAndBytesConfig
-
-    if quantization == "none":
-        return None
-    return BitsAndBytesConfig(
-        load_in_4bit=quantization != "int8",
-        load_in_8bit=quantization == "int8",
-        bnb_4bit_quant_type="fp4" if quantization == "fp4" else "nf4",
-        bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=dtype,
-    )
 
 
 def _load(

@@ -18,7 +18,7 @@ from alignbench.errors import ModelError, Problem
 from alignbench.models.lora_config import experts_of
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import BitsAndBytesConfig, PreTrainedModel
 
 Quantization = Literal["nf4", "fp4", "int8", "none"]
 
@@ -29,6 +29,21 @@ ERROR_LIMIT = {"nf4": 0.12, "fp4": 0.16, "int8": 0.03}
 
 RESIDENT_SHARE = 0.25
 """Share of the free memory that dequantised weights may take on a CPU."""
+
+
+def bitsandbytes_config(quantization: Quantization, dtype: torch.dtype) -> BitsAndBytesConfig | None:
+    """Return how transformers is told to quantise a model; None where it is not to."""
+    from transformers import BitsAndBytesConfig
+
+    if quantization == "none":
+        return None
+    return BitsAndBytesConfig(
+        load_in_4bit=quantization != "int8",
+        load_in_8bit=quantization == "int8",
+        bnb_4bit_quant_type="fp4" if quantization == "fp4" else "nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype,
+    )
 
 
 def check_layers(

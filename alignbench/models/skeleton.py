@@ -48,9 +48,8 @@ def weights(folder: Path, quantization: Quantization, wanted: str | list[str]) -
     import torch
     from transformers.quantizers.auto import AutoHfQuantizer
 
-    from alignbench.models.loading import bitsandbytes_config
     from alignbench.models.lora_config import experts_of
-    from alignbench.models.quantization import FOUR_BITS, count, quantised_layers
+    from alignbench.models.quantization import FOUR_BITS, bitsandbytes_config, count, quantised_layers
     from alignbench.models.weights import Weights
 
     adapted = targets_in(folder, quantization, wanted).weights

@@ -35,8 +35,10 @@ def test_the_recipe_passes_check(tmp_path: Path):
     adapter.mkdir()
     (adapter / "adapter_config.json").write_text('{"peft_type": "LORA"}')
     (adapter / "adapter_model.safetensors").write_bytes((2).to_bytes(8, "little") + b"{}")
-    ran = alignbench("check", str(path))
+    # With a network, of which `check` makes no use, and before anything was downloaded.
+    ran = alignbench("check", str(path), HF_HUB_OFFLINE="0", HF_HOME=str(tmp_path))
     assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert "not checked, since a run would download it first: Qwen/Qwen2.5-0.5B" in ran.stdout
 
 
 @pytest.mark.parametrize("command", re.findall(r"^\| `alignbench ([\w-]+)", README, re.MULTILINE))

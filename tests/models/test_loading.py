@@ -116,7 +116,7 @@ def test_a_layer_whose_values_are_wrong_is_refused_by_its_name(tmp_path, monkeyp
 
 def quantised_only(folder) -> dict:
     """The quantised layers as transformers loads them."""
-    config = loading.bitsandbytes_config("nf4", torch.float32)
+    config = quantization.bitsandbytes_config("nf4", torch.float32)
     network = loading._load(
         "AutoModelForCausalLM", "tiny", folder, config, torch.float32, torch.device("cpu")
     )
