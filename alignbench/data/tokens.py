@@ -48,11 +48,6 @@ def model_path(model: schema.Model, root: Path) -> str:
     return str(local) if local.is_dir() else model.id
 
 
-def is_local(model: schema.Model, root: Path) -> bool:
-    """Return whether a recipe's model is a file or folder of this machine: one of the hub may not be here yet."""
-    return model.id.partition("/")[0] == SANDBOX or (root / model.id).exists()
-
-
 def load_tokenizer(model: schema.Model, root: Path = Path()) -> PreTrainedTokenizerFast:
     """Return the base's tokenizer with the recipe's chat template, checked.
 
