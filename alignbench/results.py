@@ -78,6 +78,27 @@ class Record(BaseModel):
     )
 
 
+class StudentT(Record):
+    """How uncertain a number is: (centre - truth) / se follows Student's t with `df` degrees of freedom.
+
+    From it follows any test of the number, such as a one-sided one or one against another margin:
+    `alignbench.stats.Estimate` has the same fields.
+    """
+
+    se: float
+    df: float
+    tail: float | None = None
+    """Degrees of freedom beyond the 95% level, where `df` is itself estimated."""
+    centre: float
+    """The middle of the interval: the number itself, unless its outcomes have a least and a greatest value."""
+    seeds: int
+    prompts: int
+    of_seeds: float = 0.0
+    """The part of se squared that more seeds reduce and more prompts do not."""
+    of_prompts: float = 0.0
+    """The part of se squared that more prompts reduce and more seeds do not; both reduce what is left."""
+
+
 class Estimate(Record):
     """A number, or the reason why there is none."""
 
@@ -89,6 +110,8 @@ class Estimate(Record):
     raters: int | None = None
     """Raters that the number comes from, where its judge is several or one of them. From three on (`MIN_RATERS`)
     the interval is for other raters too; with fewer it speaks of these raters only."""
+    t: StudentT | None = None
+    """Of the estimand `method`; absent where the number is of these policies."""
     missing: str = ""
     """Why there is no value; empty where there is one."""
 
@@ -328,6 +351,8 @@ class Comparison(Record):
     difference: Number = None
     """For `win_rate`, the rate at which a wins against b, minus one half."""
     ci95: Interval | None = None
+    t: StudentT | None = None
+    """Of the estimand `method`; absent where the difference is of these policies."""
     p_value: Number = None
     p_holm: Number = None
     """Corrected for all pairs of labels on this metric: the verdict is based on it."""
@@ -359,6 +384,7 @@ class Comparison(Record):
                 "b": self.a,
                 "difference": None if self.difference is None else -self.difference,
                 "ci95": None if self.ci95 is None else (-self.ci95[1], -self.ci95[0]),
+                "t": None if self.t is None else self.t.model_copy(update={"centre": -self.t.centre}),
                 "verdict": None if self.verdict is None else opposite.get(self.verdict, self.verdict),
             }
         )
@@ -422,6 +448,8 @@ class Results(Record):
     """The run's name: that of its folder."""
     command: str = ""
     """The command that reproduces it."""
+    registry: str = ""
+    """Digest of the registry of claims in which the run was registered before it began; empty for any other run."""
     recipe: dict[str, Any] = {}
     environment: dict[str, Any] = {}
     fairness: dict[str, Any] = {}

@@ -34,6 +34,8 @@ POWER = 0.8
 MIN_SEEDS = 3
 EXACT = 12
 RESAMPLES = 4999
+MOST = 100_000
+"""Seeds, or prompts, beyond which `Estimate.needed` asks for none."""
 APART = 2.0
 """Standard errors by which a label's own best setting must lead the one that is best for all: see `best_settings`."""
 
@@ -58,6 +60,10 @@ class Estimate:
     """The middle of the interval, where it is not `value`: see `with_prior`."""
     span: tuple[float, float] = (-math.inf, math.inf)
     """The least and the greatest mean there can be; the interval ends there."""
+    of_seeds: float = 0.0
+    """The part of se squared that more seeds reduce and more prompts do not."""
+    of_prompts: float = 0.0
+    """The part of se squared that more prompts reduce and more seeds do not; both reduce what is left."""
 
     def interval(self, level: float = LEVEL) -> tuple[float, float]:
         """The two-sided confidence interval."""
@@ -73,6 +79,18 @@ class Estimate:
         if self.value == 0:
             return 1.0
         return self._two_sided(abs(self._middle))
+
+    def p_above(self, bound: float = 0.0) -> float:
+        """The p value of the one-sided test of a true mean at or below `bound`."""
+        distance = self._middle - bound
+        tail = self._two_sided(abs(distance)) / 2
+        return tail if distance > 0 else 1 - tail
+
+    def p_below(self, bound: float = 0.0) -> float:
+        """The p value of the one-sided test of a true mean at or above `bound`."""
+        distance = bound - self._middle
+        tail = self._two_sided(abs(distance)) / 2
+        return tail if distance > 0 else 1 - tail
 
     def p_equivalence(self, margin: float) -> float:
         """The p value of two one-sided tests (TOST) of a true mean outside -margin to margin.
@@ -90,6 +108,37 @@ class Estimate:
         from scipy.special import nctdtrinc
 
         return float(nctdtrinc(self.df, 1 - power, self._critical(alpha))) * self.se
+
+    def needed(
+        self, distance: float, alpha: float, power: float = POWER
+    ) -> tuple[int | None, int | None]:
+        """Return how many seeds on the same prompts, and how many prompts at the same seeds, tell a truth
+        `distance` away from a bound with probability `power` in a one-sided test at `alpha`.
+
+        None where not even MOST would. Degrees of freedom are taken to grow with seeds (or prompts).
+        """
+        both = max(0.0, self.se**2 - self.of_seeds - self.of_prompts)
+
+        def tells(seeds: int, prompts: int) -> bool:
+            fewer, shorter = self.seeds / seeds, self.prompts / prompts
+            variance = self.of_seeds * fewer + self.of_prompts * shorter + both * fewer * shorter
+            df = self.df * (seeds - 1) / max(1, self.seeds - 1)
+            planned = replace(self, se=math.sqrt(variance), df=df, tail=None)
+            return planned.smallest_detectable(2 * alpha, power) <= distance
+
+        def least(enough: Callable[[int], bool], low: int) -> int | None:
+            if not enough(MOST):
+                return None
+            high = MOST
+            while low < high:
+                middle = (low + high) // 2
+                low, high = (low, middle) if enough(middle) else (middle + 1, high)
+            return low
+
+        return (
+            least(lambda seeds: tells(seeds, self.prompts), self.seeds),
+            least(lambda prompts: tells(self.seeds, prompts), self.prompts),
+        )
 
     @property
     def _middle(self) -> float:
@@ -150,7 +199,9 @@ def policies(table: Table) -> Estimate:
     _check(MIN_SEEDS, prompts)
     per_prompt = table.mean(axis=0)
     se = float(per_prompt.std(ddof=1)) / math.sqrt(prompts)
-    return Estimate("policies", float(per_prompt.mean()), se, prompts - 1, prompts, seeds)
+    return Estimate(
+        "policies", float(per_prompt.mean()), se, prompts - 1, prompts, seeds, of_prompts=se**2
+    )
 
 
 def method(table: Table) -> Estimate:
@@ -180,7 +231,17 @@ def method(table: Table) -> Estimate:
     share = from_seeds / total if total else 1.0
     df = 1 / (share / (seeds - 1) + (1 - share) / (prompts - 1))
     tail = df**0.25 * (seeds - 1) ** 0.75
-    return Estimate("method", float(table.mean()), math.sqrt(total), df, prompts, seeds, tail)
+    return Estimate(
+        "method",
+        float(table.mean()),
+        math.sqrt(total),
+        df,
+        prompts,
+        seeds,
+        tail,
+        of_seeds=max(0.0, found.seed_means - found.rest / prompts) / seeds,
+        of_prompts=from_prompts,
+    )
 
 
 def pooled(tables: Mapping[Pair, Table]) -> dict[Pair, Estimate]:
@@ -226,7 +287,16 @@ def pooled(tables: Mapping[Pair, Table]) -> dict[Pair, Estimate]:
         of_pool, of_prompts = 2 * pool / count, one.prompt / asked
         total = of_pool + of_rest + excess + of_prompts
         df = _freedom(total, count, asked, pool=(of_pool, freedom), rest=of_rest, beyond=excess)
-        estimates[pair] = Estimate("method", float(table.mean()), math.sqrt(total), df, asked, count)
+        estimates[pair] = Estimate(
+            "method",
+            float(table.mean()),
+            math.sqrt(total),
+            df,
+            asked,
+            count,
+            of_seeds=of_pool + excess,
+            of_prompts=of_prompts,
+        )
     return estimates
 
 
@@ -254,7 +324,17 @@ def unpaired(table: Table) -> Estimate:
     parts.append((max(0.0, float(of_prompt.var(ddof=1)) / prompts - rest), prompts - 1))
     total = sum(part for part, _ in parts)
     df = total**2 / sum(part**2 / freedom for part, freedom in parts) if total else min(sides) - 1
-    return Estimate("method", float(table.mean()), math.sqrt(total), df, prompts, min(sides))
+    of_prompts = parts[-1][0]
+    return Estimate(
+        "method",
+        float(table.mean()),
+        math.sqrt(total),
+        df,
+        prompts,
+        min(sides),
+        of_seeds=max(0.0, total - of_prompts - rest),
+        of_prompts=of_prompts,
+    )
 
 
 def permutation(table: Table) -> float:
@@ -428,6 +508,19 @@ def holm(p_values: Iterable[float]) -> list[float]:
     stepped = np.minimum(1.0, np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)))
     adjusted = np.empty_like(p)
     adjusted[order] = stepped
+    return adjusted.tolist()
+
+
+def benjamini_hochberg(p_values: Iterable[float]) -> list[float]:
+    """Adjust p values so that of those at most q, the expected share of false ones is at most q.
+
+    Source: Benjamini and Hochberg 1995, Journal of the Royal Statistical Society B 57(1).
+    """
+    p = np.asarray(list(p_values), dtype=np.float64)
+    order = np.argsort(p, kind="stable")[::-1]
+    stepped = np.minimum.accumulate(p[order] * len(p) / np.arange(len(p), 0, -1))
+    adjusted = np.empty_like(p)
+    adjusted[order] = np.minimum(1.0, stepped)
     return adjusted.tolist()
 
 

@@ -3,108 +3,125 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from alignbench.errors import AlignbenchError, Exit, RecipeError, StorageError
 
-QUICK = ("seeds=[0]", "evaluation.prompts=100")
+if TYPE_CHECKING:
+    from alignbench.commands.claims.looks import Wanted
+
+QUICK = ("evaluation.prompts=100",)
 """Recipe overrides of `--quick`."""
 
 
 def claims(
     folder: Annotated[
-        Path, typer.Argument(metavar="FOLDER", help="The folder with claims.yaml and its recipes.")
+        Path, typer.Argument(metavar="FOLDER", help="The folder with registry.yaml and its recipes.")
     ] = Path("recipes/claims"),
     out: Annotated[Path, typer.Option(help="The folder for the runs.")] = Path("runs/claims"),
-    page: Annotated[Path, typer.Option(help="The page to write.")] = Path("docs/claims.md"),
+    page: Annotated[
+        Path, typer.Option(help="The page to write; its figure is written next to it.")
+    ] = Path("docs/claims.md"),
     only: Annotated[
-        list[str], typer.Option(metavar="CLAIM", help="Test only this claim; may be repeated.")
+        list[str], typer.Option(metavar="CLAIM", help="Run only what this claim needs; may be repeated.")
     ] = [],  # noqa: B006  (typer reads it, nobody changes it)
+    status: Annotated[
+        bool, typer.Option("--status", help="Run nothing: say how far each claim is and what comes next.")
+    ] = False,
+    replicate: Annotated[
+        bool, typer.Option("--replicate", help="Run the decided parts again, on seeds that decided nothing.")
+    ] = False,
     quick: Annotated[
-        bool, typer.Option(help="One seed and half the prompts: numbers, but no verdict.")
+        bool, typer.Option("--quick", help="One seed and 100 prompts: numbers, but no verdict.")
     ] = False,
     jobs: Annotated[
         int | None,
         typer.Option(metavar="N", help="Cells that run in parallel; on several CUDA devices: on each."),
     ] = None,
 ) -> None:
-    """Test claims of the literature on the sandbox; finished runs are not repeated."""
-    from alignbench import layout, report, results, sandbox, store
+    """Test claims of the literature on the sandbox, look by look; finished cells are not repeated."""
+    from alignbench import report, sandbox, store
     from alignbench.cli.progress import watching
-    from alignbench.commands.claims import Found, Verdict, judge, load, runs_of
-    from alignbench.commands.claims import page as written
+    from alignbench.commands.claims.looks import Looks
+    from alignbench.commands.claims.registry import load, register
+    from alignbench.commands.claims.verdicts import summary
     from alignbench.engine import run as engine
-    from alignbench.engine.environment import fork
-    from alignbench.recipe.load import load as load_recipe
+    from alignbench.report import claims as pages
 
-    known = load(folder)
-    if unknown := set(only) - set(known):
-        raise RecipeError(f"unknown claim: {', '.join(sorted(unknown))}", f"choose from {', '.join(known)}")
+    registry = load(folder)
+    if unknown := set(only) - set(registry.claims):
+        raise RecipeError(
+            f"unknown claim: {', '.join(sorted(unknown))}", f"choose from {', '.join(registry.claims)}"
+        )
     # Runs of a changed sandbox get a new folder next to the old one.
     runs = out / f"{sandbox.FINGERPRINT[:12]}{'-quick' if quick else ''}"
-    judged: dict[str, tuple[Verdict, list[Found]]] = {}
-    done: dict[Path, str] = {}  # the error of each run, if any
-    needed = {
-        name: {
-            variant: load_recipe(folder / claim.recipe, [*overrides, *(QUICK if quick else ())])
-            for variant, overrides in runs_of(claim).items()
-        }
-        for name, claim in known.items()
-    }
-    # A changed recipe is a new run; a changed plugin is not: finished runs stay valid, with their environment.
-    places = {
-        name: {
-            variant: fork(runs / loaded.path.stem / (variant or "as-it-stands"), loaded, any_environment=True)
-            for variant, loaded in of.items()
-        }
-        for name, of in needed.items()
-    }
+    looks = Looks(registry, runs, QUICK if quick else ())
+    if runs.exists() and not quick:
+        register(registry, runs)
+    failed: dict[Path, str] = {}
 
-    def finished(place: Path) -> bool:
-        there = (place / layout.RESULTS).exists()
-        return there and all(cell.status == "done" for cell in results.read(place).cells)
-
-    def judge_claim(name: str) -> None:
-        """Judge a claim from its runs, if all of them are finished."""
-        if all((place / layout.RESULTS).exists() for place in places[name].values()):
-            runs = {variant: results.read(place) for variant, place in places[name].items()}
-            judged[name] = judge(known[name], runs)
-
-    for name in known:
-        judge_claim(name)
-    for name in only or known:
-        for variant, place in places[name].items():
-            if place in done or finished(place):
-                continue
-            typer.echo(f"{name}: {place}")
-            done[place] = ""
-            try:
-                with watching() as watch:
-                    engine.run(
-                        needed[name][variant],
-                        out=place,
-                        max_workers=jobs or "auto",
-                        allow_env_change=True,
-                        watch=watch,
-                    )
-                report.write_html(place)
-            except StorageError:
-                raise  # no further run could be written either
-            except AlignbenchError as error:
-                done[place] = str(error).splitlines()[0]
-                typer.echo(f"{name}: {done[place]}")
-        judge_claim(name)
-        if name in judged:
-            typer.echo(f"{name}: {judged[name][0]}")
-        failed = {
-            other: done[place]
-            for other, of in places.items()
-            for place in of.values()
-            if other not in judged and done.get(place)
-        }
-        text = written(known, judged, sandbox=sandbox.FINGERPRINT, quick=quick, failed=failed)
+    def write() -> None:
+        known = looks.quick()[1] if quick else looks.state().found
+        again = {} if quick else looks.replicated(known)
+        text, figure = pages.page(
+            registry, known, again, sandbox=sandbox.FINGERPRINT, figure=page.with_suffix(".svg").name, quick=quick
+        )
+        store.write_text(page.with_suffix(".svg"), figure)
         store.write_text(page, text)
+
+    def left() -> tuple[Wanted, ...]:
+        """The runs to do now: of one look, so that the next is asked only what this one leaves open."""
+        if quick:
+            wanted = looks.quick()[0]
+        elif replicate:
+            wanted = tuple(
+                one for one in looks.replication(looks.state().found) if not one.finished
+            )
+        else:
+            wanted = looks.state().next
+        chosen = (one for one in wanted if not only or set(only) & set(one.claims))
+        return tuple(one for one in chosen if one.folder not in failed)
+
+    def tell() -> None:
+        known = looks.quick()[1] if quick else looks.state().found
+        for name, claim in registry.claims.items():
+            typer.echo(f"{name}: {summary(claim, known.get(name, []))}")
+        for one in left():
+            typer.echo(f"next: {one.folder}, {len(one.missing)} cells to run, for {', '.join(one.claims)}")
+        typer.echo(f"cells to run in this look: {sum(len(one.missing) for one in left())}")
+
+    tell()
+    while not status and (wanted := left()):
+        if not quick:
+            register(registry, runs)
+        one = wanted[0]
+        typer.echo(f"{one.folder}: for {', '.join(one.claims)}")
+        try:
+            one.prepare()
+            with watching() as watch:
+                engine.run(
+                    one.loaded,
+                    out=one.folder,
+                    only=one.labels,
+                    max_workers=jobs or "auto",
+                    allow_env_change=True,
+                    registry="" if quick else registry.digest,
+                    watch=watch,
+                )
+            report.write_html(one.folder)
+            if not one.finished:
+                failed[one.folder] = "a cell failed"
+        except StorageError:
+            raise  # no further run could be written either
+        except AlignbenchError as error:
+            failed[one.folder] = str(error).splitlines()[0]
+        if one.folder in failed:
+            typer.echo(f"{one.folder}: {failed[one.folder]}")
+        write()
+        if not left():
+            tell()
+    write()
     typer.echo(f"page: {page}")
-    raise typer.Exit(Exit.FAILED if any(done.values()) else Exit.DONE)
+    raise typer.Exit(Exit.FAILED if failed else Exit.DONE)

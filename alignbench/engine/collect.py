@@ -40,6 +40,7 @@ def write(
     *,
     started: float,
     command: str,
+    registry: str = "",
 ) -> results.Results:
     """Write `results.json` into the run's folder and return it."""
     run, plan = experiment.out, experiment.plan
@@ -58,6 +59,7 @@ def write(
         schema=results.SCHEMA,
         run=run.resolve().name,
         command=command,
+        registry=registry,
         recipe=recipe.model_dump(mode="json"),
         environment={
             "versions": versions(),

@@ -40,6 +40,7 @@ def run(
     allow_env_change: bool = False,
     train: bool = True,
     track: Iterable[str] = (),
+    registry: str = "",
     watch: Callable[[Progress], None] = lambda progress: None,
     observers: Observers | None = None,
 ) -> Exit:
@@ -49,7 +50,7 @@ def run(
     a heartbeat after which a cell is stopped (0: never). `checkpoint_every`: seconds. `allow_env_change`
     accepts what other libraries and plugins have made, and the record says so. `train`: without it no cell
     runs, and what is finished is measured again. `track`: trackers that get
-    each cell's numbers. Returns Exit.DONE, or Exit.FAILED where a cell failed. Raises AlignbenchError for
+    each cell's numbers. `registry`: digest of the registry of claims that the run belongs to. Returns Exit.DONE, or Exit.FAILED where a cell failed. Raises AlignbenchError for
     what a user can fix. On a KeyboardInterrupt the cells finish their step and keep it.
     """
     started, only = time.time(), tuple(only)
@@ -103,7 +104,7 @@ def run(
             prepare(experiment, executor)
             statuses = Scheduler(experiment, executor, cells, workers, train=train).run()
             evaluate(experiment, executor, statuses)
-        found = collect.write(experiment, statuses, started=started, command=command())
+        found = collect.write(experiment, statuses, started=started, command=command(), registry=registry)
         experiment.observers.notify("alignbench_run_finished", results=found, folder=out)
         return Exit.DONE if all(one.status == "done" for one in statuses.values()) else Exit.FAILED
 

@@ -253,6 +253,7 @@ def _family(
             **common,
             difference=one.value,
             ci95=one.interval(),
+            t=_student_t(one),
             p_value=p_values[pair],
             p_holm=p_holm[pair],
             verdict=stats.verdict(one.value, p_holm[pair], first.higher_is_better, p_equivalence.get(pair)),
@@ -347,12 +348,30 @@ def _measured(group: Sequence[Measure | Missing], clusters: Clusters) -> results
 
 
 def _fields(one: stats.Estimate, n: int, raters: Raters | None) -> dict[str, Any]:
+    widened = with_raters(one, raters)
     return {
         "value": one.value,
-        "ci95": with_raters(one, raters).interval(),
+        "ci95": widened.interval(),
         "n": n,
         "raters": _count(raters),
+        "t": _student_t(widened),
     }
+
+
+def _student_t(one: stats.Estimate) -> results.StudentT | None:
+    """The distribution of a number of the method; None for one of these policies."""
+    if one.estimand != "method":
+        return None
+    return results.StudentT(
+        se=one.se,
+        df=one.df,
+        tail=one.tail,
+        centre=one.value if one.centre is None else one.centre,
+        seeds=one.seeds,
+        prompts=one.prompts,
+        of_seeds=one.of_seeds,
+        of_prompts=one.of_prompts,
+    )
 
 
 def _count(raters: Raters | None) -> int | None:

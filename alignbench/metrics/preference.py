@@ -10,8 +10,8 @@ from alignbench.api.metric import Evidence, Measure, Metric, Missing, Need
 
 
 class Preference(Metric):
-    """`preference.chosen` and `preference.rejected`, the log-probability of a whole answer, and
-    `preference.accuracy`, the share of pairs whose chosen answer is more likely."""
+    """`preference.chosen` and `preference.rejected`, the log-probability of a whole answer, `preference.margin`, the
+    first minus the second, and `preference.accuracy`, the share of pairs whose chosen answer is more likely."""
 
     api = 2
     needs: ClassVar[frozenset[Need]] = frozenset({"pairs"})
@@ -23,6 +23,7 @@ class Preference(Metric):
             columns = (
                 ("chosen", "nats", None, [pair.chosen for pair in pairs or ()]),
                 ("rejected", "nats", None, [pair.rejected for pair in pairs or ()]),
+                ("margin", "nats", None, [pair.chosen - pair.rejected for pair in pairs or ()]),
                 ("accuracy", "share", True, [_prefers(pair.chosen - pair.rejected) for pair in pairs or ()]),
             )
             for name, unit, higher_is_better, column in columns:

@@ -101,6 +101,7 @@ def _reproduce(page: Page) -> Mapping[str, Any]:
         "environment": environment,
         "lock": "\n".join(map(str, lock)) if isinstance(lock, list | tuple) else "",
         "command": page.results.command,
+        "registry": page.results.registry,
     }
 
 

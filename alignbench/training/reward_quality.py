@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from statistics import pstdev
 from typing import Any
 
 from alignbench.rows import Pair, Ranking
@@ -38,23 +39,27 @@ def quality(rows: Sequence[Compared], scores: Sequence[Sequence[float]]) -> dict
     `accuracy`: share of untied comparisons ordered as the label has them, all rows with equal weight; `log_loss` and
     `calibration` (expected calibration error over ten bins) of the logistic function of the margin;
     `length_accuracy`: the better of "longer wins" and "shorter wins"; `groups`: accuracy by annotator group;
+    `accuracy_deviation`, `log_loss_deviation`: standard deviations of the two from row to row;
     `agreement`: how often two annotators of the same answers agree, an upper bound of the accuracy, where the
     rows name their annotators and answers were ranked twice.
     """
-    margins: list[tuple[float, float, float]] = []
+    margins: list[tuple[float, float]] = []
     by_group: dict[str, list[float]] = defaultdict(list)
     longer: list[float] = []
+    losses: list[float] = []
     for row, given in zip(rows, scores, strict=True):
         pairs = comparisons(row)
         lengths = [len(one.response) for one in row.sequences()]
-        right = []
+        right, lost = [], []
         for one in pairs:
             margin = given[one.better] - given[one.worse]
-            margins.append((margin, one.preference, 1 / len(pairs)))
+            margins.append((margin, one.preference))
             right.append(_right(margin, one.preference))
+            lost.append(_log_loss(margin, one.preference))
             longer.append(_right(lengths[one.better] - lengths[one.worse], one.preference))
         if pairs:
             by_group[str(row.extra.get("group", ""))].append(sum(right) / len(right))
+            losses.append(sum(lost) / len(lost))
     if not margins:
         return {"comparisons": 0}
     every = [one for group in by_group.values() for one in group]
@@ -63,8 +68,10 @@ def quality(rows: Sequence[Compared], scores: Sequence[Sequence[float]]) -> dict
         "comparisons": len(margins),
         "rows": len(every),
         "accuracy": sum(every) / len(every),
-        "log_loss": sum(w * _log_loss(m, p) for m, p, w in margins) / sum(w for _, _, w in margins),
-        "calibration": calibration([(m, p) for m, p, _ in margins]),
+        "accuracy_deviation": pstdev(every),
+        "log_loss": sum(losses) / len(losses),
+        "log_loss_deviation": pstdev(losses),
+        "calibration": calibration(margins),
         "length_accuracy": max(length, 1 - length),
     }
     if set(by_group) != {""}:

@@ -1,173 +1,412 @@
-"""Claims: what counts as reproduced, what as a failure, and that one seed gives no verdict."""
+"""Claims: what decides a part, what the page says, and that nothing changes once the seeds have begun."""
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
 
-from alignbench.commands.claims import Claim, judge, load, page, runs_of
+from alignbench import layout, results, stats
+from alignbench.commands.claims.evidence import Evidence, Run, evidence
+from alignbench.commands.claims.looks import Looks
+from alignbench.commands.claims.registry import Claim, Part, Procedure, load, register
+from alignbench.commands.claims.verdicts import NOTHING, Found, decide, found, needs, summary, p_values, usable
 from alignbench.errors import RecipeError
 from alignbench.recipe.load import load as load_recipe
-from alignbench.results import Cell, Comparison, Cost, Measured, MetricInfo, Results
+from alignbench.report.claims import forest, page
+from alignbench.results import Cell, Comparison, LabelResult, Measured, MetricInfo, Results, StudentT
 
 CLAIMS = Path(__file__).parents[2] / "recipes" / "claims"
+PROCEDURE = Procedure.model_validate(
+    {
+        "first_seed": 100,
+        "looks": [5, 8, 12, 20],
+        "error": 0.05,
+        "most_diverged": 0.2,
+        "replication": {"seeds": [200, 201, 202, 203, 204], "error": 0.05},
+    }
+)
 
 
-def claim(**expect) -> Claim:
-    wanted = {"metric": "reward", "a": "new", "b": "old", "sign": "+", **expect}
-    return Claim.model_validate({"says": "It helps.", "source": "A", "recipe": "r.yaml", "expect": [wanted]})
+def part(**said) -> Part:
+    return Part.model_validate(
+        {"says": "it helps", "metric": "reward", "a": "new", "b": "old", "sign": "+", "d": 0.1, **said}
+    )
 
 
-def run(difference: float, half: float, *, estimand="method", seeds=(0, 1, 2), tokens=(400, 100)) -> Results:
-    """A run whose two labels differ by `difference`, give or take `half`."""
+def claim(*parts: Part, **said) -> Claim:
+    return Claim.model_validate(
+        {"says": "It helps.", "source": "A", "recipe": "r.yaml", "parts": [one.model_dump() for one in parts], **said}
+    )
+
+
+def student(centre: float, se: float, seeds: int) -> StudentT:
+    return StudentT(se=se, df=40.0, centre=centre, seeds=seeds, prompts=200, of_seeds=se**2 / 2, of_prompts=0.0)
+
+
+def run(difference: float, se: float = 0.01, *, seeds: int = 5, diverged: int = 0) -> Results:
+    """A run whose label `new` is `difference` above `old` under the estimand method."""
+    t = student(-difference, se, seeds)
     return Results(
-        metrics={"reward": MetricInfo(), "reward@self": MetricInfo()},
-        comparisons=(
-            Comparison(
-                a="old",
-                b="new",
-                metric="reward",
-                estimand=estimand,
-                difference=-difference,
-                ci95=(-difference - half, -difference + half),
+        metrics={"reward": MetricInfo()},
+        recipe={"evaluation": {"sampling": {"temperature": [1.0]}}},
+        labels=(
+            LabelResult(
+                label="new",
+                metrics={
+                    "reward": Measured(
+                        value=0.7,
+                        method=results.Estimate(value=0.7, n=seeds, t=student(0.7, se, seeds)),
+                    )
+                },
             ),
+        ),
+        comparisons=(
+            Comparison(a="old", b="new", metric="reward", estimand="method", difference=-difference, t=t),
         ),
         cells=tuple(
             Cell(
                 label=label,
-                seed=seed,
-                status="done",
-                metrics={"reward": Measured(value=value + seed / 100)},
-                cost=Cost(answer_tokens=spent + seed),
-                judges=({"name": "reward-model", "quality": {"accuracy": value}},),
+                seed=100 + number,
+                status="diverged" if label == "new" and number < diverged else "done",
+                judges=(
+                    {
+                        "name": "reward-model",
+                        "quality": {"accuracy": value + number / 1000, "accuracy_deviation": 0.4, "rows": 400},
+                    },
+                ),
             )
-            for label, value, spent in (("new", 0.7, tokens[0]), ("old", 0.6, tokens[1]))
-            for seed in seeds
+            for label, value in (("new", 0.7), ("old", 0.6))
+            for number in range(seeds)
         ),
     )
 
 
+def word(one: Part, difference: float, se: float = 0.01, **more) -> str:
+    said = evidence(one, {"": Run(run(difference, se, **more))})
+    judged = p_values(one, said.estimate) if said.estimate and usable(PROCEDURE, said) else NOTHING
+    return decide(PROCEDURE, 1, 0, {"": judged})[""]
+
+
 @pytest.mark.parametrize(
-    ("sign", "difference", "half", "margin", "verdict"),
+    ("sign", "difference", "se", "verdict"),
     [
-        ("+", 0.1, 0.05, 0, "reproduced"),
-        ("+", 0.1, 0.15, 0, "not reproduced"),
-        ("+", 0.1, 0.05, 0.08, "not reproduced"),
-        ("-", -0.1, 0.05, 0, "reproduced"),
-        ("-", 0.1, 0.05, 0, "not reproduced"),
-        ("=", 0.01, 0.02, 0.05, "reproduced"),
-        ("=", 0.01, 0.06, 0.05, "not reproduced"),
+        ("+", 0.2, 0.01, "reproduced"),
+        ("+", -0.2, 0.01, "contradicted"),
+        ("+", 0.001, 0.01, "no effect"),
+        ("+", 0.06, 0.05, "undecided"),
+        ("-", -0.2, 0.01, "reproduced"),
+        ("-", 0.2, 0.01, "contradicted"),
+        ("=", 0.01, 0.01, "reproduced"),
+        ("=", 0.2, 0.01, "contradicted"),
+        ("=", -0.2, 0.01, "contradicted"),
+        ("=", 0.1, 0.01, "undecided"),
+        (">=", -0.01, 0.01, "reproduced"),
+        (">=", 0.5, 0.01, "reproduced"),
+        (">=", -0.2, 0.01, "contradicted"),
+        (">=", -0.1, 0.01, "undecided"),
     ],
 )
-def test_a_claim_holds_where_its_whole_interval_lies_where_it_was_expected(
-    sign, difference, half, margin, verdict
-):
-    said, (found,) = judge(claim(sign=sign, margin=margin), {"": run(difference, half)})
-    assert (said, found.value) == (verdict, difference)
+def test_a_part_is_decided_by_where_its_whole_interval_lies(sign, difference, se, verdict):
+    assert word(part(sign=sign), difference, se) == verdict
 
 
-@pytest.mark.parametrize(("around", "verdict"), [(0.7, "reproduced"), (0.6, "not reproduced")])
-def test_a_value_may_be_expected_around_a_number(around, verdict):
-    wanted = claim(metric="judge.accuracy", b=None, sign="=", around=around, margin=0.05)
-    said, (found,) = judge(wanted, {"": run(0, 1)})
-    assert (said, found.value) == (verdict, pytest.approx(0.7))
-    assert str(found.expectation).endswith(f"within 0.05 of {around:g}")
+def test_p_values_are_those_of_students_t():
+    from scipy.stats import t
+
+    one = stats.Estimate("method", 0.05, 0.02, 9.0, 200, 5)
+    assert one.p_above() == pytest.approx(t.sf(0.05 / 0.02, 9))
+    assert one.p_below() == pytest.approx(t.cdf(0.05 / 0.02, 9))
+    assert one.p_above(0.1) == pytest.approx(t.sf(-0.05 / 0.02, 9))
+    assert 2 * one.p_above() == pytest.approx(one.p_value())
+    assert max(one.p_above(-0.1), one.p_below(0.1)) == pytest.approx(one.p_equivalence(0.1))
 
 
-@pytest.mark.parametrize("said", [{"sign": "+"}, {"sign": "=", "ratio": True}])
-def test_a_number_to_be_around_is_refused_where_nothing_reads_it(said):
-    with pytest.raises(ValueError, match="around is for sign '='"):
-        claim(around=4, **said)
+def test_the_correction_is_benjamini_and_hochbergs_with_what_was_decided_before():
+    from scipy.stats import false_discovery_control
+
+    p = [0.001, 0.02, 0.004, 0.3, 0.0126]
+    assert stats.benjamini_hochberg(p) == pytest.approx(false_discovery_control(p))
+    some = {place: p_values(part(), _with_p(one)) for place, one in enumerate(p)}
+    said = decide(PROCEDURE, len(p), 0, some)
+    adjusted = false_discovery_control([one.smallest for one in some.values()])
+    assert [said[place] != "undecided" for place in some] == [one <= PROCEDURE.level for one in adjusted]
+    # The same part in a family in which nine of ten are decided, and in one in which none is.
+    one = {"": p_values(part(), _with_p(0.01))}
+    assert decide(PROCEDURE, 10, 9, one)[""] == "reproduced"
+    assert decide(PROCEDURE, 10, 0, one)[""] == "undecided"
 
 
-def test_an_answer_is_held_against_decoding_without_a_cache():
-    def spent(tokens: float) -> Results:
-        cost = Cost(answer_tokens=tokens, answer_uncached_tokens=100)
-        cells = [one.model_copy(update={"cost": cost}) for one in run(0, 1).cells]
-        return run(0, 1).model_copy(update={"cells": tuple(cells)})
+def _with_p(p: float) -> stats.Estimate:
+    """An effect whose two-sided p value is p, far too uncertain to be called none."""
+    from scipy.stats import t
 
-    wanted = claim(metric="uncached.tokens", b=None, sign="=", around=4, margin=1)
-    assert judge(wanted, {"": spent(410)})[0] == "reproduced"
-    assert judge(wanted, {"": spent(900)})[0] == "not reproduced"
-    assert judge(wanted, {"": run(0, 1)})[0] == "no verdict"
+    return stats.Estimate("method", float(t.isf(p / 2, 50)), 1.0, 50.0, 200, 20)
 
 
-def test_one_seed_gives_figures_and_no_verdict():
-    one = run(0.1, 0.01, estimand="policies", seeds=(0,))
-    assert judge(claim(metric="cost.answer_tokens", ratio=True, margin=2), {"": one})[0] == "no verdict"
-    said, (found,) = judge(claim(), {"": one})
-    assert (said, found.value) == ("no verdict", 0.1)
+def test_an_undecided_part_says_how_many_seeds_or_prompts_decide_it():
+    one = stats.Estimate("method", 0.03, 0.02, 40.0, 200, 5, of_seeds=0.0002, of_prompts=0.0)
+    seeds, prompts = needs(PROCEDURE, part(d=0.05), one)
+    assert seeds is not None
+    assert prompts is None, "the seeds' part alone is too much, and prompts do not reduce it"
+    larger = stats.Estimate("method", 0.03, 0.02 * (5 / seeds) ** 0.5, 40.0 * (seeds - 1) / 4, 200, seeds)
+    assert larger.smallest_detectable(PROCEDURE.level) <= 0.03 < one.smallest_detectable(PROCEDURE.level)
+    quiet = stats.Estimate("method", 0.03, 0.02, 40.0, 200, 5, of_seeds=0.0, of_prompts=0.0004)
+    assert needs(PROCEDURE, part(d=0.05), quiet)[0] is None
+    assert needs(PROCEDURE, part(d=0.05), quiet)[1] > 200  # pyright: ignore[reportOptionalOperand]
 
 
-def test_a_claim_holds_only_if_all_of_it_does():
-    both = claim().model_copy(update={"expect": [claim(sign=sign).expect[0] for sign in ("+", "-")]})
-    said, found = judge(both, {"": run(0.1, 0.05)})
-    assert (said, [one.holds for one in found]) == ("not reproduced", [True, False])
+def test_a_value_of_its_own_is_compared_with_a_number():
+    own = part(b=None, around=0.7, sign="=", d=0.05)
+    assert word(own, 0.0) == "reproduced"
+    assert word(own.model_copy(update={"around": 0.5}), 0.0) == "contradicted"
 
 
-def test_costs_are_held_against_each_other_as_ratios():
-    said, (found,) = judge(claim(metric="cost.answer_tokens", ratio=True, margin=3), {"": run(0, 1)})
-    assert said == "reproduced"
-    assert 3 < 2.718281828**found.value < 4
-    assert (
-        judge(claim(metric="cost.answer_tokens", ratio=True, margin=5), {"": run(0, 1)})[0]
-        == "not reproduced"
-    )
+def test_held_out_rows_of_a_trained_judge_are_a_sample_too():
+    one = part(metric="judge.accuracy", a="clean/new", b="noisy/old")
+    said = evidence(one, {"clean": Run(run(0)), "noisy": Run(run(0))})
+    assert said.estimate is not None
+    assert said.estimate.value == pytest.approx(0.1)
+    assert said.estimate.se == pytest.approx((2 * 0.4**2 / 400) ** 0.5), "equal seeds, so that rows alone vary"
 
 
-def test_labels_of_two_variants_are_compared_seed_by_seed():
-    runs = {"clean": run(0, 1), "noisy": run(0, 1)}
-    said, (found,) = judge(claim(metric="judge.accuracy", a="clean/new", b="noisy/old"), runs)
-    assert (said, found.value) == ("reproduced", pytest.approx(0.1))
+def test_labels_of_two_variants_are_paired_by_prompt(tmp_path):
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    rng = np.random.default_rng(0)
+    prompt, tables = rng.normal(0, 0.3, 40), {}
+    for variant, mean in (("own", 0.6), ("other", 0.5)):
+        folder = tmp_path / variant / layout.EVALUATION
+        folder.mkdir(parents=True)
+        table = mean + prompt + rng.normal(0, 0.05, (5, 40))
+        tables[variant] = table
+        rows = [
+            {"judge": "gold", "label": "new", "seed": 100 + s, "prompt_id": f"p{p}", "sample": 0, "score": float(v)}
+            for (s, p), v in np.ndenumerate(table)
+        ]
+        pq.write_table(pa.Table.from_pylist(rows), folder / layout.JUDGEMENTS)
+        lines = (json.dumps({"id": f"p{p}", "conversation": f"c{p}"}) for p in range(40))
+        (folder / layout.PROMPTS).write_text("\n".join(lines))
+    record = run(0).model_copy(update={"judges": ({"name": "gold"},)})
+    runs = {variant: Run(record, tmp_path / variant) for variant in tables}
+    said = evidence(part(a="own/new", b="other/new"), runs)
+    assert said.estimate == stats.method(tables["own"] - tables["other"])
 
 
-def test_a_number_that_is_not_there_is_no_verdict_and_says_so():
-    said, (found,) = judge(claim(metric="perplexity"), {"": run(0, 1)})
-    assert (said, found.note) == ("no verdict", "there is no such number in this run")
+def test_seeds_that_diverged_are_left_out_and_counted_and_too_many_decide_nothing():
+    few = evidence(part(), {"": Run(run(0.2, diverged=1))})
+    assert (few.left_out, few.seeds, usable(PROCEDURE, few)) == (1, 5, True)
+    assert word(part(), 0.2, diverged=1) == "reproduced"
+    assert word(part(), 0.2, diverged=2) == "undecided"
+    assert "2 of 5 seeds left out" in found(
+        PROCEDURE, part(), 5, "undecided", evidence(part(), {"": Run(run(0.2, diverged=2))})
+    ).note
 
 
-def test_what_cannot_be_tested_says_why_and_runs_nothing():
-    untold = Claim(says="x", source="y", untestable="no such words")
-    assert judge(untold, {})[0] == "not testable here"
-    assert runs_of(untold) == {}
-    with pytest.raises(ValueError, match="or say why it is untestable"):
-        Claim(says="x", source="y")
+def test_a_claim_names_its_parts_where_their_verdicts_differ():
+    both = claim(part(), part(sign="-"))
+    one, other = (Found(each, verdict) for each, verdict in zip(both.parts, ("reproduced", "no effect"), strict=True))
+    assert summary(both, [one, one]) == "reproduced"
+    assert summary(both, [one, other]) == "reproduced: 1, no effect larger than 0.1: 2"
+    assert summary(Claim(says="x", source="y", cannot="no words"), []) == "the sandbox cannot show it"
 
 
-def test_the_page_tells_of_failures_as_of_successes():
-    known = {"C1": claim(), "C2": claim(sign="-"), "C3": Claim(says="x", source="y", untestable="no words")}
-    judged = {name: judge(one, {"": run(0.1, 0.05)}) for name, one in known.items()}
-    text = page(known, judged, sandbox="f" * 64, quick=False)
-    assert "1 reproduced, 1 not reproduced, 1 not testable here" in text
-    assert "| [C2](#c2) | It helps. | not reproduced |" in text
-    assert "**Not testable here.** No words." in text
-    assert "| reward, new minus old: above 0 | 0.1 | 0.05 to 0.15 | yes |" in text
+@pytest.mark.parametrize(
+    ("said", "problem"),
+    [
+        ({"around": 0.5}, "around is for a label's own value"),
+        ({"a": "x/new", "b": "y/old", "metric": "kl.base"}, "compared by reward"),
+        ({"d": 0}, "greater than 0"),
+    ],
+)
+def test_a_part_that_cannot_be_measured_is_refused(said, problem):
+    with pytest.raises(ValueError, match=problem):
+        part(**said)
 
 
-def test_the_page_lists_what_did_not_run_and_why():
-    known = {"C1": claim(), "C2": claim(sign="-")}
-    text = page(known, {}, sandbox="f" * 64, quick=False, failed={"C2": "the disk was full"})
-    assert "2 not run yet" in text
-    assert "**Not run yet.** the disk was full" in text
-    assert "| reward, new minus old: above 0 |  |  |  |" in text
+# --- the registry -------------------------------------------------------------------------------------------
 
 
-def test_the_shipped_claims_are_twenty_and_each_recipe_is_good_and_has_their_labels():
-    known = load(CLAIMS)
-    assert list(known) == [f"C{number}" for number in range(1, 21)]
-    for one in known.values():
-        for variant, overrides in runs_of(one).items():
-            recipe = load_recipe(CLAIMS / one.recipe, overrides).recipe
-            labels = {f"{variant}/{label}" if variant else label for label in ("base", *recipe.methods)}
-            for wanted in one.expect:
-                mine = [label for label in (wanted.a, wanted.b) if label and label.startswith(variant)]
-                assert labels.issuperset(mine if variant else filter(None, (wanted.a, wanted.b)))
-            assert len(recipe.seeds) >= 3
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    return shutil.copytree(CLAIMS, tmp_path / "recipes" / "claims")
 
 
-def test_a_claim_that_is_wrong_is_named_with_its_line(tmp_path):
-    (tmp_path / "claims.yaml").write_text("C1:\n  says: x\n  source: y\n  recipy: z\n")
+@pytest.mark.parametrize(
+    ("file", "old", "new", "named"),
+    [
+        ("registry.yaml", "sign: \"+\", d: 0.05}", "sign: \"-\", d: 0.05}", "C1"),
+        ("registry.yaml", "error: 0.05\n  most", "error: 0.2\n  most", "procedure"),
+        ("epochs.yaml", "prompts: 600", "prompts: 60", "epochs.yaml"),
+    ],
+)
+def test_a_change_of_the_registry_after_its_seeds_began_is_refused(folder, tmp_path, file, old, new, named):
+    shutil.copy(CLAIMS.parent / "dpo-family.yaml", folder.parent)
+    register(load(folder), tmp_path / "runs")
+    register(load(folder), tmp_path / "runs")  # unchanged
+    text = (folder / file).read_text()
+    assert old in text
+    (folder / file).write_text("# a comment changes nothing\n" + text)
+    register(load(folder), tmp_path / "runs")
+    (folder / file).write_text(text.replace(old, new, 1))
+    with pytest.raises(RecipeError, match="changed after its seeds began: " + named):
+        register(load(folder), tmp_path / "runs")
+
+
+def test_a_registry_that_is_wrong_is_named_with_its_line(folder):
+    shutil.copy(CLAIMS.parent / "dpo-family.yaml", folder.parent)
+    text = (folder / "registry.yaml").read_text()
+    (folder / "registry.yaml").write_text(text.replace("    source: Rafailov", "    sauce: Rafailov", 1))
     with pytest.raises(RecipeError) as error:
-        load(tmp_path)
-    assert "C1" in str(error.value)
+        load(folder)
+    assert "claims.C6" in str(error.value)
+    assert "registry.yaml:" in str(error.value)
+
+
+def test_the_shipped_registry_has_23_claims_and_each_recipe_is_good_and_has_their_labels():
+    registry = load(CLAIMS)
+    assert list(registry.claims) == [f"C{number}" for number in range(1, 24)]
+    for one in registry.askable.values():
+        for variant in one.variants or {"": []}:
+            loaded = load_recipe(CLAIMS / one.recipe, one.variants.get(variant, []))
+            assert {"base", *loaded.recipe.methods} >= set(one.labels(variant))
+            asked = {each.temperature for each in one.parts} - {None}
+            assert asked <= set(loaded.recipe.evaluation.sampling.temperature)
+            if loaded.recipe.sweep is not None:
+                assert loaded.recipe.sweep.seed not in registry.procedure.seeds(20)
+
+
+def test_the_page_is_of_this_registry():
+    text = (CLAIMS.parents[1] / "docs" / "claims.md").read_text(encoding="utf-8")
+    assert f"Registry `{load(CLAIMS).digest}`" in text
+
+
+# --- looks --------------------------------------------------------------------------------------------------
+
+
+def finish(looks: Looks, difference: float, se: float, only: str = "") -> None:
+    """Write the records of the current look as if it had run."""
+    for wanted in looks.state().next:
+        if only and only not in str(wanted.folder):
+            continue
+        seeds = len(wanted.loaded.recipe.seeds)
+        record = run(difference, se, seeds=seeds)
+        cells = [
+            Cell(label=one.label, seed=one.seed, status="done") for one in wanted.cells
+        ]
+        wanted.folder.mkdir(parents=True, exist_ok=True)
+        results.write(record.model_copy(update={"cells": tuple(cells)}), wanted.folder)
+
+
+@pytest.fixture
+def two(tmp_path) -> Looks:
+    """Two claims with one recipe, and a third with another."""
+    recipe = {
+        "model": {"id": "sandbox"},
+        "data": {"train": "sandbox"},
+        "methods": {"old": {"method": "sft"}, "new": {"method": "sft"}},
+        "evaluation": {"judges": ["gold"], "metrics": ["reward"], "sampling": {"temperature": 1.0}},
+    }
+    for name in ("r.yaml", "s.yaml"):
+        (tmp_path / name).write_text(json.dumps(recipe))
+    text = {
+        "procedure": PROCEDURE.model_dump(),
+        "claims": {
+            "C1": claim(part()).model_dump(),
+            "C2": claim(part(sign="=", d=0.3)).model_dump(),
+            "C3": claim(part(), recipe="s.yaml").model_dump(),
+        },
+    }
+    (tmp_path / "registry.yaml").write_text(json.dumps(text))
+    return Looks(load(tmp_path), tmp_path / "runs")
+
+
+def test_claims_of_one_recipe_share_a_run_and_the_next_look_waits_for_all(two):
+    state = two.state()
+    assert [(one.folder.parent.parent.name, one.claims) for one in state.next] == [("r", ("C1", "C2")), ("s", ("C3",))]
+    assert state.look == 5
+    finish(two, 0.06, 0.05, only="/r/")
+    state = two.state()
+    assert [one.folder.parent.parent.name for one in state.next] == ["s"]
+    assert state.found["C2"][0].look == 5
+    assert state.found["C3"][0].word == "not run yet"
+
+
+def test_a_decided_claim_stops_and_the_others_go_on_with_more_seeds(two):
+    finish(two, 0.06, 0.03)
+    state = two.state()
+    assert state.look == 8
+    assert {name: ones[0].word for name, ones in state.found.items()} == {
+        "C1": "undecided",
+        "C2": "reproduced",
+        "C3": "undecided",
+    }
+    assert [one.claims for one in state.next] == [("C1",), ("C3",)]
+    assert state.next[0].loaded.recipe.seeds == list(range(100, 108))
+    assert state.next[0].earlier is not None
+    finish(two, 0.06, 0.001)
+    state = two.state()
+    assert (state.look, state.next) == (None, ())
+    assert {name: (ones[0].word, ones[0].look) for name, ones in state.found.items()} == {
+        "C1": ("reproduced", 8),
+        "C2": ("reproduced", 5),
+        "C3": ("reproduced", 8),
+    }
+
+
+def test_decided_parts_are_run_again_on_seeds_of_no_look(two):
+    finish(two, 0.2, 0.001)
+    known = two.state().found
+    wanted = two.replication(known)
+    assert {tuple(one.loaded.recipe.seeds) for one in wanted} == {(200, 201, 202, 203, 204)}
+    assert two.replicated(known) == {}
+    for one in wanted:
+        cells = [Cell(label=cell.label, seed=cell.seed, status="done") for cell in one.cells]
+        one.folder.mkdir(parents=True)
+        results.write(run(-0.2, 0.001).model_copy(update={"cells": tuple(cells)}), one.folder)
+    again = two.replicated(known)
+    assert {name: one.word for (name, _), one in again.items()} == {
+        "C1": "contradicted",
+        "C2": "reproduced",
+        "C3": "contradicted",
+    }
+    text, _ = page(two.registry, known, again, sandbox="f" * 64, figure="claims.svg")
+    assert "0 of 3 decided parts keep their sign, 1 their verdict." in text
+
+
+# --- the page -----------------------------------------------------------------------------------------------
+
+
+def test_the_page_tells_of_failures_as_of_successes_and_of_what_did_not_run(two):
+    known = {
+        name: [found(PROCEDURE, part(), 5, verdict, evidence(part(), {"": Run(run(effect, se))}))]
+        for name, verdict, effect, se in (("C1", "contradicted", -0.2, 0.01), ("C2", "undecided", 0.06, 0.05))
+    }
+    text, figure = page(two.registry, known, {}, sandbox="f" * 64, figure="claims.svg")
+    assert f"Registry `{two.registry.digest}`" in text
+    assert "| [C1](#c1) | It helps. | contradicted |" in text
+    assert "| [C3](#c3) | It helps. | not run yet |" in text
+    assert "| above 0 | below 0 | 0.1 | -0.2 | -0.22 to -0.18 | 5 | contradicted |" in text
+    assert "undecided: needs" in text
+    assert "Parts: 1 contradicted, 1 undecided, 1 not run yet." in text
+    assert figure.count("<circle") == 2, "what did not run has no effect to draw"
+
+
+def test_the_forest_plot_draws_an_effect_in_units_of_d_towards_the_claim():
+    import xml.etree.ElementTree as ET
+
+    less = found(PROCEDURE, part(sign="-", d=0.1), 5, "reproduced", evidence(part(sign="-"), {"": Run(run(-0.2))}))
+    more = found(PROCEDURE, part(d=0.2), 5, "reproduced", evidence(part(), {"": Run(run(0.4))}))
+    tree = ET.fromstring(forest({"C1": [less], "C2": [more]}))
+    places = [one.get("cx") for one in tree.iter("{http://www.w3.org/2000/svg}circle")]
+    assert len(places) == 2
+    assert places[0] == places[1], "both are two d in the claim's direction"
+
+
+def test_evidence_of_a_run_that_is_not_there_says_so():
+    assert evidence(part(), {}) == Evidence(missing="not run yet")
+    assert evidence(part(metric="perplexity"), {"": Run(run(0.1))}).missing == "there is no such number in this run"

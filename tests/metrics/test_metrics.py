@@ -187,6 +187,7 @@ def test_preference_by_hand(given):
     found = Preference().measure(given({DPO: [["x"]]}, pairs={DPO: pairs}))
     assert values(found, "preference.chosen", DPO) == {"r1": -3, "r2": -4, "r3": -1}
     assert values(found, "preference.rejected", DPO) == {"r1": -5, "r2": -2, "r3": -1}
+    assert values(found, "preference.margin", DPO) == {"r1": 2, "r2": -2, "r3": 0}
     assert values(found, "preference.accuracy", DPO) == {"r1": 1, "r2": 0, "r3": 0.5}
 
 

@@ -1,0 +1,199 @@
+"""From finished runs to what they say of a part: one estimate over seeds and prompts, or the reason for none."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from statistics import fmean
+
+from alignbench import layout, results, stats
+from alignbench.commands.claims.registry import Part
+from alignbench.results import Results
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run: its record, and its folder for what the record does not have."""
+
+    results: Results
+    folder: Path = Path()
+
+    @cached_property
+    def scores(self) -> dict[tuple[str, int], dict[str, float]]:
+        """The first judge's mean score of each evaluation prompt, by label and seed."""
+        import pyarrow.parquet as pq
+
+        judge = self.results.judges[0]["name"]
+        found: dict[tuple[str, int], dict[str, list[float]]] = {}
+        for row in pq.read_table(self.folder / layout.EVALUATION / layout.JUDGEMENTS).to_pylist():
+            if row["judge"] == judge and row["score"] is not None:
+                of = found.setdefault((row["label"], row["seed"]), {})
+                of.setdefault(row["prompt_id"], []).append(row["score"])
+        return {cell: {id: fmean(ones) for id, ones in of.items()} for cell, of in found.items()}
+
+    @cached_property
+    def conversations(self) -> dict[str, str]:
+        """The conversation of each evaluation prompt: prompts of one conversation count as one."""
+        text = (self.folder / layout.EVALUATION / layout.PROMPTS).read_text(encoding="utf-8")
+        return {one["id"]: one["conversation"] for one in map(json.loads, text.splitlines())}
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What runs say of one part: an estimate of a minus b (or of a minus `around`), or why there is none."""
+
+    estimate: stats.Estimate | None = None
+    missing: str = ""
+    value: float | None = None
+    """The number, where there are too few seeds for an estimate."""
+    left_out: int = 0
+    """Seeds at which a label of the part failed or diverged."""
+    seeds: int = 0
+    """Seeds that were run."""
+
+
+def evidence(part: Part, runs: Mapping[str, Run]) -> Evidence:
+    """Return what `runs`, by variant, say of a part."""
+    sides = [_place(label) for label in (part.a, part.b) if label]
+    absent = [variant for variant, _ in sides if variant not in runs]
+    if absent:
+        return Evidence(missing="not run yet")
+    ran = [{cell.seed: cell for cell in runs[of].results.cells_of(label)} for of, label in sides]
+    seeds = sorted(set.union(*map(set, ran)))
+    bad = [seed for seed in seeds if any(seed not in of or of[seed].status != "done" for of in ran)]
+    known = [seed for seed in seeds if seed not in bad]
+    found = _estimate(part, sides, runs, known)
+    if isinstance(found, str):
+        value = _of_policies(part, sides, runs) if found == _FEW else None
+        return Evidence(missing=found, value=value, left_out=len(bad), seeds=len(seeds))
+    return Evidence(_shifted(found, part.around), left_out=len(bad), seeds=len(seeds))
+
+
+def _estimate(
+    part: Part, sides: Sequence[tuple[str, str]], runs: Mapping[str, Run], seeds: Sequence[int]
+) -> stats.Estimate | str:
+    if part.metric.startswith("judge."):
+        return _of_judges(part.metric.partition(".")[2], sides, runs, seeds)
+    if len({variant for variant, _ in sides}) > 1:
+        return _by_prompt(sides, runs, seeds)
+    run = runs[sides[0][0]].results
+    compared, labels = run.comparisons, {one.label: one.metrics for one in run.labels}
+    if part.temperature is not None and len(run.recipe["evaluation"]["sampling"]["temperature"]) > 1:
+        at = next((one for one in run.settings if one.temperature == part.temperature), None)
+        if at is None:
+            return f"nothing was measured at temperature {part.temperature:g}"
+        compared, labels = at.comparisons, at.labels
+    names = [label for _, label in sides]
+    if len(names) == 1:
+        measured = labels.get(names[0], {}).get(part.metric, results.Measured())
+        return _restored(measured.method or results.Estimate(missing=measured.missing or _FEW))
+    found = run.model_copy(update={"comparisons": compared}).comparison(*names, part.metric, "method")
+    if found is None:
+        policies = run.model_copy(update={"comparisons": compared}).comparison(*names, part.metric)
+        return _FEW if policies is not None and not policies.missing else getattr(policies, "missing", "") or _NONE
+    return _restored(found)
+
+
+def _of_policies(part: Part, sides: Sequence[tuple[str, str]], runs: Mapping[str, Run]) -> float | None:
+    """The number that the trained policies show, where it is in one run's record."""
+    variants, names = {variant for variant, _ in sides}, [label for _, label in sides]
+    if len(variants) > 1 or part.metric.startswith("judge."):
+        return None
+    run = runs[variants.pop()].results
+    if len(names) == 1:
+        label = run.label(names[0])
+        value = label.metrics.get(part.metric, results.Measured()).value if label else None
+        return None if value is None else value - part.around
+    found = run.comparison(*names, part.metric)
+    return found.difference if found else None
+
+
+def _restored(one: results.Comparison | results.Estimate) -> stats.Estimate | str:
+    """The estimate that a record holds."""
+    value = one.difference if isinstance(one, results.Comparison) else one.value
+    if value is None or one.t is None:
+        return one.missing or _NONE
+    t = one.t
+    return stats.Estimate(
+        "method",
+        value,
+        t.se,
+        t.df,
+        t.prompts,
+        t.seeds,
+        t.tail,
+        t.centre,
+        of_seeds=t.of_seeds,
+        of_prompts=t.of_prompts,
+    )
+
+
+def _by_prompt(
+    sides: Sequence[tuple[str, str]], runs: Mapping[str, Run], seeds: Sequence[int]
+) -> stats.Estimate | str:
+    """Two labels of two runs, paired by seed and prompt."""
+    (one, a), (two, b) = sides
+    mine, theirs = runs[one].scores, runs[two].scores
+    shared = [seed for seed in seeds if (a, seed) in mine and (b, seed) in theirs]
+    per_seed = [
+        {id: value - theirs[b, seed][id] for id, value in mine[a, seed].items() if id in theirs[b, seed]}
+        for seed in shared
+    ]
+    try:
+        return stats.method(stats.tabulate(per_seed, runs[one].conversations))
+    except stats.NotEstimableError as reason:
+        return str(reason)
+
+
+def _of_judges(
+    field: str, sides: Sequence[tuple[str, str]], runs: Mapping[str, Run], seeds: Sequence[int]
+) -> stats.Estimate | str:
+    """What judges that were trained on the way are worth on held-out rows: rows are a sample as seeds are.
+
+    The record has a mean over rows for each seed, and the deviation of one row. The rows' part of the variance is
+    that of one judge on its rows, for each side: more than that of the difference on the same rows, so that the
+    interval is too wide and never too narrow.
+    """
+    values: list[list[float]] = []
+    rows: list[int] = []
+    spread = 0.0
+    for variant, label in sides:
+        cells = {cell.seed: cell for cell in runs[variant].results.cells_of(label)}
+        said = [next((one["quality"] for one in cells[seed].judges if f"{field}_deviation" in one["quality"]), None) for seed in seeds]
+        if any(one is None for one in said):
+            return _NONE
+        known = [one for one in said if one is not None]
+        values.append([float(one[field]) for one in known])
+        rows += [one["rows"] for one in known]
+        spread += fmean(one[f"{field}_deviation"] ** 2 / one["rows"] for one in known) if known else 0.0
+    if len(seeds) < stats.MIN_SEEDS:
+        return _FEW
+    differences = [a - b for a, b in zip(*values, strict=True)] if len(values) > 1 else values[0]
+    mean = fmean(differences)
+    of_seeds = sum((one - mean) ** 2 for one in differences) / (len(seeds) - 1) / len(seeds)
+    total = of_seeds + spread
+    share = of_seeds / total if total else 1.0
+    df = 1 / (share / (len(seeds) - 1) + (1 - share) / (min(rows) - 1))
+    return stats.Estimate(
+        "method", mean, math.sqrt(total), df, min(rows), len(seeds), of_seeds=of_seeds, of_prompts=spread
+    )
+
+
+def _shifted(one: stats.Estimate, around: float) -> stats.Estimate:
+    if not around:
+        return one
+    centre = one.value if one.centre is None else one.centre
+    return replace(one, value=one.value - around, centre=centre - around)
+
+
+def _place(label: str) -> tuple[str, str]:
+    variant, _, name = label.rpartition("/")
+    return variant, name
+
+
+_FEW = f"the method needs {stats.MIN_SEEDS} seeds or more"
+_NONE = "there is no such number in this run"

@@ -1,0 +1,220 @@
+"""The procedure over its looks: which runs each look needs, what they have decided, and what comes next."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from alignbench import layout, results, store
+from alignbench.commands.claims.evidence import Evidence, Run, evidence
+from alignbench.commands.claims.registry import Claim, Part, Registry
+from alignbench.commands.claims.verdicts import DECIDED, NOTHING, Found, PValues, decide, found, p_values, usable
+from alignbench.engine import extend, plan
+from alignbench.engine.plan import Cell
+from alignbench.recipe.load import load as load_recipe
+from alignbench.recipe.resolve import resolve
+from alignbench.recipe.schema import Loaded
+
+Place = tuple[str, int]
+"""A claim and the place of one of its parts."""
+QUICK_SEED = 0
+"""A seed of no look: what it shows is for the eye."""
+ENDED = ("done", "diverged", "degenerate", "blocked")
+"""How a cell may have ended for good; one that failed or was stopped runs again."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """One run of a look: a recipe with overrides and seeds, and the labels that its open parts need."""
+
+    folder: Path
+    loaded: Loaded
+    labels: tuple[str, ...]
+    claims: tuple[str, ...]
+    """The claims that need it."""
+    earlier: Path | None = None
+    """The run of the look before, whose cells it takes."""
+
+    @property
+    def cells(self) -> tuple[Cell, ...]:
+        """Every cell, those of earlier looks too."""
+        return plan.cells(resolve(self.loaded.recipe), self.labels)
+
+    @property
+    def missing(self) -> tuple[Cell, ...]:
+        """The cells that no look has run yet."""
+        places = [self.folder, *([self.earlier] if self.earlier else [])]
+        return tuple(
+            one for one in self.cells if not any((one.folder(at) / store.COMMIT).exists() for at in places)
+        )
+
+    @property
+    def finished(self) -> bool:
+        """Whether its record is there, with every cell that it needs, ended for good."""
+        if not (self.folder / layout.RESULTS).exists():
+            return False
+        ended = {(one.label, one.seed): one.status for one in results.read(self.folder).cells}
+        return all(ended.get((one.label, one.seed)) in ENDED for one in self.cells)
+
+    def prepare(self) -> None:
+        """Take the rows and cells of the look before."""
+        if self.earlier is not None and (self.earlier / layout.RESULTS).exists():
+            extend.extend(self.earlier, self.folder, self.loaded, self.cells)
+
+
+@dataclass(frozen=True)
+class State:
+    """How far the procedure is."""
+
+    found: dict[str, list[Found]]
+    """What is known of each part, by claim."""
+    look: int | None
+    """The number of seeds of the look that is not finished; None where all looks are over."""
+    next: tuple[Wanted, ...]
+    """The runs that this look needs and that are not finished."""
+
+
+class Looks:
+    """The runs of a registry in a folder."""
+
+    def __init__(self, registry: Registry, runs: Path, overrides: Iterable[str] = ()):
+        self.registry, self.runs, self.overrides = registry, runs, tuple(overrides)
+
+    def state(self) -> State:
+        """Return what the finished runs have decided, look by look.
+
+        A look is over when every claim that was open before it has its runs; its parts are then judged together,
+        and those that stay open go to the next. A look that is under way is judged by what is there: a part that
+        it decides stays decided, because further numbers only add verdicts to the correction.
+        """
+        procedure, claims = self.registry.procedure, self.registry.askable
+        known = {name: [Found(part) for part in claim.parts] for name, claim in claims.items()}
+        family = sum(len(claim.parts) for claim in claims.values())
+        open_parts = [(name, place) for name, claim in claims.items() for place in range(len(claim.parts))]
+        before: int | None = None
+        for look in procedure.looks:
+            wanted = self.wanted(open_parts, look, before)
+            left = tuple(one for one in wanted if not one.finished)
+            waiting = {name for one in left for name in one.claims}
+            said = self._evidence(claims, open_parts, waiting, wanted)
+            judged = {at: self._p_values(claims[at[0]].parts[at[1]], one) for at, one in said.items()}
+            words = decide(procedure, family, family - len(open_parts), judged)
+            for (name, place), word in words.items():
+                known[name][place] = found(procedure, claims[name].parts[place], look, word, said[name, place])
+            if left:
+                return State(known, look, left)
+            open_parts = [at for at in open_parts if words[at] not in DECIDED]
+            before = look
+            if not open_parts:
+                break
+        return State(known, None, ())
+
+    def wanted(self, parts: Iterable[Place], look: int, before: int | None) -> tuple[Wanted, ...]:
+        """Return the runs of a look at these parts; claims with the same recipe and overrides share one."""
+        seeds = self.registry.procedure.seeds(look)
+        return self._runs(parts, seeds, f"{look}-seeds", None if before is None else f"{before}-seeds")
+
+    def replication(self, known: Mapping[str, list[Found]]) -> tuple[Wanted, ...]:
+        """Return the runs that try every decided part again on new seeds."""
+        parts = [
+            (name, place)
+            for name, ones in known.items()
+            for place, one in enumerate(ones)
+            if one.word in DECIDED
+        ]
+        return self._runs(parts, self.registry.procedure.replication.seeds, "replication", None)
+
+    def replicated(self, known: Mapping[str, list[Found]]) -> dict[Place, Found]:
+        """Return what the finished replications say of the decided parts, each judged by itself."""
+        procedure, claims = self.registry.procedure, self.registry.askable
+        wanted = self.replication(known)
+        waiting = {name for one in wanted if not one.finished for name in one.claims}
+        decided = [(name, place) for name, ones in known.items() for place, one in enumerate(ones) if one.word in DECIDED]
+        said = self._evidence(claims, decided, waiting, wanted)
+        again: dict[Place, Found] = {}
+        for (name, place), one in said.items():
+            part = claims[name].parts[place]
+            judged = self._p_values(part, one)
+            word = judged.word(procedure.replication.error)
+            again[name, place] = found(procedure, part, len(procedure.replication.seeds), word, one)
+        return again
+
+    def quick(self) -> tuple[tuple[Wanted, ...], dict[str, list[Found]]]:
+        """Return the runs of one seed that decides nothing, and what the finished ones show of every part."""
+        procedure, claims = self.registry.procedure, self.registry.askable
+        parts = [(name, place) for name, claim in claims.items() for place in range(len(claim.parts))]
+        wanted = self._runs(parts, [QUICK_SEED], "quick", None)
+        left = tuple(one for one in wanted if not one.finished)
+        known = {name: [Found(part) for part in claim.parts] for name, claim in claims.items()}
+        waiting = {name for one in left for name in one.claims}
+        for (name, place), one in self._evidence(claims, parts, waiting, wanted).items():
+            known[name][place] = found(procedure, claims[name].parts[place], 1, "undecided", one)
+        return left, known
+
+    def _p_values(self, part: Part, one: Evidence) -> PValues:
+        if one.estimate is None or not usable(self.registry.procedure, one):
+            return NOTHING
+        return p_values(part, one.estimate)
+
+    def _evidence(
+        self, claims: Mapping[str, Claim], parts: Iterable[Place], waiting: set[str], wanted: Iterable[Wanted]
+    ) -> dict[Place, Evidence]:
+        opened: dict[Path, Run] = {}
+
+        def run(folder: Path) -> Run:
+            if folder not in opened:
+                opened[folder] = Run(results.read(folder), folder)
+            return opened[folder]
+
+        folders = {one.folder.parent: one.folder for one in wanted}
+        said: dict[Place, Evidence] = {}
+        for name, place in parts:
+            if name in waiting:
+                continue
+            claim = claims[name]
+            variants = {variant: self._home(claim, variant) for variant in _variants(claim)}
+            runs = {variant: run(folders[home]) for variant, home in variants.items() if home in folders}
+            said[name, place] = evidence(claim.parts[place], runs)
+        return said
+
+    def _runs(
+        self, parts: Iterable[Place], seeds: list[int], folder: str, earlier: str | None
+    ) -> tuple[Wanted, ...]:
+        of_claim: dict[str, list[int]] = {}
+        for name, place in parts:
+            of_claim.setdefault(name, []).append(place)
+        labels: dict[Path, dict[str, None]] = {}
+        needed: dict[Path, list[str]] = {}
+        loaded: dict[Path, Callable[[], Loaded]] = {}
+        for name, places in of_claim.items():
+            claim = self.registry.claims[name]
+            for variant, overrides in _variants(claim).items():
+                named = claim.labels(variant, places)
+                if not named:
+                    continue
+                home = self._home(claim, variant)
+                labels.setdefault(home, {}).update(dict.fromkeys(named))
+                needed.setdefault(home, []).append(name)
+                path = self.registry.folder / claim.recipe
+                said = [*overrides, *self.overrides, f"seeds={seeds}"]
+                loaded.setdefault(home, lambda path=path, said=said: load_recipe(path, said))
+        return tuple(
+            Wanted(
+                home / folder,
+                loaded[home](),
+                tuple(labels[home]),
+                tuple(needed[home]),
+                home / earlier if earlier else None,
+            )
+            for home in labels
+        )
+
+    def _home(self, claim: Claim, variant: str) -> Path:
+        """The folder of all looks at one recipe with one set of overrides."""
+        name = Path(claim.recipe).stem
+        return self.runs / name / (f"{variant}-{store.digest(claim.variants[variant])[:6]}" if variant else "plain")
+
+
+def _variants(claim: Claim) -> dict[str, list[str]]:
+    return dict(claim.variants) or {"": []}

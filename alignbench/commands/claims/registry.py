@@ -1,0 +1,250 @@
+"""The registry of claims: what each claim says, how it is asked, and which procedure decides. Fixed before the runs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError, model_validator
+
+from alignbench import store
+from alignbench.api.config import Settings
+from alignbench.errors import Problem, RecipeError
+from alignbench.recipe import yaml
+
+REGISTRY = "registry.yaml"
+REGISTERED = "registered.json"
+"""In the folder of the runs: the registry as it was when the first seed began."""
+
+Sign = Literal["+", "-", "=", ">="]
+
+
+class Replication(Settings):
+    """What is decided is run once more, on seeds that decided nothing."""
+
+    seeds: list[int] = Field(min_length=3)
+    error: float = Field(gt=0, lt=1)
+    """Of each part by itself: there is one look, at parts that are decided already."""
+
+
+class Procedure(Settings):
+    """How verdicts come about, equally for all claims."""
+
+    first_seed: int = Field(ge=0)
+    """Seeds are this one and those that follow it."""
+    looks: list[int] = Field(min_length=1)
+    """Numbers of seeds at which the parts that are still open are judged."""
+    error: float = Field(gt=0, lt=1)
+    """The expected share of false verdicts among all verdicts of the whole procedure; each look has an equal part."""
+    estimand: Literal["method"] = "method"
+    """Seeds and prompts are both samples."""
+    most_diverged: float = Field(ge=0, lt=1)
+    """A seed at which a label of a part failed or diverged is left out and counted. Where more than this share of
+    the seeds is, the part stays undecided."""
+    replication: Replication
+
+    @model_validator(mode="after")
+    def _looks_grow_and_seeds_are_new(self) -> Procedure:
+        if sorted(set(self.looks)) != self.looks or self.looks[0] < 3:
+            raise ValueError("looks must grow, from three seeds or more")
+        if set(self.replication.seeds) & set(self.seeds(self.looks[-1])):
+            raise ValueError("replication.seeds must be seeds of no look")
+        return self
+
+    @property
+    def level(self) -> float:
+        """The error of each look."""
+        return self.error / len(self.looks)
+
+    def seeds(self, count: int) -> list[int]:
+        """Return the first `count` seeds."""
+        return list(range(self.first_seed, self.first_seed + count))
+
+
+class Part(Settings):
+    """One thing that must be true for the claim to hold."""
+
+    says: str
+    """The part in a few words."""
+    metric: str
+    """A column of results.json, or `judge.<field>` for the quality of the judge that was trained on the way."""
+    a: str
+    """A label, or `variant/label`."""
+    b: str | None = None
+    """The label that `a` is compared with; none: `a`'s own value."""
+    sign: Sign
+    """What the claim says of a minus b (or of a's value minus `around`): above zero, below zero, within d of zero, or
+    above -d (a is not worse by d)."""
+    d: float = Field(gt=0)
+    """The smallest effect that counts."""
+    around: float = 0.0
+    """What a's own value is compared with."""
+    temperature: float | None = Field(default=None, ge=0)
+    """The sampling temperature; none: the one that each label is ranked at."""
+
+    @model_validator(mode="after")
+    def _around_a_value(self) -> Part:
+        if self.around and self.b is not None:
+            raise ValueError("around is for a label's own value, without b")
+        if self.b is not None and self.a.rpartition("/")[0] != self.b.rpartition("/")[0]:
+            if self.metric != "reward" and not self.metric.startswith("judge."):
+                raise ValueError("labels of two variants are compared by reward, or by judge.<field>")
+            if self.temperature is not None:
+                raise ValueError("labels of two variants are compared at their own temperatures")
+        return self
+
+    @property
+    def what(self) -> str:
+        """What is measured, in a line."""
+        against = f" minus {self.b}" if self.b else f" minus {self.around:g}" if self.around else ""
+        at = "" if self.temperature is None else f", T {self.temperature:g}"
+        return f"{self.metric}{at}: {self.a}{against}"
+
+    @property
+    def reproduced_if(self) -> str:
+        """Where the truth must lie for the part to hold."""
+        return {
+            "+": "above 0",
+            "-": "below 0",
+            "=": f"within {self.d:g} of 0",
+            ">=": f"above {-self.d:g}",
+        }[self.sign]
+
+    @property
+    def contradicted_if(self) -> str:
+        """Where the truth would contradict the part."""
+        return {
+            "+": "below 0",
+            "-": "above 0",
+            "=": f"more than {self.d:g} from 0",
+            ">=": f"below {-self.d:g}",
+        }[self.sign]
+
+
+class Claim(Settings):
+    """A sentence of the literature, and how the sandbox could contradict it."""
+
+    says: str
+    """The claim, in a sentence."""
+    source: str
+    """Whose it is."""
+    asked: str = ""
+    """What of it the recipe asks, where that is not all."""
+    confounder: str = ""
+    """What else could make the numbers come out like this."""
+    recipe: str = ""
+    """The recipe beside the registry; several claims may share one, and then share its cells."""
+    variants: dict[str, list[str]] = {}
+    """Name -> overrides: the recipe runs once for each, and parts name `variant/label`."""
+    parts: list[Part] = []
+    cannot: str = ""
+    """Why the sandbox, or what is installed, cannot show it: declared before any seed."""
+
+    @model_validator(mode="after")
+    def _one_or_the_other(self) -> Claim:
+        if bool(self.cannot) == bool(self.recipe and self.parts):
+            raise ValueError("give a recipe with parts, or say why the sandbox cannot show it")
+        known = set(self.variants) or {""}
+        for part in self.parts:
+            for label in filter(None, (part.a, part.b)):
+                if label.rpartition("/")[0] not in known:
+                    raise ValueError(f"'{label}' is of no variant of this claim")
+        return self
+
+    def labels(self, variant: str, parts: Sequence[int] | None = None) -> tuple[str, ...]:
+        """Return the labels of a variant that the parts (by their places; all if None) need, once each."""
+        wanted = [one for place, one in enumerate(self.parts) if parts is None or place in parts]
+        named = [label.rpartition("/") for one in wanted for label in (one.a, one.b) if label]
+        return tuple(dict.fromkeys(name for of, _, name in named if of == variant))
+
+
+class _File(Settings):
+    procedure: Procedure
+    claims: dict[str, dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Registry:
+    """The procedure and all claims."""
+
+    folder: Path
+    procedure: Procedure
+    claims: dict[str, Claim]
+    """By name, in the order of the file."""
+    content: dict[str, Any]
+    """What is registered: the file, and the recipes that it names, as they are written."""
+
+    @property
+    def digest(self) -> str:
+        """The sha256 of what is registered; comments and layout do not count."""
+        return store.digest(self.content)
+
+    @property
+    def askable(self) -> dict[str, Claim]:
+        """The claims that are run."""
+        return {name: claim for name, claim in self.claims.items() if not claim.cannot}
+
+
+def load(folder: Path) -> Registry:
+    """Read the registry of a folder. Raises RecipeError with the place of every problem."""
+    _, document = yaml.read(folder / REGISTRY)
+    problems: list[Problem] = []
+
+    def refuse(error: ValidationError, *route: str) -> None:
+        for one in error.errors(include_url=False, include_input=False):
+            at = (*route, *one["loc"])
+            problems.append(document.place(at).problem(one["msg"], field=yaml.spell(at)))
+
+    try:
+        file = _File.model_validate(document.data)
+    except ValidationError as error:
+        refuse(error)
+        raise RecipeError(problems) from None
+    claims: dict[str, Claim] = {}
+    for name, said in file.claims.items():
+        try:
+            claims[name] = Claim.model_validate(said)
+        except ValidationError as error:
+            refuse(error, "claims", name)
+    if problems:
+        raise RecipeError(problems)
+    names = dict.fromkeys(claim.recipe for claim in claims.values() if claim.recipe)
+    recipes = {name: yaml.read(folder / name)[1].data for name in names}
+    return Registry(folder, file.procedure, claims, {"registry": document.data, "recipes": recipes})
+
+
+def register(registry: Registry, runs: Path) -> None:
+    """Record the registry with its runs before the first seed.
+
+    Raises RecipeError where another one is recorded: what is asked may not change once seeds have answered.
+    """
+    file = runs / REGISTERED
+    if not file.exists():
+        store.write_json(file, {"digest": registry.digest, **registry.content})
+        return
+    before = json.loads(file.read_text(encoding="utf-8"))
+    if before["digest"] == registry.digest:
+        return
+    now = json.loads(store.canonical(registry.content))
+    changed = [
+        *_changed("procedure", before["registry"], now["registry"]),
+        *_changed("claims", before["registry"].get("claims", {}), now["registry"].get("claims", {}), inside=True),
+        *_changed("recipes", before["recipes"], now["recipes"], inside=True),
+    ]
+    raise RecipeError(
+        Problem(
+            f"the registry changed after its seeds began: {', '.join(changed)}",
+            f"undo the change (the registry that ran is in {file}), or register new seeds (procedure.first_seed) "
+            "and give a new folder with --out",
+            file=str(registry.folder / REGISTRY),
+        )
+    )
+
+
+def _changed(name: str, before: dict[str, Any], now: dict[str, Any], *, inside: bool = False) -> list[str]:
+    if not inside:
+        return [name] if before.get(name) != now.get(name) else []
+    return [one for one in dict.fromkeys([*before, *now]) if before.get(one) != now.get(one)]

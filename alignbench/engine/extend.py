@@ -1,0 +1,59 @@
+"""More seeds for a finished run: a new run of the same recipe takes the rows and cells of the earlier one."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from alignbench import layout, store
+from alignbench.engine import tuning
+from alignbench.engine.plan import Cell
+from alignbench.errors import Problem, RecipeError
+from alignbench.recipe.schema import Loaded, canonical
+
+
+def extend(earlier: Path, out: Path, loaded: Loaded, cells: Iterable[Cell]) -> int:
+    """Give the new run in `out` the rows of the run in `earlier`, and those of `cells` that are sealed there; return
+    how many.
+
+    The recipes may differ in their seeds and in how answers are compared, in nothing that a cell depends on: a
+    cell is keyed by its inputs, and one of other inputs would run again. The environments of the earlier run stay
+    in the record. What `out` has is kept. Raises RecipeError where the recipes differ in more.
+    """
+    if tuning.labels(loaded.recipe):
+        loaded = tuning.chosen(loaded, earlier / layout.SWEEP)
+    before = json.loads((earlier / layout.RECIPE).read_text(encoding="utf-8"))
+    now = json.loads(canonical(loaded.recipe))
+    if changed := sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name)):
+        others = [name for name in changed if name not in ("seeds", "evaluation")]
+        if others or _asked(before) != _asked(now):
+            raise RecipeError(
+                Problem(
+                    f"{earlier} is a run of another recipe: {', '.join(others) or 'evaluation'} differs",
+                    "extend a run by seeds only",
+                    file=str(loaded.path),
+                )
+            )
+    taken = 0
+    for source in (earlier / layout.DATA, *(one.folder(earlier) for one in cells)):
+        target = out / source.relative_to(earlier)
+        if not (target / store.COMMIT).exists() and store.manifest(source) is not None:
+            shutil.rmtree(target, ignore_errors=True)
+            shutil.copytree(source, target)
+            taken += source.name != layout.DATA
+    if (earlier / layout.SWEEP).is_dir() and not (out / layout.SWEEP).exists():
+        shutil.copytree(earlier / layout.SWEEP, out / layout.SWEEP)
+    if not (out / layout.ENVIRONMENT).exists():
+        shutil.copy2(earlier / layout.ENVIRONMENT, out / layout.ENVIRONMENT)
+        store.write_text(out / layout.RECIPE_TEXT, loaded.text)
+        store.write_text(out / layout.RECIPE, canonical(loaded.recipe) + "\n")
+    return taken
+
+
+def _asked(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """What an evaluation asks of a cell itself."""
+    evaluation = recipe["evaluation"]
+    return {name: evaluation.get(name) for name in ("prompts", "split", "samples_per_prompt", "sampling", "curve")}

@@ -1,0 +1,247 @@
+"""The page of the tested claims: a forest plot of all parts, the verdicts, then each claim with its numbers."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from markupsafe import escape
+
+from alignbench.commands.claims.registry import Claim, Procedure, Registry
+from alignbench.commands.claims.verdicts import DECIDED, Found, spelled, summary
+from alignbench.recipe.load import load
+
+EDGE = 4.0
+"""Effects in units of d beyond which the forest plot shows an arrow."""
+NO_EFFECT = "no effect larger than d"
+_COLOURS = {"reproduced": "#1a7f37", "contradicted": "#cf222e", "no effect": "#0969da", "undecided": "#8c6d1f"}
+_ROW, _TOP, _LEFT, _WIDTH, _RIGHT = 18, 46, 400, 420, 170
+
+
+def page(
+    registry: Registry,
+    known: Mapping[str, list[Found]],
+    again: Mapping[tuple[str, int], Found],
+    *,
+    sandbox: str,
+    figure: str,
+    quick: bool = False,
+) -> tuple[str, str]:
+    """Return docs/claims.md and its figure, an SVG file of the name `figure`.
+
+    `known`: what is known of each part, by claim; `again`: what the replication says of a part, by its place.
+    """
+    claims, procedure = registry.claims, registry.procedure
+    found = {name: known.get(name, [Found(part) for part in claim.parts]) for name, claim in claims.items()}
+    said = {name: summary(claim, found[name]) for name, claim in claims.items()}
+    words = Counter(one.word for ones in found.values() for one in ones)
+    cannot = sum(bool(claim.cannot) for claim in claims.values())
+    counts = [f"{count} {NO_EFFECT if word == 'no effect' else word}" for word, count in words.items()]
+    decided = sum(bool(ones) and all(one.word in DECIDED for one in ones) for ones in found.values())
+    lines = [
+        "# Claims of the literature, on the sandbox",
+        "",
+        "Written by `alignbench claims`. Each claim has a recipe and parts, each part a measure, a sign and the",
+        "smallest effect d that counts. They are registered before the first seed, and a change after it is refused.",
+        "A verdict is about the *method*, with seeds and prompts as samples; it says nothing of larger models.",
+        "",
+        f"Sandbox {sandbox[:16]}. Registry `{registry.digest}`.",
+        "",
+        f"{decided} of {len(claims)} claims are decided in all parts; the sandbox cannot show {cannot}. "
+        f"Parts: {', '.join(counts)}.",
+        *(["", "Written with `--quick`: one seed and 100 prompts, which give no verdict."] if quick else []),
+        "",
+        f"![Every part of every claim: its effect in units of d with its interval, and its verdict]({figure})",
+        "",
+        "An effect is shown in units of the part's d, so that the grey band holds for all: an interval inside it is",
+        f"*{NO_EFFECT}*. The claim's own direction is on the right. An arrow leads beyond the axis.",
+        "",
+        "| | claim | verdict |",
+        "|---|---|---|",
+        *(f"| [{name}](#{name.lower()}) | {claim.says} | {said[name]} |" for name, claim in claims.items()),
+        "",
+        *_procedure(procedure),
+        "",
+        *_replication(found, again),
+    ]
+    for name, claim in claims.items():
+        lines += ["", *_claim(registry, name, claim, found[name], said[name])]
+    return "\n".join(lines) + "\n", forest(found)
+
+
+def _procedure(one: Procedure) -> list[str]:
+    last = one.seeds(one.looks[-1])
+    looks = ", ".join(map(str, one.looks[:-1])) + f" and {one.looks[-1]}"
+    return [
+        "## How a verdict comes about",
+        "",
+        "| verdict | means |",
+        "|---|---|",
+        "| reproduced | the truth lies where the part says, such as above 0 |",
+        "| contradicted | it lies on the other side |",
+        f"| {NO_EFFECT} | it lies within d of 0, by two one-sided tests |",
+        "| undecided | none of these can be told yet; the seeds or the prompts that would decide it are given |",
+        "| the sandbox cannot show it | declared in the registry, with the reason |",
+        "",
+        f"Seeds {last[0]} to {last[-1]}; looks at {looks} seeds. A part that is decided keeps its verdict, and a claim",
+        f"stops when all its parts are decided. Each look has an error of {one.level:g}, together {one.error:g}:",
+        "the expected share of false verdicts, by Benjamini and Hochberg's correction over the parts of all claims,",
+        "where a direction counts both sides. `benchmarks/proofs/claims.py` simulates the whole procedure.",
+        f"A seed at which a label of a part failed or diverged is left out and counted; a part with more than",
+        f"{one.most_diverged:.0%} such seeds stays undecided. The number of seeds or prompts that an undecided part needs",
+        "decides it in 80 % of all cases if the truth is what was found, before the correction.",
+    ]
+
+
+def _replication(found: Mapping[str, list[Found]], again: Mapping[tuple[str, int], Found]) -> list[str]:
+    ran = {at: one for at, one in again.items() if one.evidence.estimate is not None}
+    lines = ["## Replication", ""]
+    if not ran:
+        return [*lines, "Not run yet: `alignbench claims --replicate` runs the decided parts on seeds of no look."]
+    rows, signs, words = [], 0, 0
+    for (name, place), second in ran.items():
+        first = found[name][place]
+        one, two = (each.evidence.estimate for each in (first, second))
+        assert one is not None
+        assert two is not None
+        signs += (one.value > 0) == (two.value > 0)
+        words += first.word == second.word
+        rows.append(
+            f"| {name}.{place + 1} | {_number(one.value)} | {first.word} | {_number(two.value)} | {second.word} |"
+        )
+    return [
+        *lines,
+        f"{signs} of {len(ran)} decided parts keep their sign, {words} their verdict.",
+        "",
+        "| part | found | verdict | again | verdict |",
+        "|---|---:|---|---:|---|",
+        *rows,
+    ]
+
+
+def _claim(registry: Registry, name: str, claim: Claim, found: Sequence[Found], said: str) -> list[str]:
+    lines = [f"## {name}", "", f"{claim.says} ({claim.source})", "", f"**{said[0].upper()}{said[1:]}.**"]
+    if claim.cannot:
+        lines[-1] += f" {claim.cannot[0].upper()}{claim.cannot[1:].strip().rstrip('.')}."
+        return lines
+    lines += [
+        "",
+        "| | part | reproduced if | contradicted if | d | found | 95% interval | seeds | verdict |",
+        "|---:|---|---|---|---:|---:|---|---:|---|",
+        *(_row(place, one) for place, one in enumerate(found, start=1)),
+        "",
+    ]
+    if claim.asked:
+        lines += [f"Tested here: {claim.asked.strip()}", ""]
+    of = f"`recipes/claims/{claim.recipe}`"
+    of += f", variants {', '.join(claim.variants)}" if claim.variants else ""
+    lines.append(
+        f"Recipe: {of}; {_evaluation(registry.folder / claim.recipe)}. "
+        f"Confounder: {claim.confounder.strip() or 'none known'}"
+    )
+    return lines
+
+
+def _evaluation(recipe: Path) -> str:
+    """Prompts and decoding, as the recipe has them."""
+    asked = load(recipe).recipe.evaluation
+    at = ", ".join(f"{one:g}" for one in asked.sampling.temperature)
+    return f"{asked.prompts} prompts, temperature {at}, {asked.sampling.max_new_tokens} tokens at most"
+
+
+def _row(place: int, one: Found) -> str:
+    part, estimate = one.part, one.evidence.estimate
+    value, between = "", one.note
+    if estimate is None and one.evidence.value is not None:
+        value = _number(one.evidence.value)
+    if estimate is not None:
+        low, high = estimate.interval()
+        value, between = _number(estimate.value), f"{_number(low)} to {_number(high)}"
+        between += f" ({one.note})" if one.note else ""
+    word = spelled(one.word, [one])
+    if one.needs is not None:
+        word += f": needs {_needs(one)}"
+    cells = (
+        f"{part.says}: `{part.what}`",
+        part.reproduced_if,
+        part.contradicted_if,
+        f"{part.d:g}",
+        value,
+        between,
+        str(one.look or ""),
+        word,
+    )
+    return f"| {place} | {' | '.join(cells)} |"
+
+
+def _needs(one: Found) -> str:
+    assert one.needs is not None
+    seeds, prompts = one.needs
+    ways = [
+        *([f"{seeds} seeds"] if seeds is not None else []),
+        *([f"{prompts:,} prompts"] if prompts is not None else []),
+    ]
+    return " or ".join(ways) or "more of both"
+
+
+def _number(value: float) -> str:
+    return f"{value:+.3g}" if value else "0"
+
+
+def forest(found: Mapping[str, Sequence[Found]]) -> str:
+    """Return the forest plot of all parts as an SVG file, light and dark: effects in units of d."""
+    rows = [(f"{name}.{place}", one) for name, ones in found.items() for place, one in enumerate(ones, start=1)]
+    height, width = _TOP + _ROW * len(rows) + 34, _LEFT + _WIDTH + _RIGHT
+    bottom = _TOP + _ROW * len(rows)
+
+    def x(effect: float) -> float:
+        return round(_LEFT + _WIDTH * (min(max(effect, -EDGE), EDGE) + EDGE) / (2 * EDGE), 1)
+
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
+        'role="img" aria-label="Every part of every claim, its effect in units of d with its interval">',
+        "<style>text{font:12px sans-serif;fill:#1f2328}.soft{fill:#59636e}.axis{stroke:#8c959f}"
+        ".band{fill:#818b98;opacity:.18}@media(prefers-color-scheme:dark){text{fill:#e6edf3}.soft{fill:#9198a1}}</style>",
+        f'<rect class="band" x="{x(-1)}" y="{_TOP - 6}" width="{x(1) - x(-1):.1f}" height="{bottom - _TOP + 6}"/>',
+        f'<line class="axis" x1="{x(0)}" x2="{x(0)}" y1="{_TOP - 6}" y2="{bottom}"/>',
+        f'<text class="soft" x="{x(-EDGE)}" y="{_TOP - 14}">against the claim</text>',
+        f'<text class="soft" x="{x(EDGE)}" y="{_TOP - 14}" text-anchor="end">as the claim says</text>',
+    ]
+    for tick in range(-int(EDGE), int(EDGE) + 1):
+        parts.append(
+            f'<text class="soft" x="{x(tick)}" y="{bottom + 16}" text-anchor="middle">'
+            f"{'0' if tick == 0 else f'{tick:+d} d'}</text>"
+        )
+    for number, (name, one) in enumerate(rows):
+        y = _TOP + _ROW * number + _ROW / 2
+        colour = _COLOURS.get(one.word, "#8c959f")
+        parts.append(
+            f'<text x="8" y="{y + 4:g}">{escape(name)}</text>'
+            f'<text x="56" y="{y + 4:g}" class="soft">{escape(_shortened(one.part.says))}</text>'
+            f'<text x="{_LEFT + _WIDTH + 12}" y="{y + 4:g}" style="fill:{colour}">'
+            f"{escape(spelled(one.word, [one]))}</text>"
+        )
+        if (estimate := one.evidence.estimate) is None:
+            continue
+        turn = (-1 if one.part.sign == "-" else 1) / one.part.d
+        low, high = sorted(bound * turn for bound in estimate.interval())
+        parts.append(
+            f'<line x1="{x(low)}" x2="{x(high)}" y1="{y:g}" y2="{y:g}" stroke="{colour}" stroke-width="2"/>'
+        )
+        middle = estimate.value * turn
+        if abs(middle) <= EDGE:
+            parts.append(f'<circle cx="{x(middle)}" cy="{y:g}" r="4" fill="{colour}"/>')
+        else:
+            side = 1 if middle > 0 else -1
+            tip = x(side * EDGE)
+            parts.append(
+                f'<path d="M{tip + 7 * side:g} {y:g}L{tip:g} {y - 4:g}V{y + 4:g}Z" fill="{colour}"/>'
+            )
+    return "\n".join([*parts, "</svg>"]) + "\n"
+
+
+def _shortened(text: str, width: int = 56) -> str:
+    return text if len(text) <= width else f"{text[: width - 1].rstrip()}\N{HORIZONTAL ELLIPSIS}"
+
+
