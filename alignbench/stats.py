@@ -109,9 +109,7 @@ class Estimate:
 
         return float(nctdtrinc(self.df, 1 - power, self._critical(alpha))) * self.se
 
-    def needed(
-        self, distance: float, alpha: float, power: float = POWER
-    ) -> tuple[int | None, int | None]:
+    def needed(self, distance: float, alpha: float, power: float = POWER) -> tuple[int | None, int | None]:
         """Return how many seeds on the same prompts, and how many prompts at the same seeds, tell a truth
         `distance` away from a bound with probability `power` in a one-sided test at `alpha`.
 
@@ -199,9 +197,7 @@ def policies(table: Table) -> Estimate:
     _check(MIN_SEEDS, prompts)
     per_prompt = table.mean(axis=0)
     se = float(per_prompt.std(ddof=1)) / math.sqrt(prompts)
-    return Estimate(
-        "policies", float(per_prompt.mean()), se, prompts - 1, prompts, seeds, of_prompts=se**2
-    )
+    return Estimate("policies", float(per_prompt.mean()), se, prompts - 1, prompts, seeds, of_prompts=se**2)
 
 
 def method(table: Table) -> Estimate:

@@ -21,9 +21,9 @@ def claims(
         Path, typer.Argument(metavar="FOLDER", help="The folder with registry.yaml and its recipes.")
     ] = Path("recipes/claims"),
     out: Annotated[Path, typer.Option(help="The folder for the runs.")] = Path("runs/claims"),
-    page: Annotated[
-        Path, typer.Option(help="The page to write; its figure is written next to it.")
-    ] = Path("docs/claims.md"),
+    page: Annotated[Path, typer.Option(help="The page to write; its figure is written next to it.")] = Path(
+        "docs/claims.md"
+    ),
     only: Annotated[
         list[str], typer.Option(metavar="CLAIM", help="Run only what this claim needs; may be repeated.")
     ] = [],  # noqa: B006  (typer reads it, nobody changes it)
@@ -66,7 +66,12 @@ def claims(
         known = looks.quick()[1] if quick else looks.state().found
         again = {} if quick else looks.replicated(known)
         text, figure = pages.page(
-            registry, known, again, sandbox=sandbox.FINGERPRINT, figure=page.with_suffix(".svg").name, quick=quick
+            registry,
+            known,
+            again,
+            sandbox=sandbox.FINGERPRINT,
+            figure=page.with_suffix(".svg").name,
+            quick=quick,
         )
         store.write_text(page.with_suffix(".svg"), figure)
         store.write_text(page, text)
@@ -76,9 +81,7 @@ def claims(
         if quick:
             wanted = looks.quick()[0]
         elif replicate:
-            wanted = tuple(
-                one for one in looks.replication(looks.state().found) if not one.finished
-            )
+            wanted = tuple(one for one in looks.replication(looks.state().found) if not one.finished)
         else:
             wanted = looks.state().next
         chosen = (one for one in wanted if not only or set(only) & set(one.claims))

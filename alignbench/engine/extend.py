@@ -56,4 +56,6 @@ def extend(earlier: Path, out: Path, loaded: Loaded, cells: Iterable[Cell]) -> i
 def _asked(recipe: Mapping[str, Any]) -> dict[str, Any]:
     """What an evaluation asks of a cell itself."""
     evaluation = recipe["evaluation"]
-    return {name: evaluation.get(name) for name in ("prompts", "split", "samples_per_prompt", "sampling", "curve")}
+    return {
+        name: evaluation.get(name) for name in ("prompts", "split", "samples_per_prompt", "sampling", "curve")
+    }

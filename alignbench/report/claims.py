@@ -15,7 +15,12 @@ from alignbench.recipe.load import load
 EDGE = 4.0
 """Effects in units of d beyond which the forest plot shows an arrow."""
 NO_EFFECT = "no effect larger than d"
-_COLOURS = {"reproduced": "#1a7f37", "contradicted": "#cf222e", "no effect": "#0969da", "undecided": "#8c6d1f"}
+_COLOURS = {
+    "reproduced": "#1a7f37",
+    "contradicted": "#cf222e",
+    "no effect": "#0969da",
+    "undecided": "#8c6d1f",
+}
 _ROW, _TOP, _LEFT, _WIDTH, _RIGHT = 18, 46, 400, 420, 170
 
 
@@ -88,9 +93,9 @@ def _procedure(one: Procedure) -> list[str]:
         f"stops when all its parts are decided. Each look has an error of {one.level:g}, together {one.error:g}:",
         "the expected share of false verdicts, by Benjamini and Hochberg's correction over the parts of all claims,",
         "where a direction counts both sides. `benchmarks/proofs/claims.py` simulates the whole procedure.",
-        f"A seed at which a label of a part failed or diverged is left out and counted; a part with more than",
-        f"{one.most_diverged:.0%} such seeds stays undecided. The number of seeds or prompts that an undecided part needs",
-        "decides it in 80 % of all cases if the truth is what was found, before the correction.",
+        "A seed at which a label of a part failed or diverged is left out and counted; a part with more than",
+        f"{one.most_diverged:.0%} such seeds stays undecided. The seeds or prompts that an undecided part needs",
+        "decide it in 80 % of all cases if the truth is what was found, before the correction.",
     ]
 
 
@@ -98,7 +103,10 @@ def _replication(found: Mapping[str, list[Found]], again: Mapping[tuple[str, int
     ran = {at: one for at, one in again.items() if one.evidence.estimate is not None}
     lines = ["## Replication", ""]
     if not ran:
-        return [*lines, "Not run yet: `alignbench claims --replicate` runs the decided parts on seeds of no look."]
+        return [
+            *lines,
+            "Not run yet: `alignbench claims --replicate` runs the decided parts on seeds of no look.",
+        ]
     rows, signs, words = [], 0, 0
     for (name, place), second in ran.items():
         first = found[name][place]
@@ -191,7 +199,9 @@ def _number(value: float) -> str:
 
 def forest(found: Mapping[str, Sequence[Found]]) -> str:
     """Return the forest plot of all parts as an SVG file, light and dark: effects in units of d."""
-    rows = [(f"{name}.{place}", one) for name, ones in found.items() for place, one in enumerate(ones, start=1)]
+    rows = [
+        (f"{name}.{place}", one) for name, ones in found.items() for place, one in enumerate(ones, start=1)
+    ]
     height, width = _TOP + _ROW * len(rows) + 34, _LEFT + _WIDTH + _RIGHT
     bottom = _TOP + _ROW * len(rows)
 
@@ -243,5 +253,3 @@ def forest(found: Mapping[str, Sequence[Found]]) -> str:
 
 def _shortened(text: str, width: int = 56) -> str:
     return text if len(text) <= width else f"{text[: width - 1].rstrip()}\N{HORIZONTAL ELLIPSIS}"
-
-

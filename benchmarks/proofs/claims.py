@@ -82,7 +82,9 @@ class Outcome:
     """At which each part was decided, or the last look."""
 
 
-def drawn(rng: np.random.Generator, claims: Sequence[Sequence[Part]], truth: Truth, seeds: int) -> list[Table]:
+def drawn(
+    rng: np.random.Generator, claims: Sequence[Sequence[Part]], truth: Truth, seeds: int
+) -> list[Table]:
     """Return the differences [seeds, prompts] of every part, in order."""
     of_seed = math.sqrt(2) * stats.PLANNING.seed
     rest = math.sqrt(2) * stats.PLANNING.rest * math.sqrt(PROMPTS / ASKED)
@@ -112,7 +114,9 @@ def judged(procedure: Procedure, parts: Sequence[Part], tables: Sequence[Table])
 def scene(registry: Registry, truth: Truth, runs: int, *, single: bool = False) -> dict[str, float]:
     """Return how often verdicts are false, and how often right, over simulated registries."""
     rng = np.random.default_rng(0)
-    claims = [[part.model_copy(update={"d": D}) for part in claim.parts] for claim in registry.askable.values()]
+    claims = [
+        [part.model_copy(update={"d": D}) for part in claim.parts] for claim in registry.askable.values()
+    ]
     if single:
         claims = [[claims[0][0].model_copy(update={"sign": "+"})]]
     parts = [part for of in claims for part in of]

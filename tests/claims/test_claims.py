@@ -12,7 +12,16 @@ from alignbench import layout, results, stats
 from alignbench.commands.claims.evidence import Evidence, Run, evidence
 from alignbench.commands.claims.looks import Looks
 from alignbench.commands.claims.registry import Claim, Part, Procedure, load, register
-from alignbench.commands.claims.verdicts import NOTHING, Found, decide, found, needs, summary, p_values, usable
+from alignbench.commands.claims.verdicts import (
+    NOTHING,
+    Found,
+    decide,
+    found,
+    needs,
+    p_values,
+    summary,
+    usable,
+)
 from alignbench.errors import RecipeError
 from alignbench.recipe.load import load as load_recipe
 from alignbench.report.claims import forest, page
@@ -38,12 +47,20 @@ def part(**said) -> Part:
 
 def claim(*parts: Part, **said) -> Claim:
     return Claim.model_validate(
-        {"says": "It helps.", "source": "A", "recipe": "r.yaml", "parts": [one.model_dump() for one in parts], **said}
+        {
+            "says": "It helps.",
+            "source": "A",
+            "recipe": "r.yaml",
+            "parts": [one.model_dump() for one in parts],
+            **said,
+        }
     )
 
 
 def student(centre: float, se: float, seeds: int) -> StudentT:
-    return StudentT(se=se, df=40.0, centre=centre, seeds=seeds, prompts=200, of_seeds=se**2 / 2, of_prompts=0.0)
+    return StudentT(
+        se=se, df=40.0, centre=centre, seeds=seeds, prompts=200, of_seeds=se**2 / 2, of_prompts=0.0
+    )
 
 
 def run(difference: float, se: float = 0.01, *, seeds: int = 5, diverged: int = 0) -> Results:
@@ -74,7 +91,11 @@ def run(difference: float, se: float = 0.01, *, seeds: int = 5, diverged: int = 
                 judges=(
                     {
                         "name": "reward-model",
-                        "quality": {"accuracy": value + number / 1000, "accuracy_deviation": 0.4, "rows": 400},
+                        "quality": {
+                            "accuracy": value + number / 1000,
+                            "accuracy_deviation": 0.4,
+                            "rows": 400,
+                        },
                     },
                 ),
             )
@@ -169,7 +190,9 @@ def test_held_out_rows_of_a_trained_judge_are_a_sample_too():
     said = evidence(one, {"clean": Run(run(0)), "noisy": Run(run(0))})
     assert said.estimate is not None
     assert said.estimate.value == pytest.approx(0.1)
-    assert said.estimate.se == pytest.approx((2 * 0.4**2 / 400) ** 0.5), "equal seeds, so that rows alone vary"
+    assert said.estimate.se == pytest.approx((2 * 0.4**2 / 400) ** 0.5), (
+        "equal seeds, so that rows alone vary"
+    )
 
 
 def test_labels_of_two_variants_are_paired_by_prompt(tmp_path):
@@ -185,7 +208,14 @@ def test_labels_of_two_variants_are_paired_by_prompt(tmp_path):
         table = mean + prompt + rng.normal(0, 0.05, (5, 40))
         tables[variant] = table
         rows = [
-            {"judge": "gold", "label": "new", "seed": 100 + s, "prompt_id": f"p{p}", "sample": 0, "score": float(v)}
+            {
+                "judge": "gold",
+                "label": "new",
+                "seed": 100 + s,
+                "prompt_id": f"p{p}",
+                "sample": 0,
+                "score": float(v),
+            }
             for (s, p), v in np.ndenumerate(table)
         ]
         pq.write_table(pa.Table.from_pylist(rows), folder / layout.JUDGEMENTS)
@@ -202,14 +232,17 @@ def test_seeds_that_diverged_are_left_out_and_counted_and_too_many_decide_nothin
     assert (few.left_out, few.seeds, usable(PROCEDURE, few)) == (1, 5, True)
     assert word(part(), 0.2, diverged=1) == "reproduced"
     assert word(part(), 0.2, diverged=2) == "undecided"
-    assert "2 of 5 seeds left out" in found(
-        PROCEDURE, part(), 5, "undecided", evidence(part(), {"": Run(run(0.2, diverged=2))})
-    ).note
+    assert (
+        "2 of 5 seeds left out"
+        in found(PROCEDURE, part(), 5, "undecided", evidence(part(), {"": Run(run(0.2, diverged=2))})).note
+    )
 
 
 def test_a_claim_names_its_parts_where_their_verdicts_differ():
     both = claim(part(), part(sign="-"))
-    one, other = (Found(each, verdict) for each, verdict in zip(both.parts, ("reproduced", "no effect"), strict=True))
+    one, other = (
+        Found(each, verdict) for each, verdict in zip(both.parts, ("reproduced", "no effect"), strict=True)
+    )
     assert summary(both, [one, one]) == "reproduced"
     assert summary(both, [one, other]) == "reproduced: 1, no effect larger than 0.1: 2"
     assert summary(Claim(says="x", source="y", cannot="no words"), []) == "the sandbox cannot show it"
@@ -239,7 +272,7 @@ def folder(tmp_path) -> Path:
 @pytest.mark.parametrize(
     ("file", "old", "new", "named"),
     [
-        ("registry.yaml", "sign: \"+\", d: 0.05}", "sign: \"-\", d: 0.05}", "C1"),
+        ("registry.yaml", 'sign: "+", d: 0.05}', 'sign: "-", d: 0.05}', "C1"),
         ("registry.yaml", "error: 0.05\n  most", "error: 0.2\n  most", "procedure"),
         ("epochs.yaml", "prompts: 600", "prompts: 60", "epochs.yaml"),
     ],
@@ -295,9 +328,7 @@ def finish(looks: Looks, difference: float, se: float, only: str = "") -> None:
             continue
         seeds = len(wanted.loaded.recipe.seeds)
         record = run(difference, se, seeds=seeds)
-        cells = [
-            Cell(label=one.label, seed=one.seed, status="done") for one in wanted.cells
-        ]
+        cells = [Cell(label=one.label, seed=one.seed, status="done") for one in wanted.cells]
         wanted.folder.mkdir(parents=True, exist_ok=True)
         results.write(record.model_copy(update={"cells": tuple(cells)}), wanted.folder)
 
@@ -327,7 +358,10 @@ def two(tmp_path) -> Looks:
 
 def test_claims_of_one_recipe_share_a_run_and_the_next_look_waits_for_all(two):
     state = two.state()
-    assert [(one.folder.parent.parent.name, one.claims) for one in state.next] == [("r", ("C1", "C2")), ("s", ("C3",))]
+    assert [(one.folder.parent.parent.name, one.claims) for one in state.next] == [
+        ("r", ("C1", "C2")),
+        ("s", ("C3",)),
+    ]
     assert state.look == 5
     finish(two, 0.06, 0.05, only="/r/")
     state = two.state()
@@ -399,7 +433,9 @@ def test_the_page_tells_of_failures_as_of_successes_and_of_what_did_not_run(two)
 def test_the_forest_plot_draws_an_effect_in_units_of_d_towards_the_claim():
     import xml.etree.ElementTree as ET
 
-    less = found(PROCEDURE, part(sign="-", d=0.1), 5, "reproduced", evidence(part(sign="-"), {"": Run(run(-0.2))}))
+    less = found(
+        PROCEDURE, part(sign="-", d=0.1), 5, "reproduced", evidence(part(sign="-"), {"": Run(run(-0.2))})
+    )
     more = found(PROCEDURE, part(d=0.2), 5, "reproduced", evidence(part(), {"": Run(run(0.4))}))
     tree = ET.fromstring(forest({"C1": [less], "C2": [more]}))
     places = [one.get("cx") for one in tree.iter("{http://www.w3.org/2000/svg}circle")]
@@ -409,4 +445,7 @@ def test_the_forest_plot_draws_an_effect_in_units_of_d_towards_the_claim():
 
 def test_evidence_of_a_run_that_is_not_there_says_so():
     assert evidence(part(), {}) == Evidence(missing="not run yet")
-    assert evidence(part(metric="perplexity"), {"": Run(run(0.1))}).missing == "there is no such number in this run"
+    assert (
+        evidence(part(metric="perplexity"), {"": Run(run(0.1))}).missing
+        == "there is no such number in this run"
+    )

@@ -46,7 +46,9 @@ def test_a_run_with_more_seeds_takes_the_sealed_cells_of_the_one_before(short: P
     assert [cell.metrics for cell in shared] == [cell.metrics for cell in one.cells]
 
 
-@pytest.mark.parametrize("change", ["data.limit=8", "evaluation.prompts=5", "methods.sft={learning_rate: 1.0e-3}"])
+@pytest.mark.parametrize(
+    "change", ["data.limit=8", "evaluation.prompts=5", "methods.sft={learning_rate: 1.0e-3}"]
+)
 def test_a_run_of_another_recipe_takes_nothing(short: Path, tmp_path: Path, change: str):
     loaded = load(short.parent / "recipe.yaml", ["seeds=[100, 101]", change])
     with pytest.raises(RecipeError, match="another recipe"):

@@ -87,28 +87,29 @@ def _estimate(
         if at is None:
             return f"nothing was measured at temperature {part.temperature:g}"
         compared, labels = at.comparisons, at.labels
-    names = [label for _, label in sides]
-    if len(names) == 1:
-        measured = labels.get(names[0], {}).get(part.metric, results.Measured())
+    first, second = sides[0][1], sides[-1][1]
+    if len(sides) == 1:
+        measured = labels.get(first, {}).get(part.metric, results.Measured())
         return _restored(measured.method or results.Estimate(missing=measured.missing or _FEW))
-    found = run.model_copy(update={"comparisons": compared}).comparison(*names, part.metric, "method")
-    if found is None:
-        policies = run.model_copy(update={"comparisons": compared}).comparison(*names, part.metric)
-        return _FEW if policies is not None and not policies.missing else getattr(policies, "missing", "") or _NONE
-    return _restored(found)
+    at_setting = run.model_copy(update={"comparisons": compared})
+    found = at_setting.comparison(first, second, part.metric, "method")
+    if found is not None:
+        return _restored(found)
+    policies = at_setting.comparison(first, second, part.metric)
+    return _NONE if policies is None else policies.missing or _FEW
 
 
 def _of_policies(part: Part, sides: Sequence[tuple[str, str]], runs: Mapping[str, Run]) -> float | None:
     """The number that the trained policies show, where it is in one run's record."""
-    variants, names = {variant for variant, _ in sides}, [label for _, label in sides]
+    variants = {variant for variant, _ in sides}
     if len(variants) > 1 or part.metric.startswith("judge."):
         return None
     run = runs[variants.pop()].results
-    if len(names) == 1:
-        label = run.label(names[0])
+    if len(sides) == 1:
+        label = run.label(part.a.rpartition("/")[2])
         value = label.metrics.get(part.metric, results.Measured()).value if label else None
         return None if value is None else value - part.around
-    found = run.comparison(*names, part.metric)
+    found = run.comparison(sides[0][1], sides[1][1], part.metric)
     return found.difference if found else None
 
 
@@ -163,7 +164,12 @@ def _of_judges(
     spread = 0.0
     for variant, label in sides:
         cells = {cell.seed: cell for cell in runs[variant].results.cells_of(label)}
-        said = [next((one["quality"] for one in cells[seed].judges if f"{field}_deviation" in one["quality"]), None) for seed in seeds]
+        said = [
+            next(
+                (one["quality"] for one in cells[seed].judges if f"{field}_deviation" in one["quality"]), None
+            )
+            for seed in seeds
+        ]
         if any(one is None for one in said):
             return _NONE
         known = [one for one in said if one is not None]

@@ -9,7 +9,16 @@ from pathlib import Path
 from alignbench import layout, results, store
 from alignbench.commands.claims.evidence import Evidence, Run, evidence
 from alignbench.commands.claims.registry import Claim, Part, Registry
-from alignbench.commands.claims.verdicts import DECIDED, NOTHING, Found, PValues, decide, found, p_values, usable
+from alignbench.commands.claims.verdicts import (
+    DECIDED,
+    NOTHING,
+    Found,
+    PValues,
+    decide,
+    found,
+    p_values,
+    usable,
+)
 from alignbench.engine import extend, plan
 from alignbench.engine.plan import Cell
 from alignbench.recipe.load import load as load_recipe
@@ -101,7 +110,9 @@ class Looks:
             judged = {at: self._p_values(claims[at[0]].parts[at[1]], one) for at, one in said.items()}
             words = decide(procedure, family, family - len(open_parts), judged)
             for (name, place), word in words.items():
-                known[name][place] = found(procedure, claims[name].parts[place], look, word, said[name, place])
+                known[name][place] = found(
+                    procedure, claims[name].parts[place], look, word, said[name, place]
+                )
             if left:
                 return State(known, look, left)
             open_parts = [at for at in open_parts if words[at] not in DECIDED]
@@ -130,7 +141,12 @@ class Looks:
         procedure, claims = self.registry.procedure, self.registry.askable
         wanted = self.replication(known)
         waiting = {name for one in wanted if not one.finished for name in one.claims}
-        decided = [(name, place) for name, ones in known.items() for place, one in enumerate(ones) if one.word in DECIDED]
+        decided = [
+            (name, place)
+            for name, ones in known.items()
+            for place, one in enumerate(ones)
+            if one.word in DECIDED
+        ]
         said = self._evidence(claims, decided, waiting, wanted)
         again: dict[Place, Found] = {}
         for (name, place), one in said.items():
@@ -213,7 +229,11 @@ class Looks:
     def _home(self, claim: Claim, variant: str) -> Path:
         """The folder of all looks at one recipe with one set of overrides."""
         name = Path(claim.recipe).stem
-        return self.runs / name / (f"{variant}-{store.digest(claim.variants[variant])[:6]}" if variant else "plain")
+        return (
+            self.runs
+            / name
+            / (f"{variant}-{store.digest(claim.variants[variant])[:6]}" if variant else "plain")
+        )
 
 
 def _variants(claim: Claim) -> dict[str, list[str]]:

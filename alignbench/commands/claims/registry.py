@@ -231,7 +231,9 @@ def register(registry: Registry, runs: Path) -> None:
     now = json.loads(store.canonical(registry.content))
     changed = [
         *_changed("procedure", before["registry"], now["registry"]),
-        *_changed("claims", before["registry"].get("claims", {}), now["registry"].get("claims", {}), inside=True),
+        *_changed(
+            "claims", before["registry"].get("claims", {}), now["registry"].get("claims", {}), inside=True
+        ),
         *_changed("recipes", before["recipes"], now["recipes"], inside=True),
     ]
     raise RecipeError(

@@ -67,7 +67,12 @@ def p_values(part: Part, one: stats.Estimate) -> PValues:
 
 
 def decide(
-    procedure: Procedure, family: int, closed: int, open_parts: Mapping[Key, PValues], *, level: float | None = None
+    procedure: Procedure,
+    family: int,
+    closed: int,
+    open_parts: Mapping[Key, PValues],
+    *,
+    level: float | None = None,
 ) -> dict[Key, Word]:
     """Return the verdict on each open part at one look.
 
@@ -85,6 +90,9 @@ def decide(
     return {key: one.word(threshold) for key, one in open_parts.items()}
 
 
+NO_EVIDENCE = Evidence()
+
+
 @dataclass(frozen=True, slots=True)
 class Found:
     """What is known of one part."""
@@ -93,7 +101,7 @@ class Found:
     word: Word = "not run yet"
     look: int | None = None
     """Seeds at which it was judged the last time."""
-    evidence: Evidence = Evidence()
+    evidence: Evidence = NO_EVIDENCE
     needs: tuple[int | None, int | None] | None = None
     """Seeds on the same prompts, or prompts at the same seeds, that would decide it at this estimate with a
     probability of 80 %; None where no number of them would. Only of an undecided part."""
@@ -104,7 +112,9 @@ def found(procedure: Procedure, part: Part, look: int, word: Word, one: Evidence
     """Return what a look has shown of a part, with what an undecided one needs."""
     note = one.missing
     if one.left_out:
-        note = "; ".join(filter(None, (note, f"{one.left_out} of {one.seeds} seeds left out: failed or diverged")))
+        note = "; ".join(
+            filter(None, (note, f"{one.left_out} of {one.seeds} seeds left out: failed or diverged"))
+        )
     if one.estimate is None or word in DECIDED:
         small = one.estimate is not None and part.sign in "+-" and word == "reproduced"
         if small and one.estimate is not None and p_values(part, one.estimate).inside <= procedure.level:
@@ -140,7 +150,7 @@ def summary(claim: Claim, parts: list[Found]) -> str:
     """Return the verdict on a claim: the word of all its parts, or each word with its parts."""
     if claim.cannot:
         return "the sandbox cannot show it"
-    words = list(dict.fromkeys(one.word for one in parts))
+    words: list[Word] = list(dict.fromkeys(one.word for one in parts))
     if len(words) == 1:
         return spelled(words[0], parts)
     return ", ".join(
