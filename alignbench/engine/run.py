@@ -51,8 +51,8 @@ def run(
     accepts what other libraries and plugins have made, and the record says so. `train`: without it no cell
     runs, and what is finished is measured again. `track`: trackers that get
     each cell's numbers. `registry`: digest of the registry of claims that the run belongs to. Returns
-    Exit.DONE, or Exit.FAILED where a cell failed. Raises AlignbenchError for what a user can fix. On a KeyboardInterrupt
-    the cells finish their step and keep it.
+    Exit.DONE, or Exit.FAILED where a cell failed. Raises AlignbenchError for what a user can fix.
+    On a KeyboardInterrupt the cells finish their step and keep it.
     """
     started, only = time.time(), tuple(only)
 
