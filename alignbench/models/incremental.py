@@ -23,7 +23,8 @@ class GrowingTexts:
     """A batch of texts under the active adapter. `states` computes what was added since it was last called.
 
     With `paths.cache` the model's own cache goes from call to call; without it whole texts are computed again. Texts
-    of unequal length need `paths.batch` to be "padded".
+    of unequal length need `paths.batch` to be "padded". Texts that begin as the same are computed once until a token
+    is added, where the rows of a cache can be selected.
     """
 
     def __init__(self, base: Network, texts: Many[Many[int]], paths: Paths | None = None):
@@ -31,12 +32,17 @@ class GrowingTexts:
         self.paths: Paths = base.paths if paths is None else paths
         self._texts = [list(text) for text in texts]
         self._rows = list(range(len(texts)))
-        """The row of each text in the cache; rows of removed texts stay where a cache cannot be cut."""
+        """The row of each text in the cache: rows of removed texts stay where it cannot be cut, and equal texts share
+        one until their first token."""
+        if self.paths.cache and self.paths.cut:
+            first: dict[tuple[int, ...], int] = {}
+            self._rows = [first.setdefault(tuple(text), len(first)) for text in texts]
+            texts = list(first)
         self._ids, self._mask = base.pad(texts, "left")
         self._cache: dict[str, Any] = {}
         """What the model hands on, by the name under which its forward takes it."""
         self.computed: list[int] = []
-        """Positions that the last call computed, by text."""
+        """Positions that the last call computed, by text; those that texts share belong to each."""
 
     def states(self, wanted: Many[bool] | None = None) -> Tensor:
         """Return [texts, hidden]: the last hidden state after each text; those that are not `wanted` are padding."""
@@ -51,11 +57,31 @@ class GrowingTexts:
         output = self.base.forward(self._ids, mask, use_cache=True, **self._cache)
         self._cache = handed_on(self.base, output)
         hidden = output.last_hidden_state[:, -1]
-        return hidden if len(self._rows) == len(hidden) else hidden[self._rows]
+        if self._rows == list(range(len(hidden))):
+            return hidden
+        hidden = hidden[self._rows]
+        if len(set(self._rows)) < len(self._rows):
+            self._take(self._rows)
+        return hidden
 
     def _expect(self, wanted: Many[bool] | None) -> None:
         chosen = [True] * len(self.computed) if wanted is None else wanted
-        counting.expect(sum(count for count, one in zip(self.computed, chosen, strict=True) if one))
+        counting.expect(
+            sum(
+                {
+                    row: count
+                    for row, count, one in zip(self._rows, self.computed, chosen, strict=True)
+                    if one
+                }.values()
+            )
+        )
+
+    def _take(self, rows: Many[int]) -> None:
+        """Give each text the row `rows` names, and a row of its own."""
+        index = torch.tensor(rows, dtype=torch.long, device=self.base.device)
+        self._cache = {name: select(cache, index) for name, cache in self._cache.items()}
+        self._ids, self._mask = self._ids[index], self._mask[index]
+        self._rows = list(range(len(rows)))
 
     def add(self, tokens: Many[int]) -> None:
         """Append a token to each text."""
@@ -72,10 +98,7 @@ class GrowingTexts:
         self._texts = [self._texts[place] for place in places]
         self._rows = [self._rows[place] for place in places]
         if self.paths.cache and self.paths.cut and self._cache:
-            index = torch.tensor(self._rows, dtype=torch.long, device=self.base.device)
-            self._cache = {name: select(cache, index) for name, cache in self._cache.items()}
-            self._ids, self._mask = self._ids[index], self._mask[index]
-            self._rows = list(range(len(places)))
+            self._take(self._rows)
 
 
 def handed_on(base: Network, output: Any) -> dict[str, Any]:

@@ -76,10 +76,11 @@ def _right(base: Network, paths: Paths) -> bool:
 
 
 def _trials(base: Network, paths: Paths) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield states on `paths` and by the plain forward, while a batch grows and one of its texts ends."""
-    lengths = (6, 9, 4) if paths.batch == "padded" else (6, 6, 6)
-    batches = [(0, 1, 2)] if paths.batch != "one by one" else [(0,), (2,)]
+    """Yield states on `paths` and by the plain forward, while a batch grows and texts of it end; two begin alike."""
+    lengths = (6, 9, 4, 6) if paths.batch == "padded" else (6, 6, 6, 6)
+    batches = [(0, 1, 2, 3)] if paths.batch != "one by one" else [(0,), (2,)]
     texts = [base.trial_text(place, length + 3) for place, length in enumerate(lengths)]
+    texts[3] = texts[0][:6] + texts[3][6:]
     right = [base.plain_states(text) for text in texts]
     for batch in batches:
         growing = GrowingTexts(base, [texts[place][: lengths[place]] for place in batch], paths)
@@ -91,5 +92,5 @@ def _trials(base: Network, paths: Paths) -> Iterator[tuple[Tensor, Tensor]]:
             yield torch.cat([growing.states(), *some]), torch.cat([torch.stack(last), *some])
             growing.add([texts[place][lengths[place] + step] for place in alive])
             if step == 1 and len(alive) > 1:
-                growing.keep([0, 2])
-                alive = [alive[0], alive[2]]
+                growing.keep([0, 2, 3])
+                alive = [alive[0], *alive[2:]]

@@ -38,6 +38,7 @@ METHODS = {
     "trl-kto": {"start": "base"},
     "trl-grpo": {"start": "base", "rewards": ["length"], "answers": 2, "max_new_tokens": 4},
     "trl-rloo": {"start": "base", "rewards": ["length"], "answers": 2, "max_new_tokens": 4},
+    "trl-reward": {"start": "base", "n": 2},
     "trl": {"start": "base", "trainer": "experimental.orpo.ORPOTrainer"},
     "rain": {"start": "base", "question": QUESTION, "pairs": 8, "searches": 4, "least_searches": 2},
     "best-of-n": {"start": "base", "question": QUESTION, "pairs": 8, "n": 2},
@@ -53,7 +54,7 @@ METHODS = {
     },
 }
 """What is killed: every method that trains or searches, as tried on the sandbox."""
-LIKE_ANOTHER = ("kto", "rloo", "raft", "trl-sft", "trl-kto", "trl-rloo", "trl")
+LIKE_ANOTHER = ("kto", "rloo", "raft", "trl-sft", "trl-kto", "trl-rloo", "trl-reward", "trl")
 """Methods that are led as another one is: they are killed in the long version."""
 
 

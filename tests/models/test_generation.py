@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from alignbench.api.config import Sampling
-from alignbench.models import generation, load_base
+from alignbench.models import generation, load_base, meter
 from alignbench.models.generation import _kept, gumbel, noise_key, stop_ids
 from alignbench.recipe import schema
 from alignbench.rows import Prompt
@@ -116,6 +116,28 @@ def test_an_answer_ends_with_its_end_token_and_says_what_it_cost(policies):
         assert answer.seconds > 0
         assert "<end>" not in answer.text
         assert answer.text == policies["base"].base.tokenizer.decode(answer.ids, skip_special_tokens=True)
+
+
+@pytest.mark.parametrize("sampling", SAMPLINGS.values(), ids=SAMPLINGS.keys())
+def test_the_answers_to_a_prompt_share_its_computation_and_are_those_of_separate_ones(
+    policies, monkeypatch, sampling
+):
+    policy, asked, samples = policies["adapter"], prompts(6), 4
+    shapes = []
+    hook = policy.base.decoder.register_forward_pre_hook(
+        lambda _, args, kwargs: shapes.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True
+    )
+    with meter.metered(meter.Tally()) as tally:
+        together = policy.answer(asked, sampling, 3, samples=samples)
+    hook.remove()
+    assert shapes[0] == (6, max(len(prompt.prompt_ids) for prompt in asked)), "a prompt is computed once"
+    assert shapes[1][0] == 24
+    if all(answer.forwards == len(answer.ids) for answer in together):
+        begun = sum(len(prompt.prompt_ids) for prompt in asked)
+        assert tally.work.positions == begun + sum(len(answer.ids) - 1 for answer in together)
+    monkeypatch.setattr(policy.base, "paths", replace(policy.base.paths, cut=False))
+    apart = policy.answer(asked, sampling, 3, samples=samples)
+    assert [answer.ids for answer in together] == [answer.ids for answer in apart]
 
 
 def test_rows_that_have_ended_leave_the_batch(base):

@@ -55,4 +55,5 @@ class Contrast(ab.Decoder):
             kept = [(log(p / max(q, 1e-9)), t) for t, p, q in pairs if p >= self.share * pairs[0][1]]
             ids = (*ids, max(kept)[1])
         ended = bool(self.expert.ends & set(ids[-1:]))
-        return ab.Answer(prompt.id, self.expert.decode(ids), ids, ended, sample, len(ids), len(path))
+        text, asked = self.expert.decode(ids), 2 * len(ids)  # of both models, which read each token once
+        return ab.Answer(prompt.id, text, ids, ended, sample, asked, 2 * len(path))

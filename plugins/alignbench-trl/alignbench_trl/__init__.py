@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
@@ -19,7 +20,7 @@ from alignbench import (
     Run,
     UnpairedPreference,
 )
-from alignbench_trl.source import check_fields, taken_by
+from alignbench_trl.source import check_fields, refuse, taken_by
 
 SHARED = frozenset(
     {
@@ -173,6 +174,36 @@ class TRLKTO(Method):
         return train_kto(run, self.config)
 
 
+class TRLReward(Method):
+    """The best of n answers by a reward model that `trl.RewardTrainer` trains on the shared token ids.
+
+    Sources: https://huggingface.co/docs/trl/reward_trainer; Stiennon et al. 2020 (arXiv:2009.01325), appendix G.
+    """
+
+    api = 2
+    consumes = (Pair,)
+    on_decoders = False
+
+    class Config(TRLConfig):
+        """What is given to TRL's trainer, and how many answers are drawn."""
+
+        trained_by = "RewardTrainer"
+        learning_rate: float = Field(1e-4, gt=0, le=1)
+        """Peak learning rate of the reward model's adapter and head."""
+        n: int = Field(4, ge=1)
+        """Answers drawn for each that is given."""
+
+    def align(self, run: Run) -> Policy:
+        from alignbench_trl.best import train_reward
+
+        return train_reward(run, self.config)
+
+    def restore(self, folder: Path, run: Run) -> Policy:
+        from alignbench_trl.best import restored
+
+        return restored(run, folder, self.config.n)
+
+
 class OfGroups(Method):
     """What TRL's methods of groups share: they read prompts, and comparisons where a reward model is trained."""
 
@@ -241,6 +272,7 @@ class TRLTrainer(Method):
 
         @model_validator(mode="after")
         def _rows_it_reads(self) -> Self:
+            refuse(self.trainer)
             if taken_by(self.trainer).rewards != (self.rows == "prompts"):
                 reads = "prompts" if taken_by(self.trainer).rewards else "answers, and no prompts alone"
                 raise ValueError(f"{self.trainer} learns from {reads}; rows is '{self.rows}'")

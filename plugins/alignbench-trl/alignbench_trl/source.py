@@ -13,7 +13,7 @@ from pathlib import Path
 LED = {"model", "args", "train_dataset", "processing_class", "callbacks"}
 """Parameters by which a trainer is given everything: network, settings, rows, tokenizer, and what leads it."""
 REFUSED = {
-    "RewardTrainer": "trains a reward model, which answers nothing; rlhf, grpo and trl-grpo train one of their own",
+    "RewardTrainer": "trains a reward model, which answers nothing; trl-reward gives the best answers by it",
     "SDFTTrainer": "reads a privileged context of each prompt, which no view of the rows has",
     "SDPOTrainer": "reads a privileged context of each prompt, which no view of the rows has",
     "TPOTrainer": "reads a third answer of each row, which no view of the rows has",
@@ -47,8 +47,6 @@ def taken_by(trainer: str) -> Taken:
         near = get_close_matches(name, known, 1)
         there = f"did you mean {near[0]}?" if near else f"there are {', '.join(known) or 'none'}"
         raise ValueError(f"TRL {_version()} has no trainer {trainer}; {there}")
-    if name in REFUSED:
-        raise ValueError(f"{name} {REFUSED[name]}")
     classes = {**_classes("trainer"), **classes}
     inits = list(_functions(name, classes))
     parameters = {one.arg: one for init in inits for one in (*init.args.args, *init.args.kwonlyargs)}
@@ -69,6 +67,13 @@ def taken_by(trainer: str) -> Taken:
             f"{name} draws its answers otherwise than GRPO: it has no {', '.join(sorted(unknown))}"
         )
     return taken
+
+
+def refuse(trainer: str) -> None:
+    """Raise ValueError where a trainer is none of a policy, or reads rows that there are not."""
+    name = trainer.rpartition(".")[2]
+    if name in REFUSED:
+        raise ValueError(f"{name} {REFUSED[name]}")
 
 
 def check_fields(trainer: str, names: Mapping[str, object]) -> None:

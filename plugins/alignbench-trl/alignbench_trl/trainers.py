@@ -29,6 +29,7 @@ from alignbench import (
     Row,
     Rows,
     Run,
+    TrainablePolicy,
     UnpairedPreference,
 )
 from alignbench.integrations import callback
@@ -215,7 +216,7 @@ def train(
     *,
     together: bool = False,
     answers: int = 1,
-) -> Policy:
+) -> TrainablePolicy:
     """Train a copy of the start, and return it.
 
     `together`: a step is one forward, whatever the micro-batch is. `answers`: how many the trainer draws to each

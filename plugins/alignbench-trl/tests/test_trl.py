@@ -9,10 +9,11 @@ import subprocess
 import sys
 
 import pytest
+import torch
 from pydantic import ValidationError
 from torch.nn import Dropout
 
-from alignbench import Pair, layout, plugins
+from alignbench import Pair, Sampling, Sequence, layout, plugins
 from alignbench.recipe.resolve import resolve
 from alignbench.testing import MethodSuite
 from alignbench.worker.borrow import borrowed
@@ -30,7 +31,17 @@ class Laws(MethodSuite):
             pytest.skip("in the long version: make examples")
 
 
-OF_EACH = ("short_run", "killed", "counted_once", "micro_batch", "the_same_seed", "depends_on_its_prompt")
+OF_EACH = (
+    "answers_cost",
+    "counted_once",
+    "depends_on_its_prompt",
+    "killed",
+    "micro_batch",
+    "reward",
+    "saved_policy",
+    "short_run",
+    "the_same_seed",
+)
 """Laws that rest on what a trainer does, and not on what leads it."""
 
 
@@ -55,6 +66,33 @@ class TestTRLGRPO(Laws):
 class TestTRLRLOO(Laws):
     method = "trl-rloo"
     config = {"rewards": ["length"], "answers": 2, "max_new_tokens": 6, "learning_rate": 1e-3}
+
+
+class TestTRLReward(Laws):
+    method = "trl-reward"
+    config = {"n": 2, "learning_rate": 1e-3}
+
+    def test_the_answer_with_the_highest_reward_is_given(self, session, aligned):
+        policy = aligned[1]
+        prompts = session.table.prompts("test", 4)
+        sampling = Sampling(temperature=1.0, max_new_tokens=8)
+        drawn = policy.start.answer(prompts, sampling, 0, samples=2)
+        rewards = policy.rewards(
+            [Sequence(prompts[place // 2].prompt_ids, one.ids) for place, one in enumerate(drawn)]
+        )
+        best = [max((at, at + 1), key=lambda place: rewards[place]) for at in range(0, 8, 2)]
+        assert [one.ids for one in policy.answer(prompts, sampling, 0)] == [
+            drawn[place].ids for place in best
+        ]
+
+    def test_its_reward_is_that_of_the_network_and_its_head_at_the_last_token(self, session, aligned):
+        policy, base = aligned[1], session.base
+        row = next(iter(aligned[0].rows(Pair)))
+        text = [*row.prompt_ids, *row.chosen_ids]
+        with base.using(policy.adapter), torch.no_grad(), base.arithmetic():
+            state = base.plain_states(text)[-1]
+        (found,) = policy.rewards([Sequence(row.prompt_ids, row.chosen_ids)])
+        assert found == pytest.approx(policy.head(state.float()).item(), abs=1e-3)
 
 
 class TestAnyTrainer(Laws):
