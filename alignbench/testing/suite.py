@@ -346,7 +346,9 @@ class MethodSuite:
         )
         if run.ledger.account.steps and isinstance(policy, ModelPolicy):
             found = policy.tensors()
-            moved = sum(float((found[name] - weight).square().sum()) for name, weight in before.items())
+            moved = sum(
+                float((found[name].detach() - weight).square().sum()) for name, weight in before.items()
+            )
             whole = sum(float(weight.square().sum()) for weight in before.values())
             assert moved < whole / 4, "it did not start from its start"
 

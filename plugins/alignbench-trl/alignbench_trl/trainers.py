@@ -40,7 +40,9 @@ NOT_OF_THE_STEP = (
     "entropy",
     "logits/chosen",
     "logits/rejected",
+    "max_reward",
     "mean_token_accuracy",
+    "min_reward",
     "num_tokens",
     "step_time",
 )
