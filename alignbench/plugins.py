@@ -218,7 +218,7 @@ def _check_version(found: Found, kind: type) -> None:
     changed = (
         " In version 2 a loss returns values per row or per token and the core reduces them, and labels, reward "
         "models and references are functions over the run"
-        if version in (None, 1)
+        if version in (None, 1) and found.group == "methods"
         else ""
     )
     raise PluginError(

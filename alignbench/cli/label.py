@@ -107,7 +107,7 @@ def label(
         assert data is not None
         folder = out or Path("labels") / data.stem
     options = {"prompts": prompts, "choose": choose, "answers": answers} if run is not None else {}
-    options |= {**how, "checks": None if checks is None else str(checks)}
+    options |= {**how, "checks": None if checks is None else command.source_of(checks)}
     typed = {name: value for name, value in options.items() if _is_typed(context, name)}
     if data is not None and any(_is_typed(context, name) for name in ("prompts", "choose", "answers")):
         raise RecipeError(
@@ -129,7 +129,9 @@ def label(
         typer.echo(f"{written} verdicts taken in from {take}", err=True)
     if give is not None:
         command.give_out(folder, design, give, format)
-    if not (status or take or give or least):
+    serves = any(_is_typed(context, name) for name in ("rater", "port", "host", "network", "browser"))
+    if not (status or take or give) and (serves or not least):
+        command.write_rows(folder)  # what a killed server left out
         _serve(
             folder, design, rater, host, port, browser=browser and not as_json, as_json=as_json, show=visible
         )
@@ -206,10 +208,9 @@ def _tell(folder: Path, run: Path | None, *, as_json: bool) -> None:
     from alignbench.commands import label as command
     from alignbench.report.text import line
 
-    found, left_out = command.known(folder)
-    rows = command.write_rows(folder, left_out)
+    found, rows = command.known(folder), command.write_rows(folder)
     if as_json:
-        print_json({"folder": str(folder), "rows": str(rows), "left_out": left_out, **found})
+        print_json({"folder": str(folder), "rows": str(rows), **found})
         return
     heads = ("rater", "items", "agrees with others", "agrees with itself", "known answers", "higher place")
     keys = ("agreement", "consistency", "checks", "first")
@@ -222,8 +223,10 @@ def _tell(folder: Path, run: Path | None, *, as_json: bool) -> None:
     )
     alpha = "n/a" if found["alpha"] is None else f"{found['alpha']:.2f}"
     typer.echo(f"two raters agree on {_share(found['agreement'])} of pairs; Krippendorff's alpha {alpha}")
-    for name, reason in left_out.items():
+    for name, reason in found["left_out"].items():
         typer.echo(f"left out: {line(name)}: {reason}")
+    for what in found["unmeasured"]:
+        typer.echo(f"kept without a measurement of {line(what)}")
     typer.echo(f"rows for training: {rows}")
     if run is not None:
         typer.echo(f"into the report: alignbench evaluate {shlex.quote(str(run))}")

@@ -10,9 +10,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-from alignbench import layout, plugins, store
+from alignbench import layout, store
 from alignbench.api.config import Labelling, NamedJudge, Revising
 from alignbench.errors import RecipeError
+from alignbench.recipe.configs import build
 from alignbench.recipe.resolve import resolve
 from alignbench.recipe.schema import BASE, AdapterStart, Loaded
 from alignbench.rows import Prompt
@@ -118,5 +119,5 @@ both up before you share these rows or a model that was trained on them.
 
 
 def _spelled_out(named: NamedJudge) -> dict[str, Any]:
-    config = plugins.load("judges", named.name).Config(**named.config)
+    _, config = build("judges", named.name, named.config)
     return {"name": named.name, "config": config.model_dump(mode="json")}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter, defaultdict
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
@@ -16,7 +16,6 @@ from alignbench.data import jsonl
 from alignbench.errors import DataError, Problem, RecipeError
 from alignbench.label import bars, design, exchange, journal
 from alignbench.label.design import Choice, Design, Item, Question
-from alignbench.label.quality import quality
 from alignbench.rows import Messages
 from alignbench.worker import samples
 
@@ -104,7 +103,7 @@ def begun(folder: Path, data: Path | None, typed: Mapping[str, Any]) -> Design |
     if not (folder / design.FILE).is_file():
         return None
     found = design.read(folder)
-    if data is not None and not (data.is_file() and found.extra["source"] == store.file_digest(data)):
+    if data is not None and found.extra["source"] != source_of(data):
         raise RecipeError(f"{folder} holds the labels of another file", "give --out for a new labelling")
     changed = [name for name, value in typed.items() if found.extra["options"][name] != value]
     if changed and not journal.read(folder):
@@ -117,26 +116,29 @@ def begun(folder: Path, data: Path | None, typed: Mapping[str, Any]) -> Design |
     return found
 
 
+def source_of(file: Path) -> str:
+    """Return what a file is known by: a digest of what it holds, or its path where there is none."""
+    return store.file_digest(file) if file.is_file() else str(file)
+
+
 def keep(folder: Path, made: Design, data: Path | None, options: Mapping[str, Any]) -> Design:
     """Write the design of a new labelling, with the file and the options that it is made of, and return it."""
-    source = None if data is None else store.file_digest(data)
+    source = None if data is None else source_of(data)
     made = replace(made, extra={"source": source, "options": dict(options)})
     design.write(made, folder)
     return made
 
 
-def known(folder: Path) -> tuple[dict[str, Any], dict[str, str]]:
-    """Return what is known of a labelling (`alignbench.label.quality.quality`), and the raters who are left out
-    with the reason."""
-    found = quality(design.read(folder), journal.read(folder))
-    return found, bars.read(folder).left_out(found["raters"])
+def known(folder: Path) -> dict[str, Any]:
+    """Return what is known of a labelling, by the raters who are kept (`alignbench.label.bars.applied`)."""
+    return bars.applied(design.read(folder), journal.read(folder), bars.read(folder))[0]
 
 
-def write_rows(folder: Path, left_out: Container[str] = ()) -> Path:
-    """Write what raters said as rows for training beside the journal, without raters who are `left_out`, and
-    return the file."""
-    verdicts = [one for one in journal.read(folder) if one.rater not in left_out]
-    rows = exchange.rankings(design.read(folder), verdicts)
+def write_rows(folder: Path) -> Path:
+    """Write what the raters who are kept said as rows for training beside the journal, and return the file."""
+    made = design.read(folder)
+    _, kept = bars.applied(made, journal.read(folder), bars.read(folder))
+    rows = exchange.rankings(made, kept)
     store.write_text(folder / ROWS, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
     return folder / ROWS
 

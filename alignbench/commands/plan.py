@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from alignbench import layout, plugins, results, store
+from alignbench import layout, results, store
 from alignbench.data import gguf
 from alignbench.engine import environment, keys
 from alignbench.engine.plan import Cell
 from alignbench.models import child
 from alignbench.models.files import folder_of
+from alignbench.recipe.configs import make
 from alignbench.recipe.plan import Plan
 from alignbench.recipe.schema import Model, Recipe
 from alignbench.versions import versions
@@ -74,8 +75,7 @@ def requested(recipe: Recipe, root: Path) -> list[dict[str, Any]]:
     """
     found: dict[str, dict[str, Any]] = {}
     for named in recipe.evaluation.metrics:
-        kind: type[Metric] = plugins.load("metrics", named.name)
-        metric = kind(kind.Config(**named.config))
+        metric: Metric = make("metrics", named.name, named.config)
         requests = metric.requests(root)
         parts = [
             (one.key, len(one.prompts), len(one.prompts) * one.samples, one.sampling.max_new_tokens)

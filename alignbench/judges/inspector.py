@@ -7,10 +7,10 @@ from typing import Any
 
 from pydantic import Field
 
-from alignbench import plugins
 from alignbench.api.config import NamedJudge, Settings
 from alignbench.api.data import RowFilter
 from alignbench.api.judge import Judge, Models
+from alignbench.recipe.configs import make
 from alignbench.rows import Demonstration, Pair, Prompt, Ranking, Row, UnpairedPreference
 from alignbench.training.reward_quality import comparisons
 
@@ -37,8 +37,7 @@ class Inspector(RowFilter):
 
     def open(self, models: Models) -> None:
         named = self.config.judge
-        kind: type[Judge] = plugins.load("judges", named.name)
-        self.judge = kind(kind.Config(**named.config))
+        self.judge: Judge = make("judges", named.name, named.config)
         self.judge.name = named.name
         self.judge.open(models)
 

@@ -18,7 +18,6 @@ from alignbench.errors import RecipeError
 from alignbench.label import bars, design, journal
 from alignbench.label.bars import Bars
 from alignbench.label.journal import Verdict
-from alignbench.label.quality import quality
 from alignbench.rows import Prompt
 
 NAME = "people"
@@ -65,15 +64,12 @@ class People(Judge):
         self.verdicts = journal.read(folder)
         if not self.verdicts:
             raise RecipeError(f"nobody has ranked anything in {folder}", "begin with: alignbench label RUN")
-        found = quality(self.design, self.verdicts)
         given = self.config.model_dump(include=set(Bars.model_fields), exclude_none=True)
         limits = bars.read(folder).model_copy(update=given)
-        out = limits.left_out(found["raters"])
-        kept = {rater for rater in found["raters"] if rater not in out and self.config.rater in (None, rater)}
-        self.verdicts = [one for one in self.verdicts if one.rater in kept]
-        together = quality(self.design, self.verdicts)
+        found, self.verdicts = bars.applied(self.design, self.verdicts, limits)
         own, names = self.config.rater, ("agreement", "consistency", "checks", "first")
         if own is not None:
+            self.verdicts = [one for one in self.verdicts if one.rater == own]
             known = found["raters"].get(own, {})
             self.quality = {"labels": {name: known.get(name) for name in ("items", "flags")}}
             self.quality |= {name: known[name] for name in names if known.get(name)}
@@ -82,12 +78,12 @@ class People(Judge):
             rater: {name: one[name] and one[name]["value"] for name in names} | {"items": one["items"]}
             for rater, one in found["raters"].items()
         }
-        labels = {name: together[name] for name in ("chosen", "items", "overlap", "repeats", "alpha")}
-        labels["left_out"] = [f"{rater}: {reason}" for rater, reason in out.items()]
-        labels["unmeasured"] = limits.unmeasured(found["raters"])
-        if limits.set:
-            labels["bars"] = [f"{name} at least {least:.0%}" for name, least in limits.set.items()]
-        self.quality = {"labels": labels, "agreement": together["agreement"], "raters": short}
+        labels = {
+            name: found[name] for name in ("chosen", "items", "overlap", "repeats", "alpha", "unmeasured")
+        }
+        labels["left_out"] = [f"{rater}: {reason}" for rater, reason in found["left_out"].items()]
+        labels["bars"] = [f"{name} at least {least:.0%}" for name, least in found["bars"].items()]
+        self.quality = {"labels": labels, "agreement": found["agreement"], "raters": short}
 
     def fingerprint(self) -> Any:
         said = [verdict.model_dump(mode="json") for verdict in self.verdicts]

@@ -31,7 +31,6 @@ from alignbench.label import bars
 from alignbench.label.design import FLAGS, Design
 from alignbench.label.journal import Journal, TakenError, Verdict, now
 from alignbench.label.progress import Progress, Turn
-from alignbench.label.quality import quality
 
 MAX_BODY = 64 * 1024
 """Bytes of one verdict, at most."""
@@ -250,13 +249,13 @@ class _Page:
         return await run_in_threadpool(self._numbers)
 
     def _numbers(self) -> Response:
-        found = quality(self.design, list(self.journal.verdicts.values()))
+        limits = bars.read(self.journal.file.parent)
+        found, _ = bars.applied(self.design, list(self.journal.verdicts.values()), limits)
         raters = {
             name: {**self.progress.count(name), **found["raters"].get(name, {})}
             for name in dict.fromkeys([*self.raters.values(), *found["raters"]])
         }
-        left_out = bars.read(self.journal.file.parent).left_out(found["raters"])
-        return JSONResponse({**found, "raters": raters, "left_out": left_out})
+        return JSONResponse({**found, "raters": raters})
 
 
 def _placed(given: Any, shown: Sequence[int]) -> tuple[Any, ...]:

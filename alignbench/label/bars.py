@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from alignbench import store
 from alignbench.errors import RecipeError
 from alignbench.label import journal
+from alignbench.label.design import Design
+from alignbench.label.journal import Verdict
+from alignbench.label.quality import quality
 
 FILE = "bars.json"
 
@@ -51,6 +54,20 @@ class Bars(BaseModel):
         return [
             f"{bar}: {rater}" for bar in self.set for rater, known in raters.items() if known[bar] is None
         ]
+
+
+def applied(design: Design, verdicts: Sequence[Verdict], bars: Bars) -> tuple[dict[str, Any], list[Verdict]]:
+    """Return what is known of a labelling by the raters who are kept, and their verdicts.
+
+    As `alignbench.label.quality.quality`, whose `raters` are all, with the `bars` that are set, who is `left_out` with
+    the reason, and what could not be measured (`unmeasured`).
+    """
+    found = quality(design, verdicts)
+    out = bars.left_out(found["raters"])
+    kept = [one for one in verdicts if one.rater in found["raters"] and one.rater not in out]
+    together = quality(design, kept) if out else found
+    limits = {"bars": bars.set, "left_out": out, "unmeasured": bars.unmeasured(found["raters"])}
+    return {**together, "raters": found["raters"], **limits}, kept
 
 
 def parsed(texts: list[str]) -> dict[str, float]:

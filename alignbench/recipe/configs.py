@@ -42,6 +42,12 @@ def build(group: plugins.Group, name: str, fields: Mapping[str, Any]) -> tuple[A
     return kind, _built[key]
 
 
+def make(group: plugins.Group, name: str, fields: Mapping[str, Any]) -> Any:
+    """Return an installed plugin with its config; raises as `build` does."""
+    kind, config = build(group, name, fields)
+    return kind(config)
+
+
 @lru_cache(maxsize=1024)
 def validated(model: type[Settings], text: str) -> Settings:
     """Return the config that stands in a JSON `text`, strictly, as it was written.

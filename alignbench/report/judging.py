@@ -34,6 +34,18 @@ NAMES = {
     "quality": "on held-out rows",
     "recorded": "recorded",
     "people": "against people's labels",
+    "labels": "how it was labelled",
+    "chosen": "prompts",
+    "overlap": "share of prompts that all rank",
+    "repeats": "share of prompts ranked twice",
+    "alpha": "Krippendorff's alpha",
+    "left_out": "raters left out",
+    "unmeasured": "kept without a measurement",
+    "bars": "raters are kept with",
+    "first": "prefers what comes first",
+    "checks": "known answers",
+    "consistency": "agreement with itself",
+    "as_a_rater": "orders two answers as one rater does",
 }
 """Names of a judge's numbers in the report."""
 

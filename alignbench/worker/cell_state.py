@@ -14,6 +14,7 @@ from alignbench.api.config import Budget, NamedJudge
 from alignbench.api.method import Rows, Run
 from alignbench.api.policy import Policy, TrainablePolicy
 from alignbench.errors import PluginError, RecipeError
+from alignbench.recipe.configs import make
 from alignbench.recipe.schema import BASE, AdapterStart, ModelStart, Relabelled, Start, Training
 from alignbench.rows import Prompt, Row, View
 from alignbench.worker.ledger import Ledger
@@ -154,7 +155,7 @@ class CellState:
             )
         if not kind.trains:
             self.record.departure(f"trained on its evaluation judge, {named.name}")
-        judge = kind(kind.Config(**named.config))
+        judge: Judge = make("judges", named.name, named.config)
         judge.name = named.name
         judge.open(ModelAccess(self.session, lambda: self.start, self._own_reward_model))
         metered_judge(judge, lambda: self.ledger.cost)

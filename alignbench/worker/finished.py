@@ -7,11 +7,12 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from alignbench import layout, plugins, store
+from alignbench import layout, store
 from alignbench.api.judge import Judge, Score
 from alignbench.api.metric import Cell, Metric, PairLogprobs, Request, by_prompt
 from alignbench.api.policy import Answer, Policy, TokenScores
 from alignbench.judges import people
+from alignbench.recipe.configs import make
 from alignbench.recipe.graph import tuning_judge
 from alignbench.recipe.schema import BASE, Named
 from alignbench.rows import Pair, Prompt, can_derive
@@ -234,5 +235,4 @@ class FinishedCells:
 
 def make_named(group: Any, named: Named) -> Any:
     """Return the judge or metric that a recipe names, with its config."""
-    kind: type[Judge] | type[Metric] = plugins.load(group, named.name)
-    return kind(kind.Config(**named.config))
+    return make(group, named.name, named.config)

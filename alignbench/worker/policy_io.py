@@ -8,16 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from alignbench import layout, plugins, store
+from alignbench import layout, store
 from alignbench.api.method import Method
 from alignbench.api.policy import Policy
+from alignbench.recipe.configs import make
 from alignbench.recipe.schema import AdapterStart, ModelStart, Start
 
 
 def load_method(name: str, config: Mapping[str, Any]) -> Method:
     """Return the installed method `name` with its config."""
-    kind: type[Method] = plugins.load("methods", name)
-    return kind(kind.Config(**config))
+    return make("methods", name, config)
 
 
 def save_policy(
