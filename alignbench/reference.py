@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from alignbench.models import Network
 
-__all__ = ["check_first_loss", "logprobs"]
+__all__ = ["ahead", "check_first_loss", "logprobs"]
 
 FORESEEN = 0.97
 """Share of what is left that is planned ahead, where a budget counts everything; the last rows are scored later."""
@@ -70,6 +70,15 @@ def check_first_loss(losses: Tensor, known: Tensor, tolerance: float | None) -> 
             f"the first loss is {found:.6f}, not {wanted:.6f}: policy and reference differ before training",
             "the reference log-probabilities do not belong to this start, data or precision",
         )
+
+
+def ahead(margin: Tensor, tolerance: float | None) -> Tensor:
+    """Return for each margin [N] whether it is above zero: 1, 0, or one half where equal policies could differ as much.
+
+    Before its first step a policy equals its start, and the sign of a margin says nothing. `tolerance` is that of
+    `GroupScores`; None counts as 0.
+    """
+    return 0.5 + 0.5 * margin.sign() * (margin.abs() > (tolerance or 0.0))
 
 
 def _foreseen(run: Run, rows: Rows[Any], base: Network) -> list[Sequence]:

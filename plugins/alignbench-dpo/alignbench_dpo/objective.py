@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from alignbench import GroupScores, Pair, Rows, Run, ScoringGroup, Sequence, TrainablePolicy
-from alignbench.reference import check_first_loss, logprobs
+from alignbench.reference import ahead, check_first_loss, logprobs
 from alignbench_dpo.catalogue import LOSSES
 from alignbench_dpo.losses import MOMENTUM, Answers, Pairs, matched, pair_loss
 
@@ -66,7 +66,7 @@ class Objective:
             "rewards/chosen": config.beta * chosen.ratio.detach(),
             "rewards/rejected": config.beta * rejected.ratio.detach(),
             "rewards/margins": config.beta * pairs.margin.detach(),
-            "rewards/accuracies": pairs.margin > 0,
+            "rewards/accuracies": ahead(pairs.margin.detach(), scores["chosen"].tolerance),
             "logps/chosen": chosen.logps,
             "logps/rejected": rejected.logps,
         }

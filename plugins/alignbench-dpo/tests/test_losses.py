@@ -14,6 +14,7 @@ from alignbench_dpo.losses import Answers, Pairs, matched, pair_loss
 from alignbench_dpo.objective import Objective
 
 from alignbench import Pair, PluginError, Sequence
+from alignbench.reference import ahead
 from alignbench.testing.losses import group_scores, reduced
 
 N = 5
@@ -429,3 +430,9 @@ def test_the_two_sequences_of_a_pair_share_their_prompt():
     given = sequences([row])
     assert given == {"chosen": [Sequence((1, 2), (3,))], "rejected": [Sequence((1, 2), (4,))]}
     assert given["chosen"][0].prompt is given["rejected"][0].prompt, "so that it is computed once"
+
+
+def test_a_margin_that_equal_policies_could_have_is_a_tie() -> None:
+    margin = torch.tensor([2.0, -2.0, 0.0, 4e-7, -4e-7])
+    assert ahead(margin, 1e-5).tolist() == [1, 0, 0.5, 0.5, 0.5]
+    assert ahead(margin, None).tolist() == [1, 0, 0.5, 1, 0]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from alignbench import GroupScores, Rows, Run, ScoringGroup, Sequence, TrainablePolicy, UnpairedPreference
-from alignbench.reference import check_first_loss, logprobs
+from alignbench.reference import ahead, check_first_loss, logprobs
 from alignbench_kto import losses
 
 LEAST = 0.75
@@ -52,17 +52,17 @@ class Objective:
         config, logps = self.config, scores["answers"].sums()
         ratio = logps - self.reference(_answers(rows))
         desirable = torch.tensor([row.desirable for row in rows], device=ratio.device)
-        found = self._weighted(ratio, desirable)
+        found, tolerance = self._weighted(ratio, desirable), scores["answers"].tolerance
         if not self.state["checked"]:
             self.state["checked"] = True
             known = self._weighted(torch.zeros_like(ratio), desirable)
-            check_first_loss(found, known, scores["answers"].tolerance)
+            check_first_loss(found, known, tolerance)
         reward = config.beta * ratio.detach()
         return found, {
             "kl" if config.loss == "kto" else "rewards/shift": float(self.point),
             "rewards/desirable": reward * desirable,
             "rewards/undesirable": reward * ~desirable,
-            "rewards/accuracies": (reward > 0) == desirable,
+            "rewards/accuracies": ahead(torch.where(desirable, ratio, -ratio).detach(), tolerance),
             "logps/answers": logps,
         }
 

@@ -22,6 +22,7 @@ from alignbench import (
     ScoringGroup,
     Sequence,
 )
+from alignbench.reference import ahead
 from alignbench.rewards import reward
 from alignbench.rollouts import Rollouts, draw
 from alignbench.spending import affordable
@@ -183,7 +184,7 @@ class PairTraining(Training):
             "rewards/chosen": config.beta * ratios["chosen"],
             "rewards/rejected": config.beta * ratios["rejected"],
             "rewards/margins": config.beta * margin,
-            "rewards/accuracies": margin > 0,
+            "rewards/accuracies": ahead(margin.detach(), scores["chosen"].tolerance),
         }
 
 
