@@ -182,6 +182,21 @@ def render(tokenizer: PreTrainedTokenizerFast, turns: Many[Message], *, answer: 
     return str(tokenizer.apply_chat_template(given, tokenize=False, add_generation_prompt=answer))
 
 
+def begun(tokenizer: PreTrainedTokenizerFast, turns: Many[Message], lead: str) -> str:
+    """Return a conversation opened for its next answer, which begins with `lead`, in the template's own form.
+
+    What the template writes between the opening and an answer, a space as it may be, stands before `lead`.
+    """
+    opened = render(tokenizer, turns, answer=True)
+    if not lead:
+        return opened
+    whole = render(tokenizer, [*turns, _turn("assistant", lead)])
+    if not whole.startswith(opened):  # an answer is opened in another way than it is written once it is there
+        return opened + lead
+    at = whole.find(lead, len(opened))
+    return whole[: at + len(lead)] if at >= 0 else opened + lead
+
+
 def encode(tokenizer: PreTrainedTokenizerFast, texts: list[str], *, special: bool = False) -> list[Ids]:
     """Return the token ids of each text; a template has written the special tokens, so none are added."""
     if not texts:

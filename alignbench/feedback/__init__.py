@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from collections.abc import Sequence as Many
 from itertools import islice
 from pathlib import Path
@@ -69,7 +70,9 @@ def label(
     )
     found = labelling.load(folder)
     people = beside_people(run, judge, how) if people is None else people
-    run.record.judge(found.facts["judge"], **{**found.facts, **people})
+    facts = {name: value for name, value in found.facts.items() if name != "begun"}
+    run.record.judge(found.facts["judge"], **{**facts, **people})
+    _warn_of_chance(run, found.facts["judge"], people.get("people"))
     return list(run.rows(Ranking if how.form == "rankings" else Pair, given=found.rows))
 
 
@@ -103,6 +106,19 @@ def beside_people(run: Run, judge: Judge, how: Labelling, *, share: float = 1.0)
         people = json.loads((folder / PEOPLE).read_text(encoding="utf-8"))
         judge.quality = {**judge.quality, "people": people}
     return {"people": judge.quality["people"]} if how.people and "people" in judge.quality else {}
+
+
+def _warn_of_chance(run: Run, judge: str, people: Mapping[str, Any] | None) -> None:
+    """Warn in the cell's row where a judge that labels is not known to be better than chance."""
+    if not people:
+        return
+    if not people["n"]:
+        said = f"labels no one of {people['asked']} held-out pairs that people labelled"
+    elif people["ci95"][0] <= 0.5:
+        said = f"agrees with people on {people['accuracy']:.0%} of {people['n']} held-out pairs, which may be chance"
+    else:
+        return
+    run.record.warning("judge no better than chance", 0, f"the judge {judge}, which labels, {said}")
 
 
 def _labelled_by_people(run: Run, count: int) -> list[Pair]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -21,6 +21,8 @@ from alignbench.rows import Pair, Prompt, Ranking, Row
 
 ROWS = "preferences.jsonl"
 FACTS = "labelling.json"
+FIRST_WORDS = 5
+"""Words that are named of those with which a judge's answers would have begun."""
 BUILT_IN = Path(__file__).with_name("constitution.txt")
 
 
@@ -31,7 +33,7 @@ class Labelled:
     rows: list[Row]
     facts: dict[str, Any]
     """`judge`; answers that are `unfinished`; `compared`, `kept`, `dropped` by reason; `consistent`, `first` of two
-    orders; mean `mass`."""
+    orders; mean `mass` of its options; first words where it chose neither, as `begun`."""
 
     def save(self, folder: Path) -> None:
         """Write the rows as JSON lines with TRL's field names, which every recipe can read, and the facts."""
@@ -50,12 +52,27 @@ def load(folder: Path) -> Labelled:
     facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
     if not rows:
         counts = {**facts.get("dropped", {}), **facts.get("abstained", {})}
+        compared = facts.get("compared", 0)
+        why = [f"{reason} ({count})" for reason, count in counts.items()]
         if unfinished := facts.get("unfinished", 0):
-            counts["answers were not finished"] = unfinished
-        why = ", ".join(f"{count} {reason}" for reason, count in counts.items()) or "no two answers differ"
-        what = f"not one of {facts.get('compared', 0)} comparisons gave a label: {why}"
-        raise DataError(what, "name another judge, or draw answers of more tokens (labels.sampling)")
+            why.append(f"{unfinished} answers were not finished")
+        what = f"the judge '{facts.get('judge', '')}' gave no label for any of {compared} comparisons: " + (
+            ", ".join(why) or "no two answers differ"
+        )
+        if begun := facts.get("begun"):
+            words = ", ".join(f"{word!r} ({count})" for word, count in begun.items())
+            what += f"; what it would write first: {words}"
+        raise DataError(what, _remedy(facts))
     return Labelled(rows, facts)
+
+
+def _remedy(facts: Mapping[str, Any]) -> str:
+    """What to do about a judge that labels nothing."""
+    if facts.get("begun"):
+        return "begin its turn in other words (the judge's field `lead`), or name another judge"
+    if facts.get("unfinished") or not facts.get("compared"):
+        return "draw answers of more tokens (labels.sampling)"
+    return "name another judge"
 
 
 def as_record(row: Row) -> dict[str, Any]:
@@ -120,7 +137,7 @@ def label(
     if constitution and (lost := type(judge).check_principles(judge.config)):
         what = f"a principle is drawn for each comparison, and the judge '{judge.name}' loses it: {lost.what}"
         raise PluginError(Problem(what, f"{lost.fix}, or leave `constitution` out", field=lost.field))
-    before = Counter(judge.abstained)
+    before, said = Counter(judge.abstained), Counter(_begun(judge))
     answers: list[Answer] = []
     drawn: dict[str, list[str]] = {}
     done: list[Prompt] = []
@@ -172,7 +189,10 @@ def label(
         "dropped": dropped,
         "abstained": dict(judge.abstained - before),
         **_shares(orders),
+        **_mass(judgments),
     }
+    if words := dict((Counter(_begun(judge)) - said).most_common(FIRST_WORDS)):
+        facts["begun"] = words
     return Labelled(rows, facts)
 
 
@@ -221,7 +241,13 @@ def beside_people(
         **agreement(ours, theirs),
         "dropped": dict(Counter(reason for reason in reasons if reason)),
         **_shares([one for one in judgments if one.orders is not None]),
+        **_mass(judgments),
     }
+
+
+def _begun(judge: Judge) -> Mapping[str, int]:
+    """What the answers of a judge that reads would have begun with, where they were no verdict."""
+    return getattr(judge, "begun", {})
 
 
 def _side(preference: float | None) -> int | None:
@@ -297,8 +323,13 @@ def _shares(judgments: Sequence[PairwiseJudgment]) -> dict[str, float]:
     return {
         "consistent": fmean(float(bool(one.consistent)) for one in judgments),
         "first": fmean(fmean((float(a > 0.5), float(b < 0.5))) for a, b in orders),
-        "mass": fmean(one.mass or 0.0 for one in judgments),
     }
+
+
+def _mass(judgments: Sequence[PairwiseJudgment]) -> dict[str, float]:
+    """The mean probability that the judge gives to its options together, where it gives one."""
+    found = [one.mass for one in judgments if one.mass is not None]
+    return {"mass": fmean(found)} if found else {}
 
 
 def _extra(prompt: Prompt, judge: str) -> dict[str, Any]:

@@ -40,8 +40,9 @@ def controls(
 
     `null`: how often an answer without content wins against the chosen one; `longer`, `injected`: how much
     more often a rejected answer wins once it is repeated, or contains a verdict; `position`: share of
-    verdicts that follow the position, and `first`, how often they favour the first; `steady`: share that is
-    the same when the question is repeated; `people`, `gold`: agreement with those labels; `abstained` by
+    verdicts that follow the position, and `first`, how often they favour the first; `mass`: the mean
+    probability of its options together; `steady`: share that is the same when the question is repeated;
+    `people`, `gold`: agreement with those labels; `abstained` by
     reason. A number is None where the judge gave no verdict; `reasons` lists what makes it unfit.
     """
     rng = Random(seed)
@@ -68,6 +69,7 @@ def controls(
         "injected": uplift(injected),
         "position": _mean([float((a > 0.5) != (b > 0.5)) for a, b in orders]),
         "first": _mean([(float(a > 0.5) + float(b < 0.5)) / 2 for a, b in orders]),
+        "mass": _mean([one.mass for one in plain]),
         "abstained": dict(judge.abstained - before),
         "steady": _steady(judge, prompts, chosen, rejected, plain),
         "people": agreement([_side(one) for one in plain], [1] * len(pairs), swapped),

@@ -157,6 +157,9 @@ class Server:
         self.address = resolve(config.url)
         self.soft = True
         """Whether log-probabilities are requested: until the server rejects such a request."""
+        self.begins = True
+        """Whether the turn of the model is begun for it: until the server rejects such a request."""
+        self.likeliest: list[str] = []
         self.fresh = 0
         self._pace = threading.Lock()
         self._next = 0.0
@@ -194,24 +197,28 @@ class Server:
         options: Sequence[str],
         groups: Sequence[Group],
         think: tuple[str, int] | None,
+        lead: str = "",
     ) -> tuple[list[Found], int]:
         """See `alignbench.judges.reader.Ask`. Raises ModelError where the server answers no question."""
         with ThreadPoolExecutor(self.config.concurrency) as pool:
-            answers = list(pool.map(lambda question: self._answer(question, options, think), questions))
+            answers = list(pool.map(lambda question: self._answer(question, options, think, lead), questions))
         failed = [answer["failed"] for answer in answers if "failed" in answer]
         if len(failed) == len(answers):
             what = f"{self.config.url} gives no answer: {failed[0]}"
             raise ModelError(Problem(what, "check that the server is running", field="url"))
-        found = [_verdict(answer, options) for answer in answers]
+        found = [_verdict(answer, options, lead) for answer in answers]
+        self.likeliest = [_first_word(answer) for answer in answers]
         return found, sum(answer.get("tokens", 0) for answer in answers)
 
-    def _answer(self, question: str, options: Sequence[str], think: tuple[str, int] | None) -> dict[str, Any]:
+    def _answer(
+        self, question: str, options: Sequence[str], think: tuple[str, int] | None, lead: str
+    ) -> dict[str, Any]:
         """Return the server's answer: from the store where the same question was answered before, else asked."""
-        what = [self.fingerprint(), question, list(options), think, self.fresh]
+        what = [self.fingerprint(), question, list(options), think, lead, self.fresh]
         failure: dict[str, Any] = {}
 
         def ask(folder: Any) -> None:
-            answer = self._ask(question, options, think)
+            answer = self._ask(question, options, think, lead)
             if "failed" in answer:
                 failure.update(answer)
                 raise RetryError(answer["failed"])
@@ -223,7 +230,9 @@ class Server:
             return failure
         return json.loads((folder / ANSWER).read_text(encoding="utf-8"))
 
-    def _ask(self, question: str, options: Sequence[str], think: tuple[str, int] | None) -> dict[str, Any]:
+    def _ask(
+        self, question: str, options: Sequence[str], think: tuple[str, int] | None, lead: str
+    ) -> dict[str, Any]:
         turns = [{"role": "user", "content": question}]
         if self.config.api == "decisions":
             asked = {"type": "choice", "criteria": dict.fromkeys(options)}
@@ -240,11 +249,24 @@ class Server:
                 {"role": "assistant", "content": thought["text"]},
                 {"role": "user", "content": f"Answer with one of these alone: {', '.join(options)}"},
             ]
-        answer = self._chat(turns, SLACK, soft=self.soft)
+        answer = self._chat(turns, SLACK, soft=self.soft, lead=lead if self.begins else "")
         return answer if "failed" in answer else {**answer, "tokens": answer["tokens"] + tokens}
 
-    def _chat(self, turns: Sequence[Mapping[str, str]], most: int, *, soft: bool) -> dict[str, Any]:
+    def _chat(
+        self, turns: Sequence[Mapping[str, str]], most: int, *, soft: bool, lead: str = ""
+    ) -> dict[str, Any]:
         body = {"model": self.config.model, "messages": turns, "temperature": 0, "max_tokens": most}
+        if lead:
+            # As vLLM, SGLang and llama.cpp know it; a server that does not is asked again, as it was before.
+            begun = [*turns, {"role": "assistant", "content": lead}]
+            goes_on = {"add_generation_prompt": False, "continue_final_message": True}
+            wanted = {"logprobs": True, "top_logprobs": 20} if soft else {}
+            found = self._post(
+                "/chat/completions", {**body, "messages": begun, **goes_on, **wanted}, tentative=True
+            )
+            if found.get("failed") != REFUSED:
+                return found if "failed" in found else _completion(found)
+            self.begins = False
         wanted = {"logprobs": True, "top_logprobs": 20} if soft else {}
         found = self._post("/chat/completions", {**body, **wanted}, tentative=soft)
         if found.get("failed") == REFUSED and soft:
@@ -377,15 +399,26 @@ def _completion(found: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _verdict(answer: Mapping[str, Any], options: Sequence[str]) -> Found:
-    """Return the probability of each option, or why there is none. Only an option alone is a verdict."""
+def _first_word(answer: Mapping[str, Any]) -> str:
+    """Return the likeliest beginning of an answer; empty where it has none."""
+    alternatives = answer.get("probabilities") or {}
+    words = str(answer.get("text", "")).split()
+    return max(alternatives, key=lambda word: alternatives[word]) if alternatives else next(iter(words), "")
+
+
+def _verdict(answer: Mapping[str, Any], options: Sequence[str], lead: str = "") -> Found:
+    """Return the probability of each option, or why there is none. Only an option alone is a verdict.
+
+    Some servers repeat the `lead` with which the answer was begun.
+    """
     if "failed" in answer:
         return str(answer["failed"])
     if answer.get("refused"):
         return "refused"
     if answer.get("called"):
         return "called a tool"
-    written = re.sub(r"^[\s*_`\"'(\[]+|[\s*_`\"')\].!:]+$", "", str(answer.get("text", "")))
+    text = str(answer.get("text", "")).strip().removeprefix(lead)
+    written = re.sub(r"^[\s*_`\"'(\[]+|[\s*_`\"')\].!:]+$", "", text)
     alternatives = answer.get("probabilities") or {}
     soft = [alternatives.get(option, 0.0) for option in options]
     # A first token that begins two options ("1" of "10") is ambiguous: then the text decides.

@@ -21,6 +21,7 @@ class InProcess:
 
     def __init__(self, policy: ModelPolicy):
         self.policy = policy
+        self.likeliest: list[str] = []
 
     def fingerprint(self) -> Any:
         return self.policy.fingerprint()
@@ -34,13 +35,14 @@ class InProcess:
         options: Sequence[str],
         groups: Sequence[Group],
         think: tuple[str, int] | None,
+        lead: str = "",
     ) -> tuple[list[Found], int]:
-        from alignbench.data.tokens import encode, render
+        from alignbench.data.tokens import begun, encode
         from alignbench.models.choices import options_of, read
 
         base, tokens = self.policy.base, 0
         turns = [({"role": "user", "content": question},) for question in questions]
-        texts = [render(base.tokenizer, turn, answer=True) for turn in turns]
+        texts = [begun(base.tokenizer, turn, lead) for turn in turns]
         if think is not None:
             verdict, most = think
             asked = [Prompt(id=str(place), prompt=turn) for place, turn in enumerate(turns)]
@@ -58,8 +60,10 @@ class InProcess:
         ]
         reading = read(self.policy, [ids[place] for place in fits], ways, [groups[place] for place in fits])
         found: list[Found] = ["too long"] * len(questions)
-        for place, row in zip(fits, reading.probabilities.tolist(), strict=True):
+        self.likeliest = [""] * len(questions)
+        for place, row, first in zip(fits, reading.probabilities.tolist(), reading.likeliest, strict=True):
             found[place] = row
+            self.likeliest[place] = str(base.tokenizer.decode([first])).strip()
         return found, tokens + reading.tokens
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from abc import abstractmethod
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any, ClassVar, Literal, Protocol
 
@@ -12,7 +13,7 @@ from pydantic import Field, ValidationInfo, field_validator
 from alignbench.api.config import Settings
 from alignbench.api.judge import Judge, Models, PairwiseJudgment, Score
 from alignbench.errors import Problem
-from alignbench.judges.wording import OPTIONS, SCORES, asked, filled, placeholders, wording
+from alignbench.judges.wording import OPTIONS, OWN_LEAD, SCORES, asked, filled, placeholders, wording
 from alignbench.rows import Prompt
 
 CLAMP = (0.4, 0.6)
@@ -29,6 +30,9 @@ Found = list[float] | str
 class Ask(Protocol):
     """Answers a judge's questions."""
 
+    likeliest: list[str]
+    """What each answer to the last questions would begin with, where it is known; empty where nothing is."""
+
     def fingerprint(self) -> Any:
         """Return, as JSON values, everything that its answers depend on."""
         ...
@@ -43,9 +47,11 @@ class Ask(Protocol):
         options: Sequence[str],
         groups: Sequence[Group],
         think: tuple[str, int] | None,
+        lead: str = "",
     ) -> tuple[list[Found], int]:
         """Return the probability of each option after each question, and the tokens processed.
 
+        `lead` begins the answer: the options are what may follow it.
         `think` requests reasons first: the text between reasons and verdict, and their largest length in tokens.
         """
         ...
@@ -92,8 +98,13 @@ class Asking(Settings):
     """Largest length of the reasons in tokens."""
     strict: bool = False
     """Abstain where the verdict depends on the order of the answers, instead of taking the mean."""
-    min_mass: float = Field(0.5, ge=0, le=1)
-    """Abstain where the total probability of the options is below this."""
+    lead: str | None = None
+    """How the model's turn is begun for it before it chooses; none: as the wording has it, '' for not at all.
+
+    A chat model would otherwise open with a sentence of its own, and give little probability to A and B.
+    """
+    min_mass: float = Field(0.01, ge=0, le=1)
+    """Abstain where the total probability of the options is below this: where what is compared says nothing."""
 
 
 class Reader(Judge):
@@ -124,6 +135,8 @@ class Reader(Judge):
         self.words = wording(self.config.wording)
         self._judgments: dict[tuple[str, str, str, str], PairwiseJudgment] = {}
         self._scores: dict[tuple[str, str], float | None] = {}
+        self.begun: Counter[str] = Counter()
+        """What an answer would have begun with, where neither option was likely."""
 
     def fingerprint(self) -> Any:
         return [*super().fingerprint(), self.ask.fingerprint()]
@@ -171,6 +184,10 @@ class Reader(Judge):
         found = self._read(texts, OPTIONS, groups)
         for key, first, second in zip(new, found[::2], found[1::2], strict=True):
             self._judgments[key] = self._judgment(first, second)
+        said = (self.ask.likeliest if found else []) or [""] * len(found)
+        for key, pair in zip(new, zip(said[::2], said[1::2], strict=True), strict=True):
+            if self._judgments[key].reason in ("neither option", "no verdict"):
+                self.begun.update(word for word in pair if word)
         return [
             judgment if (key[1], key[2]) == (as_asked[1], as_asked[2]) else judgment.swapped()
             for key, as_asked in zip(wanted, asked_as, strict=True)
@@ -212,10 +229,20 @@ class Reader(Judge):
             return []
         began = time.perf_counter()
         think = (self.words.verdict, self.config.think_tokens) if self._thinks(options) else None
-        found, tokens = self.ask.read(questions, options, groups, think)
+        lead = "" if think is not None else self._lead(options)
+        found, tokens = self.ask.read(questions, options, groups, think, lead)
         spent = time.perf_counter() - began
         self.record_cost(judge_calls=len(questions), judge_tokens=tokens, judge_seconds=spent)
         return found
+
+    def _lead(self, options: Sequence[str]) -> str:
+        """Return how the model's turn is begun before it chooses an option."""
+        config, two = self.config, options is OPTIONS
+        if config.lead is not None:
+            return config.lead
+        if config.wording == "plain" and (config.compare if two else config.rate) is not None:
+            return OWN_LEAD
+        return self.words.lead if two else self.words.rate_lead
 
     def _thinks(self, options: Sequence[str]) -> bool:
         return self.config.think and options is OPTIONS

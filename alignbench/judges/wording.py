@@ -34,6 +34,10 @@ class Wording:
     """Asks what is wrong with an answer by a principle."""
     revision: str
     """Asks for a better answer, given {critique}."""
+    lead: str = ""
+    """How the model's turn is begun before it chooses one of two; empty where it was taught to choose at once."""
+    rate_lead: str = ""
+    """The same before it gives a score."""
     inline: bool = False
     """Whether a conversation is written in one line, without roles."""
 
@@ -58,7 +62,12 @@ PLAIN = Wording(
     critique=_ONE + "{principle} Say in a few sentences where this reply falls short of that, if it does.",
     revision=_ONE + "What is wrong with it: {critique}\n\n{principle} Write a reply to the conversation that "
     "fits that better. Write the reply alone.",
+    lead="The better reply is reply",
+    rate_lead="The score of this reply is",
 )
+
+OWN_LEAD = "The answer is"
+"""How the turn is begun after a question of the recipe's own."""
 
 
 def wording(name: Literal["plain", "sandbox"]) -> Wording:

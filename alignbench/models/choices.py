@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from collections.abc import Sequence as Many
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -84,6 +84,8 @@ class Reading:
     tokens: int = 0
     """Positions that the model computed, without padding."""
     forwards: int = 0
+    likeliest: list[int] = field(default_factory=list)
+    """The likeliest token after each question, whether it belongs to an option or not."""
 
 
 @torch.no_grad()
@@ -97,7 +99,7 @@ def read(policy: Adapted, questions: Many[Ids], options: Options, groups: Many[M
     other's probability.
     """
     base = policy.base
-    reading = Reading(torch.empty(len(questions), len(options.variants)))
+    reading = Reading(torch.empty(len(questions), len(options.variants)), likeliest=[0] * len(questions))
     base.model.eval()
     groups = groups or [()] * len(questions)
     width = max(map(len, questions), default=0) + options.longest
@@ -125,7 +127,7 @@ def _in_one_row(
         reading.tokens += len(tree.ids)
         found = tree_states(base, tree).split(len(asked))
         after = dict(zip(options.begun, found, strict=True))
-        reading.probabilities[places] = _of_each(base, after, options).cpu()
+        _record(reading, places, *_of_each(base, after, options))
 
 
 def _one_by_one(
@@ -134,11 +136,11 @@ def _one_by_one(
     """Read each question, and each option of more than one token behind it, as a whole text."""
     for places in _buckets(questions, groups, options.longest, CACHED_QUESTIONS[base.device.type]):
         asked = [questions[place] for place in places]
-        reading.probabilities[places] = _whole(base, asked, options, reading).cpu()
+        _record(reading, places, *_whole(base, asked, options, reading))
 
 
-def _whole(base: Network, asked: Many[Ids], options: Options, reading: Reading) -> Tensor:
-    """Return the probabilities [questions, options] of questions that are read as whole texts."""
+def _whole(base: Network, asked: Many[Ids], options: Options, reading: Reading) -> tuple[Tensor, Tensor]:
+    """Return what `_of_each` returns for questions that are read as whole texts."""
     after: dict[Ids, Tensor] = {}
     for begun in options.begun:
         texts = [question + begun for question in asked]
@@ -156,14 +158,14 @@ def _with_cache(
         asked = [questions[place] for place in places]
         levels = _levels(asked, [groups[place] for place in places])
         if not _fits(base, asked, levels, options):
-            reading.probabilities[places] = _whole(base, asked, options, reading).cpu()
+            _record(reading, places, *_whole(base, asked, options, reading))
             continue
         texts, begun = _CachedTexts(base, reading), [0] * len(asked)
         for ends in levels:
             texts.extend([question[:end] for question, end in zip(asked, ends, strict=True)], begun)
             begun = ends
         after = {(): texts.extend(asked, begun)} | texts.options([ids for ids in options.begun if ids])
-        reading.probabilities[places] = _of_each(base, after, options).cpu()
+        _record(reading, places, *_of_each(base, after, options))
 
 
 def _buckets(
@@ -288,8 +290,18 @@ def continues(base: Network) -> bool:
     return computes_same(base.model, "texts that continue a cache", plain, cached)
 
 
-def _of_each(base: Network, after: Mapping[Ids, Tensor], options: Options) -> Tensor:
-    """Return probabilities [questions, options] from states [questions, hidden] after each beginning of an option."""
+def _record(reading: Reading, places: Many[int], chances: Tensor, likeliest: Tensor) -> None:
+    reading.probabilities[places] = chances.cpu()
+    for place, token in zip(places, likeliest.tolist(), strict=True):
+        reading.likeliest[place] = token
+
+
+def _of_each(base: Network, after: Mapping[Ids, Tensor], options: Options) -> tuple[Tensor, Tensor]:
+    """Return probabilities [questions, options] from states [questions, hidden] after each beginning of an option.
+
+    And the likeliest token [questions] after each question.
+    """
+    likeliest = torch.empty(0)
     chances: dict[Ids, Tensor] = {(): torch.zeros((), device=base.device)}
     rows = max(1, LOGITS[base.device.type] // base.vocabulary)
     for begun, known in sorted(after.items()):
@@ -297,7 +309,12 @@ def _of_each(base: Network, after: Mapping[Ids, Tensor], options: Options) -> Te
             {ids[: len(begun) + 1] for ids in options.ways if ids[: len(begun)] == begun} - {begun}
         )
         wanted = torch.tensor([ids[-1] for ids in following], device=base.device)
-        parts = [base.logits(part).log_softmax(-1)[:, wanted] for part in known.split(rows)]
+        parts, tops = [], []
+        for part in known.split(rows):
+            logits = base.logits(part)
+            parts.append(logits.log_softmax(-1)[:, wanted])
+            tops.append(logits.argmax(-1))
+        likeliest = likeliest if begun else torch.cat(tops)
         for ids, logps in zip(following, torch.cat(parts).T, strict=True):
             chances[ids] = chances[begun] + logps
 
@@ -306,4 +323,5 @@ def _of_each(base: Network, after: Mapping[Ids, Tensor], options: Options) -> Te
         others = [chances[other].exp() for other in options.ways if other != ids and other[: len(ids)] == ids]
         return (chances[ids].exp() - sum(others)).clamp_min(0)
 
-    return torch.stack([sum(map(alone, of_one)) for of_one in options.variants], dim=1)  # pyright: ignore
+    chosen = torch.stack([sum(map(alone, of_one)) for of_one in options.variants], dim=1)  # pyright: ignore
+    return chosen, likeliest

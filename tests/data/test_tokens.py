@@ -9,7 +9,16 @@ from typing import Any
 
 import pytest
 
-from alignbench.data.tokens import check_vocabulary, context, encode, ending, load_tokenizer, render, tokenise
+from alignbench.data.tokens import (
+    begun,
+    check_vocabulary,
+    context,
+    encode,
+    ending,
+    load_tokenizer,
+    render,
+    tokenise,
+)
 from alignbench.errors import Exit, ModelError, SecurityError
 from alignbench.recipe.schema import Model
 from alignbench.rows import Demonstration, Pair, Prompt, Ranking, Text
@@ -401,3 +410,33 @@ def test_importing_the_data_package_loads_nothing_heavy():
     code = f"import sys, alignbench.data; print([name for name in {heavy} if name in sys.modules])"
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert said.stdout.strip() == "[]"
+
+
+SPACED = (
+    "{% for m in messages %}[{{ m.role }}]: {{ m.content | trim }}"
+    "{% if m.role == 'assistant' %}<end>{% endif %}{% endfor %}"
+)
+
+
+@pytest.mark.parametrize(
+    ("template", "wanted"),
+    [
+        (CHATML, ASSISTANT + "So it is"),
+        (SPACED + "{% if add_generation_prompt %}[assistant]:{% endif %}", "[user]: q[assistant]: So it is"),
+        (
+            SPACED + "{% if add_generation_prompt %}[assistant]: <think></think>{% endif %}",
+            "<think></think>So it is",
+        ),
+    ],
+)
+def test_a_begun_answer_stands_as_the_template_writes_answers(
+    template: str, wanted: str, tokenizer_folder: Path
+):
+    tokenizer = load_tokenizer(model(tokenizer_folder))
+    tokenizer.chat_template = template
+    turns = talk("q")
+    opened = render(tokenizer, turns, answer=True)
+    assert begun(tokenizer, turns, "") == opened
+    text = begun(tokenizer, turns, "So it is")
+    assert text.startswith(opened)
+    assert text.endswith(wanted)

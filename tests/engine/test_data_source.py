@@ -192,4 +192,4 @@ def test_a_source_in_its_short_form_is_spelled_out(tmp_path: Path):
     path.write_text(TEXT.format(source="sft", judge="gold"))
     source = load(path).recipe.data.source
     assert isinstance(source, Relabelled)
-    assert (source.policy, source.judge.name, source.judge.config["min_mass"]) == ("sft", "self", 0.5)
+    assert (source.policy, source.judge.name, source.judge.config["min_mass"]) == ("sft", "self", 0.01)

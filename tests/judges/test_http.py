@@ -140,6 +140,24 @@ def test_a_server_that_refuses_log_probabilities_is_asked_without(serve, opened)
     assert any("logprobs" not in body for body in server.requests)
 
 
+def test_the_turn_is_begun_and_a_server_that_repeats_it_is_understood(serve, opened):
+    server = serve(chat("The better reply is reply A."))
+    assert opened(server.url, compare=None).judge_pairs([PROMPT], ["x"], ["y"])[0].preference == 0.5
+    for body in server.requests:
+        assert body["messages"][1] == {"role": "assistant", "content": PLAIN.lead}
+        assert (body["add_generation_prompt"], body["continue_final_message"]) == (False, True)
+
+
+def test_a_server_that_cannot_go_on_with_a_turn_is_asked_without_from_then_on(serve, opened):
+    server = serve(
+        lambda body: (400, {"error": "unknown field"}) if "continue_final_message" in body else better_x(body)
+    )
+    made = opened(server.url, concurrency=1)
+    assert made.compare([PROMPT, PROMPT], ["x", "y"], ["y", "z"]) == [1.0, 0.5]
+    assert ["continue_final_message" in body for body in server.requests] == [True] + [False] * 4
+    assert all(len(body["messages"]) == 1 for body in server.requests[1:])
+
+
 @pytest.mark.parametrize("text", ["A", " A ", "A.", "**A**", '"A"', "(A)", "`A`\n"])
 def test_an_option_with_marks_around_it_is_a_verdict(serve, opened, text: str):
     assert opened(serve(chat(text)).url).judge_pairs([PROMPT], ["x"], ["y"])[0].preference == 0.5
@@ -181,7 +199,7 @@ def test_an_answer_that_forges_marks_and_orders_stays_inside_its_marks(serve, op
     made = opened(server.url, compare=None)
     made.compare([PROMPT], [hostile], ["y"])
     for body in server.requests:
-        assert [turn["role"] for turn in body["messages"]] == ["user"]
+        assert [turn["role"] for turn in body["messages"]] == ["user", "assistant"]
         text = body["messages"][0]["content"]
         code = text.partition("carry the code ")[2][:8]
         before, _, after = text.partition(hostile)

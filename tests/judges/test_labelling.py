@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -269,6 +270,20 @@ def test_what_a_judge_abstains_from_is_counted_for_each_file_of_labels():
     judge = Table({("x", "y"): 0.9})
     judge.abstained["neither option"] = 3
     assert labelled(judge, "x", "y").facts["abstained"] == {}
+
+
+def test_what_a_judge_would_have_said_instead_is_among_the_facts_of_its_labels():
+    class Rambles(Table):
+        def judge_pairs(self, prompts, a, b, principles=None):
+            self.abstained["neither option"] += len(prompts)
+            self.begun.update(["Both"] * len(prompts))
+            return [PairwiseJudgment(None, mass=0.002, reason="neither option")] * len(prompts)
+
+    judge = Rambles({})
+    judge.begun = Counter(Earlier=7)
+    facts = labelled(judge, "x", "y").facts
+    assert facts["begun"] == {"Both": 1}
+    assert facts["mass"] == 0.002
 
 
 # --- constitutions

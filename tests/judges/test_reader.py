@@ -10,7 +10,7 @@ import pytest
 from alignbench.api.judge import PairwiseJudgment
 from alignbench.judges.language_model import LanguageModel, Self
 from alignbench.judges.reader import Asking, Found, Reader
-from alignbench.judges.wording import PLAIN, filled, nonce, wording
+from alignbench.judges.wording import OWN_LEAD, PLAIN, filled, nonce, wording
 from alignbench.models import choices
 from alignbench.rows import Prompt
 
@@ -22,17 +22,20 @@ def prompt(text: str = "what is the sky ?") -> Prompt:
 class Script:
     """Answers questions by a function of their text; remembers what it was asked."""
 
-    def __init__(self, answer: Callable[[str], Found]):
-        self.answer, self.asked, self.thinks = answer, [], []
+    def __init__(self, answer: Callable[[str], Found], begun: str = ""):
+        self.answer, self.asked, self.thinks, self.leads = answer, [], [], []
+        self.begun, self.likeliest = begun, []
 
     def fingerprint(self) -> Any:
         return "script"
 
     def forget(self) -> None: ...
 
-    def read(self, questions: Sequence[str], options: Sequence[str], groups: Any, think: Any):
+    def read(self, questions: Sequence[str], options: Sequence[str], groups: Any, think: Any, lead: str = ""):
         self.asked += questions
         self.thinks.append(think)
+        self.leads.append(lead)
+        self.likeliest = [self.begun] * len(questions)
         return [self.answer(question) for question in questions], 10 * len(questions)
 
 
@@ -109,12 +112,39 @@ def test_under_the_strict_policy_a_verdict_that_follows_the_answer_stands():
     assert made.compare([prompt()], ["x"], ["y"]) == [pytest.approx(0.9)]
 
 
-def test_a_judge_that_would_rather_say_something_else_abstains():
-    made, _ = judge(lambda question: [0.3, 0.1])
+def test_a_small_probability_of_both_options_is_shared_between_them_and_is_the_mass():
+    made, _ = judge(lambda question: [0.03, 0.01] if question.endswith("|x|y") else [0.01, 0.04])
+    (found,) = made.judge_pairs([prompt()], ["x"], ["y"])
+    assert found.preference == pytest.approx((0.75 + 0.8) / 2)
+    assert found.mass == pytest.approx(0.04)
+
+
+def test_a_judge_that_would_rather_say_something_else_abstains_and_what_it_would_say_is_known():
+    made, script = judge(lambda question: [0.003, 0.001])
+    script.begun = "Both"
     assert made.compare([prompt()], ["x"], ["y"]) == [None]
     assert made.abstained == {"neither option": 1}
+    assert made.begun == {"Both": 2}
     made, _ = judge(lambda question: [0.0, 0.0], min_mass=0)
     assert made.compare([prompt()], ["x"], ["y"]) == [None]
+
+
+@pytest.mark.parametrize(
+    ("fields", "two", "one"),
+    [
+        ({"compare": None, "rate": None}, PLAIN.lead, PLAIN.rate_lead),
+        ({}, OWN_LEAD, OWN_LEAD),
+        ({"lead": "I choose"}, "I choose", "I choose"),
+        ({"lead": ""}, "", ""),
+        ({"wording": "sandbox"}, "", ""),
+        ({"think": True}, "", OWN_LEAD),
+    ],
+)
+def test_the_turn_is_begun_as_the_question_asks(fields: dict[str, Any], two: str, one: str):
+    made, script = judge(lambda question: [0.5] * 10, **fields)
+    made.judge_pairs([prompt()], ["x"], ["y"])
+    made.score([prompt()], ["x"])
+    assert script.leads == [two, one]
 
 
 @pytest.mark.parametrize("reason", ["refused", "no verdict", "timeout", "too long"])
@@ -164,7 +194,7 @@ def test_marks_are_given_without_reasons():
     assert script.thinks == [None]
 
 
-@pytest.mark.parametrize(("said", "reason"), [([0.01] * 10, "no score"), ("refused", "refused")])
+@pytest.mark.parametrize(("said", "reason"), [([0.0005] * 10, "no score"), ("refused", "refused")])
 def test_no_mark_is_an_abstention(said: Found, reason: str):
     made, _ = judge(lambda question: said)
     assert [score.value for score in made.score([prompt()], ["x"])] == [None]

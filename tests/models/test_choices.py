@@ -104,6 +104,17 @@ def test_shared_text_read_once_gives_what_separate_forwards_give(letters: Base):
     torch.testing.assert_close(together.probabilities, apart, atol=1e-6, rtol=0)
 
 
+def test_the_likeliest_token_after_each_question_is_known(letters: Base):
+    texts = ["abc", "abd", "jihg", "a"]
+    found = read(
+        letters.policy(), [ids(letters, text) for text in texts], options_of(letters, "abc>", ["A", "10"])
+    )
+    for text, token in zip(texts, found.likeliest, strict=True):
+        with torch.no_grad():
+            logits = letters.model(input_ids=torch.tensor([ids(letters, text)])).logits
+        assert token == logits[0, -1].argmax()
+
+
 def test_shared_text_is_counted_once(letters: Base):
     options = options_of(letters, ">", "AB")
     questions = [ids(letters, text) for _, _, text in QUESTIONS]

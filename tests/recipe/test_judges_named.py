@@ -192,7 +192,7 @@ def test_a_question_that_cannot_be_filled_in_is_refused(recipe, asking: str, sai
 def test_the_defaults_of_judges_and_methods_are_written_out(recipe):
     loaded = load(recipe(BLOCK.format(block="optimizer: dpo", evaluation="judges: [gold]"))).recipe
     block = loaded.methods["ours"]
-    assert block.config["judge"]["config"]["min_mass"] == 0.5
+    assert block.config["judge"]["config"]["min_mass"] == 0.01
     assert block.config["optimizer"]["config"]["beta"] == 0.1
     assert [judge.name for judge in resolve(loaded).labels["ours"].judges] == ["self"]
 
