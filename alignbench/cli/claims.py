@@ -100,7 +100,7 @@ def claims(
         if not quick:
             register(registry, runs)
         one = wanted[0]
-        typer.echo(f"{one.folder}: for {', '.join(one.claims)}")
+        typer.echo(f"{one.folder}: {len(one.missing)} cells to run, for {', '.join(one.claims)}")
         try:
             one.prepare()
             with watching() as watch:

@@ -7,7 +7,7 @@ Draws results for every part of recipes/claims/registry.yaml, with the standard 
 a claim share half of their seeds' variance, as labels with a common start do. Each scene says which truth the parts
 have; "false share" is the expected share of false verdicts among all verdicts, which the procedure promises to keep
 below its error. "one part" is a registry of a single part, where nothing is corrected. Writes claims.json beside this
-file. About three minutes on one core.
+file. About two minutes on one core.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ PROMPTS = 100
 ASKED = 400
 SHARED = 0.5
 """Share of the seeds' variance that the parts of a claim have in common."""
-RUNS = 300
+RUNS = 60
 
 Table = NDArray[np.float64]
 Truth = Callable[[int, Part], float]
@@ -153,7 +153,7 @@ def main() -> None:
         "error": registry.procedure.error,
         "scenes": {name: scene(registry, truth, RUNS) for name, truth in SCENES.items()},
         "one part": {
-            name: scene(registry, SCENES[name], 20 * RUNS, single=True)
+            name: scene(registry, SCENES[name], 30 * RUNS, single=True)
             for name in ("no effect anywhere", "every effect is d", "every effect is 0.03")
         },
     }

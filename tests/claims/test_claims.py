@@ -449,3 +449,14 @@ def test_evidence_of_a_run_that_is_not_there_says_so():
         evidence(part(metric="perplexity"), {"": Run(run(0.1))}).missing
         == "there is no such number in this run"
     )
+
+
+def test_simulated_false_verdicts_of_the_whole_procedure_stay_below_its_error():
+    registry = load(CLAIMS)
+    proof = json.loads(
+        (CLAIMS.parents[1] / "benchmarks" / "proofs" / "claims.json").read_text(encoding="utf-8")
+    )
+    assert proof["error"] == registry.procedure.error
+    assert proof["parts"] == sum(len(one.parts) for one in registry.askable.values())
+    scenes = {**proof["scenes"], **{f"one part: {name}": one for name, one in proof["one part"].items()}}
+    assert {name: one["false share"] for name, one in scenes.items() if one["false share"] > 0.05} == {}
