@@ -33,7 +33,7 @@ claims:
     says: Sixteen rows change the length of an answer.
     source: nobody
     recipe: small.yaml
-    parts: [{says: longer, metric: length, a: sft, b: base, sign: "+", d: 0.001}]
+    parts: [{says: longer, metric: length.tokens, a: sft, b: base, sign: "+", d: 0.001}]
 """
 
 
