@@ -257,7 +257,7 @@ class Server:
     ) -> dict[str, Any]:
         body = {"model": self.config.model, "messages": turns, "temperature": 0, "max_tokens": most}
         if lead:
-            # As vLLM, SGLang and llama.cpp know it; a server that does not is asked again, as it was before.
+            # As vLLM and SGLang know it; a server that does not is asked again, as it was before.
             begun = [*turns, {"role": "assistant", "content": lead}]
             goes_on = {"add_generation_prompt": False, "continue_final_message": True}
             wanted = {"logprobs": True, "top_logprobs": 20} if soft else {}
