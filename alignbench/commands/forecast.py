@@ -98,7 +98,8 @@ def calibrate(
         small = [_run(loaded, Path(place) / str(size), size, tuple(only), watch) for size in SIZES]
     recipe = loaded.recipe
     planned = dict.fromkeys(cell.label for cell in cells(resolve(recipe), only))
-    labels = {label: _label(recipe, label, small, rows) for label in planned}
+    budgets = {label: one.budget for label, one in resolve(recipe).labels.items()}
+    labels = {label: _label(recipe, label, budgets, small, rows) for label in planned}
     prompts = recipe.evaluation.prompts
     evaluate = _line([(run.prompts, run.clock.spent(layout.EVALUATION)) for run in small], prompts)
     models = [run.found.model for run in small if run.found is not None]
@@ -166,11 +167,15 @@ def _run(
 
 
 def shrunk(recipe: Recipe, size: int) -> Recipe:
-    """Return the recipe for about `size` batches of rows at its first seed."""
+    """Return the recipe for about `size` batches of rows at its first seed.
+
+    Each label has what the whole recipe leaves it, made smaller: of a budget for the whole chain, its own part.
+    """
+    own = resolve(recipe).labels
     batch, longest = recipe.training.batch, recipe.data.max_length
 
-    def less(budget: Budget | None) -> Budget | None:
-        if budget is None or budget.epochs is not None:
+    def less(budget: Budget) -> Budget:
+        if budget.epochs is not None:
             return budget
         bounds = {
             "steps": size,
@@ -188,13 +193,12 @@ def shrunk(recipe: Recipe, size: int) -> Recipe:
     prompts = min(evaluation.prompts, size * PROMPTS)
     tuning = max(2, round(evaluation.tuning_prompts * prompts / evaluation.prompts))
     methods = {
-        label: block.model_copy(update={"budget": less(block.budget), "seeds": None, "sweep": {}})
+        label: block.model_copy(update={"budget": less(own[label].budget), "seeds": None, "sweep": {}})
         for label, block in recipe.methods.items()
     }
     return recipe.model_copy(
         update={
             "data": data.model_copy(update={"limit": limit, "allowed_drop": 1.0}),
-            "budget": less(recipe.budget),
             "methods": methods,
             "evaluation": evaluation.model_copy(update={"prompts": prompts, "tuning_prompts": tuning}),
             "seeds": recipe.seeds[:1],
@@ -233,9 +237,10 @@ def _kept(out: Path) -> int:
     return int(record["splits"]["train"]["kept"])
 
 
-def _label(recipe: Recipe, label: str, small: list[_Small], rows: int) -> Estimate:
-    block = recipe.methods.get(label)
-    budget = recipe.budget if block is None or block.budget is None else block.budget
+def _label(
+    recipe: Recipe, label: str, budgets: Mapping[str, Budget], small: list[_Small], rows: int
+) -> Estimate:
+    budget = budgets.get(label, recipe.budget)
     times, tokens, memory, answers, why = [], [], 0.0, [], ""
     for run in small:
         cell = next((one for one in run.found.cells if one.label == label), None) if run.found else None
@@ -243,7 +248,7 @@ def _label(recipe: Recipe, label: str, small: list[_Small], rows: int) -> Estima
             why = why or (cell.reason or cell.status if cell is not None else run.fault or "it did not run")
             continue
         mine = run.recipe.methods.get(label)
-        amount = _amount(run.recipe.budget if mine is None or mine.budget is None else mine.budget, run.rows)
+        amount = _amount(run.recipe.budget if mine is None else mine.budget or run.recipe.budget, run.rows)
         name = layout.cell_name(label, cell.seed)
         answered = run.clock.answers(name)
         times.append((amount, run.clock.spent(name) - answered))

@@ -19,6 +19,7 @@ from alignbench.commands.forecast import Clock, _line, shrunk, side_by_side
 from alignbench.engine.executor import Progress
 from alignbench.engine.plan import Cell
 from alignbench.errors import RecipeError
+from alignbench.recipe.resolve import resolve
 from alignbench.recipe.schema import Recipe
 from alignbench.worker.cell_state import steps_expected
 from alignbench.worker.messages import Event, Finished
@@ -119,7 +120,7 @@ RECIPE = {
     "model": {"id": "sandbox"},
     "data": {"train": "sandbox", "limit": 1000},
     "training": {"batch": 8},
-    "methods": {"rpo": {"method": "rpo", "start": "base", "budget": {"steps": 500}}},
+    "methods": {"rpo": {"method": "orpo", "start": "base", "budget": {"steps": 500}}},
     "seeds": [4, 5],
 }
 
@@ -133,6 +134,24 @@ def test_a_small_run_shrinks_rows_budget_prompts_and_seeds_and_nothing_else() ->
     assert small.evaluation.prompts == 2 * forecast.PROMPTS
     assert small.seeds == [4]
     assert (small.model, small.training, small.budget) == (whole.model, whole.training, whole.budget)
+
+
+@pytest.mark.parametrize("unit", ["steps", "rows", "tokens"])
+def test_a_small_run_of_a_budget_for_the_chain_leaves_every_label_its_part(unit: str) -> None:
+    methods = {
+        "sft": {"start": "base", "budget": {unit: 80_000}},
+        "dpo": {"start": "sft"},
+        "orpo": {"start": "base"},
+    }
+    budget = {unit: 200_000, "scope": "chain"}
+    whole = Recipe.model_validate({**RECIPE, "methods": methods, "budget": budget})
+    own = {label: one.budget for label, one in resolve(whole).labels.items()}
+    assert getattr(own["dpo"], unit) == 120_000
+    for size in (2, 6):
+        small = resolve(shrunk(whole, size)).labels
+        assert {getattr(one.budget, unit) for one in small.values()} == {
+            {"steps": size, "rows": 8 * size, "tokens": 8 * size * whole.data.max_length // 4}[unit]
+        }
 
 
 def test_two_points_give_what_grows_and_what_does_not() -> None:
