@@ -141,6 +141,14 @@ def test_the_base_as_a_judge_favours_the_first_answer_and_the_longer_one(judgmen
     assert sum(chosen) / len(chosen) > sum(better) / len(better) + 0.05
 
 
+def test_the_base_gives_nearly_all_probability_to_the_two_options():
+    """So that a judge's `min_mass` leaves out nothing here, whatever it is."""
+    measure = pytest.importorskip("alignbench.sandbox.measure")
+    model, tokenizer = measure.load(sandbox.MODEL, nf4=False)
+    asked = [item["messages"] for item in sandbox.judging("pair", 100, seed=1)]
+    assert measure.option_probabilities(model, tokenizer, asked, list(w.LETTERS)).sum(-1).min() > 0.99
+
+
 def test_greedy_decoding_of_the_base_is_a_middling_policy():
     measure = pytest.importorskip("alignbench.sandbox.measure")
     model, tokenizer = measure.load(sandbox.MODEL, nf4=False)

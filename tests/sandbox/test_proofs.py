@@ -76,4 +76,14 @@ def test_every_method_was_tuned_with_as_many_trials_and_the_quickstart_has_what_
     for method, label in found["chosen"].items():
         trials = found["trials"][method]
         assert label == max(trials, key=lambda one: max(trials[one]["gold"].values()))
-        assert shipped[method].config == trials[label]["config"], method
+        assert settings(shipped[method].config) == settings(trials[label]["config"]), method
+
+
+def settings(config: dict) -> dict:
+    """A method's fields without those of its judge that decide nothing here: see
+    `test_model.py::test_the_base_gives_nearly_all_probability_to_the_two_options`."""
+    judge = config.get("judge")
+    if not isinstance(judge, dict):
+        return config
+    kept = {name: value for name, value in judge["config"].items() if name not in ("min_mass", "lead")}
+    return {**config, "judge": {**judge, "config": kept}}
