@@ -123,6 +123,28 @@ def test_a_plugin_uses_only_what_is_public_and_no_other_plugin() -> None:
     assert found == []
 
 
+def test_no_class_overrides_a_private_method_of_a_library() -> None:
+    """A library may rename what it keeps to itself, and its own method would then run without a word."""
+    from transformers import PreTrainedModel, Trainer
+    from trl import GRPOTrainer
+
+    theirs = {
+        name
+        for kind in (Trainer, GRPOTrainer, PreTrainedModel)
+        for name in dir(kind)
+        if name.startswith("_") and not name.startswith("__")
+    }
+    found = [
+        f"{where(file, method.lineno)}: {kind.name}.{method.name}"
+        for file in (*CORE, *PLUGINS)
+        for kind in ast.walk(tree(file))
+        if isinstance(kind, ast.ClassDef) and not {"", "TrainerCallback"} >= set(map(ast.unparse, kind.bases))
+        for method in kind.body
+        if isinstance(method, ast.FunctionDef) and method.name in theirs
+    ]
+    assert found == []
+
+
 OURS_TO_HAND_OUT = {"base", "critic", "decoding", "judge", "policy", "reference", "reward", "run", "start"}
 """What the core hands a plugin: its type is public, and so is every attribute that a plugin reads."""
 

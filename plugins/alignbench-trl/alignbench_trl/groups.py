@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from datasets import Dataset
-from torch.utils.data import Sampler
+from torch.utils.data import DataLoader, Sampler
 
 from alignbench import Policy, Prompt, Run
 from alignbench.rewards import reward
@@ -36,9 +36,18 @@ def train_groups(run: Run, config: Any, trainer: str) -> Policy:
         class InOrder(kind):
             """The trainer, which reads its prompts in the order of all methods."""
 
-            def _get_train_sampler(self, dataset: Any = None) -> Sampler[int]:
-                size = self.args.generation_batch_size // config.answers
-                return _Groups(self.train_dataset, size, config.answers, self.args.steps_per_generation)
+            def get_train_dataloader(self) -> DataLoader[Any]:
+                args = self.args
+                size = args.generation_batch_size // config.answers
+                order = _Groups(self.train_dataset, size, config.answers, args.steps_per_generation)
+                loader = DataLoader(
+                    self.train_dataset,
+                    batch_size=args.generation_batch_size,
+                    sampler=order,
+                    collate_fn=self.data_collator,
+                    drop_last=args.dataloader_drop_last,
+                )
+                return self.accelerator.prepare(loader)
 
         return InOrder(
             model=model,
