@@ -217,7 +217,7 @@ class Spends(Twice):
 
     def align(self, run):
         policy = run.adapt()
-        run.start.answer(list(run.rows(Prompt)), Sampling(max_new_tokens=40), 0, samples=12)
+        run.start.answer(list(run.rows(Prompt)), Sampling(max_new_tokens=40), 0, samples=64)
         return policy
 
 

@@ -229,9 +229,9 @@ def test_what_a_judge_was_put_through_is_one_row_and_why_it_may_not_rank_stands_
     record.write(judged, folder)
     shown = section(parsed(write_html(folder).read_text(encoding="utf-8")), "judges")
     rows = [words(row) for row in elements(shown) if row.tag.endswith("}tr")]
-    assert rows[1] == "gold no 0.78 [0.64, 0.87] 0.04 0.12 \N{MINUS SIGN}0.19 n/a 1.00 50"
+    assert rows[1] == "gold no 0.78 [0.64, 0.87] 0.04 0.12 \N{MINUS SIGN}0.19 n/a n/a 1.00 50"
     assert rows[2] == "gold may not rank: an answer that repeats itself wins 12% more often"
-    assert "against people's labels pairs 50 kappa 0.500 alpha 0.500" in words(shown)
+    assert "against people's labels pairs 50 kappa 0.500 Krippendorff's alpha 0.500" in words(shown)
 
 
 def test_a_judge_that_labels_is_shown_with_how_far_it_agrees_with_people(small, tmp_path: Path):
@@ -243,7 +243,7 @@ def test_a_judge_that_labels_is_shown_with_how_far_it_agrees_with_people(small, 
     record.write(results.model_copy(update={"cells": (*results.cells[:-1], *cells)}), folder)
     said = words(section(parsed(write_html(folder).read_text(encoding="utf-8")), "judges"))
     assert f"self of {cells[0].label}, seed {cells[0].seed} on held-out rows compared 900" in said
-    shown = "asked 64 pairs 60 accuracy 0.700 95% interval 0.570 to 0.800 kappa 0.400 first 0.550"
+    shown = "asked 64 pairs 60 accuracy 0.700 95% interval 0.570 to 0.800 kappa 0.400 prefers what comes first 0.550"
     assert f"against people's labels {shown}" in said
 
 
