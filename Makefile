@@ -7,7 +7,7 @@ PINNED  := --constraint constraints.txt
 JOBS    ?= auto
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: quickstart smollm2 test faults examples check docs clean
+.PHONY: quickstart smollm2 test browser faults examples check docs clean
 
 quickstart: $(VENV)/installed           ## compare base, SFT, DPO, ORPO, RLHF, RLAIF and RAIN on the sandbox
 	$(BIN)/alignbench run recipes/quickstart.yaml
@@ -18,6 +18,9 @@ smollm2: $(VENV)/installed-smollm2       ## the same on a real chat model and re
 
 test: $(VENV)/installed-test            ## run the whole test suite
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile
+
+browser: $(VENV)/installed-browser      ## run the tests in Chromium, which must be there; axe-core too, if AXE names its file
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/browser
 
 faults: $(VENV)/installed-test          ## kill cells at every file mutation; takes up to an hour
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 TESTS=long $(BIN)/python -m pytest -q -s tests/faults
@@ -56,6 +59,10 @@ $(VENV)/installed-smollm2: $(VENV)/installed
 
 $(VENV)/installed-test: $(VENV)/installed
 	$(BIN)/pip install --quiet $(PINNED) --editable '.[test]'
+	touch $@
+
+$(VENV)/installed-browser: $(VENV)/installed-test
+	$(BIN)/pip install --quiet $(PINNED) --editable '.[browser]'
 	touch $@
 
 $(VENV)/installed-check: $(VENV)/installed-test

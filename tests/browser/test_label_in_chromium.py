@@ -19,6 +19,7 @@ from alignbench.judges import people
 from alignbench.label import design, journal
 from alignbench.label.design import Design
 from alignbench.rows import Prompt
+from alignbench.worker import samples
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 pytest.importorskip("uvicorn", reason="uvicorn is not installed")
@@ -167,6 +168,89 @@ def test_two_raters_rank_twenty_prompts_of_five_labels_by_keyboard_and_a_killed_
     assert wins("rain", "dpo") == 0.75  # anna says so, ben ties them
     assert wins("sft", "base") == 0.5  # one each
     assert wins("orpo", "rain") == 0
+
+
+RECIPE = """
+model: {id: sandbox}
+data: {train: sandbox, limit: 96, max_length: 128}
+training: {threads: 1, batch: 8}
+evaluation: {prompts: 20, sampling: {max_new_tokens: 24}, judges: [gold], metrics: [reward]}
+methods:
+  sft: {start: base, learning_rate: 1.0e-2}
+  hot: {method: sft, start: base, learning_rate: 3.0e-2}
+  dpo: {learning_rate: 1.0e-2}
+  orpo: {start: base, learning_rate: 1.0e-2}
+"""
+PREFERS = {"anna": lambda text: (len(text), text), "ben": lambda text: text}
+"""What each rater sorts answers by: the least is best."""
+
+
+@pytest.mark.slow
+def test_the_report_of_a_run_that_two_people_ranked_shows_what_a_hand_calculation_shows(
+    browser: Any, tmp_path: Path
+):
+    (tmp_path / "recipe.yaml").write_text(RECIPE)
+    env, run = {**os.environ, "ALIGNBENCH_HOME": str(tmp_path / "home")}, tmp_path / "run"
+
+    def command(*arguments: object) -> list[str]:
+        return [sys.executable, "-c", "from alignbench.cli import app; app()", *map(str, arguments)]
+
+    subprocess.run(command("run", "recipe.yaml", "--out", run, "-q"), cwd=tmp_path, env=env, check=True)
+    serving = command(
+        "label", run, "--rater", "anna", "--rater", "ben", "--repeats", 0, "--no-browser", "--json"
+    )
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        serving += ["--port", str(free.getsockname()[1])]
+
+    def start() -> tuple[Any, dict[str, str]]:
+        process = subprocess.Popen(serving, cwd=tmp_path, env=env, stdout=subprocess.PIPE, text=True)
+        assert process.stdout is not None
+        return process, json.loads(process.stdout.readline())["links"]
+
+    server, links = start()
+    for rater, prefers in PREFERS.items():
+        page = open_page(browser, links[rater])[0]
+        ranked = 0
+        while not page.locator("#rest-text", has_text="All done").is_visible():
+            before = page.locator("#count").inner_text()
+            texts = page.locator(".answer .words").all_inner_texts()
+            for place in sorted(range(len(texts)), key=lambda n: prefers(texts[n]))[:-1]:
+                page.keyboard.press(str(place + 1))
+            if ranked == 5:
+                server.kill()
+                server.wait()
+            page.keyboard.press("Enter")
+            if ranked == 5:
+                page.locator("#problem", has_text="Not saved yet").wait_for()
+                server, _ = start()
+            page.wait_for_function(
+                "before => document.getElementById('count').innerText !== before", arg=before
+            )
+            ranked += 1
+        page.context.close()
+    server.kill()
+    server.wait()
+    subprocess.run(command("evaluate", run, "-q"), cwd=tmp_path, env=env, check=True)
+    record = json.loads((run / "results.json").read_text())
+    chosen = {one["label"]: one["sampling"]["temperature"] for one in record["labels"]}
+    texts = {
+        label: {one.prompt_id: one.text for one in samples.read(run / f"cells/{label}/seed-0")[temperature]}
+        for label, temperature in chosen.items()
+    }
+    page = (run / "report.html").read_text(encoding="utf-8")
+    for one in record["labels"]:
+        if one["label"] == "base":
+            continue
+        shares = [
+            0.5 if own == base else float(prefers(own) < prefers(base))
+            for id, own in texts[one["label"]].items()
+            for base in [texts["base"][id]]
+            for prefers in PREFERS.values()
+        ]
+        by_hand = sum(shares) / len(shares)
+        assert one["metrics"]["win_rate@people"]["value"] == pytest.approx(by_hand), one["label"]
+        assert f"{by_hand:.3f}" in page
 
 
 def test_undo_previous_all_equal_and_the_mouse_do_what_they_say(browser: Any, serve: Any):
