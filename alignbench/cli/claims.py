@@ -21,9 +21,13 @@ def claims(
         Path, typer.Argument(metavar="FOLDER", help="The folder with registry.yaml and its recipes.")
     ] = Path("recipes/claims"),
     out: Annotated[Path, typer.Option(help="The folder for the runs.")] = Path("runs/claims"),
-    page: Annotated[Path, typer.Option(help="The page to write; its figure is written next to it.")] = Path(
-        "docs/claims.md"
-    ),
+    page: Annotated[
+        Path | None,
+        typer.Option(
+            help="The page to write; its figure is written next to it. Default: docs/claims.md; with --quick, "
+            "quick.md in the folder of the runs."
+        ),
+    ] = None,
     only: Annotated[
         list[str], typer.Option(metavar="CLAIM", help="Run only what this claim needs; may be repeated.")
     ] = [],  # noqa: B006  (typer reads it, nobody changes it)
@@ -57,6 +61,7 @@ def claims(
         )
     # Runs of a changed sandbox get a new folder next to the old one.
     runs = out / f"{sandbox.FINGERPRINT[:12]}{'-quick' if quick else ''}"
+    page = page or (out / "quick.md" if quick else Path("docs/claims.md"))
     looks = Looks(registry, runs, QUICK if quick else ())
     if runs.exists() and not quick:
         register(registry, runs)

@@ -300,6 +300,37 @@ def test_a_registry_that_is_wrong_is_named_with_its_line(folder):
     assert "registry.yaml:" in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "problem"),
+    [
+        (
+            "a: long, b: middle, sign",
+            "a: lang, b: middle, sign",
+            "there is no label 'lang' in epochs.yaml",
+        ),
+        (
+            "metric: preference.chosen",
+            "metric: preferences.chosen",
+            "nothing measures 'preferences' in epochs.yaml",
+        ),
+        (
+            "temperature: 0.7, a: long",
+            "temperature: 0.9, a: long",
+            "nothing is sampled at 0.9 in epochs.yaml",
+        ),
+    ],
+)
+def test_a_part_that_its_recipe_does_not_measure_is_refused_with_its_line(folder, old, new, problem):
+    shutil.copy(CLAIMS.parent / "dpo-family.yaml", folder.parent)
+    text = (folder / "registry.yaml").read_text()
+    (folder / "registry.yaml").write_text(text.replace(old, new, 1))
+    with pytest.raises(RecipeError) as error:
+        load(folder)
+    line = text[: text.index(old)].count("\n") + 1
+    assert problem in str(error.value)
+    assert f"registry.yaml:{line}:" in str(error.value)
+
+
 def test_the_shipped_registry_has_23_claims_and_each_recipe_is_good_and_has_their_labels():
     registry = load(CLAIMS)
     assert list(registry.claims) == [f"C{number}" for number in range(1, 24)]

@@ -73,3 +73,13 @@ def test_a_registry_runs_look_by_look_to_its_page_and_is_then_closed(tmp_path: P
     (tmp_path / "registry.yaml").write_text(REGISTRY.replace('"+"', '"-"'))
     with pytest.raises(RecipeError, match="changed after its seeds began: C1"):
         claims(tmp_path, tmp_path / "runs", tmp_path / "page.md", [], **OPTIONS)
+
+
+def test_a_quick_run_writes_a_page_of_its_own(tmp_path: Path, monkeypatch):
+    (tmp_path / "registry.yaml").write_text(REGISTRY)
+    (tmp_path / "small.yaml").write_text(RECIPE)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(typer.Exit):
+        claims(tmp_path, tmp_path / "runs", None, [], **{**OPTIONS, "status": True, "quick": True})
+    assert (tmp_path / "runs" / "quick.md").exists()
+    assert not (tmp_path / "docs").exists(), "the page of the registered seeds stays as it is"

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -14,6 +15,7 @@ from alignbench import store
 from alignbench.api.config import Settings
 from alignbench.errors import Problem, RecipeError
 from alignbench.recipe import yaml
+from alignbench.recipe.schema import Evaluation
 
 REGISTRY = "registry.yaml"
 REGISTERED = "registered.json"
@@ -213,7 +215,35 @@ def load(folder: Path) -> Registry:
         raise RecipeError(problems)
     names = dict.fromkeys(claim.recipe for claim in claims.values() if claim.recipe)
     recipes = {name: yaml.read(folder / name)[1].data for name in names}
+    for name, claim in claims.items():
+        for place, part in enumerate(claim.parts):
+            for field, problem, fix in _unanswerable(part, recipes[claim.recipe]):
+                at = ("claims", name, "parts", place, field)
+                problems.append(
+                    document.place(at).problem(f"{problem} in {claim.recipe}", fix, field=yaml.spell(at))
+                )
+    if problems:
+        raise RecipeError(problems)
     return Registry(folder, file.procedure, claims, {"registry": document.data, "recipes": recipes})
+
+
+def _unanswerable(part: Part, recipe: Any) -> Iterator[tuple[str, str, str]]:
+    """Yield what of a part its recipe does not measure: the part's field, the problem, and how to fix it."""
+    labels = ["base", *recipe["methods"]]
+    for field, label in (("a", part.a), ("b", part.b)):
+        if label and label.rpartition("/")[2] not in labels:
+            yield field, f"there is no label '{label}'", f"choose from {', '.join(labels)}"
+    try:
+        evaluation = Evaluation.model_validate(recipe.get("evaluation", {}))
+    except ValidationError:
+        return  # the recipe's own check names what is wrong with it
+    metrics = [one.name for one in evaluation.metrics]
+    metric = re.split(r"[.@]", part.metric)[0]
+    if metric not in ("judge", *metrics):
+        yield "metric", f"nothing measures '{metric}'", f"choose from {', '.join(metrics)}"
+    if part.temperature is not None and part.temperature not in evaluation.sampling.temperature:
+        grid = ", ".join(f"{one:g}" for one in evaluation.sampling.temperature)
+        yield "temperature", f"nothing is sampled at {part.temperature:g}", f"choose from {grid}"
 
 
 def register(registry: Registry, runs: Path) -> None:

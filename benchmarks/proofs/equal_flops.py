@@ -1,0 +1,54 @@
+"""Each method of equal_flops.yaml against its start, and GRPO, RLOO and online DPO against RLHF, by gold, five seeds.
+
+    alignbench run benchmarks/proofs/equal_flops.yaml --out runs/equal-flops
+    python benchmarks/proofs/equal_flops.py runs/equal-flops
+
+Reads the record of that run and writes equal_flops.json beside this file: reward, FLOPs, the learning rate that the
+trials chose, and the differences of the methods (seeds and prompts are samples). Exits 1 where a method is not above
+its start.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+from quickstart_seeds import tell
+
+from alignbench import results
+
+ABOVE_START = ("dpo", "kto", "rlhf", "grpo", "rloo", "online-dpo")
+AGAINST_RLHF = ("grpo", "rloo", "online-dpo")
+
+
+def main() -> None:
+    record = results.read(Path(sys.argv[1]))
+    found = tell(record)
+    for label in ABOVE_START:
+        cells = record.cells_of(label)
+        found[label]["flops"] = [cell.cost.flops for cell in cells]
+        found[label]["learning_rate"] = cells[0].config["learning_rate"]
+    for label in AGAINST_RLHF:
+        for setting in record.settings:
+            one = next(
+                each
+                for each in setting.comparisons
+                if {each.a, each.b} == {label, "rlhf"}
+                and (each.metric, each.estimand) == ("reward", "method")
+            )
+            sign = 1 if one.a == label else -1
+            found[label][f"minus rlhf, method, T {setting.temperature:g}"] = {
+                "difference": sign * one.difference,
+                "ci95": [sign * end for end in one.ci95][::sign],
+                "p_holm": one.p_holm,
+            }
+    text = json.dumps(found, indent=1)
+    Path(__file__).with_suffix(".json").write_text(text + "\n", encoding="utf-8")
+    print(text)
+    low = [label for label in ABOVE_START if found[label]["minus sft, method"]["ci95"][0] <= 0]
+    sys.exit(f"not above its start: {', '.join(low)}" if low else 0)
+
+
+if __name__ == "__main__":
+    main()
