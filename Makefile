@@ -4,7 +4,8 @@ VENV    := .venv
 BIN     := $(VENV)/bin
 PLUGINS := $(wildcard plugins/alignbench-*)
 PINNED  := --constraint constraints.txt
-JOBS    ?= auto
+# One more than there are cores: tests that stop and kill processes mostly wait.
+JOBS    ?= $(shell $(PYTHON) -c 'import os; print(1 + (os.cpu_count() or 1))')
 export HF_HUB_DISABLE_TELEMETRY := 1
 
 .PHONY: quickstart smollm2 test browser faults examples check docs clean

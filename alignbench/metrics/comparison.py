@@ -252,7 +252,7 @@ def _family(
         yield results.Comparison(
             **common,
             difference=one.value,
-            ci95=one.interval(),
+            ci95=_interval(one),
             t=_student_t(one),
             p_value=p_values[pair],
             p_holm=p_holm[pair],
@@ -351,11 +351,19 @@ def _fields(one: stats.Estimate, n: int, raters: Raters | None) -> dict[str, Any
     widened = with_raters(one, raters)
     return {
         "value": one.value,
-        "ci95": widened.interval(),
+        "ci95": _interval(widened),
         "n": n,
         "raters": _count(raters),
         "t": _student_t(widened),
     }
+
+
+def _interval(one: stats.Estimate) -> results.Interval | None:
+    """The 95% interval; None where all prompts have one value other than zero, which says nothing of its spread.
+
+    Zero on every prompt is what two policies with equal answers have.
+    """
+    return None if one.se == 0 and one.value != 0 else one.interval()
 
 
 def _student_t(one: stats.Estimate) -> results.StudentT | None:

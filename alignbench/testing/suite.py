@@ -35,8 +35,8 @@ from alignbench.worker.session import Session
 
 STEPS, BATCH, ROWS, PROMPTS, SEED = 2, 8, 64, 6, 0
 ROWS_DRAWN = 12
-FLOPS_OF_A_TOKEN = 8e6
-"""FLOPs of a position of the sandbox's model with its gradient."""
+FLOPS_OF_A_TOKEN = 5e6
+"""FLOPs of a position of the sandbox's model: 4e6 without its gradient, 8e6 with it."""
 A_STEP = 0.2
 """Share of that budget that a step costs at most, with the answers, scores and labels it needs."""
 START = 0.02
@@ -257,11 +257,14 @@ class MethodSuite:
         amount = {"tokens": self.tokens, "flops": self.tokens * FLOPS_OF_A_TOKEN}[unit]
         recipe = session.recipe.model_copy(update={"budget": Budget.model_validate({unit: amount})})
         monkeypatch.setattr(session, "plan", resolve(recipe))
-        computed, found = (self._align(session, f"{unit}-{number}")[0] for number in range(2))
+        computed = self._align(session, f"{unit}-computed")[0]
         assert computed.drawn(unit) <= OVER * amount, f"more than its budget: {computed.ledger.cost}"
-        assert computed.drawn(unit) == found.drawn(unit), "what is found in the store is charged in full"
         if computed.ledger.account.steps:
             assert computed.drawn(unit) >= (1 - A_STEP) * amount, "it leaves more than a step's cost"
+        if unit == TOTALS[0]:
+            found = self._align(session, f"{unit}-found")[0]
+            for each in TOTALS[:2]:
+                assert computed.drawn(each) == found.drawn(each), "what the store has is charged in full"
 
     def test_everything_it_computes_is_counted_once(
         self, session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -453,6 +453,18 @@ def test_a_comparison_names_the_seeds_it_rests_on(rng):
     assert policies.seeds == (0, 2)
 
 
+def test_prompts_that_all_have_one_value_give_no_interval(rng):
+    flat = [replace(one, values=dict.fromkeys(one.values, 1.0)) for one in drawn("a", 0.0, rng=rng)]
+    none = [replace(one, label="b", values=dict.fromkeys(one.values, 0.0)) for one in flat]
+    found = by_label([*flat, *none], JUDGES)
+    assert (found["a"]["reward"].value, found["a"]["reward"].ci95) == (1.0, None), (
+        "[1, 1] would claim to be certain"
+    )
+    assert {(one.difference, one.ci95) for one in comparisons(less(flat, none), JUDGES)} == {(1.0, None)}
+    (same, _) = comparisons(less(flat, [replace(one, label="c") for one in flat]), JUDGES)
+    assert (same.difference, same.ci95) == (0.0, (0.0, 0.0)), "equal answers differ by zero"
+
+
 @pytest.mark.parametrize("margin", [0, -0.1])
 def test_a_margin_is_above_zero(margin):
     from pydantic import ValidationError
