@@ -30,7 +30,7 @@ def plan(
 ) -> None:
     """List what will run and what is finished, with departures, and predict time and memory."""
     from alignbench.commands.plan import describe, finished, requested, weights
-    from alignbench.engine import resources
+    from alignbench.engine import environment, resources
     from alignbench.engine.plan import cells
     from alignbench.recipe.load import load
     from alignbench.recipe.resolve import resolve
@@ -55,12 +55,14 @@ def plan(
         _show_power(power)
     found = _forecast(loaded, only) if estimate and left else None
     model = weights(loaded.recipe.model, root) if found is None else found.model
+    compute = environment.compute(folder, loaded.recipe.model, root)
     forecast = None if found is None else _estimate(loaded, left, trials, found)
     if as_json:
         said = {"tuning": tuning, "cells": rows, "requests": asked, "detectable": power}
-        print_json({**said, "model": model.model_dump(mode="json"), "estimate": forecast})
+        print_json({**said, "model": model.model_dump(mode="json"), "compute": compute, "estimate": forecast})
         return
     _show_model(model)
+    typer.echo(f"The base computes in {compute}.")
     if forecast is not None:
         _show_forecast(forecast)
     elif not left:

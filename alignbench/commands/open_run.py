@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from alignbench import layout, store
-from alignbench.engine.environment import origin
+from alignbench.engine.environment import compute, origin
 from alignbench.engine.plan import Cell
 from alignbench.errors import RecipeError
 from alignbench.recipe.resolve import resolve
@@ -49,5 +49,6 @@ def reopen(run: Path, threads: int) -> Session:
     from alignbench.worker.session import Session
 
     torch.set_num_threads(threads)
-    plan = resolve(recipe_of(run)).model_dump_json()
-    return Session(Task("chat", run, origin(run), plan, store.default_root(), run / "chat.log", threads))
+    recipe, root = recipe_of(run), origin(run)
+    plan = resolve(recipe).computing(compute(run, recipe.model, root)).model_dump_json()
+    return Session(Task("chat", run, root, plan, store.default_root(), run / "chat.log", threads))

@@ -12,11 +12,13 @@ from typing import Any
 from pydantic import ValidationError
 
 from alignbench import layout, plugins, store
+from alignbench.engine import resources
 from alignbench.errors import PluginError, Problem, RecipeError
+from alignbench.models.arithmetic import Compute
 from alignbench.recipe.graph import complete
 from alignbench.recipe.plan import Plan
 from alignbench.recipe.resolve import resolve
-from alignbench.recipe.schema import Loaded, Recipe, canonical
+from alignbench.recipe.schema import Loaded, Model, Recipe, canonical
 from alignbench.versions import versions
 
 WHOLE = 64 * 2**20
@@ -25,8 +27,20 @@ WHOLE = 64 * 2**20
 PIECES, PIECE = 64, 2**16
 
 
+def compute(out: Path, model: Model, root: Path) -> Compute:
+    """Return in which precision the run in `out` computes: as it began, on whatever machine it continues."""
+    before = _before(out)
+    return resources.compute(model, root) if before is None else before["compute"]
+
+
 def record(
-    out: Path, loaded: Loaded, plan: Plan, files: Mapping[str, str], *, allow_env_change: bool = False
+    out: Path,
+    loaded: Loaded,
+    plan: Plan,
+    files: Mapping[str, str],
+    *,
+    compute: Compute,
+    allow_env_change: bool = False,
 ) -> tuple[str, ...]:
     """Record what the run in `out` is made of, or compare with the record: return how environments differ.
 
@@ -36,9 +50,7 @@ def record(
     now, before = _now(plan, files), _before(out)
     if before is None:
         store.write_text(out / layout.RECIPE_TEXT, loaded.text)
-        store.write_json(
-            out / layout.ENVIRONMENT, {"files": now["files"], "environments": [now["environment"]]}
-        )
+        _write(out, now["files"], compute, [now["environment"]])
         store.write_text(out / layout.RECIPE, canonical(loaded.recipe) + "\n")
         return ()
     changed = [*_differences(before["recipe"], now["recipe"]), *_differences(before["files"], now["files"])]
@@ -53,9 +65,15 @@ def record(
         raise _refusal(loaded, what, changed, fix)
     if changed:
         environments.append(now["environment"])
-        store.write_json(out / layout.ENVIRONMENT, {"files": now["files"], "environments": environments})
+        _write(out, now["files"], compute, environments)
     first = environments[0]
     return tuple(dict.fromkeys(str(one) for other in environments[1:] for one in _differences(first, other)))
+
+
+def _write(out: Path, files: Any, compute: Compute, environments: list[Any]) -> None:
+    store.write_json(
+        out / layout.ENVIRONMENT, {"files": files, "compute": compute, "environments": environments}
+    )
 
 
 def fork(out: Path, loaded: Loaded, *, any_environment: bool = False) -> Path:
@@ -121,7 +139,8 @@ def _before(out: Path) -> dict[str, Any] | None:
     if not (out / layout.DATA / store.COMMIT).exists() and not (out / layout.CELLS).exists():
         return None
     recipe = _with_defaults((out / layout.RECIPE).read_text(encoding="utf-8"))
-    return {"recipe": recipe, **json.loads((out / layout.ENVIRONMENT).read_text(encoding="utf-8"))}
+    known = json.loads((out / layout.ENVIRONMENT).read_text(encoding="utf-8"))
+    return {"recipe": recipe, "compute": "float32", **known}  # before it was recorded, a CPU had no other
 
 
 def _with_defaults(text: str) -> Any:

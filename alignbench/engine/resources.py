@@ -14,7 +14,10 @@ from typing import Any, Literal
 from alignbench import store
 from alignbench.data import gguf
 from alignbench.engine.plan import Cell
-from alignbench.errors import RecipeError, StorageError
+from alignbench.errors import ModelError, RecipeError, StorageError
+from alignbench.models import arithmetic, child
+from alignbench.models.arithmetic import Compute
+from alignbench.models.files import folder_of
 from alignbench.recipe.schema import BASE, Model, Recipe
 
 LEAST = 32 * 2**20
@@ -71,6 +74,16 @@ def max_workers(recipe: Recipe, asked: int | Literal["auto"] = "auto") -> int:
     return max(1, len(os.sched_getaffinity(0)) // threads(recipe) if asked == "auto" else asked)
 
 
+def compute(model: Model, root: Path) -> Compute:
+    """Return the precision of a model's products: as its recipe says, or the fastest of this machine.
+
+    A machine without a device computes small models in float32: see `alignbench.models.arithmetic`.
+    """
+    if model.compute != "auto":
+        return model.compute
+    return "float32" if not has_cuda() and arithmetic.is_small(_shape(model, root)) else child.compute()
+
+
 def check_disk(recipe: Recipe, cells: Iterable[Cell], out: Path, root: Path, workers: int) -> None:
     """Raise StorageError where the disk of the run, or of the store, is clearly too small for these cells."""
     trained = sum(cell.label != BASE for cell in cells)
@@ -93,17 +106,20 @@ def _widths(model: Model, root: Path) -> int:
         config = _shape(model, root)
         hidden, layers = int(config["hidden_size"]), int(config["num_hidden_layers"])
         inner = int(config.get("intermediate_size", 4 * hidden))
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, ModelError):
         return 0
     return layers * (4 * 2 * hidden + 3 * (hidden + inner))
 
 
 def _shape(model: Model, root: Path) -> Mapping[str, Any]:
-    """The configuration of a local model."""
+    """The configuration of a model; empty where it is not on this machine."""
     if (file := gguf.file_of(model, root, fetch=False)) is not None:
         header = gguf.read_header(file)
         names = {"hidden_size": "embedding_length", "num_hidden_layers": "block_count"}
         names["intermediate_size"] = "feed_forward_length"
         return {name: header.own(own) for name, own in names.items()}
-    config = json.loads((root / model.id / "config.json").read_text(encoding="utf-8"))
+    folder = None if gguf.names(model) else folder_of(model.id, root, model.revision)
+    if folder is None:
+        return {}
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     return config.get("text_config", config)

@@ -80,13 +80,16 @@ def run(
     out.mkdir(parents=True, exist_ok=True)
     with store.alone(out):
         files = environment.files(loaded.recipe, root)
+        compute = environment.compute(out, loaded.recipe.model, root)
         experiment = Experiment(
-            plan=resolved,
+            plan=resolved.computing(compute),
             out=out,
             root=root,
             files=files,
             versions=versions(),
-            mixed=environment.record(out, loaded, resolved, files, allow_env_change=allow_env_change),
+            mixed=environment.record(
+                out, loaded, resolved, files, compute=compute, allow_env_change=allow_env_change
+            ),
             threads=resources.threads(loaded.recipe),
             heartbeat=heartbeat,
             checkpoint_every=checkpoint_every,

@@ -8,9 +8,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from alignbench.api.config import Sampling
 from alignbench.api.judge import Models
+from alignbench.api.policy import Policy
 from alignbench.errors import PluginError
 from alignbench.judges.reader import Ask, Asking, Found, Group, Reader
 from alignbench.rows import Prompt
+
+Compute = Literal["auto", "float32", "bfloat16", "float16"]
 
 if TYPE_CHECKING:
     from alignbench.models import ModelPolicy
@@ -67,6 +70,15 @@ class InProcess:
         return found, tokens + reading.tokens
 
 
+def _precision(policy: Policy) -> Compute:
+    """The precision of the base: the run's own choice, on whatever machine it continues."""
+    from alignbench.models import ModelPolicy
+
+    if not isinstance(policy, ModelPolicy):
+        return "auto"
+    return str(policy.base.dtype).removeprefix("torch.")  # pyright: ignore[reportReturnType]
+
+
 class Self(Reader):
     """The model under test as the judge: the frozen base, or the policy that a method starts from."""
 
@@ -120,5 +132,10 @@ class LanguageModel(Reader):
         from alignbench.recipe import schema
 
         config = self.config
-        wanted = schema.Model(id=config.id, revision=config.revision, quantization=config.quantization)
-        return InProcess(load_base(wanted, root=models.root).policy())
+        wanted = schema.Model(
+            id=config.id,
+            revision=config.revision,
+            quantization=config.quantization,
+            compute=_precision(models.base),
+        )
+        return InProcess(load_base(wanted, root=models.root, cache=models.store).policy())

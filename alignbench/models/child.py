@@ -6,18 +6,20 @@ import json
 import subprocess
 import sys
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from alignbench import store
 from alignbench.errors import ModelError, Problem
+from alignbench.models.arithmetic import Compute
 from alignbench.recipe.schema import Model
 from alignbench.versions import versions
 
 if TYPE_CHECKING:
     from alignbench.store import Store
 
-Question = Literal["targets", "weights", "loaded"]
+Question = Literal["targets", "weights", "loaded", "compute"]
 
 WEIGHTS = "weights.json"
 
@@ -55,6 +57,12 @@ def loaded(model: Model, root: Path) -> dict[str, Any]:
     if not answer:
         raise ModelError(f"{model.id} could not be loaded: the process that tried it ended without a word")
     return answer
+
+
+@cache
+def compute() -> Compute:
+    """Return in which precision this machine computes a large model fastest: see `alignbench.models.arithmetic`."""
+    return _ask("compute", Path(), Model(id="")).get("compute", "float32")
 
 
 def _ask(question: Question, where: Path, model: Model) -> dict[str, Any]:

@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from alignbench.errors import ModelError
-from alignbench.models import skeleton
+from alignbench.models import arithmetic, skeleton
 from alignbench.recipe.schema import Model
 
 
 def answer(question: str, where: Path, model: Model) -> dict[str, Any]:
     """Return the answer to a `Question` about a model; `where` is its folder, and for `loaded` the recipe's."""
+    if question == "compute":
+        return {"compute": arithmetic.fastest()}
     if question == "loaded":
         from alignbench.models.loading import load_base
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import re
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from safetensors import SafetensorError
 
 from alignbench.errors import ModelError
-from alignbench.models import counting
+from alignbench.models import arithmetic, counting
 from alignbench.models.base import Base
 from alignbench.models.files import UNDAMAGED, check_model, refuse_not_finite
 from alignbench.models.hub import first_line, model_folder, obtain
@@ -59,7 +61,7 @@ def load_base(
     place = _device(device)
     if place.type == "cpu":
         keep_freed()
-    dtype = _dtype(model.compute, place)
+    dtype = _dtype(model.compute, place, folder)
     tokenizer = load_tokenizer(model, root)
     files = fingerprint(folder)
     check_model(model.id, folder)
@@ -106,7 +108,7 @@ def load_classifier(
 
     folder = obtain(model_path(schema.Model(id=id), root), revision)
     place = _device(device)
-    dtype = _dtype(compute, place)
+    dtype = _dtype(compute, place, None)
     check_model(id, folder)
     config = bitsandbytes_config(quantization, dtype)
     network = _load("AutoModelForSequenceClassification", id, folder, config, dtype, place)
@@ -154,10 +156,16 @@ def _device(name: str) -> torch.device:
     return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
 
 
-def _dtype(compute: str, device: torch.device) -> torch.dtype:
-    if compute != "auto":
-        return getattr(torch, compute)
-    return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
+def _dtype(compute: str, device: torch.device, folder: Path | None) -> torch.dtype:
+    """The precision of a model; where auto is not decided yet, that of a classifier is float32 on a CPU."""
+    if compute == "auto":
+        large = device.type == "cuda" or (folder is not None and not arithmetic.is_small(_config(folder)))
+        compute = arithmetic.fastest() if large else "float32"
+    return getattr(torch, compute)
+
+
+def _config(folder: Path) -> Mapping[str, Any]:
+    return json.loads((folder / "config.json").read_text(encoding="utf-8"))
 
 
 def _load(

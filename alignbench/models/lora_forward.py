@@ -28,11 +28,17 @@ def install(layer: Any) -> None:
         layer.forward = partial(forward, layer, layer.forward)
 
 
+def mixes(layer: Any) -> bool:
+    """Return whether a LoRA layer computes with activations of another precision than its own weights'."""
+    return "forward" in vars(layer)
+
+
 def forward(layer: Any, fallback: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     """Return [..., out] of [..., in], as `fallback`, peft's own forward, does up to rounding.
 
     The fallback computes what this does not: arguments beside x, merged or several adapters, adapters that are more
-    than LoRA, dropout that is on, and weights of another type than the activations, as under autocast.
+    than LoRA, dropout that is on, and weights of another type than the activations, as under autocast. An adapter's
+    own weights are float32 whatever the activations are, and are rounded to their type for the products.
     """
     names = [name for name in layer.active_adapters if name in layer.lora_A]
     if layer.disable_adapters or len(names) != 1 or args or kwargs or layer.merged:
@@ -45,7 +51,7 @@ def forward(layer: Any, fallback: Any, x: Tensor, *args: Any, **kwargs: Any) -> 
         name in layer.lora_variant
         or (dropped.training and not isinstance(dropped, nn.Identity))
         or up.bias is not None
-        or x.dtype != down.weight.dtype
+        or x.dtype not in (down.weight.dtype, torch.bfloat16, torch.float16)
         or (base.weight.is_floating_point() and x.dtype != base.weight.dtype)
         or torch.is_autocast_enabled(x.device.type)
     ):
@@ -59,10 +65,11 @@ class _Adapted(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, base: Any, down: Tensor, up: Tensor, scaling: float) -> Tensor:
         rows = x.reshape(-1, x.shape[-1])
+        master, down, up = down.dtype, down.to(x.dtype), up.to(x.dtype)
         inner = rows @ down.t()
         out = base(rows).addmm_(inner, up.t(), alpha=scaling)
         ctx.save_for_backward(rows, down, up, inner)
-        ctx.base, ctx.scaling, ctx.shape = base, scaling, x.shape
+        ctx.base, ctx.scaling, ctx.shape, ctx.master = base, scaling, x.shape, master
         return out.view(*x.shape[:-1], -1)
 
     @staticmethod
@@ -76,9 +83,9 @@ class _Adapted(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             of_x = (slopes @ _weight(ctx.base).to(slopes.dtype)).addmm_(of_inner, down).view(ctx.shape)
         if ctx.needs_input_grad[2]:
-            of_down = of_inner.t() @ rows
+            of_down = (of_inner.t() @ rows).to(ctx.master)
         if ctx.needs_input_grad[3]:
-            of_up = (slopes.t() @ inner).mul_(ctx.scaling)
+            of_up = (slopes.t() @ inner).mul_(ctx.scaling).to(ctx.master)
         return of_x, None, of_down, of_up, None
 
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from alignbench import heartbeat
 from alignbench.errors import ModelError
-from alignbench.models import attention, counting, stack, varlen
+from alignbench.models import attention, counting, lora_forward, stack, varlen
 from alignbench.models.paths import Paths
 
 if TYPE_CHECKING:
@@ -103,8 +103,13 @@ class Network:
         return self.model.get_output_embeddings()  # pyright: ignore[reportReturnType]
 
     def arithmetic(self) -> AbstractContextManager:
-        """The precision of a forward: float32 adapters compute in the base's dtype."""
-        if self.dtype == torch.float32:
+        """The precision of a forward: float32 adapters compute in the base's dtype.
+
+        Layers that compute with `lora_forward` see to that themselves; autocast would convert every activation
+        and adapter again, and they would leave the work to peft.
+        """
+        mixes = self.device.type == "cpu" and all(map(lora_forward.mixes, self._layers))
+        if self.dtype == torch.float32 or mixes:
             return nullcontext()
         return torch.autocast(self.device.type, self.dtype)
 

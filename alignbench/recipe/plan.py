@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from alignbench.api.config import Budget, NamedJudge, Settings
 from alignbench.api.method import Departure
@@ -57,6 +57,11 @@ class Plan(Settings):
     """Share of the training rows that judges are trained on, and that no method sees."""
     sources: dict[str, Source]
     """Every installed plugin that the recipe names, by group and name: `judges gold`."""
+
+    def computing(self, compute: Literal["float32", "bfloat16", "float16"]) -> Plan:
+        """Return the same plan for a base that computes in this precision, which is part of every key."""
+        model = self.recipe.model.model_copy(update={"compute": compute})
+        return self.model_copy(update={"recipe": self.recipe.model_copy(update={"model": model})})
 
     def source(self, group: str, name: str) -> Source:
         """Return where a plugin that the recipe names comes from."""

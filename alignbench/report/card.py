@@ -66,8 +66,12 @@ def card(
 
 
 def _loading(results: Results, base: str, folder: str) -> str:
-    kind = results.recipe.get("model", {}).get("quantization")
-    plain = PEFT.format(base=base, how="", folder=folder)
+    model = results.recipe.get("model", {})
+    kind, file = model.get("quantization"), model.get("gguf")
+    if base.endswith(".gguf"):  # a file of this machine
+        where, _, file = base.rpartition("/")
+        base = where or "."
+    plain = PEFT.format(base=base, how=f", gguf_file={file!r}" if file else "", folder=folder)
     if kind not in QUANTISED:
         return plain
     how = f"# The numbers below were measured on the base in {kind}: give from_pretrained\n"

@@ -50,7 +50,7 @@ class Session:
     def _base(self) -> Base:
         from alignbench.models import load_base
 
-        self.emit(Event("loading the base"))
+        self.emit(Event(f"loading the base, {self.recipe.model.compute}"))
         return load_base(self.recipe.model, root=self.root, cache=self.store)
 
     def training_rows(self, view: type[Row]) -> Many[Row]:

@@ -186,7 +186,9 @@ def test_plan_for_a_person_fits_the_same_into_a_table(alignbench, recipe: Path) 
 def test_plan_says_what_difference_the_seeds_and_prompts_can_find(alignbench, recipe: Path) -> None:
     from alignbench import stats
 
-    said = json.loads(alignbench("plan", recipe, "--json").stdout)["detectable"]
+    planned = json.loads(alignbench("plan", recipe, "--json").stdout)
+    said = planned["detectable"]
+    assert planned["compute"] == "float32"
     assert (said["seeds"], said["estimand"]) == (2, "policies")
     more = json.loads(alignbench("plan", recipe, "--json", "--set", "seeds=[0, 1, 2]").stdout)["detectable"]
     sizes = {name: more[name] for name in ("seeds", "prompts", "labels")}

@@ -11,6 +11,7 @@ import pytest
 from alignbench import plugins
 from alignbench.engine import environment, keys, plan
 from alignbench.errors import RecipeError
+from alignbench.models import arithmetic, child
 from alignbench.recipe.load import load
 from alignbench.recipe.resolve import resolve
 from alignbench.recipe.schema import Loaded, Recipe, canonical
@@ -23,12 +24,15 @@ methods:
   dpo: {beta: 0.2, start: base}
 evaluation: {prompts: 4, judges: [gold], metrics: [reward]}
 """
+COMPUTES = ("float32", "bfloat16")
 ROW = {"prompt": "a question", "chosen": "yes", "rejected": "no"}
 
 
 def record(out: Path, loaded: Loaded, **how: bool) -> tuple[str, ...]:
-    files = environment.files(loaded.recipe, loaded.path.parent)
-    return environment.record(out, loaded, resolve(loaded.recipe), files, **how)
+    root = loaded.path.parent
+    files = environment.files(loaded.recipe, root)
+    compute = environment.compute(out, loaded.recipe.model, root)
+    return environment.record(out, loaded, resolve(loaded.recipe), files, compute=compute, **how)
 
 
 @pytest.fixture
@@ -55,6 +59,17 @@ def out(tmp_path: Path, loaded) -> Path:
 
 def test_the_same_recipe_goes_on(out: Path, loaded):
     assert record(out, loaded("   # enough", "")) == ()
+
+
+def test_a_run_goes_on_in_the_precision_in_which_it_began(out: Path, loaded, tmp_path: Path, monkeypatch):
+    given = loaded()
+    monkeypatch.setattr(arithmetic, "SMALL", 0)
+    monkeypatch.setattr(child, "compute", lambda: "bfloat16")  # another machine
+    assert environment.compute(tmp_path / "fresh", given.recipe.model, tmp_path) == "bfloat16"
+    assert environment.compute(out, given.recipe.model, tmp_path) == "float32"
+    one = plan.cells(resolve(given.recipe))[-1]
+    how = {"versions": {}, "data": "", "parents": {}, "files": {}}
+    assert len({keys.cell_key(resolve(given.recipe).computing(c), one, **how) for c in COMPUTES}) == 2
 
 
 def test_a_run_written_down_before_a_field_came_into_being_is_the_same_run(out: Path, loaded):

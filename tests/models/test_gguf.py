@@ -8,6 +8,7 @@ import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -345,6 +346,13 @@ def test_a_run_on_it_is_exported_as_safetensors(folder):
     plain = load_file(model_folder(schema.Model(id=str(folder / "model.gguf")), Path()) / "model.safetensors")
     name = "model.layers.0.mlp.up_proj.weight"
     assert not torch.equal(merged.state_dict()[name].float(), plain[name].float())
+    ran = alignbench("export", folder / "run", "sft", "--out", folder / "adapter")
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    lines = (folder / "adapter" / "README.md").read_text().split("```python\n")[1].split("```")[0]
+    assert "gguf_file='model.gguf'" in lines
+    config, loaded = folder / "adapter" / "adapter_config.json", dict[str, Any]()
+    exec(lines, loaded)
+    assert loaded["policy"].peft_config["default"].r == json.loads(config.read_text())["r"]
 
 
 @pytest.fixture(scope="module")
