@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import time
+from collections.abc import Iterator
 from collections.abc import Sequence as Many
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -151,24 +153,40 @@ def _decode(base: Network, rows: list[_Row], sampling: Sampling) -> None:
     base.answered(sum(not row.ended for row in rows))
 
 
-def uncached(policy: Adapted, prompts: Many[Prompt], answers: Many[Answer]) -> tuple[float, float]:
+def uncached(
+    policy: Adapted, prompts: Many[Prompt], answers: Many[Answer], at_most: float = math.inf
+) -> tuple[float, float]:
     """Return the positions and the wall time of one answer without a cache, all computed again for every token.
 
     Both are means over `answers`, one for each tokenised prompt or more. Positions are counted of all of
-    them; the time of a token is measured on the first `TIMED`, side by side.
+    them. The time of a position is measured on tokens spread over the first `TIMED` answers, side by side,
+    until `at_most` seconds are spent.
     """
     base, ids_of = policy.base, {prompt.id: prompt.prompt_ids for prompt in prompts}
     rows = [(ids_of[answer.prompt_id], answer.ids) for answer in answers]
     positions = sum(len(begun) * len(ids) + len(ids) * (len(ids) - 1) // 2 for begun, ids in rows)
     timed = rows[:TIMED]
+    read, seconds = 0, 0.0
     base.model.eval()
-    started = time.perf_counter()
     with torch.no_grad(), base.using(policy), base.arithmetic():
-        for at in range(max(len(ids) for _, ids in timed)):
+        for at in _spread(max(len(ids) for _, ids in timed)):
             whole = [(*begun, *ids[:at]) for begun, ids in timed if len(ids) > at]
+            started = time.perf_counter()
             base.logits(base.hidden(*base.pad(whole, "left"))[:, -1]).argmax(-1).tolist()
-    seconds = (time.perf_counter() - started) / max(1, sum(len(ids) for _, ids in timed))
-    return positions / len(rows), seconds * sum(len(ids) for _, ids in rows) / len(rows)
+            took = time.perf_counter() - started
+            read, seconds = read + sum(map(len, whole)), seconds + took
+            if seconds + took > at_most:
+                break
+    return positions / len(rows), seconds / max(1, read) * positions / len(rows)
+
+
+def _spread(count: int) -> Iterator[int]:
+    """Yield the numbers below `count`, each time from the middle of what lies between: any beginning is spread."""
+    step = 1 << max(0, count - 1).bit_length()
+    yield from range(0, count, step)
+    while step > 1:
+        yield from range(step // 2, count, step)
+        step //= 2
 
 
 def stop_ids(base: Network) -> frozenset[int]:

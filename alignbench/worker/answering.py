@@ -22,6 +22,9 @@ from alignbench.worker.session import Session
 TUNING = "validation"
 """The split whose prompts choose a temperature."""
 
+SHARE = 0.1
+"""Share of the time of a decoder's answers that measuring the start without a cache may take."""
+
 PAUSE = 0.2
 """Seconds between two words about how many prompts are answered."""
 
@@ -62,7 +65,7 @@ def answer(
         with metered(Tally()) as tally:
             found = drawn(asked, temperature, evaluation.samples_per_prompt)
         spent = time.perf_counter() - began
-        uncached = (None, None) if "adapter" in policy.can else _uncached(start, asked, found)
+        uncached = (None, None) if "adapter" in policy.can else _uncached(start, asked, found, SHARE * spent)
         answers[temperature] = list(_repeated(found, evaluation.samples_per_prompt))
         costs.append(
             {
@@ -95,14 +98,17 @@ def _repeated(answers: Many[Answer], count: int) -> Iterator[Answer]:
 
 
 def _uncached(
-    start: Policy, prompts: Many[Prompt], answers: Many[Answer]
+    start: Policy, prompts: Many[Prompt], answers: Many[Answer], at_most: float
 ) -> tuple[float, float] | tuple[None, None]:
-    """Positions and seconds of one answer, had the start decoded it plainly and without a cache."""
+    """Positions and seconds of one answer, had the start decoded it plainly and without a cache.
+
+    Measuring it takes about `at_most` seconds.
+    """
     from alignbench.models import ModelPolicy, generation
 
     if not isinstance(start, ModelPolicy):
         return None, None
-    return generation.uncached(start, start.tokenised(prompts), answers)
+    return generation.uncached(start, start.tokenised(prompts), answers, at_most)
 
 
 def counting(emit: Callable[[Event], None], total: int) -> Callable[[int], None]:

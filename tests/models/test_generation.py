@@ -252,6 +252,28 @@ def test_without_a_cache_every_token_reads_again_all_before_it(policies, monkeyp
     assert seconds > 0
 
 
+def test_decoding_without_a_cache_is_measured_no_longer_than_it_may_take(policies, monkeypatch):
+    policy, asked = policies["base"], prompts(3)
+    answers = policy.answer(asked, SAMPLINGS["plain"], 3)
+    lengths = []
+    hidden = policy.base.hidden
+    monkeypatch.setattr(
+        policy.base, "hidden", lambda ids, mask: lengths.append(ids.shape[1]) or hidden(ids, mask)
+    )
+    whole, _ = generation.uncached(policy, asked, answers)
+    assert len(lengths) == max(len(one.ids) for one in answers)
+    lengths.clear()
+    positions, seconds = generation.uncached(policy, asked, answers, at_most=0.0)
+    assert len(lengths) == 1, "one call says what a position takes"
+    assert positions == whole
+    assert seconds > 0
+
+
+def test_the_tokens_that_are_timed_are_spread_over_the_answer():
+    assert list(generation._spread(9)) == [0, 8, 4, 2, 6, 1, 3, 5, 7]
+    assert all(sorted(generation._spread(count)) == list(range(count)) for count in range(40))
+
+
 def test_of_many_answers_without_a_cache_only_some_are_timed(policies, monkeypatch):
     policy, asked = policies["base"], prompts(generation.TIMED + 3)
     answers = policy.answer(asked, SAMPLINGS["plain"], 3)

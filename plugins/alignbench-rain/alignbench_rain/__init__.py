@@ -55,7 +55,7 @@ class Evaluating(MethodConfig):
 
 
 class Searching(Evaluating):
-    """How an answer is searched; the defaults are those of the authors' code for HH."""
+    """How an answer is searched; the defaults are those of the authors' code for HH, and bounds on its cost."""
 
     flavour: Literal["code", "paper"] = "code"
     """Where the authors' code and their paper differ: which one is followed."""
@@ -90,12 +90,12 @@ class Searching(Evaluating):
     """Characters at which a simulation stops."""
     stop_strings: tuple[str, ...] = ()
     """Texts that end an answer, as the tokenizer's own end tokens do; they are cut off."""
-    max_forwards: int | None = Field(None, ge=1)
-    """Model calls for one prompt; then the best answer so far is given."""
-    max_tokens: int | None = Field(None, ge=1)
-    """Positions computed for one prompt; then the best answer so far is given."""
+    max_forwards: int | None = Field(1_000, ge=1)
+    """Model calls for one prompt; then the best answer so far is given, its end greedily. Null: any number."""
+    max_tokens: int | None = Field(20_000, ge=1)
+    """Positions computed for one prompt; then the same. Null: any number."""
     max_seconds: float | None = Field(None, gt=0)
-    """Wall time of one prompt; then the best answer so far is given. Outside the promise of equal bytes."""
+    """Wall time of one prompt; then the same. Outside the promise of equal bytes."""
 
 
 class RAIN(Method):

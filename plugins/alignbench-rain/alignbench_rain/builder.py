@@ -24,6 +24,9 @@ FIRES = 0.05
 SENTENCES = 0.95
 """The authors' threshold for their sentence encoder."""
 
+CUT = 0.1
+"""Share of searches that end at their bounds above which the row has a warning."""
+
 PLAIN = Sampling(max_new_tokens=64)
 
 
@@ -94,7 +97,18 @@ class Maker:
             self.run.record.judge(
                 f"self-evaluation (judged by {named if isinstance(named, str) else named.name})", **said
             )
-        return lambda **numbers: self.run.log(0, **numbers)
+        return self.told
+
+    def told(self, **numbers: float) -> None:
+        """Log what answers cost, and warn where many searches ended at their bounds."""
+        self.run.log(0, **numbers)
+        if (cut := numbers["exhausted"]) > CUT:
+            self.run.record.warning(
+                "exhausted",
+                0,
+                f"{cut:.0%} of the searches ended at max_forwards, max_tokens or max_seconds: the rest of those "
+                "answers is greedy",
+            )
 
     # --- the encoder ----------------------------------------------------------------------------------------
 

@@ -437,7 +437,7 @@ class Search:
     # --- the end of the budget ------------------------------------------------------------------------------
 
     def give_up(self) -> Walk:
-        """Return the best answer so far: the best finished one, or what was visited most."""
+        """Return the best answer so far: the best finished one, or what was visited most with a greedy end."""
         if not self.answer:
             yield from self.proposed(self.root, ())
         if self.best is not None and self.best[1][: len(self.answer)] == self.answer:
@@ -446,6 +446,12 @@ class Search:
             node, ids = self.root, self.answer
             while (below := most_visited(node)) is not None and (below.visits or not ids):
                 node, ids = below, ids + below.tokens
+            if len(ids) < self.limit and not self.words.ended(ids):
+                self.under_way, self.proposing, self.foreseen = [], {}, {}
+                ((rest, _),) = yield self.draw(
+                    node, ids, [self.candidate(ids, self.limit - len(ids), GREEDY)]
+                )
+                ids += rest
         return Found(ids, self.words.ended(ids), self.searches, self.moves, exhausted=True)
 
 

@@ -73,6 +73,17 @@ def test_without_a_label_as_many_are_drawn_as_the_recipe_says(maker):
     assert maker(BestOfN.Config(question=QUESTION, n=7)).best_of_n().n == 7
 
 
+def test_a_row_says_where_many_of_its_searches_ended_at_their_bounds(maker):
+    logged, warned = [], []
+    one = maker(RAIN.Config(question=QUESTION))
+    one.run.log = lambda step, **numbers: logged.append(numbers)
+    one.run.record = SimpleNamespace(warning=lambda name, step, text: warned.append(text))
+    for exhausted in (0.1, 0.25):
+        one.told(exhausted=exhausted, tree_bytes=1)
+    assert [numbers["exhausted"] for numbers in logged] == [0.1, 0.25]
+    assert [text.partition(" of ")[0] for text in warned] == ["25%"]
+
+
 # --- the encoder --------------------------------------------------------------------------------------------
 
 
