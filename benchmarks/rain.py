@@ -1,9 +1,11 @@
 """RAIN's batched search against the authors' order: model calls, positions and answer tokens per second.
 
     OMP_NUM_THREADS=1 python benchmarks/rain.py [--prompts 32] [--reference 32] [--tokens 48] [--pass 0.9]
+        [--model FILE]
 
 Both arms search the same prompts with the same keys on the same weights and must give the same answers.
-The model is a random Llama of the sandbox's shape, so that candidates differ as those of a large model do;
+The model is a random Llama of the sandbox's shape, so that candidates differ as those of a large model do, or the
+one that `--model` names;
 prefixes are as long as the authors' (375 tokens before each conversation, 1,250 before each verdict); sets,
 candidates and stop rule are theirs. A vote is for an answer above a share at which about nine answers in ten
 pass, as with an aligned model. Similarity is off in both arms: the authors' sentence encoder is not what
@@ -41,6 +43,7 @@ from alignbench.models import Base, load_base
 from alignbench.models.queries import replies_of
 from alignbench.recipe import schema
 from alignbench.sandbox import MODEL, rows
+from alignbench.store import Store
 
 CONVERSATION, QUESTION = 375, 1250
 KEY = 0
@@ -173,10 +176,13 @@ def main() -> None:
         "--pass", type=float, default=0.9, dest="share", help="share of answers that are voted for"
     )
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--model", default="", help="a folder or a GGUF file, instead of the random model")
     chosen = parser.parse_args()
     torch.set_num_threads(chosen.threads)
     with tempfile.TemporaryDirectory() as folder:
-        base = random_base(Path(folder))
+        # Of equal answers float32 alone is sure: the arms round differently.
+        named = schema.Model(id=chosen.model, compute="float32") if chosen.model else None
+        base = random_base(Path(folder)) if named is None else load_base(named, cache=Store(Path(folder)))
     before = {"role": "user", "content": filler(CONVERSATION)}
     prompts = base.policy().tokenised(
         [

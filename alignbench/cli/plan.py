@@ -24,7 +24,9 @@ def plan(
     only: Only = [],  # noqa: B006
     estimate: Annotated[
         bool,
-        typer.Option("--estimate", help="Predict time and memory from two small runs."),
+        typer.Option(
+            "--estimate", help="Predict time and memory from parts of every label, in about a minute."
+        ),
     ] = False,
     as_json: ForPrograms = False,
 ) -> None:
@@ -198,7 +200,7 @@ def _show_model(model: Model) -> None:
 
 
 def _forecast(loaded: Loaded, only: list[str]) -> Forecast:
-    """Run the recipe twice in small."""
+    """Measure parts of the recipe."""
     from alignbench.cli.progress import watching
     from alignbench.commands.forecast import calibrate
 
@@ -225,10 +227,11 @@ def _estimate(
         "seconds": found.seconds(left, workers),
         "tuning_seconds": found.seconds(trials, workers, like) if trials else 0.0,
         "evaluate_seconds": found.evaluate_seconds,
+        "evaluation_failed": found.failed,
         "device": device,
         "memory_bytes": memory,
         "peak_memory_bytes": peak,
-        "fits": not any(one.failed for one in found.labels.values()) and peak < memory,
+        "fits": all(one.seconds for one in found.labels.values()) and peak < memory,
         "took_seconds": found.took_seconds,
     }
 
@@ -243,7 +246,14 @@ def _show_forecast(said: dict[str, Any]) -> None:
     show_table(("a cell of", "time", "tokens", "peak memory"), rows)
     for label, one in said["labels"].items():
         if one["failed"]:
-            typer.echo(f"{line(label)} does NOT run, even in a small run: {line(one['failed'])}")
+            what = (
+                "was measured in small parts only"
+                if one["seconds"]
+                else "could not be measured and is left out"
+            )
+            typer.echo(f"{line(label)} {what}: {line(one['failed'])}")
+    if said["evaluation_failed"]:
+        typer.echo(f"The evaluation could not be measured whole: {line(said['evaluation_failed'])}")
     fits = "fits" if said["fits"] else "does NOT fit"
     tuning = f", after {duration(said['tuning_seconds'])} of tuning" if said["tuning_seconds"] else ""
     cells = "1 cell is" if said["cells"] == 1 else f"{said['cells']} cells are"
@@ -251,4 +261,4 @@ def _show_forecast(said: dict[str, Any]) -> None:
         f"{cells} left: about {duration(said['seconds'])} on an otherwise idle machine, evaluation "
         f"included{tuning}. Peak memory {size(said['peak_memory_bytes'])}: it {fits} {said['device']}."
     )
-    typer.echo("Extrapolated from two small runs; memory includes a margin of 20 % for longer rows.")
+    typer.echo("Extrapolated from parts of each label; memory includes a margin of 20 % for longer rows.")

@@ -1,34 +1,34 @@
-"""What a run will take: its data read once, the recipe run twice in small, and a line drawn through both."""
+"""What a run will take: its data read once, parts of every label measured, and a line drawn through them."""
 
 from __future__ import annotations
 
 import json
-import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from alignbench import layout, results, store
-from alignbench.api.config import Budget
 from alignbench.engine import resources
-from alignbench.engine import run as engine
 from alignbench.engine.executor import Executor, Progress
 from alignbench.engine.plan import Cell, cells, parents, ranks
 from alignbench.errors import AlignbenchError
+from alignbench.models import files as model_files
+from alignbench.recipe.plan import Plan
 from alignbench.recipe.resolve import resolve
-from alignbench.recipe.schema import Loaded, Recipe
-from alignbench.worker.messages import Task
+from alignbench.recipe.schema import BASE, Loaded
+from alignbench.worker.messages import Finished, Task
 
-SIZES = (2, 6)
-"""Batches of the two small runs: what does not grow with the rows, such as loading, falls out of two."""
+SECONDS = 60.0
+"""What measuring parts may take, the reading of the data aside. The smallest part of each label is always taken."""
 HEADROOM = 1.2
-"""How much more memory the whole is taken to need than the small runs: its longest rows are longer than theirs.
+"""How much more memory the whole is taken to need than its parts: its longest rows are longer than theirs.
 The quickstart needed 1.12 to 1.21 times as much."""
-PROMPTS = 4
-"""Evaluation prompts for each batch of a small run."""
+CALIBRATION = "calibration"
+"""The task that measures, and its log."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,9 +40,9 @@ class Estimate:
     tokens: float
     """Positions with gradient plus positions generated, in training."""
     peak_memory_bytes: float
-    """The larger of the two small runs', with HEADROOM for longer rows; 0 where nothing was trained."""
+    """At the whole batch, with HEADROOM for longer rows."""
     failed: str = ""
-    """Why a small run of it failed; the numbers are then those of what did run."""
+    """Why a part of it failed; the numbers are then those of what was measured, or nought."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +56,8 @@ class Forecast:
     """What finding out took."""
     model: results.Model = field(default_factory=results.Model)
     """What was found of the base when it was loaded."""
+    failed: str = ""
+    """Why the evaluation could not be measured whole."""
 
     def seconds(
         self, cells: Iterable[Cell], max_workers: int, like: Mapping[str, str] | None = None
@@ -86,25 +88,33 @@ def side_by_side(seconds: Mapping[Cell, float], max_workers: int) -> float:
 
 
 def calibrate(
-    loaded: Loaded, only: Iterable[str] = (), watch: Callable[[Progress], None] = lambda progress: None
+    loaded: Loaded,
+    only: Iterable[str] = (),
+    watch: Callable[[Progress], None] = lambda progress: None,
+    seconds: float = SECONDS,
 ) -> Forecast:
-    """Run a recipe, or `only` these labels and what they start from, twice in small; return what it would take.
+    """Measure parts of a recipe, or of `only` these labels and what they start from; return what all would take.
 
-    Nothing of the small runs is kept.
+    Nothing that is made on the way is kept. Measuring takes about `seconds`, and longer only where the smallest
+    parts do. A label that cannot be measured says why, and the others are measured without it.
     """
-    began = time.monotonic()
-    with TemporaryDirectory(prefix="alignbench-plan-") as place, _own_store(Path(place)):
-        rows, read = _read(loaded, Path(place) / "data", watch)
-        small = [_run(loaded, Path(place) / str(size), size, tuple(only), watch) for size in SIZES]
-    recipe = loaded.recipe
-    planned = dict.fromkeys(cell.label for cell in cells(resolve(recipe), only))
-    budgets = {label: one.budget for label, one in resolve(recipe).labels.items()}
-    labels = {label: _label(recipe, label, budgets, small, rows) for label in planned}
-    prompts = recipe.evaluation.prompts
-    evaluate = _line([(run.prompts, run.clock.spent(layout.EVALUATION)) for run in small], prompts)
-    models = [run.found.model for run in small if run.found is not None]
-    model = models[-1] if models else results.Model()
-    return Forecast(labels, read, evaluate, time.monotonic() - began, model)
+    began, plan = time.monotonic(), resolve(loaded.recipe)
+    model_files.check(plan, loaded.path.parent)
+    planned = list(dict.fromkeys(cell.label for cell in cells(plan, only)))
+    with TemporaryDirectory(prefix="alignbench-plan-") as place:
+        folder = Path(place)
+        with Executor(resources.devices()) as executor:
+            read = _read(executor, loaded, plan, folder, watch)
+            lines = _measure(executor, loaded, plan, folder, planned, seconds, watch)
+    load = next((line["loaded"] for line in lines if "loaded" in line), 0.0)
+    labels = {
+        label: _label(plan, label, load, [x for x in lines if x.get("label") == label]) for label in planned
+    }
+    evaluated = [(line["evaluated"], line["seconds"]) for line in lines if "evaluated" in line]
+    evaluate = load + _line(evaluated, loaded.recipe.evaluation.prompts) if evaluated else 0.0
+    model = next((results.Model(**line["model"]) for line in lines if "model" in line), results.Model())
+    failed = next((line["failed"] for line in lines if "failed" in line and "label" not in line), "")
+    return Forecast(labels, read, evaluate, time.monotonic() - began, model, failed)
 
 
 @dataclass
@@ -135,158 +145,109 @@ class Clock:
         return self.ended[cell] - self.answering[cell] if self.spent(cell) and cell in self.answering else 0.0
 
 
-@dataclass(frozen=True)
-class _Small:
-    """One small run."""
-
-    rows: int
-    prompts: int
-    found: results.Results | None
-    clock: Clock
-    recipe: Recipe
-    fault: str = ""
-
-
-def _run(
-    loaded: Loaded, out: Path, size: int, only: tuple[str, ...], watch: Callable[[Progress], None]
-) -> _Small:
-    recipe, clock = shrunk(loaded.recipe, size), Clock()
-
-    def follow(progress: Progress) -> None:
-        clock.update(progress)
-        watch(progress)
-
-    fault = ""
-    try:
-        engine.run(replace(loaded, recipe=recipe), out=out, only=only, max_workers=1, watch=follow)
-    except AlignbenchError as error:
-        fault = str(error)
-    kept = _kept(out) if (out / layout.DATA / layout.RECORD).is_file() else 0
-    found = results.read(out) if (out / layout.RESULTS).is_file() else None
-    return _Small(kept, recipe.evaluation.prompts, found, clock, recipe, fault)
-
-
-def shrunk(recipe: Recipe, size: int) -> Recipe:
-    """Return the recipe for about `size` batches of rows at its first seed.
-
-    Each label has what the whole recipe leaves it, made smaller: of a budget for the whole chain, its own part.
-    """
-    own = resolve(recipe).labels
-    batch, longest = recipe.training.batch, recipe.data.max_length
-
-    def less(budget: Budget) -> Budget:
-        if budget.epochs is not None:
-            return budget
-        bounds = {
-            "steps": size,
-            "rows": size * batch,
-            "tokens": size * batch * longest // 4,
-            "flops": (budget.flops or 0) * min(1.0, size / 100),
-            "seconds": 2.0 * size,
-        }
-        unit = next(unit for unit in bounds if getattr(budget, unit) is not None)
-        return budget.model_copy(update={unit: min(getattr(budget, unit), bounds[unit])})
-
-    data = recipe.data
-    limit = size * batch if data.limit is None else min(data.limit, size * batch)
-    evaluation = recipe.evaluation
-    prompts = min(evaluation.prompts, size * PROMPTS)
-    tuning = max(2, round(evaluation.tuning_prompts * prompts / evaluation.prompts))
-    methods = {
-        label: block.model_copy(update={"budget": less(own[label].budget), "seeds": None, "sweep": {}})
-        for label, block in recipe.methods.items()
-    }
-    return recipe.model_copy(
-        update={
-            "data": data.model_copy(update={"limit": limit, "allowed_drop": 1.0}),
-            "methods": methods,
-            "evaluation": evaluation.model_copy(update={"prompts": prompts, "tuning_prompts": tuning}),
-            "seeds": recipe.seeds[:1],
-            "sweep": None,
-        }
-    )
-
-
-def _read(loaded: Loaded, out: Path, watch: Callable[[Progress], None]) -> tuple[int, float]:
-    """Prepare all of the recipe's data; return the training rows it keeps, and how long it took."""
-    out.mkdir()
-    plan = resolve(loaded.recipe).model_dump_json()
-    task = Task(
-        "prepare",
-        out,
+def _task(kind: str, loaded: Loaded, plan: Plan, run: Path, log: Path, **what: Any) -> Task:
+    threads = resources.threads(loaded.recipe)
+    return Task(
+        kind,
+        run,
         loaded.path.parent,
-        plan,
+        plan.model_dump_json(),
         store.default_root(),
-        out / layout.DATA_LOG,
-        1,
-        {"key": plan},
+        log,
+        threads,
+        what,
+        every=1e9,
     )
+
+
+def _read(
+    executor: Executor, loaded: Loaded, plan: Plan, out: Path, watch: Callable[[Progress], None]
+) -> float:
+    """Prepare all of the recipe's data; return how long it took."""
     clock = Clock()
 
     def follow(progress: Progress) -> None:
         clock.update(progress)
         watch(progress)
 
-    with Executor(resources.devices()) as executor:
-        executor.run(layout.DATA, task, follow)
-    return _kept(out), clock.spent("data")
+    task = _task("prepare", loaded, plan, out, out / layout.DATA_LOG, key=plan.model_dump_json())
+    executor.run(layout.DATA, task, follow)
+    return clock.spent(layout.DATA)
 
 
-def _kept(out: Path) -> int:
-    record = json.loads((out / layout.DATA / layout.RECORD).read_text(encoding="utf-8"))
-    return int(record["splits"]["train"]["kept"])
+def _measure(
+    executor: Executor,
+    loaded: Loaded,
+    plan: Plan,
+    out: Path,
+    labels: list[str],
+    seconds: float,
+    watch: Callable[[Progress], None],
+) -> list[dict[str, Any]]:
+    """Return what a child process has measured; where it dies, another goes on with the labels that are left."""
+    left, lost, last = list(labels), [], None
+    while last is None or last.status != "done":
+        task = _task("calibrate", loaded, plan, out, out / "log.txt", labels=left, seconds=seconds)
+        last = _run(executor, task, watch)
+        lines = _lines(out)
+        if last.status == "done":
+            break
+        ended = {line["label"] for line in lines if line.get("done")}
+        begun = next((line["label"] for line in reversed(lines) if line.get("begun")), None)
+        if begun is None:  # not even the base could be loaded
+            raise last.error or AlignbenchError(f"{CALIBRATION}: {last.reason}")
+        if begun in ended:  # it died in the evaluation
+            return [*lines, *lost, {"failed": last.reason}]
+        lost.append({"label": begun, "failed": last.reason})
+        left = labels[labels.index(begun) + 1 :]
+    return [*_lines(out), *lost]
 
 
-def _label(
-    recipe: Recipe, label: str, budgets: Mapping[str, Budget], small: list[_Small], rows: int
-) -> Estimate:
-    budget = budgets.get(label, recipe.budget)
-    times, tokens, memory, answers, why = [], [], 0.0, [], ""
-    for run in small:
-        cell = next((one for one in run.found.cells if one.label == label), None) if run.found else None
-        if cell is None or cell.status != "done":
-            why = why or (cell.reason or cell.status if cell is not None else run.fault or "it did not run")
-            continue
-        mine = run.recipe.methods.get(label)
-        amount = _amount(run.recipe.budget if mine is None else mine.budget or run.recipe.budget, run.rows)
-        name = layout.cell_name(label, cell.seed)
-        answered = run.clock.answers(name)
-        times.append((amount, run.clock.spent(name) - answered))
-        answers.append((run.prompts, answered))
-        tokens.append((amount, cell.cost.tokens or 0))
-        memory = max(memory, cell.cost.peak_memory_bytes or 0.0)
-    whole = _amount(budget, rows)
-    seconds = _line(times, whole) + _line(answers, recipe.evaluation.prompts)
-    return Estimate(seconds, _line(tokens, whole), HEADROOM * memory, why)
+def _run(executor: Executor, task: Task, watch: Callable[[Progress], None]) -> Finished:
+    executor.start(CALIBRATION, task)
+    while True:
+        ended = executor.wait(lambda name, event: watch(Progress(name, event=event)))
+        if CALIBRATION in ended:
+            watch(Progress(CALIBRATION, ended=ended[CALIBRATION]))
+            return ended[CALIBRATION]
 
 
-def _amount(budget: Budget, rows: int) -> float:
-    """Return a budget in its own unit; one in epochs, in rows."""
-    if budget.epochs is not None:
-        return budget.epochs * rows
-    return budget.amount
+def _lines(out: Path) -> list[dict[str, Any]]:
+    file = out / layout.MEASURED
+    if not file.is_file():
+        return []
+    found = []
+    for line in file.read_text(encoding="utf-8").splitlines():
+        with suppress(ValueError):  # a process that is killed may leave half a line
+            found.append(json.loads(line))
+    return found
 
 
-def _line(points: list[tuple[float, float]], at: float) -> float:
-    """Return the line through two points at `at`, never falling; through one point and nought."""
-    if not points:
-        return 0.0
-    (x, y), *more = points
-    if not more or more[-1][0] <= x:
-        return points[-1][1] * (at / points[-1][0] if points[-1][0] else 1.0)
-    slope = max(0.0, (more[-1][1] - y) / (more[-1][0] - x))
-    return more[-1][1] + slope * (at - more[-1][0])
+def _label(plan: Plan, label: str, load: float, lines: list[Mapping[str, Any]]) -> Estimate:
+    aligned = [line for line in lines if "aligned" in line]
+    answered = [line for line in lines if "answered" in line]
+    failed = next((line["failed"] for line in lines if "failed" in line), "")
+    if not aligned or not answered:
+        return Estimate(0.0, 0.0, 0.0, failed or "it was not measured")
+    whole, prompts = aligned[-1]["whole"], plan.recipe.evaluation.prompts
+    training = plan.recipe.training if label == BASE else plan.labels[label].training
+    batch = training.batch if training.micro_batch == "auto" else min(training.batch, training.micro_batch)
+    seconds = _line([(line["aligned"], line["seconds"]) for line in aligned], whole)
+    seconds += _line([(line["answered"], line["seconds"]) for line in answered], prompts)
+    memory = _line([(line["batch"], line["memory"]) for line in aligned], batch, proportional=False)
+    return Estimate(
+        load + seconds,
+        _line([(line["aligned"], line["tokens"]) for line in aligned], whole),
+        HEADROOM * max(memory, *(line["memory"] for line in answered)),
+        failed,
+    )
 
 
-@contextmanager
-def _own_store(place: Path) -> Iterator[None]:
-    """Keep what the small runs share apart: a stage found in the store would look free."""
-    before = os.environ.get("ALIGNBENCH_HOME")
-    os.environ["ALIGNBENCH_HOME"] = str(place / "store")
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["ALIGNBENCH_HOME"]
-        else:
-            os.environ["ALIGNBENCH_HOME"] = before
+def _line(points: list[tuple[float, float]], at: float, *, proportional: bool = True) -> float:
+    """Return the line through the last two points at `at`, never falling; through one point and nought."""
+    (x, y) = points[-1]
+    before = [point for point in points if point[0] < x]
+    if not before:
+        return y * at / x if proportional else y
+    slope = max(0.0, (y - before[-1][1]) / (x - before[-1][0]))
+    return y + slope * (at - x)

@@ -34,11 +34,16 @@ def main(task: Task, emit: Callable[[Event], None]) -> None:
     folder = task.run / layout.EVALUATION
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    session = Session(task, emit)
+    cells = [Cell(label, seed) for label, seed in task.what["cells"]]
+    measure(Session(task, emit), cells, folder)
+    store.commit(folder, key=task.what["key"], producer="alignbench")
+
+
+def measure(session: Session, cells: Sequence[Cell], folder: Path) -> None:
+    """Score, judge and measure the samples of finished cells, and write all of it to `folder`."""
     evaluation = session.recipe.evaluation
     metrics: list[Metric] = [make_named("metrics", named) for named in evaluation.metrics]
-    cells = [Cell(label, seed) for label, seed in task.what["cells"]]
-    finished = FinishedCells(session, cells, emit, metrics)
+    finished = FinishedCells(session, cells, session.emit, metrics)
     choices = choose(finished)
     chosen = {label: one.temperature for label, one in choices.items()}
     evidence = RunEvidence(finished, chosen, metrics)
@@ -76,10 +81,9 @@ def main(task: Task, emit: Callable[[Event], None]) -> None:
     )
     _write_judgements(folder, evidence)
     _write_prompts(folder, evidence.prompts)
-    emit(Event("drawing"))
+    session.emit(Event("drawing"))
     pictures = [asdict(picture) for metric in metrics for picture in metric.pictures(evidence)]
     store.write_json(folder / layout.PICTURES, pictures)
-    store.commit(folder, key=task.what["key"], producer="alignbench")
 
 
 def _settings(

@@ -18,7 +18,7 @@ class Task:
     """What a child is asked to do. Everything crosses the process border as plain values."""
 
     kind: str
-    """`prepare`, `cell` or `evaluate`: the module of this package whose `main(task, emit)` is called."""
+    """`prepare`, `cell`, `evaluate` or `calibrate`: the module of this package whose `main(task, emit)` is called."""
     run: Path
     """The run's folder."""
     root: Path

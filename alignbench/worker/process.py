@@ -92,6 +92,8 @@ def _run(task: Task, pipe: Connection) -> None:
         from alignbench.worker.prepare import main as work
     elif task.kind == "cell":
         from alignbench.worker.cell import main as work
+    elif task.kind == "calibrate":
+        from alignbench.worker.calibrate import main as work
     else:
         from alignbench.worker.evaluate import main as work
     work(task, lambda event: pipe.send(replace(event, clock=busy_clock())))

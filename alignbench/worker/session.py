@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from collections.abc import Sequence as Many
 from functools import cached_property
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from alignbench import layout, store
@@ -34,7 +35,7 @@ class Session:
         self.emit = emit
         self.store = store.Store(task.home)
         self.table = open_table(task.run / layout.DATA)
-        self._adapters = 0
+        self._adapters = count(1)
 
     @property
     def recipe(self) -> Recipe:
@@ -97,5 +98,4 @@ class Session:
 
     def adapter_name(self, wish: str) -> str:
         """Return a name for an adapter that no other has."""
-        self._adapters += 1
-        return f"{wish}-{self._adapters}"
+        return f"{wish}-{next(self._adapters)}"

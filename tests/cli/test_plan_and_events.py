@@ -14,13 +14,10 @@ import pytest
 from rich.console import Console
 
 from alignbench.cli.progress import telling, watching
-from alignbench.commands import forecast
-from alignbench.commands.forecast import Clock, _line, shrunk, side_by_side
+from alignbench.commands.forecast import Clock, _line, side_by_side
 from alignbench.engine.executor import Progress
 from alignbench.engine.plan import Cell
 from alignbench.errors import RecipeError
-from alignbench.recipe.resolve import resolve
-from alignbench.recipe.schema import Recipe
 from alignbench.worker.cell_state import steps_expected
 from alignbench.worker.messages import Event, Finished
 from alignbench.worker.process import busy_clock
@@ -116,48 +113,12 @@ def test_tensorboard_gets_a_run_for_the_cell_with_its_numbers(tmp_path: Path) ->
     assert [(one.step, round(one.value, 3)) for one in seen.Scalars(name)] == [(1, 1.0), (2, 0.5), (3, 0.333)]
 
 
-RECIPE = {
-    "model": {"id": "sandbox"},
-    "data": {"train": "sandbox", "limit": 1000},
-    "training": {"batch": 8},
-    "methods": {"rpo": {"method": "orpo", "start": "base", "budget": {"steps": 500}}},
-    "seeds": [4, 5],
-}
-
-
-def test_a_small_run_shrinks_rows_budget_prompts_and_seeds_and_nothing_else() -> None:
-    whole = Recipe.model_validate(RECIPE)
-    small = shrunk(whole, 2)
-    assert small.data.limit == 16
-    assert small.methods["rpo"].budget is not None
-    assert small.methods["rpo"].budget.steps == 2
-    assert small.evaluation.prompts == 2 * forecast.PROMPTS
-    assert small.seeds == [4]
-    assert (small.model, small.training, small.budget) == (whole.model, whole.training, whole.budget)
-
-
-@pytest.mark.parametrize("unit", ["steps", "rows", "tokens"])
-def test_a_small_run_of_a_budget_for_the_chain_leaves_every_label_its_part(unit: str) -> None:
-    methods = {
-        "sft": {"start": "base", "budget": {unit: 80_000}},
-        "dpo": {"start": "sft"},
-        "orpo": {"start": "base"},
-    }
-    budget = {unit: 200_000, "scope": "chain"}
-    whole = Recipe.model_validate({**RECIPE, "methods": methods, "budget": budget})
-    own = {label: one.budget for label, one in resolve(whole).labels.items()}
-    assert getattr(own["dpo"], unit) == 120_000
-    for size in (2, 6):
-        small = resolve(shrunk(whole, size)).labels
-        assert {getattr(one.budget, unit) for one in small.values()} == {
-            {"steps": size, "rows": 8 * size, "tokens": 8 * size * whole.data.max_length // 4}[unit]
-        }
-
-
 def test_two_points_give_what_grows_and_what_does_not() -> None:
     assert _line([(16, 10.0), (48, 14.0)], 1000) == pytest.approx(8 + 1000 / 8)
+    assert _line([(2, 9.0), (16, 10.0), (48, 14.0)], 1000) == pytest.approx(8 + 1000 / 8)  # the last two
     assert _line([(16, 14.0), (48, 10.0)], 1000) == 10.0  # noise never makes more rows cheaper
     assert _line([(10, 2.0)], 100) == 20.0
+    assert _line([(10, 2.0)], 100, proportional=False) == 2.0
 
 
 def test_cells_side_by_side_wait_for_what_they_start_from_and_for_a_lane() -> None:

@@ -1,0 +1,370 @@
+"""What a run will take, measured on parts of it: every label and the evaluation on growing parts, in one process.
+
+A part is a few rows and prompts that are as long as all of them are. What is measured goes to a file, a line for
+each part, so that it outlives a process that is killed.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+from collections.abc import Callable, Iterator
+from collections.abc import Sequence as Many
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from math import ceil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from alignbench import layout, store
+from alignbench.api.config import TOTALS, Budget, Split
+from alignbench.api.metric import Cell
+from alignbench.api.policy import Answer
+from alignbench.data.split import prompt_key
+from alignbench.data.table import Table
+from alignbench.recipe.plan import LabelPlan, Plan
+from alignbench.recipe.schema import BASE
+from alignbench.recipe.schema import Evaluation as Evaluated
+from alignbench.rows import Prompt, Row
+from alignbench.worker import evaluate, samples
+from alignbench.worker.answering import TUNING, answer
+from alignbench.worker.cell import align
+from alignbench.worker.context import CellContext
+from alignbench.worker.messages import Event, Task
+from alignbench.worker.policy_io import save_policy
+from alignbench.worker.process import busy_clock
+from alignbench.worker.session import Session
+
+if TYPE_CHECKING:
+    from alignbench.models import Base
+
+SMALLEST = 2
+"""Rows or prompts of the smallest part."""
+
+GROWTH = 3
+"""How many times as large the next part is, while time is left for it."""
+
+ALIGNING = 0.6
+"""Share of a label's time that its training may take; the rest is for its answers."""
+
+EVALUATING = 2.0
+"""How many labels' time the evaluation gets."""
+
+LATE = 2.0
+"""How many times its share of the time a part may take before it is given up."""
+
+
+class OutOfTime(BaseException):
+    """A part took longer than it may. No Exception: nothing on the way is to handle it."""
+
+
+def main(task: Task, emit: Callable[[Event], None]) -> None:
+    """Measure `what["labels"]`, then the evaluation, within about `what["seconds"]`."""
+    ends = busy_clock() + task.what["seconds"]
+    session = Session(task, emit)
+    record = Lines(task.run / layout.MEASURED)
+    began = busy_clock()
+    model = session.base.record()
+    record.add(loaded=busy_clock() - began, model=model)
+    labels = list(task.what["labels"])
+    while labels:
+        label = labels.pop(0)
+        seconds = (ends - busy_clock()) / (len(labels) + 1 + EVALUATING)
+        record.add(label=label, begun=True)
+        Label(session, label, record).measure(max(seconds, 0.0), task.what["seconds"])
+        record.add(label=label, done=True)
+    Evaluation(session, record).measure(max(ends - busy_clock(), 0.0), task.what["seconds"])
+
+
+class Lines:
+    """The file of what was measured."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        if path.exists():  # an earlier process may have been killed within a line
+            with path.open("a", encoding="utf-8") as file:
+                file.write("\n")
+
+    def add(self, **said: Any) -> None:
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(said) + "\n")
+
+
+class Label:
+    """One label at its first seed, on growing parts of its rows, then of the prompts."""
+
+    def __init__(self, session: Session, label: str, record: Lines):
+        self.session, self.label, self.record = session, label, record
+        self.planned = session.plan.labels.get(label)
+        self.seed = session.recipe.seeds[0] if self.planned is None else self.planned.seeds[0]
+        self.folder = layout.cell_folder(session.run, label, self.seed)
+        self.aligned: tuple[CellContext, Any] | None = None
+
+    def measure(self, seconds: float, first: float) -> None:
+        """Measure within about `seconds`, the smallest part within `first`.
+
+        Later labels start from the policy of the largest part; from the base, where there is none.
+        """
+        began, failed = busy_clock(), ""
+        whole = len(self.session.training_rows(Prompt))
+        rows = 1 if self.planned is None else self._rows(self.planned, whole)
+        self.session.emit(Event(f"calibrating {self.label}"))
+        failed = growing(rows, ALIGNING * seconds, self._align, first)
+        if self.aligned is not None:
+            prompts = self.session.recipe.evaluation.prompts
+            failed = growing(prompts, seconds - (busy_clock() - began), self._answer, first) or failed
+            self.session.emit(Event(f"calibrated {self.label}"))
+        if failed:
+            self.record.add(label=self.label, failed=failed)
+        if not (self.folder / layout.POLICY / layout.POLICY_KIND).is_file():
+            start = CellContext(
+                self.session, label=BASE, seed=self.seed, method="", start=BASE, folder=self.folder
+            ).start
+            save_policy(start, self.folder / layout.POLICY, method="", config={}, start=BASE)
+
+    def _rows(self, planned: LabelPlan, whole: int) -> int:
+        """Return the rows that the whole draws for its budget; of a budget that counts work, those there are."""
+        budget = planned.budget
+        if budget.steps is not None:
+            return max(1, int(budget.steps) * planned.training.batch)
+        return max(1, int(budget.rows)) if budget.rows is not None else whole
+
+    def _align(self, count: int, whole: int) -> None:
+        part = PartSession(self.session, count, count / whole)
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self.folder.mkdir(parents=True)
+        reset_peak()
+        began = busy_clock()
+        run, policy = align(part, self.label, self.seed, self.folder)
+        took = busy_clock() - began
+        self.aligned = run, policy
+        batch = 1 if self.planned is None else min(count, self.planned.training.batch)
+        cost = run.ledger.cost
+        self.record.add(
+            label=self.label,
+            aligned=count,
+            whole=whole,
+            seconds=took,
+            tokens=cost.tokens,
+            batch=batch,
+            memory=peak(part.base),
+        )
+
+    def _answer(self, count: int, whole: int) -> None:
+        assert self.aligned is not None
+        run, policy = self.aligned
+        part = PartSession(self.session, count, count / whole)
+        began = busy_clock()
+        answer(part, policy, run.start, self.label, self.seed, self.folder)
+        took = busy_clock() - began
+        self.record.add(
+            label=self.label, answered=count, whole=whole, seconds=took, memory=peak(self.session.base)
+        )
+
+
+class Evaluation:
+    """The evaluation of all labels that answered, on growing parts of the prompts and of the judges' rows."""
+
+    def __init__(self, session: Session, record: Lines):
+        self.session, self.record = session, record
+
+    def measure(self, seconds: float, first: float) -> None:
+        """Measure within about `seconds`, the smallest part within `first`."""
+        recipe = self.session.recipe
+        cells = [Cell(BASE, recipe.seeds[0])]
+        cells += [Cell(label, one.seeds[0]) for label, one in self.session.plan.labels.items()]
+        answered = {
+            cell: samples.read(folder)
+            for cell in cells
+            if ((folder := layout.cell_folder(self.session.run, *cell)) / layout.SAMPLES).is_file()
+        }
+        if not answered:
+            return
+        self.session.emit(Event("calibrating the evaluation"))
+
+        def one(count: int, whole: int) -> None:
+            part = PartSession(self.session, count, count / whole)
+            for cell, said in answered.items():
+                _write(part, layout.cell_folder(part.run, *cell), said)
+            shutil.rmtree(part.run / layout.EVALUATION, ignore_errors=True)
+            (part.run / layout.EVALUATION).mkdir()
+            began = busy_clock()
+            evaluate.measure(part, list(answered), part.run / layout.EVALUATION)
+            self.record.add(evaluated=count, whole=whole, seconds=busy_clock() - began)
+
+        if failed := growing(recipe.evaluation.prompts, seconds, one, first):
+            self.record.add(failed=failed)
+
+
+def _write(session: Session, folder: Path, said: samples.Settings) -> None:
+    """Write the answers again, as those to the prompts of a part: what they say does not matter."""
+    evaluation = session.recipe.evaluation
+
+    def to(prompts: Many[Prompt], many: int) -> dict[float | None, list[Answer]]:
+        return {
+            temperature: [
+                replace(answers[(at * many + number) % len(answers)], prompt_id=prompt.id, sample=number)
+                for at, prompt in enumerate(prompts)
+                for number in range(many)
+            ]
+            for temperature, answers in said.items()
+        }
+
+    asked = session.table.prompts(evaluation.split, evaluation.prompts)
+    samples.write(folder, to(asked, evaluation.samples_per_prompt))
+    if (folder / layout.TUNING_SAMPLES).is_file():
+        samples.write(
+            folder, to(session.table.prompts(TUNING, evaluation.tuning_prompts), 1), layout.TUNING_SAMPLES
+        )
+
+
+def growing(whole: int, seconds: float, work: Callable[[int, int], None], first: float) -> str:
+    """Call `work(part, whole)` with growing parts of `whole`, within about `seconds`; return why the last failed.
+
+    A part that fails is followed by a larger one while there is time. The next part is taken where it would fit
+    if it took as much for each row. The smallest may take `first` seconds.
+    """
+    began, count, failed = busy_clock(), min(SMALLEST, whole), ""
+    while True:
+        started = busy_clock()
+        try:
+            with limited(max(first, LATE * (seconds - (started - began)))):
+                work(count, whole)
+            failed = ""
+        except OutOfTime:
+            return failed or f"{count} of {whole} took longer than {busy_clock() - started:.0f} s"
+        except Exception as error:
+            failed = str(error) or type(error).__name__
+        first, took = 0.0, busy_clock() - started
+        if count >= whole or GROWTH * took > seconds - (busy_clock() - began):
+            return failed
+        count = min(GROWTH * count, whole)
+
+
+@contextmanager
+def limited(seconds: float) -> Iterator[None]:
+    """Raise OutOfTime inside, once `seconds` of this process's own clock have passed."""
+    began = busy_clock()
+
+    def late(*_: object) -> None:
+        left = seconds - (busy_clock() - began)
+        if left <= 0:
+            raise OutOfTime
+        signal.setitimer(signal.ITIMER_REAL, max(left, 0.01))
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.setitimer(signal.ITIMER_REAL, max(seconds, 0.01))
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0.0)
+        signal.signal(signal.SIGALRM, before)
+
+
+# --- parts --------------------------------------------------------------------------------------------------
+
+
+class PartSession(Session):
+    """A session that sees `rows` training rows and `share` of everything else, on the base of another.
+
+    What was made of another part is not found in its store.
+    """
+
+    def __init__(self, session: Session, rows: int, share: float):
+        self.__dict__.update(session.__dict__)
+        self.rows, self.share = rows, share
+        self.plan = smaller(session.plan, rows, share)
+        self.table = PartTable(session.table, share, self.plan.recipe.evaluation)
+        self.store = store.Store(session.run / "store" / f"{rows}-{share:.6f}")
+
+    def training_rows(self, view: type[Row]) -> Many[Row]:
+        return spread(super().training_rows(view), self.rows)
+
+    def held_out_rows(self, part: tuple[float, float]) -> list[Row]:
+        found = super().held_out_rows(part)
+        return spread(found, max(SMALLEST, ceil(self.share * len(found))))
+
+
+class PartTable(Table):
+    """A table of which each split has a part; the session takes the part of the training rows."""
+
+    def __init__(self, table: Table, share: float, evaluation: Evaluated):
+        self.__dict__.update(table.__dict__)
+        self._table, self._share = table, share
+        self._prompts = {evaluation.split: evaluation.prompts, TUNING: evaluation.tuning_prompts}
+        self._parts: dict[str, list[Row]] = {}
+
+    def kept(self, split: Split) -> list[Row]:
+        rows = self._table.kept(split)
+        if split == "train":
+            return rows
+        if split not in self._parts:
+            # The first of each prompt, so that there are as many prompts as rows.
+            first = {prompt_key(row.prompt): row for row in reversed(rows) if isinstance(row, Prompt)}
+            count = max(self._prompts.get(split, 0), ceil(self._share * len(rows)), SMALLEST)
+            self._parts[split] = spread(list(first.values()) or rows, count)
+        return self._parts[split]
+
+
+def spread(rows: Many[Row], count: int) -> list[Row]:
+    """Return `count` rows in their order whose lengths are spread as those of all rows are."""
+    if count >= len(rows):
+        return list(rows)
+    ranked = sorted(range(len(rows)), key=lambda place: (rows[place].length, place))
+    chosen = sorted(ranked[int((number + 0.5) * len(rows) / count)] for number in range(count))
+    return [rows[place] for place in chosen]
+
+
+def smaller(plan: Plan, rows: int, share: float) -> Plan:
+    """Return the plan of a part: `rows` rows for every label, and `share` of the prompts."""
+    evaluation = plan.recipe.evaluation
+    fewer = evaluation.model_copy(
+        update={
+            "prompts": max(1, round(share * evaluation.prompts)),
+            "tuning_prompts": max(1, round(share * evaluation.tuning_prompts)),
+        }
+    )
+    labels = {
+        label: one.model_copy(
+            update={
+                "budget": _less(one.budget, rows, share),
+                "training": one.training.model_copy(update={"batch": min(one.training.batch, rows)}),
+            }
+        )
+        for label, one in plan.labels.items()
+    }
+    training = plan.recipe.training
+    recipe = plan.recipe.model_copy(
+        update={
+            "evaluation": fewer,
+            "training": training.model_copy(update={"batch": min(training.batch, rows)}),
+        }
+    )
+    return plan.model_copy(update={"recipe": recipe, "labels": labels})
+
+
+def _less(budget: Budget, rows: int, share: float) -> Budget:
+    if budget.unit in TOTALS:
+        return budget.model_copy(update={budget.unit: share * budget.amount})
+    if budget.rows is not None:
+        return budget.model_copy(update={"rows": rows})
+    if budget.steps is not None:
+        return budget.model_copy(update={"steps": max(1, round(share * budget.steps))})
+    return budget
+
+
+# --- memory -------------------------------------------------------------------------------------------------
+
+
+def peak(base: Base) -> int:
+    """Return the most bytes in use since `reset_peak`."""
+    from alignbench.training.trainer import peak_memory
+
+    return peak_memory(base.device)
+
+
+def reset_peak() -> None:
+    """Let the kernel forget the most memory that this process has used, where it can."""
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")

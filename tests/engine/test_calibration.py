@@ -1,0 +1,169 @@
+"""The forecast of a run: parts of every label measured in bounded time, whatever one of them does."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from alignbench import layout
+from alignbench.api.config import Budget
+from alignbench.commands import forecast
+from alignbench.engine.executor import Executor
+from alignbench.recipe.load import load
+from alignbench.recipe.resolve import resolve
+from alignbench.recipe.schema import Loaded
+from alignbench.worker.calibrate import OutOfTime, growing, limited, smaller, spread
+from alignbench.worker.messages import Finished
+
+RECIPE = """
+model: {id: sandbox}
+data: {train: sandbox, limit: 96, max_length: 96}
+training: {threads: 1, batch: 16}
+budget: {epochs: 1}
+start: sft
+methods:
+  sft: {start: base}
+  broken: {method: frozen, start: {adapter: ./other}}
+  after-it: {method: frozen, start: broken}
+evaluation: {prompts: 24, judges: [gold], metrics: [reward], sampling: {temperature: [0, 1], max_new_tokens: 8}}
+"""
+
+
+def recipe(folder: Path, text: str = RECIPE) -> Loaded:
+    """Load a recipe, one of whose adapters has weights of another model: only loading it tells."""
+    (folder / "other").mkdir()
+    said = {"peft_type": "LORA", "r": 4, "target_modules": ["q_proj"]}
+    (folder / "other" / "adapter_config.json").write_text(json.dumps(said), encoding="utf-8")
+    save_file({"x": torch.zeros(1)}, folder / "other" / "adapter_model.safetensors")
+    (folder / "recipe.yaml").write_text(text, encoding="utf-8")
+    return load(folder / "recipe.yaml", [])
+
+
+@pytest.fixture(scope="module")
+def told(tmp_path_factory: pytest.TempPathFactory):
+    return forecast.calibrate(recipe(tmp_path_factory.mktemp("calibration")), seconds=1.0)
+
+
+def test_every_label_and_the_evaluation_are_foretold(told) -> None:
+    assert told.labels["sft"].failed == told.labels["base"].failed == told.failed == ""
+    assert told.labels["sft"].seconds > told.labels["base"].seconds > 0
+    assert told.labels["sft"].tokens > 10 * 96
+    assert told.labels["sft"].peak_memory_bytes > 1e8
+    assert told.evaluate_seconds > 0
+    assert told.model.weights
+
+
+def test_a_label_that_cannot_be_measured_says_why_and_spoils_no_other(told) -> None:
+    broken = told.labels["broken"]
+    assert broken.seconds == 0
+    assert "other" in broken.failed
+    assert told.labels["after-it"].seconds > 0
+    assert told.labels["after-it"].failed == ""
+
+
+def test_a_part_grows_while_there_is_time_and_no_longer(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, taken = [0.0], []
+    monkeypatch.setattr("alignbench.worker.calibrate.busy_clock", lambda: now[0])
+
+    def work(count: int, whole: int) -> None:
+        taken.append(count)
+        now[0] += 1 + 0.1 * count
+
+    assert growing(1000, 10.0, work, 60.0) == ""
+    assert taken == [2, 6, 18], "three times 2.8 s were not left"
+    taken.clear()
+    assert growing(4, 100.0, work, 60.0) == ""
+    assert taken == [2, 4], "the whole is the largest part"
+    taken.clear()
+    assert growing(1000, 0.0, work, 60.0) == ""
+    assert taken == [2], "the smallest part is always taken"
+
+
+def test_a_part_that_is_too_small_is_followed_by_a_larger_one() -> None:
+    taken = []
+
+    def work(count: int, whole: int) -> None:
+        taken.append(count)
+        if count < 6:
+            raise ValueError("nothing to learn from 2 rows")
+
+    assert growing(18, 10.0, work, 10.0) == ""
+    assert taken == [2, 6, 18]
+
+
+def test_a_part_that_never_ends_is_given_up() -> None:
+    began = time.monotonic()
+
+    def work(count: int, whole: int) -> None:
+        while True:
+            time.sleep(0.01)
+
+    said = growing(10, 0.1, work, 0.3)
+    assert said.startswith("2 of 10 took longer than")
+    assert 0.2 < time.monotonic() - began < 5
+    with pytest.raises(OutOfTime), limited(0.05):
+        time.sleep(5)
+    time.sleep(0.1)  # nothing rings afterwards
+
+
+def test_rows_of_a_part_are_as_long_as_all_rows() -> None:
+    rows = [SimpleNamespace(length=length) for length in (9, 1, 5, 3, 7, 2, 8, 4, 6)]
+    assert [row.length for row in spread(rows, 3)] == [5, 2, 8]
+    assert spread(rows, 20) == rows
+
+
+@pytest.mark.parametrize(
+    ("budget", "part"),
+    [
+        (Budget(epochs=2), Budget(epochs=2)),
+        (Budget(rows=400), Budget(rows=8)),
+        (Budget(steps=25), Budget(steps=1)),
+        (Budget(tokens=5000), Budget(tokens=100)),
+    ],
+)
+def test_a_part_has_its_share_of_every_budget(tmp_path: Path, budget: Budget, part: Budget) -> None:
+    text = RECIPE.replace("{epochs: 1}", budget.model_dump_json(exclude_none=True))
+    plan = smaller(resolve(recipe(tmp_path, text).recipe), 8, 8 / 400)
+    planned = plan.labels["sft"]
+    assert getattr(planned.budget, part.unit) == part.amount
+    assert planned.training.batch == plan.recipe.training.batch == 8
+    assert (plan.recipe.evaluation.prompts, plan.recipe.evaluation.tuning_prompts) == (1, 2)
+
+
+def test_a_killed_process_costs_its_label_and_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded = recipe(tmp_path)
+    asked: list[list[str]] = []
+
+    def killed(executor: Executor, task, watch) -> Finished:
+        labels = task.what["labels"]
+        asked.append(labels)
+        with (task.run / layout.MEASURED).open("a") as file:
+            for label in labels:
+                file.write(json.dumps({"label": label, "begun": True}) + "\n")
+                if label == "broken":
+                    file.write('{"label": "bro')
+                    return Finished("failed", "killed by SIGKILL (out of memory?)")
+                file.write(json.dumps({"label": label, "done": True}) + "\n")
+        return Finished()
+
+    monkeypatch.setattr(forecast, "_run", killed)
+    found = forecast._measure(
+        Executor(),
+        loaded,
+        resolve(loaded.recipe),
+        tmp_path,
+        ["base", "sft", "broken", "after-it"],
+        9.0,
+        lambda one: None,
+    )
+    assert asked == [["base", "sft", "broken", "after-it"], ["after-it"]]
+    assert [line["label"] for line in found if line.get("done")] == ["base", "sft", "after-it"]
+    assert {"label": "broken", "failed": "killed by SIGKILL (out of memory?)"} in found

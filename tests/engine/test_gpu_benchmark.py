@@ -1,0 +1,66 @@
+"""The benchmark of a GPU where there is none: what a processor can do runs, and the rest says why it does not."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+SCRIPT = Path(__file__).parents[2] / "benchmarks" / "gpu.py"
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    spec = importlib.util.spec_from_file_location("gpu_benchmark", SCRIPT)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    monkeypatch.setattr(module, "cuda", lambda: False)
+    return module
+
+
+def test_one_object_says_what_ran_and_why_the_rest_did_not(
+    gpu: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kept = [
+        line
+        for line in gpu.RECIPE.splitlines()
+        if not line.startswith(("  dpo", "  orpo", "  rlhf", "  rain"))
+    ]
+    monkeypatch.setattr(gpu, "RECIPE", "\n".join(kept))
+    gpu.main(["--only", "tests", "--only", "smollm2", "--only", "shape"])
+    told = json.loads(capsys.readouterr().out)
+    assert (told["benchmark"], told["device"]) == ("gpu", "cpu")
+    assert told["versions"]["torch"]
+    assert told["parts"]["tests"]["why"] == "there is no CUDA device"
+    assert "make smollm2" in told["parts"]["smollm2"]["why"]
+    shape = told["parts"]["shape"]
+    assert shape["ran"], shape
+    assert shape["small"]
+    sft = shape["labels"]["sft"]
+    assert sft["peak_memory_bytes"] > 1e7
+    assert sft["train_tokens_per_second"] > 0
+    assert sft["decode_tokens_per_second"] > 0
+    assert shape["equal_runs"]["largest_weight"] > 0
+    assert shape["equal_runs"]["largest_difference_of_a_weight"] == 0, "on a processor, equal runs are equal"
+
+
+def test_a_part_that_fails_or_comes_too_late_spoils_no_other(
+    gpu: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def late(folder: Path, seconds: float, options: object) -> dict[str, object]:
+        return {"said": gpu.called("-c", "import time; time.sleep(60)", seconds=1.0)}
+
+    def broken(folder: Path, seconds: float, options: object) -> dict[str, object]:
+        return {"said": gpu.called("-c", "raise SystemExit('no kernel image')", seconds=9.0)}
+
+    monkeypatch.setattr(gpu, "PARTS", {"late": late, "broken": broken, "well": lambda *_: {"figure": 1}})
+    gpu.main([])
+    parts = json.loads(capsys.readouterr().out)["parts"]
+    assert parts["late"]["why"] == "stopped after 1 s, when the time was over"
+    assert "no kernel image" in parts["broken"]["why"]
+    assert parts["well"] == {"ran": True, "figure": 1, "took_seconds": parts["well"]["took_seconds"]}
