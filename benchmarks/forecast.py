@@ -1,6 +1,6 @@
 """How far `alignbench plan --estimate` is from what then happens.
 
-    python benchmarks/forecast.py recipes/quickstart.yaml
+    python benchmarks/forecast.py recipes/quickstart.yaml [--set data.limit=64 ...]
 
 Forecasts a recipe, then runs it from an empty store. Printed are, for each label, the seconds of a cell, the
 tokens and the peak memory, forecast and measured, and the seconds of the evaluation and of the whole. Seconds in
@@ -29,7 +29,9 @@ from alignbench.recipe.resolve import resolve
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("recipe", type=Path)
-    loaded = load(parser.parse_args().recipe, [])
+    parser.add_argument("--set", action="append", default=[], dest="overrides", help="as `alignbench run` has it")
+    asked = parser.parse_args()
+    loaded = load(asked.recipe, asked.overrides)
     forecast, clock = calibrate(loaded), Clock()
     with tempfile.TemporaryDirectory() as place:
         os.environ["ALIGNBENCH_HOME"] = str(Path(place) / "store")
@@ -56,6 +58,7 @@ def main() -> None:
     told("whole seconds", forecast.seconds(planned, workers), whole)
     counts = {
         "cells": len(planned),
+        "not_measured": sum(not one.seconds for one in forecast.labels.values()),
         "forecast_wall_seconds": round(forecast.took_seconds, 1),
         "run_wall_seconds": round(wall, 1),
     }
