@@ -29,7 +29,9 @@ from alignbench.recipe.resolve import resolve
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("recipe", type=Path)
-    parser.add_argument("--set", action="append", default=[], dest="overrides", help="as `alignbench run` has it")
+    parser.add_argument(
+        "--set", action="append", default=[], dest="overrides", help="as `alignbench run` has it"
+    )
     asked = parser.parse_args()
     loaded = load(asked.recipe, asked.overrides)
     forecast, clock = calibrate(loaded), Clock()

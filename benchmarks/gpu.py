@@ -244,7 +244,7 @@ def random_model(folder: Path, sizes: dict[str, int]) -> None:
     config.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     hidden, inner, vocabulary = config.hidden_size, config.intermediate_size, config.vocab_size
-    keys = config.num_key_value_heads * (hidden // config.num_attention_heads)
+    keys = sizes["num_key_value_heads"] * (hidden // config.num_attention_heads)
     layer = {
         "self_attn.q_proj": (hidden, hidden),
         "self_attn.k_proj": (keys, hidden),

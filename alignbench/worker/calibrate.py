@@ -30,10 +30,10 @@ from alignbench.rows import Prompt, Row
 from alignbench.worker import evaluate, samples
 from alignbench.worker.answering import TUNING, answer
 from alignbench.worker.cell import align
+from alignbench.worker.clock import busy_clock
 from alignbench.worker.context import CellContext
 from alignbench.worker.messages import Event, Task
 from alignbench.worker.policy_io import save_policy
-from alignbench.worker.process import busy_clock
 from alignbench.worker.session import Session
 
 if TYPE_CHECKING:

@@ -8,7 +8,6 @@ import os
 import signal
 import sys
 import threading
-import time
 import traceback
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -18,6 +17,7 @@ from pathlib import Path
 from alignbench import heartbeat, plugins
 from alignbench.errors import AlignbenchError, Diverged
 from alignbench.store import as_storage_error
+from alignbench.worker.clock import busy_clock
 from alignbench.worker.messages import HEARTBEAT, Finished, Task
 
 PRELOAD = ("alignbench.worker.preload",)
@@ -53,17 +53,6 @@ def main(task: Task, pipe: Connection) -> None:
             sys.stderr.flush()
     pipe.send(replace(result, clock=busy_clock()))
     pipe.close()
-
-
-def busy_clock() -> float:
-    """Return seconds that stand still while this process's main thread is ready and other programs have its core.
-
-    Only differences mean something. Where the kernel does not count the waiting, it is the plain clock.
-    """
-    waited = 0
-    with suppress(OSError, ValueError, IndexError):
-        waited = int(Path("/proc/self/schedstat").read_text(encoding="ascii").split()[1])
-    return time.monotonic() - waited / 1e9
 
 
 def _result(error: BaseException, task: Task) -> Finished:

@@ -19,8 +19,8 @@ from alignbench.engine.executor import Progress
 from alignbench.engine.plan import Cell
 from alignbench.errors import RecipeError
 from alignbench.worker.cell_state import steps_expected
+from alignbench.worker.clock import busy_clock
 from alignbench.worker.messages import Event, Finished
-from alignbench.worker.process import busy_clock
 from alignbench.worker.trackers import Tracking, check_trackers
 
 NEWS = [
