@@ -196,8 +196,9 @@ def _measure(
         begun = next((line["label"] for line in reversed(lines) if line.get("begun")), None)
         if begun is None:  # not even the base could be loaded
             raise last.error or AlignbenchError(f"{CALIBRATION}: {last.reason}")
-        if begun in ended:  # it died in the evaluation
-            return [*lines, *lost, {"failed": last.reason}]
+        if begun in ended:  # it died in the evaluation, or in a larger part of what is measured already
+            measured = any("evaluated" in line for line in lines)
+            return [*lines, *lost, *([] if measured else [{"failed": last.reason}])]
         lost.append({"label": begun, "failed": last.reason})
         left = labels[labels.index(begun) + 1 :]
     return [*_lines(out), *lost]
@@ -244,10 +245,16 @@ def _label(plan: Plan, label: str, load: float, lines: list[Mapping[str, Any]]) 
 
 
 def _line(points: list[tuple[float, float]], at: float, *, proportional: bool = True) -> float:
-    """Return the line through the last two points at `at`, never falling; through one point and nought."""
+    """Return the line through the last two points at `at`; through one point and nought.
+
+    Where the last took no longer than the one before it, what is done once hid what a row takes: it rises by a
+    quarter of what a row of the last took.
+    """
     (x, y) = points[-1]
     before = [point for point in points if point[0] < x]
     if not before:
         return y * at / x if proportional else y
-    slope = max(0.0, (y - before[-1][1]) / (x - before[-1][0]))
+    slope = (y - before[-1][1]) / (x - before[-1][0])
+    if slope <= 0:
+        slope = y / x / 4 if proportional else 0.0
     return y + slope * (at - x)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from collections.abc import Sequence as Many
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from math import ceil
+from math import ceil, sqrt
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,20 +39,20 @@ from alignbench.worker.session import Session
 if TYPE_CHECKING:
     from alignbench.models import Base
 
-SMALLEST = 2
-"""Rows or prompts of the smallest part."""
+SMALLEST = (2, 6)
+"""Rows or prompts of the two parts that are always measured."""
+
+LEAST = 2
+"""Rows of a part of another split, or for judges, at least."""
 
 GROWTH = 3
-"""How many times as large the next part is, while time is left for it."""
+"""How many times as large the next part is, where those were too small."""
 
-ALIGNING = 0.6
-"""Share of a label's time that its training may take; the rest is for its answers."""
+WORTH = 2
+"""A further part is measured where it can be so many times as large as the last."""
 
-EVALUATING = 2.0
-"""How many labels' time the evaluation gets."""
-
-LATE = 2.0
-"""How many times its share of the time a part may take before it is given up."""
+Measure = Callable[[int, int], float]
+"""Measures a part of a whole, and returns the seconds."""
 
 
 class OutOfTime(BaseException):
@@ -60,21 +60,81 @@ class OutOfTime(BaseException):
 
 
 def main(task: Task, emit: Callable[[Event], None]) -> None:
-    """Measure `what["labels"]`, then the evaluation, within about `what["seconds"]`."""
-    ends = busy_clock() + task.what["seconds"]
+    """Measure `what["labels"]`, then the evaluation, within about `what["seconds"]`.
+
+    First the two smallest parts of each, which may take longer; then larger ones in what is left, most of it where
+    the whole will take longest.
+    """
+    seconds = float(task.what["seconds"])
+    ends = busy_clock() + seconds
     session = Session(task, emit)
     record = Lines(task.run / layout.MEASURED)
     began = busy_clock()
     model = session.base.record()
     record.add(loaded=busy_clock() - began, model=model)
-    labels = list(task.what["labels"])
-    while labels:
-        label = labels.pop(0)
-        seconds = (ends - busy_clock()) / (len(labels) + 1 + EVALUATING)
-        record.add(label=label, begun=True)
-        Label(session, label, record).measure(max(seconds, 0.0), task.what["seconds"])
-        record.add(label=label, done=True)
-    Evaluation(session, record).measure(max(ends - busy_clock(), 0.0), task.what["seconds"])
+    series: list[Series] = []
+    for name in task.what["labels"]:
+        record.add(label=name, begun=True)
+        series += Label(session, name, record).begun(seconds)
+        record.add(label=name, done=True)
+    series += Evaluation(session, record).begun(seconds)
+    weights = [sqrt(one.at(one.whole)) for one in series]
+    for number, one in enumerate(series):
+        one.grow((ends - busy_clock()) * weights[number] / max(sum(weights[number:]), 1e-9))
+
+
+class Series:
+    """Growing parts of a whole, and what they took."""
+
+    def __init__(self, whole: int, work: Measure, failed: Callable[[str], None]):
+        self.whole, self.work, self.failed = whole, work, failed
+        self.points: list[tuple[int, float]] = []
+
+    def begin(self, seconds: float) -> None:
+        """Measure the smallest parts; where they fail, larger ones, until `seconds` are spent."""
+        began, why = busy_clock(), ""
+        sizes = sorted({min(size, self.whole) for size in SMALLEST})
+        while sizes:
+            size = sizes.pop(0)
+            why = self._take(size, seconds)
+            late = busy_clock() - began > seconds
+            if not sizes and not self.points and size < self.whole and not late:
+                sizes = [min(GROWTH * size, self.whole)]
+        if why:
+            self.failed(why)
+
+    def grow(self, seconds: float) -> None:
+        """Measure the largest part that `seconds` suffice for, if it says more than the last."""
+        if len(self.points) < 2 or self.points[-1][0] >= self.whole:
+            return
+        last = self.points[-1][0]
+        size = next((size for size in range(self.whole, last, -1) if self.at(size) <= seconds), last)
+        if size >= min(WORTH * last, self.whole):
+            self._take(size, 2 * seconds)
+
+    def at(self, size: int) -> float:
+        """Return what a part is expected to take: by the last two parts, and no less for a row than a quarter of
+        what a row of the last took."""
+        if not self.points:
+            return 0.0
+        last, took = self.points[-1]
+        slope = took / last / 4
+        if len(self.points) > 1:
+            before, less = self.points[-2]
+            slope = max(slope, (took - less) / (last - before))
+        return took + slope * (size - last)
+
+    def _take(self, size: int, seconds: float) -> str:
+        """Measure one part; return why it failed."""
+        began = busy_clock()
+        try:
+            with limited(seconds):
+                self.points.append((size, self.work(size, self.whole)))
+        except OutOfTime:
+            return f"{size} of {self.whole} took longer than {busy_clock() - began:.0f} s"
+        except Exception as error:
+            return str(error) or type(error).__name__
+        return ""
 
 
 class Lines:
@@ -101,27 +161,29 @@ class Label:
         self.folder = layout.cell_folder(session.run, label, self.seed)
         self.aligned: tuple[CellContext, Any] | None = None
 
-    def measure(self, seconds: float, first: float) -> None:
-        """Measure within about `seconds`, the smallest part within `first`.
+    def begun(self, seconds: float) -> list[Series]:
+        """Measure the smallest parts, each in `seconds` at most; return what can be measured in larger ones.
 
-        Later labels start from the policy of the largest part; from the base, where there is none.
+        Later labels start from the policy; from the base, where there is none.
         """
-        began, failed = busy_clock(), ""
         whole = len(self.session.training_rows(Prompt))
         rows = 1 if self.planned is None else self._rows(self.planned, whole)
         self.session.emit(Event(f"calibrating {self.label}"))
-        failed = growing(rows, ALIGNING * seconds, self._align, first)
+        series = [Series(rows, self._align, self._failed)]
+        series[0].begin(seconds)
         if self.aligned is not None:
-            prompts = self.session.recipe.evaluation.prompts
-            failed = growing(prompts, seconds - (busy_clock() - began), self._answer, first) or failed
+            series.append(Series(self.session.recipe.evaluation.prompts, self._answer, self._failed))
+            series[1].begin(seconds)
             self.session.emit(Event(f"calibrated {self.label}"))
-        if failed:
-            self.record.add(label=self.label, failed=failed)
         if not (self.folder / layout.POLICY / layout.POLICY_KIND).is_file():
             start = CellContext(
                 self.session, label=BASE, seed=self.seed, method="", start=BASE, folder=self.folder
             ).start
             save_policy(start, self.folder / layout.POLICY, method="", config={}, start=BASE)
+        return series
+
+    def _failed(self, why: str) -> None:
+        self.record.add(label=self.label, failed=why)
 
     def _rows(self, planned: LabelPlan, whole: int) -> int:
         """Return the rows that the whole draws for its budget; of a budget that counts work, those there are."""
@@ -130,7 +192,7 @@ class Label:
             return max(1, int(budget.steps) * planned.training.batch)
         return max(1, int(budget.rows)) if budget.rows is not None else whole
 
-    def _align(self, count: int, whole: int) -> None:
+    def _align(self, count: int, whole: int) -> float:
         part = PartSession(self.session, count, count / whole)
         shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir(parents=True)
@@ -150,8 +212,9 @@ class Label:
             batch=batch,
             memory=peak(part.base),
         )
+        return took
 
-    def _answer(self, count: int, whole: int) -> None:
+    def _answer(self, count: int, whole: int) -> float:
         assert self.aligned is not None
         run, policy = self.aligned
         part = PartSession(self.session, count, count / whole)
@@ -161,6 +224,7 @@ class Label:
         self.record.add(
             label=self.label, answered=count, whole=whole, seconds=took, memory=peak(self.session.base)
         )
+        return took
 
 
 class Evaluation:
@@ -169,8 +233,8 @@ class Evaluation:
     def __init__(self, session: Session, record: Lines):
         self.session, self.record = session, record
 
-    def measure(self, seconds: float, first: float) -> None:
-        """Measure within about `seconds`, the smallest part within `first`."""
+    def begun(self, seconds: float) -> list[Series]:
+        """Measure the smallest parts, each in `seconds` at most; return what can be measured in larger ones."""
         recipe = self.session.recipe
         cells = [Cell(BASE, recipe.seeds[0])]
         cells += [Cell(label, one.seeds[0]) for label, one in self.session.plan.labels.items()]
@@ -180,10 +244,10 @@ class Evaluation:
             if ((folder := layout.cell_folder(self.session.run, *cell)) / layout.SAMPLES).is_file()
         }
         if not answered:
-            return
+            return []
         self.session.emit(Event("calibrating the evaluation"))
 
-        def one(count: int, whole: int) -> None:
+        def one(count: int, whole: int) -> float:
             part = PartSession(self.session, count, count / whole)
             for cell, said in answered.items():
                 _write(part, layout.cell_folder(part.run, *cell), said)
@@ -191,10 +255,13 @@ class Evaluation:
             (part.run / layout.EVALUATION).mkdir()
             began = busy_clock()
             evaluate.measure(part, list(answered), part.run / layout.EVALUATION)
-            self.record.add(evaluated=count, whole=whole, seconds=busy_clock() - began)
+            took = busy_clock() - began
+            self.record.add(evaluated=count, whole=whole, seconds=took)
+            return took
 
-        if failed := growing(recipe.evaluation.prompts, seconds, one, first):
-            self.record.add(failed=failed)
+        series = Series(recipe.evaluation.prompts, one, lambda why: self.record.add(failed=why))
+        series.begin(seconds)
+        return [series]
 
 
 def _write(session: Session, folder: Path, said: samples.Settings) -> None:
@@ -217,29 +284,6 @@ def _write(session: Session, folder: Path, said: samples.Settings) -> None:
         samples.write(
             folder, to(session.table.prompts(TUNING, evaluation.tuning_prompts), 1), layout.TUNING_SAMPLES
         )
-
-
-def growing(whole: int, seconds: float, work: Callable[[int, int], None], first: float) -> str:
-    """Call `work(part, whole)` with growing parts of `whole`, within about `seconds`; return why the last failed.
-
-    A part that fails is followed by a larger one while there is time. The next part is taken where it would fit
-    if it took as much for each row. The smallest may take `first` seconds.
-    """
-    began, count, failed = busy_clock(), min(SMALLEST, whole), ""
-    while True:
-        started = busy_clock()
-        try:
-            with limited(max(first, LATE * (seconds - (started - began)))):
-                work(count, whole)
-            failed = ""
-        except OutOfTime:
-            return failed or f"{count} of {whole} took longer than {busy_clock() - started:.0f} s"
-        except Exception as error:
-            failed = str(error) or type(error).__name__
-        first, took = 0.0, busy_clock() - started
-        if count >= whole or GROWTH * took > seconds - (busy_clock() - began):
-            return failed
-        count = min(GROWTH * count, whole)
 
 
 @contextmanager
@@ -283,7 +327,7 @@ class PartSession(Session):
 
     def held_out_rows(self, part: tuple[float, float]) -> list[Row]:
         found = super().held_out_rows(part)
-        return spread(found, max(SMALLEST, ceil(self.share * len(found))))
+        return spread(found, max(LEAST, ceil(self.share * len(found))))
 
 
 class PartTable(Table):
@@ -302,7 +346,7 @@ class PartTable(Table):
         if split not in self._parts:
             # The first of each prompt, so that there are as many prompts as rows.
             first = {prompt_key(row.prompt): row for row in reversed(rows) if isinstance(row, Prompt)}
-            count = max(self._prompts.get(split, 0), ceil(self._share * len(rows)), SMALLEST)
+            count = max(self._prompts.get(split, 0), ceil(self._share * len(rows)), LEAST)
             self._parts[split] = spread(list(first.values()) or rows, count)
         return self._parts[split]
 

@@ -116,7 +116,8 @@ def test_tensorboard_gets_a_run_for_the_cell_with_its_numbers(tmp_path: Path) ->
 def test_two_points_give_what_grows_and_what_does_not() -> None:
     assert _line([(16, 10.0), (48, 14.0)], 1000) == pytest.approx(8 + 1000 / 8)
     assert _line([(2, 9.0), (16, 10.0), (48, 14.0)], 1000) == pytest.approx(8 + 1000 / 8)  # the last two
-    assert _line([(16, 14.0), (48, 10.0)], 1000) == 10.0  # noise never makes more rows cheaper
+    assert _line([(16, 14.0), (48, 12.0)], 144) == 18.0  # what is done once never makes more rows cheaper
+    assert _line([(16, 14.0), (48, 12.0)], 144, proportional=False) == 12.0
     assert _line([(10, 2.0)], 100) == 20.0
     assert _line([(10, 2.0)], 100, proportional=False) == 2.0
 

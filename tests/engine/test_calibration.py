@@ -18,7 +18,7 @@ from alignbench.engine.executor import Executor
 from alignbench.recipe.load import load
 from alignbench.recipe.resolve import resolve
 from alignbench.recipe.schema import Loaded
-from alignbench.worker.calibrate import OutOfTime, growing, limited, smaller, spread
+from alignbench.worker.calibrate import OutOfTime, Series, limited, smaller, spread
 from alignbench.worker.messages import Finished
 
 RECIPE = """
@@ -67,45 +67,62 @@ def test_a_label_that_cannot_be_measured_says_why_and_spoils_no_other(told) -> N
     assert told.labels["after-it"].failed == ""
 
 
-def test_a_part_grows_while_there_is_time_and_no_longer(monkeypatch: pytest.MonkeyPatch) -> None:
-    now, taken = [0.0], []
+@pytest.fixture
+def series(monkeypatch: pytest.MonkeyPatch):
+    """A series whose parts take a second and a tenth for each row, by a clock of its own."""
+    now = [0.0]
     monkeypatch.setattr("alignbench.worker.calibrate.busy_clock", lambda: now[0])
 
-    def work(count: int, whole: int) -> None:
-        taken.append(count)
-        now[0] += 1 + 0.1 * count
+    def made(whole: int, least: int = 0) -> tuple[Series, list[str]]:
+        def work(count: int, whole: int) -> float:
+            if count < least:
+                raise ValueError(f"nothing to learn from {count} rows")
+            now[0] += 1 + 0.1 * count
+            return 1 + 0.1 * count
 
-    assert growing(1000, 10.0, work, 60.0) == ""
-    assert taken == [2, 6, 18], "three times 2.8 s were not left"
-    taken.clear()
-    assert growing(4, 100.0, work, 60.0) == ""
-    assert taken == [2, 4], "the whole is the largest part"
-    taken.clear()
-    assert growing(1000, 0.0, work, 60.0) == ""
-    assert taken == [2], "the smallest part is always taken"
+        failed: list[str] = []
+        return Series(whole, work, failed.append), failed
+
+    return made
 
 
-def test_a_part_that_is_too_small_is_followed_by_a_larger_one() -> None:
-    taken = []
+def sizes(one: Series) -> list[int]:
+    return [size for size, _ in one.points]
 
-    def work(count: int, whole: int) -> None:
-        taken.append(count)
-        if count < 6:
-            raise ValueError("nothing to learn from 2 rows")
 
-    assert growing(18, 10.0, work, 10.0) == ""
-    assert taken == [2, 6, 18]
+def test_two_parts_are_always_measured_and_a_larger_one_where_it_fits(series) -> None:
+    one, failed = series(1000)
+    one.begin(60.0)
+    assert (sizes(one), failed) == ([2, 6], [])
+    assert one.at(1000) == pytest.approx(101)
+    one.grow(2.0)
+    assert sizes(one) == [2, 6], "ten rows would say little more than six"
+    one.grow(6.05)
+    assert sizes(one) == [2, 6, 50]
+    small, _ = series(4)
+    small.begin(60.0)
+    small.grow(60.0)
+    assert sizes(small) == [2, 4], "the whole is the largest part"
+
+
+def test_a_part_that_is_too_small_is_followed_by_a_larger_one(series) -> None:
+    one, failed = series(100, least=18)
+    one.begin(60.0)
+    assert (sizes(one), failed) == ([18], [])
+    none, failed = series(4, least=18)
+    none.begin(60.0)
+    assert (sizes(none), failed) == ([], ["nothing to learn from 4 rows"])
 
 
 def test_a_part_that_never_ends_is_given_up() -> None:
-    began = time.monotonic()
-
-    def work(count: int, whole: int) -> None:
+    def work(count: int, whole: int) -> float:
         while True:
             time.sleep(0.01)
 
-    said = growing(10, 0.1, work, 0.3)
-    assert said.startswith("2 of 10 took longer than")
+    began, failed = time.monotonic(), list[str]()
+    Series(10, work, failed.append).begin(0.2)
+    assert len(failed) == 1
+    assert "of 10 took longer than" in failed[0]
     assert 0.2 < time.monotonic() - began < 5
     with pytest.raises(OutOfTime), limited(0.05):
         time.sleep(5)
