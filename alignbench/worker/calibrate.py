@@ -48,6 +48,9 @@ LEAST = 2
 GROWTH = 3
 """How many times as large the next part is, where those were too small."""
 
+SHARE = 0.25
+"""Share of what the whole will take that measuring its parts may take."""
+
 WORTH = 2
 """A further part is measured where it can be so many times as large as the last."""
 
@@ -63,7 +66,7 @@ def main(task: Task, emit: Callable[[Event], None]) -> None:
     """Measure `what["labels"]`, then the evaluation, within about `what["seconds"]`.
 
     First the two smallest parts of each, which may take longer; then larger ones in what is left, most of it where
-    the whole will take longest.
+    the whole will take longest. A short run gets less time.
     """
     seconds = float(task.what["seconds"])
     ends = busy_clock() + seconds
@@ -78,7 +81,9 @@ def main(task: Task, emit: Callable[[Event], None]) -> None:
         series += Label(session, name, record).begun(seconds)
         record.add(label=name, done=True)
     series += Evaluation(session, record).begun(seconds)
-    weights = [sqrt(one.at(one.whole)) for one in series]
+    foretold = [one.at(one.whole) for one in series]
+    ends = min(ends, began + SHARE * sum(foretold))
+    weights = [sqrt(seconds) for seconds in foretold]
     for number, one in enumerate(series):
         one.grow((ends - busy_clock()) * weights[number] / max(sum(weights[number:]), 1e-9))
 
