@@ -32,6 +32,7 @@ _HOME = {
     ),
     "alignbench.api.data": "RowFilter Source",
     "alignbench.api.reward": "Reward RewardConfig RewardModel",
+    "alignbench.api.launcher": "Event Finished Launcher LauncherConfig Needs Task",
     "alignbench.hooks": "hookimpl",
     "alignbench.models": "DecodingBase Query Reply TokenTree TokenTrees",
 }
@@ -69,6 +70,12 @@ if TYPE_CHECKING:
     from alignbench.api.judge import Models as Models
     from alignbench.api.judge import PairwiseJudgment as PairwiseJudgment
     from alignbench.api.judge import Score as Score
+    from alignbench.api.launcher import Event as Event
+    from alignbench.api.launcher import Finished as Finished
+    from alignbench.api.launcher import Launcher as Launcher
+    from alignbench.api.launcher import LauncherConfig as LauncherConfig
+    from alignbench.api.launcher import Needs as Needs
+    from alignbench.api.launcher import Task as Task
     from alignbench.api.method import Departure as Departure
     from alignbench.api.method import GroupScores as GroupScores
     from alignbench.api.method import Loss as Loss

@@ -22,7 +22,7 @@ from typing import Any, Literal, get_args
 from alignbench.api.config import API, NAME
 from alignbench.errors import AlignbenchError, PluginError
 
-Group = Literal["methods", "judges", "metrics", "data", "filters", "rewards", "hooks"]
+Group = Literal["methods", "judges", "metrics", "data", "filters", "rewards", "launchers", "hooks"]
 GROUPS: tuple[Group, ...] = get_args(Group)
 
 _WORD = {
@@ -32,6 +32,7 @@ _WORD = {
     "data": "data source",
     "filters": "row filter",
     "rewards": "reward function",
+    "launchers": "launcher",
     "hooks": "observer",
 }
 _BASE = {
@@ -41,6 +42,7 @@ _BASE = {
     "data": "alignbench.api.data:Source",
     "filters": "alignbench.api.data:RowFilter",
     "rewards": "alignbench.api.reward:Reward",
+    "launchers": "alignbench.api.launcher:Launcher",
 }
 """The class that one of each group must inherit; an observer is any class with hooks."""
 

@@ -55,6 +55,7 @@ VOLATILE = (
     "/environment/started",
     "/environment/finished",
     "/environment/host",
+    "/environment/launcher",
 )
 """Fields that may differ between two equal runs: JSON pointers (RFC 6901), where `*` matches any part of a
 key or any index."""

@@ -29,6 +29,11 @@ from alignbench.layout import CHECKPOINTS
 COMMIT = "COMMIT"
 """Name of the manifest file."""
 
+WHOLE = 64 * 2**20
+"""Bytes of a file that are all read for its digest; of a larger one, its size and `PIECES` pieces."""
+
+PIECES, PIECE = 64, 2**16
+
 log = logging.getLogger(__name__)
 
 
@@ -63,6 +68,22 @@ def file_digest(path: Path) -> str:
     """Return the sha256 of a file's bytes, as 64 hex digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def path_digest(path: Path) -> str:
+    """Return a digest of a file's bytes, or of all files in a folder; of a large file, of its size and of pieces."""
+    if path.is_dir():
+        inside = sorted(file for file in path.rglob("*") if file.is_file())
+        return digest({file.relative_to(path).as_posix(): path_digest(file) for file in inside})
+    size = path.stat().st_size
+    if size <= WHOLE:
+        return file_digest(path)
+    total = hashlib.sha256(str(size).encode())
+    with path.open("rb") as file:
+        for piece in range(PIECES):
+            file.seek(piece * (size - PIECE) // (PIECES - 1))
+            total.update(file.read(PIECE))
+    return total.hexdigest()
 
 
 def write_text(path: Path, text: str) -> None:

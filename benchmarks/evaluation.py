@@ -25,6 +25,7 @@ import torch
 
 from alignbench import store
 from alignbench.api.config import Named
+from alignbench.api.launcher import Task
 from alignbench.commands.open_run import recipe_of
 from alignbench.data.tokens import encode, render
 from alignbench.engine.environment import origin
@@ -36,7 +37,6 @@ from alignbench.recipe.graph import complete
 from alignbench.recipe.resolve import resolve
 from alignbench.rows import Prompt
 from alignbench.worker import evaluate, samples
-from alignbench.worker.messages import Task
 
 PLAIN = ["reward", "win_rate", "length_controlled", "bradley_terry", "kl", "preference", "length", "refusal",
          "attack", "hallucination", "capability", "perplexity", "entropy", "words"]  # fmt: skip

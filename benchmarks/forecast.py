@@ -22,6 +22,7 @@ from alignbench.commands.forecast import Clock, calibrate, side_by_side
 from alignbench.engine import resources
 from alignbench.engine import run as engine
 from alignbench.engine.plan import cells
+from alignbench.launchers.local import Local
 from alignbench.recipe.load import load
 from alignbench.recipe.resolve import resolve
 
@@ -54,7 +55,7 @@ def main() -> None:
         told(f"{cell.label} tokens", one.tokens, cost.tokens or 0)
         told(f"{cell.label} memory", one.peak_memory_bytes, cost.peak_memory_bytes or 0)
     told("evaluation seconds", forecast.evaluate_seconds, clock.spent(layout.EVALUATION))
-    planned, workers = cells(resolve(loaded.recipe)), resources.max_workers(loaded.recipe)
+    planned, workers = cells(resolve(loaded.recipe)), resources.max_workers(loaded.recipe, Local())
     aligned = side_by_side({cell: clock.spent(str(cell)) for cell in planned}, workers)
     whole = clock.spent(layout.DATA) + aligned + clock.spent(layout.EVALUATION)
     told("whole seconds", forecast.seconds(planned, workers), whole)

@@ -72,12 +72,12 @@ def alignbench(scratch: Path) -> dict[str, float]:
     import torch
     from alignbench_rlhf.ppo import PPO
 
+    from alignbench.api.launcher import Task
     from alignbench.recipe.resolve import resolve
     from alignbench.recipe.schema import Recipe
     from alignbench.rows import Prompt
     from alignbench.worker import prepare
     from alignbench.worker.context import CellContext
-    from alignbench.worker.messages import Task
     from alignbench.worker.policy_io import load_method
     from alignbench.worker.session import Session
 

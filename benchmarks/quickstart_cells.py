@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from alignbench.api.launcher import Task
 from alignbench.recipe.load import load
 from alignbench.recipe.resolve import resolve
 from alignbench.recipe.schema import Recipe
 from alignbench.worker import cell, prepare
-from alignbench.worker.messages import Task
 
 RECIPE: Recipe = load(Path(__file__).parents[1] / "recipes" / "quickstart.yaml", ()).recipe
 

@@ -16,6 +16,7 @@ GROUPS = {
     "data": "Data sources",
     "filters": "Row filters",
     "rewards": "Reward functions",
+    "launchers": "Launchers",
 }
 
 

@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[1]
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     gpu = [item for item in items if item.get_closest_marker("gpu")]
     if gpu:
-        from alignbench.engine.resources import has_cuda
+        from alignbench.launchers.machine import has_cuda
 
         if not has_cuda():
             for item in gpu:

@@ -52,6 +52,7 @@ def claims(
     from alignbench.commands.claims.registry import load, register
     from alignbench.commands.claims.verdicts import summary
     from alignbench.engine import run as engine
+    from alignbench.launchers.choose import choose
     from alignbench.report import claims as pages
 
     registry = load(folder)
@@ -113,7 +114,7 @@ def claims(
                     one.loaded,
                     out=one.folder,
                     only=one.labels,
-                    max_workers=jobs or "auto",
+                    launcher=choose(jobs=jobs or "auto"),
                     allow_env_change=True,
                     registry="" if quick else registry.digest,
                     watch=watch,

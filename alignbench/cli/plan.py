@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from alignbench.cli.runs import ForPrograms, Only, OutFolder, Overrides, RecipeFile
+from alignbench.cli.runs import ChosenLauncher, ForPrograms, Only, OutFolder, Overrides, RecipeFile
 from alignbench.cli.shell import print_json, show_table
 
 if TYPE_CHECKING:
@@ -28,23 +28,28 @@ def plan(
             "--estimate", help="Predict time and memory from parts of every label, in about a minute."
         ),
     ] = False,
+    launcher: ChosenLauncher = "local",
     as_json: ForPrograms = False,
 ) -> None:
     """List what will run and what is finished, with departures, and predict time and memory."""
     from alignbench.commands.plan import describe, finished, requested, weights
     from alignbench.engine import environment, resources
     from alignbench.engine.plan import cells
+    from alignbench.launchers.choose import choose, split
     from alignbench.recipe.load import load
     from alignbench.recipe.resolve import resolve
 
-    loaded = load(recipe, overrides)
+    of_recipe, of_launcher = split(overrides)
+    chosen = choose(launcher, of_launcher)
+    loaded = load(recipe, of_recipe)
     folder = out or Path("runs") / recipe.stem
     loaded, tuning, trials = _tuning(loaded, folder)
     resolved, root = resolve(loaded.recipe), loaded.path.parent
     planned = cells(resolved, only)
     there = finished(resolved, root, folder, planned)
     left = tuple(cell for cell in planned if not there[cell])
-    resources.check_disk(loaded.recipe, left, folder, root, resources.max_workers(loaded.recipe))
+    workers = resources.max_workers(loaded.recipe, chosen)
+    resources.check_disk(loaded.recipe, left, folder, root, workers)
     rows = [
         {**describe(resolved, cell), "state": "finished" if there[cell] else "to run"} for cell in planned
     ]
@@ -58,7 +63,7 @@ def plan(
     found = _forecast(loaded, only) if estimate and left else None
     model = weights(loaded.recipe.model, root) if found is None else found.model
     compute = environment.compute(folder, loaded.recipe.model, root)
-    forecast = None if found is None else _estimate(loaded, left, trials, found)
+    forecast = None if found is None else _estimate(loaded, left, trials, found, workers)
     if as_json:
         said = {"tuning": tuning, "cells": rows, "requests": asked, "detectable": power}
         print_json({**said, "model": model.model_dump(mode="json"), "compute": compute, "estimate": forecast})
@@ -209,16 +214,15 @@ def _forecast(loaded: Loaded, only: list[str]) -> Forecast:
 
 
 def _estimate(
-    loaded: Loaded, left: tuple[Cell, ...], trials: tuple[Cell, ...], found: Forecast
+    loaded: Loaded, left: tuple[Cell, ...], trials: tuple[Cell, ...], found: Forecast, workers: int
 ) -> dict[str, Any]:
     """Return the predicted cost of the open cells, and whether they fit this machine's device."""
     from dataclasses import asdict
 
     from alignbench.cli.doctor import device_memory
-    from alignbench.engine import resources, tuning
+    from alignbench.engine import tuning
 
     device, memory = device_memory()
-    workers = resources.max_workers(loaded.recipe)
     like = {name: label for label, names in tuning.labels(loaded.recipe).items() for name in names}
     peak = max((one.peak_memory_bytes for one in found.labels.values()), default=0.0)
     return {

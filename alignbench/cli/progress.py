@@ -18,7 +18,7 @@ from rich.progress import TimeRemainingColumn as TimeLeft
 from alignbench.report.text import duration, line
 
 if TYPE_CHECKING:
-    from alignbench.engine.executor import Progress
+    from alignbench.engine.experiment import Progress
 
 
 WIDE = 110

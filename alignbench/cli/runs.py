@@ -27,6 +27,13 @@ Only = Annotated[
     list[str],
     typer.Option(metavar="LABEL", help="Only this label and the labels it starts from; may be repeated."),
 ]
+ChosenLauncher = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME",
+        help="Where cells run: local, or a plugin's; --set launcher.FIELD=VALUE sets its fields.",
+    ),
+]
 ForPrograms = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -39,6 +46,7 @@ def run(
         str,
         typer.Option(metavar="N|auto", help="Cells that run in parallel; on several CUDA devices: on each."),
     ] = "auto",
+    launcher: ChosenLauncher = "local",
     fork: Annotated[
         bool, typer.Option("--fork", help="Start a new run in a new folder if recipe or environment changed.")
     ] = False,
@@ -73,13 +81,15 @@ def run(
     from alignbench.cli.progress import as_line, telling, watching
     from alignbench.engine import environment
     from alignbench.engine import run as engine
+    from alignbench.launchers.choose import choose, split
     from alignbench.recipe.load import load
     from alignbench.worker.trackers import check_trackers
 
     for sign in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(sign, _stop)
-    workers = _jobs(jobs)
-    loaded = load(recipe, overrides)
+    of_recipe, of_launcher = split(overrides)
+    chosen = choose(launcher, of_launcher, _jobs(jobs))
+    loaded = load(recipe, of_recipe)
     folder = out or Path("runs") / recipe.stem
     if fork:
         folder = environment.fork(folder, loaded)
@@ -90,7 +100,7 @@ def run(
                 loaded,
                 out=folder,
                 only=only,
-                max_workers=workers,
+                launcher=chosen,
                 heartbeat=heartbeat,
                 checkpoint_every=every,
                 allow_env_change=allow_env_change,
@@ -119,7 +129,7 @@ class Stopped(KeyboardInterrupt):
 
 
 def _stop(sign: int, _frame: object) -> None:
-    """Stop the parent process at once; the executor stops its child processes."""
+    """Stop the parent process at once; the launcher stops its tasks."""
     stopped = Stopped()
     if sign != signal.SIGINT:
         stopped.code = Exit.TERMINATED
@@ -134,15 +144,19 @@ def check(
     rows: Annotated[
         bool, typer.Option("--data", help="Also read every row with a local model's tokenizer.")
     ] = False,
+    launcher: ChosenLauncher = "local",
     as_json: ForPrograms = False,
 ) -> None:
     """Check a recipe and report all problems at once."""
     from alignbench.engine.plan import cells
+    from alignbench.launchers.choose import choose, split
     from alignbench.models import files
     from alignbench.recipe.load import load
     from alignbench.recipe.resolve import resolve
 
-    loaded = load(recipe, overrides)
+    of_recipe, of_launcher = split(overrides)
+    choose(launcher, of_launcher)
+    loaded = load(recipe, of_recipe)
     checked, read, root = loaded.recipe, "", loaded.path.parent
     plan = resolve(checked)
     away = files.check(plan, root)

@@ -12,15 +12,17 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from alignbench import layout, results, store
+from alignbench.api.launcher import Finished, Launcher, Needs, Task
 from alignbench.engine import resources
-from alignbench.engine.executor import Executor, Progress
+from alignbench.engine import run as engine
+from alignbench.engine.experiment import Progress
 from alignbench.engine.plan import Cell, cells, parents, ranks
 from alignbench.errors import AlignbenchError
+from alignbench.launchers.local import Local
 from alignbench.models import files as model_files
 from alignbench.recipe.plan import Plan
 from alignbench.recipe.resolve import resolve
 from alignbench.recipe.schema import BASE, Loaded
-from alignbench.worker.messages import Finished, Task
 
 SECONDS = 60.0
 """What measuring parts may take, the reading of the data aside. The smallest part of each label is always taken."""
@@ -103,9 +105,9 @@ def calibrate(
     planned = list(dict.fromkeys(cell.label for cell in cells(plan, only)))
     with TemporaryDirectory(prefix="alignbench-plan-") as place:
         folder = Path(place)
-        with Executor(resources.devices()) as executor:
-            read = _read(executor, loaded, plan, folder, watch)
-            lines = _measure(executor, loaded, plan, folder, planned, seconds, watch)
+        with Local() as launcher:
+            read = _read(launcher, loaded, plan, folder, watch)
+            lines = _measure(launcher, loaded, plan, folder, planned, seconds, watch)
     load = next((line["loaded"] for line in lines if "loaded" in line), 0.0)
     labels = {
         label: _label(plan, label, load, [x for x in lines if x.get("label") == label]) for label in planned
@@ -161,7 +163,7 @@ def _task(kind: str, loaded: Loaded, plan: Plan, run: Path, log: Path, **what: A
 
 
 def _read(
-    executor: Executor, loaded: Loaded, plan: Plan, out: Path, watch: Callable[[Progress], None]
+    launcher: Launcher, loaded: Loaded, plan: Plan, out: Path, watch: Callable[[Progress], None]
 ) -> float:
     """Prepare all of the recipe's data; return how long it took."""
     clock = Clock()
@@ -171,12 +173,12 @@ def _read(
         watch(progress)
 
     task = _task("prepare", loaded, plan, out, out / layout.DATA_LOG, key=plan.model_dump_json())
-    executor.run(layout.DATA, task, follow)
+    engine.complete(launcher, layout.DATA, task, follow)
     return clock.spent(layout.DATA)
 
 
 def _measure(
-    executor: Executor,
+    launcher: Launcher,
     loaded: Loaded,
     plan: Plan,
     out: Path,
@@ -188,7 +190,7 @@ def _measure(
     left, lost, last = list(labels), [], None
     while last is None or last.status != "done":
         task = _task("calibrate", loaded, plan, out, out / "log.txt", labels=left, seconds=seconds)
-        last = _run(executor, task, watch)
+        last = _run(launcher, task, watch)
         lines = _lines(out)
         if last.status == "done":
             break
@@ -204,10 +206,10 @@ def _measure(
     return [*_lines(out), *lost]
 
 
-def _run(executor: Executor, task: Task, watch: Callable[[Progress], None]) -> Finished:
-    executor.start(CALIBRATION, task)
+def _run(launcher: Launcher, task: Task, watch: Callable[[Progress], None]) -> Finished:
+    launcher.start(CALIBRATION, task, Needs(cpus=task.threads))
     while True:
-        ended = executor.wait(lambda name, event: watch(Progress(name, event=event)))
+        ended = launcher.wait(lambda name, event: watch(Progress(name, event=event)))
         if CALIBRATION in ended:
             watch(Progress(CALIBRATION, ended=ended[CALIBRATION]))
             return ended[CALIBRATION]

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from alignbench import layout, store
 from alignbench.api.config import Labelling, NamedJudge, Revising
+from alignbench.api.launcher import Event, Task
 from alignbench.errors import RecipeError
 from alignbench.recipe.configs import build
 from alignbench.recipe.resolve import resolve
@@ -19,7 +20,6 @@ from alignbench.recipe.schema import BASE, AdapterStart, Loaded
 from alignbench.rows import Prompt
 from alignbench.worker import prepare
 from alignbench.worker.context import CellContext
-from alignbench.worker.messages import Event, Task
 from alignbench.worker.session import Session
 
 Kind = Literal["preferences", "demonstrations"]

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from alignbench import layout, store
+from alignbench.api.launcher import Task
 from alignbench.engine.environment import compute, origin
 from alignbench.engine.plan import Cell
 from alignbench.errors import RecipeError
 from alignbench.recipe.resolve import resolve
 from alignbench.recipe.schema import Recipe
 from alignbench.results import Results
-from alignbench.worker.messages import Task
 
 if TYPE_CHECKING:
     from alignbench.worker.session import Session

@@ -37,12 +37,13 @@ AVERAGED = (
 def write(
     experiment: Experiment,
     statuses: Mapping[Cell, CellStatus],
+    launcher: Mapping[str, Any],
     *,
     started: float,
     command: str,
     registry: str = "",
 ) -> results.Results:
-    """Write `results.json` into the run's folder and return it."""
+    """Write `results.json` into the run's folder and return it; `launcher`: what it says of itself."""
     run, plan = experiment.out, experiment.plan
     recipe = plan.recipe
     data = json.loads((run / layout.DATA / layout.RECORD).read_text(encoding="utf-8"))
@@ -71,6 +72,7 @@ def write(
             "threads": experiment.threads,
             "mixed": list(experiment.mixed),
             "host": platform.node(),
+            "launcher": dict(launcher),
             "started": _date(started),
             "finished": _date(time.time()),
         },
@@ -194,11 +196,21 @@ def _label(
 
 
 def _elsewhere(cells: Iterable[Cell], sealed: Mapping[Cell, Mapping[str, Any]]) -> list[Departure]:
-    """Return a departure for each model of device that some of `cells` ran on and most cells of the run did not."""
+    """Return a departure for each model of device, and for the libraries, that some of `cells` ran with and most cells
+    of the run did not."""
+    cells = list(cells)
     devices = {cell: one["device"] for cell, one in sealed.items() if one.get("device")}
-    usual = max(devices.values(), key=list(devices.values()).count, default="")
-    others = dict.fromkeys(devices.get(cell, usual) for cell in cells)
-    return [Departure("device", usual, other) for other in others if other != usual]
+    libraries = {
+        cell: ", ".join(f"{name} {version}" for name, version in one["versions"].items())
+        for cell, one in sealed.items()
+        if one.get("versions")
+    }
+    found = []
+    for what, known in (("device", devices), ("libraries", libraries)):
+        usual = max(known.values(), key=list(known.values()).count, default="")
+        others = dict.fromkeys(known.get(cell, usual) for cell in cells)
+        found += [Departure(what, usual, other) for other in others if other != usual]
+    return found
 
 
 def _decoding(cost: results.Cost, start: Any, plain: results.Cost) -> results.Decoding | None:

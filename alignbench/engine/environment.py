@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -20,11 +19,6 @@ from alignbench.recipe.plan import Plan
 from alignbench.recipe.resolve import resolve
 from alignbench.recipe.schema import Loaded, Model, Recipe, canonical
 from alignbench.versions import versions
-
-WHOLE = 64 * 2**20
-"""Bytes of a file that are all read for its digest; of a larger one, its size and `PIECES` pieces."""
-
-PIECES, PIECE = 64, 2**16
 
 
 def compute(out: Path, model: Model, root: Path) -> Compute:
@@ -118,7 +112,7 @@ def files(recipe: Recipe, root: Path) -> dict[str, str]:
     for text in _strings(inputs):
         path = root / Path(text).expanduser() if len(text) < 1024 and "\0" not in text else None
         if path is not None and ("/" in text or "." in text) and os.path.lexists(path):
-            found[text] = _digest(path)
+            found[text] = store.path_digest(path)
     return found
 
 
@@ -195,18 +189,3 @@ def _strings(value: Any) -> Iterator[str]:
     elif isinstance(value, list):
         for item in value:
             yield from _strings(item)
-
-
-def _digest(path: Path) -> str:
-    if path.is_dir():
-        inside = sorted(file for file in path.rglob("*") if file.is_file())
-        return store.digest({file.relative_to(path).as_posix(): _digest(file) for file in inside})
-    size = path.stat().st_size
-    if size <= WHOLE:
-        return store.file_digest(path)
-    total = hashlib.sha256(str(size).encode())
-    with path.open("rb") as file:
-        for piece in range(PIECES):
-            file.seek(piece * (size - PIECE) // (PIECES - 1))
-            total.update(file.read(PIECE))
-    return total.hexdigest()

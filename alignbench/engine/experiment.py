@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from alignbench import store
+from alignbench.api.launcher import Event, Finished, Task
 from alignbench.engine import keys
-from alignbench.engine.executor import Progress
 from alignbench.hooks import Observers
+from alignbench.launchers import machine
 from alignbench.recipe.plan import Plan
-from alignbench.worker.messages import Task
 
 HEARTBEAT = 1800.0
 """Seconds without a heartbeat after which a cell is taken to hang. A download may take that long."""
@@ -23,8 +22,19 @@ CHECKPOINT_EVERY = 60.0
 
 
 @dataclass(frozen=True, slots=True)
+class Progress:
+    """What a task of a run reports, or how it ended."""
+
+    task: str
+    event: Event | None = None
+    ended: Finished | None = None
+    cells: int = 0
+    """Cells of the whole run."""
+
+
+@dataclass(frozen=True, slots=True)
 class Experiment:
-    """One run in its folder. Everything a step needs beside the executor."""
+    """One run in its folder. Everything a step needs beside the launcher."""
 
     plan: Plan
     out: Path
@@ -43,9 +53,8 @@ class Experiment:
     watch: Callable[[Progress], None] = lambda progress: None
     observers: Observers = field(default_factory=Observers)
 
-    def task(self, kind: str, log: Path, **what: Any) -> Task:
-        """Return a task for a child process. What does not run beside other cells may use all cores."""
-        cores = len(os.sched_getaffinity(0))
+    def task(self, kind: str, log: Path, *, reads: Iterable[Path] = (), **what: Any) -> Task:
+        """Return a task that reads these sealed folders. What does not run beside other cells may use all cores."""
         return Task(
             kind,
             run=self.out,
@@ -53,9 +62,11 @@ class Experiment:
             plan=self.plan.model_dump_json(),
             home=store.default_root(),
             log=log,
-            threads=self.threads if kind == "cell" else max(self.threads, cores),
+            threads=self.threads if kind == "cell" else max(self.threads, machine.cores()),
             what=what,
             every=self.checkpoint_every,
+            reads=tuple(folder.relative_to(self.out).as_posix() for folder in reads),
+            files=dict(self.files),
         )
 
     def sealed(self, folder: Path, key: str) -> dict[str, Any] | None:

@@ -66,6 +66,18 @@ def parents(cells: Sequence[Cell]) -> dict[Cell, list[Cell]]:
     }
 
 
+def ancestors(cell: Cell, parents: Mapping[Cell, Sequence[Cell]]) -> list[Cell]:
+    """Return every cell that a cell builds on, directly or not, each once."""
+    found: dict[Cell, None] = {}
+    queue = list(parents[cell])
+    while queue:
+        one = queue.pop()
+        if one not in found:
+            found[one] = None
+            queue += parents[one]
+    return list(found)
+
+
 def ranks(parents: Mapping[Cell, Sequence[Cell]], max_workers: int) -> dict[Cell, tuple[int, int]]:
     """Return what to sort cells by that may start, the least first; `parents` in the order of the plan.
 

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import itertools
 import json
-import os
-import re
 import shutil
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from alignbench import store
+from alignbench import layout, store
+from alignbench.api.launcher import Launcher, Needs
 from alignbench.data import gguf
 from alignbench.engine.plan import Cell
 from alignbench.errors import ModelError, RecipeError, StorageError
+from alignbench.launchers import machine
 from alignbench.models import arithmetic, child
 from alignbench.models.arithmetic import Compute
 from alignbench.models.files import folder_of
@@ -27,51 +27,44 @@ COPIES = 9
 """A training keeps two checkpoints while it writes a third, each with weights and two moments."""
 
 
-def devices() -> tuple[str, ...]:
-    """Return the CUDA devices that cells may run on, as CUDA_VISIBLE_DEVICES names them, without touching one;
-    none on a machine without."""
-    if not Path("/dev/nvidiactl").exists():
-        return ()
-    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if chosen is None:
-        nodes = (re.fullmatch(r"nvidia(\d+)", node.name) for node in Path("/dev").iterdir())
-        return tuple(sorted((node[1] for node in nodes if node), key=int)) or ("0",)
-    named = [one.strip() for one in chosen.split(",")]
-    return tuple(itertools.takewhile(lambda one: one not in ("", "-1"), named))  # as CUDA reads it
-
-
-def has_cuda() -> bool:
-    """Return whether this machine has a CUDA device, without touching it."""
-    return bool(devices())
-
-
 def threads(recipe: Recipe) -> int:
     """Return the CPU threads of a cell. Recipe or machine fix them, never `--jobs`, which must not change a byte.
 
     Devices share the cores equally; cells of a machine without a device share them two by two.
     """
-    asked, cores = recipe.training.threads, len(os.sched_getaffinity(0))
-    if asked != "auto":
-        return asked
-    return max(1, cores // (len(devices()) or 2))
+    asked = recipe.training.threads
+    return max(1, machine.cores() // (len(machine.devices()) or 2)) if asked == "auto" else asked
 
 
-def max_workers(recipe: Recipe, asked: int | Literal["auto"] = "auto") -> int:
-    """Return how many cells run at a time; `asked`: on each device, or on a machine without one.
+def limit(recipe: Recipe, launcher: Launcher) -> int | None:
+    """Return how many cells may run at a time: 1 where a budget is a time, which parallel cells would share.
 
-    A budget of time means nothing where cells share the machine.
+    Raises RecipeError where the launcher was asked for more.
     """
     budgets = (recipe.budget, *(block.budget for block in recipe.methods.values()))
-    if any(budget is not None and budget.seconds for budget in budgets):
-        if asked not in ("auto", 1):
-            raise RecipeError(
-                f"--jobs {asked}: a budget in seconds means nothing where cells share a machine",
-                "use --jobs 1",
-            )
-        return 1
-    if found := len(devices()):
-        return found * (1 if asked == "auto" else max(1, asked))
-    return max(1, len(os.sched_getaffinity(0)) // threads(recipe) if asked == "auto" else asked)
+    if not any(budget is not None and budget.seconds for budget in budgets):
+        return None
+    if (asked := launcher.config.jobs) not in ("auto", 1):
+        what = f"--jobs {asked}: a budget in seconds means nothing where cells share a machine"
+        raise RecipeError(what, "use --jobs 1")
+    return 1
+
+
+def max_workers(recipe: Recipe, launcher: Launcher) -> int:
+    """Return how many cells of a recipe a launcher runs at a time."""
+    return limit(recipe, launcher) or launcher.capacity(Needs(cpus=threads(recipe)))
+
+
+def memory(run: Path, label: str) -> int:
+    """Return the most memory, in bytes, that a finished cell of a label took in a run or in its tuning; 0: none is."""
+    peak = 0
+    for folder in (run, run / layout.SWEEP):
+        for file in (folder / layout.CELLS / label).glob(f"seed-*/{layout.CELL}"):
+            with suppress(OSError, ValueError, KeyError, TypeError):  # half of a file that is being written
+                peak = max(
+                    peak, int(json.loads(file.read_text(encoding="utf-8"))["cost"]["peak_memory_bytes"])
+                )
+    return peak
 
 
 def compute(model: Model, root: Path) -> Compute:
@@ -81,7 +74,9 @@ def compute(model: Model, root: Path) -> Compute:
     """
     if model.compute != "auto":
         return model.compute
-    return "float32" if not has_cuda() and arithmetic.is_small(_shape(model, root)) else child.compute()
+    return (
+        "float32" if not machine.has_cuda() and arithmetic.is_small(_shape(model, root)) else child.compute()
+    )
 
 
 def check_disk(recipe: Recipe, cells: Iterable[Cell], out: Path, root: Path, workers: int) -> None:

@@ -12,17 +12,17 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Literal
 
 from alignbench import layout, plugins, store
+from alignbench.api.launcher import Finished, Launcher, Needs, Task
 from alignbench.engine import collect, environment, keys, plan, resources, tuning
-from alignbench.engine.executor import Executor, Progress
-from alignbench.engine.experiment import CHECKPOINT_EVERY, HEARTBEAT, Experiment
+from alignbench.engine.experiment import CHECKPOINT_EVERY, HEARTBEAT, Experiment, Progress
 from alignbench.engine.plan import Cell
 from alignbench.engine.scheduler import CellStatus, Scheduler
-from alignbench.errors import Exit
+from alignbench.errors import AlignbenchError, Exit
 from alignbench.hooks import Observers
 from alignbench.label import bars
+from alignbench.launchers.local import Local
 from alignbench.models import files as model_files
 from alignbench.recipe.resolve import resolve
 from alignbench.recipe.schema import Loaded
@@ -34,7 +34,7 @@ def run(
     *,
     out: Path,
     only: Iterable[str] = (),
-    max_workers: int | Literal["auto"] = "auto",
+    launcher: Launcher | None = None,
     heartbeat: float = HEARTBEAT,
     checkpoint_every: float = CHECKPOINT_EVERY,
     allow_env_change: bool = False,
@@ -46,22 +46,23 @@ def run(
 ) -> Exit:
     """Run a recipe to its comparison in `out`; what is already finished there is not run again.
 
-    `only`: labels to run, with those they need. `max_workers`: cells at a time. `heartbeat`: seconds without
-    a heartbeat after which a cell is stopped (0: never). `checkpoint_every`: seconds. `allow_env_change`
+    `only`: labels to run, with those they need. `launcher`: where cells run; None: on this machine, as many at a
+    time as it has room for. `heartbeat`: seconds without a heartbeat after which a cell is stopped (0: never).
+    `checkpoint_every`: seconds. `allow_env_change`
     accepts what other libraries and plugins have made, and the record says so. `train`: without it no cell
     runs, and what is finished is measured again. `track`: trackers that get
     each cell's numbers. `registry`: digest of the registry of claims that the run belongs to. Returns
     Exit.DONE, or Exit.FAILED where a cell failed. Raises AlignbenchError for what a user can fix.
     On a KeyboardInterrupt the cells finish their step and keep it.
     """
-    started, only = time.time(), tuple(only)
+    started, only, launcher = time.time(), tuple(only), launcher or Local()
 
     def tune(trials: Loaded, out: Path, only: tuple[str, ...]) -> None:
         run(
             trials,
             out=out,
             only=only,
-            max_workers=max_workers,
+            launcher=launcher,
             heartbeat=heartbeat,
             checkpoint_every=checkpoint_every,
             allow_env_change=allow_env_change,
@@ -72,7 +73,7 @@ def run(
         loaded = tuning.tuned(loaded, out / layout.SWEEP, tune)
     resolved, root = resolve(loaded.recipe), loaded.path.parent
     cells = plan.cells(resolved, only)
-    workers = resources.max_workers(loaded.recipe, max_workers)
+    limit = resources.limit(loaded.recipe, launcher)
     if train:
         model_files.check(resolved, root)
     else:  # the base itself may be gone
@@ -99,29 +100,34 @@ def run(
         )
         environment.write_origin(out, root)
         left = [cell for cell in cells if train and not (cell.folder(out) / store.COMMIT).exists()]
-        resources.check_disk(loaded.recipe, left, out, root, workers)
+        resources.check_disk(loaded.recipe, left, out, root, resources.max_workers(loaded.recipe, launcher))
         store.write_json(
             out / layout.PLAN, [{"label": c.label, "seed": c.seed, "after": c.parents} for c in cells]
         )
         experiment.observers.notify("alignbench_run_started", recipe=loaded.recipe, folder=out)
-        with Executor(resources.devices()) as executor:
-            prepare(experiment, executor)
-            statuses = Scheduler(experiment, executor, cells, workers, train=train).run()
-            evaluate(experiment, executor, statuses)
-        found = collect.write(experiment, statuses, started=started, command=command(), registry=registry)
+        with Local() as here:
+            prepare(experiment, here)
+        with launcher:
+            statuses = Scheduler(experiment, launcher, cells, limit, train=train).run()
+            where = {"name": launcher.name, **launcher.record()}
+        with Local() as here:
+            evaluate(experiment, here, statuses)
+        found = collect.write(
+            experiment, statuses, where, started=started, command=command(), registry=registry
+        )
         experiment.observers.notify("alignbench_run_finished", results=found, folder=out)
         return Exit.DONE if all(one.status == "done" for one in statuses.values()) else Exit.FAILED
 
 
-def prepare(experiment: Experiment, executor: Executor) -> None:
+def prepare(experiment: Experiment, launcher: Launcher) -> None:
     """Prepare the rows: read, filtered, tokenised and split once, before any method runs."""
     key = keys.table_key(experiment.plan, files=experiment.files, versions=experiment.versions)
     if experiment.sealed(experiment.out / layout.DATA, key) is None:
         task = experiment.task("prepare", experiment.out / layout.DATA_LOG, key=key)
-        executor.run(layout.DATA, task, experiment.watch)
+        complete(launcher, layout.DATA, task, experiment.watch)
 
 
-def evaluate(experiment: Experiment, executor: Executor, statuses: Mapping[Cell, CellStatus]) -> None:
+def evaluate(experiment: Experiment, launcher: Launcher, statuses: Mapping[Cell, CellStatus]) -> None:
     """Measure the answers of all finished cells, in one process."""
     done = {cell: one.content for cell, one in statuses.items() if one.status == "done"}
     if not done:
@@ -131,7 +137,21 @@ def evaluate(experiment: Experiment, executor: Executor, statuses: Mapping[Cell,
     if store.manifest(experiment.out / layout.EVALUATION, key=key) is None:
         cells = [[cell.label, cell.seed] for cell in done]
         task = experiment.task("evaluate", experiment.out / layout.EVALUATION_LOG, cells=cells, key=key)
-        executor.run(layout.EVALUATION, task, experiment.watch)
+        complete(launcher, layout.EVALUATION, task, experiment.watch)
+
+
+def complete(launcher: Launcher, name: str, task: Task, watch: Callable[[Progress], None]) -> None:
+    """Run one task to its end. Raises its error, or AlignbenchError where it failed without one."""
+    launcher.start(name, task, Needs(cpus=task.threads))
+    ended: dict[str, Finished] = {}
+    while not ended:
+        ended = launcher.wait(lambda name, event: watch(Progress(name, event=event)))
+    last = ended[name]
+    watch(Progress(name, ended=last))
+    if last.error is not None:
+        raise last.error
+    if last.status != "done":
+        raise AlignbenchError(f"{name}: {last.reason}", f"see {task.log}")
 
 
 def _recorded(experiment: Experiment) -> dict[str, str]:

@@ -9,12 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from alignbench import layout, store
-from alignbench.engine import keys, plan
-from alignbench.engine.executor import Executor, Progress
-from alignbench.engine.experiment import Experiment
+from alignbench.api.launcher import Event, Finished, Launcher, Needs
+from alignbench.engine import keys, plan, resources
+from alignbench.engine.experiment import Experiment, Progress
 from alignbench.engine.plan import Cell
 from alignbench.errors import StorageError
-from alignbench.worker.messages import Event, Finished
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,29 +30,29 @@ class CellStatus:
 
 
 class Scheduler:
-    """Runs cells in child processes: each once its parents are done, at most `max_workers` at a time.
+    """Runs cells by a launcher: each once its parents are done, at most `limit` at a time where there is one.
 
-    Among cells that may start, the order is that of `alignbench.engine.plan.ranks`.
+    Among cells that may start, the first in the order of `alignbench.engine.plan.ranks` that fits does.
     """
 
     def __init__(
         self,
         experiment: Experiment,
-        executor: Executor,
+        launcher: Launcher,
         cells: tuple[Cell, ...],
-        max_workers: int,
+        limit: int | None = None,
         *,
         train: bool = True,
     ):
-        self.experiment, self.executor = experiment, executor
-        self.cells, self.max_workers, self.train = cells, max_workers, train
+        self.experiment, self.launcher = experiment, launcher
+        self.cells, self.limit, self.train = cells, limit, train
         self.data = (store.manifest(experiment.out / layout.DATA) or {})["content"]
         self.parents = plan.parents(cells)
         self.children: dict[Cell, list[Cell]] = {cell: [] for cell in cells}
         for cell, parents in self.parents.items():
             for parent in parents:
                 self.children[parent].append(cell)
-        self.rank = plan.ranks(self.parents, max_workers)
+        self.rank = plan.ranks(self.parents, self.room)
         self.startable: list[tuple[tuple[int, int], Cell, str]] = []
         """A heap of the cells whose parents are done, by rank, each with the key it will be sealed with."""
         self.running: dict[str, tuple[Cell, str]] = {}
@@ -66,12 +65,32 @@ class Scheduler:
             if not self.parents[cell]:
                 self._advance(cell)
         while self.startable or self.running:
-            while self.startable and len(self.running) < self.max_workers:
-                _, cell, key = heapq.heappop(self.startable)
-                self._start(cell, key)
-            for name, last in self.executor.wait(self._report).items():
+            self._start_all()
+            for name, last in self.launcher.wait(self._report).items():
                 self._finish(name, last)
         return {cell: self.statuses[cell] for cell in self.cells}
+
+    @property
+    def room(self) -> int:
+        """How many cells may run at a time now."""
+        return self.limit or self.launcher.capacity(Needs(cpus=self.experiment.threads))
+
+    def _start_all(self) -> None:
+        """Start every cell that may start and fits, in their order."""
+        waiting = []
+        while self.startable and len(self.running) < self.room:
+            rank, cell, key = heapq.heappop(self.startable)
+            needs = self._needs(cell)
+            if not self.running or self.launcher.fits(needs):
+                self._start(cell, key, needs)
+            else:
+                waiting.append((rank, cell, key))
+        for one in waiting:
+            heapq.heappush(self.startable, one)
+
+    def _needs(self, cell: Cell) -> Needs:
+        known = resources.memory(self.experiment.out, cell.label)
+        return Needs(cpus=self.experiment.threads, memory_bytes=known)
 
     def _advance(self, cell: Cell) -> None:
         """Take a cell whose parents have ended as it lies in the folder, give it up, or let it start."""
@@ -97,14 +116,17 @@ class Scheduler:
             one.plan, cell, versions=one.versions, files=one.files, data=self.data, parents=parents
         )
 
-    def _start(self, cell: Cell, key: str) -> None:
+    def _start(self, cell: Cell, key: str, needs: Needs) -> None:
         folder = cell.folder(self.experiment.out)
         folder.mkdir(parents=True, exist_ok=True)
         self.running[str(cell)] = (cell, key)
         self.experiment.observers.notify("alignbench_cell_started", label=cell.label, seed=cell.seed)
         what = {"label": cell.label, "seed": cell.seed, "folder": str(folder), "key": key}
-        task = self.experiment.task("cell", folder / layout.LOG, **what, track=list(self.experiment.trackers))
-        self.executor.start(str(cell), task, heartbeat=self.experiment.heartbeat)
+        ancestors = plan.ancestors(cell, self.parents)
+        reads = [self.experiment.out / layout.DATA, *(one.folder(self.experiment.out) for one in ancestors)]
+        track = list(self.experiment.trackers)
+        task = self.experiment.task("cell", folder / layout.LOG, reads=reads, **what, track=track)
+        self.launcher.start(str(cell), task, needs, heartbeat=self.experiment.heartbeat)
 
     def _finish(self, name: str, last: Finished) -> None:
         """Take note of the end of a child process. Only a sealed folder is a result."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from alignbench.models.hub import cached, missing_shards
 from alignbench.recipe.configs import build
 from alignbench.recipe.plan import Plan
 from alignbench.recipe.schema import AdapterStart, Model, ModelStart
+from alignbench.store import digest, file_digest
 
 ADAPTER = "adapter_config.json"
 
@@ -29,8 +31,34 @@ EXPONENTS = {"F32": ("<u4", 0x7F800000), "BF16": ("<u2", 0x7F80), "F16": ("<u2",
 """By safetensors' name of a type: how numpy reads it, and the bits that are all set in numbers that are not finite."""
 
 
+FINGERPRINTED = (".safetensors", ".json", ".model", ".jinja", ".txt")
+"""Files that make a model what it is."""
+
+SHA256 = re.compile(r"[0-9a-f]{64}")
+
 HEADS = ("score", "classifier", "classification_head", "logits_proj")
 """How the tensors of a classifier's head begin, in the architectures of transformers."""
+
+
+def fingerprint(folder: Path) -> str:
+    """Return the sha256 over a model folder's weights, configuration and tokenizer files."""
+    return digest(
+        {path.name: _file_digest(path) for path in folder.iterdir() if path.suffix in FINGERPRINTED}
+    )
+
+
+def _file_digest(path: Path) -> str:
+    # The hub's cache names a large file by its sha256 already; a link's target is its content.
+    name = path.resolve().name
+    return name if path.is_symlink() and SHA256.fullmatch(name) else file_digest(path)
+
+
+def fingerprint_of(model: Model, root: Path) -> str | None:
+    """Return the sha256 over a base's files; None where it is not on this machine."""
+    if (file := gguf.file_of(model, root, fetch=False)) is not None:
+        return gguf.sha256(file)
+    folder = None if gguf.names(model) else folder_of(model.id, root, model.revision)
+    return None if folder is None else fingerprint(folder)
 
 
 def check(plan: Plan, root: Path) -> list[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -15,7 +14,7 @@ from safetensors import SafetensorError
 from alignbench.errors import ModelError
 from alignbench.models import arithmetic, counting
 from alignbench.models.base import Base
-from alignbench.models.files import UNDAMAGED, check_model, refuse_not_finite
+from alignbench.models.files import UNDAMAGED, check_model, fingerprint, refuse_not_finite
 from alignbench.models.hub import first_line, model_folder, obtain
 from alignbench.models.memory import keep_freed
 from alignbench.models.quantization import (
@@ -27,13 +26,10 @@ from alignbench.models.quantization import (
 )
 from alignbench.models.skeleton import kind_of
 from alignbench.recipe import schema
-from alignbench.store import Store, digest, file_digest
+from alignbench.store import Store, digest
 
 if TYPE_CHECKING:
     from transformers import BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenizerFast
-
-FINGERPRINTED = (".safetensors", ".json", ".model", ".jinja", ".txt")
-SHA256 = re.compile(r"[0-9a-f]{64}")
 
 WORTH_KEEPING = 1 << 26
 """Bytes of weights from which quantising takes seconds (25 times the loading, measured on 170 MB)."""
@@ -133,19 +129,6 @@ def _check_finite(id: str, network: PreTrainedModel) -> None:
     weights = network.named_parameters()
     names = [name for name, weight in weights if weight.is_floating_point() and not weight.isfinite().all()]
     refuse_not_finite(id, names)
-
-
-def fingerprint(folder: Path) -> str:
-    """Return the sha256 over a model folder's weights, configuration and tokenizer files."""
-    return digest(
-        {path.name: _file_digest(path) for path in folder.iterdir() if path.suffix in FINGERPRINTED}
-    )
-
-
-def _file_digest(path: Path) -> str:
-    # The hub's cache names a large file by its sha256 already; a link's target is its content.
-    name = path.resolve().name
-    return name if path.is_symlink() and SHA256.fullmatch(name) else file_digest(path)
 
 
 def _size(folder: Path) -> int:

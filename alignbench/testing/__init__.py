@@ -14,13 +14,15 @@ from typing import TYPE_CHECKING, Any
 _HOME = {
     "MethodSuite": "alignbench.testing.suite",
     "JudgeSuite": "alignbench.testing.judges",
+    "LauncherSuite": "alignbench.testing.launchers",
     "MetricSuite": "alignbench.testing.metrics",
     "SourceSuite": "alignbench.testing.sources",
 }
-__all__ = ["JudgeSuite", "MethodSuite", "MetricSuite", "SourceSuite"]
+__all__ = ["JudgeSuite", "LauncherSuite", "MethodSuite", "MetricSuite", "SourceSuite"]
 
 if TYPE_CHECKING:
     from alignbench.testing.judges import JudgeSuite as JudgeSuite
+    from alignbench.testing.launchers import LauncherSuite as LauncherSuite
     from alignbench.testing.metrics import MetricSuite as MetricSuite
     from alignbench.testing.sources import SourceSuite as SourceSuite
     from alignbench.testing.suite import MethodSuite as MethodSuite

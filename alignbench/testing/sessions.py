@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from alignbench import layout
+from alignbench.api.launcher import Task
 from alignbench.recipe.resolve import resolve
 from alignbench.recipe.schema import Recipe
 from alignbench.worker import prepare
-from alignbench.worker.messages import Task
 from alignbench.worker.session import Session
 
 

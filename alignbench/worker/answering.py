@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from alignbench import layout
+from alignbench.api.launcher import Event
 from alignbench.api.policy import Answer, Policy
 from alignbench.errors import PluginError
 from alignbench.models.meter import Tally, metered
 from alignbench.recipe.schema import Evaluation
 from alignbench.rows import Prompt
 from alignbench.worker import samples
-from alignbench.worker.messages import Event
 from alignbench.worker.session import Session
 
 TUNING = "validation"

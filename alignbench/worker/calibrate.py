@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from alignbench import layout, store
 from alignbench.api.config import TOTALS, Budget, Split
+from alignbench.api.launcher import Event, Task
 from alignbench.api.metric import Cell
 from alignbench.api.policy import Answer
 from alignbench.data.split import prompt_key
@@ -32,7 +33,6 @@ from alignbench.worker.answering import TUNING, answer
 from alignbench.worker.cell import align
 from alignbench.worker.clock import busy_clock
 from alignbench.worker.context import CellContext
-from alignbench.worker.messages import Event, Task
 from alignbench.worker.policy_io import save_policy
 from alignbench.worker.session import Session
 

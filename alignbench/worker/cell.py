@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING
 
 from alignbench import layout, store
 from alignbench.api.config import TOTALS
+from alignbench.api.launcher import Event, Task
 from alignbench.api.policy import Policy
 from alignbench.errors import PluginError
 from alignbench.recipe.schema import BASE
+from alignbench.versions import versions
 from alignbench.worker.answering import answer
 from alignbench.worker.context import CellContext
-from alignbench.worker.messages import Event, Task
 from alignbench.worker.policy_io import load_method, save_policy
 from alignbench.worker.session import Session
 from alignbench.worker.trackers import Tracking
@@ -54,6 +55,7 @@ def main(task: Task, emit: Callable[[Event], None]) -> None:
         "cost": {**run.ledger.cost.public(), "prompts": sum(map(len, run.ledger.rows.values()))},
         "answering": answering,
         "device": device_name(session.base.device),
+        "versions": versions(),
     }
     store.write_json(folder / layout.CELL, sealed)
     store.commit(folder, key=task.what["key"], producer=label, leave_out=GROWING)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from alignbench import layout, plugins, store
 from alignbench.api.config import Budget, NamedJudge
+from alignbench.api.launcher import Event
 from alignbench.api.method import Rows, Run
 from alignbench.api.policy import Policy, TrainablePolicy
 from alignbench.errors import PluginError, RecipeError
@@ -18,7 +19,6 @@ from alignbench.recipe.configs import make
 from alignbench.recipe.schema import BASE, AdapterStart, ModelStart, Relabelled, Start, Training
 from alignbench.rows import Prompt, Row, View
 from alignbench.worker.ledger import Ledger
-from alignbench.worker.messages import Event
 from alignbench.worker.metering import CellMeter, metered_judge
 from alignbench.worker.model_access import ModelAccess
 from alignbench.worker.policy_io import load_method, read_policy

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from alignbench import layout, store
+from alignbench.api.launcher import Event, Task
 from alignbench.api.metric import Cell, Metric, Need
 from alignbench.metrics.comparison import Summary, summarise
 from alignbench.recipe.schema import Named
@@ -19,7 +20,6 @@ from alignbench.rows import Prompt
 from alignbench.worker.choice import choose
 from alignbench.worker.evidence import RunEvidence
 from alignbench.worker.finished import FinishedCells, make_named
-from alignbench.worker.messages import Event, Task
 from alignbench.worker.session import Session
 
 ANSWERS: frozenset[Need] = frozenset({"samples"})

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from alignbench.api.config import Sampling
 from alignbench.api.judge import Judge, Score
+from alignbench.api.launcher import Event
 from alignbench.api.metric import Cell, Metric, PairLogprobs, Request, Under, matches
 from alignbench.api.policy import Answer, TokenScores
 from alignbench.judges.controls import controls
@@ -19,7 +20,6 @@ from alignbench.rows import Ids, Text
 from alignbench.rows import Sequence as Scorable
 from alignbench.worker import learning_curve
 from alignbench.worker.finished import Drawn, FinishedCells
-from alignbench.worker.messages import Event
 
 if TYPE_CHECKING:
     import numpy as np

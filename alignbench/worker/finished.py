@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from alignbench import layout, store
 from alignbench.api.judge import Judge, Score
+from alignbench.api.launcher import Event
 from alignbench.api.metric import Cell, Metric, PairLogprobs, Request, by_prompt
 from alignbench.api.policy import Answer, Policy, TokenScores
 from alignbench.judges import people
@@ -20,7 +21,6 @@ from alignbench.rows import Sequence as Scorable
 from alignbench.worker import samples
 from alignbench.worker.answering import TUNING
 from alignbench.worker.context import finished_policy, judge_reward_model, outside_start
-from alignbench.worker.messages import Event
 from alignbench.worker.model_access import ModelAccess
 from alignbench.worker.session import Session
 

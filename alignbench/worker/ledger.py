@@ -10,8 +10,8 @@ from typing import Any
 
 from alignbench import store
 from alignbench.api.config import TOTALS
+from alignbench.api.launcher import Event
 from alignbench.api.method import Departure
-from alignbench.worker.messages import Event
 
 FILE = "ledger.json"
 """Beside a shared artefact: what making it added to the ledger."""

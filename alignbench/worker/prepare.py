@@ -8,10 +8,10 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from alignbench import layout, store
+from alignbench.api.launcher import Event, Task
 from alignbench.data.prepare import prepare
 from alignbench.recipe.plan import Plan
 from alignbench.recipe.schema import Recipe
-from alignbench.worker.messages import Event, Task
 from alignbench.worker.model_access import ModelAccess, refuse
 
 if TYPE_CHECKING:

@@ -15,10 +15,10 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from alignbench import heartbeat, plugins
+from alignbench.api.launcher import HEARTBEAT, Finished, Task
 from alignbench.errors import AlignbenchError, Diverged
 from alignbench.store import as_storage_error
 from alignbench.worker.clock import busy_clock
-from alignbench.worker.messages import HEARTBEAT, Finished, Task
 
 PRELOAD = ("alignbench.worker.preload",)
 """What the fork server imports once for all children. Never on a machine with a CUDA device: bitsandbytes

@@ -9,6 +9,7 @@ from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from alignbench import layout, store
+from alignbench.api.launcher import Event, Task
 from alignbench.api.policy import Policy
 from alignbench.data.split import is_for_judges, is_in_stage
 from alignbench.data.table import open_table
@@ -17,7 +18,6 @@ from alignbench.recipe.plan import Plan
 from alignbench.recipe.schema import Recipe
 from alignbench.rows import Row
 from alignbench.versions import versions
-from alignbench.worker.messages import Event, Task
 from alignbench.worker.row_origins import TableIndex
 
 if TYPE_CHECKING:

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alignbench import layout, plugins, store
+from alignbench.api.launcher import Event
 from alignbench.rows import Row
 from alignbench.worker import ledger
 from alignbench.worker.isolation import isolated
-from alignbench.worker.messages import Event
 from alignbench.worker.resume import CheckpointScope
 
 if TYPE_CHECKING:

@@ -17,6 +17,7 @@ from statistics import fmean
 from typing import Any
 
 from alignbench import Labelling, NamedJudge, NamedMethod, feedback, results, store
+from alignbench.api.launcher import Task
 from alignbench.judges.gold import Gold
 from alignbench.recipe.resolve import resolve
 from alignbench.recipe.schema import Recipe
@@ -24,7 +25,6 @@ from alignbench.rewards import reward_model
 from alignbench.rows import Pair, Prompt, Ranking, Sequence
 from alignbench.sandbox import FINGERPRINT
 from alignbench.worker.context import CellContext
-from alignbench.worker.messages import Task
 from alignbench.worker.session import Session
 
 HELD_OUT = 300

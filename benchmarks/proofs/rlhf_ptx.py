@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from alignbench import results, stats, store
+from alignbench.api.launcher import Task
 from alignbench.api.metric import Cell, Measure
 from alignbench.metrics.capability import Capability
 from alignbench.recipe.resolve import resolve
@@ -27,7 +28,6 @@ from alignbench.recipe.schema import Recipe
 from alignbench.sandbox import FINGERPRINT
 from alignbench.worker.evidence import RunEvidence
 from alignbench.worker.finished import FinishedCells
-from alignbench.worker.messages import Task
 from alignbench.worker.session import Session
 
 START, PLAIN = "sft", "rlhf"

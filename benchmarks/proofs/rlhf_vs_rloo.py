@@ -33,6 +33,7 @@ import torch
 
 from alignbench import results, stats, store
 from alignbench.api.config import Split
+from alignbench.api.launcher import Task
 from alignbench.api.policy import Answer
 from alignbench.metrics.kl import k1
 from alignbench.models import load_base
@@ -43,7 +44,6 @@ from alignbench.rows import Prompt, Sequence
 from alignbench.sandbox import FINGERPRINT, MODEL, gold
 from alignbench.worker import samples
 from alignbench.worker.context import CellContext
-from alignbench.worker.messages import Task
 from alignbench.worker.session import Session
 
 TRIED = (5e-4, 7e-4, 1e-3, 1.4e-3, 2e-3, 2.8e-3)

@@ -13,14 +13,14 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from alignbench.api.launcher import Event, Finished
 from alignbench.cli.progress import telling, watching
 from alignbench.commands.forecast import Clock, _line, side_by_side
-from alignbench.engine.executor import Progress
+from alignbench.engine.experiment import Progress
 from alignbench.engine.plan import Cell
 from alignbench.errors import RecipeError
 from alignbench.worker.cell_state import steps_expected
 from alignbench.worker.clock import busy_clock
-from alignbench.worker.messages import Event, Finished
 from alignbench.worker.trackers import Tracking, check_trackers
 
 NEWS = [

@@ -8,11 +8,11 @@ import re
 import pytest
 from rich.console import Console
 
+from alignbench.api.launcher import Event, Finished
 from alignbench.cli.progress import watching
-from alignbench.engine.executor import Progress
+from alignbench.engine.experiment import Progress
 from alignbench.errors import DataError
 from alignbench.worker import answering
-from alignbench.worker.messages import Event, Finished
 
 STORY = [
     Progress("data", Event("preparing data")),

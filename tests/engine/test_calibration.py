@@ -13,13 +13,13 @@ from safetensors.torch import save_file
 
 from alignbench import layout
 from alignbench.api.config import Budget
+from alignbench.api.launcher import Finished
 from alignbench.commands import forecast
-from alignbench.engine.executor import Executor
+from alignbench.launchers.local import Local
 from alignbench.recipe.load import load
 from alignbench.recipe.resolve import resolve
 from alignbench.recipe.schema import Loaded
 from alignbench.worker.calibrate import OutOfTime, Series, limited, smaller, spread
-from alignbench.worker.messages import Finished
 
 RECIPE = """
 model: {id: sandbox}
@@ -159,7 +159,7 @@ def test_a_killed_process_costs_its_label_and_no_other(
     loaded = recipe(tmp_path)
     asked: list[list[str]] = []
 
-    def killed(executor: Executor, task, watch) -> Finished:
+    def killed(launcher: Local, task, watch) -> Finished:
         labels = task.what["labels"]
         asked.append(labels)
         with (task.run / layout.MEASURED).open("a") as file:
@@ -173,7 +173,7 @@ def test_a_killed_process_costs_its_label_and_no_other(
 
     monkeypatch.setattr(forecast, "_run", killed)
     found = forecast._measure(
-        Executor(),
+        Local(),
         loaded,
         resolve(loaded.recipe),
         tmp_path,

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from alignbench import results
-from alignbench.engine.resources import has_cuda
+from alignbench.launchers.machine import has_cuda
 from alignbench.worker.process import PRELOAD
 
 from .conftest import Session

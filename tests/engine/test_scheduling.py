@@ -9,53 +9,71 @@ import sys
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from alignbench import layout, store
+from alignbench.api.launcher import Event, Finished, Launcher, LauncherConfig, Needs, Task
 from alignbench.engine import plan, resources
 from alignbench.engine.experiment import Experiment
 from alignbench.engine.plan import Cell
 from alignbench.engine.scheduler import Scheduler
+from alignbench.errors import RecipeError
+from alignbench.launchers import machine
+from alignbench.launchers.local import Child, Local
 from alignbench.recipe.resolve import resolve
 from alignbench.recipe.schema import Recipe
-from alignbench.worker.messages import Event, Finished, Task
 
 from .conftest import RECIPE
 
 
-class Clockwork:
-    """An executor whose cells take a time of their own, on a clock that jumps from end to end."""
+class Clockwork(Launcher):
+    """A launcher whose cells take a time of their own, on a clock that jumps from end to end."""
 
-    def __init__(self, seconds: Callable[[str], float], fails: tuple[str, ...] = ()):
+    api = 2
+
+    def __init__(self, seconds: Callable[[str], float], jobs: int = 1, fails: tuple[str, ...] = ()):
+        super().__init__(LauncherConfig(jobs=jobs))
         self.seconds, self.fails = seconds, fails
         self.now, self.running = 0.0, dict[str, tuple[float, Task]]()
         self.started, self.most = list[str](), 0
 
-    def start(self, name: str, task: Task, *, heartbeat: float = 0.0) -> None:
+    def __exit__(self, *_: object) -> None:
+        self.running.clear()
+
+    def capacity(self, needs: Needs) -> int:
+        return self.config.jobs
+
+    def cost(self, name: str) -> dict[str, Any]:
+        return {}
+
+    def start(self, name: str, task: Task, needs: Needs, *, heartbeat: float = 0.0) -> None:
         self.started.append(name)
         self.running[name] = (self.now + self.seconds(name), task)
         self.most = max(self.most, len(self.running))
 
-    def wait(self, on_event: Callable[[str, Event], None]) -> dict[str, Finished]:
+    def wait(
+        self, on_event: Callable[[str, Event], None], timeout: float | None = None
+    ) -> dict[str, Finished]:
         name = min(self.running, key=lambda one: self.running[one][0])
         self.now, task = self.running.pop(name)
         if name.partition("/")[0] in self.fails:
             return {name: Finished("failed", "no such luck")}
         folder = Path(task.what["folder"])
-        store.write_json(folder / layout.CELL, {"name": name})
+        store.write_json(folder / layout.CELL, {"name": name, **self.cost(name)})
         store.commit(folder, key=task.what["key"], producer=name)
         return {name: Finished()}
 
 
-def scheduler(folder: Path, recipe: Recipe, executor: Clockwork, workers: int) -> Scheduler:
+def scheduler(folder: Path, recipe: Recipe, launcher: Clockwork) -> Scheduler:
     resolved = resolve(recipe)
     data = folder / layout.DATA
     data.mkdir(parents=True)
     store.write_json(data / layout.RECORD, {})
     store.commit(data, key="rows", producer="rows")
     experiment = Experiment(resolved, folder, folder, {}, {"torch": "2.13.0"}, (), threads=1)
-    return Scheduler(experiment, executor, plan.cells(resolved), workers)  # pyright: ignore[reportArgumentType]
+    return Scheduler(experiment, launcher, plan.cells(resolved))
 
 
 def recipe(methods: dict[str, dict[str, object]], seeds: int = 1) -> Recipe:
@@ -73,23 +91,23 @@ CHAIN = {
 
 
 def test_side_by_side_the_longest_chain_starts_first_and_the_run_ends_with_it(tmp_path: Path):
-    executor = Clockwork(lambda name: 0.0 if name.startswith("base") else 1.0)
-    scheduler(tmp_path, recipe(CHAIN), executor, 2).run()
-    assert executor.started[0] == "first/seed-0"
-    assert executor.now == 3.0  # in the order of the plan the chain would begin at 1 and end at 4
+    launcher = Clockwork(lambda name: 0.0 if name.startswith("base") else 1.0, 2)
+    scheduler(tmp_path, recipe(CHAIN), launcher).run()
+    assert launcher.started[0] == "first/seed-0"
+    assert launcher.now == 3.0  # in the order of the plan the chain would begin at 1 and end at 4
 
 
 def test_one_at_a_time_whole_seeds_end_first(tmp_path: Path):
-    executor = Clockwork(lambda name: 1.0)
-    scheduler(tmp_path, recipe(CHAIN, seeds=3), executor, 1).run()
-    assert [name.partition("/")[2] for name in executor.started] == [
+    launcher = Clockwork(lambda name: 1.0)
+    scheduler(tmp_path, recipe(CHAIN, seeds=3), launcher).run()
+    assert [name.partition("/")[2] for name in launcher.started] == [
         f"seed-{n}" for n in range(3) for _ in range(6)
     ]
 
 
 def test_what_needs_a_failed_cell_is_blocked_and_everything_else_runs(tmp_path: Path):
-    executor = Clockwork(lambda name: 1.0, fails=("first",))
-    found = scheduler(tmp_path, recipe(CHAIN), executor, 4).run()
+    launcher = Clockwork(lambda name: 1.0, 4, ("first",))
+    found = scheduler(tmp_path, recipe(CHAIN), launcher).run()
     said = {str(cell): (how.status, how.reason) for cell, how in found.items()}
     assert said["second/seed-0"] == ("blocked", "its start 'first' is failed")
     assert said["third/seed-0"] == ("blocked", "its start 'second' is blocked")
@@ -98,18 +116,18 @@ def test_what_needs_a_failed_cell_is_blocked_and_everything_else_runs(tmp_path: 
 
 def test_no_place_is_idle_while_a_cell_could_run(tmp_path: Path):
     methods = {f"sft-{n}": {"method": "sft", "learning_rate": 1e-3 * (n + 1)} for n in range(6)}
-    executor = Clockwork(lambda name: 1.0 + len(name) % 3)
-    made = scheduler(tmp_path, recipe(methods, seeds=4), executor, 4)
+    launcher = Clockwork(lambda name: 1.0 + len(name) % 3, 4)
+    made = scheduler(tmp_path, recipe(methods, seeds=4), launcher)
     seen = []
 
     def wait(on_event: Callable[[str, Event], None]) -> dict[str, Finished]:
-        seen.append((len(executor.running), len(made.startable)))
-        return Clockwork.wait(executor, on_event)
+        seen.append((len(launcher.running), len(made.startable)))
+        return Clockwork.wait(launcher, on_event)
 
-    executor.wait = wait  # pyright: ignore[reportAttributeAccessIssue]
+    launcher.wait = wait  # pyright: ignore[reportAttributeAccessIssue]
     made.run()
-    assert len(executor.started) == 28
-    assert executor.most == 4
+    assert len(launcher.started) == 28
+    assert launcher.most == 4
     assert all(running == 4 for running, startable in seen if startable)
 
 
@@ -117,24 +135,24 @@ def test_fifty_labels_at_ten_seeds_ask_for_each_cell_once(tmp_path: Path, monkey
     methods = {"sft": {"method": "sft"}} | {
         f"dpo-{n}": {"method": "dpo", "start": "sft", "beta": 0.01 * (n + 1)} for n in range(49)
     }
-    executor = Clockwork(lambda name: 1.0)
-    made = scheduler(tmp_path, recipe(methods, seeds=10), executor, 8)
+    launcher = Clockwork(lambda name: 1.0, 8)
+    made = scheduler(tmp_path, recipe(methods, seeds=10), launcher)
     keyed = []
     own = made._key
     monkeypatch.setattr(made, "_key", lambda cell, parents: keyed.append(cell) or own(cell, parents))
     found = made.run()
     assert {how.status for how in found.values()} == {"done"}
     assert len(found) == len(keyed) == 510
-    assert executor.now == 64.0  # 510 cells, eight at a time
+    assert launcher.now == 64.0  # 510 cells, eight at a time
 
 
 def test_a_run_that_is_continued_starts_only_what_is_missing(tmp_path: Path):
-    first = Clockwork(lambda name: 1.0, fails=("first",))
-    scheduler(tmp_path, recipe(CHAIN, seeds=2), first, 2).run()
-    again = Clockwork(lambda name: 1.0)
+    first = Clockwork(lambda name: 1.0, 2, ("first",))
+    scheduler(tmp_path, recipe(CHAIN, seeds=2), first).run()
+    again = Clockwork(lambda name: 1.0, 2)
     resolved = resolve(recipe(CHAIN, seeds=2))
     experiment = Experiment(resolved, tmp_path, tmp_path, {}, {"torch": "2.13.0"}, (), threads=1)
-    found = Scheduler(experiment, again, plan.cells(resolved), 2).run()  # pyright: ignore[reportArgumentType]
+    found = Scheduler(experiment, again, plan.cells(resolved)).run()
     assert {how.status for how in found.values()} == {"done"}
     assert sorted(again.started) == sorted(
         f"{label}/seed-{n}" for label in ("first", "second", "third") for n in range(2)
@@ -171,16 +189,96 @@ def test_devices_are_those_that_cuda_would_see(
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     if chosen is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", chosen)
-    assert resources.devices() == found
+    assert machine.devices() == found
 
 
-def test_jobs_are_counted_on_each_device(monkeypatch: pytest.MonkeyPatch):
+def test_jobs_are_counted_on_each_device():
     given = recipe({"sft": {}})
-    monkeypatch.setattr(resources, "devices", lambda: ("0", "1", "2"))
-    assert resources.max_workers(given) == 3
-    assert resources.max_workers(given, 2) == 6
-    monkeypatch.setattr(resources, "devices", lambda: ())
-    assert resources.max_workers(given, 2) == 2
+
+    def workers(jobs: Any, *devices: str) -> int:
+        return resources.max_workers(given, Local(LauncherConfig(jobs=jobs), devices=devices))
+
+    assert workers("auto", "0", "1", "2") == 3
+    assert workers(2, "0", "1", "2") == 6
+    assert workers(2) == 2
+
+
+def test_a_budget_of_time_runs_one_cell_at_a_time_and_refuses_more():
+    given = recipe({"sft": {"budget": {"seconds": 60}}})
+    assert resources.max_workers(given, Local(devices=("0", "1"))) == 1
+    with pytest.raises(RecipeError, match="--jobs 2: a budget in seconds means nothing"):
+        resources.max_workers(given, Local(LauncherConfig(jobs=2)))
+
+
+def placed(launcher: Local, *running: tuple[str | None, int]) -> Local:
+    """A launcher on which tasks of this memory, in GiB, run on these devices."""
+    for number, (device, memory) in enumerate(running):
+        needs = Needs(memory_bytes=memory * GIB)
+        launcher._children[str(number)] = Child(None, None, Path(), device, needs, 0.0)  # pyright: ignore[reportArgumentType]
+    return launcher
+
+
+GIB = 2**30
+
+
+@pytest.mark.parametrize(
+    ("running", "memory", "where"),
+    [
+        ((), 100, "0"),  # alone it may try
+        ((("0", 0),), 100, "1"),  # the other device is free
+        ((("0", 30), ("1", 10)), 20, "1"),  # beside the smaller one it fits
+        ((("0", 30), ("1", 30)), 20, None),  # beside neither
+        ((("0", 30), ("1", 30)), 0, "0"),  # what it takes is not known
+        ((("0", 1), ("0", 1), ("1", 1), ("1", 1)), 1, None),  # no place is left
+    ],
+)
+def test_a_cell_starts_only_where_its_memory_is_free_beside_those_that_run(
+    running: tuple[tuple[str, int], ...], memory: int, where: str | None, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(machine, "free_memory", lambda device: 40 * GIB)
+    launcher = placed(Local(LauncherConfig(jobs=2), devices=("0", "1")).__enter__(), *running)
+    needs = Needs(memory_bytes=memory * GIB)
+    assert next(launcher._places(needs), None) == where
+    assert launcher.fits(needs) == (where is not None)
+
+
+def test_what_other_programs_took_meanwhile_is_not_free(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(machine, "free_memory", lambda device: 40 * GIB)
+    launcher = placed(Local(LauncherConfig(jobs=2), devices=()).__enter__(), (None, 10))
+    assert launcher.fits(Needs(memory_bytes=20 * GIB))
+    monkeypatch.setattr(machine, "free_memory", lambda device: 15 * GIB)
+    assert not launcher.fits(Needs(memory_bytes=20 * GIB))
+
+
+def test_a_smaller_cell_takes_the_place_that_a_larger_one_does_not_fit_into(tmp_path: Path):
+    """Each label's first seed tells what its other seeds take."""
+
+    class Tight(Clockwork):
+        def start(self, name: str, task: Task, needs: Needs, *, heartbeat: float = 0.0) -> None:
+            super().start(name, task, needs, heartbeat=heartbeat)
+            taken[name] = needs.memory_bytes
+
+        def fits(self, needs: Needs) -> bool:
+            return sum(taken[name] for name in self.running) + needs.memory_bytes <= 10
+
+        def cost(self, name: str) -> dict[str, Any]:
+            return {"cost": {"peak_memory_bytes": 9 if name.startswith("large") else 1}}
+
+    taken = dict[str, int]()
+    methods = {"large": {"method": "sft"}, "small": {"method": "sft", "learning_rate": 1e-3}}
+    launcher = Tight(lambda name: 1.0, 3)
+    found = scheduler(tmp_path, recipe(methods, seeds=4), launcher).run()
+    assert {how.status for how in found.values()} == {"done"}
+    assert launcher.started[:3] == ["base/seed-0", "large/seed-0", "small/seed-0"]
+    assert 9 in taken.values()
+    assert launcher.most == 3
+
+
+def test_memory_is_that_of_the_largest_finished_cell_of_a_label_or_of_its_trials(tmp_path: Path):
+    for folder, peak in (("cells/dpo/seed-0", 5), ("cells/dpo/seed-1", 7), ("sweep/cells/dpo/seed-0", 9)):
+        store.write_json(tmp_path / folder / layout.CELL, {"cost": {"peak_memory_bytes": peak}})
+    assert resources.memory(tmp_path, "dpo") == 9
+    assert resources.memory(tmp_path, "sft") == 0
 
 
 WHERE = '''
@@ -216,8 +314,8 @@ def test_of_four_devices_each_has_one_cell_at_a_time_and_all_are_used(tmp_path: 
     labels = "".join(f"  where-{n}: {{method: where}}\n" for n in range(5))
     (tmp_path / "recipe.yaml").write_text(RECIPE + labels)
     script = (
-        "from alignbench.engine import resources\n"
-        "resources.devices = lambda: ('0', '1', '2', '3')\n"
+        "from alignbench.launchers import machine\n"
+        "machine.devices = lambda: ('0', '1', '2', '3')\n"
         "from alignbench.cli import app\n"
         "app(['run', 'recipe.yaml', '--out', 'run', '-q'])\n"
     )

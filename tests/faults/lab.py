@@ -23,11 +23,11 @@ from pathlib import Path
 from typing import Any
 
 from alignbench import layout, store
+from alignbench.api.launcher import Task
 from alignbench.layout import CHECKPOINTS
 from alignbench.recipe.resolve import resolve
 from alignbench.recipe.schema import Recipe
 from alignbench.worker import cell, prepare, samples
-from alignbench.worker.messages import Task
 
 from .injection import Faults
 

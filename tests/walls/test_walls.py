@@ -26,6 +26,7 @@ PUBLIC = (
     "alignbench",
     "alignbench.feedback",
     "alignbench.integrations",
+    "alignbench.launchers",
     "alignbench.reference",
     "alignbench.rewards",
     "alignbench.rollouts",

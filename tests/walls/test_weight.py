@@ -27,7 +27,7 @@ LIGHT = (
     "alignbench.plugins, alignbench.recipe.schema, alignbench.recipe.yaml, alignbench.recipe.load",
     "alignbench.data, alignbench.models, alignbench.judges, alignbench.metrics",
     "alignbench.cli.runs, alignbench.cli.methods, alignbench.cli.doctor, alignbench.cli.progress",
-    "alignbench.engine.run, alignbench.engine.plan, alignbench.worker.messages",
+    "alignbench.engine.run, alignbench.engine.plan, alignbench.api.launcher",
     "alignbench.report",
 )
 

@@ -1,4 +1,4 @@
-"""Runs tasks in child processes and collects their messages, results and crashes."""
+"""The launcher `local`: each task is a child process of this one, on a device of its own where there are some."""
 
 from __future__ import annotations
 
@@ -15,24 +15,14 @@ from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Any, Self
 
-from alignbench.errors import AlignbenchError
-from alignbench.worker.messages import HEARTBEAT, Event, Finished, Task
+from alignbench.api.launcher import HEARTBEAT, Event, Finished, Launcher, Needs, Task
+from alignbench.launchers import machine
 from alignbench.worker.process import PRELOAD, STACKS, main
 
 GRACE = 20.0
 """Seconds a child has, once asked to stop, to finish its step and keep it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """What a task of a run reports, or how it ended."""
-
-    task: str
-    event: Event | None = None
-    ended: Finished | None = None
-    cells: int = 0
-    """Cells of the whole run."""
 
 
 @dataclass(slots=True)
@@ -43,26 +33,35 @@ class Child:
     pipe: Connection
     log: Path
     device: str | None
+    needs: Needs
     heartbeat: float
     """Seconds that may pass without a message from it; 0: any number."""
     last_message: float = field(default_factory=time.monotonic)
     result: Finished | None = None
 
 
-class Executor:
-    """Starts children and waits for them. A context: leaving it ends every child with its descendants.
+class Local(Launcher):
+    """Runs each task in a child process of this machine.
 
-    Each child sees one of the `devices` alone, the one with the fewest children. Leaving it early, by an exception,
-    asks the children to finish their step and keep it; a second exception on the way kills them.
+    Each child sees one CUDA device alone, the one with the fewest children; `jobs` of them run on each device. On a
+    machine without, `jobs` run in all: by default as many as the cores have room for. A task whose memory is known
+    starts only where it fits beside those that run.
     """
 
-    def __init__(self, devices: Sequence[str] = ()) -> None:
-        self.devices = tuple(devices)
-        self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(["alignbench.worker.process", *(() if devices else PRELOAD)])
-        self._children: dict[str, Child] = {}
+    api = 2
 
-    def __enter__(self) -> Executor:
+    def __init__(self, config: Any = None, *, devices: Sequence[str] | None = None) -> None:
+        super().__init__(config)
+        self.devices = machine.devices() if devices is None else tuple(devices)
+        self._context = multiprocessing.get_context("forkserver")
+        preload = () if self.devices else PRELOAD
+        self._context.set_forkserver_preload(["alignbench.worker.process", *preload])
+        self._children: dict[str, Child] = {}
+        self._free: dict[str | None, int | None] = {}
+        """Memory that was free before the first child."""
+
+    def __enter__(self) -> Self:
+        self._free = {device: machine.free_memory(device) for device in self.devices or (None,)}
         with _ignored(signal.SIGTERM, signal.SIGHUP):
             forkserver.ensure_running()
         return self
@@ -81,37 +80,51 @@ class Executor:
                 child.process.join()
             self._children.clear()
 
-    def __len__(self) -> int:
-        return len(self._children)
+    def capacity(self, needs: Needs) -> int:
+        return (len(self.devices) or 1) * self._each(needs)
 
-    def start(self, name: str, task: Task, *, heartbeat: float = 0.0) -> None:
-        """Start a child; without a message for more than `heartbeat` seconds it is ended."""
+    def fits(self, needs: Needs) -> bool:
+        return any(True for _ in self._places(needs))
+
+    def start(self, name: str, task: Task, needs: Needs, *, heartbeat: float = 0.0) -> None:
         ours, theirs = self._context.Pipe(duplex=False)
-        used = Counter(child.device for child in self._children.values())
-        device = min(self.devices, key=lambda one: used[one], default=None)
+        device = next(self._places(needs), self._emptiest()[0])
         process = self._context.Process(target=main, args=(replace(task, device=device), theirs), name=name)
         process.start()
         theirs.close()
-        self._children[name] = Child(process, ours, task.log, device, heartbeat)
+        self._children[name] = Child(process, ours, task.log, device, needs, heartbeat)
 
-    def run(self, name: str, task: Task, watch: Callable[[Progress], None]) -> None:
-        """Run one task to its end. Raises its error, or AlignbenchError where it failed without one."""
-        self.start(name, task)
-        while self._children:
-            for last in self.wait(lambda name, event: watch(Progress(name, event=event))).values():
-                watch(Progress(name, ended=last))
-                if last.error is not None:
-                    raise last.error
-                if last.status != "done":
-                    raise AlignbenchError(f"{name}: {last.reason}", f"see {task.log}")
+    def _emptiest(self) -> list[str | None]:
+        """The devices, the one with the fewest children first; None stands for a machine without."""
+        used = Counter(child.device for child in self._children.values())
+        return sorted(self.devices or (None,), key=lambda one: used[one])
+
+    def _places(self, needs: Needs) -> Iterator[str | None]:
+        """Yield the devices on which a task fits beside what runs there."""
+        for device in self._emptiest():
+            beside = [child for child in self._children.values() if child.device == device]
+            if not beside or (len(beside) < self._each(needs) and self._has_room(device, needs, beside)):
+                yield device
+
+    def _each(self, needs: Needs) -> int:
+        """How many children run on a device, or on a machine without, at a time."""
+        if self.config.jobs != "auto":
+            return self.config.jobs
+        return 1 if self.devices else max(1, machine.cores() // needs.cpus)
+
+    def _has_room(self, device: str | None, needs: Needs, beside: Sequence[Child]) -> bool:
+        """Whether a task fits beside others: into what was free before them, and into what is free now."""
+        if not needs.memory_bytes or (before := self._free.get(device)) is None:
+            return True
+        now = machine.free_memory(device)
+        taken = sum(child.needs.memory_bytes for child in beside)
+        return needs.memory_bytes + taken <= before and (now is None or needs.memory_bytes <= now)
 
     def wait(
         self, on_event: Callable[[str, Event], None], timeout: float | None = None
     ) -> dict[str, Finished]:
-        """Wait until a child sends something; return the results of those that ended, by name.
-
-        A child that died without a result is `failed` with the reason its exit code gives, even if that is 0.
-        So is one that has sent nothing for longer than its heartbeat.
+        """See Launcher. A child that died without a result is `failed` with the reason its exit code gives, even if
+        that is 0; so is one that has sent nothing for longer than its heartbeat.
         """
         pipes = {child.pipe: name for name, child in self._children.items()}
         ended: dict[str, Finished] = {}

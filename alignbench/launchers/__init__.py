@@ -1,0 +1,32 @@
+"""Where the tasks of a run are done: the launcher `local`, and what a launcher for other machines is made of.
+
+Public, for plugins: `order`, `work` and `Receiver` (a task on a machine that shares no disk with the run), `pack` (a
+sealed folder as bytes) and `TransferError`.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+_HOME = {
+    "Receiver": "alignbench.launchers.remote",
+    "TransferError": "alignbench.launchers.folders",
+    "order": "alignbench.launchers.remote",
+    "pack": "alignbench.launchers.folders",
+    "work": "alignbench.launchers.remote",
+}
+__all__ = ["Receiver", "TransferError", "order", "pack", "work"]
+
+if TYPE_CHECKING:
+    from alignbench.launchers.folders import TransferError as TransferError
+    from alignbench.launchers.folders import pack as pack
+    from alignbench.launchers.remote import Receiver as Receiver
+    from alignbench.launchers.remote import order as order
+    from alignbench.launchers.remote import work as work
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(importlib.import_module(_HOME[name]), name)
+    raise AttributeError(f"module 'alignbench.launchers' has no attribute {name!r}")

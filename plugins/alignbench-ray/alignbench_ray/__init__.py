@@ -1,0 +1,361 @@
+"""The launcher `ray`: each cell is a task on a node of a Ray cluster."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from alignbench import AlignbenchError, Event, Finished, Launcher, LauncherConfig, Needs, Problem, Task
+from alignbench.launchers import Receiver, TransferError, order, pack
+
+if TYPE_CHECKING:
+    import ray
+
+HERE = "local"
+"""The address of a Ray that is started for the run, on this machine alone."""
+
+TURN = 1.0
+"""Seconds after which `wait` returns without news, so that a node that joined meanwhile is used."""
+
+GRACE = 25.0
+"""Seconds that cells have to finish their step and keep it, once they are asked to stop."""
+
+
+class RayConfig(LauncherConfig):
+    """Where the cluster is, and what a cell asks of a node."""
+
+    address: str = HERE
+    """`local`: Ray is started on this machine, for this run; else the HOST:PORT of a running cluster."""
+    trust_network: bool = False
+    """Allow an address other than loopback: whoever reaches a Ray cluster can run code on all of its nodes."""
+    gpus: Literal["auto"] | float = Field(default="auto", ge=0)
+    """Devices of a cell; auto: one where any node has one."""
+    memory: int = Field(default=0, ge=0)
+    """Bytes of main memory of a cell; 0: what its label is known to take on a processor."""
+    retries: int = Field(default=3, ge=0)
+    """How often a cell begins again whose node, process or transfer was lost; one whose method fails never does."""
+    storage: str = ""
+    """A path or fsspec URL that all nodes reach: checkpoints are kept there, and a lost cell goes on from its last."""
+
+    @model_validator(mode="after")
+    def _loopback_or_trusted(self) -> Self:
+        if self.address != HERE and not self.trust_network and not is_loopback(self.address):
+            raise ValueError(
+                f"{self.address} is not this machine's loopback: Ray trusts everybody who reaches it; "
+                "write launcher.trust_network=true where its network is yours alone"
+            )
+        return self
+
+
+def is_loopback(address: str) -> bool:
+    """Return whether a HOST:PORT is this machine's own, which no other machine reaches."""
+    host = address.rpartition(":")[0].strip("[]")
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+@dataclass(slots=True)
+class Flight:
+    """A task on its way: its stream of messages, and how often it was begun."""
+
+    task: Task
+    needs: Needs
+    heartbeat: float
+    receiver: Receiver
+    stream: ray.ObjectRefGenerator | None = None
+    lost: list[str] = field(default_factory=list)
+    """Why each earlier attempt was lost."""
+    node: str = ""
+
+
+class Ray(Launcher):
+    """Runs each cell as a task of a Ray cluster.
+
+    What a cell reads goes there as bytes, what it made comes back as bytes, and both are checked. A node that is not
+    like this machine is refused; a cell whose node is lost begins again on another.
+    """
+
+    api = 2
+    Config = RayConfig
+
+    def __init__(self, config: RayConfig | None = None):
+        super().__init__(config)
+        self._flights: dict[str, Flight] = {}
+        self._ended: dict[str, Finished] = {}
+        self._objects: dict[str, Any] = {}
+        """By what they hold: sealed folders as Ray's objects, each put there once."""
+        self._artefacts: dict[str, Any] = {}
+        """Of this run's stages, by key."""
+        self._refused: dict[str, tuple[str, list[str]]] = {}
+        """Node -> its name, and in what it differs."""
+        self._used: dict[str, str] = {}
+        """Nodes that ran a cell, with their names."""
+        self._own = False
+
+    # --- the context ----------------------------------------------------------------------------------------
+
+    def __enter__(self) -> Self:
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        if self.config.address == HERE or is_loopback(self.config.address):
+            # Ray would listen on, and connect to, the machine's outer address; it reads this as it is imported.
+            os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+        import ray
+
+        self._own = not ray.is_initialized()
+        if self._own:
+            with _handlers_kept(), redirect_stdout(sys.stderr):  # what Ray says is no output of this command
+                self._connect()
+        return self
+
+    def _connect(self) -> None:
+        import ray
+
+        quiet = {"log_to_driver": False, "logging_level": "ERROR", "configure_logging": False}
+        try:
+            if self.config.address == HERE:
+                ray.init(address=HERE, include_dashboard=False, **quiet)
+            else:
+                ray.init(address=self.config.address, **quiet)
+        except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
+            said = " ".join(str(error).split())[:300]
+            raise AlignbenchError(
+                Problem(
+                    f"no Ray cluster answers at {self.config.address}: {said}",
+                    "start one, or correct launcher.address",
+                )
+            ) from error
+        if not self.config.trust_network:
+            others = {node["NodeManagerAddress"] for node in self._nodes()}
+            if others := {one for one in others if not is_loopback(f"{one}:0")}:
+                ray.shutdown()
+                raise AlignbenchError(
+                    f"nodes of the cluster listen at {', '.join(sorted(others))}, which is not loopback",
+                    "write launcher.trust_network=true where that network is yours alone",
+                )
+
+    def __exit__(self, *_: object) -> None:
+        import ray
+
+        try:
+            streams = [one.stream for one in self._flights.values() if one.stream is not None]
+            for stream in streams:
+                with suppress(Exception):
+                    ray.cancel(stream, force=False)
+            end = time.monotonic() + GRACE
+            while self._flights and time.monotonic() < end:
+                self._turn(lambda name, event: None, end - time.monotonic(), again=False)
+        finally:
+            for one in self._flights.values():
+                with suppress(Exception):
+                    ray.cancel(one.stream, force=True)
+            for kept in (self._flights, self._ended, self._objects, self._artefacts, self._refused):
+                kept.clear()
+            if self._own:
+                ray.shutdown()
+
+    # --- what runs where ------------------------------------------------------------------------------------
+
+    def capacity(self, needs: Needs) -> int:
+        """One more than the nodes have room for: what waits tells an autoscaler that it is wanted."""
+        import ray
+
+        most = self.config.jobs
+        if not ray.is_initialized():
+            return 1 if most == "auto" else most
+        asked = self._asked(needs)
+        asked = {"CPU": asked["num_cpus"], "GPU": asked["num_gpus"], "memory": asked.get("memory", 0)}
+        asked = {name: amount for name, amount in asked.items() if amount}
+        room = 0
+        for node in self._nodes():
+            if node["NodeID"] not in self._refused:
+                room += int(min(node["Resources"].get(name, 0.0) / amount for name, amount in asked.items()))
+        return room + 1 if most == "auto" else min(room + 1, most)
+
+    def _asked(self, needs: Needs) -> dict[str, float]:
+        """What Ray is asked to set aside for a task."""
+        gpus = self.config.gpus
+        if gpus == "auto":
+            gpus = 1.0 if any(node["Resources"].get("GPU") for node in self._nodes()) else 0.0
+        memory = self.config.memory or (0 if gpus else needs.memory_bytes)
+        return {"num_cpus": needs.cpus, "num_gpus": gpus, **({"memory": memory} if memory else {})}
+
+    def _nodes(self) -> list[dict[str, Any]]:
+        import ray
+
+        return [node for node in ray.nodes() if node["Alive"]]
+
+    def start(self, name: str, task: Task, needs: Needs, *, heartbeat: float = 0.0) -> None:
+        self._flights[name] = Flight(task, needs, heartbeat, Receiver(task))
+        try:
+            self._send(name)
+        except TransferError as error:  # what it reads is not whole here
+            del self._flights[name]
+            self._ended[name] = Finished("failed", str(error))
+
+    def _send(self, name: str) -> None:
+        import ray
+
+        from alignbench_ray.node import do
+
+        flight = self._flights[name]
+        task = flight.task
+        options: dict[str, Any] = {"max_retries": 0, "name": name, **self._asked(flight.needs)}
+        if self._refused:
+            options["label_selector"] = {"ray.io/node-id": f"!in({','.join(self._refused)})"}
+        reads = {one: [self._object(task.run / one)] for one in task.reads}
+        storage = ""
+        if self.config.storage:
+            storage = f"{self.config.storage.rstrip('/')}/{_owner(task)}/{name}.checkpoints"
+        remote = ray.remote(do).options(**options)
+        flight.stream = remote.remote(
+            order(task), reads, dict(self._artefacts), flight.heartbeat, bool(options["num_gpus"]), storage
+        )
+
+    def _object(self, folder: Path) -> Any:
+        """Return a sealed folder as an object of Ray, put there once."""
+        import ray
+
+        manifest = (
+            (folder / "COMMIT").read_text(encoding="utf-8") if (folder / "COMMIT").exists() else str(folder)
+        )
+        if manifest not in self._objects:
+            self._objects[manifest] = ray.put(pack(folder))
+        return self._objects[manifest]
+
+    # --- what comes back ------------------------------------------------------------------------------------
+
+    def wait(
+        self, on_event: Callable[[str, Event], None], timeout: float | None = None
+    ) -> dict[str, Finished]:
+        self._turn(on_event, TURN if timeout is None else min(TURN, timeout))
+        ended, self._ended = self._ended, {}
+        return ended
+
+    def _turn(self, on_event: Callable[[str, Event], None], timeout: float, *, again: bool = True) -> None:
+        """Take what has arrived, or wait so many seconds for it; `again`: begin lost tasks again."""
+        import ray
+        from ray.exceptions import RayError, TaskCancelledError
+
+        streams: dict[Any, str] = {flight.stream: name for name, flight in self._flights.items()}
+        if not streams or self._ended:
+            return
+        ready, _ = ray.wait(list(streams), num_returns=1, timeout=max(0.0, timeout))
+        for stream in ready:
+            name = streams[stream]
+            try:
+                self._take(name, ray.get(next(stream)), on_event)  # pyright: ignore[reportArgumentType]
+            except StopIteration:
+                self._lose(name, "its task ended without a result", on_event, again=again)
+            except TaskCancelledError:
+                self._land(name, Finished("cancelled", "interrupted"))
+            except TransferError as error:
+                ray.cancel(stream, force=True)
+                self._lose(name, str(error), on_event, again=again)
+            except RayError as error:
+                cancelled = isinstance(getattr(error, "cause", None), TaskCancelledError)
+                if cancelled or not again:
+                    self._land(name, Finished("cancelled", "interrupted"))
+                else:
+                    self._lose(name, _line(error), on_event, again=again)
+
+    def _take(self, name: str, said: dict[str, Any], on_event: Callable[[str, Event], None]) -> None:
+        """Take one message of a task."""
+        import ray
+
+        flight = self._flights[name]
+        if "node" in said:
+            flight.node, self._used[said["node"]] = said["node"], said["name"]
+        elif "refused" in said:
+            self._refuse(name, said["refused"], on_event)
+        else:
+            if "artefact" in said and said["artefact"] not in self._artefacts:
+                self._artefacts[said["artefact"]] = [ray.put(said["data"])]
+            last = flight.receiver.take(said, lambda event: on_event(name, event))
+            if last is not None:
+                self._land(name, last)
+
+    def _land(self, name: str, last: Finished) -> None:
+        del self._flights[name]
+        self._ended[name] = last
+
+    def _lose(self, name: str, why: str, on_event: Callable[[str, Event], None], *, again: bool) -> None:
+        """Begin a task again that was lost with its node, process or transfer, unless that happened too often."""
+        flight = self._flights[name]
+        flight.lost.append(why)
+        if not again:
+            self._land(name, Finished("cancelled", "interrupted"))
+        elif len(flight.lost) > self.config.retries:
+            tries = f"{len(flight.lost)} times" if len(flight.lost) > 1 else "once"
+            self._land(name, Finished("failed", f"it was lost {tries}, the last time because {why}"))
+        else:
+            on_event(name, Event(f"lost ({why}); try {len(flight.lost) + 1} of {self.config.retries + 1}"))
+            self._send(name)
+
+    def _refuse(self, name: str, reasons: list[str], on_event: Callable[[str, Event], None]) -> None:
+        """Leave a node out that is not like this machine. Raises AlignbenchError where no other is left."""
+        node = self._flights[name].node
+        self._refused[node] = (self._used.pop(node), reasons)
+        if all(one["NodeID"] in self._refused for one in self._nodes()):
+            raise AlignbenchError(
+                Problem(
+                    f"the node {called} is refused: {'; '.join(why)}", "install there what this machine has"
+                )
+                for called, why in self._refused.values()
+            )
+        on_event(name, Event(f"the node {self._refused[node][0]} is refused: {'; '.join(reasons)}"))
+        self._send(name)
+
+    def record(self) -> dict[str, Any]:
+        from importlib.metadata import version
+
+        refused = dict(self._refused.values())
+        return {
+            "address": self.config.address,
+            "ray": version("ray"),
+            "nodes": sorted(set(self._used.values())),
+            "refused": refused,
+        }
+
+
+def _owner(task: Task) -> str:
+    """A name for a run that no other run has: two users' runs on one cluster share nothing."""
+    import hashlib
+    import platform
+
+    folder: Path = task.run
+    said = f"{platform.node()}\0{os.getuid()}\0{folder.resolve()}\0{task.what['key']}"
+    return hashlib.sha256(said.encode()).hexdigest()[:24]
+
+
+def _line(error: BaseException) -> str:
+    """The first line of an error of Ray that says something."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {(lines or ['no reason given'])[-1 if 'Traceback' in str(error) else 0][:300]}"
+
+
+@contextmanager
+def _handlers_kept() -> Iterator[None]:
+    """Keep the handlers of signals, which Ray replaces when it connects."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    signs = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {sign: signal.getsignal(sign) for sign in signs}
+    try:
+        yield
+    finally:
+        for sign, handler in before.items():
+            signal.signal(sign, handler)

@@ -1,0 +1,134 @@
+"""Clusters of real nodes on this machine's loopback, and recipes that are small enough to run on them."""
+
+from __future__ import annotations
+
+import os
+
+# Ray reads these as it is imported: nothing listens beyond this machine, and nothing is told to anybody.
+os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+MIB = 2**20
+RECIPE = """
+model: {id: sandbox}
+data: {train: sandbox, limit: 48, max_length: 128}
+training: {threads: 1, batch: 8}
+evaluation: {prompts: 6, sampling: {temperature: 1.0, max_new_tokens: 8}, judges: [gold], metrics: [reward, length]}
+methods:
+"""
+
+
+class Nodes:
+    """A cluster whose head runs no cell; its nodes have one processor and a store of their own each."""
+
+    def __init__(self, folder: Path):
+        from ray.cluster_utils import Cluster
+
+        self.folder = folder
+        head = {"num_cpus": 0, "include_dashboard": False, "object_store_memory": 100 * MIB}
+        self.cluster: Any = Cluster(initialize_head=True, head_node_args=head)
+        self.nodes: list[Any] = []
+
+    @property
+    def address(self) -> str:
+        return self.cluster.address
+
+    def add(self, **environment: str) -> Any:
+        """Add a node; `environment` of the processes on it."""
+        home = self.folder / f"node-{len(self.nodes)}"
+        said = {"ALIGNBENCH_HOME": str(home), "HF_HUB_OFFLINE": "1", **environment}
+        node = self.cluster.add_node(num_cpus=1, object_store_memory=100 * MIB, env_vars=said)
+        self.nodes.append(node)
+        return node
+
+
+@pytest.fixture(scope="module")
+def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]:
+    """Two nodes and a head."""
+    made = Nodes(tmp_path_factory.mktemp("cluster"))
+    made.add()
+    made.add()
+    yield made
+    made.cluster.shutdown()
+
+
+class Folder:
+    """A user's folder: recipes, and runs of them by the command line."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    def recipe(self, methods: str) -> Path:
+        path = self.folder / "recipe.yaml"
+        path.write_text(RECIPE + methods)
+        return path
+
+    def start(self, out: str, *options: str, **environment: str) -> subprocess.Popen[str]:
+        command = [
+            sys.executable,
+            "-c",
+            "from alignbench.cli import app; app()",
+            "run",
+            "recipe.yaml",
+            "--out",
+            out,
+        ]
+        return subprocess.Popen(
+            [*command, "--json", *options],
+            cwd=self.folder,
+            env={**os.environ, "ALIGNBENCH_HOME": str(self.folder / "home"), **environment},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+
+    def run(self, out: str, *options: str, **environment: str) -> list[dict[str, Any]]:
+        """Run to the end; return what was told on the way."""
+        process = self.start(out, *options, **environment)
+        said, errors = process.communicate(timeout=600)
+        assert process.returncode == 0, said + errors
+        return [json.loads(line) for line in said.splitlines() if line.startswith('{"')]
+
+
+@pytest.fixture
+def user(tmp_path: Path) -> Folder:
+    return Folder(tmp_path)
+
+
+def on(nodes: Nodes, *settings: str) -> list[str]:
+    """The options that name a cluster."""
+    chosen = [f"launcher.address={nodes.address}", *settings]
+    return ["--launcher", "ray", *(word for one in chosen for word in ("--set", one))]
+
+
+def outcome(run: Path) -> Any:
+    """What a run found, without what may differ between two equal runs, and the bytes of its policies."""
+    found = json.loads((run / "results.json").read_text())
+    stable = _without(found, [tuple(one.split("/")[1:]) for one in found["volatile"]])
+    policies = sorted((run / "cells").glob("*/*/policy/*"))
+    return stable, {file.relative_to(run).as_posix(): file.read_bytes() for file in policies}
+
+
+def _without(value: Any, routes: list[tuple[str, ...]]) -> Any:
+    from fnmatch import fnmatchcase
+
+    if isinstance(value, list):
+        value = {str(number): one for number, one in enumerate(value)}
+    if not isinstance(value, dict):
+        return value
+    kept = {}
+    for name, one in value.items():
+        inner = [route[1:] for route in routes if route and fnmatchcase(name, route[0])]
+        if () not in inner:
+            kept[name] = _without(one, inner)
+    return kept

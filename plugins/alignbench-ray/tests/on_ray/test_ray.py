@@ -1,0 +1,72 @@
+"""The launcher `ray` on three nodes of this machine's loopback: the laws, and the bytes of a run on this machine."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+from alignbench_ray import RayConfig, is_loopback
+from pydantic import ValidationError
+
+from alignbench.testing import LauncherSuite
+
+from .conftest import Folder, Nodes, on, outcome
+
+METHODS = """
+  sft: {start: base, budget: {steps: 3}, learning_rate: 1.0e-3}
+  orpo: {start: sft, budget: {steps: 3}, learning_rate: 1.0e-3}
+"""
+
+
+class TestRay(LauncherSuite):
+    launcher = "ray"
+
+    @pytest.fixture(scope="class", autouse=True)
+    @classmethod
+    def on_the_cluster(cls, nodes: Nodes) -> None:
+        cls.config = {"address": nodes.address}
+
+
+def test_a_run_on_ray_ends_with_the_bytes_of_a_run_on_this_machine(nodes: Nodes, user: Folder):
+    user.recipe(METHODS)
+    user.run("here/run", "--jobs", "1")
+    here, there = user.folder / "here/run", user.folder / "there/run"
+    shutil.copytree(here, there, ignore=shutil.ignore_patterns("cells", "evaluation", "results.json"))
+    said = user.run("there/run", *on(nodes))
+    assert outcome(there) == outcome(here)
+    found = json.loads((there / "results.json").read_text())["environment"]["launcher"]
+    assert (found["name"], found["address"]) == ("ray", nodes.address)
+    phases = {one["phase"] for one in said if one["event"] == "progress" and one["task"] == "sft/seed-0"}
+    assert {"aligning", "answering"} <= phases
+    assert all((file.parent / "log.txt").exists() for file in there.glob("cells/*/*/COMMIT"))
+
+
+@pytest.mark.parametrize(
+    ("address", "own"),
+    [
+        ("127.0.0.1:6379", True),
+        ("localhost:6379", True),
+        ("[::1]:6379", True),
+        ("10.0.0.5:6379", False),
+        ("auto", False),
+        ("localhost.example.org:6379", False),
+    ],
+)
+def test_an_address_that_others_reach_needs_a_word(address: str, own: bool):
+    assert is_loopback(address) == own
+    if own:
+        RayConfig(address=address)
+    else:
+        with pytest.raises(ValidationError, match="Ray trusts everybody who reaches it"):
+            RayConfig(address=address)
+    assert RayConfig(address=address, trust_network=True).address == address
+
+
+def test_the_command_line_says_so_before_anything_runs(user: Folder):
+    recipe = user.recipe(METHODS)
+    process = user.start("run", "--launcher", "ray", "--set", "launcher.address=10.0.0.5:6379")
+    said, errors = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert "launcher.trust_network=true" in said + errors
+    assert not (recipe.parent / "run").exists()
