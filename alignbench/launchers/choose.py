@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from alignbench import plugins
 from alignbench.api.launcher import Launcher
 from alignbench.errors import RecipeError
+from alignbench.launchers.local import Local
 from alignbench.recipe.explain import explain
 from alignbench.recipe.override import override
 from alignbench.recipe.yaml import Document, Place, spell
@@ -33,7 +34,7 @@ def choose(name: str = LOCAL, settings: Sequence[str] = (), jobs: int | str = "a
 
     Raises PluginError where it is not installed or broken, RecipeError with every field that is wrong.
     """
-    kind = plugins.load("launchers", name)
+    kind = Local if name == LOCAL else plugins.load("launchers", name)
     fields: dict[str, Any] = {} if jobs == "auto" else {"jobs": jobs}
     place = Place(f"--launcher {name}")
     document = Document({FIELDS: fields}, {(FIELDS,): place}, {(): place, (FIELDS,): place})
