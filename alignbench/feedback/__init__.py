@@ -73,6 +73,7 @@ def label(
     facts = {name: value for name, value in found.facts.items() if name != "begun"}
     run.record.judge(found.facts["judge"], **{**facts, **people})
     _warn_of_chance(run, found.facts["judge"], people.get("people"))
+    _warn_of_cut_answers(run, found.facts, how)
     return list(run.rows(Ranking if how.form == "rankings" else Pair, given=found.rows))
 
 
@@ -119,6 +120,20 @@ def _warn_of_chance(run: Run, judge: str, people: Mapping[str, Any] | None) -> N
     else:
         return
     run.record.warning("judge no better than chance", 0, f"the judge {judge}, which labels, {said}")
+
+
+def _warn_of_cut_answers(run: Run, facts: Mapping[str, Any], how: Labelling) -> None:
+    """Warn in the cell's row where most answers were cut: they are not compared, and little is learnt."""
+    drawn, cut = facts.get("prompts", 0) * how.answers, facts.get("unfinished", 0)
+    if 2 * cut > drawn:
+        said = (
+            f"{cut} of {drawn} answers were cut at {how.sampling.max_new_tokens} tokens and are not compared"
+        )
+        run.record.warning(
+            "answers cut",
+            0,
+            f"{said}: {facts['kept']} comparisons are left; raise labels.sampling.max_new_tokens",
+        )
 
 
 def _labelled_by_people(run: Run, count: int) -> list[Pair]:

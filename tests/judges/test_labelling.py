@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from alignbench import feedback
 from alignbench.api.config import Labelling, Revising, Sampling
 from alignbench.api.judge import Judge, PairwiseJudgment, Score
 from alignbench.api.policy import Answer
@@ -97,6 +100,18 @@ def test_equal_answers_are_not_compared():
 def test_answers_that_were_cut_are_not_compared():
     found = labelled(Table({("x", "y"): 0.9}), "x", "y", "long...")
     assert found.facts["compared"] == 1
+
+
+def test_where_most_answers_were_cut_the_row_says_how_little_is_learnt():
+    said: list[str] = []
+    run: Any = SimpleNamespace(record=SimpleNamespace(warning=lambda name, step, text: said.append(text)))
+    how = Labelling(sampling=Sampling(max_new_tokens=16))
+    for cut in (27, 46):
+        feedback._warn_of_cut_answers(run, {"prompts": 27, "unfinished": cut, "kept": 1}, how)
+    (warning,) = said
+    assert warning.startswith(
+        "46 of 54 answers were cut at 16 tokens and are not compared: 1 comparisons are left"
+    )
 
 
 @pytest.mark.parametrize(
