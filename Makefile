@@ -8,7 +8,7 @@ PINNED  := --constraint constraints.txt
 JOBS    ?= $(shell $(PYTHON) -c 'import os; print(1 + (os.cpu_count() or 1))')
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: quickstart smollm2 test browser faults examples check docs clean
+.PHONY: quickstart smollm2 test browser faults ray examples check docs clean
 
 quickstart: $(VENV)/installed           ## compare base, SFT, DPO, ORPO, RLHF, RLAIF, RAIN and best-of-n on the sandbox
 	$(BIN)/alignbench run recipes/quickstart.yaml
@@ -25,6 +25,9 @@ browser: $(VENV)/installed-browser      ## run the tests in Chromium, which must
 
 faults: $(VENV)/installed-test          ## kill cells at every file mutation; takes up to an hour
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 TESTS=long $(BIN)/python -m pytest -q -s tests/faults
+
+ray: $(VENV)/installed-test             ## kill nodes, workers and commands of runs on Ray; takes about ten minutes
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 TESTS=long $(BIN)/python -m pytest -q -s plugins/alignbench-ray
 
 examples: $(VENV)/installed-test        ## run the whole suite of every example and of TRL's trainers; takes minutes
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 TESTS=long $(BIN)/python -m pytest -q tests/testing/test_one_page.py plugins/alignbench-trl

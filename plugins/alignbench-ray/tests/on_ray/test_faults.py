@@ -1,0 +1,230 @@
+"""Real nodes, workers and commands that are killed while a run goes: it ends with the bytes of a run that was not.
+
+Takes minutes: `make ray` runs it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from alignbench_ray import Ray, RayConfig
+
+from alignbench import layout
+from alignbench.launchers import Receiver
+from alignbench.testing.launchers import NEEDS, Ended, at, made_by, recipe
+from alignbench.testing.sessions import open_session
+
+from .conftest import Folder, Nodes, on, outcome
+
+pytestmark = pytest.mark.skipif(os.environ.get("TESTS") != "long", reason="takes minutes: make ray runs it")
+
+ROOT = Path(__file__).parents[4]
+METHODS = """
+  sft: {start: base, budget: {steps: 40}, learning_rate: 1.0e-3}
+"""
+EVERY_STEP = ("--checkpoint-every", "0")
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run on this machine that nobody disturbs."""
+    user = Folder(tmp_path_factory.mktemp("reference"))
+    user.recipe(METHODS)
+    user.run("run", "--jobs", "1")
+    return user.folder / "run"
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[Nodes]:
+    made = Nodes(tmp_path)
+    made.add()
+    yield made
+    made.cluster.shutdown()
+
+
+def until(process: subprocess.Popen[str], wanted: Callable[[dict[str, Any]], bool]) -> list[dict[str, Any]]:
+    """Read what a run tells until something that is wanted."""
+    assert process.stdout is not None
+    told = []
+    for line in process.stdout:
+        told.append(json.loads(line))
+        if wanted(told[-1]):
+            return told
+    raise AssertionError(f"the run ended before that: {told[-3:]}, {process.communicate()[1]}")
+
+
+def in_the_middle(said: dict[str, Any]) -> bool:
+    return said["task"] == "sft/seed-0" and said["event"] == "progress" and bool(said["numbers"])
+
+
+def phases(told: list[dict[str, Any]]) -> str:
+    return "\n".join(one.get("phase", "") for one in told)
+
+
+def finish(process: subprocess.Popen[str]) -> list[dict[str, Any]]:
+    said, errors = process.communicate(timeout=600)
+    assert process.returncode == 0, said + errors
+    return [json.loads(line) for line in said.splitlines()]
+
+
+def pids(title: str) -> list[int]:
+    """The processes that call themselves so."""
+    found = []
+    for file in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            if file.read_bytes().startswith(title.encode()):
+                found.append(int(file.parent.name))
+        except OSError:
+            continue
+    return found
+
+
+def test_a_node_that_is_killed_loses_a_cell_which_goes_on_on_a_node_that_joins_late(
+    cluster: Nodes, user: Folder, reference: Path
+):
+    user.recipe(METHODS)
+    storage = f"launcher.storage={user.folder / 'storage'}"
+    process = user.start("run", *EVERY_STEP, *on(cluster, storage))
+    until(process, in_the_middle)
+    cluster.cluster.remove_node(cluster.nodes[0], allow_graceful=False)
+    cluster.add()
+    told = finish(process)
+    assert "lost (" in phases(told)
+    steps = [one["done"] for one in told if one["task"] == "sft/seed-0" and one.get("numbers")]
+    assert min(steps) > 1, "it began at its first step again"
+    assert outcome(user.folder / "run") == outcome(reference)
+
+
+def test_a_worker_that_is_killed_loses_a_cell_which_begins_again(
+    cluster: Nodes, user: Folder, reference: Path
+):
+    user.recipe(METHODS)
+    process = user.start("run", *on(cluster))
+    until(process, in_the_middle)
+    (worker,) = pids("ray::sft/seed-0")
+    os.kill(worker, signal.SIGKILL)
+    assert "lost (WorkerCrashedError" in phases(finish(process))
+    assert outcome(user.folder / "run") == outcome(reference)
+
+
+def test_after_a_killed_command_nothing_runs_and_the_same_command_goes_on(
+    cluster: Nodes, user: Folder, reference: Path
+):
+    user.recipe(METHODS)
+    process = user.start("run", *on(cluster))
+    until(process, in_the_middle)
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    end = time.monotonic() + 60
+    while pids("ray::sft/seed-0") and time.monotonic() < end:
+        time.sleep(0.5)
+    assert not pids("ray::sft/seed-0")
+    told = user.run("run", *on(cluster))
+    assert not any(one["event"] == "progress" and one["task"] == "base/seed-0" for one in told)
+    assert outcome(user.folder / "run") == outcome(reference)
+
+
+def test_ctrl_c_keeps_the_step_and_the_same_command_goes_on_from_it(
+    cluster: Nodes, user: Folder, reference: Path
+):
+    user.recipe(METHODS)
+    storage = f"launcher.storage={user.folder / 'storage'}"
+    process = user.start("run", "--checkpoint-every", "3600", *on(cluster, storage))
+    until(process, in_the_middle)
+    os.kill(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 130, errors
+    assert "nothing is lost, continue with:" in errors
+    told = user.run("run", *on(cluster, storage))
+    steps = [one["done"] for one in told if one["task"] == "sft/seed-0" and one.get("numbers")]
+    assert min(steps) > 1, "it began at its first step again"
+    assert outcome(user.folder / "run") == outcome(reference)
+
+
+def test_a_node_that_is_not_like_this_machine_is_refused_by_name(
+    cluster: Nodes, user: Folder, reference: Path
+):
+    """On it a plugin has another line."""
+    other = user.folder / "other"
+    shutil.copytree(ROOT / "plugins/alignbench-sft/alignbench_sft", other / "alignbench_sft")
+    with (other / "alignbench_sft/__init__.py").open("a") as file:
+        file.write("# another line\n")
+    unlike = {"PYTHONPATH": os.pathsep.join([str(other), os.environ.get("PYTHONPATH", "")])}
+    user.recipe(METHODS)
+    alone = Nodes(user.folder / "alone")
+    alone.add(**unlike)
+    try:
+        process = user.start("refused", *on(alone))
+        said, errors = process.communicate(timeout=300)
+    finally:
+        alone.cluster.shutdown()
+    assert process.returncode != 0
+    assert "is refused: 'sft' is alignbench-sft 0.1.0 (source" in said + errors
+    cluster.add(**unlike)
+    user.run("run", *on(cluster))
+    assert outcome(user.folder / "run") == outcome(reference)
+
+
+def test_runs_of_two_users_on_one_cluster_do_not_mix(cluster: Nodes, tmp_path: Path, reference: Path):
+    users = []
+    for name, rate in (("one", "1.0e-3"), ("two", "2.0e-3")):
+        (tmp_path / name).mkdir()
+        user = Folder(tmp_path / name)
+        user.recipe(METHODS.replace("1.0e-3", rate))
+        users.append(user)
+    cluster.add()
+    both = [user.start("run", *on(cluster)) for user in users]
+    for process in both:
+        finish(process)
+    users[1].run("here/run", "--jobs", "1")
+    assert outcome(users[0].folder / "run") == outcome(reference)
+    assert outcome(users[1].folder / "run") == outcome(users[1].folder / "here/run")
+
+
+def test_a_torn_result_is_found_and_the_cell_begins_again(
+    cluster: Nodes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    torn = []
+    take = Receiver.take
+
+    def tearing(receiver: Receiver, said: dict[str, Any], on_event: Any) -> Any:
+        if "sealed" in said and not torn:
+            torn.append(said)
+            said = {"sealed": said["sealed"][:-1] + b"?"}
+        return take(receiver, said, on_event)
+
+    monkeypatch.setattr(Receiver, "take", tearing)
+    session = open_session(tmp_path / "torn", recipe())
+    task = at(session.task, "torn")
+    ended = Ended()
+    with Ray(RayConfig(address=cluster.address)) as launcher:
+        launcher.start("torn", task, NEEDS)
+        while not ended.results:
+            ended.results |= launcher.wait(ended.hear, 60)
+    assert torn
+    assert ended.results["torn"].status == "done"
+    assert any("the transfer was torn" in event.phase for _, event in ended.events)
+    assert made_by(task)["answers"]
+
+
+def test_the_quickstart_in_small_ends_with_the_same_bytes(cluster: Nodes, user: Folder):
+    cluster.add()
+    shutil.copy(ROOT / "recipes/quickstart.yaml", user.folder / "recipe.yaml")
+    small = ["data.limit=48", "evaluation.prompts=6", "evaluation.tuning_prompts=4", "training.threads=1"]
+    sets = [word for one in small for word in ("--set", one)]
+    user.run("here/run", *sets, ALIGNBENCH_HOME=str(user.folder / "home-here"))
+    user.run("there/run", *sets, *on(cluster))
+    assert outcome(user.folder / "there/run") == outcome(user.folder / "here/run")
+    stages = list(cluster.folder.glob("node-*/store/*/*"))
+    assert stages, "no stage was made on a node"
+    assert {one.name for one in stages} <= {one.name for one in (user.folder / "home/store").glob("*/*")}
+    assert (user.folder / "there/run" / layout.RESULTS).exists()
