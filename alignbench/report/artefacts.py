@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -93,40 +93,48 @@ def samples(run: Path, cell: Cell, temperature: float | None = None) -> dict[str
     return found
 
 
-def scores(run: Path, judge: str) -> dict[tuple[str, int], dict[str, float]]:
-    """Return a judge's scores of every cell's first answers: (label, seed) -> prompt id -> score."""
+def scores(run: Path, judge: str, seeds: Collection[int]) -> dict[tuple[str, int], dict[str, float]]:
+    """Return a judge's scores of the first answers at some seeds: (label, seed) -> prompt id -> score."""
     found: dict[tuple[str, int], dict[str, float]] = {}
-    for row in _of_judge(run / JUDGEMENTS, judge, "label", "seed", "prompt_id", "score"):
-        if (score := _finite(row["score"])) is not None:
-            found.setdefault((row["label"], row["seed"]), {})[row["prompt_id"]] = score
+    for label, seed, prompt, score in _of_judge(
+        run / JUDGEMENTS, judge, seeds, "label", "seed", "prompt_id", "score"
+    ):
+        found.setdefault((label, seed), {})[prompt] = score
     return found
 
 
-def verdicts(run: Path, judge: str) -> dict[tuple[str, str, int], dict[str, float]]:
-    """Return a judge's verdicts on first answers: (a, b, seed) -> prompt id -> preference for a.
+def verdicts(run: Path, judge: str, seeds: Collection[int]) -> dict[tuple[str, str, int], dict[str, float]]:
+    """Return a judge's verdicts on first answers at some seeds: (a, b, seed) -> prompt id -> preference for a.
 
     Above one half, a is better. Each two labels occur in one order only.
     """
     found: dict[tuple[str, str, int], dict[str, float]] = {}
-    for row in _of_judge(run / VERDICTS, judge, "a", "b", "seed", "prompt_id", "preference"):
-        a, b, seed, preference = row["a"], row["b"], row["seed"], _finite(row["preference"])
-        if preference is not None and (b, a, seed) not in found:
-            found.setdefault((a, b, seed), {})[row["prompt_id"]] = preference
+    for a, b, seed, prompt, preference in _of_judge(
+        run / VERDICTS, judge, seeds, "a", "b", "seed", "prompt_id", "preference"
+    ):
+        if (b, a, seed) not in found:
+            found.setdefault((a, b, seed), {})[prompt] = preference
     return found
 
 
-def _of_judge(file: Path, judge: str, *columns: str) -> list[dict[str, Any]]:
-    """Return a judge's rows about first answers; none where the file cannot be read."""
+def _of_judge(file: Path, judge: str, seeds: Collection[int], *columns: str) -> Iterator[tuple[Any, ...]]:
+    """Yield a judge's rows about first answers at some seeds, those whose last column is a finite number.
+
+    None where the file cannot be read. A large comparison has millions of rows, and a page needs one seed of them.
+    """
     import pyarrow as pa
+    import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
-    if not file.is_file():
-        return []
+    if not file.is_file() or not seeds:
+        return
+    only = [("judge", "=", judge), ("sample", "=", 0), ("seed", "in", list(seeds))]
     try:
-        only = [("judge", "=", judge), ("sample", "=", 0)]
-        return pq.read_table(file, columns=list(columns), filters=only).to_pylist()
+        table = pq.read_table(file, columns=list(columns), filters=only)
+        table = table.filter(pc.is_finite(table[columns[-1]]))  # pyright: ignore[reportAttributeAccessIssue]
     except (OSError, pa.ArrowException):
-        return []
+        return
+    yield from zip(*(table[name].to_pylist() for name in columns), strict=True)
 
 
 def pictures(run: Path) -> list[Picture]:

@@ -106,12 +106,13 @@ def _order(question: Question) -> tuple[float, float, float]:
 
 def _judged(run: Path, judge: str, seeds: Mapping[str, int]) -> dict[tuple[str, str], Judgment]:
     """Return a judge's judgment of each label's answer to each prompt: (label, prompt id) -> judgment."""
-    scores = artefacts.scores(run, judge)
+    wanted = set(seeds.values())
+    scores = artefacts.scores(run, judge, wanted)
     found: dict[tuple[str, str], Judgment] = {}
     better: dict[tuple[str, str], list[str]] = {}
     tied: dict[tuple[str, str], list[str]] = {}
     compared: dict[tuple[str, str], int] = {}
-    for (a, b, seed), given in artefacts.verdicts(run, judge).items():
+    for (a, b, seed), given in artefacts.verdicts(run, judge, wanted).items():
         if seeds.get(a) != seed or seeds.get(b) != seed:
             continue
         for key, preference in given.items():
@@ -122,9 +123,12 @@ def _judged(run: Path, judge: str, seeds: Mapping[str, int]) -> dict[tuple[str, 
                 elif preference == 0.5:
                     tied.setdefault((one, key), []).append(other)
     order = list(seeds)
+    keys: dict[str, list[str]] = {}
+    for label, key in compared:
+        keys.setdefault(label, []).append(key)
     for label, seed in seeds.items():
         own = scores.get((label, seed), {})
-        for key in dict.fromkeys([*own, *(key for one, key in compared if one == label)]):
+        for key in dict.fromkeys([*own, *keys.get(label, ())]):
             at = (label, key)
             found[at] = Judgment(
                 judge,
