@@ -1,4 +1,4 @@
-"""The launcher `ray` on three nodes of this machine's loopback: the laws, and the bytes of a run on this machine."""
+"""The launcher `ray` on nodes of this machine's loopback: the laws, and the bytes of a run on this machine."""
 
 from __future__ import annotations
 
