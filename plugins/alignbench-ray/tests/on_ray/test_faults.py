@@ -94,7 +94,7 @@ def test_a_node_that_is_killed_loses_a_cell_which_goes_on_on_a_node_that_joins_l
     user.recipe(METHODS)
     storage = f"launcher.storage={user.folder / 'storage'}"
     process = user.start("run", *EVERY_STEP, *on(cluster, storage))
-    until(process, in_the_middle)
+    until(process, lambda said: in_the_middle(said) and any(user.folder.rglob("*.checkpoints")))
     cluster.cluster.remove_node(cluster.nodes[0], allow_graceful=False)
     cluster.add()
     told = finish(process)
