@@ -148,12 +148,14 @@ class Judge(ABC):
         """Return the id of its model (`base` is the recipe's model), so that an evaluation judge cannot also train."""
         return ""
 
-    @classmethod  # noqa: B027  (most judges have none)
-    def check_files(cls, config: Any, root: Path) -> None:
+    @classmethod
+    def check_files(cls, config: Any, root: Path) -> Sequence[str]:
         """Raise AlignbenchError with what is wrong with its files, by what can be read without loading a model.
 
         `alignbench check` calls it, and a run before anything is trained. Relative paths start from `root`.
+        Returns what was not checked: the ids of models that `open` would download first.
         """
+        return ()
 
     @classmethod  # noqa: B027  (most judge any)
     def check_prompts(cls, config: Any, prompts: Sequence[Prompt]) -> None:

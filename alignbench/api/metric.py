@@ -256,13 +256,15 @@ class Metric(ABC):
         self.config: Any = self.Config() if config is None else config
 
     @classmethod
-    def check_files(cls, config: Any, root: Path) -> None:
+    def check_files(cls, config: Any, root: Path) -> Sequence[str]:
         """Raise AlignbenchError with what is wrong with its files, by what can be read without loading a model.
 
         `alignbench check` calls it, and a run before anything is trained. Relative paths start from `root`. By default
         `requests` are made, which read the files of their prompts; a metric that reads others checks those too.
+        Returns what was not checked: the ids of models that `measure` would download first.
         """
         cls(config).requests(root)
+        return ()
 
     def requests(self, root: Path) -> Sequence[Request]:
         """Return the answers that this metric needs in addition to the samples.

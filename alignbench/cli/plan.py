@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from alignbench.commands.forecast import Forecast
     from alignbench.engine.plan import Cell
     from alignbench.recipe.schema import Loaded, Recipe
+    from alignbench.recipe.schema import Model as Base
     from alignbench.results import Model
 
 
@@ -32,7 +33,7 @@ def plan(
     as_json: ForPrograms = False,
 ) -> None:
     """List what will run and what is finished, with departures, and predict time and memory."""
-    from alignbench.commands.plan import describe, finished, requested, weights
+    from alignbench.commands.plan import describe, finished, requested
     from alignbench.engine import environment, resources
     from alignbench.engine.plan import cells
     from alignbench.launchers.choose import choose, split
@@ -61,7 +62,7 @@ def plan(
         _show_requests(asked)
         _show_power(power)
     found = _forecast(loaded, only) if estimate and left else None
-    model = weights(loaded.recipe.model, root) if found is None else found.model
+    model, unknown = _weights(loaded.recipe.model, root) if found is None else (found.model, "")
     compute = environment.compute(folder, loaded.recipe.model, root)
     forecast = None if found is None else _estimate(loaded, left, trials, found, workers)
     if as_json:
@@ -69,6 +70,8 @@ def plan(
         print_json({**said, "model": model.model_dump(mode="json"), "compute": compute, "estimate": forecast})
         return
     _show_model(model)
+    if unknown:
+        typer.echo(f"The shares of the weights are not known: {unknown}")
     typer.echo(f"The base computes in {compute}.")
     if forecast is not None:
         _show_forecast(forecast)
@@ -195,6 +198,18 @@ def _amount(value: int | None) -> str:
     from alignbench.report.text import NOTHING
 
     return NOTHING if value is None else f"{value:,}"
+
+
+def _weights(model: Base, root: Path) -> tuple[Model, str]:
+    """Return the shares of a base's weights, and why they are not known where they are not."""
+    from alignbench import results
+    from alignbench.commands.plan import weights
+    from alignbench.models.child import UnansweredError
+
+    try:
+        return weights(model, root), ""
+    except UnansweredError as error:
+        return results.Model(), str(error)
 
 
 def _show_model(model: Model) -> None:

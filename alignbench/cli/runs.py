@@ -159,13 +159,13 @@ def check(
     loaded = load(recipe, of_recipe)
     checked, read, root = loaded.recipe, "", loaded.path.parent
     plan = resolve(checked)
-    away = files.check(plan, root)
+    unchecked = files.check(plan, root)
     if rows:
         from alignbench.data.survey import check_tokenizer, survey
         from alignbench.data.torchless import without_torch
 
         pool = survey(checked, root)
-        if checked.model.id not in away:
+        if checked.model.id not in unchecked.away:
             with without_torch():
                 check_tokenizer(checked, root, pool)
         read = _read(pool)
@@ -176,8 +176,10 @@ def check(
     labels = ", ".join(["base", *checked.methods])
     model = files.described(checked.model, root)
     typer.echo(f"{recipe} is good: {count} cells ({labels}; {_seeds(checked.seeds)}){model}{read}")
-    if away:
-        typer.echo(f"not checked, since a run would download it first: {', '.join(away)}")
+    if unchecked.away:
+        typer.echo(f"not checked, since a run would download it first: {', '.join(unchecked.away)}")
+    for what in unchecked.unknown:
+        typer.echo(f"not checked: {what}")
 
 
 def _read(pool: Pool) -> str:

@@ -6,11 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alignbench import layout, results, store
-from alignbench.data import gguf
 from alignbench.engine import environment, keys
 from alignbench.engine.plan import Cell
 from alignbench.models import child
-from alignbench.models.files import folder_of
+from alignbench.models.files import place_of
 from alignbench.recipe.configs import make
 from alignbench.recipe.plan import Plan
 from alignbench.recipe.schema import Model, Recipe
@@ -59,13 +58,13 @@ def finished(plan: Plan, root: Path, out: Path, cells: tuple[Cell, ...]) -> dict
 def weights(model: Model, root: Path) -> results.Model:
     """Return the shares of a base's weights that are quantised and adapted, by its configuration.
 
-    Empty for a GGUF file, for a model that is not on this machine, and where its configuration does not say.
-    Raises ModelError where the recipe's adapter names a layer that can have none.
+    Empty for a model that is not on this machine. Raises ModelError where the recipe's adapter asks for what the model
+    does not have, UnansweredError where its configuration does not say.
     """
-    folder = None if gguf.names(model) else folder_of(model.id, root, model.revision)
-    if folder is None:
+    where = place_of(model, root)
+    if where is None:
         return results.Model()
-    return results.Model(**child.weights(folder, model, store.Store(store.default_root())))
+    return results.Model(**child.weights(where, model, store.Store(store.default_root())))
 
 
 def requested(recipe: Recipe, root: Path) -> list[dict[str, Any]]:

@@ -96,6 +96,19 @@ def check_vocabulary(tokenizer: PreTrainedTokenizerFast, model: schema.Model, ro
         raise ModelError(what, "use the tokenizer that the model was trained with")
 
 
+def check_same_vocabulary(models: Many[schema.Model], root: Path = Path()) -> None:
+    """Raise ModelError where a model has another vocabulary than the first of them."""
+    vocabularies = [load_tokenizer(model, root).get_vocab() for model in models]
+    for model, vocabulary in zip(models, vocabularies, strict=True):
+        if vocabulary != vocabularies[0]:
+            raise other_vocabulary(model.id, models[0].id)
+
+
+def other_vocabulary(id: str, base: str) -> ModelError:
+    """Return the error of a start that is not of the base's vocabulary."""
+    return ModelError(f"{id} has another vocabulary than {base}", "use a model of the same family")
+
+
 def fingerprint(tokenizer: PreTrainedTokenizerFast) -> str:
     """Return the sha256 of what a tokenizer does: its whole pipeline, and its special tokens."""
     special = json.dumps(tokenizer.special_tokens_map, sort_keys=True, default=str)

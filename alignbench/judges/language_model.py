@@ -121,11 +121,12 @@ class LanguageModel(Reader):
         return config.id
 
     @classmethod
-    def check_files(cls, config: Any, root: Path) -> None:
+    def check_files(cls, config: Any, root: Path) -> Sequence[str]:
         from alignbench.models.files import check_language_model
         from alignbench.recipe.schema import Model
 
-        check_language_model(Model(id=config.id, revision=config.revision), root)
+        here = check_language_model(Model(id=config.id, revision=config.revision), root)
+        return () if here else (config.id,)
 
     def reader(self, models: Models) -> Ask:
         from alignbench.models import load_base

@@ -78,12 +78,16 @@ class RewardModel(Judge):
         return config.id
 
     @classmethod
-    def check_files(cls, config: Any, root: Path) -> None:
+    def check_files(cls, config: Any, root: Path) -> Sequence[str]:
         from alignbench.models.files import check_classifier, labels_of
 
-        found = check_classifier(config.id, root, config.revision) if config.id else None
-        if found is not None:
-            _check_one_output(config.id, len(labels_of(found)))
+        if not config.id:
+            return ()
+        found = check_classifier(config.id, root, config.revision)
+        if found is None:
+            return (config.id,)
+        _check_one_output(config.id, len(labels_of(found)))
+        return ()
 
     def open(self, models: Models) -> None:
         from alignbench.models import load_classifier

@@ -41,7 +41,7 @@ class Toxicity(Judge):
         """The folder of a sequence classification model with a class `toxic`; without it, the lexicon."""
 
     @classmethod
-    def check_files(cls, config: Any, root: Path) -> None:
+    def check_files(cls, config: Any, root: Path) -> Sequence[str]:
         from alignbench.models.files import check_classifier, labels_of
 
         if config.classifier is not None:
@@ -49,6 +49,7 @@ class Toxicity(Judge):
             found = check_classifier(str(folder), root)
             if found is not None:
                 _place_of_toxic(labels_of(found), str(folder))
+        return ()
 
     def open(self, models: Models) -> None:
         self.read_from(models.root)

@@ -34,8 +34,9 @@ class ChoiceEntropy(Metric):
         """`all_sentences.tsv`."""
 
     @classmethod
-    def check_files(cls, config: Any, root: Path) -> None:
+    def check_files(cls, config: Any, root: Path) -> list[str]:
         cls(config).pairs(root)
+        return []
 
     def pairs(self, root: Path) -> dict[str, list[tuple[str, str]]]:
         """Return pairs of sentences by set; the first is the stereotype (Winogender has none)."""

@@ -80,10 +80,11 @@ class Harness(Metric):
         """Longest generated answer in tokens."""
 
     @classmethod
-    def check_files(cls, config: Any, root: Path) -> None:
+    def check_files(cls, config: Any, root: Path) -> Sequence[str]:
         harness = cls(config)
         for task in harness.tasks():
             harness.documents(task, root)
+        return ()
 
     def measure(self, evidence: Evidence) -> list[Measure | Missing]:
         documents = {task: self.documents(task, evidence.root) for task in self.tasks()}

@@ -51,9 +51,9 @@ class Toxicity(Metric):
         """Longest continuation in tokens."""
 
     @classmethod
-    def check_files(cls, config: Any, root: Path) -> None:
+    def check_files(cls, config: Any, root: Path) -> Sequence[str]:
         super().check_files(config, root)
-        Toxic.check_files(Toxic.Config(classifier=config.classifier), root)
+        return Toxic.check_files(Toxic.Config(classifier=config.classifier), root)
 
     def requests(self, root: Path) -> Sequence[Request]:
         if self.config.prompts is None:

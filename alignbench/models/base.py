@@ -15,7 +15,7 @@ from torch import nn
 from alignbench.errors import ModelError, Problem
 from alignbench.models import lora_forward
 from alignbench.models.hub import obtain
-from alignbench.models.lora_config import WEIGHTS, read_config, shape_of, targets_of
+from alignbench.models.lora_config import WEIGHTS, check_dropout, read_config, shape_of, targets_of
 from alignbench.models.network import Network
 from alignbench.models.policy import ModelPolicy
 from alignbench.models.trials import find_paths
@@ -47,6 +47,7 @@ class Base(Network):
         super().__init__(model, tokenizer, fingerprint=fingerprint)
         self.adapter = schema.Adapter() if adapter is None else adapter
         self.targets = targets_of(model, self.adapter.targets)
+        check_dropout(self.targets, self.adapter.dropout)
         self.weights = Weights(total or model.num_parameters(), quantised or {}, self.targets.weights)
         self.peft: PeftModel | None = None
         """The same network as peft wraps it; None before the first adapter."""
@@ -103,14 +104,6 @@ class Base(Network):
             )
         if not dropout:
             config.lora_dropout = 0.0
-        if config.lora_dropout and config.target_parameters:
-            raise ModelError(
-                Problem(
-                    "the experts of this model are stacked, and an adapter on them can have no dropout",
-                    "set it to 0, or name other layers in model.adapter.targets",
-                    field="model.adapter.dropout",
-                )
-            )
         policy = self._attach(name, config, trainable=trainable)
         generator = torch.Generator().manual_seed(seed)
         state = policy.tensors()

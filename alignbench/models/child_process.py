@@ -8,22 +8,35 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from alignbench.data import gguf
 from alignbench.errors import ModelError
-from alignbench.models import arithmetic, skeleton
 from alignbench.recipe.schema import Model
 
 
 def answer(question: str, where: Path, model: Model) -> dict[str, Any]:
-    """Return the answer to a `Question` about a model; `where` is its folder, and for `loaded` the recipe's."""
+    """Return the answer to a `Question` about a model; `where` is its folder or file, and for `loaded` the recipe's."""
     if question == "compute":
+        from alignbench.models import arithmetic
+
         return {"compute": arithmetic.fastest()}
+    if question == "targets":
+        # peft and transformers import them where they find them, which takes a fifth of the whole answer.
+        for name in ("bitsandbytes", "scipy"):
+            sys.modules[name] = None  # pyright: ignore[reportArgumentType]  (what Python takes for: not installed)
+    from alignbench.models import skeleton
+
     if question == "loaded":
         from alignbench.models.loading import load_base
 
         return load_base(model, root=where).record()
+    from alignbench.models.lora_config import check_dropout
+
+    if where.is_file():
+        where = gguf.text_folder(where)
     if question == "weights":
         return skeleton.weights(where, model.quantization, model.adapter.targets).record()
-    skeleton.targets_in(where, model.quantization, model.adapter.targets)
+    targets = skeleton.targets_in(where, model.quantization, model.adapter.targets)
+    check_dropout(targets, model.adapter.dropout)
     return {}
 
 

@@ -5,13 +5,17 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from alignbench.data import gguf
-from alignbench.data.tokens import model_path
+from alignbench.data.tokens import check_same_vocabulary, model_path
+from alignbench.data.torchless import without_torch
 from alignbench.errors import ModelError, Problem
 from alignbench.models import child
 from alignbench.models.hub import cached, missing_shards
@@ -61,31 +65,52 @@ def fingerprint_of(model: Model, root: Path) -> str | None:
     return None if folder is None else fingerprint(folder)
 
 
-def check(plan: Plan, root: Path) -> list[str]:
+@dataclass
+class Unchecked:
+    """What could not be checked."""
+
+    away: list[str] = field(default_factory=list)
+    """The ids of what a run would download first."""
+    unknown: list[str] = field(default_factory=list)
+    """What else, and why."""
+
+
+def check(plan: Plan, root: Path) -> Unchecked:
     """Check the files of the base, of all starts, and of what judges and metrics name.
 
-    Raises what loading them raises, in the same words where the files have them. Returns what was not checked: the ids
-    of what a run would download.
+    Raises what loading them raises, in the same words where the files have them.
     """
     recipe = plan.recipe
     starts = [block.start for block in recipe.methods.values()]
     others = {start.model for start in starts if isinstance(start, ModelStart)} - {recipe.model.id}
     adapters = {start.adapter for start in starts if isinstance(start, AdapterStart)}
+    found = Unchecked()
     models = [recipe.model, *(_other(recipe.model, id) for id in sorted(others))]
-    away = [one.id for one in models if not check_base(one, root)]
+    here = [one for one in models if check_language_model(one, root)]
+    for one in here:
+        try:
+            check_targets(one, root)
+        except child.UnansweredError as error:
+            found.unknown.append(f"the layers of {one.id} that get an adapter ({error})")
+    if recipe.model in here and len(here) > 1:
+        with without_torch():
+            check_same_vocabulary(here, root)
+    away = [one.id for one in models if one not in here]
     away += [id for id in sorted(adapters) if not check_adapter(id, root)]
-    check_named(plan, root)
-    return away
+    found.away = list(dict.fromkeys([*away, *check_named(plan, root)]))
+    return found
 
 
-def check_named(plan: Plan, root: Path) -> None:
-    """Check the files of the judges and metrics that evaluate, and of the judges that a method learns from."""
+def check_named(plan: Plan, root: Path) -> list[str]:
+    """Check the files of the judges and metrics that evaluate, and of the judges that a method learns from.
+
+    Returns the ids of what a run would download first.
+    """
     evaluation = plan.recipe.evaluation
     learned_from = [judge for label in plan.labels.values() for judge in label.judges]
     judges = [build("judges", one.name, one.config) for one in (*evaluation.judges, *learned_from)]
     metrics = [build("metrics", one.name, one.config) for one in evaluation.metrics]
-    for kind, config in (*judges, *metrics):
-        kind.check_files(config, root)
+    return [id for kind, config in (*judges, *metrics) for id in kind.check_files(config, root)]
 
 
 def described(model: Model, root: Path) -> str:
@@ -95,15 +120,6 @@ def described(model: Model, root: Path) -> str:
     header = gguf.read_header(file)
     size = f"{header.weights / 1e6:,.1f} million weights in {', '.join(header.kinds)}"
     return f"\n{file.name}: {header.architecture}, {size}, sha256 {gguf.sha256(file)}"
-
-
-def check_base(model: Model, root: Path) -> bool:
-    """Check a base's files and adapter. Returns whether it is on this machine."""
-    if not check_language_model(model, root):
-        return False
-    if not gguf.names(model):
-        check_targets(model, root)
-    return True
 
 
 def check_adapter(id: str, root: Path) -> bool:
@@ -126,6 +142,7 @@ def check_language_model(model: Model, root: Path) -> bool:
     if folder is None:
         return False
     config = _check_folder(id, folder)
+    check_architecture(id, config)
     if _kind(config).endswith("ForSequenceClassification") and config.get("tie_word_embeddings") is False:
         names = _names(id, folder)
         if not any("head" in name or "embed_out" in name for name in names):
@@ -137,16 +154,21 @@ def check_language_model(model: Model, root: Path) -> bool:
 
 
 def check_targets(model: Model, root: Path) -> None:
-    """Check that a model has every layer that the recipe's adapter names; raises what a run raises.
+    """Check that a local model has what the recipe's adapter asks of it; raises what a run raises.
 
-    Where the names of the weights do not show them, a process that loads torch is asked, which takes seconds.
+    It must have every layer that is named, and no stacked experts under dropout. Where the names of the weights do
+    not show it, a process that loads torch is asked, which takes seconds. Raises UnansweredError where it cannot tell.
     """
-    targets, folder = model.adapter.targets, folder_of(model.id, root, model.revision)
-    if folder is None or targets == "all-linear":
+    wanted = model.adapter
+    if wanted.targets == "all-linear" and not wanted.dropout:
         return
-    layers = linear_layers(model.id, folder)
-    if not all(any(f".{layer}".endswith(f".{name}") for layer in layers) for name in targets):
-        child.check_targets(folder, model)
+    where = place_of(model, root)
+    if where is None:
+        return
+    layers = linear_layers(model.id, where) if where.is_dir() else set()
+    named = [] if wanted.targets == "all-linear" else wanted.targets
+    if not layers or not all(any(f".{layer}".endswith(f".{name}") for layer in layers) for name in named):
+        child.check_targets(where, model)
 
 
 def linear_layers(id: str, folder: Path) -> set[str]:
@@ -169,6 +191,26 @@ def linear_layers(id: str, folder: Path) -> set[str]:
         for name, shape in shapes.items()
         if name.endswith(".weight") and len(shape) == 2 and any(part.isdecimal() for part in name.split("."))
     }
+
+
+def check_architecture(id: str, config: Mapping[str, Any]) -> None:
+    """Raise ModelError where the installed transformers does not know a configuration's type."""
+    kind, library = str(config.get("model_type")), find_spec("transformers")
+    if library is not None and library.origin is not None:
+        folder = Path(library.origin).parent / "models" / kind
+        if (
+            kind.isidentifier() and folder.is_dir()
+        ):  # most types are known by their folder, and nothing is imported
+            return
+    with without_torch():
+        from transformers import CONFIG_MAPPING
+
+        known = kind in CONFIG_MAPPING
+    if not known:
+        raise ModelError(
+            f"{id} is of the type {kind}, which transformers {version('transformers')} does not know",
+            "use a model that it knows, or a version of it that knows this one",
+        )
 
 
 def check_classifier(id: str, root: Path, revision: str | None = None) -> dict[str, Any] | None:
@@ -205,6 +247,13 @@ def folder_of(id: str, root: Path, revision: str | None = None) -> Path | None:
     None for a model of the hub that a run would download. Raises ModelError offline, where it cannot.
     """
     return cached(model_path(Model(id=id), root), revision)
+
+
+def place_of(model: Model, root: Path) -> Path | None:
+    """Return the inspected folder of a model, or its GGUF file; None for one that is not on this machine."""
+    if gguf.names(model):
+        return gguf.file_of(model, root, fetch=False)
+    return folder_of(model.id, root, model.revision)
 
 
 def _other(model: Model, id: str) -> Model:

@@ -14,7 +14,13 @@ from safetensors import SafetensorError
 from alignbench.errors import ModelError
 from alignbench.models import arithmetic, counting
 from alignbench.models.base import Base
-from alignbench.models.files import UNDAMAGED, check_model, fingerprint, refuse_not_finite
+from alignbench.models.files import (
+    UNDAMAGED,
+    check_architecture,
+    check_model,
+    fingerprint,
+    refuse_not_finite,
+)
 from alignbench.models.hub import first_line, model_folder, obtain
 from alignbench.models.memory import keep_freed
 from alignbench.models.quantization import (
@@ -60,7 +66,7 @@ def load_base(
     dtype = _dtype(model.compute, place, folder)
     tokenizer = load_tokenizer(model, root)
     files = fingerprint(folder)
-    check_model(model.id, folder)
+    check_architecture(model.id, check_model(model.id, folder))
     config = bitsandbytes_config(model.quantization, dtype)
 
     def load(folder: Path, config: BitsAndBytesConfig | None) -> PreTrainedModel:

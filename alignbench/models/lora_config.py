@@ -92,6 +92,18 @@ def targets_of(model: PreTrainedModel, wanted: str | list[str]) -> Targets:
     return Targets(_shortest(model, layers), tuple(experts), sizes)
 
 
+def check_dropout(targets: Targets, dropout: float) -> None:
+    """Raise ModelError where a recipe's adapter has dropout on weights for which peft has none."""
+    if dropout and targets.experts:
+        raise ModelError(
+            Problem(
+                "the experts of this model are stacked, and an adapter on them can have no dropout",
+                "set it to 0, or name other layers in model.adapter.targets",
+                field="model.adapter.dropout",
+            )
+        )
+
+
 def size_of(layer: Any) -> int:
     """Return the number of weights of a linear layer, also of a quantised one, which packs two in a byte."""
     return layer.in_features * layer.out_features if hasattr(layer, "in_features") else layer.weight.numel()

@@ -179,7 +179,9 @@ class Network:
         for name, tensor in sorted(self.model.state_dict().items()):
             if ".lora_" not in name and tensor.numel():
                 raw = tensor.detach().contiguous().view(-1).view(torch.uint8)
-                sums[name.replace(".base_layer.", ".")] = int(raw.sum(dtype=torch.int64))
+                # peft wraps a module of stacked experts once for each of its weights.
+                own = ".".join(part for part in name.split(".") if part != "base_layer")
+                sums[own] = int(raw.sum(dtype=torch.int64))
         return hashlib.sha256(json.dumps(sums).encode()).hexdigest()
 
     def _activate(self, name: str | None) -> None:

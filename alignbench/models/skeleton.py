@@ -28,19 +28,13 @@ def kind_of(folder: Path) -> str:
 
 def targets_in(folder: Path, quantization: Quantization, wanted: str | list[str]) -> Targets:
     """Return what gets an adapter in a model of this configuration."""
-    from torch._subclasses.fake_tensor import DynamicOutputShapeException, FakeTensorMode
+    import torch
 
     from alignbench.models.lora_config import targets_of
+    from alignbench.models.shapes import Shapes
 
-    # Tensors of shapes without values: layers are called as in a forward, and nothing is computed.
-    try:
-        with FakeTensorMode(allow_non_fake_inputs=True):
-            return targets_of(_build(folder, quantization), wanted)
-    except DynamicOutputShapeException:  # experts, whose number of tokens is a value
-        from torch.fx.experimental.symbolic_shapes import ShapeEnv  # takes seconds to import
-
-        with FakeTensorMode(shape_env=ShapeEnv(), allow_non_fake_inputs=True):
-            return targets_of(_build(folder, quantization), wanted)
+    with torch.device("meta"), Shapes():
+        return targets_of(_build(folder, quantization), wanted)
 
 
 def weights(folder: Path, quantization: Quantization, wanted: str | list[str]) -> Weights:

@@ -24,6 +24,7 @@ from alignbench.models.meter import Tally, Work, doing, metered
 from alignbench.recipe.schema import Training
 from alignbench.rows import Ids
 from alignbench.training import optimizer as optimizers
+from alignbench.training.blow_up import Trace
 from alignbench.training.budget import Spent, rate
 from alignbench.training.checkpoint import Checkpoints
 from alignbench.training.random_state import random_state, seed_all, set_random_state
@@ -58,6 +59,8 @@ class Record:
     """Whether activations were recomputed at the end."""
     notes: tuple[str, ...] = ()
     """What was changed on the way to fit the memory."""
+    blown_up: str = ""
+    """The sign that it blew up with finite numbers; empty where there is none."""
 
 
 def train(
@@ -124,6 +127,7 @@ def train(
         micro_batch=trainer.gradient.micro_batch,
         checkpointing=trainer.gradient.checkpointing,
         notes=tuple(trainer.gradient.notes),
+        blown_up=trainer.trace.blown_up(given_rows=not callable(batches)),
     )
 
 
@@ -173,6 +177,7 @@ class Trainer:
         """Whether no step is left to take."""
         self.pending: list[dict[str, Tensor | float]] = []
         """The numbers of the steps since the last log, still on the device."""
+        self.trace = Trace()
         self.diverged_at = torch.full((), -1.0, device=self.base.device)
         """The steps that were finite before the first one that was not; -1 while there is none."""
         self.begun = time.perf_counter()
@@ -327,7 +332,8 @@ class Trainer:
         means = [
             torch.stack([torch.as_tensor(value) for value in column]).mean() for column in columns.values()
         ]
-        failed, *numbers = torch.stack([self.diverged_at, *means]).tolist()
+        first = [torch.as_tensor(self.pending[0][name]) for name in ("grad_norm", "loss")]
+        failed, first_norm, first_loss, *numbers = torch.stack([self.diverged_at, *first, *means]).tolist()
         self.pending.clear()
         if failed >= 0:
             raise Diverged(
@@ -335,8 +341,10 @@ class Trainer:
                 f"the weights of step {int(failed)} are kept",
                 "lower the learning rate, or look at the rows of that step",
             )
+        means = dict(zip(names, numbers, strict=True))
+        self.trace.add(self.number, first_norm, first_loss, means["grad_norm"], means["loss"])
         pace = {"learning_rate": self.optimizer.param_groups[0]["lr"], "seconds": self.spent.seconds}
-        self.log(self.number, {**dict(zip(names, numbers, strict=True)), **pace})
+        self.log(self.number, {**means, **pace})
 
     # --- cost and checkpoints -------------------------------------------------------------------------------
 
@@ -371,6 +379,7 @@ class Trainer:
                 "seconds": self.seconds,
                 "micro_batch": gradient.micro_batch,
                 "checkpointing": gradient.checkpointing,
+                "trace": asdict(self.trace),
                 "notes": gradient.notes,
             },
         )
@@ -396,6 +405,7 @@ class Trainer:
         gradient.notes = kept["notes"]
         gradient.micro_batch, gradient.checkpointing = kept["micro_batch"], kept["checkpointing"]
         self.base.checkpointing(gradient.checkpointing)
+        self.trace = Trace(**kept["trace"])
         self.steps.begin(self.number)
         self.over = kept["over"] or self.steps.progress() >= 1
         set_random_state(kept["random"])

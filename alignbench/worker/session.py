@@ -13,7 +13,7 @@ from alignbench.api.launcher import Event, Task
 from alignbench.api.policy import Policy
 from alignbench.data.split import is_for_judges, is_in_stage
 from alignbench.data.table import open_table
-from alignbench.errors import PluginError
+from alignbench.data.tokens import other_vocabulary
 from alignbench.recipe.plan import Plan
 from alignbench.recipe.schema import Recipe
 from alignbench.rows import Row
@@ -87,9 +87,7 @@ class Session:
         )
         other = load_base(chosen, root=self.root, cache=self.store)
         if other.tokenizer.get_vocab() != self.base.tokenizer.get_vocab():
-            raise PluginError(
-                f"{id} has another vocabulary than {self.recipe.model.id}", "use a model of the same family"
-            )
+            raise other_vocabulary(id, self.recipe.model.id)
         return other.policy()
 
     def base_key(self) -> dict[str, Any]:

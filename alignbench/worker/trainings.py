@@ -118,6 +118,9 @@ def train(
     )
     if not record.steps and (allowed.unit in TOTALS or limit is not None) and run.budget.unit in TOTALS:
         raise nothing_left(run)
+    if record.blown_up:
+        text = f"a training blew up: {record.blown_up}; lower the learning rate of {learning_rate:g}"
+        run.record.warning("blow-up", record.steps, text)
     _charge(run, record, batches, size, beside, allowed)
     if selection is not None:
         selection.restore_best()

@@ -90,6 +90,16 @@ def test_a_mixture_is_quantised_and_adapted_with_its_experts(model):
     assert any(".experts." in name for name in base.add_adapter("policy", seed=0).tensors())
 
 
+def test_a_mixture_is_trained_in_a_run(model, tmp_path: Path):
+    recipe = model("arch-qwen3_moe").parents[1] / "50-moe-nf4" / "recipe.yaml"
+    small = ["budget.steps=1", "evaluation={prompts: 2, metrics: [length], sampling: {max_new_tokens: 2}}"]
+    options = [part for one in small for part in ("--set", one)]
+    done = CliRunner().invoke(
+        app, ["run", str(recipe), "--out", str(tmp_path / "run"), "--jobs", "1", *options]
+    )
+    assert done.exit_code == 0, done.output
+
+
 def test_a_hybrid_gets_adapters_on_the_layers_that_peft_can_adapt(model):
     base = load(model("arch-falcon_h1"))
     names = base.add_adapter("policy", seed=0).tensors()

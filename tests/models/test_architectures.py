@@ -194,6 +194,14 @@ def test_four_bits_hold_every_layer_and_expert_as_near_as_four_bits_can(base, qu
         assert 0.01 < float((weight - right).norm() / right.norm()) < 0.12, name
 
 
+def test_a_base_that_gets_an_adapter_is_known_as_the_same(quantised):
+    untouched = quantised.checksum()
+    policy = quantised.add_adapter("new", seed=0)
+    disturb(policy)
+    assert quantised.checksum() == untouched
+    quantised.drop(policy)
+
+
 NOT_QUANTISED = {"falcon"}
 """bitsandbytes replaces no layer of a model whose linear layers are of a class of its own."""
 

@@ -19,12 +19,13 @@ from alignbench.api.config import Sampling
 from alignbench.data import gguf as format
 from alignbench.data.tokens import context, encode, load_tokenizer, render
 from alignbench.errors import ModelError
-from alignbench.models import load_base
-from alignbench.models.files import check_classifier, check_language_model
+from alignbench.models import child, load_base
+from alignbench.models.files import check_classifier, check_language_model, check_targets
 from alignbench.models.hub import model_folder
 from alignbench.models.quantization import quantised_layers
 from alignbench.recipe import schema
 from alignbench.rows import Prompt
+from alignbench.store import Store
 
 from .conftest import TEMPLATE
 
@@ -261,6 +262,19 @@ def test_a_file_that_cannot_be_a_base_is_refused_before_anything_is_loaded(plain
     copy.write_bytes(file.read_bytes())
     with pytest.raises(ModelError, match=said):
         check_language_model(schema.Model(id=str(damaged(plain, copy, kind))), Path())
+
+
+def test_what_check_and_plan_say_of_layers_is_what_loading_finds(packed, tmp_path):
+    model = schema.Model(id=str(packed), adapter=schema.Adapter(targets=["q_proj", "down_proj"]))
+    check_targets(model, tmp_path)
+    base = load_base(model)
+    assert child.weights(packed, model, Store(tmp_path)) == base.weights.record()
+    wrong = schema.Model(id=str(packed), adapter=schema.Adapter(targets=["attn_q"]))
+    with pytest.raises(ModelError, match="attn_q: no layer of this name can have an adapter") as told:
+        check_targets(wrong, tmp_path)
+    with pytest.raises(ModelError) as right:
+        load_base(wrong)
+    assert str(told.value) == str(right.value)
 
 
 def test_a_recipes_template_stands_in_for_a_missing_one(plain, tmp_path):

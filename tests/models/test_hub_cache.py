@@ -122,6 +122,23 @@ def test_with_a_network_it_is_named_as_not_checked(cache: Path, tmp_path: Path, 
     assert output.endswith(f"not checked, since a run would download it first: {ID}")
 
 
+def test_with_a_network_judges_are_named_too(snapshot: Path, tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    judges = [{"reward-model": {"id": "someone/rewards"}}, {"language-model": {"id": "someone/judge"}}]
+    evaluation = {"prompts": 4, "judges": judges, "metrics": ["length"]}
+    code, output = check(
+        tmp_path, evaluation=evaluation, methods={"rlaif": {"start": "base", "judge": judges[1]}}
+    )
+    assert code != Exit.DONE
+    assert "learns from the judge 'language-model', which also evaluates" in output
+    code, output = check(tmp_path, evaluation=evaluation)
+    assert code == Exit.DONE, output
+    assert output.endswith("a run would download it first: someone/rewards, someone/judge")
+    learned = {"rlaif": {"start": "base", "judge": judges[1]}}
+    code, output = check(tmp_path, methods=learned)
+    assert output.endswith("a run would download it first: someone/judge")
+
+
 def test_with_a_network_a_shard_that_is_not_here_yet_is_no_fault(snapshot: Path, tmp_path: Path, monkeypatch):
     index = json.dumps({"weight_map": {"a": "model.safetensors", "b": "more.safetensors"}})
     (snapshot / "model.safetensors.index.json").write_text(index)

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -19,6 +21,7 @@ from alignbench.recipe import schema
 from alignbench.store import Store
 
 from .architectures import build
+from .conftest import build_model
 
 
 @pytest.mark.parametrize("quantization", ["int8", "none"])
@@ -90,6 +93,58 @@ def test_check_asks_about_the_targets_of_a_mixture(tmp_path: Path):
     assert "mlp.gate: no layer of this name can have an adapter" in " ".join(done.stderr.split())
 
 
-def test_what_cannot_be_built_is_not_told(tmp_path: Path):
-    (tmp_path / "config.json").write_text('{"model_type": "unheard-of"}')
-    assert child.weights(tmp_path, schema.Model(id=str(tmp_path)), Store(tmp_path)) == {}
+def test_dropout_on_stacked_experts_is_refused_by_check_as_by_a_run(tmp_path: Path):
+    mixture = build("qwen3_moe", tmp_path / "model")
+    path, dropout = recipe(tmp_path, mixture, ["q_proj", "experts.down_proj"]), "model.adapter.dropout=0.1"
+    done = CliRunner().invoke(app, ["check", str(path), "--set", dropout])
+    assert done.exit_code == Exit.USAGE
+    said = "model.adapter.dropout: the experts of this model are stacked, and an adapter on them can have no dropout"
+    assert said in " ".join(done.stderr.split())
+    adapter = schema.Adapter(targets=["experts.down_proj"], dropout=0.1)
+    with pytest.raises(ModelError, match=said):
+        load_base(schema.Model(id=str(mixture), adapter=adapter, quantization="none"))
+
+
+def test_a_plain_model_may_have_dropout_and_nobody_is_asked(folder: Path, tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(child, "_ask", None)
+    path = recipe(tmp_path, folder, ["q_proj"])
+    done = CliRunner().invoke(app, ["check", str(path), "--set", "model.adapter.dropout=0.1"])
+    assert done.exit_code == Exit.DONE, done.output
+
+
+def test_a_question_without_an_answer_is_told_with_its_reason(folder: Path, tmp_path: Path):
+    config = json.loads((folder / "config.json").read_text())
+    config["num_attention_heads"] = 3  # 64 is no multiple of 3
+    broken = shutil.copytree(folder, tmp_path / "broken")
+    (broken / "config.json").write_text(
+        json.dumps({**config, "model_type": "qwen3_moe", "num_experts": "many"})
+    )
+    with pytest.raises(child.UnansweredError, match="Error"):
+        child.weights(broken, schema.Model(id=str(broken)), Store(tmp_path / "store"))
+    done = CliRunner().invoke(app, ["check", str(recipe(tmp_path, broken, ["another"]))])
+    assert "not checked: the layers of" in " ".join(done.output.split())
+    done = CliRunner().invoke(
+        app, ["plan", str(recipe(tmp_path, broken, ["another"])), "--out", str(tmp_path / "out")]
+    )
+    assert "The shares of the weights are not known" in " ".join(done.output.split())
+
+
+def test_check_refuses_a_type_that_transformers_does_not_know(folder: Path, tmp_path: Path):
+    unknown = shutil.copytree(folder, tmp_path / "unknown")
+    config = json.loads((unknown / "config.json").read_text())
+    (unknown / "config.json").write_text(json.dumps({**config, "model_type": "unheard-of"}))
+    done = CliRunner().invoke(app, ["check", str(recipe(tmp_path, unknown, ["q_proj"]))])
+    assert done.exit_code == Exit.USAGE
+    assert "is of the type unheard-of, which transformers" in " ".join(done.stderr.split())
+    with pytest.raises(ModelError, match="is of the type unheard-of, which transformers"):
+        load_base(schema.Model(id=str(unknown)))
+
+
+def test_check_refuses_a_start_with_another_vocabulary(folder: Path, tmp_path: Path):
+    other = build_model(tmp_path / "other", words=80)
+    path = recipe(tmp_path, folder, ["q_proj"])
+    for start, code in ((folder, Exit.DONE), (other, Exit.USAGE)):
+        methods = f"methods={{tuned: {{method: frozen, start: {{model: {start}}}}}}}"
+        done = CliRunner().invoke(app, ["check", str(path), "--set", methods])
+        assert done.exit_code == code, done.output
+    assert "has another vocabulary than" in " ".join(done.stderr.split())
