@@ -25,6 +25,7 @@ def trace(*logs: tuple[float, float]) -> Trace:
     [
         [(0.6, 0.69), (3.0, 0.81), (2.0, 0.6)],  # the largest growth in the sandbox
         [(0.0, 0.0), (0.0, 0.0), (2.0, -0.01)],  # nothing to learn at first
+        [(0.5, 0.69), (0.1, 0.1), (0.0, 0.0)],  # all is learnt
         [(21.0, 3.8), (5000.0, 3.7), (4.0, 3.6)],  # one long gradient, which is clipped
     ],
 )
@@ -49,7 +50,7 @@ def test_it_is_a_warning_in_the_row(tmp_path: Path, learning_rate: float, blew_u
         "model": {"id": "sandbox", "adapter": {"rank": 4}},
         "data": {"train": "sandbox", "limit": 48, "max_length": 128},
         "training": {"batch": 4, "threads": 1},
-        "budget": {"steps": 8},
+        "budget": {"steps": 4},
         "methods": {"dpo": {"start": "base", "learning_rate": learning_rate}},
         "evaluation": {"prompts": 4, "judges": ["gold"]},
     }
