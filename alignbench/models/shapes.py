@@ -1,6 +1,6 @@
 """A forward of shapes without values: which layers a model calls, computed without its weights.
 
-torch's own FakeTensorMode does more, and imports the compiler for it, which takes as long as torch itself.
+torch's own FakeTensorMode does more, and imports much of the compiler for it.
 """
 
 from __future__ import annotations

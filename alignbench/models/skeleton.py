@@ -33,8 +33,15 @@ def targets_in(folder: Path, quantization: Quantization, wanted: str | list[str]
     from alignbench.models.lora_config import targets_of
     from alignbench.models.shapes import Shapes
 
-    with torch.device("meta"), Shapes():
-        return targets_of(_build(folder, quantization), wanted)
+    try:
+        with torch.device("meta"), Shapes():
+            return targets_of(_build(folder, quantization), wanted)
+    except (NotImplementedError, RuntimeError):  # a model that asks for the values of a whole list
+        from torch._subclasses.fake_tensor import FakeTensorMode
+        from torch.fx.experimental.symbolic_shapes import ShapeEnv
+
+        with FakeTensorMode(shape_env=ShapeEnv(), allow_non_fake_inputs=True):
+            return targets_of(_build(folder, quantization), wanted)
 
 
 def weights(folder: Path, quantization: Quantization, wanted: str | list[str]) -> Weights:

@@ -119,6 +119,7 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     **dict.fromkeys(("mixtral", "granitemoe", "phimoe"), LOCAL_EXPERTS),
     "gpt_oss": {**LOCAL_EXPERTS, "sliding_window": 32},
     "deepseek_v3": {**LLAMA, **LATENT},
+    "jetmoe": {**LOCAL_EXPERTS, "num_key_value_heads": 4, "kv_channels": 16},
     # recurrent, and mixtures of recurrence and attention
     **dict.fromkeys(("mamba", "falcon_mamba"), STATE),
     "mamba2": {**STATE, "num_heads": 8, "head_dim": 16, "expand": 2, "n_groups": 1},
