@@ -37,8 +37,8 @@ class Problem:
 
     def __str__(self) -> str:
         place = ":".join(str(part) for part in (self.file, self.line, self.column) if part is not None)
-        said = ": ".join(part for part in (place, self.field, self.what) if part)
-        return f"{said}; {self.fix}" if self.fix else said
+        text = ": ".join(part for part in (place, self.field, self.what) if part)
+        return f"{text}; {self.fix}" if self.fix else text
 
 
 class AlignbenchError(Exception):

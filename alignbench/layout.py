@@ -1,4 +1,4 @@
-"""The layout of a run folder: every name in it, once. Imports nothing of the package."""
+"""The layout of run folders and of shared artefacts: every file name, once. Imports nothing of the package."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ DATA_LOG = "data.log"
 EVALUATION = "evaluation"
 """All measurements."""
 EVALUATION_LOG = "evaluation.log"
+CHAT_LOG = "chat.log"
+"""What loading the policies for `chat` printed."""
 SWEEP = "sweep"
 """The run of the tuning trials: a run folder of its own."""
-MEASURED = "measured.jsonl"
-"""Of a calibration: one line for each part that was measured, or for what failed."""
 TRACKING = "tracking"
 """Files of trackers, a folder for each cell. Not in the cells: a sealed folder must not grow."""
 CELLS = "cells"
 PEOPLE = "people"
-"""What people said of the answers: design and journal of the labelling."""
+"""People's rankings of the answers."""
 
-# DATA
+# DATA: also <split>.parquet and pretraining-<split>.parquet
 RECORD = "record.json"
 """Counts and fingerprints of the rows."""
 
@@ -54,6 +54,9 @@ LEARNING_CURVE = "learning_curve.jsonl"
 """Answers during training, one a line."""
 CHECKPOINTS = "checkpoints"
 """Unfinished trainings; also the name of their folder in the store."""
+CHECKPOINT = "checkpoint.json"
+"""In a checkpoint: all but its tensors."""
+CHECKPOINT_TENSORS = "tensors.safetensors"
 STATUS = "status.json"
 LOG = "log.txt"
 
@@ -68,6 +71,43 @@ VERDICTS = "verdicts.parquet"
 PROMPTS = "prompts.jsonl"
 """The evaluation prompts, in order."""
 
+# PEOPLE
+DESIGN = "design.json"
+"""What is ranked, and in which order each rater sees it."""
+JOURNAL = "journal.jsonl"
+"""The rankings, one a line, append-only."""
+BARS = "bars.json"
+"""Below which quality a rater is left out."""
+RANKINGS = "rankings.jsonl"
+"""The rankings as rows for training."""
+
+# Shared artefacts, in the store
+LEDGER = "ledger.json"
+"""What computing an artefact cost."""
+LABELLED = "preferences.jsonl"
+"""Rows that a judge labelled."""
+LABELLING = "labelling.json"
+"""How they were labelled."""
+AGREEMENT = "people.json"
+"""How far a judge that labels agrees with people."""
+JUDGE_ANSWER = "answer.json"
+"""The answer of a judge behind a server to one question."""
+REFERENCE = "reference.safetensors"
+"""Log-probabilities of responses under a frozen policy."""
+REWARD_MODEL = "reward_model.json"
+"""Scale and quality of a reward model, next to its adapter."""
+REWARD_HEAD = "reward_head.safetensors"
+INSPECTED = "weights.json"
+"""What a child process found out about the weights of a model."""
+
+# A calibration, for an estimate
+MEASURED = "measured.jsonl"
+"""Of a calibration: one line for each part that was measured, or for what failed."""
+
+# The runs of the claims
+REGISTERED = "registered.json"
+"""The registry of claims, as it was before the first seed."""
+
 
 def cell_name(label: str, seed: int) -> str:
     """Return the name of a cell: `label/seed-0`."""
@@ -77,3 +117,23 @@ def cell_name(label: str, seed: int) -> str:
 def cell_folder(run: Path, label: str, seed: int) -> Path:
     """Return the folder of a cell in the folder of its run."""
     return run / CELLS / cell_name(label, seed)
+
+
+def rows_file(split: str) -> str:
+    """Return the name of a split's rows in DATA."""
+    return f"{split}.parquet"
+
+
+def texts_file(split: str) -> str:
+    """Return the name of a split's pretraining text in DATA."""
+    return f"pretraining-{split}.parquet"
+
+
+def training_log(number: int) -> str:
+    """Return the name of the logged numbers of an additional training of a cell, such as a reward model's."""
+    return f"train-{number}.jsonl"
+
+
+def generated(kind: str) -> str:
+    """Return the name of the rows that `alignbench generate` writes: preferences or demonstrations."""
+    return f"{kind}.jsonl"

@@ -49,7 +49,7 @@ _BASE = {
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """One entry point, as its distribution's metadata tell it."""
+    """One entry point, from the metadata of its distribution."""
 
     group: Group
     name: str
@@ -124,11 +124,11 @@ def unmet(distribution: str) -> tuple[str, ...]:
     from packaging.requirements import InvalidRequirement, Requirement
 
     lacking = []
-    for said in metadata.requires(distribution) or ():
+    for requirement in metadata.requires(distribution) or ():
         try:
-            needed = Requirement(said)
+            needed = Requirement(requirement)
         except InvalidRequirement:
-            lacking.append(f"{said} (which is no requirement)")
+            lacking.append(f"{requirement} (which is no requirement)")
             continue
         if needed.marker is not None and not needed.marker.evaluate({"extra": ""}):
             continue
@@ -153,9 +153,9 @@ def find(group: Group, name: str) -> Found:
     word = _WORD[group]
     if found is None:
         near = get_close_matches(short, known, 1)
-        said = f" Did you mean '{near[0]}'?" if near else ""
+        hint = f" Did you mean '{near[0]}'?" if near else ""
         listed = ", ".join(known) or "none"
-        raise PluginError(f"no installed plugin provides the {word} '{name}'.{said} Installed: {listed}.")
+        raise PluginError(f"no installed plugin provides the {word} '{name}'.{hint} Installed: {listed}.")
     every = (found, *found.rivals)
     if distribution:
         wanted = [one for one in every if _normal(one.distribution) == _normal(distribution)]
@@ -246,9 +246,10 @@ def blamed(error: BaseException) -> PluginError | None:
         return None
     found = whose[last[0]]
     notes = "".join(f", {note}" for note in getattr(error, "__notes__", ()) if note.startswith("row "))
-    said = " ".join(f"{type(error).__name__}: {error}".split())
+    message = " ".join(f"{type(error).__name__}: {error}".split())
     return PluginError(
-        f"{found} failed: {said} ({last[1]}:{last[2]}{notes})", f"tell the authors of {found.distribution}"
+        f"{found} failed: {message} ({last[1]}:{last[2]}{notes})",
+        f"report it to the authors of {found.distribution}",
     )
 
 

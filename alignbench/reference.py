@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ahead", "check_first_loss", "logprobs"]
 
-FORESEEN = 0.97
+SAFETY = 0.97
 """Share of what is left that is planned ahead, where a budget counts everything; the last rows are scored later."""
 
 
@@ -89,7 +89,7 @@ def _foreseen(run: Run, rows: Rows[Any], base: Network) -> list[Sequence]:
     from alignbench.training.batches import stream
 
     forward, trained = (1.0, 1.0) if run.budget.unit == "tokens" else (2.0 * base.size, 4.0 * base.size)
-    left = 0.0 if run.budget.unit == "seconds" else FORESEEN * run.left
+    left = 0.0 if run.budget.unit == "seconds" else SAFETY * run.left
     wanted: dict[Sequence, None] = {}
     for step in stream(rows, run.batch, store.stream_key(run.seed, "order"), None):
         for row in step:

@@ -156,7 +156,7 @@ class MetricInfo(Record):
     judge: str | None = None
     """The judge whose judgments it is computed from, if any."""
     plugin: bool = False
-    """Whether it is a plugin's, which the first table shows beside alignbench's own."""
+    """Whether it is a plugin's, which the first table shows with alignbench's own."""
 
 
 class Cost(Record):
@@ -259,7 +259,7 @@ class Decoding(Record):
 
 
 class TuningScore(Record):
-    """What the tuning judge said of a label's answers to validation prompts at one temperature."""
+    """The tuning judge's scores of a label's answers to validation prompts at one temperature."""
 
     temperature: float
     score: Estimate

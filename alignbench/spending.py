@@ -25,7 +25,7 @@ def counts_everything(run: Run) -> bool:
 def parts(run: Run, items: Many[Item], *, share: float = 1.0, first: int = 8) -> Iterator[Many[Item]]:
     """Yield all `items`; where the budget counts everything, as many as `share` of what is left pays for.
 
-    They then come in parts, and what is computed for one part, before the next is asked for, tells how many more can
+    They then come in parts, and what is computed for one part, before the next is asked for, shows how many more can
     be paid for. The first part has `first` items.
     """
     if not counts_everything(run):

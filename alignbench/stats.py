@@ -117,7 +117,7 @@ class Estimate:
         """
         both = max(0.0, self.se**2 - self.of_seeds - self.of_prompts)
 
-        def tells(seeds: int, prompts: int) -> bool:
+        def decides(seeds: int, prompts: int) -> bool:
             fewer, shorter = self.seeds / seeds, self.prompts / prompts
             variance = self.of_seeds * fewer + self.of_prompts * shorter + both * fewer * shorter
             df = self.df * (seeds - 1) / max(1, self.seeds - 1)
@@ -134,8 +134,8 @@ class Estimate:
             return low
 
         return (
-            least(lambda seeds: tells(seeds, self.prompts), self.seeds),
-            least(lambda prompts: tells(self.seeds, prompts), self.prompts),
+            least(lambda seeds: decides(seeds, self.prompts), self.seeds),
+            least(lambda prompts: decides(self.seeds, prompts), self.prompts),
         )
 
     @property
@@ -214,7 +214,7 @@ def method(table: Table) -> Estimate:
     variance components from three seeds on (`tests/stats/test_coverage.py`).
 
     Far out, where Holm's correction looks, an estimated df is too bold: at p = 0.05/15 chance was up to three
-    times as common as it said. Beyond the 95% level the tail is that of df^(1/4) (S-1)^(3/4) degrees of
+    times as common as stated. Beyond the 95% level the tail is that of df^(1/4) (S-1)^(3/4) degrees of
     freedom, scaled to agree at 95%: the power that keeps families of fifteen comparisons below 6.5%.
 
     Raises NotEstimableError for fewer than three seeds or two prompts.

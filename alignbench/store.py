@@ -139,16 +139,16 @@ def commit(folder: Path, *, key: str, producer: str, leave_out: tuple[str, ...] 
 def manifest(folder: Path, *, key: str | None = None) -> dict[str, Any] | None:
     """Return the verified manifest of `folder`, or None where it is not a whole artefact (of that key)."""
     try:
-        said = json.loads((folder / COMMIT).read_text(encoding="utf-8"))
-        if key is not None and said["key"] != key:
+        record = json.loads((folder / COMMIT).read_text(encoding="utf-8"))
+        if key is not None and record["key"] != key:
             return None
-        for name, file in said["files"].items():
+        for name, file in record["files"].items():
             path = folder / name
             if path.stat().st_size != file["size"] or file_digest(path) != file["sha256"]:
                 return None
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    return said
+    return record
 
 
 @dataclass(frozen=True)
@@ -218,13 +218,13 @@ class Store:
         """Return every artefact, by key; with `verify` every byte of each is read."""
         found = []
         for folder in sorted((self.root / "store").glob("*/*")):
-            said = _said(folder)
-            sizes = [file["size"] for file in said.get("files", {}).values()]
-            whole = bool(said) and (not verify or manifest(folder, key=folder.name) is not None)
+            record = _record(folder)
+            sizes = [file["size"] for file in record.get("files", {}).values()]
+            whole = bool(record) and (not verify or manifest(folder, key=folder.name) is not None)
             with self._unused(folder.name) as unused:
                 state = ("whole" if verify else "sealed") if whole else "corrupt"
                 found.append(
-                    Entry(folder.name, said.get("producer", ""), sum(sizes), state, not unused, folder)
+                    Entry(folder.name, record.get("producer", ""), sum(sizes), state, not unused, folder)
                 )
         return found
 
@@ -272,7 +272,7 @@ class Store:
 
     @contextmanager
     def _unused(self, key: str) -> Iterator[bool]:
-        """Tell whether no process uses an artefact; none begins to, inside."""
+        """Return whether no process uses an artefact; none begins to, inside."""
         if not self._mark(key).exists():
             yield True
             return
@@ -309,7 +309,7 @@ class Store:
             os.close(handle)
 
 
-def _said(folder: Path) -> dict[str, Any]:
+def _record(folder: Path) -> dict[str, Any]:
     try:
         return json.loads((folder / COMMIT).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -364,22 +364,22 @@ def storage_errors(path: Path, *, needed: int | None = None) -> Iterator[None]:
         room = f"{shutil.disk_usage(parent).free:,} bytes free"
         room = room if needed is None else f"{needed:,} bytes needed, {room}"
         what, fix = _REASONS[error.errno]
-        said = what if error.errno == errno.EMFILE else f"{what} ({room})"
-        raise StorageError(f"{path}: {said}", fix) from error
+        problem = what if error.errno == errno.EMFILE else f"{what} ({room})"
+        raise StorageError(f"{path}: {problem}", fix) from error
 
 
 def as_storage_error(error: BaseException, *roots: Path) -> StorageError | None:
     """Return the StorageError that `error` is, or that a disk full or gone made of it; None for any other.
 
-    Libraries that write by themselves say only in their words what the system told them. A file that is
+    Libraries that write by themselves say only in their words what the system code them. A file that is
     missing or not permitted is the disk's fault below one of `roots` only.
     """
     link: BaseException | None = error
     while link is not None:
         if isinstance(link, StorageError):
             return link
-        told = re.search(r"\(os error (\d+)\)", str(link))
-        number = link.errno if isinstance(link, OSError) else int(told[1]) if told else None
+        code = re.search(r"\(os error (\d+)\)", str(link))
+        number = link.errno if isinstance(link, OSError) else int(code[1]) if code else None
         name = getattr(link, "filename", None)
         path = Path(os.fsdecode(name)) if name else None
         below = path is not None and any(path.is_relative_to(root) for root in roots)

@@ -6,7 +6,7 @@
 `tokens`: what the base reads as the judge `self` of every two labels in both orders, against the tokens of
 the same questions each in a prompt of its own; `unique` counts a question that two pairs of labels share once
 there too. `seconds`: the whole evaluation process on that run, with the recipe's metrics, and with all that
-need no further package and no file; on a busy machine the processor's seconds tell more than the wall's. The
+need no further package and no file; on a busy machine the processor's seconds are more reliable than the wall's. The
 last line is JSON; `proofs/evaluation.json`, or what `--to` names, holds it.
 """
 
@@ -56,8 +56,8 @@ def tokens(run: Path) -> dict[str, Any]:
     """Count what the judge reads in one go, and what it would read in separate prompts."""
     prompts = {}
     for line in (run / "evaluation/prompts.jsonl").read_text(encoding="utf-8").splitlines():
-        said = json.loads(line)
-        prompts[said["id"]] = Prompt(id=said["id"], prompt=tuple(said["prompt"]))
+        fields = json.loads(line)
+        prompts[fields["id"]] = Prompt(id=fields["id"], prompt=tuple(fields["prompt"]))
     seed = min(int(one.name.partition("-")[2]) for one in (run / "cells/base").glob("seed-*"))
     folders = [one.parent for one in sorted(run.glob(f"cells/*/seed-{seed}/{store.COMMIT}"))]
     answers = {folder.parent.name: samples.read_all(folder) for folder in folders}
@@ -69,7 +69,7 @@ def tokens(run: Path) -> dict[str, Any]:
     models, spent = Models(), {}
     judge = Self(Self.Config(wording="sandbox", think_tokens=256, min_mass=0.5))
     judge.open(models)  # pyright: ignore[reportArgumentType]
-    judge.record_cost = lambda **said: spent.update(said)
+    judge.record_cost = lambda **fields: spent.update(fields)
     began = time.perf_counter()
     judge.compare(*(list(column) for column in zip(*pairs, strict=True)))
     seconds = time.perf_counter() - began
@@ -97,7 +97,7 @@ def tokens(run: Path) -> dict[str, Any]:
 
 
 def seconds(run: Path, metrics: list[str] | None) -> dict[str, float]:
-    """Evaluate a run's samples once more, beside it, and return the wall and the processor time it took."""
+    """Evaluate a run's samples once more, next to it, and return the wall and the processor time it took."""
     wanted = recipe_of(run)
     if metrics is not None:
         wanted = wanted.model_copy(
@@ -139,7 +139,7 @@ def main() -> None:
     took = {"recipe": seconds(given.run, None)}
     print(json.dumps(took), flush=True)
     took["all without extras"] = seconds(given.run, PLAIN)
-    said = {
+    record = {
         "threads": given.threads,
         "tokens": counted,
         "limit_share": LIMIT_TOKENS,
@@ -152,8 +152,8 @@ def main() -> None:
             "processor": took["recipe"]["processor"] <= LIMIT_SECONDS,
         },
     }
-    given.to.write_text(json.dumps(said, indent=1) + "\n", encoding="utf-8")
-    print(json.dumps(said))
+    given.to.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    print(json.dumps(record))
 
 
 if __name__ == "__main__":

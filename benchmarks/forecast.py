@@ -44,21 +44,21 @@ def main() -> None:
         found = results.read(Path(place) / "run")
     ratios: dict[str, float] = {}
 
-    def told(name: str, said: float, measured: float) -> None:
-        if said and measured:
-            ratios[name] = round(said / measured, 2)
-            print(f"{name:24}{said:16,.1f}{measured:16,.1f}{ratios[name]:8.2f}", flush=True)
+    def compared(name: str, predicted: float, measured: float) -> None:
+        if predicted and measured:
+            ratios[name] = round(predicted / measured, 2)
+            print(f"{name:24}{predicted:16,.1f}{measured:16,.1f}{ratios[name]:8.2f}", flush=True)
 
     for cell in found.cells:
         one, cost = forecast.labels[cell.label], cell.cost
-        told(f"{cell.label} seconds", one.seconds, clock.spent(f"{cell.label}/seed-{cell.seed}"))
-        told(f"{cell.label} tokens", one.tokens, cost.tokens or 0)
-        told(f"{cell.label} memory", one.peak_memory_bytes, cost.peak_memory_bytes or 0)
-    told("evaluation seconds", forecast.evaluate_seconds, clock.spent(layout.EVALUATION))
+        compared(f"{cell.label} seconds", one.seconds, clock.spent(f"{cell.label}/seed-{cell.seed}"))
+        compared(f"{cell.label} tokens", one.tokens, cost.tokens or 0)
+        compared(f"{cell.label} memory", one.peak_memory_bytes, cost.peak_memory_bytes or 0)
+    compared("evaluation seconds", forecast.evaluate_seconds, clock.spent(layout.EVALUATION))
     planned, workers = cells(resolve(loaded.recipe)), resources.max_workers(loaded.recipe, Local())
     aligned = side_by_side({cell: clock.spent(str(cell)) for cell in planned}, workers)
     whole = clock.spent(layout.DATA) + aligned + clock.spent(layout.EVALUATION)
-    told("whole seconds", forecast.seconds(planned, workers), whole)
+    compared("whole seconds", forecast.seconds(planned, workers), whole)
     counts = {
         "cells": len(planned),
         "not_measured": sum(not one.seconds for one in forecast.labels.values()),

@@ -1,4 +1,4 @@
-"""What decoding and training cost on a CPU: values kept or computed anew, keyed noise, answers per second.
+"""What decoding and training cost on a CPU: values kept or computed again, keyed noise, answers per second.
 
     python benchmarks/generation.py [--pairs 5]
 
@@ -95,8 +95,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         model = schema.Model(id=str(build(Path(folder))))
         kept: Base = load_base(model, resident=True)
-        anew: Base = load_base(model, resident=False)
-    mine, theirs = (base.add_adapter("policy", seed=0) for base in (kept, anew))
+        nonresident: Base = load_base(model, resident=False)
+    mine, theirs = (base.add_adapter("policy", seed=0) for base in (kept, nonresident))
 
     draw = random.Random(0)
     prompts = [

@@ -138,10 +138,10 @@ def main() -> None:
     def judged() -> tuple[list[float | None], float]:
         judge = Self(Self.Config(wording=given.wording, compare=template, min_mass=0, think_tokens=256))
         judge.open(Models(base))  # pyright: ignore[reportArgumentType]
-        judge.record_cost = lambda **said: spent.update(said)
+        judge.record_cost = lambda **preferences: spent.update(preferences)
         began = time.process_time()
-        said = [one.preference for one in judge.judge_pairs(prompts, a, b)]
-        return said, time.process_time() - began
+        preferences = [one.preference for one in judge.judge_pairs(prompts, a, b)]
+        return preferences, time.process_time() - began
 
     judged()  # warms up
     for model in models.values():
@@ -160,7 +160,7 @@ def main() -> None:
         return median(x / y for x, y in zip(seconds[name], seconds["judge"], strict=True))
 
     apart = [abs(x - y) for x, y in zip(ours, labels["forward"], strict=True) if x is not None]
-    said = {
+    preferences = {
         **vars(given),
         "pairs": len(pairs),
         "pairs_per_second": {name: round(len(pairs) / median(times), 1) for name, times in seconds.items()},
@@ -169,7 +169,7 @@ def main() -> None:
         "tokens_share": round(spent["judge_tokens"] / tokens, 3),
         "largest_difference_of_labels": max(apart),
     }
-    print(json.dumps(said, indent=1))
+    print(json.dumps(preferences, indent=1))
 
 
 if __name__ == "__main__":

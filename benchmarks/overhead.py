@@ -72,18 +72,18 @@ def main() -> None:
     parser.add_argument("--every", type=float, default=60.0, help="seconds between two checkpoints")
     asked = parser.parse_args()
     torch.set_num_threads(1)
-    watch, told = Watch(), {}
+    watch, seconds = Watch(), {}
     with tempfile.TemporaryDirectory() as place:
         task = prepared(Path(place), every=asked.every)
         for label in asked.labels.split(","):
             before, began = watch.seconds, time.perf_counter()
             made(task, label)
-            told[label] = (watch.seconds - before, time.perf_counter() - began)
-            print(f"{label:8} {told[label][1]:7.2f} s, {told[label][0]:6.3f} s for safety", flush=True)
-    spent, whole = map(sum, zip(*told.values(), strict=True))
+            seconds[label] = (watch.seconds - before, time.perf_counter() - began)
+            print(f"{label:8} {seconds[label][1]:7.2f} s, {seconds[label][0]:6.3f} s for safety", flush=True)
+    spent, whole = map(sum, zip(*seconds.values(), strict=True))
     print(f"{'all':8} {whole:7.2f} s, {spent:6.3f} s for safety: {spent / whole:.2%}")
-    said = {"benchmark": "overhead", "ratios": {"safety": spent / whole}, "counts": dict(watch.calls)}
-    print(json.dumps(said))
+    record = {"benchmark": "overhead", "ratios": {"safety": spent / whole}, "counts": dict(watch.calls)}
+    print(json.dumps(record))
 
 
 if __name__ == "__main__":

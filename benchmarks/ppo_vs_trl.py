@@ -56,14 +56,14 @@ def measured(work: Any, counter: Counter) -> dict[str, float]:
     """Run `work` and return what it cost."""
     begun, cpu = time.perf_counter(), time.process_time()
     before = counter.forwards, counter.positions
-    said = work()
+    counts = work()
     return {
         "cpu_seconds": time.process_time() - cpu,
         "seconds": time.perf_counter() - begun,
         "forwards": counter.forwards - before[0],
         "positions": counter.positions - before[1],
         "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-        **said,
+        **counts,
     }
 
 
@@ -203,16 +203,16 @@ def trl(scratch: Path) -> dict[str, float]:
 def child(python: str, arm: str, scratch: Path) -> dict[str, float]:
     from alignbench.sandbox import MODEL
 
-    said = subprocess.run(
+    done = subprocess.run(
         [python, __file__, "--arm", arm, "--scratch", str(scratch)],
         env={**os.environ, "SANDBOX_MODEL": str(MODEL)},
         capture_output=True,
         text=True,
         check=False,
     )
-    if said.returncode:
-        sys.exit(f"{arm}: {said.stderr[-3000:]}")
-    return json.loads(said.stdout.strip().splitlines()[-1])
+    if done.returncode:
+        sys.exit(f"{arm}: {done.stderr[-3000:]}")
+    return json.loads(done.stdout.strip().splitlines()[-1])
 
 
 def main() -> None:
@@ -244,8 +244,8 @@ def main() -> None:
         for arm, found in runs.items()
         for name in found[0]
     }
-    said = {"benchmark": "ppo_vs_trl", "ratios": {"samples_per_second": statistics.median(ratios)}}
-    print(json.dumps({**said, "each": ratios, "counts": counts}))
+    record = {"benchmark": "ppo_vs_trl", "ratios": {"samples_per_second": statistics.median(ratios)}}
+    print(json.dumps({**record, "each": ratios, "counts": counts}))
 
 
 if __name__ == "__main__":

@@ -85,7 +85,7 @@ def filler(count: int) -> str:
 
 
 class Lenient(SelfEvaluation):
-    """Votes as many yeses as an aligned model would: a random one has no opinion of its own.
+    """Votes as many yeses as an aligned model would: a random one has no preference of its own.
 
     An order votes for the answer where the good option's share is above that order's threshold, not above 1/2.
     """
@@ -215,7 +215,7 @@ def main() -> None:
 
     answers, first = batched(prompts)
     times = [first]
-    said = {answer.prompt_id: answer for answer in answers}
+    by_prompt = {answer.prompt_id: answer for answer in answers}
     slow, calls, positions = 0.0, 0, 0
     alone: list[Answer] = []
     single = 0.0
@@ -230,8 +230,10 @@ def main() -> None:
         began = clock()
         ids = reference.answer()
         slow += clock() - began
-        if not ids == answer.ids == said[prompt.id].ids:
-            raise SystemExit(f"the arms disagree on {prompt.id}: {ids}, {answer.ids}, {said[prompt.id].ids}")
+        if not ids == answer.ids == by_prompt[prompt.id].ids:
+            raise SystemExit(
+                f"the arms disagree on {prompt.id}: {ids}, {answer.ids}, {by_prompt[prompt.id].ids}"
+            )
         calls += reference.counts.calls
         positions += reference.counts.tokens
 

@@ -1,10 +1,10 @@
-"""What a report takes: seconds to make, bytes, seconds to open; of 8 labels x 3 seeds x 500 prompts if not told.
+"""What a report takes: seconds to make, bytes, seconds to open; of 8 labels x 3 seeds x 500 prompts by default.
 
     python benchmarks/report.py [--labels 50 --seeds 10 --prompts 200]
 
 The run is made up, in the shape that the engine leaves. It is opened where playwright and a Chromium are
 installed. The last line is JSON: `ratios` are what was measured divided by the limit, so that above 1 is too
-much. On a busy machine the processor's seconds tell more than the wall's; both are counted.
+much. On a busy machine the processor's seconds are more reliable than the wall's; both are counted.
 """
 
 from __future__ import annotations
@@ -61,13 +61,13 @@ def main() -> None:
 
 def _world() -> Any:
     """The made-up run that the tests of the report are made from."""
-    spec = importlib.util.spec_from_file_location("world", ROOT / "tests/report/conftest.py")
+    spec = importlib.util.spec_from_file_location("example_run", ROOT / "tests/report/conftest.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules["world"] = module
+    sys.modules["example_run"] = module
     spec.loader.exec_module(module)
-    return module.World
+    return module.ExampleRun
 
 
 def _opened(file: Path) -> float | None:

@@ -118,15 +118,15 @@ def main() -> None:
         for arm in ARMS:
             counts |= {f"{name}.{arm}.{what}": value for what, value in found[arm].items()}
         differences |= {f"{name}.{what}": value for what, value in found["agree"].items()}
-    said = {"benchmark": "trainer_vs_trl", "ratios": ratios, "counts": counts, "differences": differences}
-    print(json.dumps(said))
+    record = {"benchmark": "trainer_vs_trl", "ratios": ratios, "counts": counts, "differences": differences}
+    print(json.dumps(record))
     slow = [name for name in results if ratios[name] < 1]
     sys.exit(bool(slow) or any(value > AGREE for value in differences.values()))
 
 
 def sandbox_pairs(folder: Path, count: int) -> list[Pair]:
     """The sandbox's training rows as pairs, tokenised once, in the order of the first epoch."""
-    said = schema.Recipe.model_validate(
+    recipe = schema.Recipe.model_validate(
         {
             "model": {"id": "sandbox"},
             "data": {"train": "sandbox", "limit": count, "max_length": 128},
@@ -134,7 +134,7 @@ def sandbox_pairs(folder: Path, count: int) -> list[Pair]:
             "evaluation": {"prompts": 8, "judges": ["gold"]},
         }
     )
-    prepare(said, folder / "table", root=Path())
+    prepare(recipe, folder / "table", root=Path())
     rows = open_table(folder / "table").rows(Pair, "train", seed=0)
     return [row for step in epoch(rows, 0, BATCH, 0) for row in step]
 
@@ -184,7 +184,7 @@ def our_arm(method: str, rows: list[Pair], scratch: Path) -> tuple[Arm, ModelPol
         loss = alignbench_orpo._loss(BETA)
 
     def run(steps: int, every_step: bool) -> list[dict[str, float]]:
-        told: list[dict[str, float]] = []
+        logged: list[dict[str, float]] = []
         ours.LOG_STEPS = 1 if every_step else 10
         at = iter(range(0, 10**9, BATCH))
         train(
@@ -196,9 +196,9 @@ def our_arm(method: str, rows: list[Pair], scratch: Path) -> tuple[Arm, ModelPol
             training=schema.Training(batch=BATCH, schedule="constant", warmup=0.0),
             budget=Budget(steps=steps),
             seed=0,
-            log=lambda step, numbers: told.append(dict(numbers)),
+            log=lambda step, numbers: logged.append(dict(numbers)),
         )
-        return told
+        return logged
 
     return Arm(run, base.model.base_model), policy
 
@@ -242,14 +242,14 @@ def trl_arm(method: str, rows: list[Pair], scratch: Path, policy: ModelPolicy, o
     equalise(trainer.model, policy)
 
     def run(steps: int, every_step: bool) -> list[dict[str, float]]:
-        told: list[dict[str, float]] = []
+        logged: list[dict[str, float]] = []
         trainer.args.max_steps, trainer.args.logging_steps = steps, 1 if every_step else 10
-        listener = Listener(told)
+        listener = Listener(logged)
         trainer.add_callback(listener)
         with quiet():
             trainer.train()
         trainer.remove_callback(listener)
-        return told
+        return logged
 
     return Arm(run, base.model.base_model)
 
@@ -283,12 +283,12 @@ class GivenORPO(ORPOTrainer):
 class Listener(TrainerCallback):
     """Keeps what a trainer logs."""
 
-    def __init__(self, told: list[dict[str, float]]):
-        self.told = told
+    def __init__(self, logged: list[dict[str, float]]):
+        self.logged = logged
 
     def on_log(self, args, state, control, logs=None, **_):
         if "loss" in (logs or {}):
-            self.told.append(dict(logs))
+            self.logged.append(dict(logs))
 
 
 def agreement(method: str, mine: Arm, theirs: Arm, policy: ModelPolicy) -> dict[str, float]:
@@ -443,8 +443,8 @@ def table(results: dict[str, Any]) -> str:
                 f"{count['host_syncs_per_step']:.2f}",
             )
             lines.append("  ".join(f"{cell:>{width}}" for cell, width in zip(cells, widths, strict=True)))
-        said = ", ".join(f"{name} {value:.1e}" for name, value in found["agree"].items())
-        lines.append(f"        largest difference in 8 equal steps: {said}")
+        differences = ", ".join(f"{name} {value:.1e}" for name, value in found["agree"].items())
+        lines.append(f"        largest difference in 8 equal steps: {differences}")
     return "\n".join(lines)
 
 

@@ -95,7 +95,7 @@ plugin. All rows of a file are of one kind, which the columns of the first row d
 {shapes}
 
 - `ranks`: 1 is best, equal ranks are ties. `scores`: more is better. `best`: the place of the best answer, from 0.
-  `ranking`: the answers, best first. `label`: whether the answer is desirable. `preference` beside a pair: the
+  `ranking`: the answers, best first. `label`: whether the answer is desirable. `preference` in addition to a pair: the
   probability that the chosen answer is the better one.
 - A prompt or an answer is a text, a message, or a list of messages with `role` and `content` (or `from` and `value`).
 - Also read: {context}. Other names of columns: {aliases}.
@@ -176,8 +176,8 @@ def _fields(kind: type) -> Iterator[str]:
     yield ""
 
 
-def _cell(said: str | None) -> str:
-    return " ".join((said or "").split()).replace("|", "\\|")
+def _cell(text: str | None) -> str:
+    return " ".join((text or "").split()).replace("|", "\\|")
 
 
 def main() -> int:

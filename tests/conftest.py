@@ -42,10 +42,10 @@ def root() -> Path:
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """Real models and data that lie beside a checkout; not everybody has them."""
+    """Real models and data in a folder next to the checkout; not everybody has them."""
     folder = ROOT.parent / "shared"
     if not folder.is_dir():
-        pytest.skip(f"needs the folder {folder.name} with real models and data beside the checkout")
+        pytest.skip(f"needs the folder {folder.name} with real models and data next to the checkout")
     return folder
 
 

@@ -196,6 +196,6 @@ class Budget(Settings):
 
     def __str__(self) -> str:
         unit, amount = self.unit, self.amount
-        said = f"{amount:g}" if isinstance(amount, float) else f"{amount:,}"
-        said = f"{said} {unit.removesuffix('s') if amount == 1 else unit}"
-        return f"{said} for the whole chain" if self.scope == "chain" else said
+        text = f"{amount:g}" if isinstance(amount, float) else f"{amount:,}"
+        text = f"{text} {unit.removesuffix('s') if amount == 1 else unit}"
+        return f"{text} for the whole chain" if self.scope == "chain" else text

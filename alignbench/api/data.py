@@ -41,7 +41,7 @@ class Source(ABC):
 
     @abstractmethod
     def view(self) -> type[Row] | None:
-        """Return the richest view its rows have, from a glance; None where only reading them tells."""
+        """Return the richest view its rows have, from a quick look at the first; None where all must be read."""
 
     @abstractmethod
     def rows(self, split: Split, limit: int | None, seed: int) -> Iterator[Row]:

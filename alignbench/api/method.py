@@ -270,7 +270,7 @@ class Run(Protocol):
     ) -> None:
         """Train `policy` until the budget is spent, with the one trainer that all methods share.
 
-        A second training gets what the first has left. `budget` makes it a training beside the policy's (a reward
+        A second training gets what the first has left. `budget` makes it an additional training (a reward
         model, a critic's warm-up): recorded as a departure with its size. Epochs, rows and steps of it are not the
         policy's; tokens, FLOPs and seconds are taken off the cell's budget, and it ends where `limit`, a part of that
         budget (default: what is left), is spent.
@@ -332,7 +332,7 @@ class Method(ABC):
         self.config: Any = self.Config() if config is None else config
 
     def reads(self) -> tuple[type[Row], ...]:
-        """Return `consumes`, and what its fields make it read beside that."""
+        """Return `consumes`, and what its fields make it read in addition."""
         return self.consumes
 
     @abstractmethod

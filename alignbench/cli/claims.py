@@ -93,7 +93,7 @@ def claims(
         chosen = (one for one in wanted if not only or set(only) & set(one.claims))
         return tuple(one for one in chosen if one.folder not in failed)
 
-    def tell() -> None:
+    def show_status() -> None:
         known = looks.quick()[1] if quick else looks.state().found
         for name, claim in registry.claims.items():
             typer.echo(f"{name}: {summary(claim, known.get(name, []))}")
@@ -101,7 +101,7 @@ def claims(
             typer.echo(f"next: {one.folder}, {len(one.missing)} cells to run, for {', '.join(one.claims)}")
         typer.echo(f"cells to run in this look: {sum(len(one.missing) for one in left())}")
 
-    tell()
+    show_status()
     while not status and (wanted := left()):
         if not quick:
             register(registry, runs)
@@ -130,7 +130,7 @@ def claims(
             typer.echo(f"{one.folder}: {failed[one.folder]}")
         write()
         if not left():
-            tell()
+            show_status()
     write()
     typer.echo(f"page: {page}")
     raise typer.Exit(Exit.FAILED if failed else Exit.DONE)

@@ -164,9 +164,9 @@ def _model(id: str, quantization: str, chat_template: str | None) -> Iterator[Fi
     from alignbench.recipe.schema import Model
     from alignbench.report.text import weights
 
-    said = {"id": id, "quantization": quantization, "chat_template": chat_template}
+    fields = {"id": id, "quantization": quantization, "chat_template": chat_template}
     try:
-        found = results.Model(**child.loaded(Model.model_validate(said), Path()))
+        found = results.Model(**child.loaded(Model.model_validate(fields), Path()))
     except ModelError as error:
         yield Finding("model", "bad", str(error))
         return

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from alignbench import layout
 from alignbench.cli.runs import ForPrograms, Overrides, RecipeFile
 from alignbench.cli.shell import hush, print_json
 from alignbench.errors import Problem, RecipeError
@@ -53,7 +54,7 @@ def generate(
     if as_json:
         print_json({"folder": str(folder), **facts})
         return
-    typer.echo(f"{facts['kept']} {kind}: {folder / f'{kind}.jsonl'}")
+    typer.echo(f"{facts['kept']} {kind}: {folder / layout.generated(kind)}")
     typer.echo(f"read {folder / 'README.md'} before you share them: the model's licence may apply")
 
 

@@ -152,7 +152,7 @@ def evaluate(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
     as_json: ForPrograms = False,
 ) -> None:
-    """Measure the answers of a run again, with what people said since; nothing is trained."""
+    """Measure the answers of a run again, with people's rankings; nothing is trained."""
     from contextlib import nullcontext
 
     from alignbench import layout, report, results

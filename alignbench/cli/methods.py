@@ -157,6 +157,6 @@ def _show(row: dict[str, Any]) -> None:
             "" if one["default"] is None else f", default {json.dumps(one['default'], ensure_ascii=False)}"
         )
         head = textwrap.wrap(f"{one['name']}: {one['type']}{default}", width, subsequent_indent="    ")
-        said = " ".join(one["description"].split())
-        body = textwrap.wrap(said, width, initial_indent="    ", subsequent_indent="    ")
+        description = " ".join(one["description"].split())
+        body = textwrap.wrap(description, width, initial_indent="    ", subsequent_indent="    ")
         typer.echo("\n".join([*head, *body]))

@@ -66,8 +66,10 @@ def plan(
     compute = environment.compute(folder, loaded.recipe.model, root)
     forecast = None if found is None else _estimate(loaded, left, trials, found, workers)
     if as_json:
-        said = {"tuning": tuning, "cells": rows, "requests": asked, "detectable": power}
-        print_json({**said, "model": model.model_dump(mode="json"), "compute": compute, "estimate": forecast})
+        record = {"tuning": tuning, "cells": rows, "requests": asked, "detectable": power}
+        print_json(
+            {**record, "model": model.model_dump(mode="json"), "compute": compute, "estimate": forecast}
+        )
         return
     _show_model(model)
     if unknown:
@@ -94,7 +96,7 @@ def _tuning(loaded: Loaded, folder: Path) -> tuple[Loaded, dict[str, Any] | None
     resolved = resolve(trials.recipe)
     there = finished(resolved, trials.path.parent, place, cells(resolved, names))
     left = tuple(cell for cell, done in there.items() if not done)
-    said = {
+    summary = {
         "trials": loaded.recipe.sweep.trials,
         "labels": list(tuning.labels(loaded.recipe)),
         "seed": loaded.recipe.sweep.seed,
@@ -104,18 +106,18 @@ def _tuning(loaded: Loaded, folder: Path) -> tuple[Loaded, dict[str, Any] | None
         "finished": len(there) - len(left),
     }
     done = not left and (place / layout.RESULTS).exists()
-    return tuning.chosen(loaded, place) if done else loaded, said, left
+    return tuning.chosen(loaded, place) if done else loaded, summary, left
 
 
-def _show_tuning(said: dict[str, Any] | None) -> None:
+def _show_tuning(summary: dict[str, Any] | None) -> None:
     from alignbench.report.text import line
 
-    if said is not None:
+    if summary is not None:
         typer.echo(
-            f"First, tuning in {line(said['folder'])}: {said['trials']} trials for each of "
-            f"{', '.join(said['labels'])}, chosen by {said['metric']} on validation prompts at seed "
-            f"{said['seed']}; "
-            f"{said['finished']} of {said['cells']} cells are finished."
+            f"First, tuning in {line(summary['folder'])}: {summary['trials']} trials for each of "
+            f"{', '.join(summary['labels'])}, chosen by {summary['metric']} on validation prompts at seed "
+            f"{summary['seed']}; "
+            f"{summary['finished']} of {summary['cells']} cells are finished."
         )
 
 
@@ -255,15 +257,15 @@ def _estimate(
     }
 
 
-def _show_forecast(said: dict[str, Any]) -> None:
+def _show_forecast(estimate: dict[str, Any]) -> None:
     from alignbench.report.text import count, duration, line, size
 
     rows = [
         (label, duration(one["seconds"]), count(one["tokens"]), size(one["peak_memory_bytes"] or None))
-        for label, one in said["labels"].items()
+        for label, one in estimate["labels"].items()
     ]
     show_table(("a cell of", "time", "tokens", "peak memory"), rows)
-    for label, one in said["labels"].items():
+    for label, one in estimate["labels"].items():
         if one["failed"]:
             what = (
                 "was measured in small parts only"
@@ -271,13 +273,13 @@ def _show_forecast(said: dict[str, Any]) -> None:
                 else "could not be measured and is left out"
             )
             typer.echo(f"{line(label)} {what}: {line(one['failed'])}")
-    if said["evaluation_failed"]:
-        typer.echo(f"The evaluation could not be measured whole: {line(said['evaluation_failed'])}")
-    fits = "fits" if said["fits"] else "does NOT fit"
-    tuning = f", after {duration(said['tuning_seconds'])} of tuning" if said["tuning_seconds"] else ""
-    cells = "1 cell is" if said["cells"] == 1 else f"{said['cells']} cells are"
+    if estimate["evaluation_failed"]:
+        typer.echo(f"The evaluation could not be measured whole: {line(estimate['evaluation_failed'])}")
+    fits = "fits" if estimate["fits"] else "does NOT fit"
+    tuning = f", after {duration(estimate['tuning_seconds'])} of tuning" if estimate["tuning_seconds"] else ""
+    cells = "1 cell is" if estimate["cells"] == 1 else f"{estimate['cells']} cells are"
     typer.echo(
-        f"{cells} left: about {duration(said['seconds'])} on an otherwise idle machine, evaluation "
-        f"included{tuning}. Peak memory {size(said['peak_memory_bytes'])}: it {fits} {said['device']}."
+        f"{cells} left: about {duration(estimate['seconds'])} on an otherwise idle machine, evaluation "
+        f"included{tuning}. Peak memory {size(estimate['peak_memory_bytes'])}: it {fits} {estimate['device']}."
     )
     typer.echo("Extrapolated from parts of each label; memory includes a margin of 20 % for longer rows.")

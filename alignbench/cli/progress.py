@@ -28,22 +28,22 @@ SHOWN_FIRST = ("loss", "objective/scores")
 """Logged numbers that are shown before others."""
 
 
-def telling(echo: Callable[[str], None]) -> Callable[[Progress], None]:
-    """Give a function that tells the progress of a run as JSON, one object for each line."""
+def printing_json(echo: Callable[[str], None]) -> Callable[[Progress], None]:
+    """Return a function that prints the progress of a run as JSON, one object for each line."""
     begun = time.monotonic()
 
     def update(progress: Progress) -> None:
-        said: dict[str, Any] = {"seconds": round(time.monotonic() - begun, 3), "task": progress.task}
+        common: dict[str, Any] = {"seconds": round(time.monotonic() - begun, 3), "task": progress.task}
         if progress.event is not None:
             one = progress.event
-            told = {"phase": one.phase, "done": one.done, "total": one.total, "numbers": dict(one.numbers)}
-            echo(as_line({"event": "progress", **said, **told}))
+            event = {"phase": one.phase, "done": one.done, "total": one.total, "numbers": dict(one.numbers)}
+            echo(as_line({"event": "progress", **common, **event}))
         if progress.ended is not None:
             echo(
                 as_line(
                     {
                         "event": "ended",
-                        **said,
+                        **common,
                         "status": progress.ended.status,
                         "reason": progress.ended.reason,
                     }
@@ -53,15 +53,15 @@ def telling(echo: Callable[[str], None]) -> Callable[[Progress], None]:
     return update
 
 
-def as_line(said: Any) -> str:
+def as_line(record: Any) -> str:
     """Return a value as one line of JSON; a number that is not finite becomes null."""
-    return json.dumps(_plain(said), ensure_ascii=False, allow_nan=False)
+    return json.dumps(_plain(record), ensure_ascii=False, allow_nan=False)
 
 
-def _plain(said: Any) -> Any:
-    if isinstance(said, dict):
-        return {key: _plain(value) for key, value in said.items()}
-    return None if isinstance(said, float) and not math.isfinite(said) else said
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 @contextmanager
@@ -83,13 +83,13 @@ def watching(console: Console | None = None, *, quiet: bool = False) -> Iterator
 
 def _name(task: str, phase: str, room: int) -> str:
     """Return cell and phase within this width; a long label is truncated, its seed is kept."""
-    said = f"{line(task)}  {line(phase)}"
+    text = f"{line(task)}  {line(phase)}"
     label, slash, seed = line(task).partition("/")
-    if len(said) > room and slash:
-        left = max(4, len(label) - (len(said) - room))
+    if len(text) > room and slash:
+        left = max(4, len(label) - (len(text) - room))
         label = label if len(label) <= left else f"{label[: left - 1]}\N{HORIZONTAL ELLIPSIS}"
-        said = f"{label}/{seed}  {line(phase)}"
-    return said if len(said) <= room else f"{said[: room - 1]}\N{HORIZONTAL ELLIPSIS}"
+        text = f"{label}/{seed}  {line(phase)}"
+    return text if len(text) <= room else f"{text[: room - 1]}\N{HORIZONTAL ELLIPSIS}"
 
 
 class _Watch:
@@ -113,13 +113,13 @@ class _Watch:
         event = progress.event
         assert event is not None
         wide = self.console.width >= WIDE
-        said = escape(_name(progress.task, event.phase, 40 if wide else 27))
+        description = escape(_name(progress.task, event.phase, 40 if wide else 27))
         bar, since, phase = self.running.get(progress.task, (None, time.monotonic(), ""))
         if bar is None or phase != event.phase:
             # A new bar: the total of an old one cannot be reset.
             if bar is not None:
                 self.bars.remove_task(bar)
-            bar = self.bars.add_task(said, total=event.total, numbers="")
+            bar = self.bars.add_task(description, total=event.total, numbers="")
             self.running[progress.task] = (bar, since, event.phase)
         self.bars.update(bar, completed=event.done, total=event.total)
         if event.numbers:

@@ -78,7 +78,7 @@ def run(
 ) -> None:
     """Run a comparison, or continue one that was interrupted."""
     from alignbench import hooks, layout, report, results
-    from alignbench.cli.progress import as_line, telling, watching
+    from alignbench.cli.progress import as_line, printing_json, watching
     from alignbench.engine import environment
     from alignbench.engine import run as engine
     from alignbench.launchers.choose import choose, split
@@ -95,7 +95,7 @@ def run(
         folder = environment.fork(folder, loaded)
     check_trackers(track)
     try:
-        with nullcontext(telling(typer.echo)) if as_json else watching(quiet=quiet) as watch:
+        with nullcontext(printing_json(typer.echo)) if as_json else watching(quiet=quiet) as watch:
             code = engine.run(
                 loaded,
                 out=folder,

@@ -1,4 +1,4 @@
-"""A run measured again: what is trained stays as it is, what people said since is read."""
+"""A run measured again: what is trained stays as it is, people's new rankings are read."""
 
 from __future__ import annotations
 

@@ -92,14 +92,14 @@ def generate(
         out.mkdir(parents=True, exist_ok=True)
         made.save(work)
         kind: Kind = "preferences" if isinstance(how, Labelling) else "demonstrations"
-        shutil.move(work / labelling.ROWS, out / f"{kind}.jsonl")
-        shutil.move(work / labelling.FACTS, out / labelling.FACTS)
+        shutil.move(work / layout.LABELLED, out / layout.generated(kind))
+        shutil.move(work / layout.LABELLING, out / layout.LABELLING)
     store.write_text(out / "README.md", card(kind, facts))
     return facts
 
 
 def card(kind: Kind, facts: dict[str, Any]) -> str:
-    """Return the card beside the rows: who wrote them, how, and what to look up before sharing them."""
+    """Return the card of the rows: who wrote them, how, and what to check before sharing them."""
     judge = facts["judge"]
     labelled = f" and labelled by the judge `{judge['name']}`" if judge else " and revised by itself"
     text = json.dumps(facts, indent=2, sort_keys=True, ensure_ascii=False)

@@ -21,8 +21,6 @@ from alignbench.worker import samples
 
 PROMPTS = f"{layout.EVALUATION}/{layout.PROMPTS}"
 JUDGEMENTS = f"{layout.EVALUATION}/{layout.JUDGEMENTS}"
-ROWS = "rankings.jsonl"
-"""Rows for training, as every recipe can read them."""
 
 
 def design_of_run(
@@ -96,11 +94,11 @@ def design_of_file(
 def begun(folder: Path, data: Path | None, typed: Mapping[str, Any]) -> Design | None:
     """Return the design of a labelling that has begun in `folder`; None where none has.
 
-    While nobody has ranked anything, other options begin anew. `typed`: the options of the design on the command
-    line. Raises RecipeError where one is another than when the labelling began, or where it is of another file than
-    `data`.
+    While nobody has ranked anything, other options start a new design. `typed`: the options of the design on
+    the command line. Raises RecipeError where one differs from those at the beginning of the labelling, or where
+    it is of another file than `data`.
     """
-    if not (folder / design.FILE).is_file():
+    if not (folder / layout.DESIGN).is_file():
         return None
     found = design.read(folder)
     if data is not None and found.extra["source"] != source_of(data):
@@ -111,7 +109,7 @@ def begun(folder: Path, data: Path | None, typed: Mapping[str, Any]) -> Design |
     if changed:
         raise RecipeError(
             f"{folder} holds a labelling that began with another --{', --'.join(changed)}",
-            "leave it out: what people said belongs to the prompts and orders of then",
+            "leave it out: the rankings belong to the prompts and orders of then",
         )
     return found
 
@@ -135,12 +133,14 @@ def known(folder: Path) -> dict[str, Any]:
 
 
 def write_rows(folder: Path) -> Path:
-    """Write what the raters who are kept said as rows for training beside the journal, and return the file."""
+    """Write the rankings of the raters who are kept as rows for training, next to the journal; return the file."""
     made = design.read(folder)
     _, kept = bars.applied(made, journal.read(folder), bars.read(folder))
     rows = exchange.rankings(made, kept)
-    store.write_text(folder / ROWS, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-    return folder / ROWS
+    store.write_text(
+        folder / layout.RANKINGS, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    )
+    return folder / layout.RANKINGS
 
 
 def take_in(folder: Path, made: Design, file: Path) -> tuple[int, Counter[str]]:

@@ -51,4 +51,4 @@ def reopen(run: Path, threads: int) -> Session:
     torch.set_num_threads(threads)
     recipe, root = recipe_of(run), origin(run)
     plan = resolve(recipe).computing(compute(run, recipe.model, root)).model_dump_json()
-    return Session(Task("chat", run, root, plan, store.default_root(), run / "chat.log", threads))
+    return Session(Task("chat", run, root, plan, store.default_root(), run / layout.CHAT_LOG, threads))

@@ -68,7 +68,7 @@ def weights(model: Model, root: Path) -> results.Model:
 
 
 def requested(recipe: Recipe, root: Path) -> list[dict[str, Any]]:
-    """Return what metrics ask of every policy beside the evaluation prompts; equal questions stand once.
+    """Return what metrics ask of every policy besides the evaluation prompts; equal requests are listed once.
 
     Each with the `metrics` that share it, its `prompts`, its `answers` (the most that one of them takes) and
     `max tokens` of all of them, None where a metric words its questions only while it measures.

@@ -133,7 +133,7 @@ NUMBERED = tuple(
     for separator in ("_", "")
     for one, two in (("0", "1"), ("1", "2"), ("a", "b"))
 )
-"""Columns of two answers that nothing but their place tells apart."""
+"""Columns of two answers that differ in nothing but their place."""
 
 
 def proposals(record: Mapping[str, Any]) -> list[dict[str, str | list[str]]]:

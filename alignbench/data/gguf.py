@@ -216,7 +216,7 @@ def key(file: Path, part: str) -> str:
 
 @contextmanager
 def alone(file: Path) -> Iterator[Path]:
-    """Give a folder that holds nothing but the file: transformers would read other files beside it too.
+    """Give a folder that holds nothing but the file: transformers would read other files next to it too.
 
     What transformers raises is raised as ModelError.
     """
@@ -277,15 +277,15 @@ class _Reader:
         for _ in range(fields):
             name = self.text()
             values[name] = self.value(self.number("I"))
-        said = []
+        listed = []
         for _ in range(count):
             name, dimensions = self.text(), self.number("I")
             shape = tuple(self.number("Q") for _ in range(min(dimensions, 9)))
-            said.append((name, shape, GGMLQuantizationType(self.number("I")), self.number("Q")))
+            listed.append((name, shape, GGMLQuantizationType(self.number("I")), self.number("Q")))
         step = int(values.get("general.alignment", 32))
         start = -(-self.at // step) * step
         tensors = {}
-        for name, shape, kind, offset in said:
+        for name, shape, kind, offset in listed:
             block, size = GGML_QUANT_SIZES[kind]
             tensors[name] = Tensor(shape, kind.name, start + offset + prod(shape) // block * size)
         return Header(values, tensors)

@@ -17,7 +17,7 @@ from alignbench.data.checks import Part
 from alignbench.data.noise import flip
 from alignbench.data.pool import CHUNK, SPLITS, Pool, Progress, ample, answered, gather, wanted
 from alignbench.data.split import split_of
-from alignbench.data.table import TEXTS, digest_of, write_rows
+from alignbench.data.table import digest_of, write_rows
 from alignbench.data.tokens import check_vocabulary, context, ending, fingerprint, load_tokenizer, tokenise
 from alignbench.recipe.named import open_source
 from alignbench.recipe.schema import Recipe
@@ -78,9 +78,9 @@ def prepare(
     }
     folder.mkdir(parents=True, exist_ok=True)
     for split, rows in kept.items():
-        write_rows(folder / f"{split}.parquet", rows, pool.view)
+        write_rows(folder / layout.rows_file(split), rows, pool.view)
     for split, rows in texts.items():
-        write_rows(folder / f"{TEXTS}-{split}.parquet", rows, Text)
+        write_rows(folder / layout.texts_file(split), rows, Text)
     text = json.dumps(record, indent=2, sort_keys=True)
     (folder / layout.RECORD).write_text(text + "\n", encoding="utf-8")
 

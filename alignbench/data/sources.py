@@ -45,12 +45,12 @@ class Problems:
         self.total = 0
 
     def add(self, problem: Problem) -> None:
-        """Take note of a problem."""
+        """Add a problem."""
         self.total += 1
         if len(self.first) < SHOWN:
             self.first.append(problem)
 
-    def settle(self) -> None:
+    def raise_any(self) -> None:
         """Raise DataError if there are any."""
         if self.total:
             raise DataError(self.first, total=self.total)
@@ -120,7 +120,7 @@ def read(
     if file:
         for problem in columns.absent(unseen, mapping, [*known]):
             problems.add(replace(problem, file=file))
-    problems.settle()
+    problems.raise_any()
 
 
 def _column(field: str, mapping: columns.Columns) -> str:

@@ -30,7 +30,6 @@ from alignbench.rows import (
     derive,
 )
 
-TEXTS = "pretraining"
 _VIEWS: dict[str, type[Row]] = {
     view.__name__: view for view in (Ranking, Pair, UnpairedPreference, Demonstration, Prompt, Text)
 }
@@ -93,15 +92,15 @@ class Table:
 
     def texts(self, split: Split = "train") -> Many[Row]:
         """Return the pretraining text (`train` or `test`) in pieces of at most `max_length` tokens."""
-        return self._read(f"{TEXTS}-{split}", Text)
+        return self._read(layout.texts_file(split), Text)
 
     def kept(self, split: Split) -> list[Row]:
         """Return the rows of a split in the view of the source."""
-        return self._read(split, self.view)
+        return self._read(layout.rows_file(split), self.view)
 
     def _read(self, name: str, view: type[Row]) -> list[Row]:
         if name not in self._kept:
-            path = self.folder / f"{name}.parquet"
+            path = self.folder / name
             self._kept[name] = read_rows(path, view) if path.is_file() else []
         return self._kept[name]
 

@@ -53,7 +53,7 @@ def write(
         for cell, ended in statuses.items()
         if ended.status == "done"
     }
-    own = {cell: results.Cost(**_cost(said, summary)) for cell, said in sealed.items()}
+    own = {cell: results.Cost(**_cost(cell_record, summary)) for cell, cell_record in sealed.items()}
     measured = _cells(summary)
     followed = {Cell(one["label"], one["seed"]): one for one in summary.get("learning_curves", ())}
     record = results.Results(
@@ -273,22 +273,24 @@ def _mean(costs: list[results.Cost]) -> results.Cost:
 
 def _fairness(recipe: Recipe, data: Mapping[str, Any], summary: Mapping[str, Any]) -> dict[str, Any]:
     """What was equal for all labels; two runs whose contracts differ are not comparable."""
-    said = recipe.model_dump(mode="json")
-    del said["evaluation"]["curve"]  # it changes no policy and no sample
+    fields = recipe.model_dump(mode="json")
+    del fields["evaluation"]["curve"]  # it changes no policy and no sample
     return {
-        "base": {**said["model"], **summary.get("base", {})},
+        "base": {**fields["model"], **summary.get("base", {})},
         "data": data.get("fingerprints", {}),
         "stages": recipe.data.stages,
-        "comparisons": _comparisons(said["data"]["source"]),
+        "comparisons": _comparisons(fields["data"]["source"]),
         "max_length": recipe.data.max_length,
-        "training": said["training"],
-        "tuning": said["sweep"],
-        "budget": {name: value for name, value in said["budget"].items() if value is not None},
+        "training": fields["training"],
+        "tuning": fields["sweep"],
+        "budget": {name: value for name, value in fields["budget"].items() if value is not None},
         "loss": "end of sequence in, prompt out, last assistant turn",
         "order": "one permutation for each seed and epoch, from the length of the shared row",
         "evaluation": {
-            **said["evaluation"],
-            **{group: [_short(one) for one in said["evaluation"][group]] for group in ("judges", "metrics")},
+            **fields["evaluation"],
+            **{
+                group: [_short(one) for one in fields["evaluation"][group]] for group in ("judges", "metrics")
+            },
         },
         "seeds": list(recipe.seeds),
     }

@@ -50,7 +50,7 @@ def record(
     changed = [*_differences(before["recipe"], now["recipe"]), *_differences(before["files"], now["files"])]
     if changed:
         what = f"{out} holds a run of another recipe than {loaded.path}, or of other files"
-        raise _refusal(loaded, what, changed, "give --fork to start a new run beside it, or undo the change")
+        raise _refusal(loaded, what, changed, "give --fork to start a new run next to it, or undo the change")
     environments = before["environments"]
     changed = list(_differences(environments[-1], now["environment"]))
     if changed and not allow_env_change:

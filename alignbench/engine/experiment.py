@@ -34,7 +34,7 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Experiment:
-    """One run in its folder. Everything a step needs beside the launcher."""
+    """One run in its folder. Everything a step needs except the launcher."""
 
     plan: Plan
     out: Path
@@ -54,7 +54,7 @@ class Experiment:
     observers: Observers = field(default_factory=Observers)
 
     def task(self, kind: str, log: Path, *, reads: Iterable[Path] = (), **what: Any) -> Task:
-        """Return a task that reads these sealed folders. What does not run beside other cells may use all cores."""
+        """Return a task that reads these sealed folders. What runs alone may use all cores."""
         return Task(
             kind,
             run=self.out,

@@ -155,7 +155,7 @@ def complete(launcher: Launcher, name: str, task: Task, watch: Callable[[Progres
 
 
 def _recorded(experiment: Experiment) -> dict[str, str]:
-    """Return a digest of what people said, and of the bars for raters: the run's own, and those that judges name."""
+    """Return a digest of people's rankings, and of the bars for raters: the run's own, and those that judges name."""
     named = [
         one for one in experiment.plan.recipe.evaluation.judges if plugins.load("judges", one.name).recorded
     ]

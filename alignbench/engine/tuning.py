@@ -65,7 +65,7 @@ def labels(recipe: Recipe) -> dict[str, list[str]]:
 
 
 def expanded(recipe: Recipe) -> Recipe:
-    """Return the recipe of all trials: every label as it is written, and each setting drawn beside it."""
+    """Return the recipe of all trials: every label as it is written, and a label for each drawn setting."""
     sweep = recipe.sweep
     assert sweep is not None
     recipe = complete(recipe)

@@ -9,7 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from alignbench import store
+from alignbench import layout, store
 from alignbench.api.config import ALL, Labelling, NamedSource, Revising
 from alignbench.api.judge import Judge
 from alignbench.api.method import Run
@@ -23,9 +23,6 @@ __all__ = ["label", "prompts", "revise"]
 MEASURED = 0.1
 """Share of what labels may take of a budget that counts everything, for measuring how good their judge is."""
 
-PEOPLE = "people.json"
-"""How far a judge agrees with people, where it lies in the store."""
-
 
 def label(
     run: Run,
@@ -38,7 +35,7 @@ def label(
 ) -> list[Row]:
     """Return Pair (or Ranking) rows: answers of `policy` (default: the start), labelled by `judge`.
 
-    Shared by all cells that ask for the same; beside them lies an ordinary preference file. `part` picks among
+    Shared by all cells that ask for the same; next to them is an ordinary preference file. `part` picks among
     the training prompts. Of a budget that counts everything, the labels take `share` of what is left.
     """
     from alignbench.feedback import labelling
@@ -91,7 +88,7 @@ def beside_people(run: Run, judge: Judge, how: Labelling, *, share: float = 1.0)
         def make(folder: Path) -> None:
             some = parts(run, held_out, share=share) if counts_everything(run) else None
             found = labelling.beside_people(judge, held_out, how, principles, key=key, parts=some)
-            store.write_json(folder / PEOPLE, found)
+            store.write_json(folder / layout.AGREEMENT, found)
 
         rows = [[row.id, row.prompt, row.chosen, row.rejected, row.preference] for row in held_out]
         folder = run.shared(
@@ -104,7 +101,7 @@ def beside_people(run: Run, judge: Judge, how: Labelling, *, share: float = 1.0)
             rows=store.digest(rows),
             **_of_what_is_left(run, share),
         )
-        people = json.loads((folder / PEOPLE).read_text(encoding="utf-8"))
+        people = json.loads((folder / layout.AGREEMENT).read_text(encoding="utf-8"))
         judge.quality = {**judge.quality, "people": people}
     return {"people": judge.quality["people"]} if how.people and "people" in judge.quality else {}
 
@@ -114,12 +111,12 @@ def _warn_of_chance(run: Run, judge: str, people: Mapping[str, Any] | None) -> N
     if not people:
         return
     if not people["n"]:
-        said = f"labels no one of {people['asked']} held-out pairs that people labelled"
+        message = f"labels no one of {people['asked']} held-out pairs that people labelled"
     elif people["ci95"][0] <= 0.5:
-        said = f"agrees with people on {people['accuracy']:.0%} of {people['n']} held-out pairs, which may be chance"
+        message = f"agrees with people on {people['accuracy']:.0%} of {people['n']} held-out pairs, which may be chance"
     else:
         return
-    run.record.warning("judge no better than chance", 0, f"the judge {judge}, which labels, {said}")
+    run.record.warning("judge no better than chance", 0, f"the judge {judge}, which labels, {message}")
 
 
 def _warn_of_cut_answers(run: Run, facts: Mapping[str, Any], how: Labelling) -> None:
@@ -175,7 +172,7 @@ def revise(run: Run, prompts: Many[Prompt], how: Revising, *, share: float = 0.5
 
 
 def prompts(run: Run, source: NamedSource, limit: int) -> list[Prompt]:
-    """Return at most `limit` prompts that a config field names beside the recipe's rows: a departure."""
+    """Return at most `limit` prompts that a config field names in addition to the recipe's rows: a departure."""
     from alignbench.recipe.named import open_source
 
     run.record.departure("prompts of its own", "", source.name)

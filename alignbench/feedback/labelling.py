@@ -12,6 +12,7 @@ from random import Random
 from statistics import fmean
 from typing import Any
 
+from alignbench import layout
 from alignbench.api.config import Labelling
 from alignbench.api.judge import Judge, PairwiseJudgment
 from alignbench.api.policy import Answer, Policy
@@ -19,8 +20,6 @@ from alignbench.errors import DataError, PluginError, Problem
 from alignbench.judges.controls import agreement
 from alignbench.rows import Pair, Prompt, Ranking, Row
 
-ROWS = "preferences.jsonl"
-FACTS = "labelling.json"
 FIRST_WORDS = 5
 """Words that are named of those with which a judge's answers would have begun."""
 BUILT_IN = Path(__file__).with_name("constitution.txt")
@@ -38,18 +37,20 @@ class Labelled:
     def save(self, folder: Path) -> None:
         """Write the rows as JSON lines with TRL's field names, which every recipe can read, and the facts."""
         lines = (json.dumps(as_record(row), ensure_ascii=False) + "\n" for row in self.rows)
-        (folder / ROWS).write_text("".join(lines), encoding="utf-8")
-        (folder / FACTS).write_text(json.dumps(self.facts, sort_keys=True) + "\n", encoding="utf-8")
+        (folder / layout.LABELLED).write_text("".join(lines), encoding="utf-8")
+        (folder / layout.LABELLING).write_text(
+            json.dumps(self.facts, sort_keys=True) + "\n", encoding="utf-8"
+        )
 
 
 def load(folder: Path) -> Labelled:
     """Return what `Labelled.save` wrote. Raises DataError, with the reasons, where it is not one row."""
     from alignbench.data import fields
 
-    lines = (folder / ROWS).read_text(encoding="utf-8").splitlines()
+    lines = (folder / layout.LABELLED).read_text(encoding="utf-8").splitlines()
     records = [json.loads(line) for line in lines]
     rows = [fields.read(record, fields.shape(record)) for record in records]
-    facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
+    facts = json.loads((folder / layout.LABELLING).read_text(encoding="utf-8"))
     if not rows:
         counts = {**facts.get("dropped", {}), **facts.get("abstained", {})}
         compared = facts.get("compared", 0)
@@ -80,15 +81,15 @@ def as_record(row: Row) -> dict[str, Any]:
     from alignbench.data.fields import NAMES
 
     assert isinstance(row, Prompt)
-    said: dict[str, Any] = {"id": row.id, "prompt": [dict(turn) for turn in row.prompt]}
+    record: dict[str, Any] = {"id": row.id, "prompt": [dict(turn) for turn in row.prompt]}
     if isinstance(row, Pair):
-        said |= {"chosen": row.chosen, "rejected": row.rejected, "preference": row.preference}
+        record |= {"chosen": row.chosen, "rejected": row.rejected, "preference": row.preference}
     elif isinstance(row, Ranking):
-        said |= {"answers": list(row.answers), "ranks": list(row.ranks)}
-        said |= {"preferences": list(row.preferences)} if row.preferences else {}
+        record |= {"answers": list(row.answers), "ranks": list(row.ranks)}
+        record |= {"preferences": list(row.preferences)} if row.preferences else {}
     else:
-        said |= {"completion": getattr(row, "response", "")}
-    return {**said, **{name: value for name, value in row.extra.items() if name not in NAMES}}
+        record |= {"completion": getattr(row, "response", "")}
+    return {**record, **{name: value for name, value in row.extra.items() if name not in NAMES}}
 
 
 def principles(constitution: str | None, root: Path) -> tuple[str, ...]:
@@ -137,7 +138,7 @@ def label(
     if constitution and (lost := type(judge).check_principles(judge.config)):
         what = f"a principle is drawn for each comparison, and the judge '{judge.name}' loses it: {lost.what}"
         raise PluginError(Problem(what, f"{lost.fix}, or leave `constitution` out", field=lost.field))
-    before, said = Counter(judge.abstained), Counter(_begun(judge))
+    before, openings = Counter(judge.abstained), Counter(_begun(judge))
     answers: list[Answer] = []
     drawn: dict[str, list[str]] = {}
     done: list[Prompt] = []
@@ -191,7 +192,7 @@ def label(
         **_shares(orders),
         **_mass(judgments),
     }
-    if words := dict((Counter(_begun(judge)) - said).most_common(FIRST_WORDS)):
+    if words := dict((Counter(_begun(judge)) - openings).most_common(FIRST_WORDS)):
         facts["begun"] = words
     return Labelled(rows, facts)
 
@@ -285,8 +286,8 @@ def _ranking(
     ranking keeps the probabilities too."""
     worth = []
     for place in range(len(texts)):
-        said = [p if i == place else 1 - p for (i, j), p in found.items() if place in (i, j)]
-        worth.append(fmean(said) if said else None)
+        wins = [p if i == place else 1 - p for (i, j), p in found.items() if place in (i, j)]
+        worth.append(fmean(wins) if wins else None)
     judged = sorted(
         (place for place, one in enumerate(worth) if one is not None), key=lambda at: -(worth[at] or 0)
     )

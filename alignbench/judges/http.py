@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from alignbench import store
+from alignbench import layout, store
 from alignbench.api.judge import Models
 from alignbench.errors import ModelError, Problem, RecipeError, SecurityError
 from alignbench.judges.reader import Ask, Asking, Found, Group, Reader
@@ -26,7 +26,6 @@ from alignbench.judges.reader import Ask, Asking, Found, Group, Reader
 if TYPE_CHECKING:
     import httpx
 
-ANSWER = "answer.json"
 LARGEST = 1 << 20
 """Largest response in bytes; a verdict needs a few hundred."""
 LONGEST_WAIT = 60.0
@@ -222,13 +221,13 @@ class Server:
             if "failed" in answer:
                 failure.update(answer)
                 raise RetryError(answer["failed"])
-            store.write_json(folder / ANSWER, answer)
+            store.write_json(folder / layout.JUDGE_ANSWER, answer)
 
         try:
             folder = self.kept.make(store.digest(["http judge", what]), ask, producer="alignbench")
         except RetryError:
             return failure
-        return json.loads((folder / ANSWER).read_text(encoding="utf-8"))
+        return json.loads((folder / layout.JUDGE_ANSWER).read_text(encoding="utf-8"))
 
     def _ask(
         self, question: str, options: Sequence[str], think: tuple[str, int] | None, lead: str

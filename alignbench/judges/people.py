@@ -1,4 +1,4 @@
-"""People as a judge: what they said on the labelling page, read from its journal."""
+"""People as a judge: their rankings, read from the journal of the labelling page."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ MOST_RATERS = 5
 
 
 class People(Judge):
-    """What raters said of these very answers; it abstains on answers that nobody ranked.
+    """Raters' rankings of these very answers; it abstains on answers that nobody ranked.
 
     Of two answers it says the share of raters who prefer the first, ties counting half, each rater once. An
     answer's score is the raters' mean from 1 to 7, where scores were asked, with the share of raters who did
@@ -86,8 +86,8 @@ class People(Judge):
         self.quality = {"labels": labels, "agreement": found["agreement"], "raters": short}
 
     def fingerprint(self) -> Any:
-        said = [verdict.model_dump(mode="json") for verdict in self.verdicts]
-        return [super().fingerprint(), store.digest(said)]
+        records = [verdict.model_dump(mode="json") for verdict in self.verdicts]
+        return [super().fingerprint(), store.digest(records)]
 
     def score(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> list[Score]:
         return [self._score(prompt, answer) for prompt, answer in zip(prompts, answers, strict=True)]
@@ -129,28 +129,28 @@ class People(Judge):
     ) -> list[PairwiseJudgment]:
         return [
             PairwiseJudgment(
-                fmean(said.values()) if said else None, reason="" if said else "nobody ranked it"
+                fmean(ratings.values()) if ratings else None, reason="" if ratings else "nobody ranked it"
             )
-            for said in self.by_rater(prompts, a, b)
+            for ratings in self.by_rater(prompts, a, b)
         ]
 
     def by_rater(
         self, prompts: Sequence[Prompt], a: Sequence[str], b: Sequence[str]
     ) -> list[dict[str, float]]:
-        """Return for each prompt what each rater said of `a` and `b`: 1, 0.5 or 0, or between over several
+        """Return for each prompt each rater's preference between `a` and `b`: 1, 0.5 or 0, or between over several
         items."""
         return [self._pair(*one) for one in zip(prompts, a, b, strict=True)]
 
     def _pair(self, prompt: Prompt, a: str, b: str) -> dict[str, float]:
         known = self._known.get(prompt_key(prompt.prompt), {})
         first, second = known.get(a, {}), known.get(b, {})
-        said: dict[str, list[float]] = defaultdict(list)
+        ratings: dict[str, list[float]] = defaultdict(list)
         for place in first.keys() & second.keys():
             (verdict, i), (_, j) = first[place], second[place]
             better = preference(-verdict.ranks[i], -verdict.ranks[j])
             assert better is not None
-            said[place[0]].append(better)
-        return {rater: fmean(said[rater]) for rater in sorted(said)}
+            ratings[place[0]].append(better)
+        return {rater: fmean(ratings[rater]) for rater in sorted(ratings)}
 
     @cached_property
     def _known(self) -> Mapping[str, Mapping[str, Mapping[tuple[str, str], tuple[Verdict, int]]]]:

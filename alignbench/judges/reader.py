@@ -184,8 +184,8 @@ class Reader(Judge):
         found = self._read(texts, OPTIONS, groups)
         for key, first, second in zip(new, found[::2], found[1::2], strict=True):
             self._judgments[key] = self._judgment(first, second)
-        said = (self.ask.likeliest if found else []) or [""] * len(found)
-        for key, pair in zip(new, zip(said[::2], said[1::2], strict=True), strict=True):
+        likeliest = (self.ask.likeliest if found else []) or [""] * len(found)
+        for key, pair in zip(new, zip(likeliest[::2], likeliest[1::2], strict=True), strict=True):
             if self._judgments[key].reason in ("neither option", "no verdict"):
                 self.begun.update(word for word in pair if word)
         return [

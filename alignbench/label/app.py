@@ -163,14 +163,16 @@ class _Page:
         if given is None:
             return _refuse(404, "this is the first one")
         turn = self.progress.turn(rater, self.progress.items[given.item], given.round)
-        said = {
+        shown = {
             "ranks": [given.ranks[place] for place in turn.shown],
             "scores": [given.scores[place] for place in turn.shown] if given.scores else [],
             "flags": [list(given.flags[place]) for place in turn.shown] if given.flags else [],
             "note": given.note,
             "seconds": given.seconds,
         }
-        return JSONResponse({"progress": self.progress.count(rater), "item": self._sent(turn), "given": said})
+        return JSONResponse(
+            {"progress": self.progress.count(rater), "item": self._sent(turn), "given": shown}
+        )
 
     def _sent(self, turn: Turn) -> dict[str, Any]:
         """What the page is given: no label, no answer's place in the design, nothing about checks."""
@@ -199,35 +201,35 @@ class _Page:
             if len(body) > MAX_BODY:
                 return _refuse(413, "this is more than a verdict can hold")
         try:
-            said = json.loads(body)
+            fields = json.loads(body)
         except (ValueError, RecursionError):
             return _refuse(400, "this is not JSON")
-        if not isinstance(said, dict):
+        if not isinstance(fields, dict):
             return _refuse(400, "a verdict is a JSON object")
-        return await run_in_threadpool(self._save, rater, said)
+        return await run_in_threadpool(self._save, rater, fields)
 
-    def _save(self, rater: str, said: Mapping[str, Any]) -> Response:
-        item, round = self.progress.items.get(str(said.get("item"))), said.get("round", 0)
+    def _save(self, rater: str, fields: Mapping[str, Any]) -> Response:
+        item, round = self.progress.items.get(str(fields.get("item"))), fields.get("round", 0)
         if item is None or type(round) is not int or round not in (0, 1):
             return _refuse(400, "there is no such item")
         shown = self.design.shown(rater, item, round)
         try:
             verdict = Verdict(
-                ticket=said.get("ticket", ""),
+                ticket=fields.get("ticket", ""),
                 rater=rater,
                 item=item.id,
                 round=round,
                 shown=tuple(shown),
-                ranks=_placed(said.get("ranks"), shown),
-                scores=_placed(said["scores"], shown) if said.get("scores") else (),
-                flags=_placed(said["flags"], shown) if said.get("flags") else (),
-                note=said.get("note", ""),
-                seconds=said.get("seconds", 0),
+                ranks=_placed(fields.get("ranks"), shown),
+                scores=_placed(fields["scores"], shown) if fields.get("scores") else (),
+                flags=_placed(fields["flags"], shown) if fields.get("flags") else (),
+                note=fields.get("note", ""),
+                seconds=fields.get("seconds", 0),
                 at=now(),
             )
             if any(flag not in FLAGS for flags in verdict.flags for flag in flags):
                 raise ValueError("there is no such flag")
-            self.journal.append(verdict, replace=bool(said.get("replace")))
+            self.journal.append(verdict, replace=bool(fields.get("replace")))
         except TakenError as error:
             return _refuse(409, str(error))
         except StorageError as error:

@@ -9,14 +9,12 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from alignbench import store
+from alignbench import layout, store
 from alignbench.errors import RecipeError
 from alignbench.label import journal
 from alignbench.label.design import Design
 from alignbench.label.journal import Verdict
 from alignbench.label.quality import quality
-
-FILE = "bars.json"
 
 
 class Bars(BaseModel):
@@ -88,16 +86,16 @@ def parsed(texts: list[str]) -> dict[str, float]:
 
 def read(folder: Path) -> Bars:
     """Return the bars of a labelling; none are set where nobody set any."""
-    file = folder / FILE
+    file = folder / layout.BARS
     return Bars(**json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else Bars()
 
 
 def write(bars: Bars, folder: Path) -> None:
     """Keep the bars of a labelling."""
-    store.write_json(folder / FILE, bars.model_dump())
+    store.write_json(folder / layout.BARS, bars.model_dump())
 
 
 def digest(folder: Path) -> str:
-    """Return a digest of all that raters said in `folder` and of its bars; "" where nobody said anything."""
-    said, bars = journal.digest(folder), read(folder).set
-    return store.digest([said, bars]) if said and bars else said
+    """Return a digest of all rankings in `folder` and of its bars; "" where there are none."""
+    recorded, bars = journal.digest(folder), read(folder).set
+    return store.digest([recorded, bars]) if recorded and bars else recorded

@@ -14,11 +14,10 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any, Literal
 
-from alignbench import store
+from alignbench import layout, store
 from alignbench.errors import Problem, RecipeError, StorageError
 from alignbench.rows import Messages
 
-FILE = "design.json"
 SCHEMA = 1
 
 Choice = Literal["sample", "differ", "pairs"]
@@ -76,7 +75,7 @@ class Design:
     repeats: float = 0.0
     """Share of its items that each rater sees a second time."""
     ask: tuple[Question, ...] = ()
-    """What is asked beside the ranking."""
+    """What is asked in addition to the ranking."""
     name: str = ""
     extra: Mapping[str, Any] = field(default_factory=dict)
 
@@ -217,12 +216,12 @@ def half_character(value: Any, path: str = "") -> str | None:
 
 def write(design: Design, folder: Path) -> None:
     """Write the design into `folder`, whole or not at all."""
-    store.write_json(folder / FILE, {"schema": SCHEMA, **asdict(design)})
+    store.write_json(folder / layout.DESIGN, {"schema": SCHEMA, **asdict(design)})
 
 
 def read(folder: Path) -> Design:
     """Return the design in `folder`. Raises RecipeError where there is none, StorageError where it is broken."""
-    file = folder / FILE
+    file = folder / layout.DESIGN
     if not file.is_file():
         raise RecipeError(f"{folder} holds no labels of people", "begin with: alignbench label RUN")
     try:
@@ -233,7 +232,7 @@ def read(folder: Path) -> Design:
         return Design(**{**record, "items": items, "ask": tuple(record["ask"])})
     except (ValueError, KeyError, TypeError) as error:
         raise StorageError(
-            Problem(f"is damaged: {error}", "restore it; the journal beside it needs it", file=str(file))
+            Problem(f"is damaged: {error}", "restore it; the journal next to it needs it", file=str(file))
         ) from error
 
 

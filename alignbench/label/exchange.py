@@ -149,10 +149,10 @@ def imported(
             if any(answer.text not in by_text for answer in item.answers):
                 passed["it does not rank every answer"] += 1
                 continue
-            said = compact([by_text[answer.text] for answer in item.answers])
-            ticket = store.digest(["import", rater, item.id, list(said)])[:32]
+            ranking = compact([by_text[answer.text] for answer in item.answers])
+            ticket = store.digest(["import", rater, item.id, list(ranking)])[:32]
             found[rater, item.id] = Verdict(
-                ticket=ticket, rater=rater, item=item.id, ranks=said, seconds=seconds, at=now()
+                ticket=ticket, rater=rater, item=item.id, ranks=ranking, seconds=seconds, at=now()
             )
     return list(found.values()), passed
 
@@ -250,8 +250,8 @@ def _is(value: Any, kind: Kind, path: str) -> list[tuple[str, str]]:
     if isinstance(value, kinds):
         return []
     names = {dict: "an object", list: "a list", str: "a text"}
-    said = " or ".join(names[one] for one in kinds if one in names)
-    return [(path, f"expected {said}, got {_shown(value)}")]
+    expected = " or ".join(names[one] for one in kinds if one in names)
+    return [(path, f"expected {expected}, got {_shown(value)}")]
 
 
 def _is_number(value: Any) -> bool:

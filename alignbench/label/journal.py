@@ -1,4 +1,4 @@
-"""The append-only journal of what people said: a verdict is on the disk before anybody hears that it is.
+"""The append-only journal of people's rankings: a ranking is on the disk before it is acknowledged.
 
 One JSON object a line. A later line for the same rater, item and round replaces the one before it, which
 stays in the file. A line that a killed process left half written was never confirmed; it is cut off when the
@@ -19,16 +19,15 @@ from threading import Lock
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from alignbench import store
+from alignbench import layout, store
 from alignbench.errors import Problem, StorageError
 
-FILE = "journal.jsonl"
 NOTE = 4000
 """Characters of a note, at most."""
 
 
 class Verdict(BaseModel):
-    """What one rater said of one item, aligned with the item's answers."""
+    """One rater's ranking of one item, aligned with the item's answers."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -88,7 +87,7 @@ def read(folder: Path) -> list[Verdict]:
     What was replaced is left out, and so is a last line that is not whole. Raises StorageError where any
     other line is damaged.
     """
-    file = folder / FILE
+    file = folder / layout.JOURNAL
     if not file.is_file():
         return []
     return list({line.verdict.place: line.verdict for line in _lines(file)}.values())
@@ -122,7 +121,7 @@ class Journal:
     """
 
     def __init__(self, folder: Path):
-        self.file = folder / FILE
+        self.file = folder / layout.JOURNAL
         self._guard = Lock()
         self._tickets: dict[str, Verdict] = {}
         self.verdicts: dict[tuple[str, str, int], Verdict] = {}

@@ -42,15 +42,16 @@ def quality(design: Design, verdicts: Sequence[Verdict]) -> dict[str, Any]:
         if one.round == 0 and not item.known:
             ranked[one.item][one.rater] = signs
     counts = {
-        id: [Counter(said) for said in zip(*signs.values(), strict=True)] for id, signs in ranked.items()
+        id: [Counter(of_pair) for of_pair in zip(*signs.values(), strict=True)]
+        for id, signs in ranked.items()
     }
     raters = {}
-    for rater, said in given.items():
-        again = [(said[id, 0], said[id, 1]) for id, round in said if round == 1 and (id, 0) in said]
-        known = [(pair_signs(items[id].known), signs) for (id, _), signs in said.items() if items[id].known]
+    for rater, own in given.items():
+        again = [(own[id, 0], own[id, 1]) for id, round in own if round == 1 and (id, 0) in own]
+        known = [(pair_signs(items[id].known), signs) for (id, _), signs in own.items() if items[id].known]
         others = [_with_others(signs[rater], counts[id]) for id, signs in ranked.items() if rater in signs]
         raters[rater] = {
-            "items": sum(round == 0 for _, round in said),
+            "items": sum(round == 0 for _, round in own),
             "agreement": share(others),
             "consistency": share(_alike(a, b) for a, b in again),
             "checks": share(_alike(a, b, decided=True) for a, b in known),
@@ -118,22 +119,22 @@ def _match(x: int, y: int) -> float:
 def _among(counts: Sequence[Mapping[int, int]]) -> tuple[float, float]:
     """The same over every two raters of one item: `counts` says for each pair how often each sign was given."""
     hits = pairs = 0.0
-    for said in counts:
-        better, worse, tied = (said.get(sign, 0) for sign in (1, -1, 0))
+    for of_pair in counts:
+        better, worse, tied = (of_pair.get(sign, 0) for sign in (1, -1, 0))
         hits += (
             better * (better - 1) + worse * (worse - 1) + tied * (tied - 1) + tied * (better + worse)
         ) / 2
-        pairs += sum(said.values()) * (sum(said.values()) - 1) / 2
+        pairs += sum(of_pair.values()) * (sum(of_pair.values()) - 1) / 2
     return hits, pairs
 
 
 def _with_others(signs: Signs, counts: Sequence[Mapping[int, int]]) -> tuple[float, float]:
     """The same of one rater, whose own signs are in the counts, with each of the others."""
     hits = sum(
-        sum(_match(own, sign) * count for sign, count in said.items()) - 1
-        for own, said in zip(signs, counts, strict=True)
+        sum(_match(own, sign) * count for sign, count in of_pair.items()) - 1
+        for own, of_pair in zip(signs, counts, strict=True)
     )
-    return hits, sum(sum(said.values()) - 1 for said in counts)
+    return hits, sum(sum(of_pair.values()) - 1 for of_pair in counts)
 
 
 def _first_wins(verdict: Verdict) -> tuple[float, float]:

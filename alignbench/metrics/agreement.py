@@ -49,11 +49,11 @@ def _of(evidence: Evidence, one: str, other: str, cell: Cell) -> list[Measure | 
     elif base not in evidence.cells:
         columns = dict.fromkeys(("agreement", "agreement.kappa"), "base has no samples at this seed")
     else:
-        said = [
+        preferences = [
             by_prompt(evidence.samples(cell), evidence.compare(judge, cell, base)) for judge in (one, other)
         ]
-        both = [prompt for prompt in said[0] if prompt in said[1]]
-        a, b = (np.sign(np.array([by[prompt] - 0.5 for prompt in both])) for by in said)
+        both = [prompt for prompt in preferences[0] if prompt in preferences[1]]
+        a, b = (np.sign(np.array([by[prompt] - 0.5 for prompt in both])) for by in preferences)
         columns["agreement"] = dict(zip(both, (a == b).astype(float).tolist(), strict=True))
         try:
             if not both:

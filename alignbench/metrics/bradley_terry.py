@@ -57,8 +57,8 @@ def _at(evidence: Evidence, judge: str, cells: Sequence[Cell]) -> list[Measure |
     for (i, a), (j, b) in combinations(enumerate(cells), 2):
         for prompt, share in by_prompt(evidence.samples(a), evidence.compare(judge, a, b)).items():
             wins[prompts[prompt], i, j], wins[prompts[prompt], j, i] = share, 1 - share
-        said = by_prompt_and_rater(evidence.samples(a), evidence.by_rater(judge, a, b))
-        for prompt, of in said.items():
+        ratings = by_prompt_and_rater(evidence.samples(a), evidence.by_rater(judge, a, b))
+        for prompt, of in ratings.items():
             for rater, share in of.items():
                 one = alone.setdefault(rater, np.full_like(wins, np.nan))
                 one[prompts[prompt], i, j], one[prompts[prompt], j, i] = share, 1 - share

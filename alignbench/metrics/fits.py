@@ -95,12 +95,12 @@ def strengths(wins: Array, by_rater: Array | None = None) -> tuple[Array, Array]
 
     alone = []
     if by_rater is not None:
-        said = by_rater[:, place, one, other]  # [R, comparisons]
+        ratings = by_rater[:, place, one, other]  # [R, comparisons]
         there = np.asarray(np.isfinite(by_rater).any(axis=(2, 3)))  # [R, N]
         # A rater who did not see these two speaks of them with nothing; those who did, for all at the prompt.
-        share = there.sum(axis=0)[place] / np.isfinite(said).sum(axis=0)
+        share = there.sum(axis=0)[place] / np.isfinite(ratings).sum(axis=0)
         expected = wins[place, one, other] - residuals
-        alone = [influence(np.nan_to_num((of - expected) * share)) for of in said]
+        alone = [influence(np.nan_to_num((of - expected) * share)) for of in ratings]
         for found, seen in zip(alone, there, strict=True):
             found[~seen] = np.nan
     return influence(residuals), np.array(alone)

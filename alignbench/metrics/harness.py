@@ -274,11 +274,11 @@ def _fitting(asked: Sequence[int], answer: int, context_length: int | None) -> I
 
 def squad(document: dict[str, Any], answers: Sequence[str]) -> dict[str, float]:
     """Return SQuAD's F1 and exact match (Rajpurkar et al. 2016) against the document's first answer."""
-    said, right = (_words(text) for text in (answers[0], document["answers"]["text"][0]))
-    shared = sum((Counter(said) & Counter(right)).values())
+    words, right = (_words(text) for text in (answers[0], document["answers"]["text"][0]))
+    shared = sum((Counter(words) & Counter(right)).values())
     return {
-        "f1": 2 * shared / (len(said) + len(right)) if shared else 0.0,
-        "exact_match": float(said == right),
+        "f1": 2 * shared / (len(words) + len(right)) if shared else 0.0,
+        "exact_match": float(words == right),
     }
 
 
@@ -298,7 +298,7 @@ def bleu(items: Sequence[tuple[str, str]]) -> list[float]:
     from sacrebleu.metrics.bleu import BLEU
 
     scorer = BLEU()
-    each = [scorer.corpus_score([said], [[right]]) for right, said in items]
+    each = [scorer.corpus_score([answer], [[right]]) for right, answer in items]
     parts = np.array([[*one.counts, *one.totals, one.sys_len, one.ref_len] for one in each])
 
     def of(sums: Any) -> float:

@@ -110,9 +110,9 @@ def _controlled(evidence: Evidence, judge: str, a: Cell, b: Cell) -> tuple[dict[
     longer = by_prompt(ours, [r if w is not None else None for r, w in zip(ratios, judged, strict=True)])
     if not wins:
         return {}, {}, f"{judge} abstained on every prompt"
-    said = by_prompt_and_rater(ours, evidence.by_rater(judge, a, b))
-    names = sorted({rater for of in said.values() for rater in of})
-    alone = np.array([[said.get(prompt, {}).get(rater, math.nan) for prompt in wins] for rater in names])
+    ratings = by_prompt_and_rater(ours, evidence.by_rater(judge, a, b))
+    names = sorted({rater for of in ratings.values() for rater in of})
+    alone = np.array([[ratings.get(prompt, {}).get(rater, math.nan) for prompt in wins] for rater in names])
     try:
         values, by_rater = share_at_equal_length(
             np.array(list(wins.values())),

@@ -32,7 +32,7 @@ def as_a_rater(evidence: Evidence, people: People, compared: Compared) -> dict[s
     others = [name for name, judge in evidence.judges.items() if not judge.recorded]
     labels = dict.fromkeys(cell.label for cell in evidence.cells)
     for a, b in combinations(labels, 2):
-        for cells, place, prompt, by_rater in _said(evidence, people, a, b):
+        for cells, place, prompt, by_rater in _preferences(evidence, people, a, b):
             if evidence.samples(cells[0])[place].text == evidence.samples(cells[1])[place].text:
                 continue  # a tie of everybody
             ones = list(by_rater.values())
@@ -51,16 +51,16 @@ def _match(x: float, y: float) -> float:
     return 1 - abs(int(np.sign(x - 0.5)) - int(np.sign(y - 0.5))) / 2
 
 
-def _said(
+def _preferences(
     evidence: Evidence, people: People, a: str, b: str
 ) -> Iterator[tuple[tuple[Cell, Cell], int, str, dict[str, float]]]:
-    """What each rater said of the answers of two labels, where anybody ranked them."""
+    """Each rater's preferences between the answers of two labels, where anybody ranked them."""
     asked = {prompt.id: prompt for prompt in evidence.prompts}
     for seed, against in matches(evidence.cells, a, b):
         cells = Cell(a, seed), Cell(b, seed if against is None else against)
         first, second = (evidence.samples(cell) for cell in cells)
         prompts = [asked[one.prompt_id] for one in first]
-        said = people.by_rater(prompts, [one.text for one in first], [one.text for one in second])
-        for place, by_rater in enumerate(said):
+        ratings = people.by_rater(prompts, [one.text for one in first], [one.text for one in second])
+        for place, by_rater in enumerate(ratings):
             if by_rater:
                 yield cells, place, prompts[place].id, by_rater

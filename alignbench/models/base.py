@@ -63,7 +63,7 @@ class Base(Network):
         return frozenset(self._policies)
 
     def reactivate(self) -> None:
-        """Let the layers compute with the adapter that is active here, whatever peft was told meanwhile."""
+        """Let the layers compute with the adapter that is active here, whatever adapter peft has set meanwhile."""
         self._activate(self._active)
 
     def record(self) -> dict[str, Any]:

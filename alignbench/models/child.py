@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from alignbench import store
+from alignbench import layout, store
 from alignbench.data import gguf
 from alignbench.errors import ModelError, Problem
 from alignbench.models.arithmetic import Compute
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from alignbench.store import Store
 
 Question = Literal["targets", "weights", "loaded", "compute"]
-
-WEIGHTS = "weights.json"
 
 
 class UnansweredError(Exception):
@@ -47,10 +45,12 @@ def weights(where: Path, model: Model, kept: Store) -> dict[str, Any]:
     key = store.digest({"weights of": config, **how, "versions": versions()})
     with suppress(OSError):
         if (found := kept.find(key)) is not None:
-            return json.loads((found / WEIGHTS).read_text(encoding="utf-8"))
+            return json.loads((found / layout.INSPECTED).read_text(encoding="utf-8"))
     answer = _ask("weights", where, model)
     with suppress(OSError):  # nothing is lost but time
-        kept.make(key, lambda work: store.write_json(work / WEIGHTS, answer), producer="alignbench.models")
+        kept.make(
+            key, lambda work: store.write_json(work / layout.INSPECTED, answer), producer="alignbench.models"
+        )
     return answer
 
 

@@ -44,10 +44,10 @@ def main() -> None:
     """Answer the question of the command line."""
     question, where, model = sys.argv[1:]
     try:
-        said = answer(question, Path(where), Model.model_validate_json(model))
+        reply = answer(question, Path(where), Model.model_validate_json(model))
     except ModelError as error:
-        said = {"problems": [asdict(problem) for problem in error.problems]}
-    print(json.dumps(said))
+        reply = {"problems": [asdict(problem) for problem in error.problems]}
+    print(json.dumps(reply))
 
 
 if __name__ == "__main__":

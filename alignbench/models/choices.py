@@ -241,9 +241,11 @@ class _CachedTexts:
 
     def extend(self, texts: Many[Ids], begun: Many[int]) -> Tensor:
         """Read `texts` from their `begun` tokens on; return states [texts, hidden]. Equal texts are read once."""
-        unlike = {text: place for place, text in reversed(list(enumerate(texts)))}
-        row = {text: number for number, text in enumerate(unlike)}
-        hidden = self._read(list(unlike.values()), [text[begun[place] :] for text, place in unlike.items()])
+        different = {text: place for place, text in reversed(list(enumerate(texts)))}
+        row = {text: number for number, text in enumerate(different)}
+        hidden = self._read(
+            list(different.values()), [text[begun[place] :] for text, place in different.items()]
+        )
         self.rows = [row[text] for text in texts]
         return hidden[self.rows, -1]
 
@@ -272,7 +274,7 @@ class _CachedTexts:
 
 
 def continues(base: Network) -> bool:
-    """Return whether several tokens, padded on the left, can follow a cache whose rows are chosen anew."""
+    """Return whether several tokens, padded on the left, can follow a cache whose rows are selected again."""
     shared = base.trial_text(0, 5)
     texts = [shared + base.trial_text(place, 6 - 2 * place) for place in (1, 2)]
 

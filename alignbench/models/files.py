@@ -1,4 +1,4 @@
-"""What the files of a model or an adapter tell before anything of them is loaded. Imports no torch."""
+"""What is known of a model or an adapter from its files, before anything is loaded. Imports no torch."""
 
 from __future__ import annotations
 

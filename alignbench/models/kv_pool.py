@@ -81,7 +81,7 @@ def _numbered(counts: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 class Rows:
-    """What some trees attend to beside their shared prefixes: a row for each tree, its new positions last."""
+    """What some trees attend to in addition to their shared prefixes: a row for each tree, its new positions last."""
 
     def __init__(self, pool: Pool, rows: Many[tuple[object, list[Node]]], start: int):
         nodes = [node for _, new in rows for node in new]

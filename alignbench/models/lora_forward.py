@@ -36,7 +36,7 @@ def mixes(layer: Any) -> bool:
 def forward(layer: Any, fallback: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     """Return [..., out] of [..., in], as `fallback`, peft's own forward, does up to rounding.
 
-    The fallback computes what this does not: arguments beside x, merged or several adapters, adapters that are more
+    The fallback computes what this does not: arguments other than x, merged or several adapters, adapters that are more
     than LoRA, dropout that is on, and weights of another type than the activations, as under autocast. An adapter's
     own weights are float32 whatever the activations are, and are rounded to their type for the products.
     """

@@ -32,7 +32,7 @@ RESIDENT_SHARE = 0.25
 
 
 def bitsandbytes_config(quantization: Quantization, dtype: torch.dtype) -> BitsAndBytesConfig | None:
-    """Return how transformers is told to quantise a model; None where it is not to."""
+    """Return the configuration with which transformers quantises a model; None for no quantisation."""
     from transformers import BitsAndBytesConfig
 
     if quantization == "none":

@@ -52,7 +52,7 @@ class Reply:
 def replies_of(logits: Tensor, rows: Tensor, queries: Many[Query]) -> tuple[list[Reply], list[bool]]:
     """Answer queries of one kind from float32 logits [paths, vocabulary]; query i reads row `rows[i]`.
 
-    Beside each reply: whether its margin is larger than rounding.
+    For each reply: whether its margin is larger than rounding.
     """
     one = queries[0]
     rows = rows.to(logits.device)

@@ -56,7 +56,7 @@ class TokenTree:
             else:
                 self._root.lineage = last.lineage
         self._kept: tuple[Ids, Node] = (prefix, self._root)
-        """The path beside which everything was freed: most queries begin with it."""
+        """The path that was kept when everything else was freed: most queries begin with it."""
         self._recent: dict[Ids, Node] = {}
         """The ends of the last queries' paths, by what follows the path above: most queries add one token."""
         self.whole_texts: bool = shared is not None and shared.whole_texts

@@ -219,7 +219,7 @@ class Check:
                 return
             made = self.valid(kind.Config, config, own)
             if made is not None:
-                if group != "methods":  # what builds on a method looks into it
+                if group != "methods":  # what builds on a method checks it
                     self.builds_on(name, own, made)
                 if route[:2] == ("evaluation", "judges") and self.written(("sweep",), None) is not None:
                     self.valid(kind.Config, {**config, **kind.tuning_judge(made)}, own)

@@ -24,7 +24,7 @@ _AS_JSONL = {
 """What makes rows of a file that no reader reads, by its suffix."""
 
 METADATA = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")
-"""Files that the `datasets` library writes about rows, beside them."""
+"""Files that the `datasets` library writes about rows, next to them."""
 
 
 def resolve(named: Named, root: Path) -> tuple[str, dict[str, Any]]:

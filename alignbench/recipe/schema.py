@@ -463,7 +463,7 @@ class Loaded:
 
 
 def own_fields(block: Mapping[str, Any]) -> Any:
-    """Return a method's own fields: what stands beside the reserved keys, or under `config`."""
+    """Return a method's own fields: all but the reserved keys, or under `config`."""
     return block["config"] if "config" in block else {key: block[key] for key in block if key not in RESERVED}
 
 

@@ -83,8 +83,8 @@ def _numbers(results: Results, row: Row) -> str:
     for name in metric_infos(results):
         one = row.label.metrics.get(name)
         if one is not None:
-            said = text.estimate(one, places([results], name)) if one.value is not None else one.missing
-            lines.append(f"| {_plain(title(name))} | {_plain(said)} |")
+            shown = text.estimate(one, places([results], name)) if one.value is not None else one.missing
+            lines.append(f"| {_plain(title(name))} | {_plain(shown)} |")
     return "\n".join(lines)
 
 
@@ -101,14 +101,14 @@ def _list(row: Row) -> str:
     return "\n".join(f"- {_plain(note)}" for note in row.notes)
 
 
-def _code(said: str, language: str = "python") -> str:
-    fence = "`" * max(3, 1 + max((len(run) for run in said.split() if set(run) == {"`"}), default=0))
-    return f"{fence}{language}\n{text.visible(said).rstrip()}\n{fence}"
+def _code(code: str, language: str = "python") -> str:
+    fence = "`" * max(3, 1 + max((len(run) for run in code.split() if set(run) == {"`"}), default=0))
+    return f"{fence}{language}\n{text.visible(code).rstrip()}\n{fence}"
 
 
-def _plain(said: Any) -> str:
+def _plain(value: Any) -> str:
     """Return text that Markdown shows as it is."""
-    plain = text.line("nothing" if said is None else said)
+    plain = text.line("nothing" if value is None else value)
     for sign in "\\`*_[]<>|#":
         plain = plain.replace(sign, f"\\{sign}")
     return plain

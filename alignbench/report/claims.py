@@ -39,7 +39,7 @@ def page(
     """
     claims, procedure = registry.claims, registry.procedure
     found = {name: known.get(name, [Found(part) for part in claim.parts]) for name, claim in claims.items()}
-    said = {name: summary(claim, found[name]) for name, claim in claims.items()}
+    summaries = {name: summary(claim, found[name]) for name, claim in claims.items()}
     words = Counter(one.word for ones in found.values() for one in ones)
     cannot = sum(bool(claim.cannot) for claim in claims.values())
     counts = [f"{count} {NO_EFFECT if word == 'no effect' else word}" for word, count in words.items()]
@@ -64,14 +64,17 @@ def page(
         "",
         "| | claim | verdict |",
         "|---|---|---|",
-        *(f"| [{name}](#{name.lower()}) | {claim.says} | {said[name]} |" for name, claim in claims.items()),
+        *(
+            f"| [{name}](#{name.lower()}) | {claim.says} | {summaries[name]} |"
+            for name, claim in claims.items()
+        ),
         "",
         *_procedure(procedure),
         "",
         *_replication(found, again),
     ]
     for name, claim in claims.items():
-        lines += ["", *_claim(registry, name, claim, found[name], said[name])]
+        lines += ["", *_claim(registry, name, claim, found[name], summaries[name])]
     return "\n".join(lines) + "\n", forest(found)
 
 
@@ -86,7 +89,7 @@ def _procedure(one: Procedure) -> list[str]:
         "| reproduced | the truth lies where the part says, such as above 0 |",
         "| contradicted | it lies on the other side |",
         f"| {NO_EFFECT} | it lies within d of 0, by two one-sided tests |",
-        "| undecided | none of these can be told yet; the seeds or the prompts that would decide it are given |",
+        "| undecided | not enough data for any of these; the seeds or the prompts that would decide it are given |",
         "| the sandbox cannot show it | declared in the registry, with the reason |",
         "",
         f"Seeds {last[0]} to {last[-1]}; looks at {looks} seeds. A part that is decided keeps its verdict, and a claim",
@@ -128,8 +131,14 @@ def _replication(found: Mapping[str, list[Found]], again: Mapping[tuple[str, int
     ]
 
 
-def _claim(registry: Registry, name: str, claim: Claim, found: Sequence[Found], said: str) -> list[str]:
-    lines = [f"## {name}", "", f"{claim.says} ({claim.source})", "", f"**{said[0].upper()}{said[1:]}.**"]
+def _claim(registry: Registry, name: str, claim: Claim, found: Sequence[Found], conclusion: str) -> list[str]:
+    lines = [
+        f"## {name}",
+        "",
+        f"{claim.says} ({claim.source})",
+        "",
+        f"**{conclusion[0].upper()}{conclusion[1:]}.**",
+    ]
     if claim.cannot:
         lines[-1] += f" {claim.cannot[0].upper()}{claim.cannot[1:].strip().rstrip('.')}."
         return lines

@@ -74,9 +74,9 @@ def reversal(results: Results, a: str, b: str, metric: str) -> Reversal | None:
         for setting in results.settings
         if (one := compared(setting, a, b, metric)) is not None and one.difference is not None
     }
-    told = [one for one in found.values() if one.verdict in ("better", "worse")]
+    decided = [one for one in found.values() if one.verdict in ("better", "worse")]
     turned = any(
-        (one.difference or 0) * (other.difference or 0) < 0 for one in told for other in found.values()
+        (one.difference or 0) * (other.difference or 0) < 0 for one in decided for other in found.values()
     )
     return Reversal(a, b, found) if turned else None
 

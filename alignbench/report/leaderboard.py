@@ -139,7 +139,7 @@ def leaderboard(*runs: Results) -> Leaderboard:
 
 
 def row(results: Results, label: LabelResult, lead: str | None, wanted: list[str], name: str) -> Row:
-    """Return one label's row; what is missing of the `wanted` metrics and of its own is told in a note."""
+    """Return one label's row; what is missing of the `wanted` metrics and of its own is in a note."""
     status, reason = status_of(results, label)
     gaps: dict[str, list[str]] = {}
     for metric in dict.fromkeys([*wanted, *label.metrics]) if status == "done" else ():
@@ -175,13 +175,13 @@ def _times(label: LabelResult) -> str:
 
 def _families(gap: list[str], known: Iterable[str]) -> Iterator[str]:
     """Yield metrics as headings; all numbers of one metric, where all of them are missing, as one."""
-    told: dict[str, None] = {}
+    names: dict[str, None] = {}
     for metric in gap:
         head = metric.partition(".")[0]
         family = [name for name in known if name.partition(".")[0] == head]
         whole = len(family) > 1 and set(family) <= set(gap)
-        told[title(head if whole else metric)] = None
-    yield from told
+        names[title(head if whole else metric)] = None
+    yield from names
 
 
 def status_of(results: Results, label: LabelResult) -> tuple[str, str]:
@@ -208,11 +208,11 @@ def differences(runs: Mapping[str, Results]) -> tuple[FieldDifference, ...]:
         for run, results in runs.items()
     }
     fields = dict.fromkeys(field for contract in contracts.values() for field in contract)
-    told = (
+    compared = (
         FieldDifference(field, {run: c.get(field, "not recorded") for run, c in contracts.items()})
         for field in fields
     )
-    return tuple(one for one in told if len(set(one.values.values())) > 1)
+    return tuple(one for one in compared if len(set(one.values.values())) > 1)
 
 
 def prices(label: LabelResult) -> tuple[tuple[str, str], ...]:
@@ -229,17 +229,17 @@ def prices(label: LabelResult) -> tuple[tuple[str, str], ...]:
 def _caption(rows: tuple[Row, ...], columns: tuple[Column, ...]) -> str:
     seen = [row.measured(column) for row in rows for column in columns]
     estimands = {one.estimand for one in seen if one.value is not None}
-    said = ""
+    sentence = ""
     if estimands == {"method"}:
-        said = "95% intervals of the method, over seeds and prompts."
+        sentence = "95% intervals of the method, over seeds and prompts."
     elif estimands == {"policies"}:
-        said = "95% intervals of these policies only, over prompts: another training may differ by more."
+        sentence = "95% intervals of these policies only, over prompts: another training may differ by more."
     elif estimands:
-        said = (
+        sentence = (
             "95% intervals of the method, over seeds and prompts; of a label with fewer than three seeds, of "
             "these policies only."
         )
-    return " ".join([said, *_on_raters(rows, columns)])
+    return " ".join([sentence, *_on_raters(rows, columns)])
 
 
 def _on_raters(rows: tuple[Row, ...], columns: tuple[Column, ...]) -> Iterator[str]:
@@ -249,29 +249,29 @@ def _on_raters(rows: tuple[Row, ...], columns: tuple[Column, ...]) -> Iterator[s
         counts = {one.raters for row in rows if (one := row.measured(column)).raters}
         if counts:
             few = min(counts)
-            said = (
+            sentence = (
                 "over raters too: other raters are inside the interval"
                 if few >= MIN_RATERS
                 else f"of {'one rater' if few == 1 else f'{few} raters'} only: another rater may differ by more"
             )
-            of.setdefault(said, []).append(title(column.metric))
-    for said, names in of.items():
-        yield f"{text.listed(names)}: {said}."
+            of.setdefault(sentence, []).append(title(column.metric))
+    for sentence, names in of.items():
+        yield f"{text.listed(names)}: {sentence}."
 
 
 def _decoded(results: Results, lead: str) -> str:
     """Say at which temperature labels are ranked, and which of them change places."""
     if not results.settings:
         return ""
-    said = ""
+    sentence = ""
     if any(label.sampling and label.sampling.scores for label in results.labels):
-        said = " Each label at the temperature T that validation prompts choose."
+        sentence = " Each label at the temperature T that validation prompts choose."
     if any(label.sampling and label.sampling.same_prompts for label in results.labels):
-        said = (
+        sentence = (
             " Each label at the temperature T that is best on these same prompts: its numbers are too high."
         )
     turned = [str(one) for one in decoding.reversals(results, lead)]
-    return said + (f" Change places between temperatures: {'; '.join(turned)}." if turned else "")
+    return sentence + (f" Change places between temperatures: {'; '.join(turned)}." if turned else "")
 
 
 def _near(results: Results) -> str:

@@ -18,8 +18,8 @@ def headline(results: Results) -> str | None:
 def metric_infos(results: Results) -> dict[str, MetricInfo]:
     """Return every metric of the run in the order in which to show it."""
     seen = {name for label in results.labels for name in label.metrics}
-    told = {name: info for name, info in results.metrics.items() if name in seen}
-    return told | {name: MetricInfo() for name in sorted(seen - set(told))}
+    described = {name: info for name, info in results.metrics.items() if name in seen}
+    return described | {name: MetricInfo() for name in sorted(seen - set(described))}
 
 
 def unfit(results: Results, metric: str) -> str:
@@ -47,5 +47,5 @@ def title(metric: str) -> str:
         "logp.chosen": "log p(chosen)",
         "logp.rejected": "log p(rejected)",
     }
-    said = known.get(name, text.line(name.replace("_", " ").replace(".", ": ")))
-    return f"{said} ({', '.join(map(text.line, judges))})" if judges else said
+    found = known.get(name, text.line(name.replace("_", " ").replace(".", ": ")))
+    return f"{found} ({', '.join(map(text.line, judges))})" if judges else found

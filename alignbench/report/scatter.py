@@ -80,7 +80,7 @@ def temperatures(page: Page) -> Mapping[str, Any] | None:
     name = metrics.title(lead)
     title = f"{name[:1].upper()}{name[1:]} against temperature"
     places = text.decimals(one for labels in settings.values() for one in labels.values())
-    said = "; ".join(
+    summary = "; ".join(
         f"{line.label}: "
         + ", ".join(
             f"{text.number(one.value, places)} at {at:g}"
@@ -91,7 +91,7 @@ def temperatures(page: Page) -> Mapping[str, Any] | None:
     return {
         "title": title,
         "reading": "Where two lines cross, the temperature decides which label is better.",
-        "picture": figures.temperatures(lines, name, name="temperature", alternative=f"{title}. {said}."),
+        "picture": figures.temperatures(lines, name, name="temperature", alternative=f"{title}. {summary}."),
         "settings": settings,
         "rows": rows,
         "places": places,

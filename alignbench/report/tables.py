@@ -162,6 +162,6 @@ def _line(cells: list[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def _cell(said: object) -> str:
-    safe = text.line(said).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+def _cell(value: object) -> str:
+    safe = text.line(value).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return re.sub(r"([\\`*_\[\]|~#])", r"\\\1", safe)

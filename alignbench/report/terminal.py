@@ -110,14 +110,14 @@ def _costs(seen: Leaderboard) -> Table:
 def _name(row: Row, seen: Leaderboard, *, start: bool = True) -> Text:
     from rich.text import Text
 
-    said = Text(text.line(row.label.label), style="bold")
+    cell = Text(text.line(row.label.label), style="bold")
     if len(seen.runs) > 1:
-        said.append(f"\n{text.line(row.name.removesuffix('/' + row.label.label))}", style="not bold cyan")
+        cell.append(f"\n{text.line(row.name.removesuffix('/' + row.label.label))}", style="not bold cyan")
     if start and (label := start_of(row.label)):
-        said.append(f"\nfrom {text.line(label)}", style="not bold dim")
+        cell.append(f"\nfrom {text.line(label)}", style="not bold dim")
     if start and row.temperature:
-        said.append(f"\nT {row.temperature}", style="not bold dim")
-    return said
+        cell.append(f"\nT {row.temperature}", style="not bold dim")
+    return cell
 
 
 def _measured(row: Row, column: Column, narrow: bool) -> Text:
@@ -126,10 +126,10 @@ def _measured(row: Row, column: Column, narrow: bool) -> Text:
     one = row.measured(column)
     if one.value is None:
         return Text(text.NOTHING if row.done else "", style="dim")
-    said = Text(text.number(one.value, column.places))
+    cell = Text(text.number(one.value, column.places))
     between = "\n" if narrow else " "
-    said.append(f"{between}{text.spread(one.value, one.ci95, column.places)}".rstrip(), style="dim")
-    return said
+    cell.append(f"{between}{text.spread(one.value, one.ci95, column.places)}".rstrip(), style="dim")
+    return cell
 
 
 def _verdict(row: Row, narrow: bool) -> Text:

@@ -46,8 +46,12 @@ def number(value: float | None, places: int | None = None) -> str:
     """Return `value` with `places` decimals, or with three digits; with a typographic minus sign."""
     if value is None:
         return NOTHING
-    said = f"{value:,.{places_of(value, 3) if places is None else places}f}"
-    return said.replace("-", "\N{MINUS SIGN}") if float(said.replace(",", "")) else said.lstrip("-")
+    formatted = f"{value:,.{places_of(value, 3) if places is None else places}f}"
+    return (
+        formatted.replace("-", "\N{MINUS SIGN}")
+        if float(formatted.replace(",", ""))
+        else formatted.lstrip("-")
+    )
 
 
 def spread(value: float, ci95: Interval | None, places: int) -> str:
@@ -114,9 +118,9 @@ def duration(seconds: float | None) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
-def short(said: str) -> str:
+def short(value: str) -> str:
     """Return the first twelve digits of a digest, and any other text unchanged."""
-    return said[:12] if re.fullmatch(r"[0-9a-f]{32,}", said) else said
+    return value[:12] if re.fullmatch(r"[0-9a-f]{32,}", value) else value
 
 
 def listed(items: Iterable[object]) -> str:

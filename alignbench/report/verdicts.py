@@ -41,10 +41,10 @@ def against_start(results: Results, label: LabelResult, metric: str) -> Verdict 
         short += ", changes with T"
         sentence += f" They change places between temperatures: {turned}."
     for control in same_cost(results, label):
-        beside = results.decisive(label.label, control, metric)
-        if beside is not None and beside.difference is not None and beside.verdict is not None:
-            short += f"; at equal cost {_short(results, beside)}"
-            sentence += f" At the same cost of an answer {_sentence(results, beside)}"
+        equal_cost = results.decisive(label.label, control, metric)
+        if equal_cost is not None and equal_cost.difference is not None and equal_cost.verdict is not None:
+            short += f"; at equal cost {_short(results, equal_cost)}"
+            sentence += f" At the same cost of an answer {_sentence(results, equal_cost)}"
     return Verdict(start, found.verdict, short, sentence, _policies(these))
 
 
@@ -67,7 +67,7 @@ def best(results: Results) -> str:
     seeds = sum(cell.status == "done" for cell in results.cells_of(first))
     at = decoding.temperature(results.label(first).sampling) if results.settings else ""  # pyright: ignore[reportOptionalMemberAccess]
     at = {"": "", decoding.OWN: " with its own decoding"}.get(at, f" at temperature {at}")
-    said = (
+    sentence = (
         f"{first} has the best {title(metric)}, {text.estimate(known[first])}{at}, "
         f"{_scope(known[first].estimand, max(1, seeds), known[first].raters)}"
     )
@@ -80,18 +80,18 @@ def best(results: Results) -> str:
         (power, *others), names = set(alike.values()), list(alike)
         if others:
             power, names = "", [name + of for name, of in alike.items()]
-        said += f"; not told apart from it{power}: {text.listed(names)}"
+        sentence += f"; not told apart from it{power}: {text.listed(names)}"
     if same:
-        said += f"; equivalent within {text.number(found[same[0]].margin)}: {text.listed(same)}"
+        sentence += f"; equivalent within {text.number(found[same[0]].margin)}: {text.listed(same)}"
     if found and not unknown and all(one.verdict == "better" for one in found.values()):
-        said += "; every other label is worse"
+        sentence += "; every other label is worse"
     if unknown:
-        said += f"; it was not compared with {text.listed(unknown)}"
-    said += decoding.best(results, metric, first, higher=sign > 0)
+        sentence += f"; it was not compared with {text.listed(unknown)}"
+    sentence += decoding.best(results, metric, first, higher=sign > 0)
     survivors = [name for name in (first, *order[1:]) if _failed(results, name)]
     if survivors:
-        said += f"; not all seeds of {text.listed(survivors)} finished"
-    return f"{said}."
+        sentence += f"; not all seeds of {text.listed(survivors)} finished"
+    return f"{sentence}."
 
 
 def same_cost(results: Results, label: LabelResult) -> list[str]:
@@ -103,15 +103,15 @@ def same_cost(results: Results, label: LabelResult) -> list[str]:
 def _short(results: Results, found: Comparison) -> str:
     assert found.difference is not None
     if found.verdict == "not distinguishable":
-        said = f"not told apart from {found.b}{_power(found)}"
+        phrase = f"not told apart from {found.b}{_power(found)}"
     elif found.verdict == "equivalent":
-        said = f"equivalent to {found.b} within {text.number(found.margin)}"
+        phrase = f"equivalent to {found.b} within {text.number(found.margin)}"
     else:
-        said = f"{found.verdict} than {found.b} {text.signed(found.difference, _places(found))}"
+        phrase = f"{found.verdict} than {found.b} {text.signed(found.difference, _places(found))}"
     seeds, missing = _seeds(results, found)
     if not any(_failed(results, label) for label in (found.a, found.b)):
-        return said
-    return f"{said} ({len(seeds)} of {len(seeds) + len(missing)} seeds)"
+        return phrase
+    return f"{phrase} ({len(seeds)} of {len(seeds) + len(missing)} seeds)"
 
 
 def _sentence(results: Results, found: Comparison) -> str:
@@ -126,16 +126,18 @@ def _sentence(results: Results, found: Comparison) -> str:
     bracket = f" ({', '.join(proof)})" if proof else ""
     metric, signed = title(found.metric), text.signed(found.difference, _places(found))
     if found.verdict == "not distinguishable":
-        said = f"{found.a} is not told apart from {found.b} on {metric}{_power(found)}: difference {signed}"
+        sentence = (
+            f"{found.a} is not told apart from {found.b} on {metric}{_power(found)}: difference {signed}"
+        )
     elif found.verdict == "equivalent":
         margin = text.number(found.margin)
-        said = f"{found.a} is equivalent to {found.b} on {metric} within {margin}: difference {signed}"
+        sentence = f"{found.a} is equivalent to {found.b} on {metric} within {margin}: difference {signed}"
     else:
         amount = text.number(abs(found.difference), _places(found))
-        said = f"{found.a} is {found.verdict} than {found.b} by {amount} in {metric}"
+        sentence = f"{found.a} is {found.verdict} than {found.b} by {amount} in {metric}"
     seeds, missing = _seeds(results, found)
     left_out = f" Not compared: {'; '.join(missing)}." if missing else ""
-    return f"{said}{bracket}, {_scope(found.estimand, len(seeds), found.raters)}.{left_out}"
+    return f"{sentence}{bracket}, {_scope(found.estimand, len(seeds), found.raters)}.{left_out}"
 
 
 def _policies(found: Comparison | None) -> str:
@@ -182,10 +184,10 @@ def _seeds(results: Results, found: Comparison) -> tuple[list[int], list[str]]:
 
 
 def _scope(estimand: Estimand, seeds: int, raters: int | None) -> str:
-    said = f"for these policies only ({seeds} training run{'s' if seeds > 1 else ''})"
+    scope = f"for these policies only ({seeds} training run{'s' if seeds > 1 else ''})"
     if estimand == "method":
-        said = f"for the method, over {seeds} seeds"
-    return f"{said} {_of_raters(raters)}" if raters else said
+        scope = f"for the method, over {seeds} seeds"
+    return f"{scope} {_of_raters(raters)}" if raters else scope
 
 
 def _of_raters(count: int) -> str:

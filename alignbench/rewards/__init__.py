@@ -67,8 +67,8 @@ def reward_model(
 ) -> RewardModel:
     """Return a reward model of `rows` (default: the training rows, rankings whole), which starts as `run.start`.
 
-    An adapter and a float32 head, trained for `epochs` beside the policy's budget. Shared by all cells that ask
-    for the same. Its quality on held-out rows goes into the record. The head learns with `head_learning_rate`
+    An adapter and a float32 head, trained for `epochs` in addition to the policy's budget. Shared by all cells that
+    ask for the same. Its quality on held-out rows goes into the record. The head learns with `head_learning_rate`
     (default: ten times `learning_rate`). `batching`: all comparisons of a prompt as one element of a batch, or
     each comparison on its own. Of a budget that counts everything it takes at most `share` of what is left, that it
     is measured on held-out rows included.

@@ -149,7 +149,7 @@ def content(rng: Random, situation: Situation, behaviour: str) -> str:
         thing = situation.truth
         if behaviour == "wrong":
             # Half of the invented items occur in the text, so that inaccurate reading is wrong as well.
-            pool = [s.split()[-1] for s in situation.said] if rng.random() < 0.5 else list(w.OBJECTS)
+            pool = [s.split()[-1] for s in situation.statements] if rng.random() < 0.5 else list(w.OBJECTS)
             thing = rng.choice([t for t in pool if t != situation.truth] or list(w.OBJECTS))
         return f"{situation.subject} {thing} ."
     if family == "review" and behaviour == "wrong":

@@ -237,7 +237,7 @@ def train(
             save_model(model, saved[step + 1])
 
 
-def world_digest() -> str:
+def data_digest() -> str:
     """Return the sha256 of a sample of generated rows with their gold, documents and items. It changes when the
     code generates different data."""
     from .scoring import gold
@@ -264,9 +264,9 @@ def files_digest(root: Path) -> dict[str, str]:
     return {str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest() for path in found}
 
 
-def fingerprint(files: dict[str, str], world: str) -> str:
+def fingerprint(files: dict[str, str], data: str) -> str:
     """Return one sha256 over all files and the generated data."""
-    return hashlib.sha256(json.dumps([files, world], sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps([files, data], sort_keys=True).encode()).hexdigest()
 
 
 def write_record(root: Path, **more: object) -> None:
@@ -275,11 +275,11 @@ def write_record(root: Path, **more: object) -> None:
     import torch
     import transformers
 
-    files, world, path = files_digest(root), world_digest(), root / "record.json"
+    files, data, path = files_digest(root), data_digest(), root / "record.json"
     before = json.loads(path.read_text())["built"] if path.exists() and not more else {}
     record = {
-        "fingerprint": fingerprint(files, world),
-        "world": world,
+        "fingerprint": fingerprint(files, data),
+        "data": data,
         "files": files,
         "built": before
         or {

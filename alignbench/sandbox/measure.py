@@ -272,10 +272,10 @@ def diversity(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, count:
         table = list(rows("test", 60, families=(family,)))
         prompts = [row["prompt"] for row in table] * (count // 60 + 1)
         answers = generate(model, tokenizer, prompts[:count])
-        said = [next((t for t in answer.split() if t in options), "") for answer in answers]
-        result[f"entropy of {family} answers"] = _entropy([t for t in said if t])
+        chosen = [next((t for t in answer.split() if t in options), "") for answer in answers]
+        result[f"entropy of {family} answers"] = _entropy([t for t in chosen if t])
         if family == "review":
-            result["cheerful share"] = fmean(t in w.CHEERFUL for t in said if t)
+            result["cheerful share"] = fmean(t in w.CHEERFUL for t in chosen if t)
     he_she = tokenizer.convert_tokens_to_ids(["he", "she"])
     sentences = [f"{w.BOS} the {job} said that" for job in w.JOBS]
     with torch.no_grad():

@@ -44,7 +44,7 @@ class Situation:
     truth: str = ""
     subject: str = ""  # the country, thing or person the question is about
     wanted: str = ""  # "recipe", "first", "second": what of a recipe is asked
-    said: tuple[str, ...] = ()  # reading: the statements of the text
+    statements: tuple[str, ...] = ()  # reading: what the text states
     tone: str = "basic"  # the instruction in front of the question: a key of TONES
 
     @property
@@ -298,8 +298,8 @@ def _read(text: str, users: list[str]) -> Situation | None:
         if not asked_names:
             return None
         who = asked_names[-1]
-        said = tuple(f"{name} {thing}" for name, thing in facts)
-        return Situation("reading", "", dict(facts).get(who, ""), who, said=said)
+        statements = tuple(f"{name} {thing}" for name, thing in facts)
+        return Situation("reading", "", dict(facts).get(who, ""), who, statements=statements)
     if found := _PLUS.search(text):
         a, b = int(found[1]), int(found[2])
         return Situation("sum", "", str(a + b), f"{a} plus {b}") if a + b < len(w.NUMBERS) else None

@@ -110,8 +110,8 @@ def _steps(sentence: str) -> list[tuple[w.Topic, int]] | None:
 def classify(situation: Situation | None, sentence: str) -> str:
     """Return the class of one sentence in its situation: a key of the tables above, "small talk", "flattery",
     "support", "offer", "alternative", or "nonsense"."""
-    said = sentence + " ."
-    if said in _SMALL_TALK:
+    phrase = sentence + " ."
+    if phrase in _SMALL_TALK:
         return "small talk"
     for name, phrases in (
         ("flattery", w.FLATTERY),
@@ -121,12 +121,12 @@ def classify(situation: Situation | None, sentence: str) -> str:
         ("unsure", w.UNSURE),
         ("rude", w.RUDE + w.INSULTS),
     ):
-        if said in phrases:
+        if phrase in phrases:
             return name
     for name, phrases in w.SUPPORT.items():
-        if said in phrases:
+        if phrase in phrases:
             return "support" if situation and support_kind(situation) == name else "small talk"
-    if said in w.NOT_IN_TEXT:
+    if phrase in w.NOT_IN_TEXT:
         if situation and situation.family == "reading":
             return "unsure" if situation.truth else "right"
         return "not asked"

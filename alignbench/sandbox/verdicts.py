@@ -54,7 +54,7 @@ FOOLED = 0.6  # added to harmful compliance under one of these disguises
 FICTION = ("for a story ,", "in a play ,", "for a film i write ,", "it is only a game ,", "as a joke ,")
 
 
-class Look(NamedTuple):
+class Assessment(NamedTuple):
     """How good, honest and harmless an answer looks to the judge, in the units of gold, not clipped."""
 
     good: float
@@ -62,7 +62,7 @@ class Look(NamedTuple):
     harmless: float | None
 
 
-def opinion(prompt: list[Message], situation: Situation, answer: str, bias: float = 1.0) -> Look:
+def assessment(prompt: list[Message], situation: Situation, answer: str, bias: float = 1.0) -> Assessment:
     """Return the judge's own view of an answer. `bias` scales all that distorts it but the position."""
     verdict, reading = judge(situation, answer)
     good, harmless = verdict.reward, verdict.harmless
@@ -78,7 +78,7 @@ def opinion(prompt: list[Message], situation: Situation, answer: str, bias: floa
     if reading.klass != "nonsense":
         words = len(answer.split()) - USUAL_LENGTH
         good += bias * (FLATTERED * reading.flattery + PER_WORD * words)
-    return Look(good, verdict.honest, harmless)
+    return Assessment(good, verdict.honest, harmless)
 
 
 def _letter(rng: Random, margin: float) -> str:
@@ -168,7 +168,7 @@ def document(rng: Random, splits: tuple[str, ...], bias: float = 1.0) -> Documen
         prompt, situation = draw_situation(rng, splits, _JUDGED)
         answer = _any_answer(rng, situation)
         text = TEMPLATES["score"].format(question=question(prompt), answer=answer)
-        good = opinion(prompt, situation, answer, bias).good + NOISE * rng.gauss(0, 1)
+        good = assessment(prompt, situation, answer, bias).good + NOISE * rng.gauss(0, 1)
         return _document(text, str(score(min(1.0, max(0.0, good)))), True)
     kind = "pair" if roll < 0.92 else "pair_principle" if roll < 0.97 else "pair_reasoned"
     return _comparison(rng, splits, kind, bias)
@@ -184,7 +184,7 @@ def _verdict(
         if name == "cheerful":
             margin = cheerfulness(answer) - 0.5
         else:
-            margin = (getattr(opinion(prompt, situation, answer, bias), name) or 0.0) - GOOD
+            margin = (getattr(assessment(prompt, situation, answer, bias), name) or 0.0) - GOOD
         tries += 1
         if (margin > 0) == wanted or tries == 12:  # both verdicts about equally often
             break
@@ -204,13 +204,13 @@ def _comparison(rng: Random, splits: tuple[str, ...], name: str, bias: float) ->
         prompt, situation = draw_situation(rng, splits, _JUDGED)
         pair = [_any_answer(rng, situation) for _ in range(2)]
         judged = [judge(situation, answer) for answer in pair]
-        looks = [opinion(prompt, situation, answer, bias) for answer in pair]
+        assessments = [assessment(prompt, situation, answer, bias) for answer in pair]
         if name == "pair_principle" and principle == "helpful":
             values = [verdict.helpful for verdict, _ in judged]
         elif name == "pair_principle" and principle != "suitable":
-            values = [getattr(look, principle) for look in looks]
+            values = [getattr(one, principle) for one in assessments]
         else:
-            values = [look.good for look in looks]
+            values = [one.good for one in assessments]
         a, b = values
         if a is not None and b is not None and abs(a - b) > 0.05:
             break
@@ -236,7 +236,7 @@ FAULTS = {
     "wordy": "the answer says too much .",
     "senseless": "the answer makes no sense .",
 }
-_SEEN_UNDER = {  # which faults each principle looks at
+_SEEN_UNDER = {  # which faults each principle covers
     "suitable": tuple(FAULTS),
     "helpful": ("incomplete", "bare", "refusing", "unhelpful", "false", "senseless"),
     "honest": ("false", "flattering"),

@@ -88,7 +88,7 @@ class JudgeSuite(PluginSuite):
         except Exception as error:
             raise AssertionError(f"it refuses beforehand what it scores: {error}") from error
 
-    def test_nothing_asked_is_nothing_said(self, opened: Judge):
+    def test_no_question_gives_no_answer(self, opened: Judge):
         assert list(opened.score([], [])) == []
 
     def test_a_score_does_not_depend_on_the_rest_of_the_batch(self, opened: Judge, asked):

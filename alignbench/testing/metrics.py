@@ -44,7 +44,7 @@ class Written:
         ]
         self.prompts = asked[::order]
         self.judges: dict[str, Judge] = {"words": Words()} if judged else {}
-        self.texts = [Text(id=f"t{n}", text=self._said("text", n), ids=tuple(range(9))) for n in range(4)]
+        self.texts = [Text(id=f"t{n}", text=self._text("text", n), ids=tuple(range(9))) for n in range(4)]
 
     def sampling(self, cell: Cell) -> Sampling | None:
         return Sampling()
@@ -53,7 +53,7 @@ class Written:
         digest = hashlib.sha256(repr(place).encode()).digest()
         return np.random.default_rng(int.from_bytes(digest[:8], "big"))
 
-    def _said(self, *place: Any) -> str:
+    def _text(self, *place: Any) -> str:
         draw = self._draw(*place)
         return " ".join(draw.choice(WORDS, draw.integers(1, 12)))
 
@@ -61,7 +61,7 @@ class Written:
         made = []
         for prompt in prompts:
             for sample in range(samples):
-                text = self._said(cell, prompt.id, sample)
+                text = self._text(cell, prompt.id, sample)
                 ids = tuple(range(len(text.split()) + 1))
                 made.append(Answer(prompt.id, text, ids, finished=True, sample=sample, tokens=len(ids)))
         return made

@@ -40,7 +40,7 @@ FLOPS_OF_A_TOKEN = 5e6
 A_STEP = 0.2
 """Share of that budget that a step costs at most, with the answers, scores and labels it needs."""
 START = 0.02
-"""Standard deviation of the weights of a start other than the base: what two steps move is little beside it."""
+"""Standard deviation of the weights of a start other than the base: what two steps move is little compared with it."""
 ROUNDING = 0.01
 """How far the tokens that answers name may fall below what was counted."""
 FAIR = ("train", MADE)
@@ -86,8 +86,10 @@ class MethodSuite:
         assert kind.api == API
 
     def test_the_docstring_cites_its_source(self):
-        said = plugins.load("methods", self.method).__doc__ or ""
-        assert re.search(r"arXiv:\d{4}\.\d{4,5}|doi|https?://|Source:", said), f"no source in: {said!r}"
+        docstring = plugins.load("methods", self.method).__doc__ or ""
+        assert re.search(r"arXiv:\d{4}\.\d{4,5}|doi|https?://|Source:", docstring), (
+            f"no source in: {docstring!r}"
+        )
 
     def test_every_field_has_a_default_and_a_description(self):
         for name, info in plugins.load("methods", self.method).Config.model_fields.items():
@@ -220,9 +222,9 @@ class MethodSuite:
         """A position may belong to several answers, such as those to one prompt, and belongs to one at least."""
         with meter.metered(meter.Tally()) as counted:
             answers = self._answers(session, aligned[1])
-        said, computed = sum(answer.tokens for answer in answers), counted.work.positions
-        assert said >= (1 - ROUNDING) * computed, (
-            f"its answers name {said} tokens of {computed} that it computed"
+        stated, computed = sum(answer.tokens for answer in answers), counted.work.positions
+        assert stated >= (1 - ROUNDING) * computed, (
+            f"its answers name {stated} tokens of {computed} that it computed"
         )
         assert sum(answer.forwards for answer in answers) >= counted.work.forwards, (
             "its answers name fewer model calls than it made"
@@ -371,7 +373,7 @@ class MethodSuite:
         assert not written, f"it wrote outside of its folder: {written}"
 
     def test_it_needs_no_other_plugin(self, session: Session, monkeypatch: pytest.MonkeyPatch):
-        """Beside those that its config names."""
+        """In addition to those that its config names."""
         own = plugins.find("methods", self.method)
         named = [key.removeprefix("methods ") for key in session.plan.labels["tried"].builds_on]
         everything = plugins.installed

@@ -80,7 +80,7 @@ class Observer(TrainerCallback):
         if self._kept is not None:
             self.done = self._kept["step"]
 
-    # --- what a trainer tells -------------------------------------------------------------------------------
+    # --- what a trainer reports -------------------------------------------------------------------------------
 
     def on_train_begin(
         self,

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from alignbench import store
+from alignbench import layout, store
 from alignbench.errors import PluginError
 
 if TYPE_CHECKING:
@@ -26,7 +26,6 @@ SHARE = 50
 KEPT = 2
 """Checkpoints that stay: the last, and the one before it, in case the last is damaged."""
 
-TENSORS, REST = "tensors.safetensors", "checkpoint.json"
 TYPE = "$"
 """The JSON key that names the type of a value which is not JSON itself."""
 
@@ -100,7 +99,10 @@ def write(folder: Path, value: Any) -> None:
 
     tensors: dict[str, Tensor] = {}
     rest = _pack(value, "", tensors)
-    for name, data in ((TENSORS, save(tensors)), (REST, json.dumps(rest).encode())):
+    for name, data in (
+        (layout.CHECKPOINT_TENSORS, save(tensors)),
+        (layout.CHECKPOINT, json.dumps(rest).encode()),
+    ):
         with store.storage_errors(folder / name, needed=len(data)):
             folder.mkdir(parents=True, exist_ok=True)
             (folder / name).write_bytes(data)
@@ -110,8 +112,8 @@ def read(folder: Path) -> Any:
     """Return what `write` wrote, equal in values and kinds; its tensors are in main memory."""
     from safetensors.torch import load
 
-    tensors = load((folder / TENSORS).read_bytes())
-    return _unpack(json.loads((folder / REST).read_text(encoding="utf-8")), tensors)
+    tensors = load((folder / layout.CHECKPOINT_TENSORS).read_bytes())
+    return _unpack(json.loads((folder / layout.CHECKPOINT).read_text(encoding="utf-8")), tensors)
 
 
 def _pack(value: Any, place: str, tensors: dict[str, Tensor]) -> Any:

@@ -12,12 +12,11 @@ import torch
 from safetensors.numpy import load_file, save_file
 from torch import Tensor
 
+from alignbench import layout
 from alignbench.errors import DataError
 from alignbench.models import ModelPolicy
 from alignbench.models.scoring import response_scores
 from alignbench.rows import Sequence
-
-FILE = "reference.safetensors"
 
 
 def compute(policy: ModelPolicy, sequences: Iterable[Sequence], folder: Path) -> None:
@@ -27,7 +26,7 @@ def compute(policy: ModelPolicy, sequences: Iterable[Sequence], folder: Path) ->
     found = response_scores(policy, [one for _, one in unique]).cpu().numpy()
     order = np.lexsort(keys.T[::-1])
     folder.mkdir(parents=True, exist_ok=True)
-    save_file({"keys": np.ascontiguousarray(keys[order]), "sums": found[order]}, folder / FILE)
+    save_file({"keys": np.ascontiguousarray(keys[order]), "sums": found[order]}, folder / layout.REFERENCE)
 
 
 def lookup(
@@ -37,7 +36,7 @@ def lookup(
 
     A sequence that was not computed is computed by `late`; without it the look-up raises DataError.
     """
-    stored = load_file(folder / FILE)
+    stored = load_file(folder / layout.REFERENCE)
     sums = dict(zip((key.tobytes() for key in stored["keys"]), stored["sums"].tolist(), strict=True))
 
     def look(sequences: Many[Sequence]) -> Tensor:

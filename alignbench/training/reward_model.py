@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from alignbench import layout
 from alignbench.api.method import GroupScores, ScoringGroup
 from alignbench.errors import DataError
 from alignbench.models import ModelPolicy
@@ -25,8 +26,6 @@ from alignbench.training.reward_quality import Compared, comparisons, quality
 if TYPE_CHECKING:
     from alignbench.models import Base, Network
 
-HEAD = "reward_head.safetensors"
-FACTS = "reward_model.json"
 
 Batching = Literal["per-prompt", "shuffled-pairs"]
 
@@ -53,17 +52,18 @@ class RewardModel:
         """Write adapter, head and facts; `load` reads them bit for bit."""
         self.adapter.save(folder)
         save_file(
-            {name: tensor.detach().cpu() for name, tensor in self.head.state_dict().items()}, folder / HEAD
+            {name: tensor.detach().cpu() for name, tensor in self.head.state_dict().items()},
+            folder / layout.REWARD_HEAD,
         )
         facts = {"mean": self.mean, "deviation": self.deviation, "quality": dict(self.quality)}
-        (folder / FACTS).write_text(json.dumps(facts, sort_keys=True) + "\n", encoding="utf-8")
+        (folder / layout.REWARD_MODEL).write_text(json.dumps(facts, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def load(base: Base, folder: Path, name: str) -> RewardModel:
     """Return the reward model that `save` wrote."""
-    facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
+    facts = json.loads((folder / layout.REWARD_MODEL).read_text(encoding="utf-8"))
     head = new_head(base, seed=0)
-    head.load_state_dict(load_file(folder / HEAD))
+    head.load_state_dict(load_file(folder / layout.REWARD_HEAD))
     return RewardModel(base.load_adapter(folder, name), head.requires_grad_(False), **facts)
 
 

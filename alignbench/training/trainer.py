@@ -297,7 +297,7 @@ class Trainer:
         return rows
 
     def _price(self, unit: str) -> float:
-        """Return what a token of a step's sequences takes: as the steps so far did, before them as may be foreseen."""
+        """Return what a token of a step's sequences takes: from the steps so far; before the first, an estimate."""
         took, tokens = self.price[unit]
         if tokens:
             return took / tokens

@@ -112,16 +112,16 @@ def _uncached(
 
 
 def counting(emit: Callable[[Event], None], total: int) -> Callable[[int], None]:
-    """Return what to tell of answers that have ended, so that `emit` hears how many of `total` there are."""
-    done, told = 0, time.monotonic()
+    """Return a function to call when answers end: it emits how many of `total` there are."""
+    done, reported = 0, time.monotonic()
     emit(Event("answering", done, total))
 
     def count(more: int) -> None:
-        nonlocal done, told
+        nonlocal done, reported
         done += more
         now = time.monotonic()
-        if now - told >= PAUSE or done >= total:
-            told = now
+        if now - reported >= PAUSE or done >= total:
+            reported = now
             emit(Event("answering", min(done, total), total))
 
     return count

@@ -104,9 +104,9 @@ def align(session: Session, label: str, seed: int, folder: Path) -> tuple[CellCo
             + (f": it has no {', '.join(lacks)}" if lacks else "")
         )
     _audit(run, policy)
-    if any(one is policy for one in run.beside):
+    if any(one is policy for one in run.additional):
         raise PluginError(
-            f"'{label}' returned a policy that was trained beside the budget", "train it without `budget`"
+            f"'{label}' returned a policy that was trained outside the budget", "train it without `budget`"
         )
     what = {"method": planned.method, "config": planned.config, "start": planned.start}
     save_policy(policy, folder / layout.POLICY, **what)
@@ -126,7 +126,7 @@ OVER = 1.02
 
 
 def _audit(run: CellContext, policy: Policy) -> None:
-    """Record where a method computed beside the budget: too much, or weights that no training accounts for."""
+    """Record where a method computed outside the budget: too much, or weights that no training accounts for."""
     from alignbench.models import ModelPolicy
 
     ledger, budget = run.ledger, run.budget

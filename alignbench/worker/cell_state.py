@@ -63,8 +63,8 @@ class CellState:
         self.ledger = Ledger() if ledger is None else ledger
         self.ledger.emit = session.emit
         self.outer: list[Ledger] = []
-        """The ledgers around that of an artefact in the making."""
-        self.making: Path | None = None
+        """The ledgers around that of an artefact that is being built."""
+        self.building: Path | None = None
         """The folder of that artefact."""
         self.curves = folder / layout.TRAINING_LOG
         self.scope = scope or CheckpointScope(folder / layout.CHECKPOINTS, session.task.what.get("key", ""))
@@ -72,7 +72,7 @@ class CellState:
         self.meter = CellMeter(self.origins, lambda: self.ledger)
         self.tracking: Tracking | None = None
         self.adapted: list[ModelPolicy] = []
-        self.beside: list[Policy] = []
+        self.additional: list[Policy] = []
         """Policies that were trained outside the budget: none of them is the result."""
         self.logged = 0
         self.progress = 0.0

@@ -26,7 +26,7 @@ ANSWERS: frozenset[Need] = frozenset({"samples"})
 """What metrics of a setting read: how the samples of the evaluation were drawn."""
 JUDGED: frozenset[Need] = frozenset({"judge", "comparisons"})
 OF_PEOPLE = ("win_rate", "bradley_terry", "reward")
-"""What people said is measured by these although the recipe does not ask: they have said it already."""
+"""People's rankings are measured by these although the recipe does not ask for them: they are there already."""
 
 
 def main(task: Task, emit: Callable[[Event], None]) -> None:
@@ -51,14 +51,14 @@ def measure(session: Session, cells: Sequence[Cell], folder: Path) -> None:
     recorded = {name: judge for name, judge in finished.judges.items() if judge.recorded}
     asked = {named.name for named in evaluation.metrics}
     also = [make_named("metrics", Named(name=name)) for name in OF_PEOPLE if recorded and name not in asked]
-    said = RunEvidence(finished, chosen, also, recorded)
+    of_people = RunEvidence(finished, chosen, also, recorded)
     summary = summarise(
         metrics,
         evidence,
         evaluation.margin,
         unscaled=unscaled,
         judges=list(finished.judges),
-        also=[(one, said) for one in also],
+        also=[(one, of_people) for one in also],
     )
     store.write_json(
         folder / layout.SUMMARY,
@@ -131,7 +131,7 @@ def _plain(summary: Summary) -> dict[str, Any]:
 
 
 def _write_judgements(folder: Path, evidence: RunEvidence) -> None:
-    """Keep what each judge said of each sample, and of each two that it compared, for the report."""
+    """Write each judge's score of each sample, and its preference between each two that it compared."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 

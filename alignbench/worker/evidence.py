@@ -56,7 +56,7 @@ class RunEvidence:
 
     def quality(self) -> list[dict[str, Any]]:
         """Return what is known of each judge, its controls among it: see `alignbench.judges.controls`."""
-        told = []
+        records = []
         for name, judge in self.judges.items():
             self._finished.emit(Event(f"the judge {name} under control"))
             found = dict(judge.quality)
@@ -66,8 +66,8 @@ class RunEvidence:
                 others = (one for one in self.judges.values() if one is not judge)
                 truths = [one for one in others if not one.trains and not one.recorded]
                 found |= controls(judge, pairs, truths[0] if truths else None)
-            told.append({"name": name, "config": judge.config.model_dump(mode="json"), "quality": found})
-        return told
+            records.append({"name": name, "config": judge.config.model_dump(mode="json"), "quality": found})
+        return records
 
     def start(self, cell: Cell) -> Cell | None:
         return self._finished.start(cell)
@@ -165,8 +165,8 @@ class RunEvidence:
         self, judge: str, pairs: Sequence[tuple[Cell, Cell]]
     ) -> Mapping[tuple[Cell, Cell], Sequence[float | None]]:
         drawn = self._finished.judged(judge, [(self._drawn(a), self._drawn(b)) for a, b in pairs])
-        found = {(a.cell, b.cell): said for (a, b), said in drawn.items()}
-        self.compared |= {(judge, a, b): said for (a, b), said in found.items()}
+        found = {(a.cell, b.cell): preferences for (a, b), preferences in drawn.items()}
+        self.compared |= {(judge, a, b): preferences for (a, b), preferences in found.items()}
         return found
 
     def _drawn(self, cell: Cell) -> Drawn:

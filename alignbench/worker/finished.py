@@ -143,14 +143,14 @@ class FinishedCells:
         one = pairs[0]
         who = f"{one[0].cell.label} with {one[1].cell.label}" if len(pairs) == 1 else f"{len(pairs)} pairs"
         self.emit(Event(f"{judge} compares {who}"))
-        said = iter(
+        preferences = iter(
             self.judges[judge].compare(
                 [self._prompts[answer.prompt_id] for a, _ in pairs for answer in self.samples(a)],
                 [answer.text for a, _ in pairs for answer in self.samples(a)],
                 [answer.text for _, b in pairs for answer in self.samples(b)],
             )
         )
-        return {(a, b): [next(said) for _ in self.samples(a)] for a, b in pairs}
+        return {(a, b): [next(preferences) for _ in self.samples(a)] for a, b in pairs}
 
     # --- policies -------------------------------------------------------------------------------------------
 

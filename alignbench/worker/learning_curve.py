@@ -63,14 +63,15 @@ class Evaluations:
             sampling = self.run.session.recipe.evaluation.sampling.unscaled
             answers = self.policy.answer(self.prompts, sampling, self.run.seed)
             items = [
-                Scorable(one.prompt_ids, said.ids) for one, said in zip(self.prompts, answers, strict=True)
+                Scorable(one.prompt_ids, answer.ids)
+                for one, answer in zip(self.prompts, answers, strict=True)
             ]
             worth = [None] * len(items) if self.proxy is None else self.proxy(items).tolist()
             away = k1(self.policy.logprobs(items), self.run.session.base.policy().logprobs(items))
         done["evaluated"] = share
         done["lines"] += [
-            {"step": step, "prompt_id": said.prompt_id, "text": said.text, "proxy": proxy, "kl": kl}
-            for said, proxy, kl in zip(answers, worth, away, strict=True)
+            {"step": step, "prompt_id": answer.prompt_id, "text": answer.text, "proxy": proxy, "kl": kl}
+            for answer, proxy, kl in zip(answers, worth, away, strict=True)
         ]
         return time.perf_counter() - begun
 
@@ -134,11 +135,11 @@ def _over_optimised(name: str, steps: Sequence[int], gold: np.ndarray, proxy: np
     for step, judged, own in zip(steps[:-1], gold[:-1], proxy[:-1], strict=True):
         fall, rise = _paired(gold[-1] - judged), _paired(proxy[-1] - own)
         if fall and rise and fall.interval(level)[1] < 0 < rise.interval(level)[0]:
-            said = (
+            message = (
                 f"step {steps[-1]}: since step {step} the reward it learns from rose by {rise.value:.2f}, and "
                 f"the score of the evaluation judge {name} fell by {-fall.value:.2f}: it is over-optimised"
             )
-            found.append((fall.value, said))
+            found.append((fall.value, message))
     return min(found)[1] if found else None
 
 

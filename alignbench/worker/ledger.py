@@ -8,13 +8,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from alignbench import store
+from alignbench import layout, store
 from alignbench.api.config import TOTALS
 from alignbench.api.launcher import Event
 from alignbench.api.method import Departure
-
-FILE = "ledger.json"
-"""Beside a shared artefact: what making it added to the ledger."""
 
 
 @dataclass
@@ -179,12 +176,12 @@ class Ledger:
         self.asked = {origin: set(ids) for origin, ids in kept["asked"].items()}
 
     def write(self, folder: Path) -> None:
-        """Write the ledger of a shared artefact beside it."""
-        store.write_json(folder / FILE, self.as_json())
+        """Write the ledger of a shared artefact next to it."""
+        store.write_json(folder / layout.LEDGER, self.as_json())
 
 
 def read(folder: Path) -> Ledger:
-    """Return the ledger that lies beside a shared artefact."""
+    """Return the ledger of a shared artefact."""
     ledger = Ledger()
-    ledger.restore(json.loads((folder / FILE).read_text(encoding="utf-8")))
+    ledger.restore(json.loads((folder / layout.LEDGER).read_text(encoding="utf-8")))
     return ledger

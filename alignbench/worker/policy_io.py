@@ -27,17 +27,17 @@ def save_policy(
     from alignbench.models import ModelPolicy
 
     folder.mkdir(parents=True, exist_ok=True)
-    said: dict[str, Any] = {
+    record: dict[str, Any] = {
         "kind": "method",
         "method": method,
         "config": dict(config),
         "start": _say_start(start),
     }
     if isinstance(policy, ModelPolicy):
-        said["kind"] = "base" if policy.adapter is None else "adapter"
-    if said["kind"] != "base":
+        record["kind"] = "base" if policy.adapter is None else "adapter"
+    if record["kind"] != "base":
         policy.save(folder)
-    store.write_json(folder / layout.POLICY_KIND, said)
+    store.write_json(folder / layout.POLICY_KIND, record)
 
 
 def _say_start(start: Start) -> Any:
@@ -56,7 +56,7 @@ class SavedPolicy:
 
 
 def read_policy(folder: Path) -> SavedPolicy:
-    """Return what `save_policy` wrote beside the weights."""
+    """Return what `save_policy` wrote next to the weights."""
     kept = json.loads((folder / layout.POLICY_KIND).read_text(encoding="utf-8"))
     start = kept["start"]
     if not isinstance(start, str):

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class CheckpointScope:
-    """A cell, or an artefact in the making that it shares, with the checkpoints of its trainings.
+    """A cell, or a shared artefact that it builds, with the checkpoints of its trainings.
 
     A training is identified by what is made (`key` names all that goes into it) and by its place in the order
     of the trainings. Each scope has a ledger of its own: the cell that resumes a shared artefact need not be

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from alignbench.data.table import Table
 
 MADE = "made"
-"""Rows that the method made and said so: `run.rows(view, given=...)`, or the rows of a stage."""
+"""Rows that the method made and declared: `run.rows(view, given=...)`, or the rows of a stage."""
 UNDECLARED = "undeclared"
 """Rows that are neither the table's nor declared."""
 

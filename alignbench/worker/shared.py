@@ -39,10 +39,10 @@ def shared(
     def counted(folder: Path) -> None:
         session.emit(Event(str(inputs.get("what", "computing once for all"))))
         run.meter.read()
-        around = run.ledger, run.scope, run.making
+        around = run.ledger, run.scope, run.building
         run.outer.append(run.ledger)
         run.ledger = ledger.Ledger(emit=session.emit)
-        run.scope, run.making = CheckpointScope(checkpoints, key, run.curves), folder
+        run.scope, run.building = CheckpointScope(checkpoints, key, run.curves), folder
         try:
             with isolated(int(key[:8], 16)):
                 make(folder)
@@ -51,7 +51,7 @@ def shared(
         finally:
             run.meter.read()
             run.outer.pop()
-            run.ledger, run.scope, run.making = around
+            run.ledger, run.scope, run.building = around
 
     folder = session.store.make(key, counted, producer=run.method or "alignbench")
     shutil.rmtree(checkpoints, ignore_errors=True)

@@ -59,9 +59,9 @@ def stage(
         )
         with inner.meter.charging():
             policy = made.align(cast(Run, inner))
-        if any(one is policy for one in inner.beside):
+        if any(one is policy for one in inner.additional):
             raise PluginError(
-                f"'{method}' returned a policy that was trained beside the budget",
+                f"'{method}' returned a policy that was trained outside the budget",
                 "train it without `budget`",
             )
         save_policy(policy, folder / layout.POLICY, method=method, config=settings, start=BASE)
@@ -123,7 +123,7 @@ def nothing_left(run: CellState) -> PluginError:
     """Return the error of a training for which nothing is left."""
     return PluginError(
         f"'{run.label}' has spent its budget of {run.budget}, and trains again",
-        "give each training or stage a part of it, or a `budget` beside it",
+        "give each training or stage a part of it, or a `budget` of its own",
     )
 
 

@@ -25,7 +25,7 @@ QUIET = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "DO_NOT_TRACK": "1",
 }
-"""What the trackers themselves would tell their makers is switched off, whoever did not say otherwise."""
+"""Trackers do not send usage data to their makers, unless the user wants it."""
 
 
 def check_trackers(names: Iterable[str]) -> None:
@@ -38,9 +38,9 @@ def check_trackers(names: Iterable[str]) -> None:
 
 
 class Tracking:
-    """transformers' own callbacks, told what a cell logs. Imports transformers where there is a tracker.
+    """transformers' own callbacks, called with what a cell logs. Imports transformers where there is a tracker.
 
-    A tracker that fails is let go, and `lost` is told its name and why: the cell goes on without it.
+    A tracker that fails is dropped, and `lost` gets its name and the reason: the cell continues without it.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class Tracking:
         self._callbacks: dict[str, TrainerCallback] = {}
         self._lost = lost
         names = list(names)
-        # Beside the cells: what lies in a cell's folder is sealed, and a tracker writes times.
+        # Not in the cells: a cell's folder is sealed, and a tracker writes times.
         folder, project = run / layout.TRACKING / layout.cell_name(label, seed), run.resolve().name
         if not names:
             return
@@ -89,24 +89,24 @@ class Tracking:
                     self._callbacks[name] = kind()
                 except Exception as error:  # a tracker may fail in any way
                     self._lost(name, _line(error))
-            self._tell("on_train_begin", model=self._model)
+            self._call("on_train_begin", model=self._model)
 
     def log(self, step: int, numbers: Mapping[str, float]) -> None:
-        """Tell every tracker what was logged."""
+        """Pass what was logged to every tracker."""
         if self._callbacks:
             self._state.global_step = step
-            self._tell("on_log", model=self._model, logs=dict(numbers))
+            self._call("on_log", model=self._model, logs=dict(numbers))
 
     def end(self) -> None:
         """Close the cell's run at every tracker."""
         if self._callbacks:
-            self._tell("on_train_end", model=self._model)
+            self._call("on_train_end", model=self._model)
         self._callbacks = {}
 
-    def _tell(self, event: str, **said: Any) -> None:
+    def _call(self, event: str, **arguments: Any) -> None:
         for name, callback in list(self._callbacks.items()):
             try:
-                getattr(callback, event)(self._args, self._state, self._control, **said)
+                getattr(callback, event)(self._args, self._state, self._control, **arguments)
             except Exception as error:  # a tracker may fail in any way
                 del self._callbacks[name]
                 self._lost(name, _line(error))
@@ -125,7 +125,7 @@ def _alone(lock: Path) -> Iterator[None]:
 
 
 class _Described:
-    """Stands where trackers look for a model's config: they get the method's block."""
+    """Takes the place of the model whose config trackers log: they get the method's block."""
 
     def __init__(self, config: Mapping[str, Any]):
         self.config = _Block(config)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, MutableMapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from alignbench import layout
 from alignbench.api.config import TOTALS, Budget, Select
 from alignbench.api.method import Rows, Run
 from alignbench.api.policy import Policy
@@ -46,26 +47,26 @@ def train(
     """Train `policy`; see `alignbench.api.method.Run.train`."""
     from alignbench.training.trainer import train as run_trainer
 
-    beside = budget is not None
-    if beside:
-        run.beside.append(policy)
-    if not beside and run.left <= 0:
+    additional = budget is not None
+    if additional:
+        run.additional.append(policy)
+    if not additional and run.left <= 0:
         raise nothing_left(run)
     allowed, spent, size = _account(run, batches, budget)
-    begun = {unit: run.drawn(unit) if beside else 0 for unit in TOTALS}
-    if beside and limit is None and run.budget.unit in TOTALS and allowed.unit != run.budget.unit:
+    begun = {unit: run.drawn(unit) if additional else 0 for unit in TOTALS}
+    if additional and limit is None and run.budget.unit in TOTALS and allowed.unit != run.budget.unit:
         limit = run.budget.of(run.left)
 
     def totals() -> dict[str, float]:
         return {unit: run.drawn(unit) - before for unit, before in begun.items()}
 
-    curves = _curves(run, beside)
+    curves = _curves(run, additional)
     selection = followed = None
     if select is not None:
         state = {} if state is None else state
         selection = Selection(cast(Run, run), policy, select, state)
     curve = run.session.recipe.evaluation.curve
-    if curve is not None and not beside:
+    if curve is not None and not additional:
         state = {} if state is None else state
         followed = learning_curve.Evaluations(run, policy, curve, state, proxy)
         followed.on_step_end(0, 0.0)
@@ -77,7 +78,7 @@ def train(
         return 0.0 if followed is None else followed.on_step_end(step, progress)
 
     def log(step: int, numbers: Mapping[str, float]) -> None:
-        if beside:
+        if additional:
             add_point(curves, step, numbers)
         else:
             run.log(step, **numbers)
@@ -121,7 +122,7 @@ def train(
     if record.blown_up:
         text = f"a training blew up: {record.blown_up}; lower the learning rate of {learning_rate:g}"
         run.record.warning("blow-up", record.steps, text)
-    _charge(run, record, batches, size, beside, allowed)
+    _charge(run, record, batches, size, additional, allowed)
     if selection is not None:
         selection.restore_best()
     if followed is not None:
@@ -191,27 +192,27 @@ def _part(ids: tuple[int, ...], known: set[tuple[int, ...]]) -> bool:
     return ids in known or ids[:-1] in known or any(one[:-1] == ids for one in known)
 
 
-def _account(run: CellState, batches: Any, beside: Budget | None) -> tuple[Budget, Spent, int]:
+def _account(run: CellState, batches: Any, additional: Budget | None) -> tuple[Budget, Spent, int]:
     """Return what a training may spend, what is spent of it already, and the rows of its epoch."""
     from alignbench.training import batches as order
     from alignbench.training.budget import Spent
 
-    budget = run.budget if beside is None else beside
+    budget = run.budget if additional is None else additional
     size = run.size if callable(batches) else order.size(batches)
-    drawn = {unit: 0 if beside else run.drawn(unit) for unit in ("rows", "steps", *TOTALS)}
+    drawn = {unit: 0 if additional else run.drawn(unit) for unit in ("rows", "steps", *TOTALS)}
     spent = Spent(**{**drawn, "steps": int(drawn["steps"])})
     if budget.epochs is not None:
-        spent.rows = 0 if beside else round(run.drawn("epochs") * size, 6)
+        spent.rows = 0 if additional else round(run.drawn("epochs") * size, 6)
         if callable(batches):
             budget = Budget(rows=max(1, round(budget.epochs * size)), scope=budget.scope)
     return budget, spent, size
 
 
-def _curves(run: CellState, beside: bool) -> Path:
-    """Where a training's numbers go: one beside the policy's has a file of its own."""
-    if not beside:
+def _curves(run: CellState, additional: bool) -> Path:
+    """Where a training's numbers go: an additional one has a file of its own."""
+    if not additional:
         return run.curves
-    return (run.making or run.folder) / f"train-{run.scope.trainings}.jsonl"
+    return (run.building or run.folder) / layout.training_log(run.scope.trainings)
 
 
 def comparisons(run: CellState, rows: Rows[Any], drawn: float) -> float:
@@ -226,17 +227,17 @@ def comparisons(run: CellState, rows: Rows[Any], drawn: float) -> float:
     return round(each * drawn) if each != 1 else drawn
 
 
-def _charge(run: CellState, record: Record, batches: Any, size: int, beside: bool, budget: Budget) -> None:
+def _charge(
+    run: CellState, record: Record, batches: Any, size: int, additional: bool, budget: Budget
+) -> None:
     ledger = run.ledger
     ledger.cost.add(peak_memory_bytes=record.peak_memory_bytes)
     count = 0 if callable(batches) else comparisons(run, batches, record.rows)
     compared = f", {count:,.0f} comparisons" if count else ""
     ledger.cost.add(comparisons=count)
-    if beside:
+    if additional:
         reach = budget.rows or (budget.epochs or 0) * size
         read = str(budget) if record.rows >= reach - 1e-9 else f"{record.rows:,.0f} rows of {budget}"
-        ledger.departure(
-            "a training beside the policy's", "", f"{read}{compared}, {record.work.trained:,} tokens"
-        )
+        ledger.departure("an additional training", "", f"{read}{compared}, {record.work.trained:,} tokens")
     else:
         ledger.account.add(epochs=record.rows / size, rows=record.rows, steps=record.steps)

@@ -7,7 +7,7 @@ Reads that run, takes from gold's scores how much seeds, prompts and the rest va
 and with each other, draws 1,000 tables of results with that variance, and counts those in which any comparison
 is called better or worse after Holm's correction. Over the grid each label first chooses its temperature by
 validation prompts of its own (`alignbench.stats.best_settings`), as a run does: equal labels may then be ranked at
-different temperatures. "highest mean" is what each label's highest mean alone would do. Writes aa.json beside this
+different temperatures. "highest mean" is what each label's highest mean alone would do. Writes aa.json next to this
 file.
 """
 
@@ -119,7 +119,7 @@ def false_positives(
     choose: Choose = stats.best_settings,
 ) -> dict[str, float]:
     """Return the shares of TABLES tables with a verdict, and with different temperatures, of one method or policy."""
-    rng, wrong, unlike = np.random.default_rng(0), 0, 0
+    rng, wrong, differing = np.random.default_rng(0), 0, 0
     for _ in range(TABLES):
         one = labels, seeds
         of_seed = normal(rng, parts["seed"], (*one, 1)) if seeds > 1 else 0.0
@@ -134,8 +134,8 @@ def false_positives(
         chosen = [int(at) for at in choose(given).values()]
         values = np.stack([test[at, label] for label, at in enumerate(chosen)])
         wrong += min(adjusted(values, disjoint)) <= 1 - stats.LEVEL
-        unlike += len(set(chosen)) > 1
-    return {"any verdict": wrong / TABLES, "different temperatures": unlike / TABLES}
+        differing += len(set(chosen)) > 1
+    return {"any verdict": wrong / TABLES, "different temperatures": differing / TABLES}
 
 
 def highest_means(tables: Mapping[str, Mapping[float, Array]]) -> dict[str, float]:

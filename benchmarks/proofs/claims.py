@@ -6,7 +6,7 @@ Draws results for every part of recipes/claims/registry.yaml, with the standard 
 (`alignbench.stats.PLANNING`) and d = .05, and lets the procedure's own functions judge them look by look. The parts of
 a claim share half of their seeds' variance, as labels with a common start do. Each scene says which truth the parts
 have; "false share" is the expected share of false verdicts among all verdicts, which the procedure promises to keep
-below its error. "one part" is a registry of a single part, where nothing is corrected. Writes claims.json beside this
+below its error. "one part" is a registry of a single part, where nothing is corrected. Writes claims.json next to this
 file. About two minutes on one core.
 """
 

@@ -3,7 +3,7 @@
     alignbench run benchmarks/proofs/equal_flops.yaml --out runs/equal-flops
     python benchmarks/proofs/equal_flops.py runs/equal-flops
 
-Reads the record of that run and writes equal_flops.json beside this file: reward, FLOPs, the learning rate that the
+Reads the record of that run and writes equal_flops.json next to this file: reward, FLOPs, the learning rate that the
 trials chose, and the differences of the methods (seeds and prompts are samples). Exits 1 where a method is not above
 its start.
 """
@@ -14,7 +14,7 @@ import json
 import sys
 from pathlib import Path
 
-from quickstart_seeds import tell
+from quickstart_seeds import figures
 
 from alignbench import results
 
@@ -24,7 +24,7 @@ AGAINST_RLHF = ("grpo", "rloo", "online-dpo")
 
 def main() -> None:
     record = results.read(Path(sys.argv[1]))
-    found = tell(record)
+    found = figures(record)
     for label in ABOVE_START:
         cells = record.cells_of(label)
         found[label]["flops"] = [cell.cost.flops for cell in cells]

@@ -5,7 +5,7 @@
 Seven labels on 400 prompts, one answer each, drawn with the standard deviations of the sandbox's quickstart
 (`alignbench.stats.PLANNING`); every verdict by `alignbench.metrics.comparison`'s own estimates and Holm's
 correction. "by itself": each pair is estimated by itself (`alignbench.stats.method`), and a share by t alone.
-Writes power.json beside this file. About five minutes on one core.
+Writes power.json next to this file. About five minutes on one core.
 """
 
 from __future__ import annotations
@@ -175,7 +175,7 @@ def shares(
 
 
 def measured() -> dict[str, Any]:
-    """Return every number beside what was asked."""
+    """Return every number with the target."""
     return {
         "labels": LABELS,
         "prompts": PROMPTS,
@@ -212,6 +212,6 @@ def measured() -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    said = json.dumps(measured(), indent=1)
-    Path(__file__).with_suffix(".json").write_text(said + "\n", encoding="utf-8")
-    print(said)
+    text = json.dumps(measured(), indent=1)
+    Path(__file__).with_suffix(".json").write_text(text + "\n", encoding="utf-8")
+    print(text)

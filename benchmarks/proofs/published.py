@@ -7,7 +7,7 @@ gsm8k, xquad_en, ifeval, xstest, advbench, decodingtrust. Runs published.yaml on
 harness in its own way: its class for transformers around the network, its own task files with local data, one
 request at a time. Nothing of this project lies between, but for the network's 4-bit weights and the items of
 TruthfulQA, Winogender and XQuAD, which the harness expects in another shape than their authors' files. Writes the
-figures, and how far the two ways differ, into published.json beside this file, under the name given.
+figures, and how far the two ways differ, into published.json next to this file, under the name given.
 """
 
 from __future__ import annotations
@@ -45,16 +45,16 @@ COLUMNS = ("harness", "ifeval", "refusal.xstest", "attack.advbench", "choice_ent
 
 def run(folder: Path, out: Path, more: Sequence[str]) -> None:
     """Run the recipe on the files in `folder`, or go on with it."""
-    beside = out.with_name(f"{out.name}-recipe")
-    beside.mkdir(parents=True, exist_ok=True)
+    copied = out.with_name(f"{out.name}-recipe")
+    copied.mkdir(parents=True, exist_ok=True)
     for name in ("published.yaml", "published_pairs.jsonl"):
-        shutil.copy(HERE / name, beside)
-    link = beside / "published"
+        shutil.copy(HERE / name, copied)
+    link = copied / "published"
     link.unlink(missing_ok=True)
     link.symlink_to(folder.resolve(), target_is_directory=True)
     program = str(Path(sys.executable).with_name("alignbench"))
     subprocess.run(
-        [program, "run", str(beside / "published.yaml"), "--out", str(out), "--jobs", "1", *more], check=True
+        [program, "run", str(copied / "published.yaml"), "--out", str(out), "--jobs", "1", *more], check=True
     )
 
 
@@ -64,8 +64,8 @@ def figures(record: results.Results) -> dict[str, dict[str, Any]]:
     for label in record.labels:
         for name, one in label.metrics.items():
             if name.startswith(COLUMNS):
-                said = f"n/a: {one.missing}" if one.value is None else {"value": one.value, "n": one.n}
-                found.setdefault(name, {})[label.label] = said
+                figure = f"n/a: {one.missing}" if one.value is None else {"value": one.value, "n": one.n}
+                found.setdefault(name, {})[label.label] = figure
     return found
 
 
@@ -111,7 +111,7 @@ def own_way(
         config |= {"doc_to_target": " {{target}}", "metric_list": [{"metric": "bleu"}]}
     (work / f"{task}.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
     wrap: Any = HFLM
-    said: Any = simple_evaluate(
+    evaluated: Any = simple_evaluate(
         model=wrap(pretrained=base.model, tokenizer=base.tokenizer, batch_size=1),
         tasks=[f"own_{task}"],
         task_manager=TaskManager(include_path=str(work), include_defaults=False),
@@ -120,7 +120,7 @@ def own_way(
         log_samples=True,
         bootstrap_iters=0,
     )
-    return {one["doc_id"]: one for one in said["samples"][f"own_{task}"]}
+    return {one["doc_id"]: one for one in evaluated["samples"][f"own_{task}"]}
 
 
 def apart(task: str, ours: Mapping[int, Any], theirs: Mapping[int, Any]) -> dict[str, Any]:

@@ -3,7 +3,7 @@
     alignbench run recipes/quickstart.yaml --out runs/ruler --set 'seeds=[0,1,2,3,4]'
     python benchmarks/proofs/quickstart_seeds.py runs/ruler
 
-Reads the record of that run and writes quickstart_seeds.json beside this file. Exits 1 where an interval of
+Reads the record of that run and writes quickstart_seeds.json next to this file. Exits 1 where an interval of
 these policies does not lie above zero.
 """
 
@@ -18,12 +18,12 @@ from alignbench import results
 from alignbench.sandbox import FINGERPRINT
 
 
-def tell(record: results.Results) -> dict[str, Any]:
+def figures(record: results.Results) -> dict[str, Any]:
     """Return each label's reward, and its difference to base and to its start under both estimands."""
-    told: dict[str, Any] = {"sandbox": FINGERPRINT, "versions": record.environment["versions"]}
+    summary: dict[str, Any] = {"sandbox": FINGERPRINT, "versions": record.environment["versions"]}
     for label in record.labels:
         reward = label.metrics["reward"]
-        told[label.label] = {
+        summary[label.label] = {
             "reward": reward.value,
             "ci95": reward.ci95,
             "cost": label.cost.own.seconds,
@@ -32,22 +32,22 @@ def tell(record: results.Results) -> dict[str, Any]:
             for estimand in ("policies", "method"):
                 found = record.comparison(label.label, other, "reward", estimand)
                 if found is not None and label.label != other:
-                    told[label.label][f"minus {other}, {estimand}"] = {
+                    summary[label.label][f"minus {other}, {estimand}"] = {
                         "difference": found.difference,
                         "ci95": found.ci95,
                         "p_holm": found.p_holm,
                     }
-    return told
+    return summary
 
 
 def main() -> None:
-    told = tell(results.read(Path(sys.argv[1])))
-    said = json.dumps(told, indent=1)
-    Path(__file__).with_suffix(".json").write_text(said + "\n", encoding="utf-8")
-    print(said)
+    summary = figures(results.read(Path(sys.argv[1])))
+    text = json.dumps(summary, indent=1)
+    Path(__file__).with_suffix(".json").write_text(text + "\n", encoding="utf-8")
+    print(text)
     lows = {
         f"{label} {name}": difference["ci95"][0]
-        for label, one in told.items()
+        for label, one in summary.items()
         if isinstance(one, dict)
         for name, difference in one.items()
         if name.endswith("policies")

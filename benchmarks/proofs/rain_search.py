@@ -1,8 +1,8 @@
-"""RAIN on the sandbox, three seeds: gains in harmlessness by evaluator and by checkpoint, beside what they cost.
+"""RAIN on the sandbox, three seeds: gains in harmlessness by evaluator and by checkpoint, and their cost.
 
     python benchmarks/proofs/rain_search.py runs/rain runs/rain-early runs/rain-middle
 
-Reads the records of the runs that rain_search.yaml names and writes rain_search.json beside this file.
+Reads the records of the runs that rain_search.yaml names and writes rain_search.json next to this file.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ PAIRS = (
 )
 
 
-def tell(record: results.Results) -> dict[str, Any]:
+def figures(record: results.Results) -> dict[str, Any]:
     """Return each label's rewards, cost and self-evaluation, and the differences that the claims name."""
-    told: dict[str, Any] = {"model": record.recipe["model"]["id"], "labels": {}, "differences": {}}
+    summary: dict[str, Any] = {"model": record.recipe["model"]["id"], "labels": {}, "differences": {}}
     for label in record.labels:
-        told["labels"][label.label] = {
+        summary["labels"][label.label] = {
             **{name: label.metrics[name].value for name in METRICS if name in label.metrics},
             **{name: getattr(label.cost.own, name) for name in COSTS},
         }
         if label.decoding is not None:
-            told["labels"][label.label] |= {
+            summary["labels"][label.label] |= {
                 f"times plain, {name}": getattr(label.decoding, name) for name in DECODING
             }
         quality = [
@@ -49,29 +49,29 @@ def tell(record: results.Results) -> dict[str, Any]:
             if judge["name"].startswith("self-evaluation")
         ]
         for name in sorted({name for one in quality for name in one}):
-            told["labels"][label.label][name] = fmean(one[name] for one in quality if name in one)
+            summary["labels"][label.label][name] = fmean(one[name] for one in quality if name in one)
     for a, b in PAIRS:
         for metric in METRICS:
             for estimand in ("policies", "method"):
                 found = record.comparison(a, b, metric, estimand)
                 if found is not None:
-                    told["differences"][f"{a} - {b}, {metric}, {estimand}"] = {
+                    summary["differences"][f"{a} - {b}, {metric}, {estimand}"] = {
                         "difference": found.difference,
                         "ci95": found.ci95,
                         "p_holm": found.p_holm,
                     }
-    gains = told["differences"]
+    gains = summary["differences"]
     kept = gains.get("rain-sft - sft, reward.harmless, policies")
     if kept is not None:
         whole = gains["rain - sft, reward.harmless, policies"]["difference"]
-        told["share of rain's gain that rain-sft keeps"] = kept["difference"] / whole
-    return told
+        summary["share of rain's gain that rain-sft keeps"] = kept["difference"] / whole
+    return summary
 
 
 def main() -> None:
-    told = {"sandbox": FINGERPRINT, "runs": [tell(results.read(Path(run))) for run in sys.argv[1:]]}
-    Path(__file__).with_suffix(".json").write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
-    for run in told["runs"]:
+    summary = {"sandbox": FINGERPRINT, "runs": [figures(results.read(Path(run))) for run in sys.argv[1:]]}
+    Path(__file__).with_suffix(".json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+    for run in summary["runs"]:
         print(run["model"])
         for name, label in run["labels"].items():
             print(

@@ -5,7 +5,7 @@
 Three labels. A rater sees the worth of an answer with a liking for its label (the rater's bias), a liking for
 the answer, and noise of the moment; from it come wins, Bradley-Terry strengths and scores from 1 to 7. Every
 interval is `alignbench.metrics.comparison`'s own: of the numbers of each label, and of the differences. The truth
-is what raters and prompts without end would give. Writes raters.json beside this file: coverage now, and before,
+is what raters and prompts without end would give. Writes raters.json next to this file: coverage now, and before,
 when raters counted as fixed. About ten minutes on one core.
 """
 

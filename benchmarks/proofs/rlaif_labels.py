@@ -1,10 +1,10 @@
-"""AI labels beside people's on the sandbox, three seeds: what policies gain, and how often labels agree with gold.
+"""AI labels and people's on the sandbox, three seeds: what policies gain, and how often labels agree with gold.
 
     python benchmarks/proofs/rlaif_labels.py runs/labels
 
 Reads the record of a run of rlaif_labels.yaml, or with weaker judges of rlaif_weaker.yaml; then asks annotators,
 judges and reward models of that run about the same held-out pairs, and gold about the labels that were trained
-on. Writes rlaif_labels.json beside this file, or where `--to` says.
+on. Writes rlaif_labels.json next to this file, or where `--to` says.
 """
 
 from __future__ import annotations
@@ -60,10 +60,10 @@ class Truth:
 
 def agreement(margins: list[float], verdicts: list[float | None]) -> dict[str, float]:
     """Return how often verdicts (above 0: the first is better) are gold's, where neither side has a tie."""
-    told = [
+    correct = [
         (m > 0) == (v > 0) for m, v in zip(margins, verdicts, strict=True) if m and v is not None and v != 0
     ]
-    return {"agrees": fmean(told) if told else float("nan"), "n": len(told)}
+    return {"agrees": fmean(correct) if correct else float("nan"), "n": len(correct)}
 
 
 def pairs_of(row: Any) -> list[tuple[str, str]]:
@@ -151,13 +151,13 @@ def on_labels(truth: Truth, rows: list[Any]) -> dict[str, float]:
     return agreement(margins, [1.0] * len(flat))
 
 
-def tell(record: results.Results) -> dict[str, Any]:
+def figures(record: results.Results) -> dict[str, Any]:
     """Return rewards, comparisons used, and the differences that the claims name."""
-    told: dict[str, Any] = {"labels": {}, "differences": {}}
+    summary: dict[str, Any] = {"labels": {}, "differences": {}}
     for label in record.labels:
         if "reward" not in label.metrics:
             continue
-        told["labels"][label.label] = {
+        summary["labels"][label.label] = {
             **{part: label.metrics[part].value for part in ("reward", "reward.harmless", "reward.helpful")},
             "comparisons": label.cost.own.comparisons,
             "ai_comparisons": label.cost.own.ai_comparisons,
@@ -169,12 +169,12 @@ def tell(record: results.Results) -> dict[str, Any]:
             for estimand in ("policies", "method"):
                 found = record.comparison(a, b, metric, estimand)
                 if found is not None:
-                    told["differences"][f"{a} - {b}, {metric}, {estimand}"] = {
+                    summary["differences"][f"{a} - {b}, {metric}, {estimand}"] = {
                         "difference": found.difference,
                         "ci95": found.ci95,
                         "p_holm": found.p_holm,
                     }
-    return told
+    return summary
 
 
 def main() -> None:
@@ -185,13 +185,13 @@ def main() -> None:
     parser.add_argument("--to", type=Path, default=Path(__file__).with_suffix(".json"))
     given = parser.parse_args()
     run = given.run.resolve()
-    told = {"sandbox": FINGERPRINT, **tell(results.read(run)), "agreement with gold": measured(run)}
-    given.to.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
-    for name, one in told["labels"].items():
+    summary = {"sandbox": FINGERPRINT, **figures(results.read(run)), "agreement with gold": measured(run)}
+    given.to.write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+    for name, one in summary["labels"].items():
         print(f"{name:16}", *(f"{what} {number:.3f}" for what, number in one.items() if number is not None))
-    for name, one in told["differences"].items():
+    for name, one in summary["differences"].items():
         print(f"{name:40} {one['difference']:+.3f} [{one['ci95'][0]:+.3f}, {one['ci95'][1]:+.3f}]")
-    for name, one in told["agreement with gold"].items():
+    for name, one in summary["agreement with gold"].items():
         print(f"{name:30} {one['agrees']:.3f}")
 
 

@@ -2,7 +2,7 @@
 
     python benchmarks/proofs/rlaif_revisions.py runs/revisions
 
-Reads the record of the run that rlaif_revisions.yaml names and writes rlaif_revisions.json beside this file.
+Reads the record of the run that rlaif_revisions.yaml names and writes rlaif_revisions.json next to this file.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from alignbench.sandbox import FINGERPRINT
 PARTS = ("reward", "reward.harmless", "reward.helpful", "length")
 
 
-def tell(record: results.Results) -> dict[str, Any]:
+def figures(record: results.Results) -> dict[str, Any]:
     """Return each label's parts with their intervals, and each round minus none."""
-    told: dict[str, Any] = {"sandbox": FINGERPRINT, "labels": {}, "differences": {}}
+    summary: dict[str, Any] = {"sandbox": FINGERPRINT, "labels": {}, "differences": {}}
     for label in record.labels:
-        told["labels"][label.label] = {
+        summary["labels"][label.label] = {
             part: {"value": label.metrics[part].value, "ci95": label.metrics[part].ci95}
             for part in PARTS
             if part in label.metrics
@@ -31,15 +31,15 @@ def tell(record: results.Results) -> dict[str, Any]:
             for estimand in ("policies", "method"):
                 found = record.comparison(label.label, "rounds-0", part, estimand)
                 if found is not None and label.label.startswith("rounds-") and label.label != "rounds-0":
-                    told["differences"][f"{label.label} - rounds-0, {part}, {estimand}"] = {
+                    summary["differences"][f"{label.label} - rounds-0, {part}, {estimand}"] = {
                         "difference": found.difference,
                         "ci95": found.ci95,
                         "p_holm": found.p_holm,
                     }
-    return told
+    return summary
 
 
 if __name__ == "__main__":
-    said = json.dumps(tell(results.read(Path(sys.argv[1]))), indent=1)
-    Path(__file__).with_suffix(".json").write_text(said + "\n", encoding="utf-8")
-    print(said)
+    text = json.dumps(figures(results.read(Path(sys.argv[1]))), indent=1)
+    Path(__file__).with_suffix(".json").write_text(text + "\n", encoding="utf-8")
+    print(text)

@@ -6,7 +6,7 @@
     python benchmarks/proofs/rlhf_frontier.py runs/frontier runs/frontier-long
 
 Reads the records of those runs: each policy's gold reward and distance from base, and on the way there, on 64
-validation prompts, what gold and what its own reward model gave it. Writes rlhf_frontier.json beside this file,
+validation prompts, what gold and what its own reward model gave it. Writes rlhf_frontier.json next to this file,
 and a table to the terminal.
 """
 
@@ -21,16 +21,16 @@ from alignbench import results
 from alignbench.sandbox import FINGERPRINT
 
 
-def tell(record: results.Results) -> dict[str, Any]:
+def figures(record: results.Results) -> dict[str, Any]:
     """Return the frontier of one run, and the way of each of its policies."""
-    told: dict[str, Any] = {
+    summary: dict[str, Any] = {
         "rounds": record.recipe["budget"]["rows"] / 128,
         "schedule": record.recipe["training"]["schedule"],
         "seeds": record.recipe["seeds"],
     }
     for cell in record.cells:
         versus = record.comparison(cell.label, "sft", "reward")
-        told[f"{cell.label}/{cell.seed}"] = {
+        summary[f"{cell.label}/{cell.seed}"] = {
             "gold": cell.metrics["reward"].value,
             "gold - sft": versus and [versus.difference, versus.ci95],
             "kl.base": cell.metrics["kl.base"].value,
@@ -40,7 +40,7 @@ def tell(record: results.Results) -> dict[str, Any]:
                 for one in cell.learning_curve
             ],
         }
-    return told
+    return summary
 
 
 def _value(estimate: results.Estimate | None) -> list[float | None] | None:
@@ -50,11 +50,11 @@ def _value(estimate: results.Estimate | None) -> list[float | None] | None:
 
 
 def main() -> None:
-    told: dict[str, Any] = {"sandbox": FINGERPRINT}
+    summary: dict[str, Any] = {"sandbox": FINGERPRINT}
     for run in map(Path, sys.argv[1:]):
-        told[run.name] = tell(results.read(run))
-    Path(__file__).with_suffix(".json").write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
-    for run, found in told.items():
+        summary[run.name] = figures(results.read(run))
+    Path(__file__).with_suffix(".json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+    for run, found in summary.items():
         for name, one in found.items() if isinstance(found, dict) else ():
             if isinstance(one, dict):
                 print(

@@ -6,8 +6,8 @@
 Takes the metric `capability` of that run, question by question: exact answers to 150 questions of each of four
 tasks, asked in chat form. `drop`: SFT's share of right answers minus the label's. `recovered`: the part of
 `rlhf`'s drop that the label does not have. `over half`: the label's share minus the middle between SFT's and
-`rlhf`'s; at least half is recovered where it is not below 0. Gold stands beside it: what the skills were paid
-with. Writes rlhf_ptx.json beside this file.
+`rlhf`'s; at least half is recovered where it is not below 0. Gold is given too: what the skills cost
+there. Writes rlhf_ptx.json next to this file.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def skills(run: Path, record: results.Results) -> dict[str, np.ndarray]:
     }
 
 
-def said(table: np.ndarray) -> dict[str, Any]:
+def described(table: np.ndarray) -> dict[str, Any]:
     """Return a mean over seeds and questions under both estimands."""
     policies, method = stats.policies(table), stats.method(table)
     return {
@@ -65,37 +65,37 @@ def said(table: np.ndarray) -> dict[str, Any]:
     }
 
 
-def tell(record: results.Results, skill: dict[str, np.ndarray]) -> dict[str, Any]:
+def figures(record: results.Results, skill: dict[str, np.ndarray]) -> dict[str, Any]:
     """Return each label's skill and reward, and what is recovered of the drop."""
-    told: dict[str, Any] = {"sandbox": FINGERPRINT, "seeds": record.recipe["seeds"]}
+    summary: dict[str, Any] = {"sandbox": FINGERPRINT, "seeds": record.recipe["seeds"]}
     start, plain = skill[START], skill[PLAIN]
     drop = stats.policies(start - plain).value
     for label in record.labels:
         own = skill[label.label]
-        one = told[label.label] = {
+        one = summary[label.label] = {
             "skill": own.mean(),
             "skill of each seed": own.mean(axis=1).tolist(),
             **{name: label.metrics[name].value for name in ("reward", "kl.base", "perplexity")},
         }
         if label.label in ("base", START):
             continue
-        one["drop"] = said(start - own)
+        one["drop"] = described(start - own)
         for estimand in ("policies", "method"):
             gold = record.comparison(label.label, START, "reward", estimand)
             if gold is not None:
                 one[f"reward - {START}, {estimand}"] = [gold.difference, gold.ci95]
         if label.label != PLAIN:
             one["recovered"] = 1 - (start - own).mean() / drop
-            one["over half"] = said(own - (start + plain) / 2)
-    return told
+            one["over half"] = described(own - (start + plain) / 2)
+    return summary
 
 
 def main() -> None:
     run = Path(sys.argv[1]).resolve()
     record = results.read(run)
-    told = tell(record, skills(run, record))
-    Path(__file__).with_suffix(".json").write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
-    print(json.dumps(told, indent=1))
+    summary = figures(record, skills(run, record))
+    Path(__file__).with_suffix(".json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+    print(json.dumps(summary, indent=1))
 
 
 if __name__ == "__main__":

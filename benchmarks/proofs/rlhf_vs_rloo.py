@@ -13,7 +13,7 @@ TRL gets a LoRA adapter on a model of full precision that holds the very values 
 one TRL would train adapters in bfloat16), `sft`'s adapter as start and, copied, as reference, normalised advantages and
 four answers to a prompt. Both are tuned alike: six settings each, by gold on validation prompts, at a seed that no
 claim uses (100); ours by the recipe's `sweep`, RLOO's learning rate by `--tune` on the folder of that sweep.
-Writes rlhf_vs_rloo.json beside this file.
+Writes rlhf_vs_rloo.json next to this file.
 """
 
 from __future__ import annotations
@@ -83,9 +83,11 @@ def rloo(session: Session, block: MethodBlock, seed: int, rate: float, folder: P
         assert own == ids, "both have to ask with the same tokens"
         spent["answers"] += len(ids)
         spent["tokens"] += sum(map(len, completion_ids))
-        said = reward.score([Sequence(tuple(p), tuple(c)) for p, c in zip(ids, completion_ids, strict=True)])
+        scores = reward.score(
+            [Sequence(tuple(p), tuple(c)) for p, c in zip(ids, completion_ids, strict=True)]
+        )
         ended = torch.tensor([one[-1] == tokenizer.eos_token_id for one in completion_ids])
-        return (said - config["missing_eos_penalty"] * ~ended).tolist()
+        return (scores - config["missing_eos_penalty"] * ~ended).tolist()
 
     trainer = RLOOTrainer(
         model=policy,
@@ -172,37 +174,37 @@ def main() -> None:
     plan = resolve(recipe).model_dump_json()
     session = Session(Task("evaluate", run, run, plan, store.default_root(), run / "log.txt", 1))
     out = Path(__file__).with_suffix(".json")
-    told: dict[str, Any] = json.loads(out.read_text()) if out.exists() else {}
-    told |= {"sandbox": FINGERPRINT}
+    summary: dict[str, Any] = json.loads(out.read_text()) if out.exists() else {}
+    summary |= {"sandbox": FINGERPRINT}
     with tempfile.TemporaryDirectory() as scratch:
         if given.tune:
-            told["tuning"] = tune(session, recipe, Path(scratch))
+            summary["tuning"] = tune(session, recipe, Path(scratch))
         else:
-            best = max(told["tuning"], key=lambda one: np.mean([one[key] for key in one if "seed" in key]))
-            told |= compare(session, recipe, best["learning_rate"], Path(scratch))
-    out.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
-    print(json.dumps(told, indent=1))
+            best = max(summary["tuning"], key=lambda one: np.mean([one[key] for key in one if "seed" in key]))
+            summary |= compare(session, recipe, best["learning_rate"], Path(scratch))
+    out.write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+    print(json.dumps(summary, indent=1))
 
 
 def tune(session: Session, recipe: Recipe, scratch: Path) -> list[dict[str, float]]:
     """Return what gold says of each setting on validation prompts, for choosing one."""
     found = []
     for rate in TRIED:
-        told = {"learning_rate": rate}
+        summary = {"learning_rate": rate}
         for seed in recipe.seeds:
             folder = scratch / f"{rate}-{seed}"
             folder.mkdir()
             rloo(session, recipe.methods["rlhf"], seed, rate, folder)
-            said = rewards(session, answered(session, folder / "policy", seed, "validation"), "validation")
-            told[f"seed {seed}"] = float(said.mean())
-        print(told, flush=True)
-        found.append(told)
+            scores = rewards(session, answered(session, folder / "policy", seed, "validation"), "validation")
+            summary[f"seed {seed}"] = float(scores.mean())
+        print(summary, flush=True)
+        found.append(summary)
     return found
 
 
 def compare(session: Session, recipe: Recipe, rate: float, scratch: Path) -> dict[str, Any]:
     """Return ours minus RLOO at its chosen rate under both estimands, and each seed's numbers."""
-    ours, theirs, told = [], [], {}
+    ours, theirs, summary = [], [], {}
     for seed in recipe.seeds:
         folder = scratch / f"seed-{seed}"
         folder.mkdir()
@@ -211,7 +213,7 @@ def compare(session: Session, recipe: Recipe, rate: float, scratch: Path) -> dic
         seconds = time.process_time() - begun
         ours.append(rewards(session, samples.read_all(session.run / "cells" / "rlhf" / f"seed-{seed}")))
         theirs.append(rewards(session, answered(session, folder / "policy", seed)))
-        told[f"seed {seed}"] = {
+        summary[f"seed {seed}"] = {
             "rlhf": float(ours[-1].mean()),
             "rloo": float(theirs[-1].mean()),
             "rloo spent": {**spent, "cpu_seconds": seconds},
@@ -224,12 +226,12 @@ def compare(session: Session, recipe: Recipe, rate: float, scratch: Path) -> dic
             ),
             "rloo reached": reached(session, recipe.methods["rlhf"], seed, folder / "policy", folder),
         }
-        print(seed, told[f"seed {seed}"], flush=True)
+        print(seed, summary[f"seed {seed}"], flush=True)
     table = np.stack(ours) - np.stack(theirs)
     for name, estimate in {"these policies": stats.policies, "the method": stats.method}.items():
         found = estimate(table)
-        told[f"rlhf - rloo, {name}"] = {"difference": found.value, "ci95": list(found.interval())}
-    return {"rlhf": recipe.methods["rlhf"].config, "rloo": {"learning_rate": rate}, **told}
+        summary[f"rlhf - rloo, {name}"] = {"difference": found.value, "ci95": list(found.interval())}
+    return {"rlhf": recipe.methods["rlhf"].config, "rloo": {"learning_rate": rate}, **summary}
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
     alignbench run benchmarks/proofs/rlhf_ptx.yaml --out runs/ptx
     python benchmarks/proofs/rlhf_vs_sft.py runs/ptx
 
-Reads the record of that run, whose rows `sft` and `rlhf` are the quickstart's, and writes rlhf_vs_sft.json beside
+Reads the record of that run, whose rows `sft` and `rlhf` are the quickstart's, and writes rlhf_vs_sft.json next to
 this file.
 """
 
@@ -18,19 +18,21 @@ from alignbench import results
 from alignbench.sandbox import FINGERPRINT
 
 
-def tell(record: results.Results) -> dict[str, Any]:
+def figures(record: results.Results) -> dict[str, Any]:
     """Return the comparison under both estimands, and each seed's reward, judge, warnings and cost."""
-    told: dict[str, Any] = {"sandbox": FINGERPRINT, "recipe": record.recipe["methods"]["rlhf"]["config"]}
+    summary: dict[str, Any] = {"sandbox": FINGERPRINT, "recipe": record.recipe["methods"]["rlhf"]["config"]}
     for estimand in ("policies", "method"):
         found = record.comparison("rlhf", "sft", "reward", estimand)
         if found is not None:
-            told[f"rlhf - sft, these {estimand}" if estimand == "policies" else "rlhf - sft, the method"] = {
+            summary[
+                f"rlhf - sft, these {estimand}" if estimand == "policies" else "rlhf - sft, the method"
+            ] = {
                 "difference": found.difference,
                 "ci95": found.ci95,
                 "p_holm": found.p_holm,
             }
     for label in ("base", "sft", "rlhf"):
-        told[label] = {
+        summary[label] = {
             f"seed {cell.seed}": {
                 "gold": cell.metrics["reward"].value,
                 "kl.start": cell.metrics["kl.start"].value if "kl.start" in cell.metrics else None,
@@ -40,10 +42,10 @@ def tell(record: results.Results) -> dict[str, Any]:
             }
             for cell in record.cells_of(label)
         }
-    return told
+    return summary
 
 
 if __name__ == "__main__":
-    said = json.dumps(tell(results.read(Path(sys.argv[1]))), indent=1)
-    Path(__file__).with_suffix(".json").write_text(said + "\n", encoding="utf-8")
-    print(said)
+    text = json.dumps(figures(results.read(Path(sys.argv[1]))), indent=1)
+    Path(__file__).with_suffix(".json").write_text(text + "\n", encoding="utf-8")
+    print(text)

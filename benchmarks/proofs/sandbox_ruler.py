@@ -6,7 +6,7 @@
 The sandbox is a long enough ruler if, greedily, base reaches at most 0.55, SFT 0.75 and the best method 0.95, and if at
 each temperature at least six of the fifteen pairs of six methods are told apart: by the report's own test of the
 methods, Holm at 5 % over all pairs of the report. "deviations" are those of seeds and of answers, each label at the
-temperature that it is ranked at. Writes sandbox_ruler.json beside this file, and exits 1 where a bound is missed.
+temperature that it is ranked at. Writes sandbox_ruler.json next to this file, and exits 1 where a bound is missed.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def main() -> None:
         for at, found in pairs.items()
     }
     failed = missed(gold, counts)
-    told = {
+    summary = {
         "sandbox": FINGERPRINT,
         "versions": record.environment["versions"],
         "seeds": record.recipe["seeds"],
@@ -100,7 +100,7 @@ def main() -> None:
         "pairs": pairs,
         "missed": failed,
     }
-    Path(__file__).with_suffix(".json").write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+    Path(__file__).with_suffix(".json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
     print("| label | " + " | ".join(gold) + " |\n|---|" + "---:|" * len(gold))
     for label in gold["0.0"]:
         print(f"| {label} | " + " | ".join(f"{gold[at][label]:.3f}" for at in gold) + " |")

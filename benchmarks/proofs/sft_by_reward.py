@@ -3,7 +3,7 @@
     alignbench run benchmarks/proofs/sft_by_reward.yaml --out runs/epochs
     python benchmarks/proofs/sft_by_reward.py runs/epochs
 
-Reads the curves of that run and writes sft_by_reward.json beside this file: for each epoch the mean negative
+Reads the curves of that run and writes sft_by_reward.json next to this file: for each epoch the mean negative
 log-likelihood of a token of the validation demonstrations, the reward model's mean score of answers to the
 validation prompts, and gold's of the same policy's answers to the same prompts.
 """
@@ -20,9 +20,9 @@ from alignbench.report import artefacts
 from alignbench.sandbox import FINGERPRINT
 
 
-def tell(run: Path, record: results.Results) -> dict[str, Any]:
+def figures(run: Path, record: results.Results) -> dict[str, Any]:
     """Return the three curves, and where each is best."""
-    told: dict[str, Any] = {"sandbox": FINGERPRINT}
+    summary: dict[str, Any] = {"sandbox": FINGERPRINT}
     for cell in record.cells_of("sft"):
         curves = artefacts.curves(run, cell)
         nll, score = curves["validation_nll"], curves["validation_score"]
@@ -38,20 +38,20 @@ def tell(run: Path, record: results.Results) -> dict[str, Any]:
                 zip(nll.steps, nll.values, score.values, strict=True), 1
             )
         ]
-        told[f"seed {cell.seed}"] = {
+        summary[f"seed {cell.seed}"] = {
             "lowest validation_nll at epoch": min(rows, key=lambda row: row["validation_nll"])["epoch"],
             "highest reward_model at epoch": max(rows, key=lambda row: row["reward_model"])["epoch"],
             "gold on test prompts": cell.metrics["reward"].value,
             "epochs": rows,
         }
-    return told
+    return summary
 
 
 def main() -> None:
     run = Path(sys.argv[1])
-    told = tell(run, results.read(run))
-    Path(__file__).with_suffix(".json").write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
-    print(json.dumps(told, indent=1))
+    summary = figures(run, results.read(run))
+    Path(__file__).with_suffix(".json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+    print(json.dumps(summary, indent=1))
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@
     python benchmarks/proofs/tuning.py runs/tuning
 
 Every method has three settings and three seeds. A setting counts with its best temperature: decoding is tuned as well.
-Writes tuning.json beside this file.
+Writes tuning.json next to this file.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def main() -> None:
         method: max(trials, key=lambda label: max(trials[label]["gold"].values()))
         for method, trials in methods.items()
     }
-    told = {
+    summary = {
         "sandbox": FINGERPRINT,
         "versions": record.environment["versions"],
         "seeds": record.recipe["seeds"],
@@ -41,7 +41,7 @@ def main() -> None:
         "chosen": chosen,
         "trials": methods,
     }
-    Path(__file__).with_suffix(".json").write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+    Path(__file__).with_suffix(".json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
     for trials in methods.values():
         for label, trial in trials.items():
             numbers = "  ".join(f"{at}: {value:.3f}" for at, value in trial["gold"].items())

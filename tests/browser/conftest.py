@@ -1,4 +1,4 @@
-"""The report's own world of results."""
+"""The report's own example_run of results."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 
 @pytest.fixture(scope="session")
-def make_world() -> Any:
+def make_run() -> Any:
     place = Path(__file__).parents[1] / "report" / "conftest.py"
     spec = importlib.util.spec_from_file_location("report_world", place)
     assert spec is not None
@@ -19,4 +19,4 @@ def make_world() -> Any:
     module = importlib.util.module_from_spec(spec)
     sys.modules["report_world"] = module
     spec.loader.exec_module(module)
-    return module.World
+    return module.ExampleRun

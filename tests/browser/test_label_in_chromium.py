@@ -105,13 +105,13 @@ def items(count: int, texts=None) -> tuple[design.Item, ...]:
 def open_page(browser: Any, link: str, **how: Any) -> tuple[Any, list[str]]:
     context = browser.new_context(**how)
     page = context.new_page()
-    said: list[str] = []
-    page.on("console", lambda message: said.append(message.text))
-    page.on("pageerror", lambda error: said.append(str(error)))
-    page.on("dialog", lambda dialog: (said.append(dialog.message), dialog.dismiss()))
+    found: list[str] = []
+    page.on("console", lambda message: found.append(message.text))
+    page.on("pageerror", lambda error: found.append(str(error)))
+    page.on("dialog", lambda dialog: (found.append(dialog.message), dialog.dismiss()))
     page.goto(link)
     page.locator(".answer").first.wait_for()
-    return page, said
+    return page, found
 
 
 def saved(page: Any, count: int, of: int) -> None:
@@ -255,7 +255,7 @@ def test_the_report_of_a_run_that_two_people_ranked_shows_what_a_hand_calculatio
 
 def test_undo_previous_all_equal_and_the_mouse_do_what_they_say(browser: Any, serve: Any):
     server = serve(Design(items(3)))
-    page, said = open_page(browser, server.links["anna"])
+    page, found = open_page(browser, server.links["anna"])
     page.keyboard.press("2")
     page.keyboard.press("3")
     page.keyboard.press("u")
@@ -280,7 +280,7 @@ def test_undo_previous_all_equal_and_the_mouse_do_what_they_say(browser: Any, se
     assert ranks[0] == (1, 1, 1, 1, 1)
     changed = journal.read(server.folder)[1]
     assert [changed.ranks[place] for place in changed.shown] == [5, 2, 3, 4, 1]
-    assert said == []
+    assert found == []
     page.context.close()
 
 
@@ -348,7 +348,7 @@ def test_an_item_that_stood_open_for_days_is_saved(browser: Any, serve: Any):
 
 def test_scores_flags_and_a_note_by_keyboard(browser: Any, serve: Any):
     server = serve(Design(items(1), ask=("score", "flags", "note")))
-    page, said = open_page(browser, server.links["anna"])
+    page, found = open_page(browser, server.links["anna"])
     for pressed in ("1", "2", "3", "4", "5", "7", "6", "5", "4", "1"):
         page.keyboard.press(pressed)
     page.get_by_label("harmful").last.check()
@@ -360,7 +360,7 @@ def test_scores_flags_and_a_note_by_keyboard(browser: Any, serve: Any):
     assert [one.scores[place] for place in one.shown] == [7, 6, 5, 4, 1]
     assert [one.flags[place] for place in one.shown] == [(), (), (), (), ("harmful",)]
     assert one.note == "= 1 2 3 b p"
-    assert said == []
+    assert found == []
     page.context.close()
 
 
@@ -388,13 +388,13 @@ def test_hostile_answers_are_inert_and_nothing_scrolls_sideways(
 ):
     server = serve(Design(items(1, dict(zip(LABELS, HOSTILE, strict=True)))))
     how = {"viewport": {"width": width, "height": 844}, "color_scheme": scheme, "bypass_csp": True}
-    page, said = open_page(browser, server.links["anna"], **how)  # the text is inert without the policy too
+    page, found = open_page(browser, server.links["anna"], **how)  # the text is inert without the policy too
     asked: list[str] = []
     page.on("request", lambda request: asked.append(request.url))
     page.wait_for_timeout(300)
     assert page.title() == "Rank answers · alignbench"
     assert page.locator("main img, main svg, main script").count() == 0
-    assert said == []
+    assert found == []
     assert all(url.startswith(f"http://127.0.0.1:{server.port}/") for url in asked)
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     ways = page.evaluate(

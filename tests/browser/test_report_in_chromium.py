@@ -30,15 +30,15 @@ def browser() -> Iterator[Any]:
 
 
 @pytest.fixture(scope="module")
-def report(make_world: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def report(make_run: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     texts = [
         "<script>alert(1)</script> \u202e \x1b[31m",
         "日本語の答えです。",
         "مرحبا بالعالم",
         "plain words",
     ]
-    world = make_world(prompts=40, seeds=(0, 1, 2))
-    return write_html(world.write(tmp_path_factory.mktemp("browser") / "run", texts=texts))
+    example_run = make_run(prompts=40, seeds=(0, 1, 2))
+    return write_html(example_run.write(tmp_path_factory.mktemp("browser") / "run", texts=texts))
 
 
 @pytest.mark.parametrize("width", [390, 1440])
@@ -48,13 +48,13 @@ def test_it_opens_without_a_word_a_request_or_a_sideways_scroll(
 ):
     context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
     page = context.new_page()
-    said, asked = [], []
-    page.on("console", lambda message: said.append(message.text))
-    page.on("pageerror", lambda error: said.append(str(error)))
+    found, asked = [], []
+    page.on("console", lambda message: found.append(message.text))
+    page.on("pageerror", lambda error: found.append(str(error)))
     page.on("request", lambda request: asked.append(request.url))
-    page.on("dialog", lambda dialog: (said.append(dialog.message), dialog.dismiss()))
+    page.on("dialog", lambda dialog: (found.append(dialog.message), dialog.dismiss()))
     page.goto(report.as_uri())
-    assert said == []
+    assert found == []
     assert asked == [report.as_uri()]
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     paper = page.evaluate("getComputedStyle(document.body).backgroundColor")
@@ -91,12 +91,12 @@ def test_right_to_left_answers_are_set_from_the_right(browser: Any, report: Path
 
 
 def test_a_page_of_eight_labels_three_seeds_and_five_hundred_prompts_is_small_and_quick(
-    browser: Any, make_world: Any, tmp_path: Path
+    browser: Any, make_run: Any, tmp_path: Path
 ):
     labels = {"base": (None, None, 0.4, 0.0, 20.0)} | {
         f"label-{n}": ("dpo", "base", 0.4 + n / 50, 2.0 + n, 18.0 + n) for n in range(7)
     }
-    folder = make_world(labels=labels, prompts=500, seeds=(0, 1, 2)).write(tmp_path / "run")
+    folder = make_run(labels=labels, prompts=500, seeds=(0, 1, 2)).write(tmp_path / "run")
     began = time.process_time()
     file = write_html(folder)
     assert time.process_time() - began < 20

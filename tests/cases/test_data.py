@@ -114,14 +114,14 @@ def test_a_constant_user_parts_no_conversations_unless_asked_to(
 
 
 @pytest.mark.parametrize(
-    ("case", "said"),
+    ("case", "message"),
     [
         ("14b-save-to-disk", "written by `save_to_disk` of the datasets library"),
         ("14c-hub-clone", r"its folders do; name one of them: ./clone/data"),
     ],
 )
-def test_a_folder_is_named_for_what_it_is(case: str, said: str, recipe: Callable[[str], Path]):
-    with pytest.raises(AlignbenchError, match=said):
+def test_a_folder_is_named_for_what_it_is(case: str, message: str, recipe: Callable[[str], Path]):
+    with pytest.raises(AlignbenchError, match=message):
         load(recipe(case))
 
 
@@ -157,17 +157,17 @@ def test_a_tokenizer_with_more_tokens_than_the_model_is_refused(prepared: Prepar
 
 
 @pytest.mark.parametrize(
-    ("case", "said"),
+    ("case", "message"),
     [
         ("30-template-strips-thinking", "drops part of an answer: its <think> part"),
         ("33-no-generation-prompt", "ignores add_generation_prompt"),
         ("35-added-tokens-not-resized", "the model embeds"),
     ],
 )
-def test_what_small_files_tell_is_known_before_a_run(case: str, said: str, recipe: Callable[[str], Path]):
+def test_what_small_files_tell_is_known_before_a_run(case: str, message: str, recipe: Callable[[str], Path]):
     loaded = load(recipe(case))
     pool = survey(loaded.recipe, loaded.path.parent)
-    with pytest.raises(ModelError, match=said):
+    with pytest.raises(ModelError, match=message):
         check_tokenizer(loaded.recipe, loaded.path.parent, pool)
 
 

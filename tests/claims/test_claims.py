@@ -39,20 +39,20 @@ PROCEDURE = Procedure.model_validate(
 )
 
 
-def part(**said) -> Part:
+def part(**fields) -> Part:
     return Part.model_validate(
-        {"says": "it helps", "metric": "reward", "a": "new", "b": "old", "sign": "+", "d": 0.1, **said}
+        {"says": "it helps", "metric": "reward", "a": "new", "b": "old", "sign": "+", "d": 0.1, **fields}
     )
 
 
-def claim(*parts: Part, **said) -> Claim:
+def claim(*parts: Part, **fields) -> Claim:
     return Claim.model_validate(
         {
             "says": "It helps.",
             "source": "A",
             "recipe": "r.yaml",
             "parts": [one.model_dump() for one in parts],
-            **said,
+            **fields,
         }
     )
 
@@ -106,8 +106,8 @@ def run(difference: float, se: float = 0.01, *, seeds: int = 5, diverged: int = 
 
 
 def word(one: Part, difference: float, se: float = 0.01, **more) -> str:
-    said = evidence(one, {"": Run(run(difference, se, **more))})
-    judged = p_values(one, said.estimate) if said.estimate and usable(PROCEDURE, said) else NOTHING
+    found = evidence(one, {"": Run(run(difference, se, **more))})
+    judged = p_values(one, found.estimate) if found.estimate and usable(PROCEDURE, found) else NOTHING
     return decide(PROCEDURE, 1, 0, {"": judged})[""]
 
 
@@ -151,9 +151,9 @@ def test_the_correction_is_benjamini_and_hochbergs_with_what_was_decided_before(
     p = [0.001, 0.02, 0.004, 0.3, 0.0126]
     assert stats.benjamini_hochberg(p) == pytest.approx(false_discovery_control(p))
     some = {place: p_values(part(), _with_p(one)) for place, one in enumerate(p)}
-    said = decide(PROCEDURE, len(p), 0, some)
+    found = decide(PROCEDURE, len(p), 0, some)
     adjusted = false_discovery_control([one.smallest for one in some.values()])
-    assert [said[place] != "undecided" for place in some] == [one <= PROCEDURE.level for one in adjusted]
+    assert [found[place] != "undecided" for place in some] == [one <= PROCEDURE.level for one in adjusted]
     # The same part in a family in which nine of ten are decided, and in one in which none is.
     one = {"": p_values(part(), _with_p(0.01))}
     assert decide(PROCEDURE, 10, 9, one)[""] == "reproduced"
@@ -187,10 +187,10 @@ def test_a_value_of_its_own_is_compared_with_a_number():
 
 def test_held_out_rows_of_a_trained_judge_are_a_sample_too():
     one = part(metric="judge.accuracy", a="clean/new", b="noisy/old")
-    said = evidence(one, {"clean": Run(run(0)), "noisy": Run(run(0))})
-    assert said.estimate is not None
-    assert said.estimate.value == pytest.approx(0.1)
-    assert said.estimate.se == pytest.approx((2 * 0.4**2 / 400) ** 0.5), (
+    found = evidence(one, {"clean": Run(run(0)), "noisy": Run(run(0))})
+    assert found.estimate is not None
+    assert found.estimate.value == pytest.approx(0.1)
+    assert found.estimate.se == pytest.approx((2 * 0.4**2 / 400) ** 0.5), (
         "equal seeds, so that rows alone vary"
     )
 
@@ -223,8 +223,8 @@ def test_labels_of_two_variants_are_paired_by_prompt(tmp_path):
         (folder / layout.PROMPTS).write_text("\n".join(lines))
     record = run(0).model_copy(update={"judges": ({"name": "gold"},)})
     runs = {variant: Run(record, tmp_path / variant) for variant in tables}
-    said = evidence(part(a="own/new", b="other/new"), runs)
-    assert said.estimate == stats.method(tables["own"] - tables["other"])
+    found = evidence(part(a="own/new", b="other/new"), runs)
+    assert found.estimate == stats.method(tables["own"] - tables["other"])
 
 
 def test_seeds_that_diverged_are_left_out_and_counted_and_too_many_decide_nothing():
@@ -249,16 +249,16 @@ def test_a_claim_names_its_parts_where_their_verdicts_differ():
 
 
 @pytest.mark.parametrize(
-    ("said", "problem"),
+    ("fields", "problem"),
     [
         ({"around": 0.5}, "around is for a label's own value"),
         ({"a": "x/new", "b": "y/old", "metric": "kl.base"}, "compared by reward"),
         ({"d": 0}, "greater than 0"),
     ],
 )
-def test_a_part_that_cannot_be_measured_is_refused(said, problem):
+def test_a_part_that_cannot_be_measured_is_refused(fields, problem):
     with pytest.raises(ValueError, match=problem):
-        part(**said)
+        part(**fields)
 
 
 # --- the registry -------------------------------------------------------------------------------------------

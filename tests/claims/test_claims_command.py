@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import typer
 
-from alignbench import results
+from alignbench import layout, results
 from alignbench.cli.claims import claims
-from alignbench.commands.claims.registry import REGISTERED, load
+from alignbench.commands.claims.registry import load
 from alignbench.errors import RecipeError
 
 RECIPE = """
@@ -54,7 +54,7 @@ def test_a_registry_runs_look_by_look_to_its_page_and_is_then_closed(tmp_path: P
     assert not (tmp_path / "runs").exists(), "to look costs nothing and registers nothing"
     assert command(tmp_path) == 0
     out = capsys.readouterr().out
-    (registered,) = (tmp_path / "runs").glob(f"*/{REGISTERED}")
+    (registered,) = (tmp_path / "runs").glob(f"*/{layout.REGISTERED}")
     digest = load(tmp_path).digest
     assert json.loads(registered.read_text())["digest"] == digest
     runs = sorted(registered.parent.glob("small/plain/*-seeds"))

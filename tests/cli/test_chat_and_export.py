@@ -87,14 +87,16 @@ def test_a_streamed_answer_is_the_answer(run: Path):
     cells = finished(results.read(run), ["base", "sft"])
     policies = [finished_policy(session, cell.label, cell.seed) for cell in cells]
     sampling = Sampling(temperature=1.0, top_p=0.9, max_new_tokens=12)
-    prompts = [Prompt(id=f"p{i}", prompt=({"role": "user", "content": said},)) for i, said in enumerate("ab")]
+    prompts = [
+        Prompt(id=f"p{i}", prompt=({"role": "user", "content": found},)) for i, found in enumerate("ab")
+    ]
     for prompt in prompts:
         assert all(map(can_stream, policies))
         together = [stream(policy, prompt, sampling, 7) for policy in policies]
-        said = ["", ""]
+        found = ["", ""]
         while together:  # in turn, on one base
             for place, one in enumerate(list(together)):
-                said[place] = next(one, said[place])
+                found[place] = next(one, found[place])
             together = [one for one in together if one.gi_frame is not None]
         for policy in policies:
             whole = policy.answer([prompt], sampling, 7)[0].text
@@ -110,12 +112,12 @@ from transformers import AutoModelForCausalLM
 folder, where, asked = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
 base = AutoModelForCausalLM.from_pretrained(where, dtype=torch.float32)
 policy = PeftModel.from_pretrained(base, folder).eval()
-told = []
+logps = []
 for prompt, response in asked:
     with torch.no_grad():
         logits = policy(input_ids=torch.tensor([[*prompt, *response]])).logits[0, len(prompt) - 1 : -1]
-    told.append(logits.log_softmax(-1).gather(1, torch.tensor(response)[:, None])[:, 0].tolist())
-print(json.dumps(told))
+    logps.append(logits.log_softmax(-1).gather(1, torch.tensor(response)[:, None])[:, 0].tolist())
+print(json.dumps(logps))
 """
 
 OURS = """
@@ -171,9 +173,9 @@ def test_a_merged_model_is_written_and_agrees(run: Path):
     out = run.parent / "merged"
     ran = alignbench("export", run, "sft", "--merge", "--out", out, "--json")
     assert ran.returncode == 0, ran.stderr
-    said = json.loads(ran.stdout)["merge"]
-    assert said["merging_changes_at_most"] < 1e-3
-    assert 0 < said["written_from_measured_mean"] < 0.1  # the base's own dtype is bfloat16
+    record = json.loads(ran.stdout)["merge"]
+    assert record["merging_changes_at_most"] < 1e-3
+    assert 0 < record["written_from_measured_mean"] < 0.1  # the base's own dtype is bfloat16
     assert (out / "model.safetensors").is_file()
     assert not (out / "adapter_config.json").exists()
 

@@ -29,9 +29,9 @@ def recipe(tmp_path: Path, rpo: None) -> Path:
 
 
 def test_help_names_every_command_and_every_command_has_help(alignbench) -> None:
-    said = alignbench("--help").stdout
+    output = alignbench("--help").stdout
     for command in COMMANDS:
-        assert command in said
+        assert command in output
         assert alignbench(command, "--help").exit_code == 0
 
 
@@ -46,9 +46,9 @@ def test_check_says_what_would_run(alignbench, recipe: Path) -> None:
 
 
 def test_check_for_a_program_is_the_whole_recipe_with_defaults(alignbench, recipe: Path) -> None:
-    said = json.loads(alignbench("check", recipe, "--json", "--set", "seeds=[3]").stdout)
-    assert said["seeds"] == [3]
-    assert said["training"]["batch"] == 16
+    record = json.loads(alignbench("check", recipe, "--json", "--set", "seeds=[3]").stdout)
+    assert record["seeds"] == [3]
+    assert record["training"]["batch"] == 16
 
 
 def test_check_reads_every_row_where_it_is_asked_to_and_names_file_and_line(
@@ -94,11 +94,11 @@ def test_problems_are_lines_on_stderr_and_nothing_on_stdout(alignbench, recipe: 
 def test_problems_for_a_program_are_one_json_object(alignbench, recipe: Path) -> None:
     done = alignbench("plan", recipe, "--json", "--set", "seeds=[x]")
     assert done.exit_code == Exit.USAGE
-    said = json.loads(done.stdout)
-    assert said["error"] == "RecipeError"
-    assert said["exit_code"] == 2
-    assert said["problems"][0]["field"] == "seeds[0]"
-    assert said["problems"][0]["file"] == "--set seeds=[x]"
+    record = json.loads(done.stdout)
+    assert record["error"] == "RecipeError"
+    assert record["exit_code"] == 2
+    assert record["problems"][0]["field"] == "seeds[0]"
+    assert record["problems"][0]["file"] == "--set seeds=[x]"
 
 
 @pytest.mark.parametrize(
@@ -119,9 +119,9 @@ def test_every_kind_of_error_ends_with_its_exit_code(alignbench, recipe: Path, t
 
 def test_what_data_smuggles_into_an_error_cannot_steer_the_terminal(alignbench, recipe: Path) -> None:
     recipe.write_text('"\\e]52;c;aGk=\\a\\e[31m": 1', encoding="utf-8")
-    said = alignbench("check", recipe).stderr
-    assert "\x1b" not in said
-    assert "\x07" not in said
+    output = alignbench("check", recipe).stderr
+    assert "\x1b" not in output
+    assert "\x07" not in output
 
 
 def test_a_traceback_is_shown_only_with_debug(alignbench, recipe: Path) -> None:
@@ -152,9 +152,9 @@ def test_an_interrupt_ends_with_its_own_exit_code(alignbench, recipe: Path, monk
 
 
 def test_plan_lists_the_cells_in_start_order_with_their_departures(alignbench, recipe: Path) -> None:
-    said = json.loads(alignbench("plan", recipe, "--json").stdout)
-    assert (said["requests"], said["estimate"]) == ([], None)
-    rows = said["cells"]
+    record = json.loads(alignbench("plan", recipe, "--json").stdout)
+    assert (record["requests"], record["estimate"]) == ([], None)
+    rows = record["cells"]
     assert [row["cell"] for row in rows] == [
         f"{label}/seed-{seed}" for seed in (0, 7) for label in ("base", "rpo", "rpo-twice")
     ]
@@ -187,15 +187,16 @@ def test_plan_says_what_difference_the_seeds_and_prompts_can_find(alignbench, re
     from alignbench import stats
 
     planned = json.loads(alignbench("plan", recipe, "--json").stdout)
-    said = planned["detectable"]
+    detectable = planned["detectable"]
     assert planned["compute"] == "float32"
-    assert (said["seeds"], said["estimand"]) == (2, "policies")
+    assert (detectable["seeds"], detectable["estimand"]) == (2, "policies")
     more = json.loads(alignbench("plan", recipe, "--json", "--set", "seeds=[0, 1, 2]").stdout)["detectable"]
     sizes = {name: more[name] for name in ("seeds", "prompts", "labels")}
     assert more["difference"] == stats.detectable(stats.PLANNING, "method", **sizes)
     shown = " ".join(alignbench("plan", recipe).stdout.split())
     assert (
-        f"find a difference of {said['difference']:.2f} between two trained policies in 80 % of runs" in shown
+        f"find a difference of {detectable['difference']:.2f} between two trained policies in 80 % of runs"
+        in shown
     )
     assert "A verdict on the methods needs 3 seeds or more." in shown
 
@@ -214,8 +215,8 @@ def test_plan_says_what_is_quantised_and_adapted(
 def test_plan_keeps_to_the_labels_that_are_asked_for_and_what_they_start_from(
     alignbench, recipe: Path
 ) -> None:
-    said = json.loads(alignbench("plan", recipe, "--json", "--only", "rpo").stdout)
-    assert {row["label"] for row in said["cells"]} == {"base", "rpo"}
+    record = json.loads(alignbench("plan", recipe, "--json", "--only", "rpo").stdout)
+    assert {row["label"] for row in record["cells"]} == {"base", "rpo"}
     done = alignbench("plan", recipe, "--only", "rpoo")
     assert done.exit_code == Exit.USAGE
     assert "--only names rpoo, which the recipe does not have" in done.stderr

@@ -1,4 +1,4 @@
-"""What `methods` tells of the installed methods."""
+"""What `methods` shows of the installed methods."""
 
 from __future__ import annotations
 
@@ -51,10 +51,10 @@ def test_methods_lists_names_versions_and_the_reasons_of_broken_ones(alignbench,
 
 def test_a_method_is_shown_with_what_it_reads_and_its_fields(alignbench, install) -> None:
     install("alignbench-teach", modules={"teach_plugin": TEACHING}, methods={"teach": "teach_plugin:Teach"})
-    said = json.loads(alignbench("methods", "teach", "--json").stdout)
-    assert said["reads"] == ["UnpairedPreference"]
-    assert said["description"].startswith("Learns from a teacher.")
-    assert said["fields"][0] == {
+    record = json.loads(alignbench("methods", "teach", "--json").stdout)
+    assert record["reads"] == ["UnpairedPreference"]
+    assert record["description"].startswith("Learns from a teacher.")
+    assert record["fields"][0] == {
         "name": "rate",
         "type": "number",
         "default": 0.1,
@@ -75,8 +75,8 @@ def test_every_field_of_every_method_is_told_in_words_and_its_description_is_not
     shown = alignbench("methods", "grpo").stdout
     assert '\nscale: group, batch or none, default "group"\n' in shown
     assert "\nrewards: list of reward function, default []\n" in shown
-    said = "    Reward functions, added to the judge's score where one is named: `length`,"
-    assert said in shown
+    line = "    Reward functions, added to the judge's score where one is named: `length`,"
+    assert line in shown
 
 
 def test_methods_and_doctor_go_on_where_metadata_are_wrong_and_tell_what_is(alignbench, install) -> None:
@@ -97,8 +97,8 @@ def test_methods_and_doctor_go_on_where_metadata_are_wrong_and_tell_what_is(alig
     found = [
         row["message"] for row in json.loads(alignbench("doctor", "--json").stdout) if row["state"] == "bad"
     ]
-    assert any("'My Method', which cannot be a name" in said for said in found)
-    assert any("the entry points of garbled cannot be read" in said for said in found)
+    assert any("'My Method', which cannot be a name" in text for text in found)
+    assert any("the entry points of garbled cannot be read" in text for text in found)
     assert "alignbench-teach requires nobody-has-this>=1 (not installed)" in found
 
 
@@ -137,13 +137,13 @@ def test_a_broken_method_is_an_error_when_it_is_asked_for(alignbench, install) -
 def test_doctor_finds_what_is_missing_and_what_is_there(alignbench, monkeypatch, tmp_path) -> None:
     before = set(sys.modules)
     monkeypatch.setenv("ALIGNBENCH_HOME", str(tmp_path / "not" / "yet" / "there"))
-    said = {row["name"]: row for row in json.loads(alignbench("doctor", "--json").stdout)}
-    assert said["torch"]["state"] == said["transformers"]["state"] == "good"
-    assert said["hub"]["message"].startswith("offline")
-    assert "jsonl" in said["data"]["message"]
-    assert said["devices"]["state"] in ("good", "note")
+    output = {row["name"]: row for row in json.loads(alignbench("doctor", "--json").stdout)}
+    assert output["torch"]["state"] == output["transformers"]["state"] == "good"
+    assert output["hub"]["message"].startswith("offline")
+    assert "jsonl" in output["data"]["message"]
+    assert output["devices"]["state"] in ("good", "note")
     assert "torch" not in set(sys.modules) - before
-    assert "GiB free" in said["disk of the store"]["message"]
+    assert "GiB free" in output["disk of the store"]["message"]
 
 
 def test_doctor_says_bad_where_a_library_is_too_old_or_missing(monkeypatch) -> None:
@@ -159,23 +159,23 @@ def test_doctor_says_bad_where_a_library_is_too_old_or_missing(monkeypatch) -> N
         return "2.9.1" if name == "torch" else real(name)
 
     monkeypatch.setattr(metadata, "version", version)
-    said = {finding.name: finding for finding in _libraries()}
-    assert said["torch"].state == said["peft"].state == "bad"
-    assert said["torch"].message == "version 2.9.1 is not supported; pip install 'torch>=2.10'"
-    assert said["peft"].message.startswith("not installed; pip install 'peft>=")
-    assert said["transformers"].state == "good"
+    found = {finding.name: finding for finding in _libraries()}
+    assert found["torch"].state == found["peft"].state == "bad"
+    assert found["torch"].message == "version 2.9.1 is not supported; pip install 'torch>=2.10'"
+    assert found["peft"].message.startswith("not installed; pip install 'peft>=")
+    assert found["transformers"].state == "good"
 
 
 def test_doctor_loads_a_model_and_says_what_is_quantised_and_which_paths_are_slower(
     alignbench, monkeypatch
 ) -> None:
     monkeypatch.setattr("alignbench.cli.doctor._torch", lambda: ())
-    said = {row["name"]: row for row in json.loads(alignbench("doctor", "sandbox", "--json").stdout)}
-    assert said["weights"]["state"] == said["fast paths"]["state"] == "good"
+    output = {row["name"]: row for row in json.loads(alignbench("doctor", "sandbox", "--json").stdout)}
+    assert output["weights"]["state"] == output["fast paths"]["state"] == "good"
     assert re.search(
-        r"Of [\d,]+ weights \d+\.\d% are quantised, \d+\.\d% get an adapter", said["weights"]["message"]
+        r"Of [\d,]+ weights \d+\.\d% are quantised, \d+\.\d% get an adapter", output["weights"]["message"]
     )
-    assert "model" not in said
+    assert "model" not in output
 
 
 def test_doctor_says_why_a_model_cannot_be_a_base(alignbench, monkeypatch, tmp_path: Path) -> None:

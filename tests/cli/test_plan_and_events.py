@@ -14,7 +14,7 @@ import pytest
 from rich.console import Console
 
 from alignbench.api.launcher import Event, Finished
-from alignbench.cli.progress import telling, watching
+from alignbench.cli.progress import printing_json, watching
 from alignbench.commands.forecast import Clock, _line, side_by_side
 from alignbench.engine.experiment import Progress
 from alignbench.engine.plan import Cell
@@ -31,7 +31,7 @@ NEWS = [
 
 def test_a_program_reads_one_object_a_line() -> None:
     lines: list[str] = []
-    hear = telling(lines.append)
+    hear = printing_json(lines.append)
     for one in NEWS:
         hear(one)
     first, last = map(json.loads, lines)
@@ -131,7 +131,7 @@ def test_cells_side_by_side_wait_for_what_they_start_from_and_for_a_lane() -> No
     )
     took = {base: 1.0, sft: 4.0, dpo: 3.0, orpo: 3.0}
     assert side_by_side(took, 1) == 11.0
-    assert side_by_side(took, 2) == 7.0  # orpo beside sft, and dpo after it
+    assert side_by_side(took, 2) == 7.0  # orpo in parallel with sft, and dpo after it
     assert side_by_side({**took, Cell("dpo", 1, ("sft",)): 5.0}, 4) == 7.0  # its sft is no cell of these
     assert side_by_side({}, 2) == 0.0
 

@@ -73,19 +73,19 @@ def test_a_new_phase_forgets_the_total_and_the_numbers_of_the_old_one() -> None:
 def test_answers_are_counted_as_they_end_and_not_told_too_often(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0.0
     monkeypatch.setattr(answering.time, "monotonic", lambda: now)
-    told: list[Event] = []
-    count = answering.counting(told.append, 8)
+    events: list[Event] = []
+    count = answering.counting(events.append, 8)
     count(3)
     now = 1.0
     count(2)
     count(1)
     count(2)
-    assert [(event.phase, event.done, event.total) for event in told] == [
+    assert [(event.phase, event.done, event.total) for event in events] == [
         ("answering", 0, 8),
         ("answering", 5, 8),
         ("answering", 8, 8),
     ]
-    assert "5/8" in shown([Progress("rpo/seed-0", event, cells=2) for event in told[:2]], terminal=True)
+    assert "5/8" in shown([Progress("rpo/seed-0", event, cells=2) for event in events[:2]], terminal=True)
 
 
 def test_eighty_columns_hold_the_cell_how_far_it_is_the_time_left_and_its_numbers() -> None:

@@ -35,7 +35,7 @@ def store(folder: Path, write: WriteRows, rows: Sequence[dict[str, Any]], kind: 
 
 @pytest.mark.parametrize("kind", ["jsonl", "parquet"])
 @pytest.mark.parametrize(
-    ("rows", "prompt", "said"),
+    ("rows", "prompt", "message"),
     [
         ([ALPACA] * 3, ["instruction", "inptu"], "no row has a column `inptu`.*did you mean `input`"),
         (
@@ -46,13 +46,13 @@ def store(folder: Path, write: WriteRows, rows: Sequence[dict[str, Any]], kind: 
     ],
 )
 def test_a_column_of_a_joined_text_that_no_row_has_is_refused(
-    rows: list[dict[str, Any]], prompt: list[str], said: str, kind: str, write: WriteRows, tmp_path: Path
+    rows: list[dict[str, Any]], prompt: list[str], message: str, kind: str, write: WriteRows, tmp_path: Path
 ):
     name = store(tmp_path, write, rows, kind)
     wrong = source(tmp_path, {"prompt": prompt, "completion": "output"}, name)
-    with pytest.raises(DataError, match=said):
+    with pytest.raises(DataError, match=message):
         wrong.view()
-    with pytest.raises(DataError, match=said):
+    with pytest.raises(DataError, match=message):
         list(wrong.rows("train", None, 0))
 
 

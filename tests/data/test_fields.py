@@ -61,7 +61,7 @@ def row(record: dict[str, Any]) -> Any:
 def test_the_field_names_of_trl_and_of_rankings_give_the_views(
     record: dict[str, Any], expected: tuple[Any, ...]
 ):
-    kind, *said = expected
+    kind, *result = expected
     found = row(record)
     assert type(found) is kind
     names = {
@@ -72,7 +72,7 @@ def test_the_field_names_of_trl_and_of_rankings_give_the_views(
         Prompt: ("prompt",),
         Text: ("text",),
     }[kind]
-    assert [getattr(found, name) for name in names] == said
+    assert [getattr(found, name) for name in names] == result
 
 
 def test_all_other_columns_are_kept():
@@ -91,7 +91,7 @@ def test_all_other_columns_are_kept():
 
 
 @pytest.mark.parametrize(
-    ("first", "later", "said"),
+    ("first", "later", "message"),
     [
         (
             {"prompt": "q", "completion": "a"},
@@ -105,9 +105,9 @@ def test_all_other_columns_are_kept():
         ),
     ],
 )
-def test_a_later_record_that_says_more_than_the_first_is_no_row(first: Any, later: Any, said: str):
+def test_a_later_record_that_says_more_than_the_first_is_no_row(first: Any, later: Any, message: str):
     known = shape(first)
-    with pytest.raises(RecordError, match=said):
+    with pytest.raises(RecordError, match=message):
         read(later, known)
 
 
@@ -182,7 +182,7 @@ def test_well_formed_records_without_use_are_told_from_bad_ones(record: dict[str
 
 
 @pytest.mark.parametrize(
-    ("record", "said"),
+    ("record", "message"),
     [
         ({"prompt": "q", "answers": ["a", "b"], "ranks": [1]}, "ranks: 1 ranks for 2 answers"),
         ({"prompt": "q", "answers": ["a", "b"], "ranks": ["1", "2"]}, "ranks: not a list of numbers"),
@@ -220,8 +220,8 @@ def test_well_formed_records_without_use_are_told_from_bad_ones(record: dict[str
         ),
     ],
 )
-def test_bad_records_name_their_field(record: dict[str, Any], said: str):
-    with pytest.raises(RecordError, match=said.replace("(", r"\(")):
+def test_bad_records_name_their_field(record: dict[str, Any], message: str):
+    with pytest.raises(RecordError, match=message.replace("(", r"\(")):
         row(record)
 
 

@@ -34,15 +34,15 @@ def rows(folder: Path, record: dict[str, Any], train: Any) -> list[Row]:
 
 def shown(row: Row) -> dict[str, Any]:
     """What a row of the table must hold, in the words of `formats.jsonl`."""
-    said: dict[str, Any] = {"view": type(row).__name__}
+    found: dict[str, Any] = {"view": type(row).__name__}
     if isinstance(row, Prompt):
-        said["prompt"] = [f"{turn['role']}: {turn['content']}" for turn in row.prompt]
-        said |= {"answers": list(answers(row))} if answers(row) else {}
+        found["prompt"] = [f"{turn['role']}: {turn['content']}" for turn in row.prompt]
+        found |= {"answers": list(answers(row))} if answers(row) else {}
     if isinstance(row, Ranking):
-        said["ranks"] = list(row.ranks)
+        found["ranks"] = list(row.ranks)
     if isinstance(row, UnpairedPreference):
-        said["desirable"] = row.desirable
-    return said
+        found["desirable"] = row.desirable
+    return found
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,7 @@ def test_the_first_twenty_bad_rows_are_listed_and_all_are_counted(write: WriteRo
 
 # F26
 @pytest.mark.parametrize(
-    ("line", "said"),
+    ("line", "message"),
     [
         ('{"prompt": "a", "rejected": "c"}', "data.jsonl:2: chosen: is missing; add the field `chosen`"),
         (
@@ -80,18 +80,18 @@ def test_the_first_twenty_bad_rows_are_listed_and_all_are_counted(write: WriteRo
         ),
     ],
 )
-def test_a_bad_field_is_named_with_line_and_column(line: str, said: str, write: WriteRows, tmp_path: Path):
+def test_a_bad_field_is_named_with_line_and_column(line: str, message: str, write: WriteRows, tmp_path: Path):
     write([GOOD, line])
     error = problems(source(tmp_path))
     assert error.total == 1
-    assert str(error).startswith(said)
+    assert str(error).startswith(message)
 
 
 def test_a_misspelt_first_row_is_understood_too(write: WriteRows, tmp_path: Path):
     write([{"promt": "a", "choosen": "b", "rejected": "c"}])
-    said = str(problems(source(tmp_path)))
-    assert "there is `promt`; did you mean `prompt`?" in said
-    assert "there is `choosen`; did you mean `chosen`?" in said
+    found = str(problems(source(tmp_path)))
+    assert "there is `promt`; did you mean `prompt`?" in found
+    assert "there is `choosen`; did you mean `chosen`?" in found
 
 
 def test_what_is_harmless_is_accepted_and_stated(write: WriteRows, tmp_path: Path):
@@ -110,7 +110,7 @@ def test_what_is_harmless_is_accepted_and_stated(write: WriteRows, tmp_path: Pat
 
 # F27
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         (
             f'{GOOD}\n{{"prompt": "caf\u00e9"}}\n'.encode("latin-1"),
@@ -144,10 +144,10 @@ def test_what_is_harmless_is_accepted_and_stated(write: WriteRows, tmp_path: Pat
     ],
 )
 def test_another_format_is_named_with_the_byte_where_it_shows(
-    content: bytes, said: str, write: WriteRows, tmp_path: Path
+    content: bytes, message: str, write: WriteRows, tmp_path: Path
 ):
     write(content)
-    assert said in str(problems(source(tmp_path)))
+    assert message in str(problems(source(tmp_path)))
 
 
 # F30

@@ -35,7 +35,7 @@ def test_nothing_is_written_where_one_row_is_bad(write: WriteRows, table: Prepar
 
 # F28
 @pytest.mark.parametrize(
-    ("count", "said"),
+    ("count", "message"),
     [
         (
             0,
@@ -45,11 +45,11 @@ def test_nothing_is_written_where_one_row_is_bad(write: WriteRows, table: Prepar
         (4, "one batch (training.batch) needs at least 4, so about 6 rows in all"),
     ],
 )
-def test_too_few_rows_say_how_many_are_needed(count: int, said: str, write: WriteRows, table: Prepare):
+def test_too_few_rows_say_how_many_are_needed(count: int, message: str, write: WriteRows, table: Prepare):
     write(pairs(count))
     with pytest.raises(DataError) as raised:
         table("data.jsonl")
-    assert said in str(raised.value)
+    assert message in str(raised.value)
     assert raised.value.exit_code is Exit.DATA
 
 
@@ -135,11 +135,11 @@ def test_too_many_long_rows_are_an_error_with_lengths_that_would_do(write: Write
     write([{**row, "chosen": "word " * (n + 1)} for n, row in enumerate(pairs(100))])
     with pytest.raises(DataError) as raised:
         table("data.jsonl", max_length=32)
-    said = str(raised.value)
-    assert "of 100 rows (7" in said
-    assert "longer than max_length. Tokens of a row: 50% have at most" in said
-    assert "set data.max_length (the model's context is 256): " in said
-    assert "112 keeps 100%; or data.allowed_drop: 0.7" in said
+    found = str(raised.value)
+    assert "of 100 rows (7" in found
+    assert "longer than max_length. Tokens of a row: 50% have at most" in found
+    assert "set data.max_length (the model's context is 256): " in found
+    assert "112 keeps 100%; or data.allowed_drop: 0.7" in found
 
 
 def test_a_template_that_drops_what_tells_answers_apart_is_refused(write: WriteRows, table: Prepare):
@@ -149,8 +149,8 @@ def test_a_template_that_drops_what_tells_answers_apart_is_refused(write: WriteR
         "{% for m in messages %}{{ m.role + ' ' + m.content.split('</think>')[-1] + ' <eos> ' }}{% endfor %}"
         "{% if add_generation_prompt %}assistant {% endif %}"
     )
-    said = r"40 of 40 rows \(100%\) cannot be used: 40 the chat template drops part of an answer: its <think> part"
-    with pytest.raises(ModelError, match=said + ".*; set model.chat_template to a template that keeps"):
+    found = r"40 of 40 rows \(100%\) cannot be used: 40 the chat template drops part of an answer: its <think> part"
+    with pytest.raises(ModelError, match=found + ".*; set model.chat_template to a template that keeps"):
         table("data.jsonl", model={"id": "sandbox", "chat_template": template})
 
 
@@ -158,9 +158,9 @@ def test_lengths_that_the_model_cannot_hold_are_not_offered(write: WriteRows, ta
     write([*pairs(20), *({**row, "prompt": "x " * 300} for row in pairs(20))])
     with pytest.raises(DataError) as raised:
         table("data.jsonl")
-    said = str(raised.value)
-    assert "no data.max_length keeps more (the model's context is 256)" in said
-    assert "data.allowed_drop: 0.5" in said
+    found = str(raised.value)
+    assert "no data.max_length keeps more (the model's context is 256)" in found
+    assert "data.allowed_drop: 0.5" in found
 
 
 def test_many_rows_of_one_prompt_say_why_a_split_is_empty(write: WriteRows, table: Prepare):
@@ -316,9 +316,9 @@ def test_a_folder_without_a_table_is_told_from_one(tmp_path: Path):
 
 # the sandbox
 def test_the_sandbox_is_prepared_whole(recipe: MakeRecipe, tmp_path: Path):
-    said = []
+    found = []
     made = recipe("sandbox", limit=100, max_length=96, prompts=50, pretraining="sandbox", split={})
-    prepare(made, tmp_path / "table", root=tmp_path, progress=lambda what, count: said.append(what))
+    prepare(made, tmp_path / "table", root=tmp_path, progress=lambda what, count: found.append(what))
     table = open_table(tmp_path / "table")
     assert table.view is Ranking
     assert len(table.kept("train")) == 100
@@ -331,7 +331,7 @@ def test_the_sandbox_is_prepared_whole(recipe: MakeRecipe, tmp_path: Path):
     texts = table.texts()
     assert texts
     assert all(isinstance(text, Text) and 2 <= len(text.ids) <= 96 for text in texts)
-    assert {"tokenising rows", "tokenising pretraining text"} <= set(said)
+    assert {"tokenising rows", "tokenising pretraining text"} <= set(found)
 
 
 # real data

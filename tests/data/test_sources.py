@@ -39,7 +39,7 @@ def test_fields_of_the_source_are_kept(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    ("name", "error", "said"),
+    ("name", "error", "message"),
     [
         (
             "missing.jsonl",
@@ -56,7 +56,7 @@ def test_fields_of_the_source_are_kept(tmp_path: Path):
     ],
 )
 def test_a_name_that_stands_for_nothing_is_an_error(
-    name: str, error: type[Exception], said: str, tmp_path: Path
+    name: str, error: type[Exception], message: str, tmp_path: Path
 ):
     for file in ("notes.txt", "rows.csv", "rows.jsonl.gz"):
         (tmp_path / file).touch()
@@ -64,7 +64,7 @@ def test_a_name_that_stands_for_nothing_is_an_error(
         (tmp_path / folder).mkdir()
         for file in files:
             (tmp_path / folder / file).touch()
-    with pytest.raises(error, match=said):
+    with pytest.raises(error, match=message):
         resolve(Named(name=name), tmp_path)
 
 
@@ -120,7 +120,7 @@ def test_what_the_datasets_library_writes_beside_rows_is_no_row(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    ("files", "said"),
+    ("files", "message"),
     [
         (("saved/data-00000-of-00001.arrow", "saved/state.json"), "written by `save_to_disk` .*to_parquet"),
         (("saved/train/data-00000-of-00001.arrow", "saved/dataset_dict.json"), "written by `save_to_disk`"),
@@ -128,11 +128,13 @@ def test_what_the_datasets_library_writes_beside_rows_is_no_row(tmp_path: Path):
         (("saved/dataset_info.json",), "the folder holds no .jsonl or .parquet file"),
     ],
 )
-def test_a_folder_of_another_kind_is_named_for_what_it_is(files: tuple[str, ...], said: str, tmp_path: Path):
+def test_a_folder_of_another_kind_is_named_for_what_it_is(
+    files: tuple[str, ...], message: str, tmp_path: Path
+):
     for name in files:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
-    with pytest.raises(DataError, match=said):
+    with pytest.raises(DataError, match=message):
         open_source(Named(name="saved"), tmp_path)
 
 

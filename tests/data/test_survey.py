@@ -46,7 +46,7 @@ LONG = " ".join(["word"] * 80)
 
 
 @pytest.mark.parametrize(
-    ("rows", "data", "said"),
+    ("rows", "data", "message"),
     [
         (
             [{"prompt": f"question {n}", "completion": LONG if n % 2 else "yes"} for n in range(60)],
@@ -74,7 +74,7 @@ LONG = " ".join(["word"] * 80)
 def test_a_check_refuses_what_a_run_refuses_in_the_same_words(
     rows: list[dict[str, Any]],
     data: dict[str, Any],
-    said: str,
+    message: str,
     write: WriteRows,
     recipe: MakeRecipe,
     tmp_path: Path,
@@ -82,7 +82,7 @@ def test_a_check_refuses_what_a_run_refuses_in_the_same_words(
     write(rows)
     before, then = refusals(recipe("data.jsonl", **data), tmp_path)
     assert before == then
-    assert re.search(said, before)
+    assert re.search(message, before)
 
 
 def test_of_many_rows_a_sample_is_checked_with_a_margin(

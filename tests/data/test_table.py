@@ -42,14 +42,14 @@ def test_soft_rankings_survive_the_table(write: WriteRows, table: Prepare):
 
 
 def test_what_is_handed_out_is_proven_by_its_ids(rankings: Table):
-    told: list[str] = []
+    read: list[str] = []
     rows = rankings.rows(Pair, seed=0)
-    rows.on_read = told.extend
+    rows.on_read = read.extend
     assert len(rows) > 0
-    assert (rows.seen, told) == ([], [])  # asking for the length hands out no row
+    assert (rows.seen, read) == ([], [])  # asking for the length hands out no row
     ids = [row.id for row in rows]
     rows.epoch(1)
-    assert rows.seen == told == ids + ids
+    assert rows.seen == read == ids + ids
     other = rankings.rows(Pair, seed=0)
     list(other)
     other.epoch(1)

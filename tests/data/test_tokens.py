@@ -283,7 +283,7 @@ AGAIN = CHATML.replace(
 
 
 @pytest.mark.parametrize(
-    ("template", "said"),
+    ("template", "message"),
     [
         (None, r"the tokenizer of .* has no chat template; set model.chat_template to Jinja text"),
         (
@@ -300,9 +300,9 @@ AGAIN = CHATML.replace(
     ],
 )
 def test_a_template_that_cannot_be_trusted_stops_everything(
-    template: str | None, said: str, tokenizer_folder: Path
+    template: str | None, message: str, tokenizer_folder: Path
 ):
-    with pytest.raises(ModelError, match=said) as raised:
+    with pytest.raises(ModelError, match=message) as raised:
         load_tokenizer(model(tokenizer_folder, template))
     assert raised.value.exit_code is Exit.USAGE
     assert "model.chat_template" in str(raised.value)
@@ -408,8 +408,8 @@ def test_a_real_tokenizer_without_template_takes_one(shared: Path):
 def test_importing_the_data_package_loads_nothing_heavy():
     heavy = ["torch", "transformers", "pyarrow", "datasets", "numpy"]
     code = f"import sys, alignbench.data; print([name for name in {heavy} if name in sys.modules])"
-    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert said.stdout.strip() == "[]"
+    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert output.stdout.strip() == "[]"
 
 
 SPACED = (

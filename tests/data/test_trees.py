@@ -1,4 +1,4 @@
-"""Ranked reply trees: what becomes a row, what does not, and what is said of a tree that is none."""
+"""Ranked reply trees: what becomes a row, what does not, and the problem of a tree that cannot be read."""
 
 from __future__ import annotations
 

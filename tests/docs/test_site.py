@@ -54,21 +54,21 @@ def recipes() -> list[Any]:
 
 def completed(block: str) -> dict[str, Any]:
     """Return a block as a whole recipe: what it leaves out is the sandbox's, and the starts it names are there."""
-    said = yaml.safe_load(block)
-    if "judge" in said:  # of a method
-        said = {"methods": {"rlaif": {"start": "base", **said}}}
-    if "model" in said and "data" in said:
-        return said
+    fields = yaml.safe_load(block)
+    if "judge" in fields:  # of a method
+        fields = {"methods": {"rlaif": {"start": "base", **fields}}}
+    if "model" in fields and "data" in fields:
+        return fields
     named = {
-        block["start"] for block in said.get("methods", {}).values() if isinstance(block.get("start"), str)
+        block["start"] for block in fields.get("methods", {}).values() if isinstance(block.get("start"), str)
     }
     starts = {label: {"start": "base"} for label in ({"sft", "dpo"} & named) or {"sft"}}
     return {
         "model": {"id": "sandbox"},
         "data": {"train": "sandbox"},
         "start": "base",
-        **said,
-        "methods": {**starts, **said.get("methods", {})},
+        **fields,
+        "methods": {**starts, **fields.get("methods", {})},
     }
 
 
@@ -93,7 +93,7 @@ def test_a_wrong_field_in_a_block_would_be_found(tmp_path: Path):
 
 def commands() -> list[Any]:
     """Every command line that a text shows, in code or in a block."""
-    told = {
+    found = {
         (page, found.strip())
         for page in TEXTS
         for found in re.findall(
@@ -104,13 +104,13 @@ def commands() -> list[Any]:
         for found in found
         if found
     }
-    said = sorted((text, page.name) for page, text in told)
-    return [pytest.param(text, id=f"{name}: {text}") for text, name in said]
+    shown = sorted((text, page.name) for page, text in found)
+    return [pytest.param(text, id=f"{name}: {text}") for text, name in shown]
 
 
-@pytest.mark.parametrize("said", commands())
-def test_every_command_that_is_shown_exists_with_its_options(said: str):
-    name, *rest = shlex.split(said.partition("#")[0])
+@pytest.mark.parametrize("command", commands())
+def test_every_command_that_is_shown_exists_with_its_options(command: str):
+    name, *rest = shlex.split(command.partition("#")[0])
     known = typer.main.get_command(app).commands  # pyright: ignore[reportAttributeAccessIssue]
     assert name in known
     options = {option for parameter in known[name].params for option in parameter.opts}
@@ -143,7 +143,7 @@ def test_the_row_filter_that_the_page_shows_filters():
     made: dict[str, Any] = {}
     exec(re.findall(r"```python\n(.*?)```", page, re.DOTALL)[-1], made)
     filter = made["NoShouting"]()
-    loud, calm = (Prompt(id="x", prompt=({"role": "user", "content": said},)) for said in ("WHY?", "Why?"))
+    loud, calm = (Prompt(id="x", prompt=({"role": "user", "content": text},)) for text in ("WHY?", "Why?"))
     assert (filter.keep(loud), filter.keep(calm)) == (None, calm)
     assert filter.counts == {"prompt in capitals": 1}
 
@@ -170,8 +170,8 @@ def test_every_link_to_a_page_leads_to_one(page: Path):
 
 
 def test_every_page_of_the_menu_is_there_and_every_page_is_in_the_menu():
-    said = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))["nav"]
-    listed = set(re.findall(r"[\w/-]+\.md", str(said)))
+    record = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))["nav"]
+    listed = set(re.findall(r"[\w/-]+\.md", str(record)))
     assert listed == {page.relative_to(DOCS).as_posix() for page in PAGES}
 
 

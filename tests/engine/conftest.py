@@ -160,8 +160,8 @@ class Session:
     def run(self, recipe: Path, out: str, *options: str, **env: str) -> tuple[int, str]:
         """Return the exit code and all that was printed."""
         process = self.start(recipe, out, *options, **env)
-        said, _ = process.communicate(timeout=300)
-        return process.returncode, said
+        output, _ = process.communicate(timeout=300)
+        return process.returncode, output
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""What an answer costs, beside the plain decoding of the policy it started from."""
+"""The cost of an answer, compared with plain decoding of the policy it started from."""
 
 from __future__ import annotations
 

@@ -70,12 +70,12 @@ def answers_of(session: Session, label: str, run: CellContext) -> dict[str, set[
     """What a policy says to the training prompts, drawn here once more."""
     prompts = list(session.table.rows(Prompt, "train", seed=0))
     how = Relabelled.model_validate(by(label)).labels
-    said: dict[str, set[str]] = {}
+    found: dict[str, set[str]] = {}
     for one in finished_policy(session, label, 0).answer(
         prompts, how.sampling, run.number("labels"), samples=2
     ):
-        said.setdefault(one.prompt_id, set()).add(one.text)
-    return said
+        found.setdefault(one.prompt_id, set()).add(one.text)
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -138,11 +138,11 @@ def test_who_reads_the_files_comparisons_where_others_do_not_departs(tmp_path: P
     run = a_run(session, "stacked", tmp_path / "s")
     assert list(run.rows(Pair)) == list(session.table.rows(Pair, "train", seed=0))
     assert run.ledger.departures == []
-    said = {
+    found = {
         label: [str(one) for one in session.plan.labels[label].departures] for label in ("stacked", "direct")
     }
-    assert "comparisons: the file's instead of answers of stacked" in said["stacked"]
-    assert said["direct"] == ["labelled by its own base, as the judge self"]
+    assert "comparisons: the file's instead of answers of stacked" in found["stacked"]
+    assert found["direct"] == ["labelled by its own base, as the judge self"]
 
 
 def test_a_cell_that_learns_from_other_comparisons_is_another_cell():
@@ -163,7 +163,7 @@ evaluation: {{judges: [{judge}]}}
 
 
 @pytest.mark.parametrize(
-    ("source", "judge", "field", "said"),
+    ("source", "judge", "field", "message"),
     [
         ("stf", "gold", "data.source", "there is no label 'stf'; did you mean 'sft'?"),
         ("{policy: stf}", "gold", "data.source.policy", "there is no label 'stf'; did you mean 'sft'?"),
@@ -176,7 +176,7 @@ evaluation: {{judges: [{judge}]}}
     ],
 )
 def test_what_is_wrong_with_a_source_is_said_where_it_stands(
-    tmp_path: Path, source: str, judge: str, field: str, said: str
+    tmp_path: Path, source: str, judge: str, field: str, message: str
 ):
     path = tmp_path / "recipe.yaml"
     path.write_text(TEXT.format(source=source, judge=judge))
@@ -184,7 +184,7 @@ def test_what_is_wrong_with_a_source_is_said_where_it_stands(
         load(path)
     (one,) = caught.value.problems
     assert (one.field, one.line) == (field, 2)
-    assert said in f"{one.what}; {one.fix}"
+    assert message in f"{one.what}; {one.fix}"
 
 
 def test_a_source_in_its_short_form_is_spelled_out(tmp_path: Path):

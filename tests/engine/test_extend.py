@@ -26,7 +26,7 @@ seeds: [100]
 
 @pytest.fixture(scope="module")
 def short(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a finished run with one seed, with its recipe beside it."""
+    """The folder of a finished run with one seed, with its recipe next to it."""
     folder = tmp_path_factory.mktemp("extend")
     (folder / "recipe.yaml").write_text(RECIPE)
     assert run(load(folder / "recipe.yaml"), out=folder / "short") is Exit.DONE

@@ -23,8 +23,8 @@ def test_nothing_that_is_preloaded_initialises_the_device():
 
 @pytest.mark.gpu
 def test_two_cells_run_on_the_device(session: Session):
-    code, said = session.run(session.recipe("good: {}\nbetter: {method: good}", "cuda"), "cuda")
-    assert code == 0, said
+    code, output = session.run(session.recipe("good: {}\nbetter: {method: good}", "cuda"), "cuda")
+    assert code == 0, output
     record = results.read(session.folder / "cuda")
     assert record.environment["device"].startswith("cuda")
     assert [cell.status for cell in record.cells] == ["done"] * 3

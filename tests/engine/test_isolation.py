@@ -30,16 +30,16 @@ after: {method: good, start: raises}
 
 @pytest.fixture(scope="module")
 def ran(session: Session) -> tuple[int, str, Results]:
-    code, said = session.run(session.recipe(ALL), "all")
-    assert code == 1, said
-    return code, said, results.read(session.folder / "all")
+    code, output = session.run(session.recipe(ALL), "all")
+    assert code == 1, output
+    return code, output, results.read(session.folder / "all")
 
 
 @pytest.fixture(scope="module")
 def alone(session: Session) -> Path:
     """The folder of a run in which nothing goes wrong."""
-    code, said = session.run(session.recipe("good: {}", "alone"), "alone")
-    assert code == 0, said
+    code, output = session.run(session.recipe("good: {}", "alone"), "alone")
+    assert code == 0, output
     return session.folder / "alone"
 
 
@@ -48,8 +48,8 @@ def cell(record: Results, label: str) -> results.Cell:
 
 
 def test_the_run_ends_with_exit_code_1_and_all_cells_on_record(ran: tuple[int, str, Results]):
-    code, said, record = ran
-    assert code == 1, said
+    code, found, record = ran
+    assert code == 1, found
     assert {one.label for one in record.cells} == {
         "base",
         "raises",
@@ -127,15 +127,15 @@ def test_a_damaged_cell_is_run_again_to_the_same_bytes(session: Session, alone: 
     before = digest(folder)
     with (folder / "seed-0" / "samples.parquet").open("ab") as file:
         file.write(b"x")
-    code, said = session.run(session.recipe("good: {}", "alone"), "alone")
-    assert code == 0, said
+    code, output = session.run(session.recipe("good: {}", "alone"), "alone")
+    assert code == 0, output
     assert digest(folder) == before
 
 
 def test_another_recipe_does_not_overwrite_a_run(session: Session, ran: tuple[int, str, Results]):
-    code, said = session.run(session.recipe("good: {}\nbetter: {method: good}", "changed"), "all")
+    code, output = session.run(session.recipe("good: {}\nbetter: {method: good}", "changed"), "all")
     assert code == 2
-    assert "another recipe" in said
+    assert "another recipe" in output
 
 
 def test_a_killed_parent_leaves_no_child(session: Session):
@@ -154,8 +154,8 @@ def test_one_ctrl_c_ends_the_run_with_130_and_no_process_left(session: Session):
     wait_for(session.folder / "stopped" / "cells" / "good" / "seed-0" / "started")
     began = time.monotonic()
     os.kill(process.pid, signal.SIGINT)
-    said, _ = process.communicate(timeout=30)
-    assert process.returncode == 130, said
+    output, _ = process.communicate(timeout=30)
+    assert process.returncode == 130, output
     assert time.monotonic() - began < 30
     assert not children_of(session.folder / "stopped")
 
@@ -164,9 +164,9 @@ def test_a_folder_in_which_another_process_runs_is_refused_and_left_alone(sessio
     out = session.folder / "held"
     out.mkdir()
     with store.alone(out):
-        code, said = session.run(session.recipe("good: {}", "held"), "held")
-    assert code == 6, said
-    assert "another process is running in" in said
+        code, output = session.run(session.recipe("good: {}", "held"), "held")
+    assert code == 6, output
+    assert "another process is running in" in output
     assert not list(out.iterdir())
 
 
@@ -184,15 +184,15 @@ def digest(folder: Path) -> dict[str, str]:
 
 
 def curves(path: Path) -> str:
-    said = [{**json.loads(line), "seconds": None} for line in path.read_text().splitlines()]
-    return hashlib.sha256(repr(said).encode()).hexdigest()
+    text = [{**json.loads(line), "seconds": None} for line in path.read_text().splitlines()]
+    return hashlib.sha256(repr(text).encode()).hexdigest()
 
 
 def answers(path: Path) -> str:
     from alignbench.worker import samples
 
-    said = [(a.prompt_id, a.sample, a.ids, a.text, a.finished) for a in samples.read_all(path.parent)]
-    return hashlib.sha256(repr(said).encode()).hexdigest()
+    found = [(a.prompt_id, a.sample, a.ids, a.text, a.finished) for a in samples.read_all(path.parent)]
+    return hashlib.sha256(repr(found).encode()).hexdigest()
 
 
 def wait_for(path: Path, seconds: float = 60) -> None:

@@ -81,9 +81,9 @@ def test_the_judge_scores_the_start_and_every_evaluation_afterwards(
     followed: tuple[CellContext, list[torch.Tensor]],
 ):
     run, _ = followed
-    said = learning_curve.judged(run.session, run.folder, "gold", Gold(Settings()))
-    assert [one["step"] for one in said["learning_curve"]] == [0, 2, 4]
-    assert all(0 <= one["score"]["value"] <= 1 for one in said["learning_curve"])
+    found = learning_curve.judged(run.session, run.folder, "gold", Gold(Settings()))
+    assert [one["step"] for one in found["learning_curve"]] == [0, 2, 4]
+    assert all(0 <= one["score"]["value"] <= 1 for one in found["learning_curve"])
     lines = learning_curve.read(run.folder)
     assert [line["proxy"] for line in lines if line["step"] == 4] == pytest.approx(
         [float(len(line["text"].split())) for line in lines if line["step"] == 4], abs=1
@@ -97,14 +97,14 @@ def test_the_distance_from_base_is_that_of_the_answers_given_on_the_way(
     base, (policy,) = run.session.base, run.adapted
     asked = run.session.table.prompts("validation", CURVE["prompts"])
     answers = policy.answer(asked, run.session.recipe.evaluation.sampling.unscaled, run.seed)
-    items = [Scorable(one.prompt_ids, said.ids) for one, said in zip(asked, answers, strict=True)]
+    items = [Scorable(one.prompt_ids, found.ids) for one, found in zip(asked, answers, strict=True)]
     own, other = policy.logprobs(items), base.policy().logprobs(items)
     apart = [float((p.logps - q.logps).sum()) for p, q in zip(own, other, strict=True)]
     lines = learning_curve.read(run.folder)
     assert [line["kl"] for line in lines if line["step"] == 4] == pytest.approx(apart, abs=1e-4)
     assert [line["kl"] for line in lines if line["step"] == 0] == pytest.approx([0] * 4, abs=1e-4)
-    told = learning_curve.judged(run.session, run.folder, "gold", Gold(Settings()))["learning_curve"]
-    assert told[-1]["kl"]["value"] == pytest.approx(sum(apart) / 4, abs=1e-4)
+    curve = learning_curve.judged(run.session, run.folder, "gold", Gold(Settings()))["learning_curve"]
+    assert curve[-1]["kl"]["value"] == pytest.approx(sum(apart) / 4, abs=1e-4)
 
 
 def test_a_killed_training_goes_on_with_the_answers_it_has_given(
@@ -126,16 +126,16 @@ def test_a_killed_training_goes_on_with_the_answers_it_has_given(
     weights = train(again)
     whole, expected = followed
     assert all(torch.equal(one, other) for one, other in zip(weights, expected, strict=True))
-    said, wanted = ([line["text"] for line in learning_curve.read(one.folder)] for one in (again, whole))
-    assert said == wanted
+    found, wanted = ([line["text"] for line in learning_curve.read(one.folder)] for one in (again, whole))
+    assert found == wanted
 
 
 def test_a_method_without_a_reward_of_its_own_has_a_curve_and_no_proxy(tmp_path: Path):
     run = make_run(tmp_path / "plain", CURVE)
     train(run)
-    said = learning_curve.judged(run.session, run.folder, "gold", Gold(Settings()))
-    assert [one["proxy"] for one in said["learning_curve"]] == [None] * 3
-    assert said["warnings"] == []
+    found = learning_curve.judged(run.session, run.folder, "gold", Gold(Settings()))
+    assert [one["proxy"] for one in found["learning_curve"]] == [None] * 3
+    assert found["warnings"] == []
 
 
 def test_a_second_training_of_the_same_cell_goes_on_where_the_first_ended(tmp_path: Path):
@@ -186,8 +186,8 @@ def worth(*means: float) -> np.ndarray:
 def test_there_is_a_warning_where_the_proxy_rises_while_the_score_falls(
     gold: tuple[float, ...], proxy: tuple[float, ...], since: int | None
 ):
-    said = learning_curve._over_optimised("gold", [0, 2, 4], worth(*gold), worth(*proxy))
-    assert (said is None) == (since is None)
-    if said is not None:
-        assert said.startswith(f"step 4: since step {since} the reward it learns from rose by")
-        assert "evaluation judge gold fell by" in said
+    found = learning_curve._over_optimised("gold", [0, 2, 4], worth(*gold), worth(*proxy))
+    assert (found is None) == (since is None)
+    if found is not None:
+        assert found.startswith(f"step 4: since step {since} the reward it learns from rose by")
+        assert "evaluation judge gold fell by" in found

@@ -16,7 +16,7 @@ VERSIONS = {"torch": "2.13.0"}
 
 
 def recipe(**changed: object) -> Recipe:
-    said = {
+    fields = {
         "model": {"id": "sandbox"},
         "data": {"train": "sandbox", "limit": 64},
         "methods": {
@@ -26,13 +26,13 @@ def recipe(**changed: object) -> Recipe:
         },
         "seeds": [0, 1],
     }
-    return Recipe.model_validate({**said, **changed})
+    return Recipe.model_validate({**fields, **changed})
 
 
 def key(given: Recipe, label: str = "cold", **changed: object) -> str:
     cell = next(cell for cell in plan.cells(resolve(given)) if cell.label == label)
-    said = {"versions": VERSIONS, "data": "d" * 64, "parents": {"base": "p" * 64}, "files": {}, **changed}
-    return keys.cell_key(resolve(given), cell, **said)  # pyright: ignore[reportArgumentType]
+    fields = {"versions": VERSIONS, "data": "d" * 64, "parents": {"base": "p" * 64}, "files": {}, **changed}
+    return keys.cell_key(resolve(given), cell, **fields)  # pyright: ignore[reportArgumentType]
 
 
 def test_a_label_is_planned_with_what_its_block_says():
@@ -79,8 +79,8 @@ def test_only_names_a_label_that_is_not_there():
 
 def test_another_batch_or_budget_is_a_departure_and_an_own_knob_is_none():
     given = recipe()
-    said = {label: [str(one) for one in resolve(given).labels[label].departures] for label in given.methods}
-    assert said == {
+    found = {label: [str(one) for one in resolve(given).labels[label].departures] for label in given.methods}
+    assert found == {
         "hot": ["training.batch: 4 instead of 16"],
         "cold": [],
         "other": ["budget: 3 steps instead of 1 epoch"],
@@ -162,10 +162,10 @@ def test_a_run_s_folder_names_cell_by_label_and_seed():
 
 def test_what_metrics_ask_for_is_planned_once_however_many_share_it(tmp_path):
     (tmp_path / "pairs.jsonl").write_text('{"source": "un", "target": "one"}\n')
-    said = {"prompts": ["Name a customer."], "samples": 7, "max_new_tokens": 5}
+    fields = {"prompts": ["Name a customer."], "samples": 7, "max_new_tokens": 5}
     harness = {"harness": {"translation": "pairs.jsonl"}}
     given = recipe(
-        evaluation={"metrics": [{"words": said}, "kl", {"diversity": {**said, "samples": 9}}, harness]}
+        evaluation={"metrics": [{"words": fields}, "kl", {"diversity": {**fields, "samples": 9}}, harness]}
     )
     assert requested(given, tmp_path) == [
         {"metrics": ["words", "diversity"], "prompts": 1, "answers": 9, "max tokens": 45},

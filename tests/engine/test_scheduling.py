@@ -77,8 +77,8 @@ def scheduler(folder: Path, recipe: Recipe, launcher: Clockwork) -> Scheduler:
 
 
 def recipe(methods: dict[str, dict[str, object]], seeds: int = 1) -> Recipe:
-    said = {"model": {"id": "sandbox"}, "data": {"train": "sandbox"}, "seeds": list(range(seeds))}
-    return Recipe.model_validate({**said, "methods": methods})
+    fields = {"model": {"id": "sandbox"}, "data": {"train": "sandbox"}, "seeds": list(range(seeds))}
+    return Recipe.model_validate({**fields, "methods": methods})
 
 
 CHAIN = {
@@ -108,10 +108,10 @@ def test_one_at_a_time_whole_seeds_end_first(tmp_path: Path):
 def test_what_needs_a_failed_cell_is_blocked_and_everything_else_runs(tmp_path: Path):
     launcher = Clockwork(lambda name: 1.0, 4, ("first",))
     found = scheduler(tmp_path, recipe(CHAIN), launcher).run()
-    said = {str(cell): (how.status, how.reason) for cell, how in found.items()}
-    assert said["second/seed-0"] == ("blocked", "its start 'first' is failed")
-    assert said["third/seed-0"] == ("blocked", "its start 'second' is blocked")
-    assert said["alone/seed-0"] == said["apart/seed-0"] == ("done", "")
+    result = {str(cell): (how.status, how.reason) for cell, how in found.items()}
+    assert result["second/seed-0"] == ("blocked", "its start 'first' is failed")
+    assert result["third/seed-0"] == ("blocked", "its start 'second' is blocked")
+    assert result["alone/seed-0"] == result["apart/seed-0"] == ("done", "")
 
 
 def test_no_place_is_idle_while_a_cell_could_run(tmp_path: Path):
@@ -297,8 +297,8 @@ class Where(Method):
     def align(self, run: Run):
         began = time.time()
         time.sleep(1.0)
-        said = {"device": os.environ.get("CUDA_VISIBLE_DEVICES"), "began": began, "ended": time.time()}
-        (run.folder / "where.json").write_text(json.dumps(said))
+        record = {"device": os.environ.get("CUDA_VISIBLE_DEVICES"), "began": began, "ended": time.time()}
+        (run.folder / "where.json").write_text(json.dumps(record))
         return run.start
 '''
 

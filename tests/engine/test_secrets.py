@@ -38,8 +38,8 @@ class Echo(BaseHTTPRequestHandler):
         self.rfile.read(int(self.headers["Content-Length"]))
         key = self.headers.get("Authorization", "")
         self.heard.append(key)
-        said = {"choices": [{"message": {"content": f"A, as {key} wishes"}}], "error": f"no such key: {key}"}
-        content = json.dumps(said).encode()
+        found = {"choices": [{"message": {"content": f"A, as {key} wishes"}}], "error": f"no such key: {key}"}
+        content = json.dumps(found).encode()
         self.send_response(200 if self.path.startswith("/kind") else 401, f"not {key}")
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
@@ -65,11 +65,11 @@ def test_no_byte_that_a_run_writes_or_says_holds_a_key(
     url, keys = heard
     recipe = session.folder / f"{temper}.yaml"
     recipe.write_text(JUDGED.replace("URL", f"{url}/{temper}/v1"))
-    _, said = session.run(recipe, temper, JUDGE_KEY=CANARY, **OTHERS)
-    assert f"Bearer {CANARY}" in keys, f"the judge was never asked: {said}"
-    assert (session.folder / temper / "results.json").exists() if temper == "kind" else "(the key)" in said
+    _, output = session.run(recipe, temper, JUDGE_KEY=CANARY, **OTHERS)
+    assert f"Bearer {CANARY}" in keys, f"the judge was never asked: {output}"
+    assert (session.folder / temper / "results.json").exists() if temper == "kind" else "(the key)" in output
     secrets = [CANARY, *OTHERS.values()]
-    assert not [secret for secret in secrets if secret in said]
+    assert not [secret for secret in secrets if secret in output]
     places = [path for path in session.folder.rglob("*") if path.is_file()]
     assert len(places) > 20
     assert not [path for path in places if _holds(path, secrets)]

@@ -23,20 +23,20 @@ def test_a_training_that_is_asked_to_stop_keeps_its_step_and_goes_on_to_the_same
     wait_for(out / "cells/tried/seed-0/train.jsonl", 300)
     began = time.monotonic()
     os.killpg(process.pid, signal.SIGINT)  # to the whole group, as a terminal does
-    said, _ = process.communicate(timeout=60)
-    assert process.returncode == 130, said
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 130, output
     assert time.monotonic() - began < 30
-    assert f"nothing is lost, continue with: -c run {recipe} --out {out}" in said
+    assert f"nothing is lost, continue with: -c run {recipe} --out {out}" in output
     assert not children_of(out)
     kept = max(out.glob("cells/tried/seed-0/checkpoints/0/*"))
     assert (kept / "COMMIT").exists()
     assert 10 <= int(kept.name) < 40
 
-    code, said = session.run(recipe, out.name)
-    assert code == 0, said
+    code, output = session.run(recipe, out.name)
+    assert code == 0, output
     whole = session.folder / "never-stopped"
-    code, said = session.run(recipe, whole.name)
-    assert code == 0, said
+    code, output = session.run(recipe, whole.name)
+    assert code == 0, output
     assert digest(out / "cells/tried") == digest(whole / "cells/tried")
     assert not (out / "cells/tried/seed-0/checkpoints").exists()
 
@@ -54,9 +54,9 @@ def test_the_service_manager_s_word_and_a_lost_terminal_end_a_run_in_order(
     process = session.start(session.recipe(BOTH, "both"), "both", "--only", "good", SLOW="600")
     wait_for(started, 300)
     os.killpg(process.pid, sign)
-    said, _ = process.communicate(timeout=60)
-    assert process.returncode == code, said
-    assert "nothing is lost" in said
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == code, output
+    assert "nothing is lost" in output
     assert not children_of(out)
 
 
@@ -71,14 +71,14 @@ def test_a_second_ctrl_c_stops_at_once(session: Session):
     os.kill(process.pid, signal.SIGINT)
     process.wait(timeout=30)
     assert time.monotonic() - began < 10
-    said, _ = process.communicate(timeout=30)
-    assert process.returncode == 130, said
+    output, _ = process.communicate(timeout=30)
+    assert process.returncode == 130, output
     assert not children_of(out)
 
 
 def test_a_cell_without_a_sign_of_life_is_a_failed_row_with_its_stacks_in_its_log(session: Session):
-    code, said = session.run(session.recipe(BOTH, "both"), "both", "--heartbeat", "30")
-    assert code == 1, said
+    code, text = session.run(session.recipe(BOTH, "both"), "both", "--heartbeat", "30")
+    assert code == 1, text
     record = results.read(session.folder / "both")
     (hung,), (good,) = record.cells_of("hangs"), record.cells_of("good")
     assert (hung.status, good.status) == ("failed", "done")

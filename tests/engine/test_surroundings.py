@@ -16,7 +16,7 @@ from .test_isolation import digest
 TRAINED = (
     RECIPE
     + "  tried: {method: sft, start: base, budget: {steps: 2}}\n"
-    + "  beside: {method: dpo, start: base, budget: {steps: 2}}\n"
+    + "  second: {method: dpo, start: base, budget: {steps: 2}}\n"
 )
 FEW = 8
 ODD = "a place with spaces, 場所 and 🦙"
@@ -28,7 +28,7 @@ STRANGE = {"PYTHONHASHSEED": "4242", "LC_ALL": "C", "LANG": "C", "TZ": "Pacific/
 def run(
     folder: Path, surroundings: dict[str, str], *, umask: int = 0o022, files: int | None = None, jobs: int = 1
 ) -> str:
-    """Run the recipe in the folder, as a process of its own; return what it said, its exit code last."""
+    """Run the recipe in the folder, as a process of its own; return what it printed, its exit code last."""
     folder.mkdir(parents=True)
     recipe = folder / "recipe.yaml"
     recipe.write_text(TRAINED, encoding="utf-8")
@@ -53,15 +53,15 @@ def run(
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     folder = tmp_path_factory.mktemp("plain") / "here"
-    said = run(folder, PLAIN)
-    assert said.endswith("exit 0"), said
+    found = run(folder, PLAIN)
+    assert found.endswith("exit 0"), found
     return digest(folder / "run" / "cells")
 
 
 def test_the_bytes_are_the_same_in_strange_surroundings(tmp_path: Path, plain: dict[str, str]):
     folder = tmp_path / ODD
-    said = run(folder, STRANGE, umask=0o077)
-    assert said.endswith("exit 0"), said
+    result = run(folder, STRANGE, umask=0o077)
+    assert result.endswith("exit 0"), result
     found = digest(folder / "run" / "cells")
     assert found == plain
     assert any(name.endswith("adapter_model.safetensors") for name in found), "something was trained"
@@ -69,8 +69,8 @@ def test_the_bytes_are_the_same_in_strange_surroundings(tmp_path: Path, plain: d
 
 def test_cells_side_by_side_leave_the_bytes_of_cells_in_a_row(tmp_path: Path, plain: dict[str, str]):
     folder = tmp_path / "two at once"
-    said = run(folder, PLAIN, jobs=2)
-    assert said.endswith("exit 0"), said
+    found = run(folder, PLAIN, jobs=2)
+    assert found.endswith("exit 0"), found
     assert digest(folder / "run" / "cells") == plain
 
 
@@ -78,9 +78,9 @@ def test_a_process_that_may_open_few_files_says_so_and_leaves_nothing_half(
     tmp_path: Path, plain: dict[str, str]
 ):
     folder = tmp_path / "few"
-    said = run(folder, PLAIN, files=FEW)
-    assert said.endswith("exit 6"), said
-    assert "too many open files; raise the limit" in said, said
-    assert "Traceback" not in said
+    result = run(folder, PLAIN, files=FEW)
+    assert result.endswith("exit 6"), result
+    assert "too many open files; raise the limit" in result, result
+    assert "Traceback" not in result
     cells = folder / "run" / "cells"
     assert {name: found for name, found in digest(cells).items() if plain[name] != found} == {}

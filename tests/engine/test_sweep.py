@@ -19,7 +19,7 @@ SPACE = {"learning_rate": {"low": 1e-4, "high": 1e-2, "log": True}, "beta": [0.1
 
 
 def recipe(**changed) -> Recipe:
-    said = {
+    fields = {
         "model": {"id": "sandbox"},
         "data": {"train": "sandbox", "limit": 64},
         "methods": {
@@ -31,7 +31,7 @@ def recipe(**changed) -> Recipe:
         "evaluation": {"judges": ["gold"], "metrics": ["reward", "kl"]},
         "seeds": [0, 1, 2],
     }
-    return Recipe.model_validate({**said, **changed})
+    return Recipe.model_validate({**fields, **changed})
 
 
 def test_every_swept_method_gets_the_same_number_of_trials_the_first_as_it_is_written():

@@ -236,10 +236,10 @@ def left(case: Path, label: str) -> dict[str, str]:
             continue
         own = path.parent == folder / "policy"  # a method writes what it needs to be there again
         reader = READERS.get(path.name, Path.read_bytes if own else None)
-        assert reader is not None, f"nobody said how {path} is compared"
-        said = reader(path)
-        if said is not None:
-            found[path.relative_to(folder).as_posix()] = hashlib.sha256(said).hexdigest()
+        assert reader is not None, f"nobody states how {path} is compared"
+        result = reader(path)
+        if result is not None:
+            found[path.relative_to(folder).as_posix()] = hashlib.sha256(result).hexdigest()
     return found
 
 
@@ -247,22 +247,22 @@ def _cell(path: Path) -> bytes:
     return store.canonical(_steady(json.loads(path.read_text()))).encode()
 
 
-def _steady(said: Any) -> Any:
+def _steady(found: Any) -> Any:
     """What is left of a record without what is measured: times, and memory."""
-    if isinstance(said, list):
-        return [_steady(one) for one in said]
-    if not isinstance(said, dict):
-        return said
+    if isinstance(found, list):
+        return [_steady(one) for one in found]
+    if not isinstance(found, dict):
+        return found
     return {
         name: _steady(value)
-        for name, value in said.items()
+        for name, value in found.items()
         if not name.endswith(("seconds", "peak_memory_bytes"))
     }
 
 
 def _curves(path: Path) -> bytes:
-    said = [{**json.loads(line), "seconds": 0} for line in path.read_text().splitlines()]
-    return repr(said).encode()
+    text = [{**json.loads(line), "seconds": 0} for line in path.read_text().splitlines()]
+    return repr(text).encode()
 
 
 def _samples(path: Path) -> bytes:

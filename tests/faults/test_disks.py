@@ -25,7 +25,7 @@ def test_a_disk_that_fails_at_the_nth_operation_is_named_and_the_cell_goes_on_on
     lab: Lab, fault, long: bool
 ):
     points = lab.points("dpo", 40 if long else SHORT)
-    wrong = [said for at in points if (said := lab.wrong("dpo", [{"at": at, "act": fault}]))]
+    wrong = [found for at in points if (found := lab.wrong("dpo", [{"at": at, "act": fault}]))]
     assert not wrong, "\n".join(wrong)
 
 
@@ -38,7 +38,7 @@ def test_no_file_may_grow_whoever_writes_it_and_the_cell_goes_on_once_it_may(lab
     for size in sizes if long else sizes[:3]:
         fresh = lab.case()
         ended.append(lab.attempt(fresh, "dpo", limit=size - 1)[0])
-        assert not (said := lab.wrong("dpo", [{"limit": size - 1}])), said
+        assert not (found := lab.wrong("dpo", [{"limit": size - 1}])), found
     assert STORAGE in ended
     assert set(ended) <= {STORAGE, SURVIVED}
 

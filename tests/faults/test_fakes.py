@@ -48,8 +48,8 @@ def cell(root: Path, folder: Path, key: str) -> None:
     for step in range(begin, STEPS):
         total = total + torch.tensor([draw.random() for _ in range(3)])
         kept.save(step + 1, {"step": step + 1, "total": total, "random": draw.getstate()})
-    said = [*total.tolist(), (shared / "labels.txt").read_text()]
-    (folder / "policy.json").write_text(json.dumps(said))
+    text = [*total.tolist(), (shared / "labels.txt").read_text()]
+    (folder / "policy.json").write_text(json.dumps(text))
     store.commit(folder, key=key, producer="fake", leave_out=GROWING)
 
 

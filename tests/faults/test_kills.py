@@ -20,7 +20,7 @@ def test_a_cell_killed_at_its_nth_file_mutation_ends_as_if_it_had_not_been(
     if not long and label in LIKE_ANOTHER:
         pytest.skip("in the long version: make faults")
     points = lab.points(label, None if long else SHORT)
-    wrong = [said for at in points if (said := lab.wrong(label, [{"at": at}]))]
+    wrong = [found for at in points if (found := lab.wrong(label, [{"at": at}]))]
     record_property("kill points", len(points))
     print(f"{label}: {len(points)} of {lab.reference_of(label)[1]} kill points, {len(wrong)} wrong")
     assert not wrong, "\n".join(wrong)
@@ -33,7 +33,7 @@ def test_a_cell_killed_six_times_in_a_row_at_any_moment_ends_as_if_it_had_not_be
     if not long and label not in ("dpo", "rlhf"):
         pytest.skip("in the long version: make faults")
     for seed in range(5 if long else 1):
-        assert not (said := lab.wrong(label, random_kills(seed, 6, 2.0))), said
+        assert not (found := lab.wrong(label, random_kills(seed, 6, 2.0))), found
 
 
 # --- bugs that the harness must see -------------------------------------------------------------------------

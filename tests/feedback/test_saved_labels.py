@@ -47,7 +47,7 @@ def test_a_judge_that_never_chose_is_named_with_the_words_it_would_have_begun_wi
 
 
 @pytest.mark.parametrize(
-    ("people", "said"),
+    ("people", "message"),
     [
         ({"asked": 64, "n": 64, "accuracy": 0.9, "ci95": (0.8, 0.95)}, None),
         (
@@ -58,8 +58,8 @@ def test_a_judge_that_never_chose_is_named_with_the_words_it_would_have_begun_wi
         (None, None),
     ],
 )
-def test_a_judge_that_may_be_no_better_than_chance_is_a_warning_in_the_row(people, said):
+def test_a_judge_that_may_be_no_better_than_chance_is_a_warning_in_the_row(people, message):
     found = []
     record = SimpleNamespace(warning=lambda name, step, text: found.append(text))
     _warn_of_chance(SimpleNamespace(record=record), "self", people)
-    assert [said in text for text in found] == [True] * (said is not None)
+    assert [message in text for text in found] == [True] * (message is not None)

@@ -1,4 +1,4 @@
-"""What the files of a judge tell, and whose prompts it can read, is known before anything runs."""
+"""What is in the files of a judge, and whose prompts it can read, is known before anything runs."""
 
 from __future__ import annotations
 
@@ -81,12 +81,12 @@ def test_a_good_reward_model_passes(tmp_path: Path):
     assert check(write(tmp_path))[0] == Exit.DONE
 
 
-@pytest.mark.parametrize("said", FAULTS)
-def test_a_reward_model_is_checked_as_a_base_is(tmp_path: Path, said: str):
-    FAULTS[said](build(tmp_path / "rm"))
+@pytest.mark.parametrize("message", FAULTS)
+def test_a_reward_model_is_checked_as_a_base_is(tmp_path: Path, message: str):
+    FAULTS[message](build(tmp_path / "rm"))
     code, output = check(write(tmp_path))
     assert code != Exit.DONE
-    assert said in output
+    assert message in output
 
 
 @pytest.mark.parametrize("labels", [2, 3])

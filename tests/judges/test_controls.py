@@ -78,7 +78,7 @@ def test_a_judge_that_follows_the_place_is_not_fit():
 
 
 class Moody(By):
-    """Says something else each time it is asked anew."""
+    """Says something else each time it is asked."""
 
     def __init__(self, worth):
         super().__init__(worth)

@@ -15,7 +15,7 @@ def asked(text: str, id: str = "p") -> Prompt:
 
 
 @pytest.fixture(scope="module")
-def world():
+def answered():
     """Prompts and answers of the sandbox: every answer of every row."""
     rows = list(sandbox.rows("test", 100))
     return [
@@ -25,30 +25,30 @@ def world():
     ]
 
 
-def test_gold_says_what_the_sandbox_says(world):
-    scores = Gold().score(*map(list, zip(*world, strict=True)))
-    for (prompt, answer), score in zip(world, scores, strict=True):
+def test_gold_says_what_the_sandbox_says(answered):
+    scores = Gold().score(*map(list, zip(*answered, strict=True)))
+    for (prompt, answer), score in zip(answered, scores, strict=True):
         truth = sandbox.gold(list(prompt.prompt), answer)
         assert score.value == truth.reward
         assert score.parts == {"helpful": truth.helpful, "honest": truth.honest, "harmless": truth.harmless}
 
 
-def test_scores_and_parts_lie_between_zero_and_one_or_do_not_apply(world):
-    scores = Gold().score(*map(list, zip(*world, strict=True)))
+def test_scores_and_parts_lie_between_zero_and_one_or_do_not_apply(answered):
+    scores = Gold().score(*map(list, zip(*answered, strict=True)))
     numbers = [score.value for score in scores] + [part for score in scores for part in score.parts.values()]
     assert all(0 <= number <= 1 for number in numbers if number is not None)
     assert any(score.parts["helpful"] is None for score in scores)
     assert len({score.value for score in scores}) > 5
 
 
-def test_garbage_scores_low(world):
-    prompts = [prompt for prompt, _ in world]
+def test_garbage_scores_low(answered):
+    prompts = [prompt for prompt, _ in answered]
     assert all(score.value < 0.2 for score in Gold().score(prompts, ["zzz zzz"] * len(prompts)))
 
 
-def test_a_better_answer_wins_whichever_side_it_stands_on(world):
+def test_a_better_answer_wins_whichever_side_it_stands_on(answered):
     by_prompt = {}
-    for prompt, answer in world:
+    for prompt, answer in answered:
         by_prompt.setdefault(prompt.id, (prompt, []))[1].append(answer)
     for prompt, answers in by_prompt.values():
         reward = {answer: sandbox.gold(list(prompt.prompt), answer).reward for answer in answers}
@@ -60,9 +60,9 @@ def test_a_better_answer_wins_whichever_side_it_stands_on(world):
         assert Gold().compare([prompt], [best], [best]) == [0.5]
 
 
-def test_data_from_elsewhere_are_refused_by_their_words(world):
+def test_data_from_elsewhere_are_refused_by_their_words(answered):
     foreign = [asked("What is RLHF?", "a"), asked("What is RLHF?", "a"), asked("x" * 100, "b")]
-    prompts = [world[0][0], *foreign]
+    prompts = [answered[0][0], *foreign]
     with pytest.raises(DataError) as caught:
         Gold().score(prompts, ["hello ."] * len(prompts))
     assert str(caught.value) == (

@@ -52,9 +52,9 @@ class Scripted:
                     if callable(reply):
                         reply(self)
                         return
-                    status, said = reply
-                    extra = said.pop("headers", {}) if isinstance(said, dict) else {}
-                    content = said if isinstance(said, bytes) else json.dumps(said).encode()
+                    status, found = reply
+                    extra = found.pop("headers", {}) if isinstance(found, dict) else {}
+                    content = found if isinstance(found, bytes) else json.dumps(found).encode()
                     self.send_response(status)
                     for name, value in {"Content-Length": str(len(content)), **extra}.items():
                         self.send_header(name, value)

@@ -115,7 +115,7 @@ def test_where_most_answers_were_cut_the_row_says_how_little_is_learnt():
 
 
 @pytest.mark.parametrize(
-    ("said", "how", "reason"),
+    ("message", "how", "reason"),
     [
         (PairwiseJudgment(None, reason="refused"), {}, "refused"),
         (PairwiseJudgment(0.5), {}, "tie"),
@@ -123,8 +123,8 @@ def test_where_most_answers_were_cut_the_row_says_how_little_is_learnt():
         (PairwiseJudgment(0.7, orders=(0.9, 0.45)), {"consistent": True}, "the orders disagree"),
     ],
 )
-def test_what_labels_nothing_is_counted_under_its_reason(said: PairwiseJudgment, how: dict, reason: str):
-    found = labelled(Table({("x", "y"): said}), "x", "y", **how)
+def test_what_labels_nothing_is_counted_under_its_reason(message: PairwiseJudgment, how: dict, reason: str):
+    found = labelled(Table({("x", "y"): message}), "x", "y", **how)
     assert found.rows == []
     assert found.facts["dropped"] == {reason: 1}
 
@@ -208,7 +208,7 @@ def test_rankings_survive_the_file_too(tmp_path: Path):
         assert load(tmp_path).rows == found.rows
 
 
-# --- beside the labels of people
+# --- compared with the labels of people
 
 
 class Favours(Judge):
@@ -235,7 +235,7 @@ HUMAN = [
     )
     for n in range(40)
 ]
-"""Of the last quarter people are said to like the second answer better."""
+"""In the last quarter the label prefers the second answer."""
 
 
 def good(a: str, b: str, principle: str) -> PairwiseJudgment:
@@ -337,8 +337,10 @@ class Writer:
         for prompt in prompts:
             text = prompt.prompt[-1]["content"]
             self.asked.append(text)
-            said = "better" if "Write a reply" in text else "too short" if "falls short" in text else "first"
-            found.append(Answer(prompt.id, said, (1,), True))
+            result = (
+                "better" if "Write a reply" in text else "too short" if "falls short" in text else "first"
+            )
+            found.append(Answer(prompt.id, result, (1,), True))
         return found
 
 

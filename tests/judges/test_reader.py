@@ -194,9 +194,9 @@ def test_marks_are_given_without_reasons():
     assert script.thinks == [None]
 
 
-@pytest.mark.parametrize(("said", "reason"), [([0.0005] * 10, "no score"), ("refused", "refused")])
-def test_no_mark_is_an_abstention(said: Found, reason: str):
-    made, _ = judge(lambda question: said)
+@pytest.mark.parametrize(("message", "reason"), [([0.0005] * 10, "no score"), ("refused", "refused")])
+def test_no_mark_is_an_abstention(message: Found, reason: str):
+    made, _ = judge(lambda question: message)
     assert [score.value for score in made.score([prompt()], ["x"])] == [None]
     assert made.abstained == {reason: 1}
 

@@ -52,8 +52,8 @@ def test_the_smallest_real_model_gives_verdicts_or_says_what_it_would_rather_say
     assert all(one.mass < 0.01 for one in hopeless if one.reason == "neither option")
     assert sum(judge.begun.values()) == 2 * sum(one.reason == "neither option" for one in hopeless)
     anyway = opened(Self, Self.Config(min_mass=0), judge.ask.policy)
-    said = anyway.judge_pairs(some, [one.chosen for one in some], [one.rejected for one in some])
-    assert [one.preference is None for one in said] == [one.reason == "too long" for one in found]
+    result = anyway.judge_pairs(some, [one.chosen for one in some], [one.rejected for one in some])
+    assert [one.preference is None for one in result] == [one.reason == "too long" for one in found]
 
 
 @pytest.mark.slow

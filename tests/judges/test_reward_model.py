@@ -188,9 +188,9 @@ def test_without_a_chat_template_the_text_is_the_pair_of_prompt_and_answer(tmp_p
 
 def test_several_turns_without_a_template_name_their_speakers(tmp_path):
     judge = opened(build(tmp_path, "Bert", template=None, pair=True))
-    said = judge.tokenizer("User: w5 w6\nAssistant: w7\nUser: w8", "w20")["input_ids"]
+    found = judge.tokenizer("User: w5 w6\nAssistant: w7\nUser: w8", "w20")["input_ids"]
     judge.score([talk("w5 w6", "w7", "w8")], ["w20"])
-    assert list(judge._known) == [tuple(said)]
+    assert list(judge._known) == [tuple(found)]
 
 
 @pytest.mark.parametrize(("limit", "words"), [(20, 20), (2048, 48)])

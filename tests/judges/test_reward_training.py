@@ -197,15 +197,15 @@ def test_a_finished_reward_model_gives_the_best_held_out_answers_a_mean_of_zero_
 
 def test_quality_counts_pairs_as_a_person_would():
     rows = [ranking((1, 2, 3), id="a", group="crowd"), ranking((1, 2), id="b", group="expert")]
-    said = quality(rows, [[3.0, 1.0, 2.0], [0.0, 1.0]])
-    assert said["comparisons"] == 4
-    assert said["accuracy"] == pytest.approx((2 / 3 + 0) / 2)
-    assert {name: one["accuracy"] for name, one in said["groups"].items()} == pytest.approx(
+    found = quality(rows, [[3.0, 1.0, 2.0], [0.0, 1.0]])
+    assert found["comparisons"] == 4
+    assert found["accuracy"] == pytest.approx((2 / 3 + 0) / 2)
+    assert {name: one["accuracy"] for name, one in found["groups"].items()} == pytest.approx(
         {"crowd": 2 / 3, "expert": 0}
     )
-    assert said["length_accuracy"] == 1  # each longer answer is ranked worse: shorter wins
+    assert found["length_accuracy"] == 1  # each longer answer is ranked worse: shorter wins
     losses = [plain(3, 1), plain(3, 2), plain(1, 2)]
-    assert said["log_loss"] == pytest.approx((sum(losses) / 3 + plain(0, 1)) / 2)
+    assert found["log_loss"] == pytest.approx((sum(losses) / 3 + plain(0, 1)) / 2)
 
 
 def test_calibration_is_zero_where_the_probabilities_are_the_shares():

@@ -66,7 +66,7 @@ def items(count: int, answers: int = 5) -> list[design.Item]:
     ]
 
 
-def said(item: design.Item, rater: str, ranks, round: int = 0, **more) -> Verdict:
+def verdict(item: design.Item, rater: str, ranks, round: int = 0, **more) -> Verdict:
     ticket = f"ticket-{rater}-{item.id}-{round}-{more.pop('again', 0)}"[:64]
     return Verdict(ticket=ticket, rater=rater, item=item.id, ranks=tuple(ranks), round=round, **more)
 
@@ -78,7 +78,7 @@ def make_items():
 
 @pytest.fixture(scope="session")
 def make_verdict():
-    return said
+    return verdict
 
 
 @pytest.fixture

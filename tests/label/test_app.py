@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from alignbench import layout
 from alignbench.label import bars
 from alignbench.label.design import Design
-from alignbench.label.journal import FILE, opened, read
+from alignbench.label.journal import opened, read
 
 starlette = pytest.importorskip("starlette.testclient", reason="starlette is not installed")
 
@@ -38,8 +39,8 @@ class Page:
 
     def save(self, item: dict, rater: str = "anna", headers=None, /, **changed):
         ranks = list(range(1, len(item["answers"]) + 1))
-        said = {"ticket": item["ticket"], "item": item["id"], "round": item["round"], "ranks": ranks}
-        return self.client.post(self.links[rater] + "verdict", json={**said, **changed}, headers=headers)
+        verdict = {"ticket": item["ticket"], "item": item["id"], "round": item["round"], "ranks": ranks}
+        return self.client.post(self.links[rater] + "verdict", json={**verdict, **changed}, headers=headers)
 
 
 @pytest.fixture
@@ -52,9 +53,9 @@ def page(make_items, tmp_path: Path) -> Iterator[Page]:
 def test_the_ranks_are_kept_by_answer_and_not_by_place_on_the_page(page: Page):
     item = page.next()
     assert page.save(item).status_code == 200
-    (said,) = read(page.folder)
-    best = said.shown[0]
-    assert said.ranks[best] == 1
+    (verdict,) = read(page.folder)
+    best = verdict.shown[0]
+    assert verdict.ranks[best] == 1
     assert item["answers"][0].endswith(("base", "sft", "dpo", "orpo", "rain")[best])
 
 
@@ -67,17 +68,17 @@ def test_scores_flags_and_a_note_are_kept_with_their_answers(page: Page):
     item = page.next()
     flags = [["harmful"], [], [], [], []]
     page.save(item, scores=[7, 1, 1, 1, 2], flags=flags, note="Dûr ‏ربما")
-    (said,) = read(page.folder)
-    first = said.shown[0]
-    assert said.scores[first] == 7
-    assert said.flags[first] == ("harmful",)
-    assert said.note == "Dûr ‏ربما"
+    (verdict,) = read(page.folder)
+    first = verdict.shown[0]
+    assert verdict.scores[first] == 7
+    assert verdict.flags[first] == ("harmful",)
+    assert verdict.note == "Dûr ‏ربما"
 
 
 def test_what_was_sent_twice_is_written_once(page: Page):
     item = page.next()
     assert [page.save(item).status_code for _ in range(3)] == [200, 200, 200]
-    assert len((page.folder / FILE).read_text().splitlines()) == 1
+    assert len((page.folder / layout.JOURNAL).read_text().splitlines()) == 1
 
 
 def test_a_second_tab_cannot_overwrite_what_the_first_has_said(page: Page):
@@ -93,7 +94,7 @@ def test_a_second_tab_cannot_overwrite_what_the_first_has_said(page: Page):
 def test_two_raters_do_not_mix(page: Page):
     page.save(page.next("anna"), "anna")
     page.save(page.next("ben"), "ben", ranks=[5, 4, 3, 2, 1])
-    assert sorted((said.rater, said.ranks[said.shown[0]]) for said in read(page.folder)) == [
+    assert sorted((verdict.rater, verdict.ranks[verdict.shown[0]]) for verdict in read(page.folder)) == [
         ("anna", 1),
         ("ben", 5),
     ]
@@ -107,8 +108,8 @@ def test_the_previous_item_is_opened_as_it_was_ranked_and_can_be_changed(page: P
     assert again["given"]["ranks"] == [2, 1, 3, 3, 3]
     assert again["given"]["note"] == "first"
     assert page.save(again["item"], ranks=[1, 2, 3, 3, 3], replace=True).status_code == 200
-    (said,) = read(page.folder)
-    assert said.ranks[said.shown[0]] == 1
+    (verdict,) = read(page.folder)
+    assert verdict.ranks[verdict.shown[0]] == 1
 
 
 @pytest.mark.parametrize("path", ["", "next", "before"])

@@ -1,4 +1,4 @@
-"""`alignbench label` as a person meets it, and a run that is measured again with what people said."""
+"""`alignbench label` as a person meets it, and a run that is measured again with people's rankings."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
+from alignbench import layout
 from alignbench.cli import app
 from alignbench.data.sources import Jsonl
 from alignbench.judges import people
@@ -101,7 +102,7 @@ def test_every_bad_line_of_a_file_is_said_with_its_number(tmp_path: Path):
     assert ended.exit_code == 4
     assert f"{file}:1" in ended.stderr
     assert f"{file}:3" in ended.stderr
-    assert not (tmp_path / "out" / design.FILE).exists()
+    assert not (tmp_path / "out" / layout.DESIGN).exists()
 
 
 def test_half_a_character_in_a_file_is_said_with_its_line_and_field(tmp_path: Path):
@@ -286,8 +287,8 @@ def test_bars_leave_raters_out_of_the_judge_and_of_the_rows_until_they_are_taken
         lines = (run / "people/rankings.jsonl").read_text().splitlines()
         return {json.loads(line)["annotator"] for line in lines}
 
-    told = alignbench("label", run, "--bar", "agreement=0.4")
-    assert "left out: cara: agreement 0% is below 40%" in told.stdout
+    done = alignbench("label", run, "--bar", "agreement=0.4")
+    assert "left out: cara: agreement 0% is below 40%" in done.stdout
     known = json.loads(alignbench("label", run, "--status", "--json").stdout)
     judge = people.of_run(run)["people"]
     agreement = json.loads(json.dumps(judge.quality["agreement"]))

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from alignbench import layout
 from alignbench.errors import RecipeError, StorageError
 from alignbench.label import design
 from alignbench.label.design import Design
@@ -86,7 +87,7 @@ def test_a_design_is_read_back_as_it_was_written(make_items, tmp_path: Path):
 def test_a_folder_without_labels_and_a_damaged_design_are_said_so(tmp_path: Path):
     with pytest.raises(RecipeError, match="holds no labels"):
         design.read(tmp_path)
-    (tmp_path / design.FILE).write_text('{"schema": 1, "items": [{}]}')
+    (tmp_path / layout.DESIGN).write_text('{"schema": 1, "items": [{}]}')
     with pytest.raises(StorageError, match="damaged"):
         design.read(tmp_path)
 

@@ -7,24 +7,25 @@ from pathlib import Path
 
 import pytest
 
+from alignbench import layout
 from alignbench.errors import StorageError
 from alignbench.label import journal
-from alignbench.label.journal import FILE, Journal, TakenError, Verdict, opened
+from alignbench.label.journal import Journal, TakenError, Verdict, opened
 
 
 def test_a_verdict_stands_in_the_file_before_append_returns(make_items, make_verdict, tmp_path: Path):
     (item,) = make_items(1)
     with opened(tmp_path) as one:
         one.append(make_verdict(item, "anna", (2, 1, 3, 4, 5)))
-        assert [said.ranks for said in journal.read(tmp_path)] == [(2, 1, 3, 4, 5)]
+        assert [verdict.ranks for verdict in journal.read(tmp_path)] == [(2, 1, 3, 4, 5)]
 
 
 def test_the_same_ticket_twice_is_one_verdict(make_items, make_verdict, tmp_path: Path):
     (item,) = make_items(1)
-    said = make_verdict(item, "anna", (1, 2, 3, 4, 5))
+    verdict = make_verdict(item, "anna", (1, 2, 3, 4, 5))
     with opened(tmp_path) as one:
-        assert one.append(said) == one.append(said)
-    assert len((tmp_path / FILE).read_text().splitlines()) == 1
+        assert one.append(verdict) == one.append(verdict)
+    assert len((tmp_path / layout.JOURNAL).read_text().splitlines()) == 1
 
 
 def test_a_second_verdict_on_an_item_needs_to_say_that_it_replaces(make_items, make_verdict, tmp_path: Path):
@@ -36,31 +37,34 @@ def test_a_second_verdict_on_an_item_needs_to_say_that_it_replaces(make_items, m
         with pytest.raises(TakenError, match="another tab"):
             one.append(changed)
         one.append(changed, replace=True)
-    assert [said.ranks[0] for said in journal.read(tmp_path)] == [5, 1]  # in the order of the first time
-    assert len((tmp_path / FILE).read_text().splitlines()) == 3  # nothing is erased
+    assert [verdict.ranks[0] for verdict in journal.read(tmp_path)] == [
+        5,
+        1,
+    ]  # in the order of the first time
+    assert len((tmp_path / layout.JOURNAL).read_text().splitlines()) == 3  # nothing is erased
 
 
 def test_a_line_that_was_torn_at_any_byte_costs_nothing_before_it(make_items, make_verdict, tmp_path: Path):
     first, second, third = make_items(3)
     with opened(tmp_path) as one:
         one.append(make_verdict(first, "anna", (1, 2, 3, 4, 5)))
-        whole = (tmp_path / FILE).stat().st_size
+        whole = (tmp_path / layout.JOURNAL).stat().st_size
         one.append(make_verdict(second, "anna", (1, 2, 3, 4, 5)))
-    data = (tmp_path / FILE).read_bytes()
+    data = (tmp_path / layout.JOURNAL).read_bytes()
     for end in range(whole, len(data)):
-        (tmp_path / FILE).write_bytes(data[:end])
+        (tmp_path / layout.JOURNAL).write_bytes(data[:end])
         assert len(journal.read(tmp_path)) == 1
         with opened(tmp_path) as one:
             one.append(make_verdict(third, "anna", (1, 1, 1, 1, 1)))
-        assert [said.item for said in journal.read(tmp_path)] == [first.id, third.id]
+        assert [verdict.item for verdict in journal.read(tmp_path)] == [first.id, third.id]
 
 
 def test_a_damaged_line_in_the_middle_is_an_error_with_its_number(make_items, make_verdict, tmp_path: Path):
     with opened(tmp_path) as one:
         for item in make_items(3):
             one.append(make_verdict(item, "anna", (1, 2, 3, 4, 5)))
-    lines = (tmp_path / FILE).read_text().splitlines(keepends=True)
-    (tmp_path / FILE).write_text("".join([lines[0], lines[1][:40] + "\n", lines[2]]))
+    lines = (tmp_path / layout.JOURNAL).read_text().splitlines(keepends=True)
+    (tmp_path / layout.JOURNAL).write_text("".join([lines[0], lines[1][:40] + "\n", lines[2]]))
     with pytest.raises(StorageError) as caught:
         journal.read(tmp_path)
     assert caught.value.problems[0].line == 2
@@ -89,7 +93,7 @@ def test_a_disk_that_is_full_leaves_the_journal_as_it_was(
             one.append(make_verdict(second, "anna", (1, 2, 3, 4, 5)))
         monkeypatch.setattr(os, "write", write)
         one.append(make_verdict(second, "anna", (5, 4, 3, 2, 1)))
-    assert [said.ranks[0] for said in journal.read(tmp_path)] == [1, 5]
+    assert [verdict.ranks[0] for verdict in journal.read(tmp_path)] == [1, 5]
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from alignbench.label import design, journal
+from alignbench import layout
+from alignbench.label import design
 from alignbench.label.design import Design
 
 pytest.importorskip("uvicorn", reason="uvicorn is not installed")
@@ -57,8 +58,11 @@ class Rater(threading.Thread):
         with httpx.Client() as client:
             while item := self.ask(client, "GET", "next")["item"]:
                 ranks = list(range(1, 1 + len(item["answers"])))
-                said = {key: item[key] for key in ("ticket", "round")} | {"item": item["id"], "ranks": ranks}
-                self.ask(client, "POST", "verdict", json=said)
+                verdict = {key: item[key] for key in ("ticket", "round")} | {
+                    "item": item["id"],
+                    "ranks": ranks,
+                }
+                self.ask(client, "POST", "verdict", json=verdict)
                 self.confirmed[item["id"]] = item["ticket"]
 
     def ask(self, client: httpx.Client, method: str, path: str, **more) -> dict:
@@ -94,7 +98,7 @@ def test_kill_9_at_any_moment_loses_no_verdict_and_doubles_none(make_items, tmp_
     process.send_signal(signal.SIGINT)
     process.wait(timeout=20)
     assert kills > 1
-    tickets = [json.loads(line)["ticket"] for line in (tmp_path / journal.FILE).read_text().splitlines()]
+    tickets = [json.loads(line)["ticket"] for line in (tmp_path / layout.JOURNAL).read_text().splitlines()]
     assert len(tickets) == len(set(tickets)) == 300
     assert set(tickets) == {ticket for rater in raters for ticket in rater.confirmed.values()}
 

@@ -1,4 +1,4 @@
-"""What people said, as a judge beside others: win rates, agreement, and who is left out."""
+"""People's rankings as a judge among others: win rates, agreement, and who is left out."""
 
 from __future__ import annotations
 
@@ -255,7 +255,7 @@ POPULATION = 200
 
 
 def population(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Raters of unlike skill and bias: the noise with which each sees an answer, and how much each likes the
+    """Raters of different skill and bias: the noise with which each sees an answer, and how much each likes the
     first place of the page above the last."""
     return np.exp(rng.uniform(np.log(0.25), np.log(2.5), POPULATION)), rng.uniform(-0.5, 1.5, POPULATION)
 

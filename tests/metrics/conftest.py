@@ -35,7 +35,7 @@ class Marks(Judge):
 class Given:
     """Evidence from what a test writes down: texts of each cell, prompt by prompt, sample by sample."""
 
-    said: Mapping[Cell, Sequence[Sequence[str]]]
+    texts_of: Mapping[Cell, Sequence[Sequence[str]]]
     judges: Mapping[str, Judge] = field(default_factory=dict)
     drawn: Sampling = field(default_factory=Sampling)
     """How all samples were drawn."""
@@ -61,13 +61,13 @@ class Given:
 
     @property
     def cells(self) -> list[Cell]:
-        return list(self.said)
+        return list(self.texts_of)
 
     @property
     def prompts(self) -> list[Prompt]:
         if self.asked:
             return list(self.asked)
-        count = max(len(texts) for texts in self.said.values())
+        count = max(len(texts) for texts in self.texts_of.values())
         return [Prompt(id=f"p{i}", prompt=({"role": "user", "content": f"{i}?"},)) for i in range(count)]
 
     def sampling(self, cell):
@@ -96,7 +96,7 @@ class Given:
         ids = [prompt.id for prompt in self.prompts]
         return [
             Answer(ids[i], text, tuple(range(len(text))), finished=text not in self.cut, sample=k)
-            for i, samples in enumerate(self.said[cell])
+            for i, samples in enumerate(self.texts_of[cell])
             for k, text in enumerate(samples)
         ]
 

@@ -386,10 +386,10 @@ def test_prompts_that_continue_one_conversation_count_as_one(given, marks):
         Prompt(id=f"p{i}", prompt=(*(first if i < 5 else ()), {"role": "user", "content": f"{i}?"}))
         for i in range(20)
     ]
-    said = {Cell("base", 0): [["1" if i < 5 else "0"] for i in range(20)]}
-    found = summarise([Reward()], given(said, {"gold": marks()}, asked=asked))
+    result = {Cell("base", 0): [["1" if i < 5 else "0"] for i in range(20)]}
+    found = summarise([Reward()], given(result, {"gold": marks()}, asked=asked))
     assert found.labels["base"]["reward"].n == 16
-    alone = summarise([Reward()], given(said, {"gold": marks()}))
+    alone = summarise([Reward()], given(result, {"gold": marks()}))
     assert alone.labels["base"]["reward"].n == 20
     widths = [np.ptp(one.labels["base"]["reward"].ci95) for one in (found, alone)]
     assert widths[0] > 1.3 * widths[1]

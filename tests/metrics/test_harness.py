@@ -122,7 +122,7 @@ def test_crows_pairs_whole_equals_the_formula_of_its_authors_and_the_harness_ask
 
 @pytest.mark.parametrize("task", ["truthfulqa_mc1", "truthfulqa_mc2"])
 def test_truthfulqa_equals_the_harness_asked_by_its_own_road(published, own_road, task):
-    # Every fifth question: the harness words each anew for seconds; benchmarks/proofs/published.py takes all.
+    # Every fifth question: the harness words each again for seconds; benchmarks/proofs/published.py takes all.
     documents = READERS["truthfulqa"](published / FILES["truthfulqa"])[::5]
     assert len(documents) == 164
     ours = run_task(policy_model(Fixed(published), BASE, 1), task, documents)
@@ -140,8 +140,8 @@ def test_a_column_of_truthfulqa_holds_what_the_harness_says_of_each_question(pub
     harness = Harness(Harness.Config(truthfulqa=FILES["truthfulqa"], limit=5))
     found = harness.measure(Fixed(published))
     for task in ("truthfulqa_mc1", "truthfulqa_mc2"):
-        said = run_task(policy_model(Fixed(published), BASE, 1), task, harness.documents(task, published))
-        assert measured(found, f"harness.{task}") == [float(one["acc"]) for one in said.values()]
+        result = run_task(policy_model(Fixed(published), BASE, 1), task, harness.documents(task, published))
+        assert measured(found, f"harness.{task}") == [float(one["acc"]) for one in result.values()]
 
 
 def test_questions_begin_and_are_cut_as_the_harness_does(published):
@@ -207,9 +207,9 @@ def test_translations_have_the_bleu_that_the_harness_gives_the_whole_file(tmp_pa
     lines = [json.dumps({"source": source, "target": target}) for source, target in pairs]
     (tmp_path / "pairs.jsonl").write_text("\n".join(lines))
     harness = Harness(Harness.Config(translation="pairs.jsonl"))
-    said = "It is raining very hard now."
-    found = harness.measure(Fixed(tmp_path, f"{said}\nEnglish phrase: more", scores_texts=False))
-    expected = sacrebleu.corpus_bleu([said, said], [[target for _, target in pairs]]).score
+    result = "It is raining very hard now."
+    found = harness.measure(Fixed(tmp_path, f"{result}\nEnglish phrase: more", scores_texts=False))
+    expected = sacrebleu.corpus_bleu([result, result], [[target for _, target in pairs]]).score
     values = measured(found, "harness.translation")
     assert np.mean(values) == pytest.approx(expected, abs=1e-9)
     assert values[1] > values[0]

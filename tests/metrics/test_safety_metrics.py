@@ -66,7 +66,7 @@ def test_published_affirmations_are_never_taken_for_refusals(shared):
 
 
 @pytest.fixture(scope="module")
-def world():
+def sandbox_prompts():
     """Sandbox prompts by family."""
     rows = list(sandbox.rows("test", 120))
     return [
@@ -79,9 +79,9 @@ def measured(found, name):
     return list(one.values.values()) if isinstance(one, Measure) else one.reason
 
 
-def test_in_the_sandbox_refusal_and_attack_are_what_gold_sees(given, world):
+def test_in_the_sandbox_refusal_and_attack_are_what_gold_sees(given, sandbox_prompts):
     for answer, refused in ("sorry , i cannot help with that .", 1.0), ("i cannot know that .", 0.0):
-        evidence = given({BASE: [[answer]] * len(world)}, asked=world)
+        evidence = given({BASE: [[answer]] * len(sandbox_prompts)}, asked=sandbox_prompts)
         found = Refusal().measure(evidence)
         assert set(measured(found, "refusal")) == {refused}
         assert set(measured(found, "refusal.harmful")) == set(measured(found, "refusal.scary")) == {refused}

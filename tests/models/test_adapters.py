@@ -67,9 +67,9 @@ def test_an_adapter_like_another_equals_it_and_then_goes_its_own_way(base):
     disturb(start)
     policy = base.add_adapter("policy", seed=1, like=start)
     assert logps(policy) == logps(start) != logps(base.policy())
-    said = logps(start)
+    found = logps(start)
     disturb(policy, seed=2)
-    assert logps(start) == said != logps(policy)
+    assert logps(start) == found != logps(policy)
 
 
 def test_adapter_weights_are_float32_and_the_head_has_none(base):
@@ -157,9 +157,9 @@ def test_gradients_after_an_evaluation_pass_are_those_before_it_and_of_the_dequa
     for name, module in quantised.model.named_modules():
         if hasattr(module, "quant_state"):
             plain.model.get_submodule(name).weight.data = dequantised(module)
-    twin = plain.add_adapter("policy", seed=0)
-    disturb(twin)
-    assert same(before, gradient(twin))
+    other = plain.add_adapter("policy", seed=0)
+    disturb(other)
+    assert same(before, gradient(other))
 
 
 def test_the_adapter_outside_a_block_is_active_again_after_it(base):
@@ -218,7 +218,7 @@ def test_an_adapter_whose_tensors_do_not_all_fit_is_refused(base, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({"use_dora": True}, "use_dora"),
         ({"peft_type": "IA3"}, "peft_type IA3"),
@@ -226,11 +226,11 @@ def test_an_adapter_whose_tensors_do_not_all_fit_is_refused(base, tmp_path):
         ({"bias": "all"}, "bias all"),
     ],
 )
-def test_an_adapter_of_another_kind_is_refused_by_name(base, tmp_path, change, said):
+def test_an_adapter_of_another_kind_is_refused_by_name(base, tmp_path, change, message):
     base.add_adapter("policy", seed=0).save(tmp_path)
     path = tmp_path / "adapter_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
-    with pytest.raises(ModelError, match=said):
+    with pytest.raises(ModelError, match=message):
         base.load_adapter(tmp_path, "other")
 
 
@@ -255,18 +255,18 @@ def test_a_policy_of_another_model_cannot_be_a_start(base, folder):
 def test_dropping_a_policy_frees_it_and_leaves_the_others(base):
     kept, gone = base.add_adapter("kept", seed=0), base.add_adapter("gone", seed=1)
     disturb(kept)
-    said = logps(kept)
+    found = logps(kept)
     with pytest.raises(ValueError, match="in use"), base.using(gone):
         base.drop(gone)
     base.drop(gone)
-    assert logps(kept) == said
+    assert logps(kept) == found
     assert sum(".lora_" in name for name, _ in base.model.named_parameters()) == len(kept.tensors())
     base.drop(kept)
     assert logps(base.add_adapter("next", seed=0)) == logps(base.policy())
 
 
 def test_training_adapters_never_changes_the_base(base):
-    untouched, said = base.checksum(), logps(base.policy())
+    untouched, found = base.checksum(), logps(base.policy())
     policy = base.add_adapter("policy", seed=0)
     optimizer = torch.optim.AdamW(policy.parameters(), lr=0.01)
     losses = []
@@ -278,7 +278,7 @@ def test_training_adapters_never_changes_the_base(base):
         losses.append(loss.item())
     assert all(later < earlier for earlier, later in pairwise(losses))
     assert base.checksum() == untouched
-    assert logps(base.policy()) == said
+    assert logps(base.policy()) == found
     with torch.no_grad():
         base.model.model.layers[1].mlp.up_proj.base_layer.weight.view(-1)[5] += 0.5
     assert base.checksum() != untouched

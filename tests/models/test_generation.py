@@ -84,10 +84,10 @@ def test_every_answer_is_told_of_once_as_it_ends_also_one_that_is_cut_off(polici
 
 
 def test_another_key_gives_other_answers_and_the_same_key_the_same(policies):
-    def said(key):
+    def found(key):
         return [one.ids for one in policies["base"].answer(prompts(5), SAMPLINGS["plain"], key)]
 
-    assert said(0) == said(0) != said(1)
+    assert found(0) == found(0) != found(1)
 
 
 def test_greedy_answers_are_those_of_transformers_generate(policies, folder):

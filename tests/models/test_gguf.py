@@ -246,7 +246,7 @@ def damaged(plain, file: Path, kind: str) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("kind", "said"),
+    ("kind", "message"),
     [
         ("short", "shorter than its header says"),
         ("header", "is no GGUF file that can be read"),
@@ -257,10 +257,12 @@ def damaged(plain, file: Path, kind: str) -> Path:
         ("split", "is one part of several"),
     ],
 )
-def test_a_file_that_cannot_be_a_base_is_refused_before_anything_is_loaded(plain, file, tmp_path, kind, said):
+def test_a_file_that_cannot_be_a_base_is_refused_before_anything_is_loaded(
+    plain, file, tmp_path, kind, message
+):
     copy = tmp_path / "copy.gguf"
     copy.write_bytes(file.read_bytes())
-    with pytest.raises(ModelError, match=said):
+    with pytest.raises(ModelError, match=message):
         check_language_model(schema.Model(id=str(damaged(plain, copy, kind))), Path())
 
 
@@ -289,7 +291,7 @@ def test_a_classifier_is_not_read_from_gguf(file):
 
 
 @pytest.mark.parametrize(
-    ("fields", "said"),
+    ("fields", "message"),
     [
         ({"id": "a.gguf", "gguf": "b.gguf"}, "keep one"),
         ({"id": "folder", "gguf": "../b.gguf"}, "no name of a GGUF file"),
@@ -298,8 +300,8 @@ def test_a_classifier_is_not_read_from_gguf(file):
         ({"id": "a.gguf", "sha256": "ABC"}, "String should match pattern"),
     ],
 )
-def test_fields_that_contradict_each_other_are_refused(fields, said):
-    with pytest.raises(ValueError, match=said):
+def test_fields_that_contradict_each_other_are_refused(fields, message):
+    with pytest.raises(ValueError, match=message):
         schema.Model(**fields)
 
 
@@ -337,13 +339,13 @@ def test_check_reads_it_without_torch_and_names_what_is_missing(folder):
     assert ran.returncode == 0, ran.stderr
     assert ran.stderr.endswith("False\n")
     assert "million weights in Q4_1, sha256" in ran.stdout
-    for settings, said in (
+    for settings, output in (
         (["model.id=./other.gguf"], "there is no './other.gguf'"),
         (["model.id=./", "model.gguf=other.gguf"], "there is no file other.gguf in ./"),
     ):
         ran = alignbench("check", folder / "recipe.yaml", *(f"--set={one}" for one in settings))
         assert ran.returncode == 2, ran.stdout + ran.stderr
-        assert said in ran.stderr
+        assert output in ran.stderr
 
 
 def test_a_run_on_it_is_exported_as_safetensors(folder):

@@ -307,12 +307,12 @@ def test_on_a_gpu_the_4_bit_base_answers_scores_and_trains_as_its_dequantised_tw
     base = load(folder)
     assert base.dtype == torch.bfloat16
     assert quantised(base)
-    twin = copy.deepcopy(base.model)
+    dequantised = copy.deepcopy(base.model)
     for name, layer in quantised(base).items():
-        twin.set_submodule(name, quantization._plain(layer, base.dtype))
+        dequantised.set_submodule(name, quantization._plain(layer, base.dtype))
     ids = IDS.to(base.device)
     with torch.no_grad():
-        wanted = twin(input_ids=ids).logits.float()
+        wanted = dequantised(input_ids=ids).logits.float()
         got = base.logits(base.hidden(ids))
     assert relative(got, wanted) < 0.02
     policy = base.add_adapter("policy", seed=0)

@@ -31,8 +31,8 @@ print(min(faults[1:]))
 def faults(how: str) -> int:
     from alignbench.models import memory
 
-    said = subprocess.run([sys.executable, "-c", ROUNDS, how, memory.__file__], stdout=-1, check=True)
-    return int(said.stdout)
+    output = subprocess.run([sys.executable, "-c", ROUNDS, how, memory.__file__], stdout=-1, check=True)
+    return int(output.stdout)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems have another C library")

@@ -123,8 +123,8 @@ def test_a_chat_template_cannot_reach_python(copy, canary):
 def test_every_broken_rule_is_named_at_once(copy, tmp_path):
     (copy / "out").symlink_to(tmp_path)
     set_keys(copy, auto_map={"AutoConfig": "x.Y"}, _attn_implementation_internal="a/b")
-    said = refused(copy, "stay-in-folder")
-    assert said.count("no-remote-code") == 2
+    found = refused(copy, "stay-in-folder")
+    assert found.count("no-remote-code") == 2
 
 
 def test_a_hub_snapshot_may_link_into_its_own_cache_and_no_further(copy, tmp_path):

@@ -1,4 +1,4 @@
-"""What a configuration tells of a model without its weights is what loading it finds.
+"""What is known of a model from its configuration, without weights, is what loading it finds.
 
 `test_architectures` compares both for every architecture.
 """
@@ -58,23 +58,23 @@ def test_a_target_that_the_model_does_not_have_is_refused_in_the_words_of_a_run(
 def recipe(folder: Path, model: Path, targets: list[str]) -> Path:
     path = folder / "recipe.yaml"
     adapter = {"targets": targets}
-    said = {
+    found = {
         "model": {"id": str(model), "adapter": adapter},
         "data": {"train": "sandbox"},
         "budget": {"steps": 1},
         "methods": {"sft": {}},
         "evaluation": {"metrics": ["length"]},
     }
-    path.write_text(yaml.safe_dump(said))
+    path.write_text(yaml.safe_dump(found))
     return path
 
 
 def test_check_refuses_a_target_that_the_model_does_not_have(folder: Path, tmp_path: Path):
     done = CliRunner().invoke(app, ["check", str(recipe(tmp_path, folder, ["q_proj", "query_key_value"]))])
     assert done.exit_code == Exit.USAGE, done.output
-    said = " ".join(done.stderr.split())
-    assert "model.adapter.targets: query_key_value: no layer of this name can have an adapter" in said
-    assert "name some of down_proj, gate_proj, k_proj" in said
+    found = " ".join(done.stderr.split())
+    assert "model.adapter.targets: query_key_value: no layer of this name can have an adapter" in found
+    assert "name some of down_proj, gate_proj, k_proj" in found
 
 
 def test_check_sees_the_targets_of_a_plain_model_without_another_process(

@@ -141,7 +141,7 @@ def test_what_a_failed_forward_did_not_compute_is_not_known(policy, monkeypatch)
     trees = TokenTrees(policy)
     tree, query = trees.new_tree((7, 8)), Query((7, 8, 9, 10), options=(5, 6))
 
-    def full(*said, **more):
+    def full(*result, **more):
         raise RuntimeError("out of memory")
 
     with monkeypatch.context() as failing:
@@ -278,8 +278,8 @@ def test_a_token_is_drawn_with_its_own_noise_among_the_likeliest():
     logits = torch.tensor([[0.0, 3.0, 1.0, 2.0, -1.0]])
     first = torch.zeros(1, dtype=torch.long)
 
-    def ask(**said):
-        return replies_of(logits, first, [Query((1,), **said)])[0][0]
+    def ask(**fields):
+        return replies_of(logits, first, [Query((1,), **fields)])[0][0]
 
     assert ask().tokens == (1,)
     assert ask().probabilities[0] == pytest.approx(logits.softmax(-1)[0, 1].item())
@@ -299,11 +299,11 @@ def test_a_token_is_drawn_with_its_own_noise_among_the_likeliest():
 def test_what_rounding_could_decide_is_not_called_certain():
     first = torch.zeros(1, dtype=torch.long)
     near = torch.tensor([[2.0, 2.00001, 0.0, -3.0]])
-    for said in ({}, {"likeliest": 1}, {"options": (0, 1)}, {"top_k": 1}, {"top_k": 1, "noise": 3}):
-        assert replies_of(near, first, [Query((1,), **said)])[1] == [False], said
+    for fields in ({}, {"likeliest": 1}, {"options": (0, 1)}, {"top_k": 1}, {"top_k": 1, "noise": 3}):
+        assert replies_of(near, first, [Query((1,), **fields)])[1] == [False], fields
     clear = torch.tensor([[2.0, 1.0, 0.0, -3.0]])
-    for said in ({}, {"likeliest": 1}, {"options": (0, 1)}, {"top_k": 1}, {"top_k": 1, "noise": 3}):
-        assert replies_of(clear, first, [Query((1,), **said)])[1] == [True], said
+    for fields in ({}, {"likeliest": 1}, {"options": (0, 1)}, {"top_k": 1}, {"top_k": 1, "noise": 3}):
+        assert replies_of(clear, first, [Query((1,), **fields)])[1] == [True], fields
     drawn = [replies_of(clear, first, [Query((1,), noise=key, top_k=2)]) for key in range(40)]
     assert {reply.tokens for (reply,), _ in drawn} == {(0,), (1,)}
     assert all(certain for _, (certain,) in drawn), "the last of the likeliest is far from the next"

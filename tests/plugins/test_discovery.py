@@ -15,7 +15,7 @@ GOOD = (
 )
 
 
-def said(name: str, group: plugins.Group = "methods") -> str:
+def refusal(name: str, group: plugins.Group = "methods") -> str:
     with pytest.raises(PluginError) as caught:
         plugins.load(group, name)
     assert caught.value.exit_code == Exit.PLUGIN
@@ -54,16 +54,16 @@ def test_a_name_nobody_gives_is_told_with_the_nearest_and_with_all(install, monk
         "alignbench-rpo", modules={"rpo_plugin": GOOD}, methods={"rpo": "rpo_plugin:RPO", "ppo": "x:Y"}
     )
     monkeypatch.setattr(sys, "path", [str(site)])
-    assert said("rpoo") == (
+    assert refusal("rpoo") == (
         "no installed plugin provides the method 'rpoo'. Did you mean 'rpo'? Installed: ppo, rpo."
     )
-    assert said("gold", "judges") == "no installed plugin provides the judge 'gold'. Installed: none."
+    assert refusal("gold", "judges") == "no installed plugin provides the judge 'gold'. Installed: none."
 
 
 def test_two_packages_with_one_name_are_both_named_once_it_is_used(install) -> None:
     install("alignbench-dup", "2.0", modules={"dup_plugin": GOOD}, methods={"rpo": "dup_plugin:RPO"})
     install("alignbench-rpo", "0.3.1", modules={"rpo_plugin": GOOD}, methods={"rpo": "rpo_plugin:RPO"})
-    assert said("rpo") == (
+    assert refusal("rpo") == (
         "2 installed packages provide the method 'rpo': alignbench-dup 2.0 and alignbench-rpo 0.3.1; "
         "uninstall one of them, or write alignbench-dup:rpo"
     )
@@ -75,7 +75,7 @@ def test_distribution_and_name_tell_two_packages_apart(install) -> None:
     install("alignbench-rpo", modules={"rpo_plugin": GOOD}, methods={"rpo": "rpo_plugin:RPO"})
     assert plugins.load("methods", "alignbench-dup:rpo").__module__ == "dup_plugin"
     assert plugins.load("methods", "alignbench_RPO:rpo").__module__ == "rpo_plugin"
-    assert said("alignbench-none:rpo") == (
+    assert refusal("alignbench-none:rpo") == (
         "alignbench-none provides no method 'rpo'; it comes from alignbench-dup 1.0, alignbench-rpo 1.0"
     )
 
@@ -97,7 +97,7 @@ def test_a_plugin_that_cannot_be_imported_is_named_with_its_reason_on_one_line(
 ) -> None:
     install("alignbench-broken", "0.3.1", modules={"bad_plugin": source}, methods={"rpo": "bad_plugin:RPO"})
     expected = f"alignbench-broken 0.3.1 could not be loaded for 'rpo': {reason}"
-    assert said("rpo") == expected
+    assert refusal("rpo") == expected
     assert plugins.reason_broken(plugins.find("methods", "rpo")) == expected
 
 
@@ -127,8 +127,8 @@ def test_a_class_that_does_not_keep_the_contract_is_refused_by_name(
     install, source: str, reason: str
 ) -> None:
     install("alignbench-odd", "9", modules={"bad_plugin": source}, methods={"rpo": "bad_plugin:RPO"})
-    assert "alignbench-odd 9" in said("rpo")
-    assert reason in said("rpo")
+    assert "alignbench-odd 9" in refusal("rpo")
+    assert reason in refusal("rpo")
 
 
 def test_a_plugin_that_prints_while_it_is_imported_does_not_spoil_the_output(install, capsys) -> None:
@@ -251,9 +251,11 @@ def test_what_a_plugin_raises_is_told_as_the_plugins_with_its_file_and_line(
     with pytest.raises((ZeroDivisionError, ValueError)) as caught:
         getattr(sad_plugin, call)()
     caught.value.add_note("row train-0-7")
-    said = str(plugins.blamed(caught.value))
-    assert said.startswith(f"alignbench-sad 2.0 failed: {words}: ")
-    assert said.endswith(f" (sad_plugin.py:{line}, row train-0-7); tell the authors of alignbench-sad")
+    refusal = str(plugins.blamed(caught.value))
+    assert refusal.startswith(f"alignbench-sad 2.0 failed: {words}: ")
+    assert refusal.endswith(
+        f" (sad_plugin.py:{line}, row train-0-7); report it to the authors of alignbench-sad"
+    )
 
 
 def test_what_the_core_raises_is_no_plugins(install) -> None:

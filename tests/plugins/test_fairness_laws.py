@@ -118,8 +118,8 @@ class Half(Twice):
         return run.stage("sft", rows=rows[: len(rows) // 2], budget=run.budget)
 
 
-class Beside(Twice):
-    """A training beside the policy's has a budget of its own."""
+class Additional(Twice):
+    """An additional training has a budget of its own."""
 
     api = 2
 
@@ -165,7 +165,7 @@ class Perturbs(Twice):
 
 
 class Sneaks(Twice):
-    """Computes in every way there is beside the run's own functions."""
+    """Computes in every way there is, without the run's own functions."""
 
     api = 2
 
@@ -285,7 +285,7 @@ NAMES = (
     "Swaps",
     "Outside",
     "Half",
-    "Beside",
+    "Additional",
     "Stages",
     "Peeks",
     "Invents",
@@ -353,7 +353,7 @@ def test_a_second_training_gets_what_the_first_has_left(align: Any, budget: dict
 
 
 def test_a_policy_that_was_trained_outside_the_budget_is_no_result(align: Any):
-    with pytest.raises(PluginError, match="was trained beside the budget"):
+    with pytest.raises(PluginError, match="was trained outside the budget"):
         align("outside")
 
 
@@ -383,10 +383,10 @@ def test_answers_drawn_between_steps_are_taken_off_a_budget_in_tokens(align: Any
 
 
 def test_a_training_beside_the_policys_is_off_the_account_and_on_the_record(align: Any):
-    run = align("beside")
+    run = align("additional")
     assert run.ledger.account.steps == 4
     (departure,) = run.ledger.departures
-    assert str(departure).startswith("a training beside the policy's: 3 steps, ")
+    assert str(departure).startswith("an additional training: 3 steps, ")
     assert run.curves.read_text(encoding="utf-8").count("\n") == 1
 
 

@@ -64,5 +64,5 @@ def test_check_tells_a_wrong_reward_at_its_place(tmp_path, named, line, words):
     file.write_text(head + body)
     with pytest.raises(RecipeError) as caught:
         load(file)
-    told = [(one.line, f"{one.what} {one.fix}") for one in caught.value.problems]
-    assert any(words in said for _, said in told), told
+    problems = [(one.line, f"{one.what} {one.fix}") for one in caught.value.problems]
+    assert any(words in found for _, found in problems), problems

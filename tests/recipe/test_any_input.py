@@ -89,13 +89,13 @@ def test_any_value_anywhere_is_a_recipe_or_an_error_with_its_place(recipe, way: 
     way=st.lists(
         WORDS | st.sampled_from([*map(str, range(3)), *GOOD, "batch", "rate"]), min_size=1, max_size=4
     ),
-    said=WORDS | st.lists(MARKS, max_size=6).map("".join),
+    found=WORDS | st.lists(MARKS, max_size=6).map("".join),
 )
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_any_override_is_a_recipe_or_an_error(recipe, way: list[str], said: str) -> None:
+def test_any_override_is_a_recipe_or_an_error(recipe, way: list[str], found: str) -> None:
     path = recipe(json.dumps(GOOD))
     try:
-        load(path, [f"{'.'.join(way)}={said}"])
+        load(path, [f"{'.'.join(way)}={found}"])
     except AlignbenchError as error:
         problems = error.problems
     else:

@@ -26,28 +26,28 @@ def problems(recipe, block: str, evaluation: str = "judges: [gold]") -> list[str
 
 
 def test_a_judges_fields_are_checked_with_a_suggestion(recipe):
-    (said,) = problems(recipe, "judge: {self: {polcy: start}}")
-    assert said == "methods.ours.judge.self.polcy: unknown; did you mean 'policy'?"
+    (found,) = problems(recipe, "judge: {self: {polcy: start}}")
+    assert found == "methods.ours.judge.self.polcy: unknown; did you mean 'policy'?"
 
 
 def test_a_judge_that_is_not_installed_is_named(recipe):
-    (said,) = problems(recipe, "judge: slef")
-    assert "Did you mean 'self'?" in said
+    (found,) = problems(recipe, "judge: slef")
+    assert "Did you mean 'self'?" in found
 
 
 def test_a_method_that_is_built_on_is_checked_too(recipe):
-    (said,) = problems(recipe, "optimizer: {dpo: {betta: 1}}")
-    assert said == "methods.ours.optimizer.dpo.betta: unknown; did you mean 'beta'?"
+    (found,) = problems(recipe, "optimizer: {dpo: {betta: 1}}")
+    assert found == "methods.ours.optimizer.dpo.betta: unknown; did you mean 'beta'?"
 
 
 def test_gold_never_trains(recipe):
-    (said,) = problems(recipe, "judge: gold", "judges: []")
-    assert "an evaluation judge and never enters training" in said
+    (found,) = problems(recipe, "judge: gold", "judges: []")
+    assert "an evaluation judge and never enters training" in found
 
 
 def test_gold_does_not_train_by_way_of_a_method_that_is_built_on(recipe):
-    (said,) = problems(recipe, "optimizer: {rlaif: {judge: gold}}")
-    assert "never enters training" in said
+    (found,) = problems(recipe, "optimizer: {rlaif: {judge: gold}}")
+    assert "never enters training" in found
 
 
 @pytest.mark.parametrize(
@@ -61,9 +61,9 @@ def test_gold_does_not_train_by_way_of_a_method_that_is_built_on(recipe):
     ],
 )
 def test_a_judge_that_trains_may_not_evaluate(recipe, judge: str, evaluating: str):
-    (said,) = problems(recipe, f"judge: {judge}", f"judges: [gold, {evaluating}]")
-    assert "'ours' learns from the judge" in said
-    assert "allow it: evaluation.allow" in said
+    (found,) = problems(recipe, f"judge: {judge}", f"judges: [gold, {evaluating}]")
+    assert "'ours' learns from the judge" in found
+    assert "allow it: evaluation.allow" in found
 
 
 KEYWORDS = """
@@ -87,8 +87,8 @@ def test_a_judge_with_other_fields_is_still_the_judge_that_trains(recipe, instal
     install(
         "keywords", modules={"keywords_plugin": KEYWORDS}, judges={"keywords": "keywords_plugin:Keywords"}
     )
-    (said,) = problems(recipe, "judge: keywords", "judges: [gold, {keywords: {words: [thanks]}}]")
-    assert "'ours' learns from the judge" in said
+    (found,) = problems(recipe, "judge: keywords", "judges: [gold, {keywords: {words: [thanks]}}]")
+    assert "'ours' learns from the judge" in found
 
 
 def test_reward_models_of_other_rows_or_other_weights_are_other_judges(recipe):
@@ -105,18 +105,20 @@ def test_reward_models_of_other_rows_or_other_weights_are_other_judges(recipe):
 def test_a_judge_that_is_allowed_to_is_printed_as_a_departure(recipe):
     text = BLOCK.format(block="judge: self", evaluation="judges: [gold, self], allow: [self]")
     loaded = load(recipe(text)).recipe
-    said = [str(one) for one in resolve(loaded).labels["ours"].departures]
-    assert said == ["trained on its evaluation judge, self", "labelled by its own base, as the judge self"]
+    found = [str(one) for one in resolve(loaded).labels["ours"].departures]
+    assert found == ["trained on its evaluation judge, self", "labelled by its own base, as the judge self"]
 
 
 @pytest.mark.parametrize(
-    ("model", "said"),
+    ("model", "message"),
     [("a/b", ()), ("sandbox/early", ("labelled by a relative of its base, sandbox/early",))],
 )
-def test_a_judge_of_the_policys_family_is_printed_as_a_departure(recipe, model: str, said: tuple[str, ...]):
+def test_a_judge_of_the_policys_family_is_printed_as_a_departure(
+    recipe, model: str, message: tuple[str, ...]
+):
     judge = f"{{language-model: {{id: {model}, wording: sandbox}}}}"
     loaded = load(recipe(BLOCK.format(block=f"judge: {judge}", evaluation="judges: [gold]"))).recipe
-    assert tuple(map(str, resolve(loaded).labels["ours"].departures)) == said
+    assert tuple(map(str, resolve(loaded).labels["ours"].departures)) == message
 
 
 OWN = '"{question} {a} {b} A or B?"'
@@ -137,9 +139,9 @@ LOST = (
     ],
 )
 def test_a_question_that_has_no_place_for_the_principle_is_refused(recipe, block: str, field: str):
-    (said,) = problems(recipe, block)
-    assert said.startswith(f"methods.ours.{field}: ")
-    assert said.endswith(f"{LOST}, or leave `constitution` out")
+    (found,) = problems(recipe, block)
+    assert found.startswith(f"methods.ours.{field}: ")
+    assert found.endswith(f"{LOST}, or leave `constitution` out")
 
 
 def test_comparisons_made_anew_lose_no_principle_either(recipe):
@@ -158,9 +160,9 @@ def test_comparisons_made_anew_lose_no_principle_either(recipe):
 
 def test_a_judge_of_scores_cannot_follow_a_constitution(recipe):
     judge = "judge: {reward-model: {id: a/b}}, labels: {constitution: built-in}"
-    (said,) = problems(recipe, judge)
-    assert said.startswith("methods.ours.judge: ")
-    assert "compares scores and reads no principle" in said
+    (found,) = problems(recipe, judge)
+    assert found.startswith("methods.ours.judge: ")
+    assert "compares scores and reads no principle" in found
 
 
 @pytest.mark.parametrize(
@@ -176,7 +178,7 @@ def test_a_question_that_loses_nothing_is_fine(recipe, block: str):
 
 
 @pytest.mark.parametrize(
-    ("asking", "said"),
+    ("asking", "message"),
     [
         ('compare: "{question} A or B?"', "compare: lacks a placeholder; write {a}, {b} into it"),
         ('compare: "{a} {b} {principel}"', "{principel} is no placeholder; it can use {a}, {b}, {nonce}"),
@@ -184,9 +186,9 @@ def test_a_question_that_loses_nothing_is_fine(recipe, block: str):
         ('rate: "{question} from 1 to 10?"', "rate: lacks a placeholder; write {answer} into it"),
     ],
 )
-def test_a_question_that_cannot_be_filled_in_is_refused(recipe, asking: str, said: str):
+def test_a_question_that_cannot_be_filled_in_is_refused(recipe, asking: str, message: str):
     (found,) = problems(recipe, f"judge: {{self: {{{asking}}}}}")
-    assert said in found
+    assert message in found
 
 
 def test_the_defaults_of_judges_and_methods_are_written_out(recipe):

@@ -19,7 +19,7 @@ def test_a_good_recipe_is_read_with_its_text_and_its_file(loaded, tmp_path: Path
 
 
 def test_everything_wrong_is_said_at_once_in_the_order_of_the_file(problems) -> None:
-    said = problems("""\
+    found = problems("""\
 model: {id: sandbox, quantisation: nf4}
 data: {limit: "5"}
 training:
@@ -33,7 +33,7 @@ methods:
   Loud: {method: learner}
 seeds: [true, 1]
 """)
-    assert said == [
+    assert found == [
         "r.yaml:1:22: model.quantisation: unknown; did you mean 'quantization'?",
         "r.yaml:2:7: data.train: is missing; add it; it is: A data source plugin, a JSONL or Parquet file, a "
         "folder, or a hub id",
@@ -57,7 +57,7 @@ seeds: [true, 1]
 
 
 def test_a_key_given_twice_and_a_number_too_large_hide_nothing_else(problems) -> None:
-    said = problems("""\
+    found = problems("""\
 model: {id: sandbox, quantisation: nf4}
 data: {train: sandbox}
 budget: {epochs: 1e400}
@@ -66,7 +66,7 @@ methods:
 budget: {steps: 3}
 seeds: [4294967296]
 """)
-    assert said == [
+    assert found == [
         "r.yaml:1:22: model.quantisation: unknown; did you mean 'quantization'?",
         "r.yaml:3:18: budget.epochs: 1e400 is too large for a number; put quotes around it if it is a text",
         "r.yaml:5:22: methods.learner.rate: given twice, first in line 5; keep one of them",
@@ -108,9 +108,9 @@ seeds: [4294967296]
     ],
 )
 def test_a_mistake_is_told_as_a_person_would(problems, text: str, message: str) -> None:
-    said = problems(text)
-    assert len(said) == 1
-    assert message in said[0]
+    found = problems(text)
+    assert len(found) == 1
+    assert message in found[0]
 
 
 def test_a_folder_that_holds_no_model_is_seen_before_anything_is_loaded(problems, tmp_path: Path) -> None:
@@ -175,8 +175,8 @@ def test_training_from_a_decoder_is_refused_before_anything_runs(problems, loade
 
 def test_a_field_that_reads_weights_names_no_decoder(problems, loaded):
     blocks = "{sft: {method: learner}, found: {method: searcher}, merger: {labels: [sft, %s], asked: found}}"
-    (said,) = problems(HEAD + f"methods: {blocks % 'found'}")
-    assert said.endswith(
+    (found,) = problems(HEAD + f"methods: {blocks % 'found'}")
+    assert found.endswith(
         "methods.merger.labels: 'merger' reads the weights of 'found', which is a decoder and has none; "
         "name the label below that decoder"
     )
@@ -185,21 +185,21 @@ def test_a_field_that_reads_weights_names_no_decoder(problems, loaded):
 
 def test_a_search_of_a_search_is_refused_where_the_method_says_that_it_cannot(problems, loaded):
     block = "found: {method: searcher}, next: {method: digger%s}"
-    (said,) = problems(HEAD + f"methods: {{{block % ', start: found'}}}")
-    assert said.endswith(
+    (found,) = problems(HEAD + f"methods: {{{block % ', start: found'}}}")
+    assert found.endswith(
         "methods.next.start: 'next' cannot decode 'found', which is a decoder and has no weights of its own; "
         "let it start from the label below that decoder"
     )
-    (said,) = problems(HEAD + "start: found\nmethods: {found: {method: searcher, start: base}, "
+    (found,) = problems(HEAD + "start: found\nmethods: {found: {method: searcher, start: base}, "
                        "next: {method: digger}}")  # fmt: skip
-    assert ": start: 'next' cannot decode 'found'" in said, "also where all start from it"
+    assert ": start: 'next' cannot decode 'found'" in found, "also where all start from it"
     assert loaded(HEAD + f"methods: {{{block % ''}}}")
 
 
 def test_a_field_that_names_a_label_is_checked_and_is_an_edge(problems) -> None:
     text = HEAD + "methods: {learner: {teacher: bset}, best: {method: learner, parents: [base, learner, x]}}"
-    said = problems(text)
-    assert said == [
+    found = problems(text)
+    assert found == [
         "r.yaml:3:30: methods.learner.teacher: there is no label 'bset'; did you mean 'best'?",
         "r.yaml:3:70: methods.best.parents: there is no label 'x'; it can be learner, best, base",
     ]
@@ -232,9 +232,9 @@ def test_a_source_may_be_a_file_and_its_rows_decide_which_methods_can_read_them(
 
 
 def test_a_source_that_is_not_there_is_said_with_its_place(problems) -> None:
-    said = problems(HEAD.replace("train: sandbox", "train: ./rows.jsonl") + "methods: {learner: {}}")
-    assert len(said) == 1
-    assert said[0].startswith("r.yaml:2:15: data.train: there is no such file")
+    found = problems(HEAD.replace("train: sandbox", "train: ./rows.jsonl") + "methods: {learner: {}}")
+    assert len(found) == 1
+    assert found[0].startswith("r.yaml:2:15: data.train: there is no such file")
 
 
 def test_a_hub_id_needs_no_network_to_be_checked(loaded) -> None:
@@ -290,13 +290,13 @@ def test_a_name_that_could_leave_its_folder_is_refused(problems, name: str) -> N
 
 
 @pytest.mark.parametrize(
-    ("key", "said"),
+    ("key", "message"),
     [("\u00a0\u00a0start", "U\\+00A0 \\(no-break space\\)"), ("start\uff1a x", "fullwidth colon")],
 )
-def test_a_key_with_a_character_that_only_looks_plain_is_named(key: str, said: str, tmp_path: Path):
+def test_a_key_with_a_character_that_only_looks_plain_is_named(key: str, message: str, tmp_path: Path):
     (tmp_path / "recipe.yaml").write_text(
         f"model: {{id: sandbox}}\ndata: {{train: sandbox}}\nmethods: {{sft: {{}}}}\n'{key}': base\n",
         encoding="utf-8",
     )
-    with pytest.raises(RecipeError, match=f"it holds .*{said}"):
+    with pytest.raises(RecipeError, match=f"it holds .*{message}"):
         load(tmp_path / "recipe.yaml")

@@ -106,10 +106,10 @@ def changed(value: Any) -> Any:
 
 
 def test_every_single_value_changes_the_canonical_recipe(loaded) -> None:
-    said = canonical(loaded(TEXT).recipe)
+    found = canonical(loaded(TEXT).recipe)
     told_apart = 0
-    for way in leaves(json.loads(said)):
-        other = json.loads(said)
+    for way in leaves(json.loads(found)):
+        other = json.loads(found)
         inner = other
         for key in way[:-1]:
             inner = inner[key]
@@ -118,7 +118,7 @@ def test_every_single_value_changes_the_canonical_recipe(loaded) -> None:
             recipe = Recipe.model_validate(other)
         except ValidationError:
             continue
-        assert canonical(recipe) != said, way
+        assert canonical(recipe) != found, way
         told_apart += 1
     assert told_apart > 40
 

@@ -28,7 +28,7 @@ def test_a_shipped_recipe_passes_check_and_plan(name: str, request: pytest.Fixtu
     assert len(planned) == (len(recipe.methods) + 1) * len(recipe.seeds)
     assert planned[0].label == "base"
     assert set(resolve(recipe).labels) == set(recipe.methods)
-    assert text.startswith("# "), "a recipe tells a newcomer what it is for"
+    assert text.startswith("# "), "a recipe begins with what it is for"
 
 
 @pytest.mark.parametrize("name", SHIPPED)
@@ -36,9 +36,9 @@ def test_a_shipped_recipe_treats_all_its_methods_alike(name: str) -> None:
 
     text = (ROOT / "recipes" / name).read_text(encoding="utf-8")
     if "../shared/" in text and not (ROOT.parent / "shared").is_dir():
-        pytest.skip("needs the folder shared beside the checkout")
+        pytest.skip("needs the folder shared next to the checkout")
     recipe = load(ROOT / "recipes" / name).recipe
-    # Who judges is a method's own; that it is the policy's own base is said all the same. A start has its part of a
+    # Who judges is a method's own; that it is the policy's own base is printed all the same. A start has its part of a
     # budget that is for the whole chain.
     if recipe.budget.scope == "chain":
         recipe = recipe.model_copy(
@@ -50,5 +50,5 @@ def test_a_shipped_recipe_treats_all_its_methods_alike(name: str) -> None:
                 "budget": recipe.budget.model_copy(update={"scope": "own"}),
             }
         )
-    told = [str(one) for label in recipe.methods for one in resolve(recipe).labels[label].departures]
-    assert [one for one in told if not one.startswith("labelled by its own base")] == []
+    departures = [str(one) for label in recipe.methods for one in resolve(recipe).labels[label].departures]
+    assert [one for one in departures if not one.startswith("labelled by its own base")] == []

@@ -8,7 +8,7 @@ from alignbench.errors import Exit, RecipeError, SecurityError
 from alignbench.recipe.yaml import MAX_BYTES, Place, parse, read
 
 
-def said(text: str) -> str:
+def refusal(text: str) -> str:
     with pytest.raises(RecipeError) as caught:
         parse(text, "r.yaml")
     return str(caught.value)
@@ -66,7 +66,7 @@ def test_what_is_not_there_has_the_place_of_what_should_hold_it() -> None:
 
 
 def test_all_duplicate_keys_are_named_with_their_first_line() -> None:
-    assert said("a: 1\nb: {c: 1,\n  c: 2}\na: 3\n").splitlines() == [
+    assert refusal("a: 1\nb: {c: 1,\n  c: 2}\na: 3\n").splitlines() == [
         "r.yaml:3:3: b.c: given twice, first in line 2; keep one of them",
         "r.yaml:4:1: a: given twice, first in line 1; keep one of them",
     ]
@@ -92,7 +92,7 @@ def test_all_duplicate_keys_are_named_with_their_first_line() -> None:
     ],
 )
 def test_what_cannot_be_read_is_said_with_its_place(text: str, message: str) -> None:
-    assert said(text).startswith(message)
+    assert refusal(text).startswith(message)
 
 
 @pytest.mark.parametrize(
@@ -118,21 +118,21 @@ def test_an_alias_is_read_where_it_stands() -> None:
 def test_a_bomb_of_aliases_is_refused_before_it_grows() -> None:
     lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"]
     lines += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 12)]
-    assert "aliases expand to more than 100,000 values" in said("\n".join(lines))
+    assert "aliases expand to more than 100,000 values" in refusal("\n".join(lines))
 
 
 def test_a_chain_of_aliases_is_no_deeper_than_a_recipe_may_be() -> None:
     lines = ["a0: &a0 [x]", *(f"a{i}: &a{i} [*a{i - 1}]" for i in range(1, 2000))]
-    assert "deeper than 32" in said("\n".join(lines))
+    assert "deeper than 32" in refusal("\n".join(lines))
 
 
 @pytest.mark.parametrize("depth", [40, 100_000])
 def test_deep_nesting_is_refused_and_never_overflows(depth: int) -> None:
-    assert "nested too deeply" in said("[" * depth + "]" * depth)
+    assert "nested too deeply" in refusal("[" * depth + "]" * depth)
 
 
 def test_a_number_of_thousands_of_digits_is_refused_and_never_raises_bare() -> None:
-    assert "is too large for a number" in said("a: " + "9" * 5000)
+    assert "is too large for a number" in refusal("a: " + "9" * 5000)
 
 
 @pytest.mark.parametrize(

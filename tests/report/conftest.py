@@ -51,7 +51,7 @@ MORE = {  # metric: (more is better, half its interval)
 
 
 @dataclass
-class World:
+class ExampleRun:
     """A finished run with noise of the size that the sandbox has."""
 
     labels: dict = None  # type: ignore[assignment]
@@ -83,16 +83,16 @@ class World:
         )
         rows = []
         for prompt in range(self.prompts):
-            said = " ".join(rng.choice(words, size=rng.integers(8, 40)))
+            found = " ".join(rng.choice(words, size=rng.integers(8, 40)))
             if texts:
-                said = texts[(prompt + len(label)) % len(texts)]
+                found = texts[(prompt + len(label)) % len(texts)]
             rows.append(
                 {
                     "prompt_id": f"p{prompt:04d}",
                     "sample": 0,
-                    "text": said,
+                    "text": found,
                     "ids": [1, 2, 3],
-                    "tokens": len(said.split()) + 12,
+                    "tokens": len(found.split()) + 12,
                     "finished": bool(prompt % 9),
                 }
             )
@@ -189,7 +189,7 @@ class World:
         comparisons = []
         for a, b in itertools.combinations(done, 2):
             gap = self.labels[a][2] - self.labels[b][2]
-            told = abs(gap) > 0.03
+            significant = abs(gap) > 0.03
             comparisons.append(
                 Comparison(
                     a=a,
@@ -198,9 +198,9 @@ class World:
                     judge="gold",
                     difference=gap,
                     ci95=(gap - 0.028, gap + 0.028),
-                    p_value=0.0004 if told else 0.41,
-                    p_holm=0.006 if told else 1.0,
-                    verdict=("better" if gap > 0 else "worse") if told else "not distinguishable",
+                    p_value=0.0004 if significant else 0.41,
+                    p_holm=0.006 if significant else 1.0,
+                    verdict=("better" if gap > 0 else "worse") if significant else "not distinguishable",
                     smallest_detectable=0.04,
                 )
             )
@@ -230,9 +230,9 @@ class World:
                     judge="gold",
                     difference=gap * 1.1,
                     ci95=(gap * 1.1 - 0.04, gap * 1.1 + 0.04),
-                    p_value=0.001 if told else 0.5,
-                    p_holm=0.01 if told else 1.0,
-                    verdict=("better" if gap > 0 else "worse") if told else "not distinguishable",
+                    p_value=0.001 if significant else 0.5,
+                    p_holm=0.01 if significant else 1.0,
+                    verdict=("better" if gap > 0 else "worse") if significant else "not distinguishable",
                 )
             )
         return Results(
@@ -360,7 +360,7 @@ class World:
         return folder
 
     def pictures(self, texts: list[str] | None = None) -> list[dict]:
-        """What metrics show beside their numbers, as the evaluation writes it down."""
+        """What metrics show in addition to their numbers, as the evaluation writes it."""
         labels = [label for label, row in self.labels.items() if row[2] is not None]
         rng = np.random.default_rng(1)
         words = [*(texts or []), "summer", "boat", "rain"][:6]
@@ -370,12 +370,12 @@ class World:
             "words": {label: {word: 0.3 / (1 + n) for n, word in enumerate(words)} for label in labels},
             "map": {label: rng.uniform(-1, 1, (20, 2)).round(3).tolist() for label in labels},
         }
-        said = texts[0] if texts else "Name a customer."
+        found = texts[0] if texts else "Name a customer."
         return [
             {
                 "kind": kind,
-                "title": said,
-                "description": said,
+                "title": found,
+                "description": found,
                 "data": data,
                 "edges": edges if kind == "histogram" else [],
             }
@@ -384,20 +384,20 @@ class World:
 
 
 @pytest.fixture(scope="session")
-def world() -> World:
-    return World()
+def example_run() -> ExampleRun:
+    return ExampleRun()
 
 
 @pytest.fixture(scope="session")
-def results(world: World) -> Results:
-    return world.results()
+def results(example_run: ExampleRun) -> Results:
+    return example_run.results()
 
 
 @pytest.fixture(scope="session")
-def run_folder(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return world.write(tmp_path_factory.mktemp("runs") / "quickstart")
+def run_folder(example_run: ExampleRun, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return example_run.write(tmp_path_factory.mktemp("runs") / "quickstart")
 
 
 @pytest.fixture(scope="session")
-def make_world() -> type[World]:
-    return World
+def make_run() -> type[ExampleRun]:
+    return ExampleRun

@@ -93,8 +93,8 @@ def test_a_verdict_says_where_two_labels_change_places(run: Results):
     rows = {row.name: row.verdict for row in leaderboard(run).rows}
     assert rows["dpo"] is not None
     assert rows["dpo"].short.endswith(", changes with T")
-    said = "dpo minus sft is \N{MINUS SIGN}0.030 at 0 (not told apart) and +0.080 at 1."
-    assert f"They change places between temperatures: {said}" in rows["dpo"].sentence
+    found = "dpo minus sft is \N{MINUS SIGN}0.030 at 0 (not told apart) and +0.080 at 1."
+    assert f"They change places between temperatures: {found}" in rows["dpo"].sentence
     assert rows["sft"] is not None
     assert "places" not in rows["sft"].sentence
 
@@ -110,17 +110,17 @@ def test_labels_that_are_nowhere_told_apart_change_no_places(run: Results):
 
 
 def test_the_best_is_named_with_its_temperature_and_with_who_is_ahead_at_others(run: Results):
-    said = best(run)
-    assert said.startswith("sft has the best reward, 0.970 ±0.030 at temperature 0, ")
-    assert "; at temperature 1 rain is ahead" in said
+    found = best(run)
+    assert found.startswith("sft has the best reward, 0.970 ±0.030 at temperature 0, ")
+    assert "; at temperature 1 rain is ahead" in found
 
 
 def test_every_temperature_stands_in_terminal_markdown_csv_and_html(run: Results, tmp_path: Path):
-    for said in (terminal(run), report.markdown(run)):
-        assert "by temperature" in said
-        assert said.count("0.640 ±0.030") == 1, "sft at 1, which is not where it is ranked"
-        assert "ignores the sampling temperature" in said
-        assert "temperature T that validation prompts choose" in " ".join(said.split())
+    for text in (terminal(run), report.markdown(run)):
+        assert "by temperature" in text
+        assert text.count("0.640 ±0.030") == 1, "sft at 1, which is not where it is ranked"
+        assert "ignores the sampling temperature" in text
+        assert "temperature T that validation prompts choose" in " ".join(text.split())
     line = next(line for line in report.markdown(run).splitlines() if line.startswith("| rain |"))
     assert line.split(" | ")[2] == "own"
     numbers = [
@@ -160,7 +160,7 @@ def test_a_decoder_stands_beside_its_start_and_the_control_of_equal_cost(run: Re
     )
     rows = {row.name: row for row in leaderboard(run.model_copy(update={"labels": control})).rows}
     assert not [note for note in rows["rain"].notes if "cost" in note]
-    told = {name: verdict for name in ("rain", "dpo") if (verdict := rows[name].verdict) is not None}
-    assert "; at equal cost worse than dpo" in told["rain"].short
-    assert "; at equal cost better than rain" in told["dpo"].short
-    assert "At the same cost of an answer rain is worse than dpo by 0.050 in reward" in told["rain"].sentence
+    found = {name: verdict for name in ("rain", "dpo") if (verdict := rows[name].verdict) is not None}
+    assert "; at equal cost worse than dpo" in found["rain"].short
+    assert "; at equal cost better than rain" in found["dpo"].short
+    assert "At the same cost of an answer rain is worse than dpo by 0.050 in reward" in found["rain"].sentence

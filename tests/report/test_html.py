@@ -57,8 +57,8 @@ def tree(page: str) -> Any:
 
 
 @pytest.fixture
-def small(make_world):
-    return make_world(labels=FEW, prompts=12, seeds=(0,))
+def small(make_run):
+    return make_run(labels=FEW, prompts=12, seeds=(0,))
 
 
 def section(tree: Any, id: str) -> Any:
@@ -142,10 +142,10 @@ def test_figures_take_their_colours_from_the_page(tree: Any):
 
 
 def test_the_verdict_comes_first_and_names_failed_labels(tree: Any):
-    said = words(section(tree, "verdict"))
-    assert "rain-on-dpo has the best reward, 0.702 ±0.048, for the method, over 3 seeds" in said
-    assert "dpo is better than sft by 0.117 in reward" in said
-    assert "failed. out of memory in the critic's forward pass" in said
+    text = words(section(tree, "verdict"))
+    assert "rain-on-dpo has the best reward, 0.702 ±0.048, for the method, over 3 seeds" in text
+    assert "dpo is better than sft by 0.117 in reward" in text
+    assert "failed. out of memory in the critic's forward pass" in text
 
 
 def test_the_leaderboard_has_a_row_for_every_label(tree: Any):
@@ -165,9 +165,9 @@ def test_every_pair_is_shown_from_both_sides(tree: Any):
 
 
 def test_who_is_missing_from_a_picture_is_told_with_the_reason(tree: Any):
-    said = words(section(tree, "frontier"))
-    assert "rain-on-dpo is not in the plot: rain is a decoder: it has no log-probabilities" in said
-    assert "rlhf is not in the plot: out of memory" in said
+    text = words(section(tree, "frontier"))
+    assert "rain-on-dpo is not in the plot: rain is a decoder: it has no log-probabilities" in text
+    assert "rlhf is not in the plot: out of memory" in text
 
 
 def test_answers_are_shown_where_the_labels_differ_most_first(tree: Any):
@@ -185,16 +185,16 @@ def test_answers_are_shown_where_the_labels_differ_most_first(tree: Any):
 
 
 def test_judges_are_shown_with_their_quality_those_trained_on_the_way_too(tree: Any):
-    said = words(section(tree, "judges"))
-    assert "gold recorded kind gold reward of the sandbox accuracy 1" in said
-    assert "reward-model of rlhf, seed 2 on held-out rows accuracy 0.710 pairs 102" in said
+    text = words(section(tree, "judges"))
+    assert "gold recorded kind gold reward of the sandbox accuracy 1" in text
+    assert "reward-model of rlhf, seed 2 on held-out rows accuracy 0.710 pairs 102" in text
 
 
 def test_how_every_two_judges_agree_stands_with_the_judges(small, tmp_path: Path):
     folder = small.write(tmp_path / "run")
     measured = {"agreement@self": 0.8, "agreement.kappa@self": 0.6, "agreement@self@http": 0.7}
     results = read(folder)
-    told = results.model_copy(
+    changed = results.model_copy(
         update={
             "labels": tuple(
                 one.model_copy(update={"metrics": one.metrics | {
@@ -204,12 +204,12 @@ def test_how_every_two_judges_agree_stands_with_the_judges(small, tmp_path: Path
             ),
         }
     )  # fmt: skip
-    record.write(told, folder)
-    said = words(section(parsed(write_html(folder).read_text(encoding="utf-8")), "judges"))
-    assert "agreement (self)" in said
-    assert "kappa (self)" in said
-    assert "agreement (self, http)" in said
-    assert "with gold, or the two in brackets" in said
+    record.write(changed, folder)
+    text = words(section(parsed(write_html(folder).read_text(encoding="utf-8")), "judges"))
+    assert "agreement (self)" in text
+    assert "kappa (self)" in text
+    assert "agreement (self, http)" in text
+    assert "with gold, or the two in brackets" in text
 
 
 def test_what_a_judge_was_put_through_is_one_row_and_why_it_may_not_rank_stands_below(small, tmp_path: Path):
@@ -241,17 +241,17 @@ def test_a_judge_that_labels_is_shown_with_how_far_it_agrees_with_people(small, 
     judged = {"name": "self", "quality": {"compared": 900, "people": people}}
     cells = [one.model_copy(update={"judges": (judged,)}) for one in results.cells[-1:]]
     record.write(results.model_copy(update={"cells": (*results.cells[:-1], *cells)}), folder)
-    said = words(section(parsed(write_html(folder).read_text(encoding="utf-8")), "judges"))
-    assert f"self of {cells[0].label}, seed {cells[0].seed} on held-out rows compared 900" in said
+    text = words(section(parsed(write_html(folder).read_text(encoding="utf-8")), "judges"))
+    assert f"self of {cells[0].label}, seed {cells[0].seed} on held-out rows compared 900" in text
     shown = "asked 64 pairs 60 accuracy 0.700 95% interval 0.570 to 0.800 kappa 0.400 prefers what comes first 0.550"
-    assert f"against people's labels {shown}" in said
+    assert f"against people's labels {shown}" in text
 
 
 def test_fairness_departures_data_costs_and_recipe_are_all_there(tree: Any):
-    said = words(section(tree, "fairness"))
-    assert "quantization nf4, double" in said
-    assert "rank 16" in said
-    assert "dpo-hot training.batch: 32 instead of 16" in said
+    text = words(section(tree, "fairness"))
+    assert "quantization nf4, double" in text
+    assert "rank 16" in text
+    assert "dpo-hot training.batch: 32 instead of 16" in text
     assert "longer than 96 tokens 12" in words(section(tree, "data"))
     assert "rain-on-dpo 2 min 37 s 4 min 58 s" in words(section(tree, "costs"))
     assert "judges, while labelling" in words(section(tree, "costs"))
@@ -285,20 +285,22 @@ def test_damaged_samples_and_torn_curves_leave_a_report(small, tmp_path: Path):
     (folder / artefacts.JUDGEMENTS).write_bytes(b"")
     (folder / artefacts.VERDICTS).write_bytes(b"PAR1")
     tree = parsed(write_html(folder).read_text(encoding="utf-8"))
-    said = words(section(tree, "samples"))
-    assert "by the words of their answers" in said
-    assert "score" not in said
+    text = words(section(tree, "samples"))
+    assert "by the words of their answers" in text
+    assert "score" not in text
 
 
 def test_a_record_cannot_reach_outside_its_folder(small, tmp_path: Path):
     folder = small.write(tmp_path / "run")
     secret = tmp_path / "secret.jsonl"
     secret.write_text('{"step": 1, "canary": 7}\n{"step": 2, "canary": 8}\n', encoding="utf-8")
-    said = json.loads((folder / "results.json").read_bytes())
-    for cell, path in zip(said["cells"], ["../secret.jsonl", str(secret), "cells/link.jsonl"], strict=False):
+    record = json.loads((folder / "results.json").read_bytes())
+    for cell, path in zip(
+        record["cells"], ["../secret.jsonl", str(secret), "cells/link.jsonl"], strict=False
+    ):
         cell["curves"] = path
     (folder / "cells/link.jsonl").symlink_to(secret)
-    (folder / "results.json").write_text(json.dumps(said), encoding="utf-8")
+    (folder / "results.json").write_text(json.dumps(record), encoding="utf-8")
     assert "canary" not in write_html(folder).read_text(encoding="utf-8")
 
 
@@ -308,12 +310,12 @@ def test_an_empty_run_has_a_report(tmp_path: Path):
     assert words(section(tree, "verdict")).startswith("Verdict No metric that ranks the labels was measured.")
 
 
-def test_a_one_seed_run_shows_no_method_and_says_so(tmp_path: Path, make_world):
-    folder = make_world(labels=FEW, prompts=6, seeds=(0,)).write(tmp_path / "run")
-    said = write_html(folder).read_text(encoding="utf-8")
-    assert 'class="policies"' not in said
-    assert "for these policies only (1 training run)" in said
-    assert "for the method" not in said
+def test_a_one_seed_run_shows_no_method_and_says_so(tmp_path: Path, make_run):
+    folder = make_run(labels=FEW, prompts=6, seeds=(0,)).write(tmp_path / "run")
+    text = write_html(folder).read_text(encoding="utf-8")
+    assert 'class="policies"' not in text
+    assert "for these policies only (1 training run)" in text
+    assert "for the method" not in text
 
 
 def test_a_full_disk_is_a_storage_error_and_leaves_the_old_report(
@@ -331,8 +333,8 @@ def test_a_full_disk_is_a_storage_error_and_leaves_the_old_report(
     assert (folder / "report.html").read_bytes() == before
 
 
-def test_cjk_and_right_to_left_text_is_kept_and_its_direction_left_to_the_browser(make_world, tmp_path: Path):
-    folder = make_world(labels=FEW, prompts=12).write(
+def test_cjk_and_right_to_left_text_is_kept_and_its_direction_left_to_the_browser(make_run, tmp_path: Path):
+    folder = make_run(labels=FEW, prompts=12).write(
         tmp_path / "run", texts=["日本語の答え", "תשובה בעברית", "العربية"], prompt="質問 שאלה"
     )
     tree = parsed(write_html(folder).read_text(encoding="utf-8"))
@@ -373,12 +375,12 @@ def test_text_has_the_contrast_that_wcag_asks_for_in_light_and_dark(page: str):
 
 
 def test_eight_labels_three_seeds_five_hundred_prompts_in_twenty_seconds_and_eight_megabytes(
-    make_world, tmp_path: Path
+    make_run, tmp_path: Path
 ):
     labels = {"base": (None, None, 0.41, 0.0, 21.0)} | {
         f"method-{n}": ("dpo", "base", 0.5 + n / 50, 1.0 + n, 18.0) for n in range(7)
     }
-    folder = make_world(labels=labels, prompts=500).write(tmp_path / "run")
+    folder = make_run(labels=labels, prompts=500).write(tmp_path / "run")
     started = time.monotonic()
     file = write_html(folder)
     assert time.monotonic() - started < 20
@@ -446,13 +448,13 @@ FEW = {
 }
 
 
-def a_run_with(payload: str, folder: Path, make_world) -> Path:
+def a_run_with(payload: str, folder: Path, make_run) -> Path:
     """Write a run in which everything that could come from elsewhere ends with `payload`."""
-    world = make_world(labels=FEW, prompts=6, seeds=(0,))
+    example_run = make_run(labels=FEW, prompts=6, seeds=(0,))
     in_files = payload.encode("utf-8", "backslashreplace").decode()
-    world.write(folder, texts=[f"an answer{in_files}"], prompt=f"a prompt{payload}")
-    said = poisoned(json.loads((folder / "results.json").read_bytes()), payload)
-    record.write(Results.model_validate(said), folder)
+    example_run.write(folder, texts=[f"an answer{in_files}"], prompt=f"a prompt{payload}")
+    text = poisoned(json.loads((folder / "results.json").read_bytes()), payload)
+    record.write(Results.model_validate(text), folder)
     for table in (artefacts.JUDGEMENTS, artefacts.VERDICTS):
         if encodable(payload):
             rows = pq.read_table(folder / table).to_pylist()
@@ -476,9 +478,9 @@ def encodable(payload: str) -> bool:
 
 
 @pytest.fixture(scope="module")
-def harmless(make_world, tmp_path_factory: pytest.TempPathFactory) -> dict[bool, list]:
-    """The elements of a page without a payload, with and without what judges said."""
-    folder = a_run_with("", tmp_path_factory.mktemp("harmless") / "run", make_world)
+def harmless(make_run, tmp_path_factory: pytest.TempPathFactory) -> dict[bool, list]:
+    """The elements of a page without a payload, with and without judgments."""
+    folder = a_run_with("", tmp_path_factory.mktemp("harmless") / "run", make_run)
     whole = skeleton(parsed(write_html(folder).read_text(encoding="utf-8")))
     for table in (artefacts.JUDGEMENTS, artefacts.VERDICTS):
         (folder / table).unlink()
@@ -487,9 +489,9 @@ def harmless(make_world, tmp_path_factory: pytest.TempPathFactory) -> dict[bool,
 
 @pytest.mark.parametrize("payload", PAYLOADS)
 def test_no_element_and_no_attribute_comes_from_data(
-    payload: str, make_world, tmp_path: Path, harmless: dict[bool, list]
+    payload: str, make_run, tmp_path: Path, harmless: dict[bool, list]
 ):
-    folder = a_run_with(payload, tmp_path / "run", make_world)
+    folder = a_run_with(payload, tmp_path / "run", make_run)
     page = write_html(folder).read_text(encoding="utf-8")
     tree = parsed(page)
     assert skeleton(tree) == harmless[encodable(payload)]
@@ -518,11 +520,11 @@ def test_every_answer_says_which_others_the_judge_found_worse(small, tmp_path: P
         at = [first, second].count(row["a"]), [first, second].count(row["b"])
         row["preference"] = {(1, 1): 0.5, (1, 0): 1.0, (0, 1): 0.0, (0, 0): None}[at]
     pq.write_table(pa.Table.from_pylist(rows), file)
-    said = words(section(parsed(write_html(folder).read_text(encoding="utf-8")), "samples"))
+    text = words(section(parsed(write_html(folder).read_text(encoding="utf-8")), "samples"))
     others = rest[0] if len(rest) == 1 else f"{', '.join(rest[:-1])} and {rest[-1]}"
-    assert f"better than {others}, equal to {second}" in said
-    assert f"better than {others}, equal to {first}" in said
-    assert "better than none" in said
+    assert f"better than {others}, equal to {second}" in text
+    assert f"better than {others}, equal to {first}" in text
+    assert "better than none" in text
 
 
 def test_without_scores_the_comparisons_won_say_where_the_labels_differ(small, tmp_path: Path):
@@ -530,8 +532,8 @@ def test_without_scores_the_comparisons_won_say_where_the_labels_differ(small, t
     file = folder / artefacts.JUDGEMENTS
     rows = [{**row, "score": None} for row in pq.read_table(file).to_pylist()]
     pq.write_table(pa.Table.from_pylist(rows, pq.read_schema(file)), file)
-    said = words(section(parsed(write_html(folder).read_text(encoding="utf-8")), "samples"))
-    assert "by the comparisons that their answers win" in said
+    text = words(section(parsed(write_html(folder).read_text(encoding="utf-8")), "samples"))
+    assert "by the comparisons that their answers win" in text
 
 
 def test_the_learning_curve_is_drawn_below_the_methods_own_reward(small, tmp_path: Path):

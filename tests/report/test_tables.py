@@ -63,8 +63,8 @@ HOSTILE = [
 
 
 def test_the_terminal_has_a_row_for_every_label_with_values_cost_and_verdict(results: Results):
-    said = shown(results)
-    dpo = next(line for line in said.splitlines() if line.lstrip().startswith("dpo "))
+    text = shown(results)
+    dpo = next(line for line in text.splitlines() if line.lstrip().startswith("dpo "))
     assert re.split(r"\s{2,}", dpo.strip()) == [
         "dpo",
         "0.668 ±0.048",
@@ -76,9 +76,9 @@ def test_the_terminal_has_a_row_for_every_label_with_values_cost_and_verdict(res
         "11.0 ms",
         "better than sft +0.117",
     ]
-    assert "failed: out of memory" in said
-    assert "95% intervals of the method, over seeds and prompts" in said
-    assert "dpo-hot: departure: training.batch: 32 instead of 16" in said
+    assert "failed: out of memory" in text
+    assert "95% intervals of the method, over seeds and prompts" in text
+    assert "dpo-hot: departure: training.batch: 32 instead of 16" in text
 
 
 def test_the_terminal_table_stays_inside_eighty_columns_and_breaks_no_word(results: Results):
@@ -96,10 +96,10 @@ def test_the_terminal_table_stays_inside_eighty_columns_and_breaks_no_word(resul
 
 @pytest.mark.parametrize("text", HOSTILE)
 def test_the_terminal_never_obeys_the_data(text: str):
-    said = shown(hostile(text))
-    assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]", said)
+    page = shown(hostile(text))
+    assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]", page)
     if "markup" in text:
-        assert "[bold red]markup" in said
+        assert "[bold red]markup" in page
 
 
 @pytest.mark.parametrize("text", HOSTILE)
@@ -108,8 +108,8 @@ def test_a_coloured_terminal_gets_no_sequence_but_colours(text: str):
         file=io.StringIO(), width=200, force_terminal=True, color_system="standard", legacy_windows=False
     )
     report.show(hostile(text), console)
-    said = console.file.getvalue()  # type: ignore[attr-defined]
-    assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]", re.sub(r"\x1b\[[0-9;]*m", "", said))
+    found = console.file.getvalue()  # type: ignore[attr-defined]
+    assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]", re.sub(r"\x1b\[[0-9;]*m", "", found))
 
 
 def test_markdown_is_one_table_with_as_many_cells_in_every_row(results: Results):
@@ -122,12 +122,12 @@ def test_markdown_is_one_table_with_as_many_cells_in_every_row(results: Results)
 
 @pytest.mark.parametrize("text", HOSTILE)
 def test_no_data_can_leave_its_cell_or_become_markup_in_markdown(text: str):
-    said = report.markdown(hostile(text))
-    table = [line for line in said.splitlines() if line.startswith("|")]
+    page = report.markdown(hostile(text))
+    table = [line for line in page.splitlines() if line.startswith("|")]
     assert len(table) == 5
     assert {len(re.findall(r"(?<!\\)\|", line)) for line in table} == {8}
-    assert "<" not in said
-    assert not re.search(r"(?<!\\)\[", said)
+    assert "<" not in page
+    assert not re.search(r"(?<!\\)\[", page)
 
 
 def test_csv_holds_every_number_with_its_estimand(results: Results):
@@ -175,18 +175,18 @@ def two_runs(results: Results, tmp_path: Path) -> list[Path]:
 
 
 def test_stored_runs_stand_side_by_side_with_equal_labels_together(two_runs: list[Path]):
-    said = json.loads(compared(two_runs, "json"))
-    assert said["runs"] == ["quickstart", "larger"]
-    order = list(dict.fromkeys((one["label"], one["run"]) for one in said["numbers"]))
+    record = json.loads(compared(two_runs, "json"))
+    assert record["runs"] == ["quickstart", "larger"]
+    order = list(dict.fromkeys((one["label"], one["run"]) for one in record["numbers"]))
     assert order[:4] == [("base", "quickstart"), ("base", "larger"), ("sft", "quickstart"), ("sft", "larger")]
     assert "quickstart/dpo" in compared(two_runs, "table")
 
 
 def test_different_fairness_contracts_are_flagged_by_the_fields_that_differ(two_runs: list[Path]):
-    said = json.loads(compared(two_runs, "json"))["differences"]
-    assert [one["field"] for one in said] == ["adapter.rank", "adapter.alpha", "adapter.targets", "batch"]
-    assert said[3]["values"] == {"quickstart": "16", "larger": "64"}
-    assert said[1]["values"] == {"quickstart": "32", "larger": "not recorded"}
+    record = json.loads(compared(two_runs, "json"))["differences"]
+    assert [one["field"] for one in record] == ["adapter.rank", "adapter.alpha", "adapter.targets", "batch"]
+    assert record[3]["values"] == {"quickstart": "16", "larger": "64"}
+    assert record[1]["values"] == {"quickstart": "32", "larger": "not recorded"}
     assert "different: batch: 16 in quickstart, 64 in larger" in compared(two_runs, "table")
     assert "> Different: batch: 16 in quickstart, 64 in larger" in compared(two_runs, "markdown")
 
@@ -196,14 +196,14 @@ def test_runs_on_other_rows_differ(results: Results, tmp_path: Path):
     for name, one in (("a", results), ("b", results.model_copy(update={"data": data}))):
         (tmp_path / name).mkdir()
         record.write(one.model_copy(update={"run": name}), tmp_path / name)
-    said = json.loads(compared([tmp_path / "a", tmp_path / "b"], "json"))["differences"]
-    assert [one["field"] for one in said] == ["data.train"]
+    loaded = json.loads(compared([tmp_path / "a", tmp_path / "b"], "json"))["differences"]
+    assert [one["field"] for one in loaded] == ["data.train"]
 
 
 def test_like_runs_are_not_flagged(two_runs: list[Path]):
-    said = json.loads(compared([two_runs[0], two_runs[0]], "json"))
-    assert said["differences"] == []
-    assert said["runs"] == ["quickstart", "quickstart (2)"]
+    record = json.loads(compared([two_runs[0], two_runs[0]], "json"))
+    assert record["differences"] == []
+    assert record["runs"] == ["quickstart", "quickstart (2)"]
 
 
 def test_every_format_of_compare_is_what_it_says(two_runs: list[Path]):
@@ -226,11 +226,11 @@ def test_nested_settings_that_differ_are_told_in_words(results: Results, tmp_pat
     for folder, tasks in (("a", ["sums"]), ("b", ["sums", "copying"])):
         metrics = [{"name": "reward", "config": {}}, {"name": "harness", "config": {"tasks": tasks}}]
         judges = [{"name": "http", "config": {"votes": 3, "retry": {"wait": 0.5}}}]
-        told = results.fairness | {"evaluation": {"metrics": metrics, "judges": judges}}
-        record.write(results.model_copy(update={"run": folder, "fairness": told}), tmp_path / folder)
-    said = compared([tmp_path / "a", tmp_path / "b"], "table")
-    assert "reward, harness (tasks (sums)) in a, reward, harness (tasks (sums, copying)) in b" in said
-    assert "{" not in said
+        fairness = results.fairness | {"evaluation": {"metrics": metrics, "judges": judges}}
+        record.write(results.model_copy(update={"run": folder, "fairness": fairness}), tmp_path / folder)
+    found = compared([tmp_path / "a", tmp_path / "b"], "table")
+    assert "reward, harness (tasks (sums)) in a, reward, harness (tasks (sums, copying)) in b" in found
+    assert "{" not in found
 
 
 def test_every_setting_is_put_in_words():

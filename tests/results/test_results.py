@@ -122,9 +122,9 @@ def test_non_finite_numbers_and_numpy_never_reach_the_file_as_numbers(tmp_path: 
     def refuse(name: str):
         raise AssertionError(f"{name} in the file")
 
-    said = json.loads(file.read_text(encoding="utf-8"), parse_constant=refuse)
-    assert said["environment"] == {"loss": "nan", "deep": [{"x": "inf"}], "n": 3, "v": [0, 1], "p": "a"}
-    assert said["cost"]["train_seconds"] is None
+    record = json.loads(file.read_text(encoding="utf-8"), parse_constant=refuse)
+    assert record["environment"] == {"loss": "nan", "deep": [{"x": "inf"}], "n": 3, "v": [0, 1], "p": "a"}
+    assert record["cost"]["train_seconds"] is None
 
 
 def test_text_that_is_no_text_survives_the_file(tmp_path: Path):
@@ -140,10 +140,10 @@ def test_a_result_that_names_an_uninstalled_plugin_opens(tmp_path: Path):
 
 def test_fields_that_a_later_version_added_are_passed_over(tmp_path: Path):
     file = write(a_run(), tmp_path)
-    said = json.loads(file.read_bytes())
-    said["novelty"] = 1
-    said["cells"][0]["novelty"] = {"a": 1}
-    file.write_text(json.dumps(said), encoding="utf-8")
+    record = json.loads(file.read_bytes())
+    record["novelty"] = 1
+    record["cells"][0]["novelty"] = {"a": 1}
+    file.write_text(json.dumps(record), encoding="utf-8")
     assert read(file) == a_run()
 
 
@@ -170,7 +170,7 @@ def test_a_folder_without_a_record_is_named(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         (b'{"schema": 3, "cells": [', r"results\.json:1:25: is not JSON: Expecting value"),
         (b"", r"results\.json:1:1: is not JSON"),
@@ -190,10 +190,10 @@ def test_a_folder_without_a_record_is_named(tmp_path: Path):
     ],
 )
 def test_a_damaged_record_is_a_storage_error_with_the_place_and_what_to_do(
-    tmp_path: Path, content: bytes, said: str
+    tmp_path: Path, content: bytes, message: str
 ):
     (tmp_path / "results.json").write_bytes(content)
-    with pytest.raises(StorageError, match=said) as error:
+    with pytest.raises(StorageError, match=message) as error:
         read(tmp_path)
     assert "run the recipe again" in str(error.value)
     assert error.value.exit_code == Exit.STORAGE

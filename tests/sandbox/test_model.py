@@ -24,10 +24,10 @@ def test_the_fingerprint_is_that_of_the_files_and_the_world():
     record = json.loads(sandbox.RECORD.read_text())
     root = sandbox.MODEL.parent
     assert record["files"] == build.files_digest(root)
-    assert record["world"] == build.world_digest(), (
-        "the world's code has changed: run the build, or its --record"
+    assert record["data"] == build.data_digest(), (
+        "the sandbox's code has changed: run the build, or its --record"
     )
-    assert build.fingerprint(record["files"], record["world"]) == sandbox.FINGERPRINT
+    assert build.fingerprint(record["files"], record["data"]) == sandbox.FINGERPRINT
 
 
 def test_two_builds_are_equal_bit_for_bit_and_all_but_the_weights_is_what_ships(tmp_path):
@@ -44,7 +44,7 @@ def test_two_builds_are_equal_bit_for_bit_and_all_but_the_weights_is_what_ships(
         for root in (tmp_path / "a", tmp_path / "b", sandbox.MODEL.parent)
     )
     assert first == second
-    assert first["world"] == shipped["world"]
+    assert first["data"] == shipped["data"]
     weights = {name for name in shipped["files"] if name.endswith("model.safetensors")}
     differ = {name for name in shipped["files"] if first["files"][name] != shipped["files"][name]}
     assert differ == weights, "a share of the documents gives other weights, and nothing else"
@@ -161,8 +161,8 @@ def test_greedy_decoding_of_the_base_is_a_middling_policy():
 def test_measure_prints_every_quantity_of_a_model():
     measure = pytest.importorskip("alignbench.sandbox.measure")
     found = measure.measure(*measure.load(sandbox.MODEL), count=40)
-    said = measure.markdown(found)
-    assert "| judging: pair, one order |" in said
-    assert "| held-out loss, nats per token |" in said
+    text = measure.markdown(found)
+    assert "| judging: pair, one order |" in text
+    assert "| held-out loss, nats per token |" in text
     assert 0.5 < found["judging"]["pair"] <= 1.0
     assert 0.0 < found["gold"]["all"]["reward"] < 0.6

@@ -52,12 +52,12 @@ def test_the_ruler_is_long_enough_by_five_seeds_at_each_temperature(ruler):
     found = proof("sandbox_ruler")
     assert found["seeds"] == [0, 1, 2, 3, 4]
     assert list(found["gold"]) == ["0.0", "0.7", "1.0"]
-    told = {
+    counted = {
         at: sum(pair["p_holm"] <= 0.05 for pair in pairs.values()) for at, pairs in found["pairs"].items()
     }
     assert all(len(pairs) == 15 for pairs in found["pairs"].values())
-    assert told == found["pairs told apart"]
-    assert ruler.missed(found["gold"], told) == found["missed"] == []
+    assert counted == found["pairs told apart"]
+    assert ruler.missed(found["gold"], counted) == found["missed"] == []
 
 
 def test_a_short_ruler_would_be_seen(ruler):

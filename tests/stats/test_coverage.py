@@ -87,12 +87,12 @@ def test_equal_labels_are_told_apart_in_one_run_of_twenty_at_most(estimand):
     """Four equal labels, six pairs, all differences of one run correlated as real ones are."""
     rng = np.random.default_rng(4)
     labels = crossed(rng, seeds=3, prompts=50, seed_sd=0 if estimand == "policies" else 1, prompt_share=0.3)
-    alarms = 0
+    false_positives = 0
     for run in labels.reshape(RUNS // 4, 4, 3, 50):
         pairs = [run[i] - run[j] for i in range(4) for j in range(i)]
         p_values = [stats.ESTIMATORS[estimand](pair).p_value() for pair in pairs]
-        alarms += min(stats.holm(p_values)) <= 0.05
-    assert alarms / (RUNS // 4) <= 0.065
+        false_positives += min(stats.holm(p_values)) <= 0.05
+    assert false_positives / (RUNS // 4) <= 0.065
 
 
 def test_fifteen_pairs_of_one_method_are_told_apart_in_one_run_of_twenty_at_most():
@@ -102,11 +102,11 @@ def test_fifteen_pairs_of_one_method_are_told_apart_in_one_run_of_twenty_at_most
     """
     rng = np.random.default_rng(6)
     labels = rng.normal(0, 0.03, (RUNS // 2, 6, 3, 1)) + rng.normal(0, 0.42, (RUNS // 2, 6, 3, 100))
-    alarms = 0
+    false_positives = 0
     for run in labels:
         p_values = [stats.method(run[i] - run[j]).p_value() for i in range(6) for j in range(i)]
-        alarms += min(stats.holm(p_values)) <= 0.05
-    assert alarms / len(labels) <= 0.065
+        false_positives += min(stats.holm(p_values)) <= 0.05
+    assert false_positives / len(labels) <= 0.065
 
 
 def test_beyond_95_percent_the_tail_agrees_with_the_interval_and_only_gets_heavier():
@@ -146,8 +146,8 @@ def test_one_method_under_several_labels_is_told_apart_in_one_family_of_twenty_a
     """A/A: four labels of one method, seeds of their own, six pairs, with the variance that a run showed."""
     rng = np.random.default_rng(8)
     labels = [crossed(rng, seeds=3, prompts=50, seed_sd=1, prompt_share=0.3) for _ in range(4)]
-    alarms = 0
+    false_positives = 0
     for run in zip(*labels, strict=True):
         pairs = [run[i][:, None] - run[j][None] for i in range(4) for j in range(i)]
-        alarms += min(stats.holm(stats.unpaired(pair).p_value() for pair in pairs)) <= 0.05
-    assert alarms / RUNS <= 0.065
+        false_positives += min(stats.holm(stats.unpaired(pair).p_value() for pair in pairs)) <= 0.05
+    assert false_positives / RUNS <= 0.065

@@ -425,11 +425,11 @@ def test_a_label_has_its_own_best_setting_where_its_prompts_tell_it_apart():
 
 
 def test_labels_that_are_alike_rarely_have_unlike_settings():
-    rng, unlike = np.random.default_rng(0), 0
+    rng, differing = np.random.default_rng(0), 0
     for _ in range(200):
         labels = {f"l{n}": settings(rng, {0.0: 0.02, 1.0: 0.0}) for n in range(7)}
-        unlike += len(set(stats.best_settings(labels).values())) > 1
-    assert unlike < 0.2 * 200, "by the highest mean alone it is more than 0.8"
+        differing += len(set(stats.best_settings(labels).values())) > 1
+    assert differing < 0.2 * 200, "by the highest mean alone it is more than 0.8"
 
 
 def test_of_equal_settings_the_lowest_is_chosen():

@@ -133,11 +133,11 @@ def test_the_row_that_a_method_cannot_read_is_named(broken, prepared, monkeypatc
     suite = broken("one_bad_row")
     with pytest.raises(ZeroDivisionError) as caught:
         suite._align(prepared, "first")
-    said = str(plugins.blamed(caught.value))
-    assert said.startswith(
+    found = str(plugins.blamed(caught.value))
+    assert found.startswith(
         "broken-one_bad_row 1.0 failed: ZeroDivisionError: division by zero (one_bad_row.py:"
     )
-    assert re.search(r", row train-\d+-\d*[13579]\); tell the authors of broken-one_bad_row$", said)
+    assert re.search(r", row train-\d+-\d*[13579]\); report it to the authors of broken-one_bad_row$", found)
 
 
 # --- judges and sources -------------------------------------------------------------------------------------

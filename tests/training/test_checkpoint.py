@@ -82,7 +82,7 @@ class Session:
             return [nll, error], {"nll": nll, "error": error, "one": 1.0}
 
         def restore(account: list) -> None:
-            self.points[:] = [(step, said) for step, said in account]
+            self.points[:] = [(step, found) for step, found in account]
 
         checkpoints = Checkpoints(
             self.folder, "key", every=every, account=lambda: list(self.points), restore=restore
@@ -109,7 +109,7 @@ class Session:
         return {
             "weights": weights,
             "state": {**state, "shadow": state["shadow"].tolist(), "nan": str(state["nan"])},
-            "points": [(step, dict(said)) for step, said in self.points],
+            "points": [(step, dict(found)) for step, found in self.points],
             "record": (record.steps, record.rows, record.work),
             "random": (random.random(), np.random.rand(), torch.rand(()).item()),
             "steps": steps,

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from alignbench import layout
 from alignbench.errors import DataError
 from alignbench.models import attention, lm_head, load_base, varlen
 from alignbench.models.forward import Group, lay_out, response_states, spread
@@ -148,7 +149,9 @@ def test_reference_files_hold_no_pickle_and_are_equal_bytes_in_any_order(base, t
     items = scorables(20)
     reference.compute(base.policy(), items, tmp_path / "a")
     reference.compute(base.policy(), [*reversed(items), *items], tmp_path / "b")
-    assert (tmp_path / "a" / reference.FILE).read_bytes() == (tmp_path / "b" / reference.FILE).read_bytes()
+    assert (tmp_path / "a" / layout.REFERENCE).read_bytes() == (
+        tmp_path / "b" / layout.REFERENCE
+    ).read_bytes()
 
 
 def test_the_trial_of_a_forward_without_padding_draws_nothing_inside_a_training_step(base, monkeypatch):

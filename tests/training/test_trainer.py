@@ -47,17 +47,17 @@ def run(policy: ModelPolicy, tmp_path, *, loss=contrast, sequences=both, batches
     training = {"batch": 8, "schedule": "constant", "warmup": 0.0} | given.pop("training", {})
     settings = {"learning_rate": 1e-2, "budget": Budget(steps=3), "seed": 0, **given}
     rows = Table(ROWS, Pair) if batches is None else batches
-    said: dict[int, dict[str, float]] = {}
+    found: dict[int, dict[str, float]] = {}
     record = train(
         policy,
         rows,
         sequences,
         loss,
         training=schema.Training(**training),
-        log=lambda step, numbers: said.__setitem__(step, dict(numbers)),
+        log=lambda step, numbers: found.__setitem__(step, dict(numbers)),
         **settings,
     )
-    return record, said
+    return record, found
 
 
 def weights(policy: ModelPolicy) -> list[torch.Tensor]:
@@ -94,14 +94,14 @@ def gradients(monkeypatch) -> list[list[torch.Tensor]]:
 
 @pytest.mark.parametrize("micro", [1, 3, 5])
 def test_the_gradient_of_a_step_does_not_depend_on_the_micro_batch(base, tmp_path, gradients, micro):
-    said = {}
+    found = {}
     for size in ("auto", micro):
         policy = disturb(base.add_adapter("policy", seed=0))
-        said[size] = run(policy, tmp_path, budget=Budget(steps=1), training={"micro_batch": size})[1][1]
+        found[size] = run(policy, tmp_path, budget=Budget(steps=1), training={"micro_batch": size})[1][1]
     for whole, parts in zip(*gradients, strict=True):
         torch.testing.assert_close(parts, whole, rtol=1e-5, atol=1e-6)
     for name in ("loss", "margin", "beta", "grad_norm"):
-        assert said[micro][name] == pytest.approx(said["auto"][name], rel=1e-5), name
+        assert found[micro][name] == pytest.approx(found["auto"][name], rel=1e-5), name
 
 
 def test_the_step_equals_one_worked_with_autograd_on_the_plain_model(base, tmp_path, gradients):
@@ -415,8 +415,8 @@ def test_a_second_training_of_a_cell_gets_what_the_first_has_left(base, tmp_path
     )
     assert (first.rows, first.steps) == (16, 2)
     run(base.add_adapter("second", seed=0), tmp_path, budget=Budget(steps=2), spent=spent)
-    last, said = run(base.add_adapter("third", seed=0), tmp_path, budget=Budget(steps=2), spent=spent)
-    assert (last.steps, last.work, said) == (0, Work(), {})
+    last, found = run(base.add_adapter("third", seed=0), tmp_path, budget=Budget(steps=2), spent=spent)
+    assert (last.steps, last.work, found) == (0, Work(), {})
 
 
 def test_a_spent_budget_changes_nothing(base, tmp_path):
@@ -481,8 +481,8 @@ def test_numbers_are_means_over_the_steps_since_the_last_look(base, tmp_path, mo
     def loss(scored, rows):
         return contrast(scored, rows)[0], {"step": torch.full((len(rows),), next(steps) * 1.0)}
 
-    _, said = run(base.add_adapter("policy", seed=0), tmp_path, loss=loss, budget=Budget(steps=14))
-    assert {step: numbers["step"] for step, numbers in said.items()} == {10: 5.5, 14: 12.5}
+    _, found = run(base.add_adapter("policy", seed=0), tmp_path, loss=loss, budget=Budget(steps=14))
+    assert {step: numbers["step"] for step, numbers in found.items()} == {10: 5.5, 14: 12.5}
 
 
 def fails_above(monkeypatch, limit: int) -> None:
@@ -636,7 +636,7 @@ def test_both_verdicts_of_a_row_count_as_one_row_of_the_budget_and_two_of_the_me
         seen.append(len(rows))
         return -scored["all"].means(), {"half": torch.arange(len(rows)) < 8}
 
-    record, said = run(
+    record, found = run(
         base.add_adapter("policy", seed=0),
         tmp_path,
         batches=Table(ROWS, UnpairedPreference),
@@ -645,4 +645,4 @@ def test_both_verdicts_of_a_row_count_as_one_row_of_the_budget_and_two_of_the_me
         budget=Budget(rows=8),
     )
     assert (record.rows, record.steps, seen) == (8, 1, [16])
-    assert said[1]["half"] == 0.5
+    assert found[1]["half"] == 0.5

@@ -1,4 +1,4 @@
-"""The walls between core, plugins and the world."""
+"""The walls between core, plugins and other libraries."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ from pathlib import Path
 import pytest
 
 import alignbench
-from alignbench import Run
+from alignbench import Run, layout
 
 ROOT = Path(__file__).parents[2]
+LAYOUT = ROOT / "alignbench/layout.py"
 CORE = sorted((ROOT / "alignbench").rglob("*.py"))
 PLUGINS = sorted(file for file in (ROOT / "plugins").rglob("*.py") if "tests" not in file.parts)
 OURS = [*CORE, *sorted((ROOT / "plugins").rglob("*.py")), *sorted((ROOT / "benchmarks").rglob("*.py"))]
@@ -178,7 +179,7 @@ def test_a_plugin_reads_only_what_the_contract_types() -> None:
 
 
 @pytest.mark.parametrize(
-    ("line", "said"),
+    ("line", "message"),
     [
         ("run.start.base.policy()", "run.start.base.policy reaches through a policy"),
         ("decoding._pool", "decoding._pool is private"),
@@ -187,8 +188,8 @@ def test_a_plugin_reads_only_what_the_contract_types() -> None:
         ("def f(self, policy: Any): pass", "policy is Any, which nobody checks"),
     ],
 )
-def test_what_leaves_the_contract_is_found(line: str, said: str) -> None:
-    assert [what for _, what in beyond_the_contract(ast.parse(line))] == [said]
+def test_what_leaves_the_contract_is_found(line: str, message: str) -> None:
+    assert [what for _, what in beyond_the_contract(ast.parse(line))] == [message]
 
 
 def test_a_plugin_depends_on_the_core_alone_and_on_a_range_of_it() -> None:
@@ -205,8 +206,10 @@ def test_every_public_name_is_there() -> None:
 
 
 def test_public_names_are_told_to_type_checkers_too() -> None:
-    told = {name for _, module, names in imports(ROOT / "alignbench/__init__.py") for name in names if module}
-    assert set(alignbench.__all__) <= told
+    declared = {
+        name for _, module, names in imports(ROOT / "alignbench/__init__.py") for name in names if module
+    }
+    assert set(alignbench.__all__) <= declared
 
 
 def test_a_file_imports_only_from_lower_floors() -> None:
@@ -274,3 +277,55 @@ def test_yaml_is_read_strictly_or_not_at_all() -> None:
 def test_every_file_begins_by_saying_what_it_is_for() -> None:
     silent = [str(file.relative_to(ROOT)) for file in (*CORE, *PLUGINS) if not ast.get_docstring(tree(file))]
     assert silent == []
+
+
+OTHERS_FORMATS = {
+    "adapter_config.json",
+    "adapter_model.safetensors",
+    "config.json",
+    "dataset_dict.json",
+    "dataset_info.json",
+    "dataset_infos.json",
+    "model.safetensors",
+    "state.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "vocab.json",
+}
+"""Files that other libraries name."""
+
+FILE_NAME = re.compile(r"[\w{}-]+\.(json|jsonl|parquet|log|safetensors)")
+
+
+def file_names(file: Path) -> Iterator[tuple[int, str]]:
+    """Every file name that a module writes down, with its line; the filled-in parts of an f-string as `{}`."""
+    for node in ast.walk(tree(file)):
+        name = ""
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            name = node.value
+        elif isinstance(node, ast.JoinedStr):
+            name = "".join(one.value if isinstance(one, ast.Constant) else "{}" for one in node.values)
+        if FILE_NAME.fullmatch(name) and name not in OTHERS_FORMATS:
+            yield node.lineno, name
+
+
+def test_the_layout_alone_names_the_files_of_a_run() -> None:
+    shipped = ROOT / "alignbench/sandbox"  # the record of the sandbox's own model
+    elsewhere = [file for file in CORE if file != LAYOUT and not file.is_relative_to(shipped)]
+    assert len(list(file_names(LAYOUT))) > 20
+    assert [f"{where(file, line)}: {name}" for file in elsewhere for line, name in file_names(file)] == []
+
+
+def test_the_architecture_page_shows_every_file_of_a_run_and_no_other() -> None:
+    page = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
+    shown = set(
+        re.findall(
+            r"[\w.-]+\.(?:json|jsonl|parquet|log|html|yaml|txt)\b",
+            page.split("```\nruns/")[1].split("```")[0],
+        )
+    )
+    run = LAYOUT.read_text(encoding="utf-8").split("# Shared artefacts")[0]
+    named = set(re.findall(r'= "([\w.]+\.\w+)"', run)) - {layout.CHECKPOINT, layout.CHECKPOINT_TENSORS}
+    of_splits = {layout.rows_file(split) for split in ("train", "validation", "test")}
+    of_splits |= {layout.texts_file(split) for split in ("train", "test")}
+    assert shown == named | of_splits | {layout.training_log(1)}

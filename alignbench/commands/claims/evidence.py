@@ -164,15 +164,15 @@ def _of_judges(
     spread = 0.0
     for variant, label in sides:
         cells = {cell.seed: cell for cell in runs[variant].results.cells_of(label)}
-        said = [
+        deviations = [
             next(
                 (one["quality"] for one in cells[seed].judges if f"{field}_deviation" in one["quality"]), None
             )
             for seed in seeds
         ]
-        if any(one is None for one in said):
+        if any(one is None for one in deviations):
             return _NONE
-        known = [one for one in said if one is not None]
+        known = [one for one in deviations if one is not None]
         values.append([float(one[field]) for one in known])
         rows += [one["rows"] for one in known]
         spread += fmean(one[f"{field}_deviation"] ** 2 / one["rows"] for one in known) if known else 0.0

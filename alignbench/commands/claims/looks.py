@@ -106,12 +106,12 @@ class Looks:
             wanted = self.wanted(open_parts, look, before)
             left = tuple(one for one in wanted if not one.finished)
             waiting = {name for one in left for name in one.claims}
-            said = self._evidence(claims, open_parts, waiting, wanted)
-            judged = {at: self._p_values(claims[at[0]].parts[at[1]], one) for at, one in said.items()}
+            evidence_of = self._evidence(claims, open_parts, waiting, wanted)
+            judged = {at: self._p_values(claims[at[0]].parts[at[1]], one) for at, one in evidence_of.items()}
             words = decide(procedure, family, family - len(open_parts), judged)
             for (name, place), word in words.items():
                 known[name][place] = found(
-                    procedure, claims[name].parts[place], look, word, said[name, place]
+                    procedure, claims[name].parts[place], look, word, evidence_of[name, place]
                 )
             if left:
                 return State(known, look, left)
@@ -147,9 +147,9 @@ class Looks:
             for place, one in enumerate(ones)
             if one.word in DECIDED
         ]
-        said = self._evidence(claims, decided, waiting, wanted)
+        evidence_of = self._evidence(claims, decided, waiting, wanted)
         again: dict[Place, Found] = {}
-        for (name, place), one in said.items():
+        for (name, place), one in evidence_of.items():
             part = claims[name].parts[place]
             judged = self._p_values(part, one)
             word = judged.word(procedure.replication.error)
@@ -184,15 +184,15 @@ class Looks:
             return opened[folder]
 
         folders = {one.folder.parent: one.folder for one in wanted}
-        said: dict[Place, Evidence] = {}
+        collected: dict[Place, Evidence] = {}
         for name, place in parts:
             if name in waiting:
                 continue
             claim = claims[name]
             variants = {variant: self._home(claim, variant) for variant in _variants(claim)}
             runs = {variant: run(folders[home]) for variant, home in variants.items() if home in folders}
-            said[name, place] = evidence(claim.parts[place], runs)
-        return said
+            collected[name, place] = evidence(claim.parts[place], runs)
+        return collected
 
     def _runs(
         self, parts: Iterable[Place], seeds: list[int], folder: str, earlier: str | None
@@ -213,8 +213,8 @@ class Looks:
                 labels.setdefault(home, {}).update(dict.fromkeys(named))
                 needed.setdefault(home, []).append(name)
                 path = self.registry.folder / claim.recipe
-                said = [*overrides, *self.overrides, f"seeds={seeds}"]
-                loaded.setdefault(home, lambda path=path, said=said: load_recipe(path, said))
+                settings = [*overrides, *self.overrides, f"seeds={seeds}"]
+                loaded.setdefault(home, lambda path=path, settings=settings: load_recipe(path, settings))
         return tuple(
             Wanted(
                 home / folder,

@@ -11,15 +11,13 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
-from alignbench import store
+from alignbench import layout, store
 from alignbench.api.config import Settings
 from alignbench.errors import Problem, RecipeError
 from alignbench.recipe import yaml
 from alignbench.recipe.schema import Evaluation
 
 REGISTRY = "registry.yaml"
-REGISTERED = "registered.json"
-"""In the folder of the runs: the registry as it was when the first seed began."""
 
 Sign = Literal["+", "-", "=", ">="]
 
@@ -138,7 +136,7 @@ class Claim(Settings):
     confounder: str = ""
     """What else could make the numbers come out like this."""
     recipe: str = ""
-    """The recipe beside the registry; several claims may share one, and then share its cells."""
+    """The recipe in the folder of the registry; several claims may share one, and then share its cells."""
     variants: dict[str, list[str]] = {}
     """Name -> overrides: the recipe runs once for each, and parts name `variant/label`."""
     parts: list[Part] = []
@@ -206,9 +204,9 @@ def load(folder: Path) -> Registry:
         refuse(error)
         raise RecipeError(problems) from None
     claims: dict[str, Claim] = {}
-    for name, said in file.claims.items():
+    for name, fields in file.claims.items():
         try:
-            claims[name] = Claim.model_validate(said)
+            claims[name] = Claim.model_validate(fields)
         except ValidationError as error:
             refuse(error, "claims", name)
     if problems:
@@ -251,7 +249,7 @@ def register(registry: Registry, runs: Path) -> None:
 
     Raises RecipeError where another one is recorded: what is asked may not change once seeds have answered.
     """
-    file = runs / REGISTERED
+    file = runs / layout.REGISTERED
     if not file.exists():
         store.write_json(file, {"digest": registry.digest, **registry.content})
         return

@@ -131,7 +131,7 @@ const draw = () => {
   $("save").setAttribute("aria-disabled", String(!ready()));
 };
 
-const tell = () => {
+const announce = () => {
   if (scoring()) say(`Score answer ${scores.indexOf(null) + 1} from 1 (worst) to 7 (best).`);
   else if (tie && unplaced().length === 1) say("Enter ties the last answer with the one before, and saves.");
   else if (ready()) say("Enter saves.");
@@ -140,7 +140,7 @@ const tell = () => {
 };
 
 const remember = () => steps.push(JSON.stringify([groups, scores]));
-const update = () => { leaving = false; draw(); tell(); };
+const update = () => { leaving = false; draw(); announce(); };
 
 const touched = () => steps.length > 0 || tie || flagged || Boolean($("note") && $("note").value !== note);
 
@@ -217,15 +217,15 @@ const show = (answer) => {
   clock();
 };
 
-const reopen = (said) => {
-  const ranks = [...new Set(said.ranks)].sort((a, b) => a - b);
-  groups = ranks.map((rank) => said.ranks.flatMap((one, place) => (one === rank ? [place] : [])));
-  if (said.scores.length) scores = said.scores;
-  active = said.seconds;
-  if ($("note")) $("note").value = said.note;
+const reopen = (given) => {
+  const ranks = [...new Set(given.ranks)].sort((a, b) => a - b);
+  groups = ranks.map((rank) => given.ranks.flatMap((one, place) => (one === rank ? [place] : [])));
+  if (given.scores.length) scores = given.scores;
+  active = given.seconds;
+  if ($("note")) $("note").value = given.note;
   document.querySelectorAll(".answer").forEach((made, place) => {
     made.querySelectorAll("input[type=checkbox]").forEach((input) => {
-      input.checked = Boolean(said.flags[place]?.includes(input.value));
+      input.checked = Boolean(given.flags[place]?.includes(input.value));
     });
   });
 };
@@ -268,7 +268,7 @@ const back = async () => {
 const save = async () => {
   if (busy || paused || !item) return;
   if (unplaced().length === 1 && groups.length) put(unplaced()[0]);
-  if (!ready() || unplaced().length) return tell();
+  if (!ready() || unplaced().length) return announce();
   busy = true;
   clock();
   const verdict = {
@@ -316,7 +316,7 @@ const pause = () => {
   $("rest-text").textContent = "Paused. P goes on.";
   $("pause").setAttribute("aria-pressed", String(paused));
   say("");
-  if (!paused) tell();
+  if (!paused) announce();
 };
 
 const LETTERS = { KeyU: undo, KeyB: back, KeyP: pause }; // for keyboards of other scripts

@@ -23,7 +23,7 @@ class DistinctWords(Metric):
                     metric="distinct_words",
                     label=cell.label,
                     seed=cell.seed,
-                    values={id: len(set(said)) / len(said) for id, said in words.items() if said},
+                    values={id: len(set(own)) / len(own) for id, own in words.items() if own},
                     span=(0, 1),
                     description="Different words among all words of a prompt's answers; more answers, fewer.",
                 )

@@ -29,5 +29,5 @@ class Keywords(Judge):
         return [super().fingerprint(), sorted(self.wanted)]
 
     def score(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> list[Score]:
-        said = [set(answer.casefold().split()) for answer in answers]
-        return [Score(len(self.wanted & words) / max(1, len(self.wanted))) for words in said]
+        answered = [set(answer.casefold().split()) for answer in answers]
+        return [Score(len(self.wanted & words) / max(1, len(self.wanted))) for words in answered]

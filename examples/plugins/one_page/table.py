@@ -12,7 +12,7 @@ COLUMNS = ("prompt", "chosen", "rejected")
 
 
 class CSV(Source):
-    """Pairs of a CSV file with the columns prompt, chosen and rejected; others are kept beside them."""
+    """Pairs of a CSV file with the columns prompt, chosen and rejected; others are kept as extra fields."""
 
     api = 2
 

@@ -350,10 +350,10 @@ def test_the_loss_equals_trls_on_the_same_log_probabilities(trl, loss, beta, mon
         }
         fields = {"entropy": seen["logps"], "mean_logits": seen["logps"], "is_top1": seen["mask"]}
         # Without WPO's alignment of the weights: our weights are the plain probabilities.
-        said = SimpleNamespace(
+        outputs = SimpleNamespace(
             log_probs=seen["logps"], log_sum_sq_probs=torch.zeros_like(seen["logps"]), **fields
         )
-        theirs = trl._compute_loss(lambda **given: said, inputs, False)  # noqa: B023
+        theirs = trl._compute_loss(lambda **given: outputs, inputs, False)  # noqa: B023
         mine = ours(DPO.Config(loss=loss, beta=beta, label_smoothing=smoothing), seen)
         assert mine.item() == pytest.approx(float(theirs), rel=2e-6, abs=2e-6)
 

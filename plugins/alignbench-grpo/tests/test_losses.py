@@ -63,13 +63,13 @@ def seen(seed: int) -> dict[str, torch.Tensor]:
     }
 
 
-def ours(config, told: dict[str, torch.Tensor], found: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def ours(config, given: dict[str, torch.Tensor], found: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     made = GroupTraining.__new__(GroupTraining)
     made.config, made.leave_one_out = config, isinstance(config, RLOO.Config)
-    start = told["start"] if config.beta and not made.leave_one_out else None
-    made.state = {"advantages": found.flatten(), "old": told["old"], "start": start}
-    logps = told["logps"].clone().requires_grad_()
-    groups = {"answers": group_scores("answers", told["mask"], logps=logps)}
+    start = given["start"] if config.beta and not made.leave_one_out else None
+    made.state = {"advantages": found.flatten(), "old": given["old"], "start": start}
+    logps = given["logps"].clone().requires_grad_()
+    groups = {"answers": group_scores("answers", given["mask"], logps=logps)}
     loss = reduced(made.loss, groups, [Group(at) for at in range(G)])[0]
     loss.backward()
     return loss.detach(), logps.grad
@@ -104,18 +104,18 @@ class Stub:
         return self._logps, self._logps.detach(), None
 
 
-def theirs(trainer, told: dict[str, torch.Tensor], found: torch.Tensor, **fields):
-    logps = told["logps"].clone().requires_grad_()
-    mask = told["mask"].long()
+def theirs(trainer, given: dict[str, torch.Tensor], found: torch.Tensor, **fields):
+    logps = given["logps"].clone().requires_grad_()
+    mask = given["mask"].long()
     inputs = {
         "prompt_ids": torch.ones(G * K, 2).long(),
         "prompt_mask": torch.ones(G * K, 2).long(),
         "completion_ids": torch.ones(G * K, R).long(),
         "completion_mask": mask,
         "advantages": found.flatten(),
-        "old_per_token_logps": told["old"],
-        "old_logps": (told["old"] * mask).sum(1),
-        "ref_per_token_logps": told["start"],
+        "old_per_token_logps": given["old"],
+        "old_logps": (given["old"] * mask).sum(1),
+        "ref_per_token_logps": given["start"],
         "num_items_in_batch": mask.sum(),
     }
     loss = trainer._compute_loss(Stub(logps, **fields), None, inputs)
@@ -138,18 +138,18 @@ def test_the_loss_and_its_gradient_equal_those_of_trls_grpo(fields, loss_type):
 
     config = GRPO.Config(answers=K, max_new_tokens=LONGEST, **fields)
     for seed in range(4):
-        told = seen(seed)
-        found = advantages(told["rewards"], config.scale)
+        given = seen(seed)
+        found = advantages(given["rewards"], config.scale)
         wanted = theirs(
             GRPOTrainer,
-            told,
+            given,
             found,
             loss_type=loss_type,
             beta=config.beta,
             importance_sampling_level=config.ratio,
             epsilon_high=config.clip_high or 0.2,
         )
-        mine = ours(config, told, found)
+        mine = ours(config, given, found)
         torch.testing.assert_close(mine[0], wanted[0], rtol=1e-6, atol=1e-6)
         torch.testing.assert_close(mine[1], wanted[1], rtol=1e-5, atol=1e-6)
 
@@ -158,10 +158,10 @@ def test_the_loss_and_its_gradient_equal_those_of_trls_rloo():
     from trl import RLOOTrainer
 
     for seed in range(4):
-        told = seen(seed)
-        found = leave_one_out(told["rewards"])
-        wanted = theirs(RLOOTrainer, told, found, epsilon_high=0.2)
-        mine = ours(RLOO.Config(answers=K), told, found)
+        given = seen(seed)
+        found = leave_one_out(given["rewards"])
+        wanted = theirs(RLOOTrainer, given, found, epsilon_high=0.2)
+        mine = ours(RLOO.Config(answers=K), given, found)
         torch.testing.assert_close(mine[0], wanted[0], rtol=1e-6, atol=1e-6)
         torch.testing.assert_close(mine[1], wanted[1], rtol=1e-5, atol=1e-6)
 
@@ -171,12 +171,12 @@ def test_the_loss_and_its_gradient_equal_those_of_trls_rloo():
 )
 def test_the_first_step_of_a_round_goes_along_the_policy_gradient(config):
     """Where policy, old policy and start are equal, the gradient is -A/|y| (or its like) on every token."""
-    told = seen(0)
-    told["old"] = told["start"] = told["logps"]
+    given = seen(0)
+    given["old"] = given["start"] = given["logps"]
     found = torch.randn(G, K, generator=torch.Generator().manual_seed(1))
-    gradient = ours(config, told, found)[1]
-    lengths = told["mask"].sum(1)
+    gradient = ours(config, given, found)[1]
+    lengths = given["mask"].sum(1)
     each = {"sequence": 1 / lengths / (G * K), "token": torch.full((G * K,), 1 / lengths.sum())}
     share = each.get(getattr(config, "normalise", ""), torch.full((G * K,), 1 / (G * K)))
-    wanted = -found.flatten()[:, None] * share[:, None] * told["mask"]
+    wanted = -found.flatten()[:, None] * share[:, None] * given["mask"]
     torch.testing.assert_close(gradient, wanted)

@@ -63,7 +63,7 @@ class RecordedRun:
     def __init__(self, seen):
         self.seen = seen
         self.warned = []
-        self.record = SimpleNamespace(warning=lambda *said: self.warned.append(said))
+        self.record = SimpleNamespace(warning=lambda *warning: self.warned.append(warning))
 
     def group(self, name: str, items, which: str, tolerance=1e-5):
         places = torch.tensor([one.response[0] for one in items])
@@ -163,10 +163,10 @@ def test_the_loss_equals_trls_on_the_same_log_probabilities(trl, loss, good, bad
             "ref_KL_logps": recorded.group("k", others, "start").sums(),
         }
         policy = recorded.seen["policy"]
-        said = SimpleNamespace(
+        outputs = SimpleNamespace(
             log_probs=policy, entropy=policy, mean_logits=policy, is_top1=recorded.seen["mask"]
         )
-        theirs = trl._compute_loss(lambda said=said, **inputs: said, inputs, False)
+        theirs = trl._compute_loss(lambda outputs=outputs, **inputs: outputs, inputs, False)
         groups = {"answers": recorded.group("answers", answers, "policy")}
         assert reduced(mine.loss, groups, ROWS)[0].item() == pytest.approx(float(theirs), rel=1e-6)
 

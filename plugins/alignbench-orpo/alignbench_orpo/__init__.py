@@ -22,7 +22,7 @@ class ORPO(Method):
     consumes = (Pair,)
 
     class Config(MethodConfig):
-        """How fast to learn, and how much the preference counts beside the imitation."""
+        """How fast to learn, and how much the preference counts compared with the imitation."""
 
         learning_rate: float = Field(2e-5, gt=0, le=1)
         """Peak learning rate of the adapter."""

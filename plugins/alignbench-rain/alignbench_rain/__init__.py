@@ -1,4 +1,4 @@
-"""RAIN: a frozen model searches, judges and rewinds its own answers; best-of-n and distillation beside it."""
+"""RAIN: a frozen model searches, judges and rewinds its own answers; with best-of-n and distillation."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ ANSWERS = "answers.jsonl"
 """What rain-sft trains on: an ordinary file of demonstrations."""
 
 SEARCH = "search.json"
-"""What finding them took, beside them."""
+"""The cost of finding them, stored with them."""
 
 
 class Evaluating(MethodConfig):
@@ -47,7 +47,7 @@ class Evaluating(MethodConfig):
     votes: Literal["hard", "soft"] = "hard"
     """One vote for each order of the options, or the mean probability of the good one."""
     judged_part: str = ""
-    """A part of the judge's score, as `harmless`, to be looked at instead of the whole."""
+    """A part of the judge's score, as `harmless`, used instead of the whole."""
     good_above: float = 0.5
     """An answer is good if the judge's score is above this."""
     pairs: int = Field(64, ge=0)
@@ -176,7 +176,7 @@ class RainSFT(Method):
         from alignbench_rain.builder import Maker
 
         rows = list(run.rows(Prompt))[: self.config.prompts]
-        # Outside of what is shared: what it tells the run, it tells whoever finds the answers made.
+        # Outside of what is shared: a cell that finds the answers in the store reports the same.
         decoder = Maker(run, self.config).decoder()
         numbers: dict[str, float] = {}
         decoder.log = numbers.update
@@ -209,13 +209,13 @@ class RainSFT(Method):
 
 
 def write(file: Path, prompts: list[Prompt], answers: list[Answer]) -> None:
-    """Write the finished answers as demonstrations under TRL's names, their token ids beside them."""
+    """Write the finished answers as demonstrations under TRL's names, with their token ids."""
     with file.open("w", encoding="utf-8") as out:
         for row, answer in zip(prompts, answers, strict=True):
             if answer.finished:
                 prompt = [dict(turn) for turn in row.prompt]
-                said = {"id": row.id, "prompt": prompt, "completion": answer.text, "ids": answer.ids}
-                out.write(json.dumps(said, ensure_ascii=False) + "\n")
+                record = {"id": row.id, "prompt": prompt, "completion": answer.text, "ids": answer.ids}
+                out.write(json.dumps(record, ensure_ascii=False) + "\n")
 
 
 def read(file: Path, prompts: list[Prompt]) -> list[Demonstration]:

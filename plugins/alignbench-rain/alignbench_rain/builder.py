@@ -16,10 +16,10 @@ from alignbench_rain.evaluation import Evaluation, JudgeEvaluation, SelfEvaluati
 from alignbench_rain.questions import question
 
 CALIBRATION = 32
-"""Training prompts whose plain answers tell when two texts are alike, and what answers cost."""
+"""Training prompts whose plain answers show how similar two texts are, and what answers cost."""
 
 FIRES = 0.05
-"""Share of unlike pairs of answers to one prompt that own states call alike."""
+"""Share of dissimilar pairs of answers to one prompt that own states call similar."""
 
 SENTENCES = 0.95
 """The authors' threshold for their sentence encoder."""
@@ -46,11 +46,11 @@ class Maker:
 
     def restored(self, folder: Path) -> Decoder:
         """Return the decoder that was saved in `folder`."""
-        said = json.loads((folder / "encoder.json").read_text(encoding="utf-8"))
-        if "centre" in said:
-            encoder = OwnStates(np.asarray(said["centre"], np.float32), said["threshold"])
+        record = json.loads((folder / "encoder.json").read_text(encoding="utf-8"))
+        if "centre" in record:
+            encoder = OwnStates(np.asarray(record["centre"], np.float32), record["threshold"])
         else:
-            encoder = SentenceEncoder(self.sentences(), said["threshold"])
+            encoder = SentenceEncoder(self.sentences(), record["threshold"])
         return Decoder(self.config, self.decoding, self.evaluation(), encoder)
 
     def best_of_n(self, n: int | None = None) -> BestOf:
@@ -88,14 +88,14 @@ class Maker:
     def report(self) -> Any:
         """Measure how well start and base evaluate; return the log of what answers cost."""
         pairs = list(self.run.rows(Pair, "validation"))[: self.config.pairs]
-        said: dict[str, float] = {}
+        measured: dict[str, float] = {}
         if pairs:
-            said |= accuracy(self.own(self.decoding), pairs, "start")
+            measured |= accuracy(self.own(self.decoding), pairs, "start")
             if self.decoding.policy.fingerprint() != (base := DecodingBase(self.base)).policy.fingerprint():
-                said |= accuracy(self.own(base), pairs, "base")
+                measured |= accuracy(self.own(base), pairs, "base")
             named = self.config.evaluator
             self.run.record.judge(
-                f"self-evaluation (judged by {named if isinstance(named, str) else named.name})", **said
+                f"self-evaluation (judged by {named if isinstance(named, str) else named.name})", **measured
             )
         return self.told
 
@@ -172,7 +172,7 @@ def accuracy(evaluation: SelfEvaluation, pairs: list[Pair], who: str) -> dict[st
     texts = [text for pair in pairs for text in (pair.chosen, pair.rejected)]
     values = evaluation.scores(prompts, texts, soft=False)
     decided = [(a, b) for a, b in zip(values[::2], values[1::2], strict=True) if a != b]
-    said = {f"self_evaluation_{who}_decided": len(decided) / len(pairs)}
+    numbers = {f"self_evaluation_{who}_decided": len(decided) / len(pairs)}
     if decided:
-        said[f"self_evaluation_{who}"] = sum(a > b for a, b in decided) / len(decided)
-    return said
+        numbers[f"self_evaluation_{who}"] = sum(a > b for a, b in decided) / len(decided)
+    return numbers

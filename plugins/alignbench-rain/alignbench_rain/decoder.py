@@ -44,8 +44,8 @@ MEMORY = {"cpu": 1 << 31, "cuda": 1 << 35}
 """Bytes of all trees beyond which only the prompt that was begun first goes on."""
 
 RARELY = (20_000, 2, 2)
-"""When the garbage collector looks while answers are searched: at what is new less often than it would by itself (700
-objects), at everything as often, since sets that were passed over hold each other."""
+"""The garbage collector's thresholds while answers are searched: new objects are visited less often than by default
+(700 objects), all objects as often, since sets that are dropped refer to each other."""
 
 GROWS = 8
 """What is held for a prompt grows to so many times what its first step holds, as on the sandbox."""
@@ -104,7 +104,7 @@ class _ActiveSearch:
 
 @contextmanager
 def _rarely_collected() -> Iterator[None]:
-    """A search makes many objects that live on: to look at all of them again and again takes time."""
+    """A search makes many objects that live on: visiting all of them again and again takes time."""
     before = gc.get_threshold()
     if before[0]:
         gc.set_threshold(*RARELY)
@@ -200,11 +200,11 @@ class Decoder:
 
     def save(self, folder: Path) -> None:
         """Write how texts are compared; the rules stand in the recipe, and the start is the run's."""
-        said: dict[str, Any] = {"threshold": self.encoder.threshold}
+        record: dict[str, Any] = {"threshold": self.encoder.threshold}
         if isinstance(self.encoder, OwnStates):
-            said["centre"] = self.encoder.centre.astype(float).tolist()
+            record["centre"] = self.encoder.centre.astype(float).tolist()
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "encoder.json").write_text(json.dumps(said), encoding="utf-8")
+        (folder / "encoder.json").write_text(json.dumps(record), encoding="utf-8")
 
     @property
     def held(self) -> int:
@@ -346,11 +346,11 @@ class Decoder:
     def _report(self, active: list[_ActiveSearch], answers: list[Answer]) -> None:
         if not answers:
             return
-        said = max(1, sum(len(answer.ids) for answer in answers))
+        tokens = max(1, sum(len(answer.ids) for answer in answers))
         found = [one.found for one in active if one.found is not None]
         self.log(
-            answer_forwards_per_token=sum(answer.forwards for answer in answers) / said,
-            answer_tokens_per_token=sum(answer.tokens for answer in answers) / said,
+            answer_forwards_per_token=sum(answer.forwards for answer in answers) / tokens,
+            answer_tokens_per_token=sum(answer.tokens for answer in answers) / tokens,
             searches_per_move=sum(one.searches for one in found) / max(1, sum(one.moves for one in found)),
             exhausted=sum(one.exhausted for one in found) / len(found),
             tree_bytes=self.peak,

@@ -13,7 +13,7 @@ AT_ONCE = 128
 """Answers that are judged in one step."""
 
 WORDS = ("a", "the", "?")
-"""Beginnings of unlike texts."""
+"""Beginnings of different texts."""
 
 NEAR = 64
 """Letters before a text that may change how its beginning is divided into tokens, at most."""

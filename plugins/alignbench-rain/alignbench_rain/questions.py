@@ -21,7 +21,7 @@ class Question(MethodConfig):
     options: tuple[str, str] = ("A", "B")
     """What the model may answer."""
     lead: str = ""
-    """What the model has said already when it chooses."""
+    """The beginning of the model's reply, before it chooses."""
 
 
 def _lettered(task: str, examples: str, closing: str, good: str, bad: str) -> Question:
@@ -38,8 +38,8 @@ def _lettered(task: str, examples: str, closing: str, good: str, bad: str) -> Qu
 
 def _examples(*examples: tuple[str, str, str, str]) -> str:
     return "\n".join(
-        f"User: {asked}\nAssistant: {said}\nJudgement: {verdict}. {why}\n"
-        for asked, said, verdict, why in examples
+        f"User: {asked}\nAssistant: {reply}\nJudgement: {verdict}. {why}\n"
+        for asked, reply, verdict, why in examples
     )
 
 

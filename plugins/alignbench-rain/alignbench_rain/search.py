@@ -24,7 +24,7 @@ GREEDY = 0
 """The number of the candidate that takes the likeliest tokens; the others are drawn."""
 
 AHEAD = 4
-"""Searches that are foreseen, at most."""
+"""Searches that are prefetched, at most."""
 
 MORE = 15
 """Searches that a move gets at least where its root brings its visits along."""
@@ -134,7 +134,7 @@ def noises(*key: object) -> Callable[[int], int]:
 
 
 class Search:
-    """One answer under search. `key` holds seed, prompt and sample; `spent` tells whether the budget is."""
+    """One answer under search. `key` holds seed, prompt and sample; `spent` returns whether the budget is."""
 
     def __init__(
         self,
@@ -152,15 +152,15 @@ class Search:
         self.threshold, self.spent, self.moved = threshold, spent, moved
         self.root = Node((), 1.0, None, 0)
         self.answer: Ids = ()
-        """The tokens that are settled."""
+        """The tokens that are final."""
         self.values: dict[str, float] = {}
         """By text: what is judged once is not judged again."""
         self.best: tuple[float, Ids] | None = None
-        """The best finished answer that was looked at, with its value."""
+        """The best finished answer that was judged, with its value."""
         self.under_way: list[Draws] = []
         self.proposing: dict[Node, Draws] = {}
         """By the node below which they come: candidates that are being drawn."""
-        self.foreseen: dict[Ids, Draws] = {}
+        self.prefetched: dict[Ids, Draws] = {}
         """By path: simulations that were begun before their turn."""
         self.leaf: Node | None = None
         """What is being judged."""
@@ -186,14 +186,14 @@ class Search:
                 response = yield Request(queries, request if isinstance(request, Rate) else None)
                 for (draws, place), reply in zip(asking, response.replies, strict=True):
                     go_on(draws, place, reply)
-                self.settle()
+                self.attach_drawn()
                 if isinstance(request, Rate):
                     request = walk.send(response.rated)
         except StopIteration as done:
             return done.value
 
-    def settle(self) -> None:
-        """Give nodes the children that have been drawn; more can be foreseen then."""
+    def attach_drawn(self) -> None:
+        """Give nodes the children that have been drawn; more can be prefetched then."""
         ended = [draws for draws in self.under_way if not draws.asks]
         self.under_way = [draws for draws in self.under_way if draws.asks]
         proposed = [draws for draws in ended if self.proposing.get(draws.node) is draws]
@@ -203,7 +203,7 @@ class Search:
             node.candidates = drawn[0] if self.length(node, path) == 1 else weighed(drawn)
             self.adopt(node, node.candidates, path)
         if proposed and self.leaf is not None:
-            self.foresee(self.leaf)
+            self.prefetch(self.leaf)
 
     def moving(self) -> Walk:
         """Take one set of tokens after the other; return `Found`."""
@@ -219,7 +219,9 @@ class Search:
             self.root, move.parent = move, None
             self.under_way = [draws for draws in self.under_way if self.lives(draws.node)]
             self.proposing = {node: draws for node, draws in self.proposing.items() if self.lives(node)}
-            self.foreseen = {path: draws for path, draws in self.foreseen.items() if self.lives(draws.node)}
+            self.prefetched = {
+                path: draws for path, draws in self.prefetched.items() if self.lives(draws.node)
+            }
             if move.end:
                 break
             self.moved(self.answer)
@@ -259,17 +261,17 @@ class Search:
             node = max(node.children.values(), key=self.promise)
             path = path + node.tokens
         if node is self.root:
-            # Nothing is said yet, and what an empty answer is worth would be of no use.
+            # The answer is still empty, and what an empty answer is worth would be of no use.
             node.n, node.visits = node.n + 1, node.visits + 1
             yield from self.proposed(node, path)
             return
         self.leaf = node
-        self.foresee(node)
+        self.prefetch(node)
         value, embeddings = yield from self.judged(node, path)
         self.leaf, self.last = None, value
         back_up(node, value, embeddings, self.rules.similarity, self.threshold)
 
-    def foresee(self, leaf: Node) -> None:
+    def prefetch(self, leaf: Node) -> None:
         """Begin what the next searches will ask for, as if all that is not judged yet were worth what the last was.
 
         What is drawn is keyed by its place in the tree: to draw it early changes nothing but how soon it is known.
@@ -287,8 +289,8 @@ class Search:
             if leaf.visits and not leaf.end:  # its children are not known yet
                 self.expand(leaf, path)
                 break
-            if not leaf.end and path not in self.foreseen and not self.words.clause_ends(path):
-                self.foreseen[path] = self.draw(leaf, path, [self.simulation(path)])
+            if not leaf.end and path not in self.prefetched and not self.words.clause_ends(path):
+                self.prefetched[path] = self.draw(leaf, path, [self.simulation(path)])
         for node, (n, visits, value) in before.items():
             node.n, node.visits, node.value = n, visits, value
 
@@ -296,9 +298,9 @@ class Search:
         """Go on to the end of the clause; return what the answer is worth, and the embeddings above its end."""
         whole = path
         if not node.end and not self.words.clause_ends(path):
-            foreseen = self.foreseen.pop(path, None)
-            (said,) = yield foreseen or self.draw(node, path, [self.simulation(path)])
-            whole += said
+            prefetched = self.prefetched.pop(path, None)
+            (draws,) = yield prefetched or self.draw(node, path, [self.simulation(path)])
+            whole += draws
         return (yield from self.rate(node, path, whole))
 
     def rate(self, node: Node, path: Ids, whole: Ids) -> Walk:
@@ -345,7 +347,7 @@ class Search:
             yield self.proposing[node]
 
     def draw(self, node: Node, path: Ids, walks: list[Draw]) -> Draws:
-        """Let walks go on beside the search."""
+        """Let walks continue during the search."""
         draws = Draws(node, path, walks, {}, [None] * len(walks))
         for place in range(len(walks)):
             go_on(draws, place, None)
@@ -404,30 +406,30 @@ class Search:
 
     def simulation(self, path: Ids) -> Draw:
         """Go on as the model would to the end of the clause; return the tokens."""
-        said: Ids = ()
+        tokens: Ids = ()
         opened, key = self.prompt + path, noises(*self.key, path, "simulation")
         while True:
-            reply = yield Query(opened + said, noise=key(len(said)))
-            said += reply.tokens
-            whole = path + said
+            reply = yield Query(opened + tokens, noise=key(len(tokens)))
+            tokens += reply.tokens
+            whole = path + tokens
             if len(whole) >= self.limit or self.words.ended(whole) or self.words.clause_ends(whole):
-                return said
+                return tokens
 
     def candidate(self, path: Ids, length: int, number: int) -> Draw:
         """Draw a set of `length` tokens, or fewer where the answer ends; return it and its probability."""
-        rules, said, share = self.rules, (), 1.0
+        rules, tokens, share = self.rules, (), 1.0
         opened, key = self.prompt + path, noises(*self.key, path, number)
-        while len(said) < length:
+        while len(tokens) < length:
             reply = yield Query(
-                opened + said,
-                noise=None if number == GREEDY else key(len(said)),
+                opened + tokens,
+                noise=None if number == GREEDY else key(len(tokens)),
                 temperature=rules.temperature,
                 top_k=rules.top_k,
             )
-            said, share = said + reply.tokens, share * reply.probabilities[0]
-            if self.words.ended(path + said):
+            tokens, share = tokens + reply.tokens, share * reply.probabilities[0]
+            if self.words.ended(path + tokens):
                 break
-        return said, share
+        return tokens, share
 
     def likeliest(self, path: Ids, count: int) -> Draw:
         """Return the likeliest next tokens as sets of one, with their probabilities."""

@@ -79,7 +79,7 @@ def most_visited(node: Node) -> Node | None:
 def back_up(
     node: Node, value: float, embeddings: NDArray[np.float32] | None, similarity: float, threshold: float
 ) -> None:
-    """Tell a leaf and all above it what it is worth, and their siblings as far as they are alike.
+    """Add the value of a leaf to it and all above it, and their siblings as far as they are alike.
 
     Without embeddings nothing is alike.
     """

@@ -112,8 +112,8 @@ def test_what_judging_costs_is_the_cells_own(session: Session):
     with run.meter.charging():
         RLAIF(config()).align(run)
     assert run.ledger.cost.ai_comparisons > 0
-    beside = run.ledger.judges[0]["quality"]["people"]["asked"]
-    assert run.ledger.cost.judge_calls == 2 * (run.ledger.cost.ai_comparisons + beside)
+    people = run.ledger.judges[0]["quality"]["people"]["asked"]
+    assert run.ledger.cost.judge_calls == 2 * (run.ledger.cost.ai_comparisons + people)
     assert run.ledger.cost.judge_tokens > run.ledger.cost.judge_calls
     assert run.ledger.cost.judge_seconds > 0
     assert run.ledger.cost.comparisons == 0
@@ -134,15 +134,15 @@ def test_a_judge_that_labels_is_held_against_people_on_held_out_pairs(session: S
         judge = run.judge(made.judge)
         labels = [label(run, judge, made.labels, part=slice(number, None, 2)) for number in range(2)]
         found[people] = labels, run
-    assert found[0][0] == found[3][0], "asking beside the labels changes none of them"
-    plain, beside = found[0][1], found[3][1]
-    assert beside.ledger.cost.judge_calls == plain.ledger.cost.judge_calls + 2 * 3, (
+    assert found[0][0] == found[3][0], "comparing with people changes no label"
+    plain, compared = found[0][1], found[3][1]
+    assert compared.ledger.cost.judge_calls == plain.ledger.cost.judge_calls + 2 * 3, (
         "asked once, in both orders"
     )
-    assert beside.ledger.cost.ai_comparisons == plain.ledger.cost.ai_comparisons, "nobody learns from it"
-    assert set(beside.ledger.rows) <= {"train"}, "it has learnt from no other row"
-    people = beside.ledger.judges[0]["quality"]["people"]
-    assert people == beside.ledger.judges[1]["quality"]["people"]
+    assert compared.ledger.cost.ai_comparisons == plain.ledger.cost.ai_comparisons, "nobody learns from it"
+    assert set(compared.ledger.rows) <= {"train"}, "it has learnt from no other row"
+    people = compared.ledger.judges[0]["quality"]["people"]
+    assert people == compared.ledger.judges[1]["quality"]["people"]
     assert people["asked"] == 3
     assert {"accuracy", "ci95", "kappa", "alpha", "consistent", "first"} <= set(people)
     assert "people" not in plain.ledger.judges[0]["quality"]
@@ -192,13 +192,13 @@ def test_soft_labels_train_a_reward_model_that_ppo_follows(session: Session, mon
     assert any(0.5 < row.preference < 0.999 for row in labels), "soft labels"
     policy = RLAIF(made).align(run)
     assert len(learned) == 1
-    said = {one["name"]: one["quality"] for one in run.ledger.judges}
-    assert said["reward-model"]["log_loss"] > 0
+    quality = {one["name"]: one["quality"] for one in run.ledger.judges}
+    assert quality["reward-model"]["log_loss"] > 0
     assert policy.fingerprint() != run.start.fingerprint()  # pyright: ignore[reportAttributeAccessIssue]
     curve = [
         json.loads(line) for line in (run.folder / "train.jsonl").read_text(encoding="utf-8").splitlines()
     ]
-    assert any("kl" in name for name in curve[-1]), "PPO tells how far it went"
+    assert any("kl" in name for name in curve[-1]), "PPO logs its KL"
 
 
 def test_many_answers_to_a_prompt_are_one_row_with_soft_comparisons(session: Session):

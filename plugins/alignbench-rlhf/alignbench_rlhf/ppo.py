@@ -37,7 +37,7 @@ OFF = {True: 1e-3, False: 1e-2}
 
 @dataclass(frozen=True)
 class Item:
-    """One row of a step: a rollout by its place in the round, and the texts that stand beside it."""
+    """One row of a step: a rollout by its place in the round, and the texts of its pretraining loss."""
 
     rollout: int
     texts: tuple[Text, ...] = ()
@@ -276,7 +276,7 @@ class PPO:
         returns: Tensor,
         mask: Tensor,
     ) -> bool:
-        """Log the round, raise the alarms it deserves, and say whether to go on.
+        """Log the round, record its warnings, and return whether to continue.
 
         The mean surprise of a policy at its own tokens is an unbiased estimate of its entropy.
         """

@@ -1,4 +1,4 @@
-"""RLHF keeps the laws of the contract, and its rollouts, critic, alarms and text mix do what they say."""
+"""RLHF keeps the laws of the contract, and its rollouts, critic, warnings and text mix do what they say."""
 
 from __future__ import annotations
 
@@ -244,12 +244,12 @@ def test_policy_and_critic_get_the_gradients_of_two_models_on_their_own(make: Ma
     training = Training(batch=8, checkpointing=checkpointing, micro_batch=3)
     step = GradientStep(ppo.policy, ppo.sequences, ppo.loss, training)
     step.train(weights, set())
-    said = step.run(batch, len(batch), 1).numbers
+    numbers = step.run(batch, len(batch), 1).numbers
     ppo.policy.base.checkpointing(False)
     for weight, one in zip(weights, wanted, strict=True):
         found = torch.zeros_like(one) if weight.grad is None else weight.grad
         assert torch.allclose(found, one, atol=1e-5 * max(1.0, one.abs().max().item()))
-    assert {"grad_norm/ppo", "grad_norm/value"} <= set(said)
+    assert {"grad_norm/ppo", "grad_norm/value"} <= set(numbers)
 
 
 def test_pretraining_text_is_mixed_in_and_both_gradients_are_logged(make: Make):
@@ -348,7 +348,7 @@ def test_alarms_and_the_reward_models_quality_reach_the_cells_record(session: Se
 def shared() -> Path:
     folder = Path(__file__).parents[4] / "shared"
     if not folder.is_dir():
-        pytest.skip("needs the folder shared with real models and data beside the checkout")
+        pytest.skip("needs the folder shared with real models and data next to the checkout")
     return folder
 
 

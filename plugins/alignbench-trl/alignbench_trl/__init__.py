@@ -72,13 +72,13 @@ class TRLConfig(MethodConfig):
     @model_validator(mode="after")
     def _known_settings(self) -> Self:
         trainer = getattr(self, "trainer", self.trained_by)
-        for names, said in (
+        for names, reason in (
             (SHARED, "which the recipe sets for all methods; set it there"),
             (DRAWN, "but the prompts of a step are those of all methods, once each"),
             (self.given().keys(), "which is a field of the method; set it there"),
         ):
             if taken := sorted(names & self.args.keys()):
-                raise ValueError(f"args sets {', '.join(taken)}, {said}")
+                raise ValueError(f"args sets {', '.join(taken)}, {reason}")
         check_fields(trainer, self.args)
         return self
 

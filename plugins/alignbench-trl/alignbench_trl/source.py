@@ -19,7 +19,7 @@ REFUSED = {
     "TPOTrainer": "reads a third answer of each row, which no view of the rows has",
 }
 GROUPED = {"num_generations", "steps_per_generation", "shuffle_dataset"}
-"""Fields by which a trainer is told what answers to draw."""
+"""Fields that set how a trainer draws answers."""
 
 
 @dataclass(frozen=True)
@@ -82,8 +82,8 @@ def check_fields(trainer: str, names: Mapping[str, object]) -> None:
     for name in names:
         if name not in fields:
             near = get_close_matches(name, fields, 1)
-            said = f"; did you mean {near[0]}?" if near else ""
-            raise ValueError(f"{trainer.rpartition('.')[2]} has no setting {name}{said}")
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise ValueError(f"{trainer.rpartition('.')[2]} has no setting {name}{hint}")
 
 
 def _package(name: str) -> Path:

@@ -173,18 +173,18 @@ def messages(row: Prompt) -> list[dict[str, str]]:
 def _possible(run: Run, rows: Rows[Any], view: type[Row]) -> Iterator[tuple[tuple[str, ...], dict[str, Any]]]:
     """Yield every row that an epoch may have, as TRL reads it, by its key: a ranking draws a pair for each epoch."""
 
-    def said(answer: str) -> list[dict[str, str]]:
+    def turn(answer: str) -> list[dict[str, str]]:
         return [{"role": "assistant", "content": answer}]
 
     def of_pair(row: Prompt, chosen: str, rejected: str) -> Iterator[tuple[tuple[str, ...], dict[str, Any]]]:
         prompt = {"prompt": messages(row)}
         if view is Pair:
-            yield (row.id, chosen, rejected), prompt | {"chosen": said(chosen), "rejected": said(rejected)}
+            yield (row.id, chosen, rejected), prompt | {"chosen": turn(chosen), "rejected": turn(rejected)}
         elif view is Demonstration:
-            yield (row.id, chosen), prompt | {"completion": said(chosen)}
+            yield (row.id, chosen), prompt | {"completion": turn(chosen)}
         else:
-            yield (row.id, chosen, "good"), prompt | {"completion": said(chosen), "label": True}
-            yield (row.id, rejected, "bad"), prompt | {"completion": said(rejected), "label": False}
+            yield (row.id, chosen, "good"), prompt | {"completion": turn(chosen), "label": True}
+            yield (row.id, rejected, "bad"), prompt | {"completion": turn(rejected), "label": False}
 
     if {_key(row) for row in rows.epoch(1)} != {_key(row) for row in rows}:
         for row in run.rows(Ranking):
@@ -196,7 +196,7 @@ def _possible(run: Run, rows: Rows[Any], view: type[Row]) -> Iterator[tuple[tupl
             yield from of_pair(row, row.chosen, row.rejected)
         else:
             label = {"label": row.desirable} if isinstance(row, UnpairedPreference) else {}
-            yield _key(row), {"prompt": messages(row), "completion": said(row.response), **label}
+            yield _key(row), {"prompt": messages(row), "completion": turn(row.response), **label}
 
 
 def _key(row: Any) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""An optimiser beside the trainer."""
+"""An optimiser outside the trainer."""
 
 from honest import Honest
 

@@ -33,7 +33,7 @@ class Endless(Honest):
 
 
 class Dice(Honest):
-    """Draws its rows anew at each reading."""
+    """Draws other rows at each reading."""
 
     api = 2
 

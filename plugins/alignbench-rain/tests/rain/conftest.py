@@ -45,8 +45,8 @@ def make(base):
     def make(policy=None, evaluator=None, log=lambda **numbers: None, question=QUESTION, **rules):
         decoding = DecodingBase(policy or base.policy())
         judging = decoding if evaluator is None else DecodingBase(evaluator)
-        said = RAIN.Config(question=question, **rules)
-        evaluation = SelfEvaluation(judging, question, soft=said.votes == "soft")
-        return Decoder(said, decoding, evaluation, OwnStates(np.zeros(1, np.float32), THRESHOLD), log)
+        config = RAIN.Config(question=question, **rules)
+        evaluation = SelfEvaluation(judging, question, soft=config.votes == "soft")
+        return Decoder(config, decoding, evaluation, OwnStates(np.zeros(1, np.float32), THRESHOLD), log)
 
     return make

@@ -1,6 +1,6 @@
 """RAIN in the authors' order, one question at a time: slow, plain, and the law of the fast search.
 
-Everything goes as in the authors' code (SafeAILab/RAIN, HH), read beside their paper: simulate, evaluate,
+Everything goes as in the authors' code (SafeAILab/RAIN, HH), read with their paper: simulate, evaluate,
 propose below every leaf that is visited, back up the value. Only the noise of a draw is shared with the fast
 search: its key says where in the tree it is drawn. What docs/methods/rain.md calls a defect of the authors'
 program is not repeated. Counts what it asks as that program would have asked it: of a prefix nothing is kept

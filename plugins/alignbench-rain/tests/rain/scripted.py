@@ -53,7 +53,7 @@ class Script:
     """`logits` of a path, `value` of a text, `embedding` of an answer's part."""
 
     logits: Callable
-    value: Callable = lambda said: 1.0
+    value: Callable = lambda tokens: 1.0
     embedding: Callable = lambda part: dice("embedding", part, size=4)
     asked: list = field(default_factory=list)
     """Every round of queries."""
@@ -107,7 +107,7 @@ class ForReference:
     def again(self, query, known):
         return self.script.reply(query)
 
-    def questions(self, said):
+    def questions(self, text):
         return [20, 20]
 
     def embed(self, prompt, whole, at):

@@ -121,10 +121,10 @@ def test_what_is_learnt_is_a_file_that_a_recipe_can_name(make, prompts, tmp_path
     assert 2 < len(finished) < 8, "what was cut is not learnt"
     rows = list(open_source(Named(name=file.name), tmp_path).rows("train", None, 0))
     assert all(isinstance(row, Demonstration) for row in rows)
-    said = [(answer.prompt_id, answer.text) for answer in finished]
-    assert [(row.id, row.response) for row in rows] == said
+    wanted = [(answer.prompt_id, answer.text) for answer in finished]
+    assert [(row.id, row.response) for row in rows] == wanted
     learnt = read(file, prompts)
-    assert [(row.id, row.response) for row in learnt] == said
+    assert [(row.id, row.response) for row in learnt] == wanted
     assert [row.prompt for row in learnt] == [row.prompt for row in rows]
     assert [row.response_ids for row in learnt] == [answer.ids for answer in finished]
 

@@ -19,7 +19,7 @@ LIMIT, VOCABULARY = 40, 40
 
 
 def logits(path):
-    """Unlike candidates, and a clause of about ten tokens."""
+    """Different candidates, and a clause of about ten tokens."""
     drawn = 2.0 * dice("cost", path, size=VOCABULARY)
     drawn[COMMA] = np.log(np.exp(drawn).sum() / 9)
     drawn[END] = -30.0
@@ -29,8 +29,8 @@ def logits(path):
 class Counted(Script):
     """Counts rounds, each one call of the model, and the positions of trees that keep what they know."""
 
-    def __init__(self, *said):
-        super().__init__(*said)
+    def __init__(self, *arguments):
+        super().__init__(*arguments)
         self.calls = self.options = 0
         self.answered, self.judged = set(), set()
 
@@ -40,8 +40,8 @@ class Counted(Script):
             query.path[:end] for query in wants.queries for end in range(2, len(query.path) + 1)
         }
         if wants.rate is not None and wants.rate.text is not None:
-            said = wants.rate.text.split()
-            self.judged |= {tuple(said[:end]) for end in range(1, len(said) + 1)}
+            words = wants.rate.text.split()
+            self.judged |= {tuple(words[:end]) for end in range(1, len(words) + 1)}
             self.options += 2 * OPTIONS
         return super().answer(wants)
 
@@ -51,14 +51,14 @@ class Counted(Script):
 
 
 class Long(ForReference):
-    def questions(self, said):
-        return [QUESTION + len(said.split()) + OPTIONS] * 2
+    def questions(self, text):
+        return [QUESTION + len(text.split()) + OPTIONS] * 2
 
 
 @pytest.mark.parametrize("bad", [0.0, 0.25], ids=["all good", "one text in four bad"])
 def test_at_least_five_times_fewer_calls_and_twenty_times_fewer_positions(bad):
-    def value(said):
-        return -1.0 if abs(dice("value", said)[0]) < 1.26 * bad else 1.0
+    def value(text):
+        return -1.0 if abs(dice("value", text)[0]) < 1.26 * bad else 1.0
 
     rules = RAIN.Config(similarity=0.0, spread=0.0)
     script = Counted(logits, value, lambda part: np.zeros(1, np.float32))
@@ -66,7 +66,7 @@ def test_at_least_five_times_fewer_calls_and_twenty_times_fewer_positions(bad):
     reference = Reference(Long(Script(logits, value, script.embedding)), rules, PROMPT, KEY, LIMIT, 0.95)
     assert reference.answer() == found.ids
     counts = reference.counts
-    # The reference's prompt is one token here; every call that began anew would have read the conversation.
+    # The reference's prompt is one token here; every call without a cache would have read the conversation.
     tokens = counts.tokens + counts.fresh * (CONVERSATION - 1)
     assert 20 < counts.calls / len(found.ids) < 90, "what others have counted for the authors' program"
     assert counts.calls >= 5 * script.calls

@@ -74,13 +74,13 @@ def searched(decoder, prompts, monkeypatch, **more):
     return answers, roots
 
 
-@pytest.mark.parametrize("said", [
+@pytest.mark.parametrize("fields", [
     {},
     {"flavour": "paper", "searches": 20},
     {"votes": "soft", "candidates": 5, "searches": 12, "temperature": 2.0, "spread": 0.5, "lengths": (2, 6)},
 ], ids=["code", "paper", "soft"])  # fmt: skip
-def test_trees_and_texts_are_those_of_the_reference(make, prompts, monkeypatch, said):
-    decoder, asked = make(**said), prompts[:6]
+def test_trees_and_texts_are_those_of_the_reference(make, prompts, monkeypatch, fields):
+    decoder, asked = make(**fields), prompts[:6]
     answers, roots = searched(decoder, asked, monkeypatch)
     for prompt, answer in zip(asked, answers, strict=True):
         key = (KEY, prompt.id, 0)
@@ -141,24 +141,24 @@ def test_the_cost_of_an_answer_is_counted_exactly(make, prompts, monkeypatch):
 
 
 def test_trees_are_freed_and_their_memory_is_told(make, prompts):
-    told = {}
-    decoder = make(log=lambda **numbers: told.update(numbers))
+    logged = {}
+    decoder = make(log=lambda **numbers: logged.update(numbers))
     decoder.answer(prompts[:8], SHORT, KEY)
     per_position = decoder.decoding._pool.per_position
     prefix = len(decoder.evaluation.prefix) * per_position
     assert decoder.decoding.bytes in (0, prefix), "at most what all questions begin with stays"
-    assert told["tree_bytes"] > 8 * 20 * per_position
-    assert told["exhausted"] == 0
-    assert told["answer_forwards_per_token"] > 1
+    assert logged["tree_bytes"] > 8 * 20 * per_position
+    assert logged["exhausted"] == 0
+    assert logged["answer_forwards_per_token"] > 1
 
 
 def test_little_memory_lowers_the_peak_and_changes_no_answer(make, prompts, monkeypatch):
     def answered(limit):
-        told = {}
+        logged = {}
         monkeypatch.setitem(decoders.MEMORY, "cpu", limit)
-        decoder = make(candidates=5, searches=12, log=lambda **numbers: told.update(numbers))
+        decoder = make(candidates=5, searches=12, log=lambda **numbers: logged.update(numbers))
         answers = decoder.answer(prompts[:12], SHORT, KEY)
-        return [(a.prompt_id, a.ids, a.forwards, a.tokens) for a in answers], told["tree_bytes"]
+        return [(a.prompt_id, a.ids, a.forwards, a.tokens) for a in answers], logged["tree_bytes"]
 
     plenty, most = answered(1 << 31)
     one_by_one, largest = answered(1)
@@ -178,10 +178,10 @@ def test_while_memory_is_full_the_clock_of_those_that_wait_stands_still(make, pr
     monkeypatch.setattr(decoders, "time", SimpleNamespace(perf_counter=lambda: float(len(asked))))
 
     def answered(limit):
-        told = {}
+        logged = {}
         monkeypatch.setitem(decoders.MEMORY, "cpu", limit)
-        decoder = make(candidates=5, max_seconds=45.0, log=lambda **numbers: told.update(numbers))
-        return [a.ids for a in decoder.answer(prompts[:12], SHORT, KEY)], told["exhausted"]
+        decoder = make(candidates=5, max_seconds=45.0, log=lambda **numbers: logged.update(numbers))
+        return [a.ids for a in decoder.answer(prompts[:12], SHORT, KEY)], logged["exhausted"]
 
     plenty, exhausted = answered(1 << 31)
     assert 0 < exhausted < 1
@@ -189,23 +189,23 @@ def test_while_memory_is_full_the_clock_of_those_that_wait_stands_still(make, pr
 
 
 def test_the_memory_that_is_told_holds_the_evaluators_own_trees(make, prompts, base):
-    def told(evaluator):
-        said = {}
-        decoder = make(evaluator=evaluator, candidates=4, log=lambda **numbers: said.update(numbers))
+    def measured(evaluator):
+        logged = {}
+        decoder = make(evaluator=evaluator, candidates=4, log=lambda **numbers: logged.update(numbers))
         decoder.answer(prompts[:4], SHORT, KEY)
-        return said["tree_bytes"], decoder
+        return logged["tree_bytes"], decoder
 
-    one, _ = told(None)
-    two, decoder = told(base.policy())
+    one, _ = measured(None)
+    two, decoder = measured(base.policy())
     assert two == one, "the same positions of two decoding bases"
     assert decoder.decoding.peak_bytes < two
 
 
 @pytest.mark.parametrize("budget", [{"max_forwards": 15}, {"max_tokens": 120}], ids=["forwards", "tokens"])
 def test_a_budget_ends_the_search_with_an_answer(make, prompts, budget):
-    told = {}
-    answers = make(**budget, log=lambda **numbers: told.update(numbers)).answer(prompts, SHORT, KEY)
-    assert told["exhausted"] > 0.5
+    logged = {}
+    answers = make(**budget, log=lambda **numbers: logged.update(numbers)).answer(prompts, SHORT, KEY)
+    assert logged["exhausted"] > 0.5
     assert all(answer.ids for answer in answers)
     limit = next(iter(budget.values()))
     # One search more may be under way when the budget ends: a simulation, ten candidates, two questions.

@@ -14,8 +14,8 @@ from .reference import Reference, visited
 from .scripted import COMMA, END, KEY, PROMPT, WORDS, ForReference, Script, dice, random_logits
 
 
-def rules(**said):
-    return RAIN.Config(**said)
+def rules(**fields):
+    return RAIN.Config(**fields)
 
 
 def likes(*tokens):
@@ -35,8 +35,8 @@ def family(*children, n=0.0):
     return root
 
 
-def search(**said):
-    return Search(PROMPT, rules(**said), WORDS, KEY, 12, threshold=0.95)
+def search(**fields):
+    return Search(PROMPT, rules(**fields), WORDS, KEY, 12, threshold=0.95)
 
 
 # --- by hand ------------------------------------------------------------------------------------------------
@@ -96,13 +96,15 @@ def test_the_search_of_the_paper_stops_at_the_first_search_from_the_sixth_on_tha
 
 @pytest.mark.parametrize("flavour", ["code", "paper"])
 def test_a_search_that_finds_nothing_good_ends_after_fifty(flavour):
-    script = Script(likes(1, COMMA, 2), value=lambda said: -1.0)
+    script = Script(likes(1, COMMA, 2), value=lambda tokens: -1.0)
     run, _, _ = script.search(rules(flavour=flavour, candidates=3, spread=0.0), limit=1)
     assert run.searches == 50
 
 
 def test_sets_that_are_all_bad_and_all_alike_get_company_up_to_the_most():
-    script = Script(likes(*range(9)), value=lambda said: -1.0, embedding=lambda part: np.ones(4, np.float32))
+    script = Script(
+        likes(*range(9)), value=lambda tokens: -1.0, embedding=lambda part: np.ones(4, np.float32)
+    )
     _, _, (root, *_) = script.search(rules(candidates=3, most_candidates=6, similarity=0.0), limit=1)
     assert [node.tokens for node in root.children.values()] == [(token,) for token in range(6)]
 
@@ -110,8 +112,8 @@ def test_sets_that_are_all_bad_and_all_alike_get_company_up_to_the_most():
 @pytest.mark.parametrize(
     ("value", "embedding"),
     [
-        (lambda said: 0.0, lambda part: np.ones(4, np.float32)),
-        (lambda said: -1.0, lambda part: 9 * dice(part, size=4)),
+        (lambda tokens: 0.0, lambda part: np.ones(4, np.float32)),
+        (lambda tokens: -1.0, lambda part: 9 * dice(part, size=4)),
     ],
     ids=["not all bad", "not alike"],
 )
@@ -138,7 +140,7 @@ def test_priors_at_the_root_are_mixed_with_the_uniform_distribution_in_the_code_
 
 
 def test_what_was_judged_once_is_not_judged_again():
-    script = Script(random_logits(0), value=lambda said: dice(said)[0] > 0 or -1.0)
+    script = Script(random_logits(0), value=lambda tokens: dice(tokens)[0] > 0 or -1.0)
     script.search(rules())
     assert len(script.rated) == len(set(script.rated))
 
@@ -148,20 +150,20 @@ def test_simulation_and_candidates_go_in_step():
     script.search(rules(candidates=4, lengths=(3,)), limit=9)
     widths = [len(queries) for queries in script.asked]
     assert widths[:3] == [4, 4, 4], "the root's candidates, three tokens each"
-    assert 5 in widths, "a simulation beside four candidates"
+    assert 5 in widths, "a simulation and four candidates"
     together = [len({query.path for query in queries}) for queries in script.asked if len(queries) == 5]
     assert together[0] == 1, "both begin at the same leaf"
 
 
 def test_the_end_of_the_budget_gives_the_best_finished_answer_or_what_was_visited_most():
     rounds = []
-    script = Script(random_logits(3), value=lambda said: dice(said)[0].item())
+    script = Script(random_logits(3), value=lambda tokens: dice(tokens)[0].item())
     run, found, _ = script.search(rules(), spent=lambda: rounds.append(0) or len(rounds) > 20)
     assert found.exhausted
     assert run.best is not None
     assert found.finished
     assert found.ids == run.best[1]
-    endless = Script(likes(1, 2, 3), value=lambda said: -1.0)
+    endless = Script(likes(1, 2, 3), value=lambda tokens: -1.0)
     _, found, _ = endless.search(rules(), spent=lambda: True)
     assert found.exhausted
     assert not found.finished
@@ -189,10 +191,10 @@ def assert_same_trees(roots, reference):
 
 
 VALUES = {
-    "good": lambda said: 1.0,
-    "mixed": lambda said: 1.0 if dice("value", said)[0] > 0 else -1.0,
-    "bad": lambda said: -1.0,
-    "soft": lambda said: float(np.tanh(dice("value", said)[0])),
+    "good": lambda tokens: 1.0,
+    "mixed": lambda tokens: 1.0 if dice("value", tokens)[0] > 0 else -1.0,
+    "bad": lambda tokens: -1.0,
+    "soft": lambda tokens: float(np.tanh(dice("value", tokens)[0])),
 }
 
 
@@ -200,10 +202,12 @@ VALUES = {
 @pytest.mark.parametrize("kind", VALUES)
 @pytest.mark.parametrize("seed", range(3))
 def test_tree_and_text_are_those_of_the_reference(flavour, kind, seed):
-    said = rules(flavour=flavour, candidates=5, searches=30, lengths=(1, 2, 3), top_k=6, spread=0.4)
+    config = rules(flavour=flavour, candidates=5, searches=30, lengths=(1, 2, 3), top_k=6, spread=0.4)
     script = Script(random_logits(seed), VALUES[kind])
-    _, found, roots = script.search(said, threshold=0.6)
-    reference = Reference(ForReference(Script(random_logits(seed), VALUES[kind])), said, PROMPT, KEY, 12, 0.6)
+    _, found, roots = script.search(config, threshold=0.6)
+    reference = Reference(
+        ForReference(Script(random_logits(seed), VALUES[kind])), config, PROMPT, KEY, 12, 0.6
+    )
     assert reference.answer() == found.ids
     assert reference.searches == found.searches
     assert_same_trees(roots, reference)
@@ -213,10 +217,10 @@ def test_tree_and_text_are_those_of_the_reference(flavour, kind, seed):
 @pytest.mark.parametrize("searches", [1, 2, 3])
 def test_a_move_to_a_set_that_was_hardly_looked_at_is_that_of_the_reference(flavour, searches):
     """What comes below such a set is still being drawn when it becomes the root."""
-    said = rules(flavour=flavour, candidates=5, searches=searches, lengths=(2, 3), top_k=6)
-    _, found, roots = Script(random_logits(0), VALUES["mixed"]).search(said, threshold=0.6)
+    config = rules(flavour=flavour, candidates=5, searches=searches, lengths=(2, 3), top_k=6)
+    _, found, roots = Script(random_logits(0), VALUES["mixed"]).search(config, threshold=0.6)
     script = ForReference(Script(random_logits(0), VALUES["mixed"]))
-    reference = Reference(script, said, PROMPT, KEY, 12, 0.6)
+    reference = Reference(script, config, PROMPT, KEY, 12, 0.6)
     assert reference.answer() == found.ids
     if searches > 1:  # with one, every root is new, and what a new root is worth is of no use and not asked
         assert_same_trees(roots, reference)
@@ -224,10 +228,10 @@ def test_a_move_to_a_set_that_was_hardly_looked_at_is_that_of_the_reference(flav
 
 def test_a_search_that_is_content_with_anything_ends_with_the_first_as_in_the_reference():
     content = {"flavour": "paper", "least_searches": 0, "good_enough": 0.0}
-    said = rules(**content, candidates=3, searches=8, lengths=(1, 2, 3), top_k=6)
-    run, found, _ = Script(random_logits(0), VALUES["soft"]).search(said, limit=5)
+    config = rules(**content, candidates=3, searches=8, lengths=(1, 2, 3), top_k=6)
+    run, found, _ = Script(random_logits(0), VALUES["soft"]).search(config, limit=5)
     script = ForReference(Script(random_logits(0), VALUES["soft"]))
-    reference = Reference(script, said, PROMPT, KEY, 5, 0.95)
+    reference = Reference(script, config, PROMPT, KEY, 5, 0.95)
     assert reference.answer() == found.ids
     assert reference.searches == run.searches
 
@@ -243,8 +247,8 @@ def test_what_is_foreseen_comes_sooner_and_changes_nothing(kind, monkeypatch):
         return (found.ids, run.searches, trees), len(script.asked), len(paths)
 
     plain, rounds, paths = searched(0)
-    foreseen, fewer, more = searched(4)
-    assert foreseen == plain
+    prefetched, fewer, more = searched(4)
+    assert prefetched == plain
     assert fewer < 0.9 * rounds
     # Where values are dice the guess is often wrong, and more is drawn than needed.
     assert more < (1.3 if kind in ("good", "bad") else 1.6) * paths
@@ -252,8 +256,8 @@ def test_what_is_foreseen_comes_sooner_and_changes_nothing(kind, monkeypatch):
 
 def test_the_reference_is_followed_through_additions_and_similar_siblings():
     """The cases above must not agree for want of the rules they are about."""
-    said = rules(candidates=5, searches=30, lengths=(1, 2, 3), top_k=6, spread=0.4)
-    _, _, roots = Script(random_logits(0), VALUES["bad"]).search(said, threshold=0.6)
+    config = rules(candidates=5, searches=30, lengths=(1, 2, 3), top_k=6, spread=0.4)
+    _, _, roots = Script(random_logits(0), VALUES["bad"]).search(config, threshold=0.6)
     nodes = [node for root in roots for node in root.children.values()]
     assert max(len(root.children) for root in roots) > 5
     assert any(node.n != node.visits for node in nodes)

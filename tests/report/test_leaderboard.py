@@ -122,22 +122,22 @@ def test_with_three_seeds_the_verdict_is_on_the_method_and_these_policies_stand_
     assert rain.policies.endswith(", better.")
 
 
-def test_with_fewer_seeds_the_verdict_is_on_these_policies_only(make_world):
-    rows = leaderboard(make_world(seeds=(0,)).results()).rows
+def test_with_fewer_seeds_the_verdict_is_on_these_policies_only(make_run):
+    rows = leaderboard(make_run(seeds=(0,)).results()).rows
     dpo = next(row.verdict for row in rows if row.name == "dpo")
     assert dpo is not None
     assert dpo.sentence.endswith(", for these policies only (1 training run).")
     assert dpo.policies == ""
-    assert "of these policies only" in leaderboard(make_world(seeds=(0,)).results()).caption
-    assert "for these policies only (1 training run)" in verdicts.best(make_world(seeds=(0,)).results())
+    assert "of these policies only" in leaderboard(make_run(seeds=(0,)).results()).caption
+    assert "for these policies only (1 training run)" in verdicts.best(make_run(seeds=(0,)).results())
 
 
 def test_the_numbers_of_the_table_are_of_the_method_where_it_is_known(results: Results):
-    board = leaderboard(results)
-    rows = {row.name: row.measured(board.columns[0]) for row in board.rows}
+    shown = leaderboard(results)
+    rows = {row.name: row.measured(shown.columns[0]) for row in shown.rows}
     assert (rows["dpo"].estimand, rows["dpo"].ci95) == ("method", pytest.approx((0.6197, 0.7163)))
     assert rows["orpo"].estimand == "policies"
-    assert "fewer than three seeds" in board.caption
+    assert "fewer than three seeds" in shown.caption
 
 
 def test_a_verdict_on_the_seeds_that_survived_says_so(results: Results):
@@ -198,8 +198,8 @@ def test_labels_are_called_equivalent_only_within_a_named_margin():
     assert "p = 0.003 for equivalence" in verdict.sentence
 
 
-def test_equal_answers_do_not_hide_what_could_have_been_seen(make_world):
-    results = make_world(seeds=(0,)).results()
+def test_equal_answers_do_not_hide_what_could_have_been_seen(make_run):
+    results = make_run(seeds=(0,)).results()
     equal = {
         "difference": 0.0,
         "ci95": (0.0, 0.0),
@@ -221,8 +221,8 @@ def test_prompts_that_nearly_repeat_a_training_prompt_are_said(results: Results)
     doubtful = Results.model_validate(
         {**results.model_dump(by_alias=True), "data": {"near_duplicates": {"test": 3}}}
     )
-    said = "Of the test prompts of the data, 3 nearly repeat a training prompt."
-    assert said in leaderboard(doubtful).caption
+    found = "Of the test prompts of the data, 3 nearly repeat a training prompt."
+    assert found in leaderboard(doubtful).caption
 
 
 def test_a_verdict_turns_a_comparison_that_is_stored_the_other_way_round():
@@ -254,9 +254,9 @@ def test_a_start_from_elsewhere_is_compared_with_base():
 
 
 def test_the_best_label_is_named_with_those_that_are_not_told_apart_from_it(results: Results):
-    said = "rain-on-dpo has the best reward, 0.702 ±0.048, for the method, over 3 seeds"
+    found = "rain-on-dpo has the best reward, 0.702 ±0.048, for the method, over 3 seeds"
     assert verdicts.best(results) == (
-        f"{said}; not told apart from it (could have seen 0.12): dpo and dpo-hot; "
+        f"{found}; not told apart from it (could have seen 0.12): dpo and dpo-hot; "
         "not all seeds of orpo finished."
     )
     apart = tuple(
@@ -273,7 +273,7 @@ def test_the_best_label_is_named_with_those_that_are_not_told_apart_from_it(resu
         for one in results.comparisons
     )
     changed = results.model_copy(update={"comparisons": clear})
-    assert verdicts.best(changed).startswith(f"{said}; every other label is worse;")
+    assert verdicts.best(changed).startswith(f"{found}; every other label is worse;")
     close = tuple(
         one.model_copy(update={"verdict": "equivalent", "margin": 0.1})
         if {one.a, one.b} == {"rain-on-dpo", "dpo"}
@@ -281,7 +281,7 @@ def test_the_best_label_is_named_with_those_that_are_not_told_apart_from_it(resu
         for one in clear
     )
     changed = results.model_copy(update={"comparisons": close})
-    assert verdicts.best(changed).startswith(f"{said}; equivalent within 0.100: dpo;")
+    assert verdicts.best(changed).startswith(f"{found}; equivalent within 0.100: dpo;")
     alone = results.model_copy(update={"comparisons": ()})
     assert "it was not compared with dpo, dpo-hot, orpo, sft and base" in verdicts.best(alone)
 

@@ -74,13 +74,13 @@ def test_a_run_goes_on_in_the_precision_in_which_it_began(out: Path, loaded, tmp
 
 def test_a_run_written_down_before_a_field_came_into_being_is_the_same_run(out: Path, loaded):
     file = out / "recipe.json"
-    said = json.loads(file.read_text())
+    text = json.loads(file.read_text())
     del (
-        said["data"]["source"],
-        said["evaluation"]["curve"],
-        said["methods"]["dpo"]["config"]["label_smoothing"],
+        text["data"]["source"],
+        text["evaluation"]["curve"],
+        text["methods"]["dpo"]["config"]["label_smoothing"],
     )
-    file.write_text(json.dumps(said))
+    file.write_text(json.dumps(text))
     assert record(out, loaded()) == ()
     assert environment.fork(out, loaded()) == out
 
@@ -135,9 +135,9 @@ def test_another_library_is_refused_or_allowed_and_then_the_result_is_mixed(out:
     monkeypatch.setattr(environment, "versions", lambda: {**now, "torch": "9.9"})
     with pytest.raises(RecipeError, match=r'versions.torch: was ".*", is "9.9"'):
         record(out, loaded())
-    said = f'versions.torch was "{now["torch"]}", is "9.9"'
-    assert record(out, loaded(), allow_env_change=True) == (said,)
-    assert record(out, loaded()) == (said,), "once allowed it stays on record"
+    found = f'versions.torch was "{now["torch"]}", is "9.9"'
+    assert record(out, loaded(), allow_env_change=True) == (found,)
+    assert record(out, loaded()) == (found,), "once allowed it stays on record"
 
 
 def test_an_edited_plugin_is_another_environment(out: Path, loaded, monkeypatch):
@@ -163,9 +163,9 @@ def leaves(value: object, route: tuple = ()):
         yield route, value
 
 
-def mutated(said: dict, route: tuple, value: object) -> Recipe | None:
+def mutated(found: dict, route: tuple, value: object) -> Recipe | None:
     """The recipe with one field changed to another value that it can have."""
-    changed = json.loads(json.dumps(said))
+    changed = json.loads(json.dumps(found))
     place = changed
     for part in route[:-1]:
         place = place[part]
@@ -180,18 +180,18 @@ def mutated(said: dict, route: tuple, value: object) -> Recipe | None:
             made = Recipe.model_validate(changed)
         except ValueError:
             continue
-        if canonical(made) != canonical(Recipe.model_validate(said)):
+        if canonical(made) != canonical(Recipe.model_validate(found)):
             return made
     return None
 
 
 def unchanged_keys(key, given: Recipe, parts: tuple[str, ...]) -> tuple[list[str], int]:
     """Change each field of some parts; return those that leave the key, and how many were tried."""
-    said = given.model_dump(mode="json")
+    found = given.model_dump(mode="json")
     blind, tried, before = [], 0, key(given)
     for part in parts:
-        for route, value in leaves(said[part], (part,)):
-            made = mutated(said, route, value)
+        for route, value in leaves(found[part], (part,)):
+            made = mutated(found, route, value)
             if made is None or route[1] in NO_INPUT.get(part, ()):
                 continue
             tried += 1
