@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from alignbench import heartbeat
+from alignbench import heartbeat, layout
 from alignbench.api.config import Budget
 from alignbench.api.method import ScoringGroup
 from alignbench.errors import PluginError
@@ -178,7 +178,7 @@ def test_a_torn_last_checkpoint_is_named_and_the_one_before_is_used(tmp_path, fo
     with pytest.raises(Killed):
         session.train(die_at=14)
     *_, before, last = sorted(path for path in tmp_path.iterdir() if path.name.isdecimal())
-    tensors = last / checkpoint.TENSORS
+    tensors = last / layout.CHECKPOINT_TENSORS
     if damage == "flip":
         data = bytearray(tensors.read_bytes())
         data[-5] ^= 1
