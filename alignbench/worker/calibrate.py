@@ -48,6 +48,9 @@ LEAST = 2
 GROWTH = 3
 """How many times as large the next part is, where those were too small."""
 
+UNTRAINED = 32
+"""Rows that a label which trains nothing is taken to read before it answers, at most: a calibration does not grow."""
+
 SHARE = 0.25
 """Share of what the whole will take that measuring its parts may take."""
 
@@ -81,7 +84,7 @@ def main(task: Task, emit: Callable[[Event], None]) -> None:
         series += Label(session, name, record).begun(seconds)
         record.add(label=name, done=True)
     series += Evaluation(session, record).begun(seconds)
-    foretold = [one.at(one.whole) for one in series]
+    foretold = [one.at(one.most) for one in series]
     ends = min(ends, began + SHARE * sum(foretold))
     weights = [sqrt(seconds) for seconds in foretold]
     for number, one in enumerate(series):
@@ -93,6 +96,8 @@ class Series:
 
     def __init__(self, whole: int, work: Measure, failed: Callable[[str], None]):
         self.whole, self.work, self.failed = whole, work, failed
+        self.most = whole
+        """The size from which nothing grows any more."""
         self.points: list[tuple[int, float]] = []
 
     def begin(self, seconds: float) -> None:
@@ -110,11 +115,11 @@ class Series:
 
     def grow(self, seconds: float) -> None:
         """Measure the largest part that `seconds` suffice for, if it says more than the last."""
-        if len(self.points) < 2 or self.points[-1][0] >= self.whole:
+        if len(self.points) < 2 or self.points[-1][0] >= self.most:
             return
         last = self.points[-1][0]
-        size = next((size for size in range(self.whole, last, -1) if self.at(size) <= seconds), last)
-        if size >= min(WORTH * last, self.whole):
+        size = next((size for size in range(self.most, last, -1) if self.at(size) <= seconds), last)
+        if size >= min(WORTH * last, self.most):
             self._take(size, 2 * seconds)
 
     def at(self, size: int) -> float:
@@ -177,6 +182,8 @@ class Label:
         series = [Series(rows, self._align, self._failed)]
         series[0].begin(seconds)
         if self.aligned is not None:
+            if not self.aligned[0].ledger.cost.train_tokens:
+                series[0].most = min(rows, UNTRAINED)
             series.append(Series(self.session.recipe.evaluation.prompts, self._answer, self._failed))
             series[1].begin(seconds)
             self.session.emit(Event(f"calibrated {self.label}"))
@@ -211,7 +218,7 @@ class Label:
         self.record.add(
             label=self.label,
             aligned=count,
-            whole=whole,
+            whole=whole if cost.train_tokens else min(whole, UNTRAINED),
             seconds=took,
             tokens=cost.tokens,
             batch=batch,
