@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import bisect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from collections.abc import Sequence as Many
 from functools import partial
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from alignbench import store
 from alignbench.api.method import Rows, Run
 from alignbench.errors import PluginError
-from alignbench.rows import Sequence
+from alignbench.rows import Ids, Sequence
 from alignbench.spending import counts_everything
 
 if TYPE_CHECKING:
@@ -22,8 +23,11 @@ if TYPE_CHECKING:
 
 __all__ = ["ahead", "check_first_loss", "logprobs"]
 
-SAFETY = 0.97
-"""Share of what is left that is planned ahead, where a budget counts everything; the last rows are scored later."""
+PARTS = 3
+"""Of a budget that counts everything, parts of the reference: each is planned by what the parts before it have cost."""
+FORESEEN = 1.01
+"""Share of what is left that is planned ahead. A row that is scored within its step makes that step dearer than the
+trainer can know, so that the budget would be exceeded."""
 
 
 def logprobs(run: Run, rows: Rows[Any]) -> Callable[[Many[Sequence]], Tensor]:
@@ -42,19 +46,23 @@ def logprobs(run: Run, rows: Rows[Any]) -> Callable[[Many[Sequence]], Tensor]:
         raise PluginError(
             "a start that is a decoder gives no log-probabilities", "start from the label below that decoder"
         )
-    wanted = _wanted(run, rows, start.base)
-
-    def make(folder: Path) -> None:
-        reference.compute(start, wanted, folder)
-
-    folder = run.shared(
-        make,
-        what="scoring the reference",
-        start=start,
-        sequences=store.digest([[one.prompt, one.response] for one in wanted]),
-    )
-    late = partial(response_scores, start) if counts_everything(run) else None
-    return reference.lookup(folder, start.base.device, late)
+    total = counts_everything(run)
+    known: dict[Sequence, None] = {}
+    folders: list[Path] = []
+    for _ in range(PARTS if total else 1):
+        wanted = _foreseen(run, rows, start.base, known) if total else _reached(run, rows)
+        if not (new := [one for one in wanted if one not in known]):
+            break
+        known |= dict.fromkeys(new)
+        folders.append(
+            run.shared(
+                partial(reference.compute, start, new),
+                what="scoring the reference",
+                start=start,
+                sequences=store.digest([[one.prompt, one.response] for one in new]),
+            )
+        )
+    return reference.lookup(folders, start.base.device, partial(response_scores, start) if total else None)
 
 
 def check_first_loss(losses: Tensor, known: Tensor, tolerance: float | None) -> None:
@@ -81,33 +89,44 @@ def ahead(margin: Tensor, tolerance: float | None) -> Tensor:
     return 0.5 + 0.5 * margin.sign() * (margin.abs() > (tolerance or 0.0))
 
 
-def _foreseen(run: Run, rows: Rows[Any], base: Network) -> list[Sequence]:
+def _foreseen(run: Run, rows: Rows[Any], base: Network, known: Collection[Sequence]) -> list[Sequence]:
     """Return the sequences of the rows that come first in the training, as many as it will reach.
 
-    A sequence is scored once, for a forward pass, and trained on for each epoch, for a forward and a backward pass.
+    A sequence that is not `known` is scored once, for a forward pass, and trained on in each epoch, for a forward and
+    a backward pass. A step computes once what its texts begin with alike; scoring shares at least what all begin with.
     """
     from alignbench.training.batches import stream
 
     forward, trained = (1.0, 1.0) if run.budget.unit == "tokens" else (2.0 * base.size, 4.0 * base.size)
-    left = 0.0 if run.budget.unit == "seconds" else SAFETY * run.left
+    left = 0.0 if run.budget.unit == "seconds" else FORESEEN * run.left
     wanted: dict[Sequence, None] = {}
+    common: Ids | None = None
     for step in stream(rows, run.batch, store.stream_key(run.seed, "order"), None):
+        texts: list[Ids] = []
         for row in step:
-            sequences = row.sequences()
-            alone = sum(len(one) - 1 for one in sequences)
-            shared = alone - sum(len(one.prompt) for one in sequences)
-            shared += sum(map(len, {id(one.prompt): one.prompt for one in sequences}.values()))
-            left -= trained * shared + forward * alone * (sequences[0] not in wanted)
-            wanted |= dict.fromkeys(sequences)
-        if left <= 0:
-            return list(wanted)
+            for one in row.sequences():
+                text = (*one.prompt, *one.response[:-1])
+                place = bisect.bisect(texts, text)
+                around = texts[max(0, place - 1) : place + 1]
+                left -= trained * (len(text) - max((_alike(text, other) for other in around), default=0))
+                texts.insert(place, text)
+                common = text if common is None else text[: _alike(common, text)]
+                left -= forward * (len(text) - len(common)) * (one not in wanted and one not in known)
+                wanted[one] = None
+            if left <= 0:
+                return list(wanted)
     raise AssertionError("the order of the rows has no end")
 
 
-def _wanted(run: Run, rows: Rows[Any], base: Network) -> list[Sequence]:
-    """Return what the budget can reach."""
-    if counts_everything(run):
-        return _foreseen(run, rows, base)
+def _alike(one: Ids, other: Ids) -> int:
+    """Return how many tokens two texts begin with alike."""
+    return next(
+        (at for at, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other))
+    )
+
+
+def _reached(run: Run, rows: Rows[Any]) -> list[Sequence]:
+    """Return the sequences of all rows that a budget in epochs, rows or steps reaches."""
     budget, size = run.budget, len(rows)
     drawn = budget.rows or (budget.steps or 0) * run.batch or (budget.epochs or 0) * size
     reached = (row for number in range(math.ceil(drawn / size)) for row in rows.epoch(number))

@@ -16,6 +16,7 @@ differences, every seed of the one against every seed of the other (`unpaired`).
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -37,7 +38,7 @@ RESAMPLES = 4999
 MOST = 100_000
 """Seeds, or prompts, beyond which `Estimate.needed` asks for none."""
 APART = 2.0
-"""Standard errors by which a label's own best setting must lead the one that is best for all: see `best_settings`."""
+"""Standard errors by which a label's own best setting must lead the one that is best for most: see `best_settings`."""
 
 
 class NotEstimableError(ValueError):
@@ -456,17 +457,20 @@ def best_settings(tables: Mapping[str, Mapping[float, Table]]) -> dict[str, floa
     """Return the setting of each label that its scores choose.
 
     `tables` holds each label's scores [seeds, prompts] at each setting, on prompts that nothing is reported on.
-    A label has its own best setting where its prompts tell it from the setting that is best for all labels
-    together by APART standard errors, else that one; the lowest of equal ones. The best by the highest mean
-    alone would rank equal labels at different settings by chance, and find differences between them too often
-    (`benchmarks/proofs/aa.py`).
+    A label has its own best setting where its prompts tell it from the setting that is best for most labels (of
+    equally many, by the sum of their means) by APART standard errors, else that one; the lowest of equal ones.
+    The best by the highest mean alone would rank equal labels at different settings by chance, and find
+    differences between them too often (`benchmarks/proofs/aa.py`); the sum alone would let one label that fails
+    at a setting decide for all others.
     """
     means = {label: {one: float(table.mean()) for one, table in of.items()} for label, of in tables.items()}
     settings = sorted({one for of in tables.values() for one in of})
-    shared = max(settings, key=lambda one: sum(of.get(one, -math.inf) for of in means.values()))
+    best = {label: max(sorted(of), key=of.__getitem__) for label, of in means.items()}
+    votes = Counter(best.values())
+    shared = max(settings, key=lambda one: (votes[one], sum(of.get(one, -math.inf) for of in means.values())))
     chosen = {}
     for label, of in tables.items():
-        own = max(sorted(of), key=lambda one: means[label][one])
+        own = best[label]
         gain = None if own == shared else policies(of[own] - of[shared])
         chosen[label] = own if gain is not None and gain.value > APART * gain.se else shared
     return chosen

@@ -8,6 +8,9 @@ from alignbench.report import decoding, text
 from alignbench.report.metrics import headline, metric_infos, title, unfit
 from alignbench.results import MIN_RATERS, Comparison, Estimand, Estimate, LabelResult, Outcome, Results
 
+EQUAL = 1.1
+"""Tokens of an answer that are at most as many times another label's are equal enough to say so."""
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -41,10 +44,17 @@ def against_start(results: Results, label: LabelResult, metric: str) -> Verdict 
         short += ", changes with T"
         sentence += f" They change places between temperatures: {turned}."
     for control in same_cost(results, label):
-        equal_cost = results.decisive(label.label, control, metric)
-        if equal_cost is not None and equal_cost.difference is not None and equal_cost.verdict is not None:
-            short += f"; at equal cost {_short(results, equal_cost)}"
-            sentence += f" At the same cost of an answer {_sentence(results, equal_cost)}"
+        beside = results.decisive(label.label, control, metric)
+        if beside is not None and beside.difference is not None and beside.verdict is not None:
+            ratio = _cost_ratio(results, control, label)
+            cost = "equal cost" if ratio is None else f"{ratio:.2f} times its cost"
+            short += f"; at {cost} {_short(results, beside)}"
+            of = (
+                "the same cost of an answer"
+                if ratio is None
+                else f"{ratio:.2f} times the tokens of an answer"
+            )
+            sentence += f" At {of} {_sentence(results, beside)}"
     return Verdict(start, found.verdict, short, sentence, _policies(these))
 
 
@@ -98,6 +108,14 @@ def same_cost(results: Results, label: LabelResult) -> list[str]:
     """Return the labels whose answers were made to cost what this label's do, and the one that its own were."""
     own = [label.same_cost_as] if label.same_cost_as else []
     return own + [one.label for one in results.labels if one.same_cost_as == label.label]
+
+
+def _cost_ratio(results: Results, control: str, label: LabelResult) -> float | None:
+    """Return how many times the tokens of an answer `control` computes; None where that is equal enough."""
+    other = results.label(control)
+    ours, theirs = label.cost.own.answer_tokens, other.cost.own.answer_tokens if other else None
+    ratio = theirs / ours if ours and theirs else 1.0
+    return None if 1 / EQUAL <= ratio <= EQUAL else ratio
 
 
 def _short(results: Results, found: Comparison) -> str:

@@ -30,14 +30,18 @@ def compute(policy: ModelPolicy, sequences: Iterable[Sequence], folder: Path) ->
 
 
 def lookup(
-    folder: Path, device: torch.device | str, late: Callable[[Many[Sequence]], Tensor] | None = None
+    folders: Iterable[Path],
+    device: torch.device | str,
+    late: Callable[[Many[Sequence]], Tensor] | None = None,
 ) -> Callable[[Many[Sequence]], Tensor]:
-    """Return the look-up of what `compute` wrote: N sequences to float32 [N] on `device`.
+    """Return the look-up of what `compute` wrote to `folders`: N sequences to float32 [N] on `device`.
 
     A sequence that was not computed is computed by `late`; without it the look-up raises DataError.
     """
-    stored = load_file(folder / layout.REFERENCE)
-    sums = dict(zip((key.tobytes() for key in stored["keys"]), stored["sums"].tolist(), strict=True))
+    sums: dict[bytes, float] = {}
+    for folder in folders:
+        stored = load_file(folder / layout.REFERENCE)
+        sums.update(zip((key.tobytes() for key in stored["keys"]), stored["sums"].tolist(), strict=True))
 
     def look(sequences: Many[Sequence]) -> Tensor:
         if late is not None and (missing := [one for one in sequences if _key(one) not in sums]):

@@ -14,6 +14,7 @@ import tempfile
 from pathlib import Path
 
 from alignbench import results
+from alignbench.sandbox import FINGERPRINT
 
 HERE = Path(__file__).parent
 BUDGETS = {"tokens": 60_000, "flops": 4e11}
@@ -45,7 +46,7 @@ def main(out: Path) -> None:
             spent = getattr(cell.cost, unit) or 0.0
             if spent > 1.02 * amount or (cell.label not in TRAIN_NOTHING and spent < 0.98 * amount):
                 off.append(f"{cell.label}: {spent:,.0f} of {amount:,.0f} {unit}")
-    text = json.dumps(found, indent=1) + "\n"
+    text = json.dumps({"sandbox": FINGERPRINT, **found}, indent=1) + "\n"
     (HERE / "budgets.json").write_text(text, encoding="utf-8")
     for unit, cells in found.items():
         for label, cost in cells.items():

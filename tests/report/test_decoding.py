@@ -164,3 +164,23 @@ def test_a_decoder_stands_beside_its_start_and_the_control_of_equal_cost(run: Re
     assert "; at equal cost worse than dpo" in found["rain"].short
     assert "; at equal cost better than rain" in found["dpo"].short
     assert "At the same cost of an answer rain is worse than dpo by 0.050 in reward" in found["rain"].sentence
+
+
+def test_a_control_whose_answers_cost_something_else_is_not_said_to_be_of_equal_cost(run: Results):
+    tokens = {"rain": 608.0, "dpo": 484.0}
+    control = tuple(
+        one.model_copy(
+            update={
+                "same_cost_as": "rain" if one.label == "dpo" else None,
+                "cost": one.cost.model_copy(
+                    update={"own": one.cost.own.model_copy(update={"answer_tokens": tokens.get(one.label)})}
+                ),
+            }
+        )
+        for one in run.labels
+    )
+    rows = {row.name: row for row in leaderboard(run.model_copy(update={"labels": control})).rows}
+    found = {name: verdict for name in ("rain", "dpo") if (verdict := rows[name].verdict) is not None}
+    assert "; at 0.80 times its cost worse than dpo" in found["rain"].short
+    assert "; at 1.26 times its cost better than rain" in found["dpo"].short
+    assert "At 0.80 times the tokens of an answer rain is worse than dpo" in found["rain"].sentence

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -30,18 +31,44 @@ def ruler():
     return module
 
 
-OF_AN_EARLIER_BASE = {"published"}
+SIMULATED = {"claims", "power", "raters"}
+"""Of random numbers alone."""
+OF_AN_EARLIER_BASE = {"evaluation", "judge", "judge_rubric", "published"}
 """Equal numbers of two programs on one model, whichever it is; benchmarks/RESULTS.md says that it is an earlier one."""
 
 
 @pytest.mark.parametrize(
-    "path",
-    [path for path in sorted(PROOFS.glob("*.json")) if path.stem not in OF_AN_EARLIER_BASE],
-    ids=lambda path: path.stem,
+    "name", sorted({path.stem for path in PROOFS.glob("*.json")} - SIMULATED - OF_AN_EARLIER_BASE)
 )
-def test_a_proof_that_names_a_sandbox_names_this_one(path: Path):
-    found = json.loads(path.read_text(encoding="utf-8"))
-    assert isinstance(found, list) or found.get("sandbox", FINGERPRINT) == FINGERPRINT
+def test_a_proof_is_of_this_sandbox(name: str):
+    assert proof(name)["sandbox"] == FINGERPRINT
+
+
+def test_pages_quote_the_recorded_numbers():
+    """Of tables and sentences that are written by hand."""
+    page = (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8")
+    aa = proof("aa")
+    groups = [
+        *aa["family-wise false positives"].values(),
+        *aa["family-wise false positives, highest mean"].values(),
+    ]
+    rates = [[one["any verdict"] for one in group.values()] for group in groups]
+    said = [f"{min(of):.3f} to {max(of):.3f}".replace("0.", ".") for of in rates]
+    assert [one for one in said if one not in page] == []
+    rlhf = (ROOT / "docs" / "methods" / "rlhf.md").read_text(encoding="utf-8")
+    against_trl = json.loads((ROOT / "benchmarks" / "ppo_vs_trl.json").read_text(encoding="utf-8"))
+    counts = against_trl["counts"]
+    quoted = [f"{one:.2f}" for one in against_trl["each"]]
+    quoted += [
+        f"{counts[f'alignbench.{one}'] / counts[f'trl.{one}']:.2f}"
+        for one in ("positions", "peak_memory_bytes")
+    ]
+    assert [one for one in quoted if one not in rlhf] == []
+    rain = (ROOT / "docs" / "methods" / "rain.md").read_text(encoding="utf-8")
+    ratios = re.findall(
+        r"^answer tokens/CPU s.* ([\d.]+)$", (PROOFS / "rain.txt").read_text(encoding="utf-8"), re.M
+    )
+    assert [one for one in ratios[:2] if one not in rain] == []
 
 
 def test_the_page_of_claims_is_of_this_sandbox():

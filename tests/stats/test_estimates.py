@@ -424,6 +424,16 @@ def test_a_label_has_its_own_best_setting_where_its_prompts_tell_it_apart():
     assert chosen == {**dict.fromkeys(alike, 0.0), "odd": 1.0}
 
 
+def test_a_label_that_fails_at_a_setting_does_not_decide_for_the_others():
+    rng = np.random.default_rng(0)
+    others = {f"l{n}": settings(rng, {0.0: 0.02, 1.0: 0.0}, prompts=2000) for n in range(4)}
+    failing = settings(rng, {0.0: -0.5, 1.0: 0.5})
+    assert stats.best_settings({**others, "failing": failing}) == {
+        **stats.best_settings(others),
+        "failing": 1.0,
+    }
+
+
 def test_labels_that_are_alike_rarely_have_unlike_settings():
     rng, differing = np.random.default_rng(0), 0
     for _ in range(200):

@@ -130,7 +130,7 @@ def test_reference_log_probabilities_are_found_by_their_tokens(base, tmp_path):
     policy = disturb(base.add_adapter("policy", seed=0))
     items = scorables(20)
     reference.compute(policy, items, tmp_path)
-    look = reference.lookup(tmp_path, "cpu")
+    look = reference.lookup([tmp_path], "cpu")
     wanted = [one.logps.sum() for one in policy.logprobs(items)]
     np.testing.assert_allclose(look(items[3:9]), wanted[3:9], atol=1e-5)
     assert look(items).dtype == torch.float32
@@ -138,7 +138,7 @@ def test_reference_log_probabilities_are_found_by_their_tokens(base, tmp_path):
 
 def test_a_sequence_whose_reference_was_not_computed_is_an_error(base, tmp_path):
     reference.compute(base.policy(), scorables(2), tmp_path)
-    look = reference.lookup(tmp_path, "cpu")
+    look = reference.lookup([tmp_path], "cpu")
     with pytest.raises(DataError, match="no reference log-probability"):
         look([Sequence((3, 4), (5, 2)), *scorables(2)])
     with pytest.raises(DataError):

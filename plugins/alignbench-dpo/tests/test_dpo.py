@@ -28,11 +28,14 @@ class TestDPO(MethodSuite):
         assert logged
         assert all(math.isfinite(value) for line in logged for value in line.values())
 
-    def test_a_budget_in_tokens_says_no_epochs_and_is_kept(self, session, monkeypatch):
-        recipe = session.recipe.model_copy(update={"budget": Budget(tokens=2000)})
+    @pytest.mark.parametrize("amount", [4000, 6000])
+    def test_a_budget_of_two_steps_is_kept_to_the_row(self, session, monkeypatch, amount):
+        """The reference is scored ahead for as many rows as the rest pays for, and none within a step."""
+        training = session.recipe.training.model_copy(update={"batch": 32})
+        recipe = session.recipe.model_copy(update={"budget": Budget(tokens=amount), "training": training})
         monkeypatch.setattr(session, "plan", resolve(recipe))
-        run = self._align(session, "tokens")[0]
-        assert run.drawn("tokens") >= 2000
+        run = self._align(session, f"tokens-{amount}")[0]
+        assert 0.95 * amount <= run.drawn("tokens") <= 1.01 * amount
 
 
 class TestALossOfTheWholeStep(MethodSuite):

@@ -63,11 +63,22 @@ class Maker:
         return BestOf(self.start, evaluation, n)
 
     def matched(self, other: Policy) -> int:
-        """Return how many plain answers, judged, cost the positions of one answer of `other`."""
+        """Return how many plain answers, judged, cost the positions of one answer of `other`.
+
+        Answers share their prompt, so that n of them cost less than n times one: the cost is measured near the end too.
+        """
         prompts = list(self.run.rows(Prompt))[:CALIBRATION]
-        searched = other.answer(prompts, PLAIN, self.run.seed)
-        single = BestOf(self.start, self.evaluation(), 1).answer(prompts, PLAIN, self.run.seed)
-        return max(1, round(sum(a.tokens for a in searched) / sum(a.tokens for a in single)))
+
+        def cost(policy: Policy) -> float:
+            return float(sum(answer.tokens for answer in policy.answer(prompts, PLAIN, self.run.seed)))
+
+        def plain(n: int) -> float:
+            return cost(BestOf(self.start, self.evaluation(), n))
+
+        searched, single = cost(other), plain(1)
+        n = max(2, round(searched / single))
+        each = max((plain(n) - single) / (n - 1), 1.0)
+        return max(1, round(1 + (searched - single) / each))
 
     # --- the evaluator --------------------------------------------------------------------------------------
 
