@@ -80,6 +80,7 @@ def targets_of(model: PreTrainedModel, wanted: str | list[str]) -> Targets:
                 )
             )
         chosen = {full for found in ends.values() for full in found}
+        _check_parts(list(ends), chosen, experts)
         layers = {full: layer for full, layer in layers.items() if full in chosen}
         experts = {full: weight for full, weight in experts.items() if full in chosen}
     if not layers and not experts:
@@ -90,6 +91,24 @@ def targets_of(model: PreTrainedModel, wanted: str | list[str]) -> Targets:
     sizes = {name: size_of(layer) for name, layer in layers.items()}
     sizes |= {name: weight.numel() for name, weight in experts.items()}
     return Targets(_shortest(model, layers), tuple(experts), sizes)
+
+
+def _check_parts(wanted: list[str], chosen: set[str], experts: Mapping[str, Any]) -> None:
+    """Refuse a name that is part of a fused weight of the experts, and would reach a shared expert alone.
+
+    Recipes for dense models name gate_proj and up_proj, which routed experts hold as one: gate_up_proj.
+    """
+    fused = sorted({full.rpartition(".")[2] for full in experts if full not in chosen})
+    for name in wanted:
+        part = name.removesuffix("_proj")
+        if whole := [one for one in fused if part in one.removesuffix("_proj").split("_")]:
+            raise ModelError(
+                Problem(
+                    f"{name} is a layer of the shared expert alone: the other experts hold theirs in {whole[0]}",
+                    f"name {whole[0]} too, or write all-linear",
+                    field="model.adapter.targets",
+                )
+            )
 
 
 def check_dropout(targets: Targets, dropout: float) -> None:

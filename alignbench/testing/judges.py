@@ -83,10 +83,11 @@ class JudgeSuite(PluginSuite):
         """`alignbench check` would refuse a recipe that runs."""
         kind = self.kind()
         try:
-            kind.check_files(self.fields(), Path.cwd())
+            away = kind.check_files(self.fields(), Path.cwd())
             kind.check_prompts(self.fields(), asked[0])
         except Exception as error:
             raise AssertionError(f"it refuses beforehand what it scores: {error}") from error
+        assert all(isinstance(id, str) for id in away), "check_files returns the ids of what is not here"
 
     def test_no_question_gives_no_answer(self, opened: Judge):
         assert list(opened.score([], [])) == []

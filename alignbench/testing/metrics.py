@@ -137,7 +137,8 @@ class MetricSuite(PluginSuite):
 
     def test_what_it_measures_it_does_not_refuse_beforehand(self):
         """`alignbench check` would refuse a recipe that runs."""
-        self.kind().check_files(self.fields(), Path.cwd())
+        away = self.kind().check_files(self.fields(), Path.cwd())
+        assert all(isinstance(id, str) for id in away), "check_files returns the ids of what is not here"
 
     def test_every_cell_has_one_entry_for_each_part(self):
         found = self._made().measure(self.evidence())

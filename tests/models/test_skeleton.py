@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from alignbench.cli import app
 from alignbench.errors import Exit, ModelError
 from alignbench.models import child, load_base
-from alignbench.models.skeleton import weights
+from alignbench.models.skeleton import targets_in, weights
 from alignbench.recipe import schema
 from alignbench.store import Store
 
@@ -103,6 +103,18 @@ def test_dropout_on_stacked_experts_is_refused_by_check_as_by_a_run(tmp_path: Pa
     adapter = schema.Adapter(targets=["experts.down_proj"], dropout=0.1)
     with pytest.raises(ModelError, match=said):
         load_base(schema.Model(id=str(mixture), adapter=adapter, quantization="none"))
+
+
+def test_a_name_that_would_reach_a_shared_expert_alone_is_refused(tmp_path: Path):
+    mixture = build("qwen2_moe", tmp_path / "model")
+    names = ["gate_proj", "up_proj", "down_proj"]
+    with pytest.raises(
+        ModelError, match=r"gate_proj is a layer of the shared expert alone.* name gate_up_proj too"
+    ):
+        targets_in(mixture, "none", names)
+    found = targets_in(mixture, "none", [*names, "gate_up_proj"])
+    assert len(found.experts) == 4
+    assert targets_in(mixture, "none", ["shared_expert.gate_proj"]).layers == ("gate_proj",)
 
 
 def test_a_plain_model_may_have_dropout_and_nobody_is_asked(folder: Path, tmp_path: Path, monkeypatch):
