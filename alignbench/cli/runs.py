@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import signal
-from contextlib import nullcontext, suppress
+import sys
+from contextlib import nullcontext, redirect_stdout, suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -95,7 +97,9 @@ def run(
         folder = environment.fork(folder, loaded)
     check_trackers(track)
     try:
-        with nullcontext(printing_json(typer.echo)) if as_json else watching(quiet=quiet) as watch:
+        json_lines = printing_json(partial(typer.echo, file=sys.stdout))
+        ours = nullcontext(json_lines) if as_json else watching(quiet=quiet)
+        with redirect_stdout(sys.stderr), ours as watch:  # what libraries print is no output of this command
             code = engine.run(
                 loaded,
                 out=folder,
