@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+LONG = pytest.mark.skipif(os.environ.get("TESTS") != "long", reason="takes minutes: make ray runs it")
 MIB = 2**20
 RECIPE = """
 model: {id: sandbox}

@@ -23,9 +23,9 @@ from alignbench.launchers import Receiver
 from alignbench.testing.launchers import NEEDS, Ended, at, made_by, recipe
 from alignbench.testing.sessions import open_session
 
-from .conftest import Folder, Nodes, on, outcome
+from .conftest import LONG, Folder, Nodes, on, outcome
 
-pytestmark = pytest.mark.skipif(os.environ.get("TESTS") != "long", reason="takes minutes: make ray runs it")
+pytestmark = LONG
 
 ROOT = Path(__file__).parents[4]
 METHODS = """
