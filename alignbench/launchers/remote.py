@@ -126,7 +126,7 @@ def work(
     for key, fetch in artefacts.items():
         if home.find(key) is None:
             folders.adopt(home, key, fetch())
-    before = {entry.key for entry in home.entries()}
+    before = set(_artefacts(home))
     with _scratch() as scratch:
         task = _placed(order, scratch, home.root)
         folder = Path(task.what["folder"])
@@ -158,9 +158,9 @@ def work(
             if order["base"] is not None and _base(order) != order["base"]:
                 yield {"refused": ["it loaded another base than the run's"]}
                 return
-            for entry in home.entries():
-                if entry.key not in before and entry.producer not in OWN and entry.state != "corrupt":
-                    yield {"artefact": entry.key, "data": folders.pack(entry.folder)}
+            for key, made in _artefacts(home).items():
+                if key not in before and (sealed := store.manifest(made)) and sealed["producer"] not in OWN:
+                    yield {"artefact": key, "data": folders.pack(made)}
             if (tracked := task.run / layout.TRACKING).is_dir():
                 yield {"tracking": _packed(task.run, [tracked.name])}
             yield {"sealed": folders.pack(folder)}
@@ -203,6 +203,11 @@ def differences(order: Mapping[str, Any]) -> list[str]:
 def _base(order: Mapping[str, Any]) -> str | None:
     model: Model = Plan.model_validate_json(order["plan"]).recipe.model
     return None if order["base"] is None else fingerprint_of(model, Path(order["root"]))
+
+
+def _artefacts(home: store.Store) -> dict[str, Path]:
+    """Return the folder of every artefact in a store, by key."""
+    return {folder.name: folder for folder in (home.root / "store").glob("*/*")}
 
 
 def _placed(order: Mapping[str, Any], scratch: Path, home: Path) -> Task:
@@ -301,7 +306,6 @@ class Receiver:
 
     def __init__(self, task: Task):
         self.task = task
-        self.sealed = False
 
     def take(self, said: Mapping[str, Any], on_event: Callable[[Event], None]) -> Finished | None:
         """Take one message; return the end of the task, where it is that. Raises TransferError for torn bytes."""

@@ -307,7 +307,10 @@ class Ray(Launcher):
     def _refuse(self, name: str, reasons: list[str], on_event: Callable[[str, Event], None]) -> None:
         """Leave a node out that is not like this machine. Raises AlignbenchError where no other is left."""
         node = self._flights[name].node
-        self._refused[node] = (self._used.pop(node), reasons)
+        known = (
+            self._used.pop(node, None) or self._refused[node][0]
+        )  # another cell may have been refused there
+        self._refused[node] = (known, reasons)
         if all(one["NodeID"] in self._refused for one in self._nodes()):
             raise AlignbenchError(
                 Problem(
