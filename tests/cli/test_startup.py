@@ -52,8 +52,10 @@ def test_a_signal_ends_a_run_with_its_exit_code_and_no_traceback(
     root: Path, tmp_path: Path, sign: signal.Signals, code: int, message: str
 ) -> None:
     script = (
-        "import time, alignbench.engine.run\n"
-        "def slow(*_, **__):\n    print('working', flush=True)\n    time.sleep(60)\n"
+        "import sys, time, alignbench.engine.run\n"
+        "def slow(*_, **__):\n"
+        "    print('a library says this')\n"
+        "    print('working', file=sys.__stdout__, flush=True)\n    time.sleep(60)\n"
         "alignbench.engine.run.run = slow\n"
         "from alignbench.cli import app\napp()"
     )
