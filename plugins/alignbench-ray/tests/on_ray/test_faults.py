@@ -63,7 +63,7 @@ def until(process: subprocess.Popen[str], wanted: Callable[[dict[str, Any]], boo
 
 
 def in_the_middle(said: dict[str, Any]) -> bool:
-    return said["task"] == "sft/seed-0" and said["event"] == "progress" and bool(said["numbers"])
+    return said.get("task") == "sft/seed-0" and said["event"] == "progress" and bool(said["numbers"])
 
 
 def phases(told: list[dict[str, Any]]) -> str:
@@ -99,7 +99,7 @@ def test_a_node_that_is_killed_loses_a_cell_which_goes_on_on_a_node_that_joins_l
     cluster.add()
     told = finish(process)
     assert "lost (" in phases(told)
-    steps = [one["done"] for one in told if one["task"] == "sft/seed-0" and one.get("numbers")]
+    steps = [one["done"] for one in told if one.get("task") == "sft/seed-0" and one.get("numbers")]
     assert min(steps) > 1, "it began at its first step again"
     assert outcome(user.folder / "run") == outcome(reference)
 
@@ -145,7 +145,7 @@ def test_ctrl_c_keeps_the_step_and_the_same_command_goes_on_from_it(
     assert process.returncode == 130, errors
     assert "nothing is lost, continue with:" in errors
     told = user.run("run", *on(cluster, storage))
-    steps = [one["done"] for one in told if one["task"] == "sft/seed-0" and one.get("numbers")]
+    steps = [one["done"] for one in told if one.get("task") == "sft/seed-0" and one.get("numbers")]
     assert min(steps) > 1, "it began at its first step again"
     assert outcome(user.folder / "run") == outcome(reference)
 
