@@ -146,6 +146,22 @@ class Record(Protocol):
         ...
 
 
+class Checkpoints(Protocol):
+    """The checkpoints of one training. A value holds nested dicts and lists of tensors and JSON values."""
+
+    def last(self) -> Any:
+        """Return the value of the last intact checkpoint; None where there is none."""
+        ...
+
+    def due(self) -> bool:
+        """Return whether it is time for another one."""
+        ...
+
+    def save(self, step: int, value: Any) -> None:
+        """Write a value as the checkpoint of a step."""
+        ...
+
+
 class Run(Protocol):
     """One cell at work: everything a method may use.
 
@@ -213,6 +229,28 @@ class Run(Protocol):
         at the end of the block, where the network is as it was before: active adapter, `requires_grad`, modes, hooks
         and `forward`. Forward passes in it are charged to the cell. With `alignbench.integrations.callback` the trainer
         keeps the budget. Raises PluginError where the policy is no trainable adapter.
+        """
+        ...
+
+    def checkpoints(self, rows: Rows[Any]) -> Checkpoints:
+        """Return the checkpoints of the next training by another library; `rows` are what it reads."""
+        ...
+
+    progress: float
+    """Share in [0, 1] of the budget that is spent; a trainer of another library sets it for the time left."""
+
+    def trained(
+        self,
+        *,
+        epochs: float,
+        rows: float,
+        steps: int,
+        view: Rows[Any] | None = None,
+        learned: Many[Row] = (),
+    ) -> None:
+        """Take a training by another library off the budget; `learned`, rows of `view`, entered its loss.
+
+        `alignbench.integrations.callback` calls this and `checkpoints`.
         """
         ...
 

@@ -41,7 +41,7 @@ def generate(
     Revising lets the model correct itself: `demonstrations.jsonl`. Any recipe can name the file as its data.
     Raises RecipeError where the folder holds something already.
     """
-    from alignbench.feedback import beside_people, labelling, revising
+    from alignbench.feedback import agreement_with_people, labelling, revising
 
     if out.exists() and any(out.iterdir()):
         raise RecipeError(f"{out} holds something already", "name a new folder with --out")
@@ -70,7 +70,7 @@ def generate(
             with run.meter.charging():
                 labeller = run.judge(named)
                 found = labelling.label(labeller, run.start, prompts, how, principles, key=seed)
-                found = replace(found, facts={**found.facts, **beside_people(run, labeller, how)})
+                found = replace(found, facts={**found.facts, **agreement_with_people(run, labeller, how)})
         else:
             named = None
             with run.meter.charging():

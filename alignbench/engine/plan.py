@@ -34,12 +34,12 @@ def cells(plan: Plan, only: Iterable[str] = ()) -> tuple[Cell, ...]:
     `only` keeps the named labels and what they need. Raises RecipeError for a label that is not there.
     """
     parents: dict[str, tuple[str, ...]] = {BASE: ()}
-    seeds: dict[str, list[int]] = {BASE: list(plan.recipe.seeds)}
+    seeds: dict[str, list[int]] = {BASE: list(plan.seeds)}
     for label, one in plan.labels.items():
         parents[label], seeds[label] = one.parents, list(one.seeds)
     wanted = set(only) or set(parents)
     if unknown := wanted - set(parents):
-        named = ", ".join([BASE, *plan.recipe.methods])
+        named = ", ".join([BASE, *plan.labels])
         raise RecipeError(
             f"--only names {', '.join(sorted(unknown))}, which the recipe does not have", f"it has {named}"
         )

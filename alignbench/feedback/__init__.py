@@ -43,7 +43,7 @@ def label(
     people = {} if counts_everything(run) else None
     if people is not None:  # first, and within the same share: what is measured of the judge is no surplus
         begun, most = run.left, share * run.left
-        people = beside_people(run, judge, how, share=MEASURED * share)
+        people = agreement_with_people(run, judge, how, share=MEASURED * share)
         share = max(0.0, most - (begun - run.left)) / max(run.left, 1e-9)
     policy = run.start if policy is None else policy
     asked = list({row.id: row for row in run.rows(Prompt)}.values())[part]
@@ -66,7 +66,7 @@ def label(
         **_of_what_is_left(run, share),
     )
     found = labelling.load(folder)
-    people = beside_people(run, judge, how) if people is None else people
+    people = agreement_with_people(run, judge, how) if people is None else people
     facts = {name: value for name, value in found.facts.items() if name != "begun"}
     run.record.judge(found.facts["judge"], **{**facts, **people})
     _warn_of_chance(run, found.facts["judge"], people.get("people"))
@@ -74,7 +74,7 @@ def label(
     return list(run.rows(Ranking if how.form == "rankings" else Pair, given=found.rows))
 
 
-def beside_people(run: Run, judge: Judge, how: Labelling, *, share: float = 1.0) -> dict[str, Any]:
+def agreement_with_people(run: Run, judge: Judge, how: Labelling, *, share: float = 1.0) -> dict[str, Any]:
     """Return as `people` how far a judge that labels agrees with the people who labelled held-out pairs.
 
     {} where the data holds no such pairs. Asked once for each judge of a cell, which is charged with it.
@@ -87,7 +87,7 @@ def beside_people(run: Run, judge: Judge, how: Labelling, *, share: float = 1.0)
 
         def make(folder: Path) -> None:
             some = parts(run, held_out, share=share) if counts_everything(run) else None
-            found = labelling.beside_people(judge, held_out, how, principles, key=key, parts=some)
+            found = labelling.agreement_with_people(judge, held_out, how, principles, key=key, parts=some)
             store.write_json(folder / layout.AGREEMENT, found)
 
         rows = [[row.id, row.prompt, row.chosen, row.rejected, row.preference] for row in held_out]

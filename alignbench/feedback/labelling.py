@@ -197,7 +197,7 @@ def label(
     return Labelled(rows, facts)
 
 
-def beside_people(
+def agreement_with_people(
     judge: Judge,
     pairs: Sequence[Pair],
     how: Labelling,

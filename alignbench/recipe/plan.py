@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from alignbench.api.config import Budget, NamedJudge, Settings
 from alignbench.api.method import Departure
-from alignbench.recipe.schema import Recipe, Relabelled, Start, Training
+from alignbench.recipe.schema import Named, Recipe, Relabelled, Start, Training
 
 
 class Source(Settings):
@@ -53,6 +53,13 @@ class Plan(Settings):
     recipe: Recipe
     labels: dict[str, LabelPlan]
     """Without `base`; a label comes after those it needs."""
+    seeds: tuple[int, ...]
+    """Of `base`, and of a label that names no others."""
+    budget: Budget
+    """Of a label that names no other."""
+    training: Training
+    tuning_judge: Named | None
+    """Chooses the sampling temperatures: that of the first evaluation judge that can judge any answer."""
     reserved: float
     """Share of the training rows that judges are trained on, and that no method sees."""
     sources: dict[str, Source]

@@ -8,7 +8,7 @@ from alignbench import plugins
 from alignbench.api.config import NamedJudge
 from alignbench.recipe.configs import build, group_of
 from alignbench.recipe.departures import departures
-from alignbench.recipe.graph import built_on, edges, order, relabelled, reserved
+from alignbench.recipe.graph import built_on, edges, order, relabelled, reserved, tuning_judge
 from alignbench.recipe.plan import LabelPlan, Plan, Source
 from alignbench.recipe.schema import Recipe, Relabelled, Training, own_budget
 
@@ -26,7 +26,17 @@ def resolve(recipe: Recipe) -> Plan:
         for group, name in sorted(set(_named(recipe, labels)))
         if name.rpartition(":")[2] in plugins.installed(group)  # another data source is a file, or on the hub
     }
-    return Plan(recipe=recipe, labels=labels, reserved=reserved(recipe, judges), sources=sources)
+    able = (one for one in recipe.evaluation.judges if not plugins.load("judges", one.name).recorded)
+    return Plan(
+        recipe=recipe,
+        labels=labels,
+        seeds=tuple(recipe.seeds),
+        budget=recipe.budget,
+        training=recipe.training,
+        tuning_judge=next(map(tuning_judge, able), None),
+        reserved=reserved(recipe, judges),
+        sources=sources,
+    )
 
 
 def _label(recipe: Recipe, label: str, parents: tuple[str, ...]) -> LabelPlan:

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel, TrainerCallback, TrainerControl, Train
 
 from alignbench import heartbeat
 from alignbench.api.config import TOTALS
-from alignbench.api.method import Rows
+from alignbench.api.method import Rows, Run
 from alignbench.errors import Diverged, PluginError
 from alignbench.models import counting, meter
 from alignbench.training.budget import rate
@@ -29,9 +29,8 @@ class Observer(TrainerCallback):
     `alignbench.integrations.callback`.
     """
 
-    def __init__(self, run: Any, rows: Rows[Any] | None = None, leave_out: Collection[str] = ()):
+    def __init__(self, run: Run, rows: Rows[Any] | None = None, leave_out: Collection[str] = ()):
         self.run = run
-        """A cell: `Run`, and `trained`, which takes a training off its budget."""
         self.leave_out = {"epoch", *leave_out} if rows is not None else set(leave_out)
         self.order: list[Any] = []
         """The rows of the steps so far, in the order of all methods."""
@@ -128,7 +127,7 @@ class Observer(TrainerCallback):
     ):
         if self._rows is None:
             return
-        settings = self.run.training
+        settings: Any = self.run.training
         now = self._progress(state.global_step + 1)
         share = rate(settings.schedule, settings.warmup, self._share, now)
         self._rate = share * self._peaks[0]

@@ -83,7 +83,7 @@ def align(session: Session, label: str, seed: int, folder: Path) -> tuple[CellCo
     )
     run.ledger.departures.extend(planned.departures)
     session.emit(Event("aligning"))
-    config = session.recipe.methods[label].model_dump(mode="json")
+    config = planned.model_dump(mode="json", include={"method", "config", "start", "seeds", "budget"})
 
     def lost(tracker: str, why: str) -> None:
         run.record.warning(

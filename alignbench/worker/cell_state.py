@@ -56,8 +56,8 @@ class CellState:
     ):
         self.session, self.label, self.method, self.seed, self.folder = session, label, method, seed, folder
         self.root = session.root
-        self.budget = budget or session.recipe.budget
-        self.training = session.recipe.training if training is None else training
+        self.budget = budget or session.plan.budget
+        self.training = session.plan.training if training is None else training
         self.batch = self.training.batch
         self.given, self.comparisons = rows, comparisons
         self.ledger = Ledger() if ledger is None else ledger

@@ -14,7 +14,6 @@ from alignbench.api.metric import Cell, Metric, PairLogprobs, Request, by_prompt
 from alignbench.api.policy import Answer, Policy, TokenScores
 from alignbench.judges import people
 from alignbench.recipe.configs import make
-from alignbench.recipe.graph import tuning_judge
 from alignbench.recipe.schema import BASE, Named
 from alignbench.rows import Pair, Prompt, can_derive
 from alignbench.rows import Sequence as Scorable
@@ -75,13 +74,12 @@ class FinishedCells:
     @cached_property
     def tuning_judge(self) -> Judge | None:
         """Who chooses the temperatures: the tuning judge of the first judge that can judge any answer."""
-        for named in self.session.recipe.evaluation.judges:
-            judge, tuning = self.judges[named.name], tuning_judge(named)
-            if not judge.recorded:
-                # On validation prompts of its own, a judge that is not trained in the run may choose itself.
-                same = tuning == named or self.session.recipe.evaluation.split == TUNING
-                return judge if same else self._opened(tuning)
-        return None
+        tuning, evaluation = self.session.plan.tuning_judge, self.session.recipe.evaluation
+        if tuning is None:
+            return None
+        # On validation prompts of its own, a judge that is not trained in the run may choose itself.
+        same = evaluation.split == TUNING or tuning in evaluation.judges
+        return self.judges[tuning.name] if same else self._opened(tuning)
 
     def _opened(self, named: Named) -> Judge:
         self.emit(Event(f"opening the judge {named.name}"))
@@ -220,12 +218,12 @@ class FinishedCells:
         return finished_policy(self.session, cell.label, cell.seed)
 
     def _outside(self, cell: Cell) -> Policy:
-        return outside_start(self.session, self.session.recipe.methods[cell.label].start, cell.seed)
+        return outside_start(self.session, self.session.plan.labels[cell.label].start, cell.seed)
 
     def start(self, cell: Cell) -> Cell | None:
         """Return the cell that a cell starts from; None where its start lies outside the run."""
-        block = self.session.recipe.methods.get(cell.label)
-        start = BASE if block is None else block.start
+        planned = self.session.plan.labels.get(cell.label)
+        start = BASE if planned is None else planned.start
         return Cell(start, cell.seed) if isinstance(start, str) else None
 
     def folder(self, cell: Cell) -> Path:

@@ -15,7 +15,7 @@ from alignbench.api.config import Labelling, Revising, Sampling
 from alignbench.api.judge import Judge, PairwiseJudgment, Score
 from alignbench.api.policy import Answer
 from alignbench.errors import DataError, PluginError
-from alignbench.feedback.labelling import beside_people, label, load, principles
+from alignbench.feedback.labelling import agreement_with_people, label, load, principles
 from alignbench.feedback.revising import revise
 from alignbench.judges.language_model import Self
 from alignbench.recipe.named import open_source
@@ -245,7 +245,7 @@ def good(a: str, b: str, principle: str) -> PairwiseJudgment:
 
 
 def test_labels_are_held_against_those_of_people():
-    found = beside_people(Favours(good), HUMAN, Labelling(), key=0)
+    found = agreement_with_people(Favours(good), HUMAN, Labelling(), key=0)
     assert (found["asked"], found["n"], found["accuracy"]) == (40, 40, 0.75)
     assert found["ci95"][0] < 0.75 < found["ci95"][1]
     assert 0.3 < found["kappa"] < 0.7, "one half is chance"
@@ -257,7 +257,7 @@ def test_a_judge_that_follows_the_place_agrees_with_people_as_chance_does():
     def place(a: str, b: str, principle: str) -> PairwiseJudgment:
         return PairwiseJudgment(0.6, (0.9, 0.3))
 
-    found = beside_people(Favours(place), HUMAN[:30], Labelling(), key=0)
+    found = agreement_with_people(Favours(place), HUMAN[:30], Labelling(), key=0)
     assert 0.2 < found["accuracy"] < 0.8
     assert found["kappa"] == 0.0
     assert (found["consistent"], found["first"]) == (0.0, 1.0)
@@ -267,7 +267,7 @@ def test_what_would_label_nothing_is_no_disagreement_with_people():
     def torn(a: str, b: str, principle: str) -> PairwiseJudgment:
         return PairwiseJudgment(0.6, (0.9, 0.3)) if a.endswith(("1", "2")) else good(a, b, principle)
 
-    found = beside_people(Favours(torn), HUMAN[:30], Labelling(consistent=True), key=0)
+    found = agreement_with_people(Favours(torn), HUMAN[:30], Labelling(consistent=True), key=0)
     assert found["dropped"] == {"the orders disagree": 6}
     assert (found["n"], found["accuracy"]) == (24, 1.0)
 
@@ -276,9 +276,13 @@ def test_a_judge_is_held_against_people_by_its_principles():
     def turncoat(a: str, b: str, principle: str) -> PairwiseJudgment:
         return good(a, b, "") if principle == "kind" else good(a, b, "").swapped()
 
-    found = beside_people(Favours(turncoat), HUMAN[:30], Labelling(), ("kind",), key=0)
+    found = agreement_with_people(Favours(turncoat), HUMAN[:30], Labelling(), ("kind",), key=0)
     assert found["accuracy"] == 1.0
-    assert 0 < beside_people(Favours(turncoat), HUMAN[:30], Labelling(), ("kind", "x"), key=0)["accuracy"] < 1
+    assert (
+        0
+        < agreement_with_people(Favours(turncoat), HUMAN[:30], Labelling(), ("kind", "x"), key=0)["accuracy"]
+        < 1
+    )
 
 
 def test_what_a_judge_abstains_from_is_counted_for_each_file_of_labels():

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from alignbench.api.config import Labelling
-from alignbench.feedback.labelling import beside_people
+from alignbench.feedback.labelling import agreement_with_people
 from alignbench.judges.language_model import Self
 from alignbench.models import load_base
 from alignbench.recipe import schema
@@ -64,9 +64,9 @@ def test_all_verdicts_of_smollm2_count_and_their_quality_is_known(shared: Path):
     file = next(Path(found.origin).parent.glob("*.gguf"))
     base = load_base(schema.Model(id=str(file)), cache=Store(default_root())).policy()
     judge, some = opened(Self, Self.Config(), base), pairs(shared, 4, 220)
-    quality = beside_people(judge, some, Labelling(), key=0)
+    quality = agreement_with_people(judge, some, Labelling(), key=0)
     assert (quality["asked"], judge.abstained) == (4, {})
     assert quality["mass"] > 0.5
     unled = opened(Self, Self.Config(lead="", min_mass=0.5), base)
-    assert beside_people(unled, some[:2], Labelling(), key=0)["dropped"] == {"neither option": 2}
+    assert agreement_with_people(unled, some[:2], Labelling(), key=0)["dropped"] == {"neither option": 2}
     assert unled.begun
