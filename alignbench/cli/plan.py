@@ -74,7 +74,7 @@ def plan(
     _show_model(model)
     if unknown:
         typer.echo(f"The shares of the weights are not known: {unknown}")
-    typer.echo(f"The base computes in {compute}.")
+    typer.echo(f"The base computes in {compute}.{_room(loaded.recipe)}")
     if forecast is not None:
         _show_forecast(forecast)
     elif not left:
@@ -219,6 +219,21 @@ def _show_model(model: Model) -> None:
 
     if model.weights:
         typer.echo(weights(model))
+
+
+def _room(recipe: Recipe) -> str:
+    """Say by what `micro_batch: auto` chooses; a device is not asked here."""
+    from alignbench.engine import resources
+    from alignbench.models.memory import SHARE, for_activations
+    from alignbench.report.text import size
+
+    if recipe.training.micro_batch != "auto":
+        return ""
+    if resources.has_cuda():
+        room = f"{SHARE['cuda']:.0%} of the device's memory beside the weights"
+    else:
+        room = size(for_activations("cpu", resources.threads(recipe)))
+    return f" A forward takes as many tokens as keep {room} for its backward pass."
 
 
 def _forecast(loaded: Loaded, only: list[str]) -> Forecast:

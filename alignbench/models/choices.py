@@ -16,7 +16,7 @@ from alignbench.errors import ModelError
 from alignbench.models import counting, varlen
 from alignbench.models.attention import computes_same
 from alignbench.models.incremental import handed_on, last_states, select
-from alignbench.models.memory import CACHED_QUESTIONS, LOGITS, QUESTIONS
+from alignbench.models.memory import CACHED_QUESTIONS, LOGITS, QUESTIONS, positions
 from alignbench.models.prefix_tree import prefix_tree, tree_states
 from alignbench.rows import Ids
 
@@ -119,7 +119,7 @@ def _in_one_row(
     base: Network, questions: Many[Ids], options: Options, groups: Many[Many[object]], reading: Reading
 ) -> None:
     """Read the questions of a forward, and the options of more than one token behind each, as one prefix tree."""
-    for places in _buckets(questions, groups, options.longest, QUESTIONS[base.device.type]):
+    for places in _buckets(questions, groups, options.longest, positions(base, QUESTIONS)):
         asked = [questions[place] for place in places]
         texts = [question + begun for begun in options.begun for question in asked]
         tree = prefix_tree(texts)
@@ -134,7 +134,7 @@ def _one_by_one(
     base: Network, questions: Many[Ids], options: Options, groups: Many[Many[object]], reading: Reading
 ) -> None:
     """Read each question, and each option of more than one token behind it, as a whole text."""
-    for places in _buckets(questions, groups, options.longest, CACHED_QUESTIONS[base.device.type]):
+    for places in _buckets(questions, groups, options.longest, positions(base, CACHED_QUESTIONS)):
         asked = [questions[place] for place in places]
         _record(reading, places, *_whole(base, asked, options, reading))
 
@@ -154,7 +154,7 @@ def _with_cache(
     base: Network, questions: Many[Ids], options: Options, groups: Many[Many[object]], reading: Reading
 ) -> None:
     """Read shared prefixes first, and what follows each with its keys and values."""
-    for places in _buckets(questions, groups, options.longest, CACHED_QUESTIONS[base.device.type]):
+    for places in _buckets(questions, groups, options.longest, positions(base, CACHED_QUESTIONS)):
         asked = [questions[place] for place in places]
         levels = _levels(asked, [groups[place] for place in places])
         if not _fits(base, asked, levels, options):

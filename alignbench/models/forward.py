@@ -14,9 +14,8 @@ from torch.nn import Module
 
 from alignbench.api.method import PerToken, ScoringGroup
 from alignbench.errors import PluginError
-from alignbench.models import meter
+from alignbench.models import counting, memory, meter
 from alignbench.models.lm_head import log_probabilities
-from alignbench.models.memory import POSITIONS
 from alignbench.models.network import Adapted, Network
 from alignbench.models.varlen import Varlen, hidden_states
 from alignbench.rows import Sequence
@@ -153,6 +152,43 @@ def response_states(base: Network, layout: Layout) -> Tensor:
     return states.index_select(0, layout.states)
 
 
+def bytes_per_token(policy: Adapted) -> float:
+    """Return the bytes that a forward with gradient keeps for its backward pass, for each token of its sequences.
+
+    It is measured once for a base, by two forwards: what the longer one keeps more. The head is not part of it: of the logits no
+    more than a fixed number is there at a time.
+    """
+    base = policy.base
+    if base.kept_per_token is None:
+        short, long = (_kept_bytes(policy, length) for length in (32, 64))
+        base.kept_per_token = max(0.0, (long - short) / 32) + 2 * 4 * base.head.weight.shape[1]
+    return base.kept_per_token
+
+
+def _kept_bytes(policy: Adapted, length: int) -> int:
+    base = policy.base
+    weights = {one.untyped_storage().data_ptr() for one in (*base.model.parameters(), *base.model.buffers())}
+    kept: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    whole = Sequence(base.trial_text(0, 2), base.trial_text(1, length - 1))
+    with (
+        counting.trying(),
+        torch.enable_grad(),
+        torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
+        base.using(policy),
+        base.arithmetic(),
+    ):
+        states = response_states(base, lay_out({"": Group([whole])}, base.device))
+    del states  # until here it holds what is counted, so that no storage is used twice
+    return sum(kept.values())
+
+
 def spread(flat: Tensor, span: Span) -> Tensor:
     """Return the scores of one group, [M] to [N, R], 0 outside the mask."""
     return flat.new_zeros(span.mask.numel()).index_copy(0, span.place, flat).view(span.mask.shape)
@@ -204,7 +240,7 @@ def score(
                 found[name].logps = whole
             else:
                 found[name].values = whole
-        for places in batches(items, positions or POSITIONS[base.device.type]):
+        for places in batches(items, positions or memory.positions(base, memory.POSITIONS)):
             part = [items[place] for place in places]
             given = {name: Group(part, groups[name].head, groups[name].temperature) for name in names}
             with meter.doing("score"), base.using(policy), base.arithmetic():

@@ -18,7 +18,7 @@ from alignbench.api.policy import Answer
 from alignbench.errors import ModelError
 from alignbench.models import meter
 from alignbench.models.incremental import GrowingTexts
-from alignbench.models.memory import ANSWERS, CACHE
+from alignbench.models.memory import ANSWERS, CACHE, POSITIONS, positions
 from alignbench.rows import Prompt
 
 if TYPE_CHECKING:
@@ -35,7 +35,9 @@ decided: in float32 the row is then computed again, alone. That rounding is abou
 def _batch(base: Network, order: list[_Row], new: int) -> int:
     """Return how many of the first rows, each with up to `new` tokens more, are decoded together."""
     first = len(order[0].prompt.prompt_ids)
-    size = min(ANSWERS[base.device.type], _fit(base, first + new))
+    size = min(
+        ANSWERS[base.device.type], _fit(base, first + new), max(1, positions(base, POSITIONS) // first)
+    )
     if base.paths.batch == "padded":
         return size
     if base.paths.batch == "one by one":

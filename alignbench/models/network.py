@@ -64,6 +64,8 @@ class Network:
         """The most tokens that the model can read; None where there is no such limit."""
         self.paths: Paths = Paths()
         """Which fast paths it is computed on; the slowest, until others were tried."""
+        self.kept_per_token: float | None = None
+        """Bytes that a forward with gradient keeps for a token of its sequences, once they were measured."""
         self._layers: list[LoraLayer] = []
         self._active: str | None = None
         self.lendings = 0

@@ -15,7 +15,7 @@ from alignbench.errors import ModelError
 from alignbench.models import counting, meter
 from alignbench.models.forward import Group, Layout, batches, lay_out, response_states, spread
 from alignbench.models.lm_head import log_probabilities, log_probabilities_and_entropies
-from alignbench.models.memory import POSITIONS
+from alignbench.models.memory import POSITIONS, positions
 from alignbench.rows import Sequence
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def embed(base: Network, texts: Many[Many[int]]) -> NDArray[np.float32]:
     found = np.zeros((len(texts), base.head.weight.shape[1]), np.float32)
     base.model.eval()
     with base.using(None), base.arithmetic():
-        for places in batches(texts, POSITIONS[base.device.type]):
+        for places in batches(texts, positions(base, POSITIONS)):
             ids, mask = base.pad([texts[place] for place in places], "right")
             counting.expect(sum(len(texts[place]) for place in places))
             states = base.hidden(ids).float() * mask[..., None]
@@ -76,7 +76,7 @@ def _states(policy: Adapted, sequences: Many[Sequence]) -> Iterator[tuple[list[i
     """Yield places of sequences, their layout and the states that predict their response tokens."""
     base = policy.base
     base.model.eval()
-    for places in batches(sequences, POSITIONS[base.device.type]):
+    for places in batches(sequences, positions(base, POSITIONS)):
         with meter.doing("score"), base.using(policy), base.arithmetic():
             layout = lay_out({"": Group([sequences[place] for place in places])}, base.device)
             states = response_states(base, layout)

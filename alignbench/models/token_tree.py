@@ -19,7 +19,7 @@ from alignbench.models.attention import computes_same, installed, no_mask
 from alignbench.models.generation import stop_ids
 from alignbench.models.kv_pool import OneRow, Pool, RowPerTree, Rows
 from alignbench.models.last_layer import only
-from alignbench.models.memory import LOGITS, TREE_POSITIONS
+from alignbench.models.memory import LOGITS, TREE_POSITIONS, positions
 from alignbench.models.queries import Query, Reply, replies_of
 from alignbench.models.tree_nodes import Node, SharedPrefix
 from alignbench.models.varlen import attends_to_all
@@ -284,7 +284,7 @@ class TokenTrees:
                     self._compute_paths(tree, new)
                 else:
                     fast.append((tree, new))
-            for rows in _batches(fast, TREE_POSITIONS[self.base.device.type]):
+            for rows in _batches(fast, positions(self.base, TREE_POSITIONS)):
                 self._forward(rows)
         self.peak_bytes = max(self.peak_bytes, self.bytes)
 

@@ -179,7 +179,7 @@ class Training(Settings):
     batch: int = Field(default=16, ge=1)
     """Rows of one optimiser step."""
     micro_batch: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
-    """Rows of one forward; auto finds what fits and accumulates to `batch`."""
+    """Rows of one forward; auto measures the memory of a token, takes what fits, and accumulates to `batch`."""
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     """Of the learning rate, after warm-up; cosine and linear fall to zero."""
     warmup: float = Field(default=0.05, ge=0, le=1)

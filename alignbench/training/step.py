@@ -18,12 +18,16 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from alignbench.api.method import GroupScores, LossFn, ScoreFn, ScoringGroup
 from alignbench.errors import ModelError
 from alignbench.models import ModelPolicy
-from alignbench.models.forward import Group, Scores, lay_out, read, response_states
+from alignbench.models.forward import Group, Scores, bytes_per_token, lay_out, read, response_states
+from alignbench.models.memory import for_activations
 from alignbench.recipe.schema import Training
 from alignbench.rows import Ids, Sequence
 from alignbench.training.batches import cut
 from alignbench.training.gradients import Gradients
 from alignbench.training.reduction import Reduction
+
+RECOMPUTED = 4
+"""How many times less a forward keeps where activations are recomputed: the input of each layer, and one layer."""
 
 FULL = 4096
 """Tokens of a forward below which unpacking 4-bit weights costs more than recomputing activations."""
@@ -45,7 +49,11 @@ class GradientStep:
         self.policy, self.base = policy, policy.base
         self.sequences, self.loss, self.training = sequences, loss, training
         self.micro_batch = training.batch if training.micro_batch == "auto" else training.micro_batch
-        """Rows of one forward."""
+        """Rows of one forward at most."""
+        self.tokens: int | None = None
+        """Tokens of one forward at most; None: not chosen yet, or not by memory."""
+        self.rows = self.micro_batch
+        """The fewest rows of a forward so far."""
         self.checkpointing = training.checkpointing is True
         """Whether activations are recomputed in the backward pass."""
         self.notes: list[str] = []
@@ -74,6 +82,8 @@ class GradientStep:
 
         `distinct` counts the rows of the table among `rows`. Raises ModelError where nothing can be made smaller.
         """
+        if self.tokens is None and self.training.micro_batch == "auto":
+            self.tokens = self._choose()
         while True:
             try:
                 with self._training_mode():
@@ -91,7 +101,9 @@ class GradientStep:
         reduction = Reduction(len(rows), lengths)
         loss = torch.zeros((), device=self.base.device)
         gradients = Gradients(self.weights)
-        for part in cut(rows, math.ceil(distinct / self.micro_batch)):
+        together = self._together(whole, distinct)
+        self.rows = min(self.rows, together)
+        for part in cut(rows, math.ceil(distinct / together)):
             scores = self._scores(whole if len(part) == len(rows) else self._groups(part))
             values, numbers = self.loss(scores, part)
             loss += gradients.add(reduction.loss(values, scores, part))
@@ -114,6 +126,32 @@ class GradientStep:
                 empty = Scores(name, layout.spans[name].mask, self.tolerance)
                 scores[name] = read(self.base, group, states, layout, name, empty)
         return scores
+
+    def _choose(self) -> int | None:
+        """Return how many tokens of a forward with gradient the memory has room for; None where nothing is kept."""
+        kind = self.base.device.type
+        if not self.policy.trainable:
+            return None
+        taken = torch.cuda.memory_allocated(self.base.device) if kind == "cuda" else 0
+        each = bytes_per_token(self.policy) / (RECOMPUTED if self.checkpointing else 1)
+        return max(1, int(for_activations(kind, torch.get_num_threads(), taken) / each))
+
+    def _together(self, groups: Mapping[str, ScoringGroup], distinct: int) -> int:
+        """Return how many of a step's rows one forward takes."""
+        if self.tokens is None:
+            return self.micro_batch
+        return min(self.micro_batch, max(1, distinct * self.tokens // max(1, self._computed(groups))))
+
+    def _computed(self, groups: Mapping[str, ScoringGroup]) -> int:
+        """Return the tokens that are computed with gradient for these groups; a prompt that they share, once."""
+        seen: dict[tuple[object, str, int], int] = {}
+        for group in groups.values():
+            policy: Any = group.policy or self.policy
+            if getattr(policy, "trainable", False):
+                for one in group.items:
+                    seen[policy, group.term, id(one)] = len(one.response)
+                    seen[policy, group.term, id(one.prompt)] = len(one.prompt)
+        return sum(seen.values())
 
     def weight(self, rows: list[Any]) -> int:
         """Return the tokens of all sequences of these rows, by which the cost of a step is foretold."""
@@ -156,8 +194,9 @@ class GradientStep:
             weight.grad = None
         if self.base.device.type == "cuda":
             torch.cuda.empty_cache()
-        now = min(self.micro_batch, distinct)
-        tokens = sum(len(one) for group in self._groups(rows).values() for one in group.items)
+        groups = self._groups(rows)
+        now = min(self._together(groups, distinct), distinct)
+        tokens = sum(len(one) for group in groups.values() for one in group.items)
         short = now == 1 or tokens * now / distinct < 2 * FULL
         if self.training.checkpointing == "auto" and not self.checkpointing and short:
             self.checkpointing = True

@@ -54,7 +54,7 @@ class Record:
     peak_memory_bytes: int
     """Of the device; on a CPU, of the whole process."""
     micro_batch: int
-    """Rows of one forward, after all halving."""
+    """The fewest rows of one forward: what fitted into memory."""
     checkpointing: bool
     """Whether activations were recomputed at the end."""
     notes: tuple[str, ...] = ()
@@ -124,7 +124,7 @@ def train(
         work=trainer.tally.work,
         seconds=trainer.seconds,
         peak_memory_bytes=peak_memory(policy.base.device),
-        micro_batch=trainer.gradient.micro_batch,
+        micro_batch=trainer.gradient.rows,
         checkpointing=trainer.gradient.checkpointing,
         notes=tuple(trainer.gradient.notes),
         blown_up=trainer.trace.blown_up(given_rows=not callable(batches)),
@@ -378,6 +378,7 @@ class Trainer:
                 "around": self.around,
                 "seconds": self.seconds,
                 "micro_batch": gradient.micro_batch,
+                "tokens": gradient.tokens,
                 "checkpointing": gradient.checkpointing,
                 "trace": asdict(self.trace),
                 "notes": gradient.notes,
@@ -404,6 +405,7 @@ class Trainer:
         gradient = self.gradient
         gradient.notes = kept["notes"]
         gradient.micro_batch, gradient.checkpointing = kept["micro_batch"], kept["checkpointing"]
+        gradient.tokens = kept["tokens"]
         self.base.checkpointing(gradient.checkpointing)
         self.trace = Trace(**kept["trace"])
         self.steps.begin(self.number)

@@ -39,3 +39,25 @@ def faults(how: str) -> int:
 def test_freed_memory_is_used_again_without_faults():
     assert faults("kept") < 100
     assert faults("as it comes") > 1000
+
+
+def test_the_memory_of_a_token_is_measured(base):
+    from alignbench.models.forward import bytes_per_token
+
+    policy = base.add_adapter("measured", seed=0)
+    config = base.model.config
+    each = bytes_per_token(policy)
+    numbers = config.num_hidden_layers * (8 * config.hidden_size + 4 * config.intermediate_size)
+    assert 0.5 < each / (4 * numbers) < 3
+    assert bytes_per_token(policy) == each
+    base.drop(policy)
+
+
+def test_cells_that_run_in_parallel_share_the_machine(monkeypatch):
+    from alignbench.models import memory
+
+    assert 1 << 26 < memory.machine() <= memory.psutil.virtual_memory().total
+    monkeypatch.setattr(memory.os, "sched_getaffinity", lambda process: set(range(8)))
+    monkeypatch.setattr(memory, "machine", lambda: 16 << 30)
+    assert memory.for_activations("cpu", 1) == 1 << 29  # a quarter of two GiB
+    assert memory.for_activations("cpu", 8) == 1 << 30  # a quarter of all would be four

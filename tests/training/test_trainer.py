@@ -14,7 +14,8 @@ from torch import nn
 from alignbench.api.config import Budget
 from alignbench.api.method import ScoringGroup
 from alignbench.errors import Diverged, ModelError
-from alignbench.models import Base, ModelPolicy, load_base
+from alignbench.models import Base, ModelPolicy, load_base, memory
+from alignbench.models.forward import bytes_per_token
 from alignbench.models.meter import Work
 from alignbench.recipe import schema
 from alignbench.rows import Pair, UnpairedPreference
@@ -512,6 +513,22 @@ def test_out_of_memory_halves_the_micro_batch_and_the_result_is_the_same(base, t
         torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-4)
 
 
+def test_a_step_that_keeps_more_than_there_is_room_for_is_computed_in_parts(base, tmp_path, monkeypatch):
+    whole = base.add_adapter("policy", seed=0)
+    record, _ = run(whole, tmp_path)
+    assert (record.micro_batch, record.notes) == (8, ())
+    each = bytes_per_token(whole)
+    monkeypatch.setitem(memory.ACTIVATIONS, "cpu", int(45 * each))  # of about 150 tokens of a step
+    policy = base.add_adapter("policy", seed=0)
+    record, _ = run(policy, tmp_path)
+    assert 1 <= record.micro_batch <= 4
+    assert record.notes == ()
+    for found, wanted in zip(weights(policy), weights(whole), strict=True):
+        torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-4)
+    record, _ = run(base.add_adapter("policy", seed=0), tmp_path, training={"micro_batch": 8})
+    assert record.micro_batch == 8
+
+
 def test_where_forwards_are_short_already_activations_are_recomputed_first(base, tmp_path, monkeypatch):
     fails_above(monkeypatch, 8)
     record, _ = run(base.add_adapter("policy", seed=0), tmp_path)
@@ -526,7 +543,8 @@ def test_checkpointing_recomputes_each_layer_in_the_backward_pass(base, tmp_path
     for checkpointing, wanted in ((False, 1), (True, 2)):
         policy = base.add_adapter("policy", seed=0)
         calls.clear()
-        run(policy, tmp_path, budget=Budget(steps=1), training={"checkpointing": checkpointing})
+        training = {"checkpointing": checkpointing, "micro_batch": 8}  # auto tries a forward first
+        run(policy, tmp_path, budget=Budget(steps=1), training=training)
         assert sum(calls) == wanted
     base.checkpointing(False)
 
