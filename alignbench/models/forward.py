@@ -155,8 +155,8 @@ def response_states(base: Network, layout: Layout) -> Tensor:
 def bytes_per_token(policy: Adapted) -> float:
     """Return the bytes that a forward with gradient keeps for its backward pass, for each token of its sequences.
 
-    It is measured once for a base, by two forwards: what the longer one keeps more. The head is not part of it: of the logits no
-    more than a fixed number is there at a time.
+    It is measured once for a base, by two forwards: what the longer one keeps more. The head is not part of it: of
+    the logits no more than a fixed number is there at a time.
     """
     base = policy.base
     if base.kept_per_token is None:

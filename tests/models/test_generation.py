@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from alignbench.api.config import Sampling
-from alignbench.models import generation, load_base, meter
+from alignbench.models import generation, incremental, load_base, meter
 from alignbench.models.generation import _kept, gumbel, noise_key, stop_ids
 from alignbench.recipe import schema
 from alignbench.rows import Prompt
@@ -282,3 +282,36 @@ def test_of_many_answers_without_a_cache_only_some_are_timed(policies, monkeypat
     monkeypatch.setattr(policy.base, "hidden", lambda ids, mask: rows.append(len(ids)) or hidden(ids, mask))
     generation.uncached(policy, asked, answers)
     assert max(rows) == generation.TIMED
+
+
+def test_texts_of_unlike_length_are_read_in_parts_and_continue_as_one_batch(policies, monkeypatch):
+    asked, sampling = prompts(24), Sampling(max_new_tokens=6)
+    policy = policies["adapter"]
+    whole = policy.answer(asked, sampling, 3)
+    read: list[tuple[int, int]] = []
+    forward = type(policy.base).forward
+
+    def reading(base, ids, mask=None, **more):
+        if "past_key_values" not in more:
+            read.append(tuple(ids.shape))
+        return forward(base, ids, mask, **more)
+
+    monkeypatch.setattr(type(policy.base), "forward", reading)
+    monkeypatch.setattr(incremental, "WASTE", 32)
+    monkeypatch.setattr(incremental, "PART", 24)
+    parts = policy.answer(asked, sampling, 3)
+    assert [one.ids for one in parts] == [one.ids for one in whole]
+    assert [one.tokens for one in parts] == [one.tokens for one in whole]
+    assert len(read) > 2
+    longest = max(len(one.prompt_ids) for one in asked)
+    assert sum(rows * width for rows, width in read) < 0.8 * longest * len(asked)
+
+
+def test_parts_hold_texts_of_like_length_and_all_of_them():
+    assert incremental.parts_of([10] * 500) == []  # nothing to save
+    assert incremental.parts_of([3, 900]) == []  # not sorted
+    lengths = sorted((7 * place % 300 + 5 for place in range(60)), reverse=True)
+    parts = incremental.parts_of(lengths)
+    assert [place for part in parts for place in range(60)[part]] == list(range(60))
+    padded = sum(lengths[part][0] * len(lengths[part]) for part in parts)
+    assert padded < 1.3 * sum(lengths) < 1.9 * sum(lengths) < lengths[0] * len(lengths)
