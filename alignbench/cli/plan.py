@@ -224,12 +224,13 @@ def _show_model(model: Model) -> None:
 def _room(recipe: Recipe) -> str:
     """Say by what `micro_batch: auto` chooses; a device is not asked here."""
     from alignbench.engine import resources
+    from alignbench.launchers import machine
     from alignbench.models.memory import SHARE, for_activations
     from alignbench.report.text import size
 
     if recipe.training.micro_batch != "auto":
         return ""
-    if resources.has_cuda():
+    if machine.has_cuda():
         room = f"{SHARE['cuda']:.0%} of the device's memory beside the weights"
     else:
         room = size(for_activations("cpu", resources.threads(recipe)))
