@@ -17,11 +17,11 @@ def token_rewards(score: Tensor, logps: Tensor, reference: Tensor, mask: Tensor,
 
 
 def advantages(
-    rewards: Tensor, values: Tensor, mask: Tensor, *, gamma: float, lam: float
+    rewards: Tensor, values: Tensor, mask: Tensor, *, gamma: float, gae_lambda: float
 ) -> tuple[Tensor, Tensor]:
     """Return advantages and returns, [N, R] each, by generalised advantage estimation (arXiv:1506.02438).
 
-    delta_t = r_t + gamma V_(t+1) - V_t and A_t = delta_t + gamma lam A_(t+1); nothing follows the last token.
+    delta_t = r_t + gamma V_(t+1) - V_t and A_t = delta_t + gamma gae_lambda A_(t+1); nothing follows the last token.
     """
     found = torch.zeros_like(rewards)
     ahead = torch.zeros_like(rewards[:, 0])
@@ -29,7 +29,7 @@ def advantages(
     for at in reversed(range(rewards.shape[1])):
         inside = mask[:, at]
         delta = rewards[:, at] + gamma * value - values[:, at]
-        ahead = torch.where(inside, delta + gamma * lam * ahead, 0.0)
+        ahead = torch.where(inside, delta + gamma * gae_lambda * ahead, 0.0)
         value = torch.where(inside, values[:, at], 0.0)
         found[:, at] = ahead
     return found, (found + values).masked_fill(~mask, 0.0)

@@ -139,7 +139,7 @@ class PPO:
         if state["round"] == 0:
             values = self._fit(values, rewards, mask)
         advantages, returns = losses.advantages(
-            rewards, values, mask, gamma=config.gamma, lam=config.gae_lambda
+            rewards, values, mask, gamma=config.gamma, gae_lambda=config.gae_lambda
         )
         kl = ((logps - scored["reference"].logps) * mask).sum(1)
         surprise = -logps.sum() / mask.sum()
@@ -169,7 +169,7 @@ class PPO:
         lies elsewhere and is spread much wider than the returns, so that it would explain less than a constant does,
         and the critic would spend the first rounds on getting there.
         """
-        _, returns = losses.advantages(rewards, values, mask, gamma=self.config.gamma, lam=1.0)
+        _, returns = losses.advantages(rewards, values, mask, gamma=self.config.gamma, gae_lambda=1.0)
         known, wanted = values[mask], returns[mask]
         spread = known.var(correction=0)
         slope = ((known - known.mean()) * (wanted - wanted.mean())).mean() / spread.clamp(min=1e-12)

@@ -17,21 +17,23 @@ def random(*shape: int, seed: int = 0) -> torch.Tensor:
 MASK = torch.arange(7)[None] < torch.tensor([[7], [1], [4], [5]])
 
 
-def brute_force(rewards, values, length: int, at: int, gamma: float, lam: float) -> float:
-    """The definition: the sum of all later one-step errors, each discounted by (gamma lam)^distance."""
+def brute_force(rewards, values, length: int, at: int, gamma: float, gae_lambda: float) -> float:
+    """The definition: the sum of all later one-step errors, each discounted by (gamma gae_lambda)^distance."""
     total = 0.0
     for later in range(at, length):
         ahead = values[later + 1] if later + 1 < length else 0.0
-        total += (gamma * lam) ** (later - at) * (rewards[later] + gamma * ahead - values[later])
+        total += (gamma * gae_lambda) ** (later - at) * (rewards[later] + gamma * ahead - values[later])
     return float(total)
 
 
-@pytest.mark.parametrize(("gamma", "lam"), [(1.0, 0.95), (0.9, 0.5), (1.0, 1.0), (0.97, 0.0)])
-def test_advantages_equal_the_definition(gamma: float, lam: float):
+@pytest.mark.parametrize(("gamma", "gae_lambda"), [(1.0, 0.95), (0.9, 0.5), (1.0, 1.0), (0.97, 0.0)])
+def test_advantages_equal_the_definition(gamma: float, gae_lambda: float):
     rewards, values = random(4, 7), random(4, 7, seed=1)
-    found, returns = losses.advantages(rewards, values, MASK, gamma=gamma, lam=lam)
+    found, returns = losses.advantages(rewards, values, MASK, gamma=gamma, gae_lambda=gae_lambda)
     for row, length in enumerate(MASK.sum(1).tolist()):
-        wanted = [brute_force(rewards[row], values[row], length, at, gamma, lam) for at in range(length)]
+        wanted = [
+            brute_force(rewards[row], values[row], length, at, gamma, gae_lambda) for at in range(length)
+        ]
         assert found[row, :length].tolist() == pytest.approx(wanted)
         above = [advantage + float(values[row, at]) for at, advantage in enumerate(wanted)]
         assert returns[row, :length].tolist() == pytest.approx(above)
@@ -41,7 +43,7 @@ def test_advantages_equal_the_definition(gamma: float, lam: float):
 
 def test_with_lambda_one_the_return_is_the_sum_of_what_was_got():
     rewards = random(4, 7)
-    _, returns = losses.advantages(rewards, random(4, 7, seed=1), MASK, gamma=1.0, lam=1.0)
+    _, returns = losses.advantages(rewards, random(4, 7, seed=1), MASK, gamma=1.0, gae_lambda=1.0)
     later = (rewards * MASK).flip(1).cumsum(1).flip(1) * MASK
     assert torch.allclose(returns, later)
 
@@ -49,8 +51,8 @@ def test_with_lambda_one_the_return_is_the_sum_of_what_was_got():
 def test_what_lies_beyond_an_answer_does_not_matter():
     rewards, values = random(4, 7), random(4, 7, seed=1)
     noise = torch.where(MASK, 0.0, 1e6)
-    clean = losses.advantages(rewards, values, MASK, gamma=1.0, lam=0.95)
-    spoilt = losses.advantages(rewards + noise, values + noise, MASK, gamma=1.0, lam=0.95)
+    clean = losses.advantages(rewards, values, MASK, gamma=1.0, gae_lambda=0.95)
+    spoilt = losses.advantages(rewards + noise, values + noise, MASK, gamma=1.0, gae_lambda=0.95)
     assert all(torch.equal(one, other) for one, other in zip(clean, spoilt, strict=True))
 
 
