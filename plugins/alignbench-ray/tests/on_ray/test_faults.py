@@ -12,6 +12,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -204,7 +205,7 @@ def test_a_torn_result_is_found_and_the_cell_begins_again(
 
     monkeypatch.setattr(Receiver, "take", tearing)
     session = open_session(tmp_path / "torn", recipe())
-    task = at(session.task, "torn")
+    task = at(replace(session.task, kind="cell", reads=(layout.DATA,)), "torn")
     ended = Ended()
     with Ray(RayConfig(address=cluster.address)) as launcher:
         launcher.start("torn", task, NEEDS)
