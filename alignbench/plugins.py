@@ -128,7 +128,7 @@ def unmet(distribution: str) -> tuple[str, ...]:
         try:
             needed = Requirement(requirement)
         except InvalidRequirement:
-            lacking.append(f"{requirement} (which is no requirement)")
+            lacking.append(f"{requirement} (which is not a requirement)")
             continue
         if needed.marker is not None and not needed.marker.evaluate({"extra": ""}):
             continue
@@ -205,7 +205,7 @@ def load_found(found: Found) -> Any:
         module, _, name = _BASE[found.group].partition(":")
         base = getattr(importlib.import_module(module), name)
         if not issubclass(loaded, base):
-            what = f"{found} gives for the {_WORD[found.group]} '{found.name}' what is no {base.__name__}"
+            what = f"{found} gives for the {_WORD[found.group]} '{found.name}' something that is not a {base.__name__}"
             raise PluginError(what, f"let {loaded.__name__} inherit alignbench.{base.__name__}")
         _check_version(found, loaded)
     return loaded

@@ -74,7 +74,7 @@ def _index(path: Path, content: Any) -> Iterator[Problem]:
             yield Problem(f"rule stay-in-folder: the shard {shard!r} lies outside the folder", file=str(path))
         elif not shard.endswith(".safetensors") and path.name.endswith(".safetensors.index.json"):
             yield Problem(
-                f"rule safetensors-only: the shard {shard!r} is no safetensors file", file=str(path)
+                f"rule safetensors-only: the shard {shard!r} is not a safetensors file", file=str(path)
             )
 
 

@@ -9,7 +9,7 @@ two labels on the same prompt at the same seed. The two questions one may ask of
             y[s, p] = mean + seed[s] + prompt[p] + rest[s, p]. Needs three seeds or more. Where several
             labels were trained, the seeds' variance is estimated from all of them (`pooled`).
 
-Two labels that share no seed are no pairs: a table of shape [seeds of a, seeds of b, prompts] holds their
+Two labels that share no seed are not pairs: a table of shape [seeds of a, seeds of b, prompts] holds their
 differences, every seed of the one against every seed of the other (`unpaired`).
 """
 
@@ -479,7 +479,7 @@ def best_settings(tables: Mapping[str, Mapping[float, Table]]) -> dict[str, floa
 def tabulate(per_seed: Sequence[Mapping[str, float]], clusters: Mapping[str, str] | None = None) -> Table:
     """Return the table [seeds, prompts] of the prompts that every seed has, in the order of the first seed.
 
-    Prompts with an equal value in `clusters` count as one, since they are no independent sample: their
+    Prompts with an equal value in `clusters` count as one, since they are not an independent sample: their
     column is the mean plus the sum of their distances from it, scaled so that the columns' mean is that of
     the prompts, and their spread the cluster-robust one (Liang and Zeger 1986).
 

@@ -117,7 +117,7 @@ def write_json(path: Path, value: Any) -> None:
 def commit(folder: Path, *, key: str, producer: str, leave_out: tuple[str, ...] = ()) -> str:
     """Seal `folder`: write its manifest last. Return the content digest: sha256 over names and file digests.
 
-    `leave_out` names files that may still grow (logs); they are no part of the artefact.
+    `leave_out` names files that may still grow (logs); they are not part of the artefact.
     """
     with storage_errors(folder):
         files = {

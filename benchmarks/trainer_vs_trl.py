@@ -310,7 +310,7 @@ def agreement(method: str, mine: Arm, theirs: Arm, policy: ModelPolicy) -> dict[
 
 
 def real_tokens(ids: torch.Tensor, mask: torch.Tensor | None) -> int:
-    """Positions that are no padding, without a read that would be counted."""
+    """Positions that are not padding, without a read that would be counted."""
     return int(np.count_nonzero(np.from_dlpack(ids if mask is None else mask)))
 
 

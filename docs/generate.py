@@ -118,7 +118,7 @@ data:
   train: {{./alpaca.jsonl: {{columns: {{prompt: [instruction, input], completion: output}}}}}}
 ```
 
-A file whose columns are no row is refused with the line that reads it, where there is one.
+A file whose columns do not make a row is refused with the line that reads it, where there is one.
 
 ## Rows that the chat template cannot hold
 

@@ -228,7 +228,7 @@ class Run(Protocol):
         The peft model has one trainable adapter, `default`, which equals `policy`; what it has learnt is the policy's
         at the end of the block, where the network is as it was before: active adapter, `requires_grad`, modes, hooks
         and `forward`. Forward passes in it are charged to the cell. With `alignbench.integrations.callback` the trainer
-        keeps the budget. Raises PluginError where the policy is no trainable adapter.
+        keeps the budget. Raises PluginError where the policy is not a trainable adapter.
         """
         ...
 

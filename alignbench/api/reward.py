@@ -71,5 +71,5 @@ class Reward(ABC):
     def score(self, prompts: Many[Prompt], answers: Many[str]) -> list[float | None]:
         """Return the reward of each answer to its prompt, higher is better. `prompts` and `answers` are aligned.
 
-        A prompt's `extra` holds every column of its row that is no prompt and no answer.
+        A prompt's `extra` holds every column of its row that is neither a prompt nor an answer.
         """

@@ -99,7 +99,7 @@ def run(
     try:
         json_lines = printing_json(partial(typer.echo, file=sys.stdout))
         ours = nullcontext(json_lines) if as_json else watching(quiet=quiet)
-        with redirect_stdout(sys.stderr), ours as watch:  # what libraries print is no output of this command
+        with redirect_stdout(sys.stderr), ours as watch:  # what libraries print is not output of this command
             code = engine.run(
                 loaded,
                 out=folder,

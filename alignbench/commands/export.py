@@ -31,7 +31,7 @@ LEFT_BEHIND = (layout.POLICY_KIND,)
 def adapter(run: Path, cell: Cell, out: Path) -> Path:
     """Copy a cell's adapter, its base's name and the tokenizer into `out`, a folder that peft loads.
 
-    Raises PluginError where the policy is no adapter, RecipeError where `out` holds something already.
+    Raises PluginError where the policy is not an adapter, RecipeError where `out` holds something already.
     """
     from alignbench.data.tokens import load_tokenizer
 

@@ -146,7 +146,7 @@ def write_rows(folder: Path) -> Path:
 def take_in(folder: Path, made: Design, file: Path) -> tuple[int, Counter[str]]:
     """Write the verdicts of an export into the journal; return how many, and why others were passed over.
 
-    Raises DataError where the file is no export, StorageError where another process writes to the journal.
+    Raises DataError where the file is not an export, StorageError where another process writes to the journal.
     """
     try:
         text = file.read_text(encoding="utf-8-sig")
@@ -241,9 +241,9 @@ def _items(file: Path, *, known: bool = False) -> list[Item]:
         if half := design.half_character(record):
             what, field = design.HALF, half.removeprefix(".")
         elif not _are_turns(turns):
-            what = "`prompt` is no text and no list of turns"
+            what = "`prompt` is neither a text nor a list of turns"
         elif None in texts or len(set(texts)) < 2:
-            what = "`answers` is no list of two different texts or more"
+            what = "`answers` is not a list of two different texts or more"
         elif len(set(texts)) > design.MOST_ANSWERS:
             what = f"{len(set(texts))} answers; a page holds {design.MOST_ANSWERS}"
         elif known and (not isinstance(ranks, list) or len(ranks) != len(texts)):

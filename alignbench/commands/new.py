@@ -30,7 +30,7 @@ TEMPLATES = Path(__file__).parent / "templates"
 def write(kind: Kind, name: str, parent: Path) -> Path:
     """Write a distribution for the plugin `name` to `parent/alignbench-name`, and return that folder.
 
-    Raises RecipeError for what is no name, a name that is taken, and a folder that is there already.
+    Raises RecipeError for what is not a name, a name that is taken, and a folder that is there already.
     """
     from alignbench import plugins  # here: the command line loads this file for every command
     from alignbench.api.config import NAME

@@ -398,7 +398,7 @@ def _proposal(record: Fields, found: Shape | None, unread: list[str], line: Line
     likeliest = max(SHAPES, key=lambda one: len(names.intersection(one.names)) / len(one.names))
     if not names.intersection(likeliest.names):
         shapes = "; ".join(dict.fromkeys(", ".join(one.names) for one in SHAPES))
-        return Problem(f"{there}, which are no row", f"name them with `columns`; rows have {shapes}")
+        return Problem(f"{there}, which do not make a row", f"name them with `columns`; rows have {shapes}")
     raise RecordError(*_missing(record, likeliest))
 
 

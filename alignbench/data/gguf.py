@@ -90,7 +90,7 @@ def names(model: Model) -> bool:
 
 
 def file_of(model: Model, root: Path, *, fetch: bool = True) -> Path | None:
-    """Return the local GGUF file that a recipe's model stands for; None where it is no GGUF file.
+    """Return the local GGUF file that a recipe's model stands for; None where it is not a GGUF file.
 
     One of the hub is downloaded once; without `fetch`, None where it is not here.
     Raises ModelError where the file is missing, or is another than `model.sha256` says.
@@ -145,7 +145,7 @@ def read_header(file: Path) -> Header:
             header = _Reader(data).header()
     except (struct.error, ValueError, KeyError, UnicodeDecodeError, OSError) as error:
         raise ModelError(
-            f"{file.name} is no GGUF file that can be read: {error}", "get the file again"
+            f"{file.name} is not a GGUF file that can be read: {error}", "get the file again"
         ) from error
     end = max((tensor.end for tensor in header.tensors.values()), default=0)
     if file.stat().st_size < end:

@@ -204,7 +204,7 @@ def _parse(text: str, name: str, number: int, report: Callable[[Problem], None])
         what, fix, field = "the key occurs twice", "keep one of them", str(error)
         column = text.rfind(json.dumps(field, ensure_ascii=False)) + 1 or None
     except _NoNumberError as error:
-        what, fix = f"{error} is no JSON number", "write a number, or drop the row"
+        what, fix = f"{error} is not a JSON number", "write a number, or drop the row"
         column = next((found.start(1) + 1 for found in _NO_NUMBER.finditer(text) if found[1]), None)
     except RecursionError:
         what, fix = _TOO_DEEP

@@ -281,7 +281,7 @@ class Hub(Source):
 def _view(records: Iterator[Record], source: Source) -> type[Row] | None:
     """Return the view of a source's first record; None where there is none.
 
-    Raises DataError where it is no row, or where no record has a column that the mapping names.
+    Raises DataError where it is not a row, or where no record has a column that the mapping names.
     """
     mapping: columns.Columns = source.config.columns
     line = partial(columns.as_yaml, source=source.config.path, given=mapping)

@@ -137,7 +137,7 @@ class Ending:
 def ending(tokenizer: PreTrainedTokenizerFast, source: str = "the chat template") -> Ending:
     """Check a chat template, and return how it ends an answer.
 
-    Raises ModelError, naming `source`, where the template is no valid Jinja, drops turns or roles, begins
+    Raises ModelError, naming `source`, where the template is not valid Jinja, drops turns or roles, begins
     the sequence twice, or writes a prompt differently once its answer follows.
     """
     question, answer, second = "the first question", "the answer", "the second question"

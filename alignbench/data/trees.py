@@ -94,8 +94,8 @@ def _message(given: Any) -> Message:
     if not isinstance(given.get("text"), str) or given.get("role") not in ROLES:
         raise ValueError(f"a message without a text or with the role {given.get('role')!r}")
     if not isinstance(given.setdefault("replies", []), list):
-        raise ValueError("the replies of a message are no list")
+        raise ValueError("the replies of a message are not a list")
     rank = given.get("rank")
     if rank is not None and (isinstance(rank, bool) or not isinstance(rank, int) or rank < 0):
-        raise ValueError(f"{rank!r} is no rank")
+        raise ValueError(f"{rank!r} is not a rank")
     return given

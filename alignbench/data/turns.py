@@ -65,7 +65,7 @@ def conversation(name: str, value: Any) -> tuple[Messages, str]:
     value = _decoded(name, value)
     if isinstance(value, str):
         if not hh.is_hh(text(name, value)):
-            what = "a text that does not begin with 'Human:' is no conversation"
+            what = "a text that does not begin with 'Human:' is not a conversation"
             raise RecordError(Problem(what, "add the field `prompt`", field=name))
         turns = hh.messages(value)
     else:
@@ -185,7 +185,7 @@ def _message(name: str, value: Any) -> list[Message]:
     role = ROLES.get(str(role), role)
     if role not in _ROLES:
         raise RecordError(
-            Problem(f"{role!r} is no role", f"it can be {', '.join(_ROLES)}", field=f"{name}.role")
+            Problem(f"{role!r} is not a role", f"it can be {', '.join(_ROLES)}", field=f"{name}.role")
         )
     content = there.get("content", there.get("value"))
     if not {"content", "value"} & value.keys():
@@ -225,7 +225,7 @@ def text(name: str, value: Any) -> str:
     try:
         value.encode()
     except UnicodeEncodeError as error:
-        what = f"holds the lone surrogate \\u{ord(value[error.start]):04x}, which is no character"
+        what = f"holds the lone surrogate \\u{ord(value[error.start]):04x}, which is not a character"
         raise RecordError(Problem(what, "write the whole pair or drop the row", field=name)) from None
     return value
 

@@ -247,7 +247,7 @@ def agreement_with_people(
 
 
 def _begun(judge: Judge) -> Mapping[str, int]:
-    """What the answers of a judge that reads would have begun with, where they were no verdict."""
+    """What the answers of a judge that reads would have begun with, where they were not a verdict."""
     return getattr(judge, "begun", {})
 
 

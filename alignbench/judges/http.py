@@ -276,7 +276,7 @@ class Server:
     def _post(self, path: str, body: Mapping[str, Any], *, tentative: bool = False) -> dict[str, Any]:
         """Return the JSON object of a request, or {"failed": reason} where all attempts failed.
 
-        `tentative`: a request that the server rejects is no error.
+        `tentative`: a request that the server rejects is not an error.
         """
         reason = ""
         for attempt in range(self.config.retries + 1):

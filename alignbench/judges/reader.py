@@ -85,7 +85,7 @@ class Asking(Settings):
             raise ValueError(f"lacks a placeholder; write {_braced(missing)} into it")
         if unknown := sorted(there - needs - may):
             raise ValueError(
-                f"{_braced(unknown)} is no placeholder; it can use {_braced(sorted(needs | may))}"
+                f"{_braced(unknown)} is not a placeholder; it can use {_braced(sorted(needs | may))}"
             )
         return question
 

@@ -69,7 +69,7 @@ def applied(design: Design, verdicts: Sequence[Verdict], bars: Bars) -> tuple[di
 
 
 def parsed(texts: list[str]) -> dict[str, float]:
-    """Return bars from texts like `checks=0.8`. Raises RecipeError where one is no bar."""
+    """Return bars from texts like `checks=0.8`. Raises RecipeError where one is not a bar."""
     found = {}
     for text in texts:
         name, _, share = text.partition("=")

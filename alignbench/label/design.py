@@ -195,11 +195,11 @@ def _pair(labels: list[str], a: str, b: str) -> tuple[str, str]:
     return (a, b) if labels.index(a) < labels.index(b) else (b, a)
 
 
-HALF = "holds a lone surrogate, which is no character"
+HALF = "holds a lone surrogate, which is not a character"
 
 
 def half_character(value: Any, path: str = "") -> str | None:
-    """Return the path of the first text in JSON values that is no text in UTF-8; None where all are."""
+    """Return the path of the first text in JSON values that is not a text in UTF-8; None where all are."""
     if isinstance(value, str):
         return None if value.isascii() or not any("\ud800" <= one <= "\udfff" for one in value) else path
     if isinstance(value, Mapping):

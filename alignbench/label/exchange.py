@@ -113,7 +113,7 @@ def imported(
     every record that is none and its field; `lines` are the lines that the records begin at.
     """
     if not isinstance(records, list):
-        raise DataError(Problem("is no export of Argilla or Label Studio", "give a JSON list", file=file))
+        raise DataError(Problem("is not an export of Argilla or Label Studio", "give a JSON list", file=file))
     problems = [
         Problem(
             what,
@@ -141,7 +141,7 @@ def imported(
             given = _from_label_studio(record)
         item = known.get(str(own)) or known.get(_content(prompt, list(texts.values())))
         if item is None:
-            passed["it is no item of this labelling"] += 1
+            passed["it is not an item of this labelling"] += 1
             continue
         for who, ranks, seconds in given:
             rater = who.strip()[:80] or "unknown"
@@ -165,7 +165,7 @@ TEXT: Kind = (str, int, float, type(None))
 def faults(record: Any) -> Iterator[tuple[str, str]]:
     """Yield what keeps a record from being one of Argilla or Label Studio: the field, and what is wrong."""
     if not isinstance(record, dict) or not ("fields" in record or "data" in record):
-        yield "", "is no export of Argilla or Label Studio: it has neither `fields` nor `data`"
+        yield "", "is not an export of Argilla or Label Studio: it has neither `fields` nor `data`"
     elif half := half_character(record):
         yield half, HALF
     elif "fields" in record:

@@ -85,7 +85,7 @@ def summarise(
     if unknown := [name for name in margins if name not in columns]:
         raise RecipeError(
             Problem(
-                f"{', '.join(map(repr, unknown))} is no column of this run",
+                f"{', '.join(map(repr, unknown))} is not a column of this run",
                 f"name one of {', '.join(columns)}",
                 field="evaluation.margin",
             )

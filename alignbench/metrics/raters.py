@@ -80,7 +80,7 @@ def raters_of(per_seed: Sequence[ByRater], clusters: Mapping[str, str] | None = 
 
 
 def with_raters(one: Estimate, raters: Raters | None) -> Estimate:
-    """Return an estimate whose interval holds for other raters too; as it is where the raters are no sample.
+    """Return an estimate whose interval holds for other raters too; as it is where the raters are not a sample.
 
     Satterthwaite's degrees of freedom take the raters' share of the variance as it is, not its square, and the
     tail is heavier beyond the 95% level, as `alignbench.stats.method` has both for seeds: the share rests on

@@ -49,7 +49,7 @@ _trying = 0
 
 
 def expect(positions: int) -> None:
-    """Say how many positions of the next call of a network are no padding."""
+    """Say how many positions of the next call of a network are not padding."""
     global _expected
     _expected = positions
 

@@ -140,7 +140,7 @@ class Rows:
         self.places = torch.from_numpy(places).to(self.mask.device)
         """[rows, width]: the number of each query among all queries."""
         self.real = torch.from_numpy(row_of * width + column).to(self.mask.device)
-        """The flattened places that are no padding."""
+        """The flattened places that are not padding."""
 
     def only(self, read: NDArray[np.int64], start: int) -> Rows:
         """Return the rows with the queries `read` alone, which are numbered from `start` on."""

@@ -128,7 +128,7 @@ def load_classifier(
 
 
 def _check_finite(id: str, network: PreTrainedModel) -> None:
-    """Refuse a model with a weight that is no number, by the names of its tensors.
+    """Refuse a model with a weight that is not a number, by the names of its tensors.
 
     Quantised weights cannot show one; `Network` finds it in the logits.
     """

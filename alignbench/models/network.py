@@ -219,7 +219,7 @@ class _Given(nn.Module):
 
     def __init__(self, base: nn.Module, decoder: nn.Module):
         super().__init__()
-        self._of = (base, decoder)  # in a tuple, so that they are no submodules
+        self._of = (base, decoder)  # in a tuple, so that they are not submodules
         self.states: Tensor | None = None
 
     def forward(self, *args: Any, **kwargs: Any) -> _Output:

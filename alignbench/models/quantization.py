@@ -184,7 +184,7 @@ def _check_near(
     name: str, found: Tensor, original: Tensor, quantization: Quantization, best: Callable[[], Tensor]
 ) -> None:
     error = _error(found, original)
-    # Weights with very heavy tails are served worse by any quantiser, and that is no fault.
+    # Weights with very heavy tails are served worse by any quantiser, and that is not a fault.
     if error > ERROR_LIMIT[quantization] and error > 1.1 * _error(best(), original):
         raise ModelError(
             Problem(

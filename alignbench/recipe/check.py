@@ -77,7 +77,7 @@ class Check:
             where = f"relative paths start from the recipe's folder, {self.root.resolve()}"
             self.problem(route, f"there is no '{text}'", where)
         elif route == ("model", "id") and not self.holds_model(self.root / text):
-            what = f"'{text}' holds no config.json, so it is no model"
+            what = f"'{text}' holds no config.json, so it is not a model"
             self.problem(route, what, "name a model's folder, or a GGUF file")
 
     def holds_model(self, path: Path) -> bool:
@@ -108,7 +108,7 @@ class Check:
         if isinstance(block.get("training"), dict):
             self.valid(Training, block["training"], (*route, "training"))
         name = block.get("method", label)
-        # A label that is no name, or is taken, is a problem already; without a method it names none either.
+        # A label that is not a name, or is taken, is a problem already; without a method it names none either.
         if not isinstance(name, str) or ("method" not in block and not re.fullmatch(NAME, name)):
             return
         if name == label == BASE:
@@ -329,7 +329,7 @@ def _counted(config: BaseModel) -> Iterator[tuple[str, Any]]:
 
 
 def _named(data: Mapping[str, Any]) -> Iterator[tuple[Group, Route, Any]]:
-    """Yield every place where a recipe names a plugin that is no method."""
+    """Yield every place where a recipe names a plugin that is not a method."""
     sources = data.get("data")
     if isinstance(sources, dict):
         for name in ("train", "validation", "test", "pretraining"):

@@ -31,7 +31,7 @@ def resolve(named: Named, root: Path) -> tuple[str, dict[str, Any]]:
     """Return the name of the source plugin that `named` stands for, and its config.
 
     A plugin's name stands for itself, a file or folder for the reader of its suffix, and `owner/name` that
-    is no path for the hub. Raises DataError or PluginError where it is none of these.
+    is not a path for the hub. Raises DataError or PluginError where it is none of these.
     """
     name = named.name
     if name in plugins.installed("data"):

@@ -66,14 +66,14 @@ class Model(Settings):
             if self.id.endswith(GGUF):
                 raise ValueError("id is a GGUF file, and gguf names one of a folder or hub id; keep one")
             if not self.gguf.endswith(GGUF) or self.gguf.startswith("/") or ".." in self.gguf.split("/"):
-                raise ValueError(f"gguf: {self.gguf!r} is no name of a GGUF file inside {self.id}")
+                raise ValueError(f"gguf: {self.gguf!r} is not a name of a GGUF file inside {self.id}")
         elif self.sha256 is not None and not self.id.endswith(GGUF):
             raise ValueError("sha256 is that of a GGUF file, and the model is none; leave it out")
         return self
 
 
 CONVERSATION, PROMPT = "conversation", "prompt"
-"""Values of `data.split.by` that are no columns."""
+"""Values of `data.split.by` that are not columns."""
 
 
 class Where(Settings):

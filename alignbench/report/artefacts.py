@@ -1,4 +1,4 @@
-"""The files next to `results.json`: prompts, samples, training logs. A missing file is no error."""
+"""The files next to `results.json`: prompts, samples, training logs. A missing file is not an error."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ class Verdict:
 
 
 def against_start(results: Results, label: LabelResult, metric: str) -> Verdict | None:
-    """Return how `label` stands against its start, or against base where the start is no label."""
+    """Return how `label` stands against its start, or against base where the start is not a label."""
     start = label.start if isinstance(label.start, str) else "base" if label.start else None
     if start is None or results.label(start) is None:
         return None

@@ -15,7 +15,7 @@ def _compiled(pattern: str) -> str:
     try:
         re.compile(pattern)
     except re.error as error:
-        raise ValueError(f"'{pattern}' is no regular expression: {error}") from error
+        raise ValueError(f"'{pattern}' is not a regular expression: {error}") from error
     return pattern
 
 

@@ -66,7 +66,9 @@ class SourceSuite(PluginSuite):
     def test_its_rows_are_of_the_words_that_conversations_have(self):
         for row in self._read(FEW):
             for turn in getattr(row, "prompt", ()):
-                assert turn.get("role") in ("system", "user", "assistant"), f"{turn.get('role')!r} is no role"
+                assert turn.get("role") in ("system", "user", "assistant"), (
+                    f"{turn.get('role')!r} is not a role"
+                )
                 assert isinstance(turn.get("content"), str), turn
 
     @pytest.mark.parametrize("split", ["validation", "test"])

@@ -301,7 +301,7 @@ class MethodSuite:
     ):
         ledger = aligned[0].ledger
         unfair = {origin: sorted(ids)[:3] for origin, ids in ledger.learned.items() if origin not in FAIR}
-        assert not unfair, f"rows that entered its loss are no training rows: {unfair}"
+        assert not unfair, f"rows that entered its loss are not training rows: {unfair}"
         assert ledger.rows.get("train", set()) <= {row.id for row in session.table.kept("train")}
         assert "test" not in ledger.rows, "it asked for answers to test prompts"
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from alignbench.models import ModelPolicy
 
 GROWING = (layout.LOG, layout.STATUS, layout.CHECKPOINTS)
-"""Files of a cell's folder that are no part of its sealed result."""
+"""Files of a cell's folder that are not part of its sealed result."""
 
 
 def main(task: Task, emit: Callable[[Event], None]) -> None:
@@ -100,7 +100,7 @@ def align(session: Session, label: str, seed: int, folder: Path) -> tuple[CellCo
             name for name in ("can", "follows", "answer", "logprobs", "save") if not hasattr(policy, name)
         ]
         raise PluginError(
-            f"'{planned.method}' returned {type(policy).__name__}, which is no policy"
+            f"'{planned.method}' returned {type(policy).__name__}, which is not a policy"
             + (f": it has no {', '.join(lacks)}" if lacks else "")
         )
     _audit(run, policy)

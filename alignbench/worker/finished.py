@@ -207,7 +207,7 @@ class FinishedCells:
 
     @cached_property
     def pairs(self) -> list[Pair]:
-        """The held-out pairs; none where the rows are no comparisons."""
+        """The held-out pairs; none where the rows are not comparisons."""
         table = self.session.table
         if not can_derive(table.view, Pair):
             return []

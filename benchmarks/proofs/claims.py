@@ -61,7 +61,7 @@ SCENES: dict[str, Truth] = {
 
 
 def true_words(part: Part, truth: float) -> set[Word]:
-    """Return the verdicts that are no error where the true effect is `truth`; on a bound only `undecided` is none."""
+    """Return the verdicts that are not errors where the true effect is `truth`; on a bound only `undecided` is none."""
     if part.sign == "=":
         found = {"reproduced" if abs(truth) < D else "contradicted"} if abs(truth) != D else set()
     elif part.sign == ">=":

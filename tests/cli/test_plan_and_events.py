@@ -132,7 +132,7 @@ def test_cells_side_by_side_wait_for_what_they_start_from_and_for_a_lane() -> No
     took = {base: 1.0, sft: 4.0, dpo: 3.0, orpo: 3.0}
     assert side_by_side(took, 1) == 11.0
     assert side_by_side(took, 2) == 7.0  # orpo in parallel with sft, and dpo after it
-    assert side_by_side({**took, Cell("dpo", 1, ("sft",)): 5.0}, 4) == 7.0  # its sft is no cell of these
+    assert side_by_side({**took, Cell("dpo", 1, ("sft",)): 5.0}, 4) == 7.0  # its sft is not a cell of these
     assert side_by_side({}, 2) == 0.0
 
 

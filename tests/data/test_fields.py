@@ -198,7 +198,7 @@ def test_well_formed_records_without_use_are_told_from_bad_ones(record: dict[str
         ({"prompt": "q", "completion": "a", "label": "good"}, "label: a text, not true or false"),
         (
             {"chosen": "a", "rejected": "b"},
-            "chosen: a text that does not begin with 'Human:' is no conversation",
+            "chosen: a text that does not begin with 'Human:' is not a conversation",
         ),
         ({"messages": [assistant("a")]}, "messages: there is no turn before the answer"),
         (

@@ -54,8 +54,8 @@ def test_the_first_twenty_bad_rows_are_listed_and_all_are_counted(write: WriteRo
         ),
         ('{"prompt": "a", "chosen": null, "rejected": "c"}', "data.jsonl:2:17: chosen: null, not a value"),
         ('{"prompt": "a", "chosen": "b", "chosen": "d"}', "data.jsonl:2:32: chosen: the key occurs twice"),
-        ('{"prompt": "NaN", "chosen": NaN}', "data.jsonl:2:29: NaN is no JSON number"),
-        ('{"prompt": "a", "chosen": -Infinity}', "data.jsonl:2:27: -Infinity is no JSON number"),
+        ('{"prompt": "NaN", "chosen": NaN}', "data.jsonl:2:29: NaN is not a JSON number"),
+        ('{"prompt": "a", "chosen": -Infinity}', "data.jsonl:2:27: -Infinity is not a JSON number"),
         (
             '{"prompt": "a", "chosen": "\\ud83d", "rejected": "c"}',
             "data.jsonl:2:17: chosen: holds the lone surrogate \\ud83d",
@@ -71,7 +71,7 @@ def test_the_first_twenty_bad_rows_are_listed_and_all_are_counted(write: WriteRo
         ),
         (
             '{"prompt": [{"role": "usr", "content": "a"}], "chosen": "b", "rejected": "c"}',
-            "data.jsonl:2:2: prompt[0].role: 'usr' is no role",
+            "data.jsonl:2:2: prompt[0].role: 'usr' is not a role",
         ),
         ('{"prompt": [], "chosen": "b", "rejected": "c"}', "data.jsonl:2:2: prompt: an empty list"),
         (

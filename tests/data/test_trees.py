@@ -77,7 +77,7 @@ def test_only_trees_of_one_language(tmp_path: Path):
         (None, "no first message"),
         (asked("why?", {"text": 3, "role": "assistant"}), "without a text"),
         (message("hi", role="robot"), "robot"),
-        (asked("why?", message("a", rank="best")), "'best' is no rank"),
+        (asked("why?", message("a", rank="best")), "'best' is not a rank"),
         (asked("why?") | {"replies": "none"}, "no list"),
     ],
 )

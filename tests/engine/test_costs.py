@@ -29,6 +29,6 @@ def test_a_decoder_is_held_against_its_start_token_by_token():
 
 @pytest.mark.parametrize(("cost", "plain"), [
     (PLAIN, PLAIN), (SEARCHED, Cost()), (Cost(), PLAIN),
-], ids=["it decodes plainly, or its start does not", "its start is no label", "nothing was measured"])  # fmt: skip
+], ids=["it decodes plainly, or its start does not", "its start is not a label", "nothing was measured"])  # fmt: skip
 def test_where_there_is_nothing_to_hold_it_against_nothing_is_said(cost, plain):
     assert _decoding(cost, "sft", plain) is None

@@ -70,7 +70,7 @@ def test_the_run_ends_with_exit_code_1_and_all_cells_on_record(ran: tuple[int, s
         ("segfaults", "SIGSEGV"),
         ("vanishes", "ended with code 0 and left no result"),
         ("starves", "out of memory"),
-        ("chats", "returned str, which is no policy"),
+        ("chats", "returned str, which is not a policy"),
     ],
 )
 def test_a_cell_that_goes_wrong_is_a_failed_row_with_its_reason(
@@ -171,7 +171,7 @@ def test_a_folder_in_which_another_process_runs_is_refused_and_left_alone(sessio
 
 
 def digest(folder: Path) -> dict[str, str]:
-    """Every byte that is no log and no measured time."""
+    """Every byte that is not a log and no measured time."""
     return (
         {
             path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()

@@ -122,10 +122,10 @@ def test_half_a_character_in_a_file_is_said_with_its_line_and_field(tmp_path: Pa
     [
         ("", ":1:1: is not JSON"),
         ('[\n {"fields": {}},\n {"fields": 3}\n]', ":3: [1].fields: expected an object"),
-        ('[{"fields": {}},\n\n 7 ]', ":3: [1]: is no export"),
+        ('[{"fields": {}},\n\n 7 ]', ":3: [1]: is not an export"),
         ('[{"data": {"prompt": "\\ud800"}}]', ":1: [0].data.prompt: holds a lone surrogate"),
         ("[1,\n2", ":2:2: is not JSON"),
-        ("{}", ": is no export of Argilla or Label Studio"),
+        ("{}", ": is not an export of Argilla or Label Studio"),
     ],
 )
 def test_a_bad_record_of_an_export_is_said_with_file_line_and_field(run: Path, tmp_path, text, words):
@@ -134,7 +134,7 @@ def test_a_bad_record_of_an_export_is_said_with_file_line_and_field(run: Path, t
     ended = alignbench("label", run, "--import", file)
     assert ended.exit_code == 4
     assert f"{file}{words}" in ended.stderr
-    file.write_bytes(b"\xef\xbb\xbf[]")  # a byte-order mark is no fault
+    file.write_bytes(b"\xef\xbb\xbf[]")  # a byte-order mark is not a fault
     assert alignbench("label", run, "--import", file).exit_code == 0
 
 

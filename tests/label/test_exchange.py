@@ -117,7 +117,7 @@ def test_what_belongs_to_no_item_or_ranks_half_of_one_is_counted(made, make_verd
     stranger = {"fields": {"prompt": "?", "a": "1", "b": "2"}, "responses": {}}
     found, passed = imported(made, [*records, stranger], "file")
     assert found == []
-    assert dict(passed) == {"it does not rank every answer": 1, "it is no item of this labelling": 1}
+    assert dict(passed) == {"it does not rank every answer": 1, "it is not an item of this labelling": 1}
 
 
 RANKED = {"fields": {"prompt": "?", "a": "1"}, "responses": {"r": [{"value": ["a"], "user_id": "u"}]}}

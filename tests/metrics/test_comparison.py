@@ -424,7 +424,7 @@ def test_a_margin_of_no_column_is_refused(given, marks):
     from alignbench.errors import RecipeError
 
     evidence = given({Cell("base", 0): [["1"], ["0"]]}, {"gold": marks()})
-    with pytest.raises(RecipeError, match="'rewrad' is no column of this run"):
+    with pytest.raises(RecipeError, match="'rewrad' is not a column of this run"):
         summarise([Reward()], evidence, {"rewrad": 0.1})
 
 

@@ -249,9 +249,9 @@ def damaged(plain, file: Path, kind: str) -> Path:
     ("kind", "message"),
     [
         ("short", "shorter than its header says"),
-        ("header", "is no GGUF file that can be read"),
+        ("header", "is not a GGUF file that can be read"),
         ("another", "it does not begin with GGUF"),
-        ("counts", "is no GGUF file that can be read"),
+        ("counts", "is not a GGUF file that can be read"),
         ("architecture", "is a rwkv6, which transformers does not read from GGUF"),
         ("template", "has no chat template"),
         ("split", "is one part of several"),

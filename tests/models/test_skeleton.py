@@ -126,7 +126,7 @@ def test_a_plain_model_may_have_dropout_and_nobody_is_asked(folder: Path, tmp_pa
 
 def test_a_question_without_an_answer_is_told_with_its_reason(folder: Path, tmp_path: Path):
     config = json.loads((folder / "config.json").read_text())
-    config["num_attention_heads"] = 3  # 64 is no multiple of 3
+    config["num_attention_heads"] = 3  # 64 is not a multiple of 3
     broken = shutil.copytree(folder, tmp_path / "broken")
     (broken / "config.json").write_text(
         json.dumps({**config, "model_type": "qwen3_moe", "num_experts": "many"})

@@ -111,7 +111,7 @@ def test_a_keyboard_interrupt_while_importing_is_not_a_broken_plugin(install) ->
     ("source", "reason"),
     [
         ("RPO = 3", "gives for 'rpo' no class, but bad_plugin:RPO is a int"),
-        ("class RPO: pass", "what is no Method; let RPO inherit alignbench.Method"),
+        ("class RPO: pass", "something that is not a Method; let RPO inherit alignbench.Method"),
         (GOOD.replace("api = 2", "api = 1"), "RPO is written for version 1 of the plugin contract"),
         (GOOD.replace("    api = 2\n", ""), "RPO states no version of the plugin contract"),
         (GOOD + "class Heir(RPO):\n    pass\nRPO = Heir\n", "Heir states no version of the plugin contract"),

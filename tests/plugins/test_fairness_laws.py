@@ -403,20 +403,20 @@ def test_rows_count_as_used_when_they_enter_a_loss_and_not_when_they_are_read(se
     run = align("peeks")
     assert set(run.ledger.rows) == {"validation"}
     assert "trained on validation rows" in map(str, run.ledger.departures)
-    with pytest.raises(AssertionError, match=r"are no training rows: \{'validation'"):
+    with pytest.raises(AssertionError, match=r"are not training rows: \{'validation'"):
         law(session, run)
 
 
 def test_rows_that_are_scored_in_place_of_those_taken_are_found_out(session: Session, align: Any):
     run = align("swaps")
-    with pytest.raises(AssertionError, match=r"are no training rows: \{'undeclared'"):
+    with pytest.raises(AssertionError, match=r"are not training rows: \{'undeclared'"):
         law(session, run)
 
 
 def test_rows_of_a_methods_own_making_are_declared_or_found_out(session: Session, align: Any):
     run = align("invents")
     assert "trained on rows that it did not declare" in map(str, run.ledger.departures)
-    with pytest.raises(AssertionError, match=r"are no training rows: \{'undeclared'"):
+    with pytest.raises(AssertionError, match=r"are not training rows: \{'undeclared'"):
         law(session, run)
     honest = align("declares")
     assert set(honest.ledger.learned) == {"made"}

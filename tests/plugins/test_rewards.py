@@ -51,7 +51,7 @@ def test_judge_and_functions_are_added_by_weight_and_one_that_says_nothing_gives
     ("named", "line", "words"),
     [
         ("[lenght]", 5, "Did you mean 'length'?"),
-        ("\n      - regex:\n          pattern: '('", 7, "is no regular expression"),
+        ("\n      - regex:\n          pattern: '('", 7, "is not a regular expression"),
         ("\n      - length:\n          word: 3", 7, "did you mean 'words'?"),
     ],
 )

@@ -181,7 +181,7 @@ def test_a_question_that_loses_nothing_is_fine(recipe, block: str):
     ("asking", "message"),
     [
         ('compare: "{question} A or B?"', "compare: lacks a placeholder; write {a}, {b} into it"),
-        ('compare: "{a} {b} {principel}"', "{principel} is no placeholder; it can use {a}, {b}, {nonce}"),
+        ('compare: "{a} {b} {principel}"', "{principel} is not a placeholder; it can use {a}, {b}, {nonce}"),
         ('compare: "{a} {b} {"', "compare: has an unmatched brace; write {{ or }}"),
         ('rate: "{question} from 1 to 10?"', "rate: lacks a placeholder; write {answer} into it"),
     ],

@@ -116,7 +116,7 @@ def test_a_mistake_is_told_as_a_person_would(problems, text: str, message: str) 
 def test_a_folder_that_holds_no_model_is_seen_before_anything_is_loaded(problems, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     assert problems(GOOD.replace("id: sandbox", "id: ./empty")) == [
-        "r.yaml:1:13: model.id: './empty' holds no config.json, so it is no model; "
+        "r.yaml:1:13: model.id: './empty' holds no config.json, so it is not a model; "
         "name a model's folder, or a GGUF file"
     ]
 

@@ -70,7 +70,7 @@ METHODS: list[tuple[str, str, dict[str, Any], str]] = [
         "changed the weights of its start",
     ),
     ("start_ignored", "it_starts_from_its_start_and_leaves_that_alone", {}, "did not start from its start"),
-    ("validation_rows", "it_learned_from_training_rows_and_rows_it_declared", {}, "are no training rows"),
+    ("validation_rows", "it_learned_from_training_rows_and_rows_it_declared", {}, "are not training rows"),
 ]
 """The plugin, the law that it breaks, further arguments of the law, and the sentence."""
 
@@ -178,7 +178,7 @@ SOURCES = [
     ("Resampled", "a_larger_limit_only_adds_rows_at_the_end", "a larger limit changes the first rows"),
     ("Doubled", "the_ids_of_the_rows_are_unique", "several rows have one id"),
     ("Tokenised", "it_leaves_the_tokens_to_the_core", "has token ids already"),
-    ("Speaker", "its_rows_are_of_the_words_that_conversations_have", "is no role"),
+    ("Speaker", "its_rows_are_of_the_words_that_conversations_have", "is not a role"),
     ("Promising", "every_row_has_the_view_that_the_source_names", "names the view Pair"),
 ]
 

@@ -1,4 +1,4 @@
-"""The one trainer: one step whatever the micro-batch, no weight that is no number, every budget kept."""
+"""The one trainer: one step whatever the micro-batch, no weight that is not a number, every budget kept."""
 
 from __future__ import annotations
 

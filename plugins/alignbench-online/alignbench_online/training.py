@@ -206,7 +206,7 @@ class BestTraining(Training):
 def extremes(scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return the places [G] of the best and the worst answer of each group [G, K], and whether they differ.
 
-    NaN is no score; the first of equal ones is taken, for the worst the last.
+    NaN is not a score; the first of equal ones is taken, for the worst the last.
     """
     known = scores.isfinite()
     best = scores.masked_fill(~known, -torch.inf).argmax(1)

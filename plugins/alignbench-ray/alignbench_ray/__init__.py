@@ -116,7 +116,7 @@ class Ray(Launcher):
 
         self._own = not ray.is_initialized()
         if self._own:
-            with _handlers_kept(), redirect_stdout(sys.stderr):  # what Ray says is no output of this command
+            with _handlers_kept(), redirect_stdout(sys.stderr):  # what Ray says is not output of this command
                 self._connect()
         return self
 

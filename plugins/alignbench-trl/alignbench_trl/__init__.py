@@ -63,7 +63,7 @@ class TRLConfig(MethodConfig):
     """What is given to TRL's trainer."""
 
     trained_by: ClassVar[str] = ""
-    """The trainer, where it is no field."""
+    """The trainer, where it is not a field."""
     learning_rate: float = Field(1e-5, gt=0, le=1)
     """Peak learning rate of the adapter."""
     args: dict[str, Any] = {}

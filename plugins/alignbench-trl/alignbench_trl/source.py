@@ -40,7 +40,9 @@ def taken_by(trainer: str) -> Taken:
     """
     *folder, name = trainer.split(".")
     if folder and folder[0] != "experimental":
-        raise ValueError(f"'{trainer}' is no place in TRL: write DPOTrainer or experimental.orpo.ORPOTrainer")
+        raise ValueError(
+            f"'{trainer}' is not a place in TRL: write DPOTrainer or experimental.orpo.ORPOTrainer"
+        )
     classes = _classes("/".join(folder) or "trainer")
     known = sorted(one for one in classes if one.endswith("Trainer") and not one.startswith("_"))
     if name not in known:

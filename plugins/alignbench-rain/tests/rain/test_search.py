@@ -67,7 +67,7 @@ def test_a_sibling_that_is_alike_gets_a_share_of_the_visit():
     assert (first.n, first.value, first.visits) == (2, 1.0, 2)
     assert alike.n == pytest.approx(2 + weight)
     assert alike.value == pytest.approx((2 * -0.5 + weight) / (2 + weight))
-    assert alike.visits == 2, "a share of a visit is no visit"
+    assert alike.visits == 2, "a share of a visit is not a visit"
     assert (other.n, other.value) == (1, -1.0)
     assert (root.n, root.value) == (1, 1.0)
 
