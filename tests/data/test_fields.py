@@ -1,3 +1,5 @@
+"""Columns of files to the fields of rows: known names, mappings, and refusals that show the line to write."""
+
 from __future__ import annotations
 
 import json

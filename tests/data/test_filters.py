@@ -1,3 +1,5 @@
+"""Row filters: personal data, languages, lengths and duplicates."""
+
 from __future__ import annotations
 
 from typing import Any

@@ -1,3 +1,5 @@
+"""JSON lines: every malformed row is named with its line and column."""
+
 from __future__ import annotations
 
 import json

@@ -1,3 +1,5 @@
+"""Near-duplicate prompts across splits, against a comparison of all with all."""
+
 from __future__ import annotations
 
 from hypothesis import given, settings

@@ -1,3 +1,5 @@
+"""From a recipe to the prepared rows on disk: counts, refusals, and nothing half written."""
+
 from __future__ import annotations
 
 import json

@@ -1,3 +1,5 @@
+"""Rows and their views: what follows from a pair or a ranking, and nothing else."""
+
 from __future__ import annotations
 
 from dataclasses import replace

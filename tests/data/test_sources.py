@@ -1,3 +1,5 @@
+"""Where rows come from: plugins, files, folders and hub ids."""
+
 from __future__ import annotations
 
 import json

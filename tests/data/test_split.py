@@ -1,3 +1,5 @@
+"""Rows fall into splits by their conversation, user or prompt, whatever else is in the file."""
+
 from __future__ import annotations
 
 from hypothesis import given

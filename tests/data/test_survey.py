@@ -1,3 +1,5 @@
+"""`check --data` reads rows and refuses what a run refuses, in the same words."""
+
 from __future__ import annotations
 
 import re

@@ -1,3 +1,5 @@
+"""The table of rows that every method of a run sees: views, epochs and ids."""
+
 from __future__ import annotations
 
 from typing import Any

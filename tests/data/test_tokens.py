@@ -1,3 +1,5 @@
+"""Token ids of prompts and answers are those of the chat template."""
+
 from __future__ import annotations
 
 import json

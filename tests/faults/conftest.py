@@ -1,3 +1,5 @@
+"""Fixtures of the fault tests: cells that are killed at any file mutation."""
+
 from __future__ import annotations
 
 import pytest

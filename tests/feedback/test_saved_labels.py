@@ -1,3 +1,5 @@
+"""Labels of a judge are saved as rows and come back as they were."""
+
 from __future__ import annotations
 
 from pathlib import Path

@@ -1,3 +1,5 @@
+"""Fixtures of the tests of judges."""
+
 from __future__ import annotations
 
 import os

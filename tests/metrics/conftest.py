@@ -1,3 +1,5 @@
+"""Fixtures of the tests of metrics: policies, answers and judges as small as they can be."""
+
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence

@@ -1,3 +1,5 @@
+"""Fixtures of the tests of models: the sandbox model in several precisions."""
+
 from __future__ import annotations
 
 from pathlib import Path

@@ -1,3 +1,5 @@
+"""Adapters: added, saved, read back, copied, and the base untouched."""
+
 from __future__ import annotations
 
 import json

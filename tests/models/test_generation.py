@@ -1,3 +1,5 @@
+"""Answers: equal alone and in batches, and drawn with the probabilities that they should have."""
+
 from __future__ import annotations
 
 import random

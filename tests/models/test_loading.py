@@ -1,3 +1,5 @@
+"""Loading a base: the values of its files, quantised as the recipe says, or an error by name."""
+
 from __future__ import annotations
 
 import copy

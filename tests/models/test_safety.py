@@ -1,3 +1,5 @@
+"""No model brings code or pickles: each rule refuses its own kind by name."""
+
 from __future__ import annotations
 
 import json

@@ -1,3 +1,5 @@
+"""Log-probabilities and entropies of sequences, against one sequence at a time."""
+
 from __future__ import annotations
 
 import random

@@ -1,3 +1,5 @@
+"""Token trees: every path attends to itself alone, and no position is computed twice."""
+
 from __future__ import annotations
 
 import random

@@ -1,3 +1,5 @@
+"""Plugins are found by their entry points; a broken or doubled one is named."""
+
 from __future__ import annotations
 
 import subprocess

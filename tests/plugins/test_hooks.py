@@ -1,3 +1,5 @@
+"""Observers of a run see what they asked for; one that fails is switched off."""
+
 from __future__ import annotations
 
 import inspect

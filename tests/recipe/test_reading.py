@@ -1,3 +1,5 @@
+"""A recipe is read from its file; every problem is named at once with its place."""
+
 from __future__ import annotations
 
 from pathlib import Path

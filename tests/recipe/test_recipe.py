@@ -1,3 +1,5 @@
+"""The order of labels, circles among them, and the canonical form of a recipe."""
+
 from __future__ import annotations
 
 import importlib

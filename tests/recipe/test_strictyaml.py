@@ -1,3 +1,5 @@
+"""The YAML that recipes are written in: values, places and duplicate keys."""
+
 from __future__ import annotations
 
 from pathlib import Path

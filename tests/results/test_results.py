@@ -1,3 +1,5 @@
+"""`results.json` is written and read back without loss."""
+
 from __future__ import annotations
 
 import json

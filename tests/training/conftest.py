@@ -1,3 +1,5 @@
+"""Fixtures of the tests of training: a base, rows and a run."""
+
 from __future__ import annotations
 
 import os

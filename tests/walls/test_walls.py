@@ -21,6 +21,7 @@ ROOT = Path(__file__).parents[2]
 LAYOUT = ROOT / "alignbench/layout.py"
 CORE = sorted((ROOT / "alignbench").rglob("*.py"))
 PLUGINS = sorted(file for file in (ROOT / "plugins").rglob("*.py") if "tests" not in file.parts)
+TESTS = sorted([*(ROOT / "tests").rglob("*.py"), *(ROOT / "plugins").glob("*/tests/**/*.py")])
 OURS = [*CORE, *sorted((ROOT / "plugins").rglob("*.py")), *sorted((ROOT / "benchmarks").rglob("*.py"))]
 
 PUBLIC = (
@@ -275,7 +276,8 @@ def test_yaml_is_read_strictly_or_not_at_all() -> None:
 
 
 def test_every_file_begins_by_saying_what_it_is_for() -> None:
-    silent = [str(file.relative_to(ROOT)) for file in (*CORE, *PLUGINS) if not ast.get_docstring(tree(file))]
+    files = (*CORE, *PLUGINS, *(file for file in TESTS if file.read_text(encoding="utf-8").strip()))
+    silent = [str(file.relative_to(ROOT)) for file in files if not ast.get_docstring(tree(file))]
     assert silent == []
 
 

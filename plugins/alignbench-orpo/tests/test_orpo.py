@@ -1,3 +1,5 @@
+"""ORPO keeps the laws of methods."""
+
 from __future__ import annotations
 
 from alignbench.testing import MethodSuite

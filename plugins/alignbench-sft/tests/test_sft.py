@@ -1,3 +1,5 @@
+"""SFT keeps the laws of methods."""
+
 from __future__ import annotations
 
 from alignbench.testing import MethodSuite
