@@ -123,13 +123,13 @@ def _warn_of_cut_answers(run: Run, facts: Mapping[str, Any], how: Labelling) -> 
     """Warn in the cell's row where most answers were cut: they are not compared, and little is learnt."""
     drawn, cut = facts.get("prompts", 0) * how.answers, facts.get("unfinished", 0)
     if 2 * cut > drawn:
-        said = (
+        what = (
             f"{cut} of {drawn} answers were cut at {how.sampling.max_new_tokens} tokens and are not compared"
         )
         run.record.warning(
             "answers cut",
             0,
-            f"{said}: {facts['kept']} comparisons are left; raise labels.sampling.max_new_tokens",
+            f"{what}: {facts['kept']} comparisons are left; raise labels.sampling.max_new_tokens",
         )
 
 

@@ -49,7 +49,7 @@ def _free_on(device: str) -> int | None:
         return None
     asked = [tool, f"--id={device}", "--query-gpu=memory.free", "--format=csv,noheader,nounits"]
     try:
-        said = subprocess.run(asked, capture_output=True, text=True, check=True, timeout=10).stdout
-        return int(said.split()[0]) * 2**20
+        output = subprocess.run(asked, capture_output=True, text=True, check=True, timeout=10).stdout
+        return int(output.split()[0]) * 2**20
     except (OSError, ValueError, IndexError, subprocess.SubprocessError):
         return None

@@ -66,9 +66,9 @@ def _known(model: str, root: Path) -> str | None:
 
 def _used(plan: Plan) -> set[str]:
     """What a cell reads of what the recipe names: not the data, which are in the prepared rows, and no judge."""
-    said = plan.recipe.model_dump(mode="json")
-    del said["data"], said["evaluation"]
-    return set(_strings(said))
+    recipe = plan.recipe.model_dump(mode="json")
+    del recipe["data"], recipe["evaluation"]
+    return set(_strings(recipe))
 
 
 def _is_sent(name: str, root: Path, plan: Plan) -> bool:
@@ -145,8 +145,8 @@ def work(
                     for event in events:
                         yield {"event": asdict(event)}
                     events.clear()
-                    if said := log.read():
-                        yield {"log": said}
+                    if text := log.read():
+                        yield {"log": text}
                     kept.save()
         except BaseException:
             kept.save()  # asked to stop, it has kept its last step
@@ -263,9 +263,9 @@ class _Tail:
             return ""
         with self.path.open("rb") as file:
             file.seek(self.at)
-            said = file.read()
-        self.at += len(said)
-        return said.decode("utf-8", "replace")
+            data = file.read()
+        self.at += len(data)
+        return data.decode("utf-8", "replace")
 
 
 class _Kept:
@@ -307,22 +307,22 @@ class Receiver:
     def __init__(self, task: Task):
         self.task = task
 
-    def take(self, said: Mapping[str, Any], on_event: Callable[[Event], None]) -> Finished | None:
+    def take(self, message: Mapping[str, Any], on_event: Callable[[Event], None]) -> Finished | None:
         """Take one message; return the end of the task, where it is that. Raises TransferError for torn bytes."""
         folder = Path(self.task.what["folder"])
-        if "event" in said:
-            on_event(Event(**said["event"]))
-        elif "log" in said:
+        if "event" in message:
+            on_event(Event(**message["event"]))
+        elif "log" in message:
             with self.task.log.open("a", encoding="utf-8") as file:
-                file.write(said["log"])
-        elif "artefact" in said:
-            folders.adopt(store.Store(self.task.home), said["artefact"], said["data"])
-        elif "tracking" in said:
-            folders.write(folders.files_of(said["tracking"]), self.task.run)
-        elif "sealed" in said:
-            self._replace(folder, said["sealed"])
-        elif "finished" in said:
-            return _finished(said["finished"])
+                file.write(message["log"])
+        elif "artefact" in message:
+            folders.adopt(store.Store(self.task.home), message["artefact"], message["data"])
+        elif "tracking" in message:
+            folders.write(folders.files_of(message["tracking"]), self.task.run)
+        elif "sealed" in message:
+            self._replace(folder, message["sealed"])
+        elif "finished" in message:
+            return _finished(message["finished"])
         return None
 
     def _replace(self, folder: Path, data: bytes) -> None:
@@ -333,9 +333,9 @@ class Receiver:
         folders.unpack(data, folder)
 
 
-def _finished(said: Mapping[str, Any]) -> Finished:
+def _finished(message: Mapping[str, Any]) -> Finished:
     error = None
-    if "error" in said:
-        kind = getattr(errors, said["error"], errors.AlignbenchError)
-        error = kind([errors.Problem(**one) for one in said["problems"]], total=said["total"])
-    return Finished(said["status"], said["reason"], error, said["clock"])
+    if "error" in message:
+        kind = getattr(errors, message["error"], errors.AlignbenchError)
+        error = kind([errors.Problem(**one) for one in message["problems"]], total=message["total"])
+    return Finished(message["status"], message["reason"], error, message["clock"])

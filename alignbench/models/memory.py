@@ -89,8 +89,8 @@ def machine() -> int:
     for file in ("memory.max", "memory/memory.limit_in_bytes"):  # version 2, version 1
         for group in ("", *_groups()):
             path = Path("/sys/fs/cgroup") / group.strip("/") / file
-            if path.is_file() and (said := path.read_text().strip()).isdecimal():
-                limits.append(int(said))
+            if path.is_file() and (text := path.read_text().strip()).isdecimal():
+                limits.append(int(text))
     return min(limits)
 
 

@@ -156,9 +156,9 @@ class Lines:
             with path.open("a", encoding="utf-8") as file:
                 file.write("\n")
 
-    def add(self, **said: Any) -> None:
+    def add(self, **record: Any) -> None:
         with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(said) + "\n")
+            file.write(json.dumps(record) + "\n")
 
 
 class Label:
@@ -261,8 +261,8 @@ class Evaluation:
 
         def one(count: int, whole: int) -> float:
             part = PartSession(self.session, count, count / whole)
-            for cell, said in answered.items():
-                _write(part, layout.cell_folder(part.run, *cell), said)
+            for cell, settings in answered.items():
+                _write(part, layout.cell_folder(part.run, *cell), settings)
             shutil.rmtree(part.run / layout.EVALUATION, ignore_errors=True)
             (part.run / layout.EVALUATION).mkdir()
             began = busy_clock()
@@ -276,7 +276,7 @@ class Evaluation:
         return [series]
 
 
-def _write(session: Session, folder: Path, said: samples.Settings) -> None:
+def _write(session: Session, folder: Path, settings: samples.Settings) -> None:
     """Write the answers again, as those to the prompts of a part: what they say does not matter."""
     evaluation = session.recipe.evaluation
 
@@ -287,7 +287,7 @@ def _write(session: Session, folder: Path, said: samples.Settings) -> None:
                 for at, prompt in enumerate(prompts)
                 for number in range(many)
             ]
-            for temperature, answers in said.items()
+            for temperature, answers in settings.items()
         }
 
     asked = session.table.prompts(evaluation.split, evaluation.prompts)

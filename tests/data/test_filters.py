@@ -1,4 +1,4 @@
-"""Row filters: personal data, languages, lengths and duplicates."""
+"""Row filters: personal data, lengths and duplicates."""
 
 from __future__ import annotations
 

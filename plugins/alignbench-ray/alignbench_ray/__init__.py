@@ -130,10 +130,10 @@ class Ray(Launcher):
             else:
                 ray.init(address=self.config.address, **quiet)
         except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
-            said = " ".join(str(error).split())[:300]
+            reason = " ".join(str(error).split())[:300]
             raise AlignbenchError(
                 Problem(
-                    f"no Ray cluster answers at {self.config.address}: {said}",
+                    f"no Ray cluster answers at {self.config.address}: {reason}",
                     "start one, or correct launcher.address",
                 )
             ) from error
@@ -271,19 +271,19 @@ class Ray(Launcher):
                 else:
                     self._lose(name, _line(error), on_event, again=again)
 
-    def _take(self, name: str, said: dict[str, Any], on_event: Callable[[str, Event], None]) -> None:
+    def _take(self, name: str, message: dict[str, Any], on_event: Callable[[str, Event], None]) -> None:
         """Take one message of a task."""
         import ray
 
         flight = self._flights[name]
-        if "node" in said:
-            flight.node, self._used[said["node"]] = said["node"], said["name"]
-        elif "refused" in said:
-            self._refuse(name, said["refused"], on_event)
+        if "node" in message:
+            flight.node, self._used[message["node"]] = message["node"], message["name"]
+        elif "refused" in message:
+            self._refuse(name, message["refused"], on_event)
         else:
-            if "artefact" in said and said["artefact"] not in self._artefacts:
-                self._artefacts[said["artefact"]] = [ray.put(said["data"])]
-            last = flight.receiver.take(said, lambda event: on_event(name, event))
+            if "artefact" in message and message["artefact"] not in self._artefacts:
+                self._artefacts[message["artefact"]] = [ray.put(message["data"])]
+            last = flight.receiver.take(message, lambda event: on_event(name, event))
             if last is not None:
                 self._land(name, last)
 
@@ -339,8 +339,8 @@ def _owner(task: Task) -> str:
     import platform
 
     folder: Path = task.run
-    said = f"{platform.node()}\0{os.getuid()}\0{folder.resolve()}\0{task.what['key']}"
-    return hashlib.sha256(said.encode()).hexdigest()[:24]
+    identity = f"{platform.node()}\0{os.getuid()}\0{folder.resolve()}\0{task.what['key']}"
+    return hashlib.sha256(identity.encode()).hexdigest()[:24]
 
 
 def _line(error: BaseException) -> str:
