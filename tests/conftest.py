@@ -18,7 +18,20 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 
+LONGEST = (
+    "tests/faults",
+    "tests/engine",
+    "plugins/alignbench-ray",
+    "tests/testing",
+    "tests/docs",
+    "tests/cli",
+    "tests/label",
+)
+"""Folders whose files take minutes: first, so that no worker begins one when the others have nothing left."""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=_place)
     gpu = [item for item in items if item.get_closest_marker("gpu")]
     if gpu:
         from alignbench.launchers.machine import has_cuda
@@ -26,6 +39,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if not has_cuda():
             for item in gpu:
                 item.add_marker(pytest.mark.skip(reason="needs a CUDA device, and this machine has none"))
+
+
+def _place(item: pytest.Item) -> int:
+    path = item.path.relative_to(ROOT).as_posix() if item.path.is_relative_to(ROOT) else ""
+    return next((at for at, folder in enumerate(LONGEST) if path.startswith(folder)), len(LONGEST))
 
 
 @pytest.fixture(scope="session")

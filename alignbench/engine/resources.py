@@ -113,7 +113,9 @@ def _shape(model: Model, root: Path) -> Mapping[str, Any]:
         names = {"hidden_size": "embedding_length", "num_hidden_layers": "block_count"}
         names["intermediate_size"] = "feed_forward_length"
         return {name: header.own(own) for name, own in names.items()}
-    folder = None if gguf.names(model) else folder_of(model.id, root, model.revision)
+    folder: Path | None = root / model.id
+    if not (root / model.id / "config.json").is_file():
+        folder = None if gguf.names(model) else folder_of(model.id, root, model.revision)
     if folder is None:
         return {}
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))

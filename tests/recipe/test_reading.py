@@ -46,7 +46,7 @@ seeds: [true, 1]
         "r.yaml:6:11: training.warmup: must be at most 1, got 2; it is: Share of the steps in which the "
         "learning rate rises",
         "r.yaml:7:16: training.micro_batch: expected 'auto' or a whole number, got the text 'many'; it is: "
-        "Rows of one forward; auto finds what fits and accumulates to `batch`",
+        "Rows of one forward; auto measures the memory of a token, takes what fits, and accumulates to `batch`",
         "r.yaml:9:13: methods.learner.rte: unknown; did you mean 'rate'?",
         "r.yaml:9:41: methods.learner.training.batch: must be at least 1, got 0; it is: Rows of one "
         "optimiser step",
