@@ -78,7 +78,7 @@ def test_only_trees_of_one_language(tmp_path: Path):
         (asked("why?", {"text": 3, "role": "assistant"}), "without a text"),
         (message("hi", role="robot"), "robot"),
         (asked("why?", message("a", rank="best")), "'best' is not a rank"),
-        (asked("why?") | {"replies": "none"}, "no list"),
+        (asked("why?") | {"replies": "none"}, "not a list"),
     ],
 )
 def test_a_tree_that_is_none_is_named_with_its_line(tmp_path: Path, tree: Any, what: str):

@@ -191,7 +191,7 @@ def mutants(value, odd):
 
 @pytest.mark.parametrize("records", [{}, [1], [{"text": "x"}], "x"])
 def test_what_is_no_export_is_refused(made, records):
-    with pytest.raises(DataError, match="no export"):
+    with pytest.raises(DataError, match="not an export"):
         imported(made, records, "file")
 
 

@@ -294,8 +294,8 @@ def test_a_classifier_is_not_read_from_gguf(file):
     ("fields", "message"),
     [
         ({"id": "a.gguf", "gguf": "b.gguf"}, "keep one"),
-        ({"id": "folder", "gguf": "../b.gguf"}, "no name of a GGUF file"),
-        ({"id": "folder", "gguf": "b.bin"}, "no name of a GGUF file"),
+        ({"id": "folder", "gguf": "../b.gguf"}, "not a name of a GGUF file"),
+        ({"id": "folder", "gguf": "b.bin"}, "not a name of a GGUF file"),
         ({"id": "folder", "sha256": "0" * 64}, "sha256 is that of a GGUF file"),
         ({"id": "a.gguf", "sha256": "ABC"}, "String should match pattern"),
     ],
