@@ -151,10 +151,10 @@ def gpu_tests(folder: Path, seconds: float, options: argparse.Namespace) -> dict
     """Run the tests that need a CUDA device."""
     if not cuda():
         raise NotRun("there is no CUDA device")
-    said = called(
+    printed = called(
         "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider", "tests", "plugins", seconds=seconds
     )
-    return {"said": said.strip().splitlines()[-1]}
+    return {"summary": printed.strip().splitlines()[-1]}
 
 
 def shape(folder: Path, seconds: float, options: argparse.Namespace) -> dict[str, Any]:
@@ -212,8 +212,8 @@ def smollm2(folder: Path, seconds: float, options: argparse.Namespace) -> dict[s
 def spread(folder: Path, seconds: float, options: argparse.Namespace) -> dict[str, Any]:
     """Train the quickstart's dpo twice."""
     label = "dpo" if cuda() else "sft"
-    said = called("benchmarks/spread.py", "--runs", "2", "--label", label, seconds=seconds)
-    return json.loads(said.strip().splitlines()[-1])
+    printed = called("benchmarks/spread.py", "--runs", "2", "--label", label, seconds=seconds)
+    return json.loads(printed.strip().splitlines()[-1])
 
 
 PARTS: dict[str, Callable[[Path, float, argparse.Namespace], dict[str, Any]]] = {
@@ -275,8 +275,8 @@ def random_model(folder: Path, sizes: dict[str, int]) -> None:
         save_file(made, folder / name, metadata={"format": "pt"})
         index |= dict.fromkeys(made, name)
         total += sum(tensor.nbytes for tensor in made.values())
-    said = {"metadata": {"total_size": total}, "weight_map": index}
-    (folder / "model.safetensors.index.json").write_text(json.dumps(said), encoding="utf-8")
+    content = {"metadata": {"total_size": total}, "weight_map": index}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(content), encoding="utf-8")
 
 
 def random_rows(path: Path, *, count: int, words: int) -> None:

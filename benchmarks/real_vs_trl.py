@@ -176,7 +176,7 @@ def ours(given: argparse.Namespace) -> dict[str, Any]:
         head = reward_model.new_head(base, seed=0)
         modules = {"head": head}
         sequences, loss = reward_model.sequences_of(base, head), reward_model.ranking_loss
-    told: list[float] = []
+    losses: list[float] = []
     at = iter(range(0, len(rows) + given.batch, given.batch))
     record = train(
         policy,
@@ -188,13 +188,13 @@ def ours(given: argparse.Namespace) -> dict[str, Any]:
         budget=Budget(steps=given.steps),
         seed=0,
         modules=modules,
-        log=lambda step, numbers: told.append(numbers["loss"]),
+        log=lambda step, numbers: losses.append(numbers["loss"]),
     )
     seconds = time.process_time() - begun
     return {
         "seconds": seconds,
         "tokens": tokens(rows, given.only),
-        "loss": told[-1],
+        "loss": losses[-1],
         "micro_batch": record.micro_batch,
     }
 

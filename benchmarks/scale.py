@@ -64,16 +64,16 @@ class Nothing(Launcher):
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--labels", type=int, default=50)
     parser.add_argument("--seeds", type=int, default=10)
     asked = parser.parse_args()
     methods = {"sft": {"method": "sft"}} | {
         f"dpo-{n}": {"method": "dpo", "start": "sft", "beta": 0.01 * (n + 1)} for n in range(asked.labels - 1)
     }
-    said = {"model": {"id": "sandbox"}, "data": {"train": "sandbox"}, "seeds": list(range(asked.seeds))}
+    fields = {"model": {"id": "sandbox"}, "data": {"train": "sandbox"}, "seeds": list(range(asked.seeds))}
     began = time.process_time()
-    resolved = resolve(Recipe.model_validate({**said, "methods": methods}))
+    resolved = resolve(Recipe.model_validate({**fields, "methods": methods}))
     cells = plan.cells(resolved)
     plan.ranks(plan.parents(cells), JOBS)
     planned = time.process_time() - began

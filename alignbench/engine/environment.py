@@ -17,7 +17,7 @@ from alignbench.models.arithmetic import Compute
 from alignbench.recipe.graph import complete
 from alignbench.recipe.plan import Plan
 from alignbench.recipe.resolve import resolve
-from alignbench.recipe.schema import Loaded, Model, Recipe, canonical
+from alignbench.recipe.schema import Loaded, Model, Recipe, canonical, texts
 from alignbench.versions import versions
 
 
@@ -109,7 +109,7 @@ def files(recipe: Recipe, root: Path) -> dict[str, str]:
         for one in recipe.evaluation.judges
         if not plugins.load("judges", one.name).recorded
     ]
-    for text in _strings(inputs):
+    for text in texts(inputs):
         path = root / Path(text).expanduser() if len(text) < 1024 and "\0" not in text else None
         if path is not None and ("/" in text or "." in text) and os.path.lexists(path):
             found[text] = store.path_digest(path)
@@ -178,14 +178,3 @@ def _differences(old: Any, new: Any, field: str = "") -> Iterator[Difference]:
 def _short(value: Any) -> str:
     text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 80 else f"{text[:77]}..."
-
-
-def _strings(value: Any) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, Mapping):
-        for item in value.values():
-            yield from _strings(item)
-    elif isinstance(value, list):
-        for item in value:
-            yield from _strings(item)

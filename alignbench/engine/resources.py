@@ -113,8 +113,8 @@ def _shape(model: Model, root: Path) -> Mapping[str, Any]:
         names = {"hidden_size": "embedding_length", "num_hidden_layers": "block_count"}
         names["intermediate_size"] = "feed_forward_length"
         return {name: header.own(own) for name, own in names.items()}
-    folder: Path | None = root / model.id
-    if not (root / model.id / "config.json").is_file():
+    folder = root / model.id
+    if not (folder / "config.json").is_file():
         folder = None if gguf.names(model) else folder_of(model.id, root, model.revision)
     if folder is None:
         return {}

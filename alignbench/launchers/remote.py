@@ -21,10 +21,10 @@ from alignbench.launchers import folders
 from alignbench.launchers.local import Local
 from alignbench.models.files import fingerprint_of
 from alignbench.recipe.plan import Plan
-from alignbench.recipe.schema import Model
+from alignbench.recipe.schema import Model, texts
 from alignbench.versions import versions
 
-WORD = 0.5
+POLL = 0.5
 """Seconds after which the machine that works looks for new lines of the log."""
 
 SENT = 64 * 2**20
@@ -68,7 +68,7 @@ def _used(plan: Plan) -> set[str]:
     """What a cell reads of what the recipe names: not the data, which are in the prepared rows, and no judge."""
     recipe = plan.recipe.model_dump(mode="json")
     del recipe["data"], recipe["evaluation"]
-    return set(_strings(recipe))
+    return set(texts(recipe))
 
 
 def _is_sent(name: str, root: Path, plan: Plan) -> bool:
@@ -78,17 +78,6 @@ def _is_sent(name: str, root: Path, plan: Plan) -> bool:
     path = root / name
     files = path.rglob("*") if path.is_dir() else [path]
     return ".." not in Path(name).parts and sum(one.stat().st_size for one in files if one.is_file()) <= SENT
-
-
-def _strings(value: Any) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, Mapping):
-        for item in value.values():
-            yield from _strings(item)
-    elif isinstance(value, list | tuple):
-        for item in value:
-            yield from _strings(item)
 
 
 def _packed(root: Path, names: list[str]) -> bytes:
@@ -141,7 +130,7 @@ def work(
                 events: list[Event] = []
                 ended: dict[str, Finished] = {}
                 while not ended:
-                    ended = here.wait(lambda _, event: events.append(event), WORD)
+                    ended = here.wait(lambda _, event: events.append(event), POLL)
                     for event in events:
                         yield {"event": asdict(event)}
                     events.clear()

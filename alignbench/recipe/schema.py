@@ -6,7 +6,7 @@ This file is the schema; `alignbench.recipe.load` makes a recipe of a file, with
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union
@@ -473,6 +473,18 @@ def canonical(recipe: Recipe) -> str:
     Law: comments, white space, the order of keys and defaults written out do not change it; any value does.
     """
     return json.dumps(recipe.model_dump(mode="json"), sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def texts(value: Any) -> Iterator[str]:
+    """Yield every text in a value of JSON, such as a recipe's; the keys are none of them."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from texts(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from texts(item)
 
 
 def own_budget(recipe: Recipe, label: str) -> Budget:

@@ -28,19 +28,15 @@ def main() -> None:
     for label in ABOVE_START:
         cells = record.cells_of(label)
         found[label]["flops"] = [cell.cost.flops for cell in cells]
-        found[label]["learning_rate"] = cells[0].config["learning_rate"]
-    for label in AGAINST_RLHF:
-        for setting in record.settings:
-            one = next(
-                each
-                for each in setting.comparisons
-                if {each.a, each.b} == {label, "rlhf"}
-                and (each.metric, each.estimand) == ("reward", "method")
-            )
-            sign = 1 if one.a == label else -1
+        found[label]["learning_rate"] = record.recipe["methods"][label]["config"]["learning_rate"]
+    for setting in record.settings:
+        at = record.model_copy(update={"comparisons": setting.comparisons})
+        for label in AGAINST_RLHF:
+            one = at.comparison(label, "rlhf", "reward", "method")
+            assert one is not None, f"{label} and rlhf were not compared"
             found[label][f"minus rlhf, method, T {setting.temperature:g}"] = {
-                "difference": sign * one.difference,
-                "ci95": [sign * end for end in one.ci95][::sign],
+                "difference": one.difference,
+                "ci95": one.ci95,
                 "p_holm": one.p_holm,
             }
     text = json.dumps(found, indent=1)

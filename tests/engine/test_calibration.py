@@ -38,33 +38,33 @@ evaluation: {prompts: 24, judges: [gold], metrics: [reward], sampling: {temperat
 def recipe(folder: Path, text: str = RECIPE) -> Loaded:
     """Load a recipe, one of whose adapters has weights of another model: only loading it tells."""
     (folder / "other").mkdir()
-    said = {"peft_type": "LORA", "r": 4, "target_modules": ["q_proj"]}
-    (folder / "other" / "adapter_config.json").write_text(json.dumps(said), encoding="utf-8")
+    config = {"peft_type": "LORA", "r": 4, "target_modules": ["q_proj"]}
+    (folder / "other" / "adapter_config.json").write_text(json.dumps(config), encoding="utf-8")
     save_file({"x": torch.zeros(1)}, folder / "other" / "adapter_model.safetensors")
     (folder / "recipe.yaml").write_text(text, encoding="utf-8")
     return load(folder / "recipe.yaml", [])
 
 
 @pytest.fixture(scope="module")
-def told(tmp_path_factory: pytest.TempPathFactory):
+def measured(tmp_path_factory: pytest.TempPathFactory):
     return forecast.calibrate(recipe(tmp_path_factory.mktemp("calibration")), seconds=1.0)
 
 
-def test_every_label_and_the_evaluation_are_foretold(told) -> None:
-    assert told.labels["sft"].failed == told.labels["base"].failed == told.failed == ""
-    assert told.labels["sft"].seconds > told.labels["base"].seconds > 0
-    assert told.labels["sft"].tokens > 10 * 96
-    assert told.labels["sft"].peak_memory_bytes > 1e8
-    assert told.evaluate_seconds > 0
-    assert told.model.weights
+def test_every_label_and_the_evaluation_are_forecast(measured) -> None:
+    assert measured.labels["sft"].failed == measured.labels["base"].failed == measured.failed == ""
+    assert measured.labels["sft"].seconds > measured.labels["base"].seconds > 0
+    assert measured.labels["sft"].tokens > 10 * 96
+    assert measured.labels["sft"].peak_memory_bytes > 1e8
+    assert measured.evaluate_seconds > 0
+    assert measured.model.weights
 
 
-def test_a_label_that_cannot_be_measured_says_why_and_spoils_no_other(told) -> None:
-    broken = told.labels["broken"]
+def test_a_label_that_cannot_be_measured_says_why_and_spoils_no_other(measured) -> None:
+    broken = measured.labels["broken"]
     assert broken.seconds == 0
     assert "other" in broken.failed
-    assert told.labels["after-it"].seconds > 0
-    assert told.labels["after-it"].failed == ""
+    assert measured.labels["after-it"].seconds > 0
+    assert measured.labels["after-it"].failed == ""
 
 
 @pytest.fixture

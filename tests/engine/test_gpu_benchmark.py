@@ -33,12 +33,12 @@ def test_one_object_says_what_ran_and_why_the_rest_did_not(
     ]
     monkeypatch.setattr(gpu, "RECIPE", "\n".join(kept))
     gpu.main(["--only", "tests", "--only", "smollm2", "--only", "shape"])
-    told = json.loads(capsys.readouterr().out)
-    assert (told["benchmark"], told["device"]) == ("gpu", "cpu")
-    assert told["versions"]["torch"]
-    assert told["parts"]["tests"]["why"] == "there is no CUDA device"
-    assert "make smollm2" in told["parts"]["smollm2"]["why"]
-    shape = told["parts"]["shape"]
+    measured = json.loads(capsys.readouterr().out)
+    assert (measured["benchmark"], measured["device"]) == ("gpu", "cpu")
+    assert measured["versions"]["torch"]
+    assert measured["parts"]["tests"]["why"] == "there is no CUDA device"
+    assert "make smollm2" in measured["parts"]["smollm2"]["why"]
+    shape = measured["parts"]["shape"]
     assert shape["ran"], shape
     assert shape["small"]
     sft = shape["labels"]["sft"]
@@ -53,10 +53,10 @@ def test_a_part_that_fails_or_comes_too_late_spoils_no_other(
     gpu: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def late(folder: Path, seconds: float, options: object) -> dict[str, object]:
-        return {"said": gpu.called("-c", "import time; time.sleep(60)", seconds=1.0)}
+        return {"printed": gpu.called("-c", "import time; time.sleep(60)", seconds=1.0)}
 
     def broken(folder: Path, seconds: float, options: object) -> dict[str, object]:
-        return {"said": gpu.called("-c", "raise SystemExit('no kernel image')", seconds=9.0)}
+        return {"printed": gpu.called("-c", "raise SystemExit('no kernel image')", seconds=9.0)}
 
     monkeypatch.setattr(gpu, "PARTS", {"late": late, "broken": broken, "well": lambda *_: {"figure": 1}})
     gpu.main([])

@@ -76,8 +76,12 @@ def task(tmp_path: Path) -> Task:
     (root / "rows.jsonl").write_text("{}\n")
     (root / "template.jinja").write_text("{{ messages }}")
     methods = {"rlaif": {"start": "base", "labels": {"constitution": "./principles.txt"}}}
-    said: dict[str, Any] = {"model": {"id": "sandbox"}, "data": {"train": "./rows.jsonl"}, "methods": methods}
-    plan = resolve(Recipe.model_validate(said))
+    fields: dict[str, Any] = {
+        "model": {"id": "sandbox"},
+        "data": {"train": "./rows.jsonl"},
+        "methods": methods,
+    }
+    plan = resolve(Recipe.model_validate(fields))
     run = tmp_path / "run"
     folder = layout.cell_folder(run, "base", 0)
     folder.mkdir(parents=True)
@@ -89,23 +93,23 @@ def task(tmp_path: Path) -> Task:
 
 
 def test_small_files_of_the_recipe_travel_and_its_data_do_not(task: Task):
-    said = order(task)
-    assert list(folders.files_of(said["inputs"])) == ["principles.txt"]
-    assert said["there"] == {}
-    assert said["what"]["folder"] == "cells/base/seed-0"
+    sent = order(task)
+    assert list(folders.files_of(sent["inputs"])) == ["principles.txt"]
+    assert sent["there"] == {}
+    assert sent["what"]["folder"] == "cells/base/seed-0"
 
 
 def test_a_large_file_has_to_be_at_the_same_place_with_the_same_bytes(
     task: Task, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(remote, "SENT", 3)
-    said = order(task)
-    assert list(said["there"]) == ["./principles.txt"]
-    assert remote.differences(said) == []
+    sent = order(task)
+    assert list(sent["there"]) == ["./principles.txt"]
+    assert remote.differences(sent) == []
     (task.root / "principles.txt").write_text("be cruel\n")
-    assert "holds something else here than in the run" in remote.differences(said)[0]
+    assert "holds something else here than in the run" in remote.differences(sent)[0]
     (task.root / "principles.txt").unlink()
-    assert remote.differences(said)[0].endswith("principles.txt is not here")
+    assert remote.differences(sent)[0].endswith("principles.txt is not here")
 
 
 def test_what_crosses_is_plain_values_and_bytes(task: Task):
@@ -121,7 +125,7 @@ def plain(value: Any) -> bool:
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "reason"),
     [
         (lambda one: one["versions"].update(torch="1.0"), "torch is 2"),
         (lambda one: one.update(base="0" * 64), "the base sandbox is another here"),
@@ -132,12 +136,12 @@ def plain(value: Any) -> bool:
     ],
 )
 def test_a_machine_with_other_libraries_plugins_or_base_refuses_by_name(
-    task: Task, change: Callable[[dict[str, Any]], object], said: str
+    task: Task, change: Callable[[dict[str, Any]], object], reason: str
 ):
     asked = order(task)
     change(asked)
     (answer,) = work(asked, {}, {})
-    assert said in " ".join(answer["refused"])
+    assert reason in " ".join(answer["refused"])
 
 
 def test_log_events_artefacts_and_the_end_land_where_the_task_would_have_put_them(task: Task, tmp_path: Path):
@@ -152,10 +156,10 @@ def test_log_events_artefacts_and_the_end_land_where_the_task_would_have_put_the
     folder = Path(task.what["folder"])
     assert store.manifest(folder) == store.manifest(made)
     assert store.Store(task.home).find("key") is not None
-    said = {"status": "failed", "reason": "no such luck", "clock": 1.0}
+    result = {"status": "failed", "reason": "no such luck", "clock": 1.0}
     problem = {"what": "no", "fix": "", "file": None, "line": None, "column": None, "field": None}
     last = receiver.take(
-        {"finished": {**said, "error": "Diverged", "problems": [problem], "total": 1}}, heard.append
+        {"finished": {**result, "error": "Diverged", "problems": [problem], "total": 1}}, heard.append
     )
     assert isinstance(last, Finished)
     assert (last.status, type(last.error).__name__, str(last.error)) == ("failed", "Diverged", "no")

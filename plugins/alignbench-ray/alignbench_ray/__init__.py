@@ -22,10 +22,10 @@ from alignbench.launchers import Receiver, TransferError, order, pack
 if TYPE_CHECKING:
     import ray
 
-HERE = "local"
+LOCAL = "local"
 """The address of a Ray that is started for the run, on this machine alone."""
 
-TURN = 1.0
+POLL = 1.0
 """Seconds after which `wait` returns without news, so that a node that joined meanwhile is used."""
 
 GRACE = 25.0
@@ -35,7 +35,7 @@ GRACE = 25.0
 class RayConfig(LauncherConfig):
     """Where the cluster is, and what a cell asks of a node."""
 
-    address: str = HERE
+    address: str = LOCAL
     """`local`: Ray is started on this machine, for this run; else the HOST:PORT of a running cluster."""
     trust_network: bool = False
     """Allow an address other than loopback: whoever reaches a Ray cluster can run code on all of its nodes."""
@@ -50,7 +50,7 @@ class RayConfig(LauncherConfig):
 
     @model_validator(mode="after")
     def _loopback_or_trusted(self) -> Self:
-        if self.address != HERE and not self.trust_network and not is_loopback(self.address):
+        if self.address != LOCAL and not self.trust_network and not is_loopback(self.address):
             raise ValueError(
                 f"{self.address} is not this machine's loopback: Ray trusts everybody who reaches it; "
                 "write launcher.trust_network=true where its network is yours alone"
@@ -68,8 +68,8 @@ def is_loopback(address: str) -> bool:
 
 
 @dataclass(slots=True)
-class Flight:
-    """A task on its way: its stream of messages, and how often it was begun."""
+class RemoteTask:
+    """A task that runs on a node: its stream of messages, and why earlier attempts were lost."""
 
     task: Task
     needs: Needs
@@ -93,7 +93,7 @@ class Ray(Launcher):
 
     def __init__(self, config: RayConfig | None = None):
         super().__init__(config)
-        self._flights: dict[str, Flight] = {}
+        self._running: dict[str, RemoteTask] = {}
         self._ended: dict[str, Finished] = {}
         self._objects: dict[str, Any] = {}
         """By what they hold: sealed folders as Ray's objects, each put there once."""
@@ -109,7 +109,7 @@ class Ray(Launcher):
 
     def __enter__(self) -> Self:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        if self.config.address == HERE or is_loopback(self.config.address):
+        if self.config.address == LOCAL or is_loopback(self.config.address):
             # Ray would listen on, and connect to, the machine's outer address; it reads this as it is imported.
             os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
         import ray
@@ -125,8 +125,8 @@ class Ray(Launcher):
 
         quiet = {"log_to_driver": False, "logging_level": "ERROR", "configure_logging": False}
         try:
-            if self.config.address == HERE:
-                ray.init(address=HERE, include_dashboard=False, **quiet)
+            if self.config.address == LOCAL:
+                ray.init(address=LOCAL, include_dashboard=False, **quiet)
             else:
                 ray.init(address=self.config.address, **quiet)
         except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
@@ -150,18 +150,18 @@ class Ray(Launcher):
         import ray
 
         try:
-            streams = [one.stream for one in self._flights.values() if one.stream is not None]
+            streams = [one.stream for one in self._running.values() if one.stream is not None]
             for stream in streams:
                 with suppress(Exception):
                     ray.cancel(stream, force=False)
             end = time.monotonic() + GRACE
-            while self._flights and time.monotonic() < end:
-                self._turn(lambda name, event: None, end - time.monotonic(), again=False)
+            while self._running and time.monotonic() < end:
+                self._poll(lambda name, event: None, end - time.monotonic(), again=False)
         finally:
-            for one in self._flights.values():
+            for one in self._running.values():
                 with suppress(Exception):
                     ray.cancel(one.stream, force=True)
-            for kept in (self._flights, self._ended, self._objects, self._artefacts, self._refused):
+            for kept in (self._running, self._ended, self._objects, self._artefacts, self._refused):
                 kept.clear()
             if self._own:
                 ray.shutdown()
@@ -198,11 +198,11 @@ class Ray(Launcher):
         return [node for node in ray.nodes() if node["Alive"]]
 
     def start(self, name: str, task: Task, needs: Needs, *, heartbeat: float = 0.0) -> None:
-        self._flights[name] = Flight(task, needs, heartbeat, Receiver(task))
+        self._running[name] = RemoteTask(task, needs, heartbeat, Receiver(task))
         try:
             self._send(name)
         except TransferError as error:  # what it reads is not whole here
-            del self._flights[name]
+            del self._running[name]
             self._ended[name] = Finished("failed", str(error))
 
     def _send(self, name: str) -> None:
@@ -210,9 +210,9 @@ class Ray(Launcher):
 
         from alignbench_ray.node import do
 
-        flight = self._flights[name]
-        task = flight.task
-        options: dict[str, Any] = {"max_retries": 0, "name": name, **self._asked(flight.needs)}
+        running = self._running[name]
+        task = running.task
+        options: dict[str, Any] = {"max_retries": 0, "name": name, **self._asked(running.needs)}
         if self._refused:
             options["label_selector"] = {"ray.io/node-id": f"!in({','.join(self._refused)})"}
         reads = {one: [self._object(task.run / one)] for one in task.reads}
@@ -220,8 +220,8 @@ class Ray(Launcher):
         if self.config.storage:
             storage = f"{self.config.storage.rstrip('/')}/{_owner(task)}/{name}.checkpoints"
         remote = ray.remote(do).options(**options)
-        flight.stream = remote.remote(
-            order(task), reads, dict(self._artefacts), flight.heartbeat, bool(options["num_gpus"]), storage
+        running.stream = remote.remote(
+            order(task), reads, dict(self._artefacts), running.heartbeat, bool(options["num_gpus"]), storage
         )
 
     def _object(self, folder: Path) -> Any:
@@ -240,16 +240,16 @@ class Ray(Launcher):
     def wait(
         self, on_event: Callable[[str, Event], None], timeout: float | None = None
     ) -> dict[str, Finished]:
-        self._turn(on_event, TURN if timeout is None else min(TURN, timeout))
+        self._poll(on_event, POLL if timeout is None else min(POLL, timeout))
         ended, self._ended = self._ended, {}
         return ended
 
-    def _turn(self, on_event: Callable[[str, Event], None], timeout: float, *, again: bool = True) -> None:
+    def _poll(self, on_event: Callable[[str, Event], None], timeout: float, *, again: bool = True) -> None:
         """Take what has arrived, or wait so many seconds for it; `again`: begin lost tasks again."""
         import ray
         from ray.exceptions import RayError, TaskCancelledError
 
-        streams: dict[Any, str] = {flight.stream: name for name, flight in self._flights.items()}
+        streams: dict[Any, str] = {running.stream: name for name, running in self._running.items()}
         if not streams or self._ended:
             return
         ready, _ = ray.wait(list(streams), num_returns=1, timeout=max(0.0, timeout))
@@ -260,14 +260,14 @@ class Ray(Launcher):
             except StopIteration:
                 self._lose(name, "its task ended without a result", on_event, again=again)
             except TaskCancelledError:
-                self._land(name, Finished("cancelled", "interrupted"))
+                self._end(name, Finished("cancelled", "interrupted"))
             except TransferError as error:
                 ray.cancel(stream, force=True)
                 self._lose(name, str(error), on_event, again=again)
             except RayError as error:
                 cancelled = isinstance(getattr(error, "cause", None), TaskCancelledError)
                 if cancelled or not again:
-                    self._land(name, Finished("cancelled", "interrupted"))
+                    self._end(name, Finished("cancelled", "interrupted"))
                 else:
                     self._lose(name, _line(error), on_event, again=again)
 
@@ -275,38 +275,38 @@ class Ray(Launcher):
         """Take one message of a task."""
         import ray
 
-        flight = self._flights[name]
+        running = self._running[name]
         if "node" in message:
-            flight.node, self._used[message["node"]] = message["node"], message["name"]
+            running.node, self._used[message["node"]] = message["node"], message["name"]
         elif "refused" in message:
             self._refuse(name, message["refused"], on_event)
         else:
             if "artefact" in message and message["artefact"] not in self._artefacts:
                 self._artefacts[message["artefact"]] = [ray.put(message["data"])]
-            last = flight.receiver.take(message, lambda event: on_event(name, event))
+            last = running.receiver.take(message, lambda event: on_event(name, event))
             if last is not None:
-                self._land(name, last)
+                self._end(name, last)
 
-    def _land(self, name: str, last: Finished) -> None:
-        del self._flights[name]
+    def _end(self, name: str, last: Finished) -> None:
+        del self._running[name]
         self._ended[name] = last
 
     def _lose(self, name: str, why: str, on_event: Callable[[str, Event], None], *, again: bool) -> None:
         """Begin a task again that was lost with its node, process or transfer, unless that happened too often."""
-        flight = self._flights[name]
-        flight.lost.append(why)
+        running = self._running[name]
+        running.lost.append(why)
         if not again:
-            self._land(name, Finished("cancelled", "interrupted"))
-        elif len(flight.lost) > self.config.retries:
-            tries = f"{len(flight.lost)} times" if len(flight.lost) > 1 else "once"
-            self._land(name, Finished("failed", f"it was lost {tries}, the last time because {why}"))
+            self._end(name, Finished("cancelled", "interrupted"))
+        elif len(running.lost) > self.config.retries:
+            tries = f"{len(running.lost)} times" if len(running.lost) > 1 else "once"
+            self._end(name, Finished("failed", f"it was lost {tries}, the last time because {why}"))
         else:
-            on_event(name, Event(f"lost ({why}); try {len(flight.lost) + 1} of {self.config.retries + 1}"))
+            on_event(name, Event(f"lost ({why}); try {len(running.lost) + 1} of {self.config.retries + 1}"))
             self._send(name)
 
     def _refuse(self, name: str, reasons: list[str], on_event: Callable[[str, Event], None]) -> None:
         """Leave a node out that is not like this machine. Raises AlignbenchError where no other is left."""
-        node = self._flights[name].node
+        node = self._running[name].node
         known = (
             self._used.pop(node, None) or self._refused[node][0]
         )  # another cell may have been refused there

@@ -46,8 +46,8 @@ class Nodes:
     def add(self, **environment: str) -> Any:
         """Add a node; `environment` of the processes on it."""
         home = self.folder / f"node-{len(self.nodes)}"
-        said = {"ALIGNBENCH_HOME": str(home), "HF_HUB_OFFLINE": "1", **environment}
-        node = self.cluster.add_node(num_cpus=1, object_store_memory=100 * MIB, env_vars=said)
+        variables = {"ALIGNBENCH_HOME": str(home), "HF_HUB_OFFLINE": "1", **environment}
+        node = self.cluster.add_node(num_cpus=1, object_store_memory=100 * MIB, env_vars=variables)
         self.nodes.append(node)
         return node
 
@@ -93,11 +93,11 @@ class Folder:
         )
 
     def run(self, out: str, *options: str, **environment: str) -> list[dict[str, Any]]:
-        """Run to the end; return what was told on the way."""
+        """Run to the end; return the events of the run."""
         process = self.start(out, *options, **environment)
-        said, errors = process.communicate(timeout=600)
-        assert process.returncode == 0, said + errors
-        return [json.loads(line) for line in said.splitlines() if line.startswith('{"')]
+        output, errors = process.communicate(timeout=600)
+        assert process.returncode == 0, output + errors
+        return [json.loads(line) for line in output.splitlines() if line.startswith('{"')]
 
 
 @pytest.fixture

@@ -55,26 +55,26 @@ def cluster(tmp_path: Path) -> Iterator[Nodes]:
 def until(process: subprocess.Popen[str], wanted: Callable[[dict[str, Any]], bool]) -> list[dict[str, Any]]:
     """Read what a run tells until something that is wanted."""
     assert process.stdout is not None
-    told = []
+    events = []
     for line in process.stdout:
-        told.append(json.loads(line))
-        if wanted(told[-1]):
-            return told
-    raise AssertionError(f"the run ended before that: {told[-3:]}, {process.communicate()[1]}")
+        events.append(json.loads(line))
+        if wanted(events[-1]):
+            return events
+    raise AssertionError(f"the run ended before that: {events[-3:]}, {process.communicate()[1]}")
 
 
-def in_the_middle(said: dict[str, Any]) -> bool:
-    return said.get("task") == "sft/seed-0" and said["event"] == "progress" and bool(said["numbers"])
+def in_the_middle(event: dict[str, Any]) -> bool:
+    return event.get("task") == "sft/seed-0" and event["event"] == "progress" and bool(event["numbers"])
 
 
-def phases(told: list[dict[str, Any]]) -> str:
-    return "\n".join(one.get("phase", "") for one in told)
+def phases(events: list[dict[str, Any]]) -> str:
+    return "\n".join(one.get("phase", "") for one in events)
 
 
 def finish(process: subprocess.Popen[str]) -> list[dict[str, Any]]:
-    said, errors = process.communicate(timeout=600)
-    assert process.returncode == 0, said + errors
-    return [json.loads(line) for line in said.splitlines()]
+    output, errors = process.communicate(timeout=600)
+    assert process.returncode == 0, output + errors
+    return [json.loads(line) for line in output.splitlines()]
 
 
 def pids(title: str) -> list[int]:
@@ -95,12 +95,12 @@ def test_a_node_that_is_killed_loses_a_cell_which_goes_on_on_a_node_that_joins_l
     user.recipe(METHODS)
     storage = f"launcher.storage={user.folder / 'storage'}"
     process = user.start("run", *EVERY_STEP, *on(cluster, storage))
-    until(process, lambda said: in_the_middle(said) and any(user.folder.rglob("*.checkpoints")))
+    until(process, lambda event: in_the_middle(event) and any(user.folder.rglob("*.checkpoints")))
     cluster.cluster.remove_node(cluster.nodes[0], allow_graceful=False)
     cluster.add()
-    told = finish(process)
-    assert "lost (" in phases(told)
-    steps = [one["done"] for one in told if one.get("task") == "sft/seed-0" and one.get("numbers")]
+    events = finish(process)
+    assert "lost (" in phases(events)
+    steps = [one["done"] for one in events if one.get("task") == "sft/seed-0" and one.get("numbers")]
     assert min(steps) > 1, "it began at its first step again"
     assert outcome(user.folder / "run") == outcome(reference)
 
@@ -129,8 +129,8 @@ def test_after_a_killed_command_nothing_runs_and_the_same_command_goes_on(
     while pids("ray::sft/seed-0") and time.monotonic() < end:
         time.sleep(0.5)
     assert not pids("ray::sft/seed-0")
-    told = user.run("run", *on(cluster))
-    assert not any(one["event"] == "progress" and one["task"] == "base/seed-0" for one in told)
+    events = user.run("run", *on(cluster))
+    assert not any(one["event"] == "progress" and one["task"] == "base/seed-0" for one in events)
     assert outcome(user.folder / "run") == outcome(reference)
 
 
@@ -145,8 +145,8 @@ def test_ctrl_c_keeps_the_step_and_the_same_command_goes_on_from_it(
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 130, errors
     assert "nothing is lost, continue with:" in errors
-    told = user.run("run", *on(cluster, storage))
-    steps = [one["done"] for one in told if one.get("task") == "sft/seed-0" and one.get("numbers")]
+    events = user.run("run", *on(cluster, storage))
+    steps = [one["done"] for one in events if one.get("task") == "sft/seed-0" and one.get("numbers")]
     assert min(steps) > 1, "it began at its first step again"
     assert outcome(user.folder / "run") == outcome(reference)
 
@@ -165,11 +165,11 @@ def test_a_node_that_is_not_like_this_machine_is_refused_by_name(
     alone.add(**unlike)
     try:
         process = user.start("refused", *on(alone))
-        said, errors = process.communicate(timeout=300)
+        output, errors = process.communicate(timeout=300)
     finally:
         alone.cluster.shutdown()
     assert process.returncode != 0
-    assert "is refused: 'sft' is alignbench-sft 0.1.0 (source" in said + errors
+    assert "is refused: 'sft' is alignbench-sft 0.1.0 (source" in output + errors
     cluster.add(**unlike)
     user.run("run", *on(cluster))
     assert outcome(user.folder / "run") == outcome(reference)
@@ -197,11 +197,11 @@ def test_a_torn_result_is_found_and_the_cell_begins_again(
     torn = []
     take = Receiver.take
 
-    def tearing(receiver: Receiver, said: dict[str, Any], on_event: Any) -> Any:
-        if "sealed" in said and not torn:
-            torn.append(said)
-            said = {"sealed": said["sealed"][:-1] + b"?"}
-        return take(receiver, said, on_event)
+    def tearing(receiver: Receiver, message: dict[str, Any], on_event: Any) -> Any:
+        if "sealed" in message and not torn:
+            torn.append(message)
+            message = {"sealed": message["sealed"][:-1] + b"?"}
+        return take(receiver, message, on_event)
 
     monkeypatch.setattr(Receiver, "take", tearing)
     session = open_session(tmp_path / "torn", recipe())

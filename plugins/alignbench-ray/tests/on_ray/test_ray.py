@@ -34,11 +34,11 @@ def test_a_run_on_ray_ends_with_the_bytes_of_a_run_on_this_machine(nodes: Nodes,
     user.run("here/run", "--jobs", "1")
     here, there = user.folder / "here/run", user.folder / "there/run"
     shutil.copytree(here, there, ignore=shutil.ignore_patterns("cells", "evaluation", "results.json"))
-    said = user.run("there/run", *on(nodes))
+    events = user.run("there/run", *on(nodes))
     assert outcome(there) == outcome(here)
     found = json.loads((there / "results.json").read_text())["environment"]["launcher"]
     assert (found["name"], found["address"]) == ("ray", nodes.address)
-    phases = {one["phase"] for one in said if one["event"] == "progress" and one["task"] == "sft/seed-0"}
+    phases = {one["phase"] for one in events if one["event"] == "progress" and one["task"] == "sft/seed-0"}
     assert {"aligning", "answering"} <= phases
     assert all((file.parent / "log.txt").exists() for file in there.glob("cells/*/*/COMMIT"))
 
@@ -67,7 +67,7 @@ def test_an_address_that_others_reach_needs_a_word(address: str, own: bool):
 def test_the_command_line_says_so_before_anything_runs(user: Folder):
     recipe = user.recipe(METHODS)
     process = user.start("run", "--launcher", "ray", "--set", "launcher.address=10.0.0.5:6379")
-    said, errors = process.communicate(timeout=60)
+    output, errors = process.communicate(timeout=60)
     assert process.returncode == 2
-    assert "launcher.trust_network=true" in said + errors
+    assert "launcher.trust_network=true" in output + errors
     assert not (recipe.parent / "run").exists()

@@ -28,8 +28,8 @@ def settings(command: str) -> list[str]:
 def test_the_script_for_slurm_is_a_script_whose_options_exist():
     subprocess.run(["bash", "-n", SLURM], check=True)
     text = SLURM.read_text()
-    said = " ".join(re.findall(r"--set \"?(launcher\.\w+)=", text))
-    assert set(said.split()) <= {f"launcher.{name}" for name in RayConfig.model_fields}
+    names = " ".join(re.findall(r"--set \"?(launcher\.\w+)=", text))
+    assert set(names.split()) <= {f"launcher.{name}" for name in RayConfig.model_fields}
     ray = [sys.executable, "-m", "ray.scripts.scripts", "symmetric-run", "--help"]
     asked = subprocess.run(ray, capture_output=True, text=True)
     for option in ("--address", "--min-nodes"):
@@ -41,7 +41,7 @@ def test_the_job_for_kubernetes_is_yaml_whose_options_exist():
     job = yaml.parse(KUBERAY.read_text(), str(KUBERAY)).data
     assert (job["kind"], job["apiVersion"]) == ("RayJob", "ray.io/v1")
     command = job["spec"]["entrypoint"]
-    assert command.startswith("alignbench run /work/recipe.yaml")
+    assert command.startswith("alignbench run recipe.yaml")
     made = choose("ray", settings(command))
     assert made.config.trust_network
     cluster = job["spec"]["rayClusterSpec"]
