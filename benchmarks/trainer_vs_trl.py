@@ -42,6 +42,7 @@ import alignbench_orpo
 import alignbench_sft
 import numpy as np
 import torch
+from alignbench_dpo import objective
 from datasets import Dataset
 from peft import LoraConfig
 from transformers import Trainer, TrainerCallback
@@ -170,15 +171,17 @@ def compare(method: str, rows: list[Pair], scratch: Path, given: argparse.Namesp
 def our_arm(method: str, rows: list[Pair], scratch: Path) -> tuple[Arm, ModelPolicy]:
     base = load_base(schema.Model(id="sandbox"))
     policy = base.add_adapter("policy", seed=0)
-    state: dict[str, Any] = {"checked": True}
     if method == "sft":
         view: Any = [demonstration(row) for row in rows]
         sequences, loss = alignbench_sft._sequences, alignbench_sft._loss
     elif method == "dpo":
-        view, sequences = rows, alignbench_dpo._sequences
         reference.compute(policy, [one for row in rows for one in row.sequences()], scratch / "reference")
-        look = reference.lookup(scratch / "reference", "cpu")
-        loss = alignbench_dpo._loss(alignbench_dpo.DPO.Config(beta=BETA), look, state)
+        known = reference.lookup([scratch / "reference"], "cpu")
+        # There is no run here whose shared reference it could ask for.
+        objective.logprobs = lambda run, rows: known
+        made: Any = objective.Objective
+        view, dpo = rows, made(None, rows, policy, alignbench_dpo.DPO.Config(beta=BETA))
+        sequences, loss = dpo.sequences, dpo.loss
     else:
         view, sequences = rows, alignbench_orpo._sequences
         loss = alignbench_orpo._loss(BETA)
@@ -207,7 +210,7 @@ def trl_arm(method: str, rows: list[Pair], scratch: Path, policy: ModelPolicy, o
     base = load_base(schema.Model(id="sandbox"))
     shape = policy.base.adapter
     lora = LoraConfig(
-        r=shape.rank, lora_alpha=shape.alpha, target_modules=list(base.targets), task_type="CAUSAL_LM"
+        r=shape.rank, lora_alpha=shape.alpha, target_modules=list(base.targets.layers), task_type="CAUSAL_LM"
     )
     common: dict[str, Any] = {
         "output_dir": str(scratch / f"trl-{method}-{order}"),

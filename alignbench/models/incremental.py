@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from alignbench.models.network import Network
     from alignbench.models.paths import Batch, Paths
 
+WASTE, PART = 2048, 256
+"""Positions of padding from which texts are read in parts, and tokens of a part at least."""
+
 
 class GrowingTexts:
     """A batch of texts under the active adapter. `states` computes what was added since it was last called.
@@ -153,10 +156,6 @@ def parts_of(lengths: Many[int]) -> list[slice]:
             begin, held = place, 0
         held += length
     return [*parts, slice(begin, len(lengths))]
-
-
-WASTE, PART = 2048, 256
-"""Positions of padding from which texts are read in parts, and tokens of a part at least."""
 
 
 def handed_on(base: Network, output: Any) -> dict[str, Any]:

@@ -44,17 +44,17 @@ def against_start(results: Results, label: LabelResult, metric: str) -> Verdict 
         short += ", changes with T"
         sentence += f" They change places between temperatures: {turned}."
     for control in same_cost(results, label):
-        beside = results.decisive(label.label, control, metric)
-        if beside is not None and beside.difference is not None and beside.verdict is not None:
+        compared = results.decisive(label.label, control, metric)
+        if compared is not None and compared.difference is not None and compared.verdict is not None:
             ratio = _cost_ratio(results, control, label)
             cost = "equal cost" if ratio is None else f"{ratio:.2f} times its cost"
-            short += f"; at {cost} {_short(results, beside)}"
+            short += f"; at {cost} {_short(results, compared)}"
             of = (
                 "the same cost of an answer"
                 if ratio is None
                 else f"{ratio:.2f} times the tokens of an answer"
             )
-            sentence += f" At {of} {_sentence(results, beside)}"
+            sentence += f" At {of} {_sentence(results, compared)}"
     return Verdict(start, found.verdict, short, sentence, _policies(these))
 
 
