@@ -164,7 +164,7 @@ def ours(given: argparse.Namespace) -> dict[str, Any]:
     elif given.only == "dpo":
         folder = given.table / "reference"
         reference.compute(policy, [one for row in rows for one in row.sequences()], folder)
-        known = reference.lookup(folder, "cpu")
+        known = reference.lookup([folder], "cpu")
 
         def preference(scores: Any, rows: list[Any]) -> Any:
             items = both_answers(rows)
