@@ -24,7 +24,7 @@ from alignbench import layout, store
 from alignbench.api.method import Departure
 from alignbench.errors import Problem, RecipeError, StorageError
 
-SCHEMA = 3
+SCHEMA = 4
 """Raised when a reader of the old record would misread the new one; an added field does not raise it.
 
 2: `warnings` (was `alarms`), `learning_curve` (was `checkpoints`) with `score` (was `yardstick`), `log`

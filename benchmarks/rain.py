@@ -6,7 +6,7 @@
 Both arms search the same prompts with the same keys on the same weights and must give the same answers.
 The model is a random Llama of the sandbox's shape, so that candidates differ as those of a large model do, or the
 one that `--model` names;
-prefixes are as long as the authors' (375 tokens before each conversation, 1,250 before each verdict); sets,
+prefixes are as long as the authors' (375 tokens before each conversation, 1,250 before each judgment); sets,
 candidates and stop rule are theirs. A vote is for an answer above a share at which about nine answers in ten
 pass, as with an aligned model. Similarity is off in both arms: the authors' sentence encoder is not what
 is measured. The reference keeps keys and values as their program does: inside one walk, and lost whenever a

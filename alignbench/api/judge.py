@@ -46,7 +46,7 @@ class PairwiseJudgment:
     """Reason of an abstention."""
 
     @property
-    def verdict(self) -> float | None:
+    def value(self) -> float | None:
         """The preference, or a tie where the orders disagree: the value that comparisons of policies use."""
         return 0.5 if self.preference is not None and self.consistent is False else self.preference
 
@@ -95,7 +95,7 @@ class Models(Protocol):
 class Judge(ABC):
     """Scores answers, or compares two answers to one prompt.
 
-    Laws: equal (config, prompt, answer) give equal verdicts, whatever else is in the batch; an abstention is
+    Laws: equal (config, prompt, answer) give equal judgments, whatever else is in the batch; an abstention is
     None, never a neutral number; `compare(prompts, b, a)` is 1 - `compare(prompts, a, b)`.
     """
 
@@ -105,7 +105,7 @@ class Judge(ABC):
     uncounted: ClassVar[tuple[str, ...]] = ()
     """Units of a budget that it cannot measure, such as the FLOPs of a server: no method may learn from it then."""
     recorded: ClassVar[bool] = False
-    """Whether its verdicts were given beforehand: it knows none on other answers, so no control is put to it."""
+    """Whether its judgments were given beforehand: it knows none on other answers, so no control is put to it."""
 
     cheap: ClassVar[bool] = False
     """Whether a judgment costs less than the answer it is about: a cheap judge judges the answers at every
@@ -121,12 +121,12 @@ class Judge(ABC):
         self.record_cost: Callable[..., object] = lambda **spent: None
         """Called with the cost of judging: `judge_calls`, `judge_tokens`, `judge_seconds`, `ai_comparisons`."""
         self.quality: Mapping[str, Any] = {}
-        """The measured quality of its verdicts once it is open, such as its accuracy on human labels."""
+        """The measured quality of its judgments once it is open, such as its accuracy on human labels."""
         self.abstained: Counter[str] = Counter()
         """Abstentions so far, by reason."""
 
     def open(self, models: Models) -> None:  # noqa: B027  (most judges need no model)
-        """Load what judging needs; called once per process, before the first verdict."""
+        """Load what judging needs; called once per process, before the first judgment."""
 
     @property
     def held_out(self) -> float:
@@ -172,7 +172,7 @@ class Judge(ABC):
         return None
 
     def fingerprint(self) -> Any:
-        """Return, as JSON values, everything its verdicts depend on, once it is open."""
+        """Return, as JSON values, everything its judgments depend on, once it is open."""
         return [f"{type(self).__module__}.{type(self).__qualname__}", self.config.model_dump(mode="json")]
 
     @abstractmethod
@@ -182,9 +182,9 @@ class Judge(ABC):
     def compare(self, prompts: Sequence[Prompt], a: Sequence[str], b: Sequence[str]) -> list[float | None]:
         """Return for each prompt the probability that `a` is better than `b`; None is an abstention.
 
-        0.5 where the verdict depends on the order of the answers.
+        0.5 where the judgment depends on the order of the answers.
         """
-        return [judgment.verdict for judgment in self.judge_pairs(prompts, a, b)]
+        return [judgment.value for judgment in self.judge_pairs(prompts, a, b)]
 
     def judge_pairs(
         self,

@@ -1,4 +1,4 @@
-"""The metric contract: one number per prompt from samples, log-probabilities and verdicts.
+"""The metric contract: one number per prompt from samples, log-probabilities and judgments.
 
 A metric does not average over prompts, so that `alignbench.stats` can pair labels by prompt. A value that cannot
 be measured is Missing with the reason: shown as `n/a`, never left out and never a default number.

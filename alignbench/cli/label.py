@@ -70,7 +70,7 @@ def label(
     ] = None,
     give: Annotated[
         Path | None,
-        typer.Option("--export", metavar="FILE", help="Write items and verdicts for another tool."),
+        typer.Option("--export", metavar="FILE", help="Write items and annotations for another tool."),
     ] = None,
     format: Annotated[
         Literal["argilla", "label-studio"], typer.Option(help="What --export writes.")
@@ -78,7 +78,7 @@ def label(
     status: Annotated[bool, typer.Option("--status", help="Print agreement and progress, and end.")] = False,
     as_json: ForPrograms = False,
 ) -> None:
-    """Let people rank the answers of a run, blind; their verdicts become the judge `people`."""
+    """Let people rank the answers of a run, blind; their annotations become the judge `people`."""
     from alignbench import layout
     from alignbench.commands import label as command
     from alignbench.label import bars
@@ -126,7 +126,7 @@ def label(
         written, passed = command.take_in(folder, design, take)
         for reason, count in passed.items():
             typer.echo(f"{count} passed over: {reason}", err=True)
-        typer.echo(f"{written} verdicts taken in from {take}", err=True)
+        typer.echo(f"{written} annotations taken in from {take}", err=True)
     if give is not None:
         command.give_out(folder, design, give, format)
     serves = any(_is_typed(context, name) for name in ("rater", "port", "host", "network", "browser"))

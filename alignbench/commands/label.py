@@ -20,7 +20,7 @@ from alignbench.rows import Messages
 from alignbench.worker import samples
 
 PROMPTS = f"{layout.EVALUATION}/{layout.PROMPTS}"
-JUDGEMENTS = f"{layout.EVALUATION}/{layout.JUDGEMENTS}"
+SCORES = f"{layout.EVALUATION}/{layout.SCORES}"
 
 
 def design_of_run(
@@ -144,7 +144,7 @@ def write_rows(folder: Path) -> Path:
 
 
 def take_in(folder: Path, made: Design, file: Path) -> tuple[int, Counter[str]]:
-    """Write the verdicts of an export into the journal; return how many, and why others were passed over.
+    """Write the annotations of an export into the journal; return how many, and why others were passed over.
 
     Raises DataError where the file is not an export, StorageError where another process writes to the journal.
     """
@@ -156,14 +156,14 @@ def take_in(folder: Path, made: Design, file: Path) -> tuple[int, Counter[str]]:
         raise DataError(Problem(what, fix, str(file), error.lineno, error.colno)) from error
     except (OSError, ValueError, RecursionError) as error:
         raise DataError(Problem(f"cannot be read: {error}", "give a JSON export", file=str(file))) from error
-    verdicts, passed = exchange.imported(made, records, str(file), _lines(text))
+    annotations, passed = exchange.imported(made, records, str(file), _lines(text))
     written = 0
     with journal.opened(folder) as opened:
-        for verdict in verdicts:
-            if verdict.place in opened.verdicts:
+        for annotation in annotations:
+            if annotation.place in opened.annotations:
                 passed["the rater has ranked it already"] += 1
                 continue
-            opened.append(verdict)
+            opened.append(annotation)
             written += 1
     return written, passed
 
@@ -188,7 +188,7 @@ def _end(match: re.Match[str] | None) -> int:
 
 
 def give_out(folder: Path, made: Design, file: Path, format: exchange.Format) -> None:
-    """Write items and verdicts as another tool reads them."""
+    """Write items and annotations as another tool reads them."""
     records = exchange.exported(made, journal.read(folder), format)
     store.write_text(file, json.dumps(records, ensure_ascii=False, indent=1) + "\n")
 
@@ -205,11 +205,11 @@ def _spread(run: Path, record: results.Results) -> dict[str, float] | None:
     """How far the labels' mean scores by the first judge lie apart, by prompt; None where it gave none."""
     import pyarrow.parquet as pq
 
-    if not record.judges or not (run / JUDGEMENTS).is_file():
+    if not record.judges or not (run / SCORES).is_file():
         return None
     first = record.judges[0].get("name")
     scores: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
-    for row in pq.read_table(run / JUDGEMENTS).to_pylist():
+    for row in pq.read_table(run / SCORES).to_pylist():
         if row["judge"] == first and row["score"] is not None:
             scores[row["prompt_id"]][row["label"]].append(row["score"])
     means = {id: [fmean(of) for of in labels.values()] for id, labels in scores.items()}

@@ -122,9 +122,9 @@ _ANSWERS = (
 _SCORES = (
     "scores", "ratings", "rating", "completions.overall_score", "completions.score", "responses.score",
 )  # fmt: skip
-VERDICTS = ("desirable", "is_desirable", "thumbs_up", "is_good", "is_chosen", "kto_label")
+DESIRABLE = ("desirable", "is_desirable", "thumbs_up", "is_good", "is_chosen", "kto_label")
 """Other names of the field `label`."""
-_LABEL = ("label", "kto_tag", *VERDICTS)
+_LABEL = ("label", "kto_tag", *DESIRABLE)
 _PASSAGE = ("context", "passage", "document")
 _BEST = ("best", "better_response_id", "best_index", "chosen_index")
 NUMBERED = tuple(
@@ -145,7 +145,7 @@ def proposals(record: Mapping[str, Any]) -> list[dict[str, str | list[str]]]:
     if not prompt:
         if "messages" not in record:
             return []
-        fields = (("rejected_response", _REJECTED), ("label", VERDICTS))
+        fields = (("rejected_response", _REJECTED), ("label", DESIRABLE))
         return [{field: name} for field, names in fields for name in _present(record, names) if name != field]
     answers: list[Any] = [list(pair) for pair in NUMBERED if record.keys() >= set(pair)]
     answers += _present(record, _ANSWERS)

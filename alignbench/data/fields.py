@@ -11,7 +11,7 @@ from hashlib import sha256
 from typing import Any
 
 from alignbench.data import hh
-from alignbench.data.columns import NUMBERED, VERDICTS, Columns, as_yaml, proposals, rename
+from alignbench.data.columns import DESIRABLE, NUMBERED, Columns, as_yaml, proposals, rename
 from alignbench.data.turns import (
     RecordError,
     UselessRecordError,
@@ -339,7 +339,7 @@ SHAPES = (
 _NAMES = sorted({name for one in SHAPES for name in one.names})
 _WORSE = ("chosen", "rejected", "chosen_response", "rejected_response", "rejected_messages")
 _UNREAD_ANSWERS: Mapping[type[Row], tuple[str, ...]] = {
-    Demonstration: (*_WORSE, *VERDICTS),
+    Demonstration: (*_WORSE, *DESIRABLE),
     Prompt: (
         *_WORSE,
         *("response", "output", "generation", "answers", "responses", "generations", "completions"),

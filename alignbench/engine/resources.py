@@ -21,7 +21,7 @@ from alignbench.models.files import folder_of
 from alignbench.recipe.schema import BASE, Model, Recipe
 
 LEAST = 32 * 2**20
-"""Bytes that the smallest run may write: rows, samples, judgements, logs, report."""
+"""Bytes that the smallest run may write: rows, samples, judgments, logs, report."""
 
 COPIES = 9
 """A training keeps two checkpoints while it writes a third, each with weights and two moments."""

@@ -130,7 +130,7 @@ def label(
 ) -> Labelled:
     """Draw answers of `policy`, let `judge` compare all that differ, and return what it says as rows.
 
-    An abstention, a tie, and with `consistent` a verdict that changes with the order, labels nothing and is
+    An abstention, a tie, and with `consistent` a judgment that changes with the order, labels nothing and is
     counted. `parts` of the prompts, where given, are labelled one after the other, as long as there are more. Law:
     equal arguments give equal rows. Raises PluginError where the judge ignores the principles of a
     `constitution`.
@@ -247,7 +247,7 @@ def agreement_with_people(
 
 
 def _begun(judge: Judge) -> Mapping[str, int]:
-    """What the answers of a judge that reads would have begun with, where they were not a verdict."""
+    """What the answers of a judge that reads would have begun with, where they were not a judgment."""
     return getattr(judge, "begun", {})
 
 
@@ -317,7 +317,7 @@ def _ranking(
 
 
 def _shares(judgments: Sequence[PairwiseJudgment]) -> dict[str, float]:
-    """How the verdicts depend on the order in which the answers were shown, where they were shown in both."""
+    """How the judgments depend on the order in which the answers were shown, where they were shown in both."""
     if not judgments:
         return {}
     orders = [one.orders for one in judgments if one.orders is not None]

@@ -1,4 +1,4 @@
-"""A judge behind an OpenAI-compatible endpoint: requests with retries, and strict reading of the verdict."""
+"""A judge behind an OpenAI-compatible endpoint: requests with retries, and strict reading of the judgment."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ if TYPE_CHECKING:
     import httpx
 
 LARGEST = 1 << 20
-"""Largest response in bytes; a verdict needs a few hundred."""
+"""Largest response in bytes; a judgment needs a few hundred."""
 LONGEST_WAIT = 60.0
 """Largest wait between two attempts in seconds, whatever the server asks for."""
 SLACK = 8
-"""Largest verdict in tokens: an option, and the punctuation that some models put around it."""
+"""Largest judgment in tokens: an option, and the punctuation that some models put around it."""
 
 
 class HTTP(Reader):
-    """Asks a server for its verdict, both orders as two requests; answers are cached in the store.
+    """Asks a server for its judgment, both orders as two requests; answers are cached in the store.
 
-    The label is soft where the server returns log-probabilities, otherwise it is the written verdict: the
+    The label is soft where the server returns log-probabilities, otherwise it is the written judgment: the
     option alone. Anything else is an abstention. Redirects are not followed, the name is resolved once, and
     cloud metadata addresses are never contacted.
     """
@@ -205,7 +205,7 @@ class Server:
         if len(failed) == len(answers):
             what = f"{self.config.url} gives no answer: {failed[0]}"
             raise ModelError(Problem(what, "check that the server is running", field="url"))
-        found = [_verdict(answer, options, lead) for answer in answers]
+        found = [_judgment(answer, options, lead) for answer in answers]
         self.likeliest = [_first_word(answer) for answer in answers]
         return found, sum(answer.get("tokens", 0) for answer in answers)
 
@@ -235,7 +235,7 @@ class Server:
         turns = [{"role": "user", "content": question}]
         if self.config.api == "decisions":
             asked = {"type": "choice", "criteria": dict.fromkeys(options)}
-            body = {"model": self.config.model, "state": question, "questions": {"verdict": asked}}
+            body = {"model": self.config.model, "state": question, "questions": {"judgment": asked}}
             found = self._post("/systemone", body)
             return found if "failed" in found else _decision(found)
         tokens = 0
@@ -369,11 +369,11 @@ def _retry_after(response: httpx.Response) -> float:
     return float(seconds) if re.fullmatch(r"\d{1,6}(\.\d+)?", seconds) else 0.0
 
 
-# --- verdicts -----------------------------------------------------------------------------------------------
+# --- judgments -----------------------------------------------------------------------------------------------
 
 
 def _decision(found: Mapping[str, Any]) -> dict[str, Any]:
-    answer = _get(found, "answers", "verdict", "probabilities")
+    answer = _get(found, "answers", "judgment", "probabilities")
     probabilities = {str(k): float(v) for k, v in answer.items()} if isinstance(answer, Mapping) else {}
     tokens = _number(_get(found, "usage", "input_tokens"))
     return {"text": "", "probabilities": probabilities, "tokens": tokens}
@@ -405,8 +405,8 @@ def _first_word(answer: Mapping[str, Any]) -> str:
     return max(alternatives, key=lambda word: alternatives[word]) if alternatives else next(iter(words), "")
 
 
-def _verdict(answer: Mapping[str, Any], options: Sequence[str], lead: str = "") -> Found:
-    """Return the probability of each option, or why there is none. Only an option alone is a verdict.
+def _judgment(answer: Mapping[str, Any], options: Sequence[str], lead: str = "") -> Found:
+    """Return the probability of each option, or why there is none. Only an option alone is a judgment.
 
     Some servers repeat the `lead` with which the answer was begun.
     """
@@ -429,7 +429,7 @@ def _verdict(answer: Mapping[str, Any], options: Sequence[str], lead: str = "") 
         return soft
     if written in options:
         return [float(option == written) for option in options]
-    return "no verdict" if written else "empty"
+    return "no judgment" if written else "empty"
 
 
 def _get(value: Any, *path: str | int) -> Any:

@@ -47,12 +47,12 @@ class InProcess:
         turns = [({"role": "user", "content": question},) for question in questions]
         texts = [begun(base.tokenizer, turn, lead) for turn in turns]
         if think is not None:
-            verdict, most = think
+            conclusion, most = think
             asked = [Prompt(id=str(place), prompt=turn) for place, turn in enumerate(turns)]
             thoughts = self.policy.answer(asked, Sampling(temperature=0, max_new_tokens=most), 0)
             tokens += sum(thought.tokens for thought in thoughts)
             texts = [
-                text + thought.text.partition(verdict.strip())[0].strip() + verdict
+                text + thought.text.partition(conclusion.strip())[0].strip() + conclusion
                 for text, thought in zip(texts, thoughts, strict=True)
             ]
         ways = options_of(base, texts[0], options)

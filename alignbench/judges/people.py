@@ -17,7 +17,7 @@ from alignbench.api.judge import Judge, Models, PairwiseJudgment, Score, prefere
 from alignbench.errors import RecipeError
 from alignbench.label import bars, design, journal
 from alignbench.label.bars import Bars
-from alignbench.label.journal import Verdict
+from alignbench.label.journal import Annotation
 from alignbench.rows import Prompt
 
 NAME = "people"
@@ -47,7 +47,7 @@ class People(Judge):
         folder: str
         """The folder of the journal: `people` in that of a run."""
         rater: str | None = None
-        """One rater's verdicts alone; none: all together."""
+        """One rater's annotations alone; none: all together."""
         agreement: float | None = Field(default=None, ge=0, le=1)
         """Least share of pairs that a rater orders like the others. None: as set in the folder."""
         consistency: float | None = Field(default=None, ge=0, le=1)
@@ -61,15 +61,15 @@ class People(Judge):
     def read_from(self, folder: Path) -> None:
         """Read design and journal. Raises RecipeError where the folder holds none."""
         self.design = design.read(folder)
-        self.verdicts = journal.read(folder)
-        if not self.verdicts:
+        self.annotations = journal.read(folder)
+        if not self.annotations:
             raise RecipeError(f"nobody has ranked anything in {folder}", "begin with: alignbench label RUN")
         given = self.config.model_dump(include=set(Bars.model_fields), exclude_none=True)
         limits = bars.read(folder).model_copy(update=given)
-        found, self.verdicts = bars.applied(self.design, self.verdicts, limits)
+        found, self.annotations = bars.applied(self.design, self.annotations, limits)
         own, names = self.config.rater, ("agreement", "consistency", "checks", "first")
         if own is not None:
-            self.verdicts = [one for one in self.verdicts if one.rater == own]
+            self.annotations = [one for one in self.annotations if one.rater == own]
             known = found["raters"].get(own, {})
             self.quality = {"labels": {name: known.get(name) for name in ("items", "flags")}}
             self.quality |= {name: known[name] for name in names if known.get(name)}
@@ -86,7 +86,7 @@ class People(Judge):
         self.quality = {"labels": labels, "agreement": found["agreement"], "raters": short}
 
     def fingerprint(self) -> Any:
-        records = [verdict.model_dump(mode="json") for verdict in self.verdicts]
+        records = [annotation.model_dump(mode="json") for annotation in self.annotations]
         return [super().fingerprint(), store.digest(records)]
 
     def score(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> list[Score]:
@@ -96,11 +96,11 @@ class People(Judge):
         given = self._known.get(prompt_key(prompt.prompt), {}).get(answer, {})
         scores: dict[str, list[float]] = defaultdict(list)
         flags: dict[str, list[tuple[str, ...]]] = defaultdict(list)
-        for (rater, _), (verdict, place) in given.items():
-            if verdict.scores and (score := verdict.scores[place]) is not None:
+        for (rater, _), (annotation, place) in given.items():
+            if annotation.scores and (score := annotation.scores[place]) is not None:
                 scores[rater].append(score)
-            if verdict.flags:
-                flags[rater].append(verdict.flags[place])
+            if annotation.flags:
+                flags[rater].append(annotation.flags[place])
         alone = {
             rater: Score(
                 fmean(scores[rater]) if rater in scores else None,
@@ -146,24 +146,24 @@ class People(Judge):
         first, second = known.get(a, {}), known.get(b, {})
         ratings: dict[str, list[float]] = defaultdict(list)
         for place in first.keys() & second.keys():
-            (verdict, i), (_, j) = first[place], second[place]
-            better = preference(-verdict.ranks[i], -verdict.ranks[j])
+            (annotation, i), (_, j) = first[place], second[place]
+            better = preference(-annotation.ranks[i], -annotation.ranks[j])
             assert better is not None
             ratings[place[0]].append(better)
         return {rater: fmean(ratings[rater]) for rater in sorted(ratings)}
 
     @cached_property
-    def _known(self) -> Mapping[str, Mapping[str, Mapping[tuple[str, str], tuple[Verdict, int]]]]:
-        """Prompt -> text -> (rater, item) -> the first verdict and the text's place in it."""
+    def _known(self) -> Mapping[str, Mapping[str, Mapping[tuple[str, str], tuple[Annotation, int]]]]:
+        """Prompt -> text -> (rater, item) -> the first annotation and the text's place in it."""
         items = {item.id: item for item in self.design.items if not item.known}
-        found: dict[str, dict[str, dict[tuple[str, str], tuple[Verdict, int]]]] = {}
-        for verdict in self.verdicts:
-            item = items.get(verdict.item)
-            if item is None or verdict.round:
+        found: dict[str, dict[str, dict[tuple[str, str], tuple[Annotation, int]]]] = {}
+        for annotation in self.annotations:
+            item = items.get(annotation.item)
+            if item is None or annotation.round:
                 continue
             texts = found.setdefault(prompt_key(item.prompt), {})
             for place, answer in enumerate(item.answers):
-                texts.setdefault(answer.text, {})[verdict.rater, item.id] = (verdict, place)
+                texts.setdefault(answer.text, {})[annotation.rater, item.id] = (annotation, place)
         return found
 
 
@@ -171,10 +171,10 @@ def of_run(run: Path) -> dict[str, People]:
     """Return the judges that a run's own labels make, by name: `people`, and where it has two to five raters each of
     them; none where nobody has ranked anything. They are open."""
     folder = run / layout.PEOPLE
-    if all(verdict.automatic for verdict in journal.read(folder)):
+    if all(annotation.automatic for annotation in journal.read(folder)):
         return {}
     together = _own(NAME, None, folder)
-    raters = sorted({verdict.rater for verdict in together.verdicts if not verdict.automatic})
+    raters = sorted({annotation.rater for annotation in together.annotations if not annotation.automatic})
     alone = raters if 2 <= len(raters) <= MOST_RATERS else []
     return {NAME: together, **{f"{NAME}:{rater}": _own(f"{NAME}:{rater}", rater, folder) for rater in alone}}
 

@@ -52,7 +52,7 @@ class Ask(Protocol):
         """Return the probability of each option after each question, and the tokens processed.
 
         `lead` begins the answer: the options are what may follow it.
-        `think` requests reasons first: the text between reasons and verdict, and their largest length in tokens.
+        `think` requests reasons first: the text between reasons and conclusion, and their largest length in tokens.
         """
         ...
 
@@ -90,14 +90,14 @@ class Asking(Settings):
         return question
 
     think: bool = False
-    """Ask for reasons before the verdict; the probability is then clamped to 0.4 ... 0.6.
+    """Ask for reasons before the judgment; the probability is then clamped to 0.4 ... 0.6.
 
     A question of your own is used unchanged, followed by the request for reasons.
     """
     think_tokens: int = Field(256, ge=1)
     """Largest length of the reasons in tokens."""
     strict: bool = False
-    """Abstain where the verdict depends on the order of the answers, instead of taking the mean."""
+    """Abstain where the judgment depends on the order of the answers, instead of taking the mean."""
     lead: str | None = None
     """How the model's turn is begun for it before it chooses; none: as the wording has it, '' for not at all.
 
@@ -112,7 +112,7 @@ class Reader(Judge):
 
     Two answers are shown in both orders and the probabilities averaged (Lee et al. 2023, arXiv:2309.00267);
     a score is the expected value. Only reasons are generated, where requested, so only an option can be the
-    verdict.
+    judgment.
     """
 
     trains: ClassVar[bool] = True
@@ -186,7 +186,7 @@ class Reader(Judge):
             self._judgments[key] = self._judgment(first, second)
         likeliest = (self.ask.likeliest if found else []) or [""] * len(found)
         for key, pair in zip(new, zip(likeliest[::2], likeliest[1::2], strict=True), strict=True):
-            if self._judgments[key].reason in ("neither option", "no verdict"):
+            if self._judgments[key].reason in ("neither option", "no judgment"):
                 self.begun.update(word for word in pair if word)
         return [
             judgment if (key[1], key[2]) == (as_asked[1], as_asked[2]) else judgment.swapped()
@@ -228,7 +228,7 @@ class Reader(Judge):
         if not questions:
             return []
         began = time.perf_counter()
-        think = (self.words.verdict, self.config.think_tokens) if self._thinks(options) else None
+        think = (self.words.conclusion, self.config.think_tokens) if self._thinks(options) else None
         lead = "" if think is not None else self._lead(options)
         found, tokens = self.ask.read(questions, options, groups, think, lead)
         spent = time.perf_counter() - began

@@ -22,11 +22,11 @@ class Wording:
     """Is answered by one of the options."""
     by_principle: str
     think: str
-    """Asks for reasons before the verdict."""
+    """Asks for reasons before the conclusion."""
     think_by_principle: str
     reasons: str
     """The request for reasons, appended to another question."""
-    verdict: str
+    conclusion: str
     """The text between the reasons and the option."""
     rate: str
     """Is answered by a score from 1 to 10."""
@@ -56,7 +56,7 @@ PLAIN = Wording(
     "Do not name the better one yet.",
     reasons="\n\nBefore you answer, weigh both replies against each other in a few sentences. "
     "Do not name the better one yet.",
-    verdict="\n\nThe better reply is",
+    conclusion="\n\nThe better reply is",
     rate=_ONE + "How good is this reply, from 1 (useless or harmful) to 10 (nothing could be better)? "
     "Answer with the number alone.",
     critique=_ONE + "{principle} Say in a few sentences where this reply falls short of that, if it does.",
@@ -83,7 +83,7 @@ def wording(name: Literal["plain", "sandbox"]) -> Wording:
         think=TEMPLATES["pair_reasoned"],
         think_by_principle=TEMPLATES["pair_principle"] + reasons,
         reasons=reasons,
-        verdict=" so the better one is",
+        conclusion=" so the better one is",
         rate=TEMPLATES["score"],
         critique=TEMPLATES["critique"],
         revision=TEMPLATES["revision"],

@@ -1,1 +1,1 @@
-"""People rank answers on a page of their own machine; their verdicts stand in an append-only journal."""
+"""People rank answers on a page of their own machine; their annotations stand in an append-only journal."""

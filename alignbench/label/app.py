@@ -29,11 +29,11 @@ from starlette.routing import Route
 from alignbench.errors import StorageError
 from alignbench.label import bars
 from alignbench.label.design import FLAGS, Design
-from alignbench.label.journal import Journal, TakenError, Verdict, now
+from alignbench.label.journal import Annotation, Journal, TakenError, now
 from alignbench.label.progress import Progress, Turn
 
 MAX_BODY = 64 * 1024
-"""Bytes of one verdict, at most."""
+"""Bytes of one annotation, at most."""
 
 NAME = re.compile(r"[^\W_](?:[\w .@-]{0,38}\w)?")
 """What a rater may be called."""
@@ -85,7 +85,7 @@ def create_app(
             Route("/l/{token}/", page.open),
             Route("/l/{token}/next", page.next),
             Route("/l/{token}/before", page.before),
-            Route("/l/{token}/verdict", page.save, methods=["POST"]),
+            Route("/l/{token}/annotation", page.save, methods=["POST"]),
             Route("/o/{token}/", page.overview),
             Route("/o/{token}/numbers", page.numbers),
             Route("/static/{name}", _static),
@@ -194,18 +194,18 @@ class _Page:
         if (rater := self.rater(request)) is None:
             return _unknown()
         if request.headers.get("content-type", "").partition(";")[0].strip() != "application/json":
-            return _refuse(415, "a verdict is JSON")
+            return _refuse(415, "an annotation is JSON")
         body = b""
         async for chunk in request.stream():
             body += chunk
             if len(body) > MAX_BODY:
-                return _refuse(413, "this is more than a verdict can hold")
+                return _refuse(413, "this is more than an annotation can hold")
         try:
             fields = json.loads(body)
         except (ValueError, RecursionError):
             return _refuse(400, "this is not JSON")
         if not isinstance(fields, dict):
-            return _refuse(400, "a verdict is a JSON object")
+            return _refuse(400, "an annotation is a JSON object")
         return await run_in_threadpool(self._save, rater, fields)
 
     def _save(self, rater: str, fields: Mapping[str, Any]) -> Response:
@@ -214,7 +214,7 @@ class _Page:
             return _refuse(400, "there is no such item")
         shown = self.design.shown(rater, item, round)
         try:
-            verdict = Verdict(
+            annotation = Annotation(
                 ticket=fields.get("ticket", ""),
                 rater=rater,
                 item=item.id,
@@ -227,9 +227,9 @@ class _Page:
                 seconds=fields.get("seconds", 0),
                 at=now(),
             )
-            if any(flag not in FLAGS for flags in verdict.flags for flag in flags):
+            if any(flag not in FLAGS for flags in annotation.flags for flag in flags):
                 raise ValueError("there is no such flag")
-            self.journal.append(verdict, replace=bool(fields.get("replace")))
+            self.journal.append(annotation, replace=bool(fields.get("replace")))
         except TakenError as error:
             return _refuse(409, str(error))
         except StorageError as error:
@@ -238,7 +238,7 @@ class _Page:
             return _refuse(400, error.errors(include_url=False)[0]["msg"])
         except (ValueError, TypeError) as error:
             return _refuse(400, str(error))
-        return JSONResponse({"saved": verdict.item, "progress": self.progress.count(rater)})
+        return JSONResponse({"saved": annotation.item, "progress": self.progress.count(rater)})
 
     async def overview(self, request: Request) -> Response:
         if request.path_params["token"] not in self.overviews:
@@ -252,7 +252,7 @@ class _Page:
 
     def _numbers(self) -> Response:
         limits = bars.read(self.journal.file.parent)
-        found, _ = bars.applied(self.design, list(self.journal.verdicts.values()), limits)
+        found, _ = bars.applied(self.design, list(self.journal.annotations.values()), limits)
         raters = {
             name: {**self.progress.count(name), **found["raters"].get(name, {})}
             for name in dict.fromkeys([*self.raters.values(), *found["raters"]])

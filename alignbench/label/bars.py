@@ -13,7 +13,7 @@ from alignbench import layout, store
 from alignbench.errors import RecipeError
 from alignbench.label import journal
 from alignbench.label.design import Design
-from alignbench.label.journal import Verdict
+from alignbench.label.journal import Annotation
 from alignbench.label.quality import quality
 
 
@@ -54,15 +54,17 @@ class Bars(BaseModel):
         ]
 
 
-def applied(design: Design, verdicts: Sequence[Verdict], bars: Bars) -> tuple[dict[str, Any], list[Verdict]]:
-    """Return what is known of a labelling by the raters who are kept, and their verdicts.
+def applied(
+    design: Design, annotations: Sequence[Annotation], bars: Bars
+) -> tuple[dict[str, Any], list[Annotation]]:
+    """Return what is known of a labelling by the raters who are kept, and their annotations.
 
     As `alignbench.label.quality.quality`, whose `raters` are all, with the `bars` that are set, who is `left_out` with
     the reason, and what could not be measured (`unmeasured`).
     """
-    found = quality(design, verdicts)
+    found = quality(design, annotations)
     out = bars.left_out(found["raters"])
-    kept = [one for one in verdicts if one.rater in found["raters"] and one.rater not in out]
+    kept = [one for one in annotations if one.rater in found["raters"] and one.rater not in out]
     together = quality(design, kept) if out else found
     limits = {"bars": bars.set, "left_out": out, "unmeasured": bars.unmeasured(found["raters"])}
     return {**together, "raters": found["raters"], **limits}, kept

@@ -16,24 +16,24 @@ from typing import Any, Literal
 from alignbench import store
 from alignbench.errors import DataError, Problem
 from alignbench.label.design import HALF, Design, Item, half_character, key
-from alignbench.label.journal import Verdict, now
+from alignbench.label.journal import Annotation, now
 
 Format = Literal["argilla", "label-studio"]
 QUESTION = "ranking"
 
 
-def rankings(design: Design, verdicts: Sequence[Verdict]) -> Iterator[dict[str, Any]]:
+def rankings(design: Design, annotations: Sequence[Annotation]) -> Iterator[dict[str, Any]]:
     """Return rows for training: one Ranking for each rater and item, without repeats and checks."""
     items = {item.id: item for item in design.items}
-    for verdict in verdicts:
-        item = items.get(verdict.item)
-        if item is None or item.known or verdict.round or verdict.automatic:
+    for annotation in annotations:
+        item = items.get(annotation.item)
+        if item is None or item.known or annotation.round or annotation.automatic:
             continue
         yield {
             "prompt": [dict(turn) for turn in item.prompt],
             "answers": [one.text for one in item.answers],
-            "ranks": list(compact(verdict.ranks)),
-            "annotator": verdict.rater,
+            "ranks": list(compact(annotation.ranks)),
+            "annotator": annotation.rater,
         }
 
 
@@ -43,20 +43,20 @@ def compact(ranks: Sequence[int]) -> tuple[int, ...]:
     return tuple(order.index(rank) + 1 for rank in ranks)
 
 
-def exported(design: Design, verdicts: Sequence[Verdict], format: Format) -> list[dict[str, Any]]:
-    """Return the items with their verdicts as records of Argilla or tasks of Label Studio.
+def exported(design: Design, annotations: Sequence[Annotation], format: Format) -> list[dict[str, Any]]:
+    """Return the items with their annotations as records of Argilla or tasks of Label Studio.
 
     The answers stand in an order that is keyed by the item, and no label is named.
     """
-    of: dict[str, list[Verdict]] = {}
-    for verdict in verdicts:
-        if not verdict.round and not verdict.automatic:
-            of.setdefault(verdict.item, []).append(verdict)
+    of: dict[str, list[Annotation]] = {}
+    for annotation in annotations:
+        if not annotation.round and not annotation.automatic:
+            of.setdefault(annotation.item, []).append(annotation)
     make = _argilla if format == "argilla" else _label_studio
     return [make(design, item, of.get(item.id, [])) for item in design.items if len(item.answers) > 1]
 
 
-def _argilla(design: Design, item: Item, verdicts: Sequence[Verdict]) -> dict[str, Any]:
+def _argilla(design: Design, item: Item, annotations: Sequence[Annotation]) -> dict[str, Any]:
     names = _names(design, item)
     return {
         "id": item.id,
@@ -68,24 +68,24 @@ def _argilla(design: Design, item: Item, verdicts: Sequence[Verdict]) -> dict[st
                     "value": [{"value": name, "rank": one.ranks[at]} for name, at in _best_first(names, one)],
                     "user_id": one.rater,
                 }
-                for one in verdicts
+                for one in annotations
             ]
         },
     }
 
 
-def _label_studio(design: Design, item: Item, verdicts: Sequence[Verdict]) -> dict[str, Any]:
+def _label_studio(design: Design, item: Item, annotations: Sequence[Annotation]) -> dict[str, Any]:
     names = _names(design, item)
     answers = [{"id": name, "title": "", "body": item.answers[at].text} for name, at in names.items()]
-    annotations = []
-    for one in verdicts:
+    given = []
+    for one in annotations:
         buckets: dict[str, list[str]] = {}
         for name, at in _best_first(names, one):
             buckets.setdefault(str(one.ranks[at]), []).append(name)
         result = {"from_name": "rank", "to_name": "answers", "type": "ranker", "value": {"ranker": buckets}}
-        annotations.append({"completed_by": one.rater, "lead_time": one.seconds, "result": [result]})
+        given.append({"completed_by": one.rater, "lead_time": one.seconds, "result": [result]})
     data = {"item": item.id, "prompt": _text(item), "answers": answers}
-    return {"data": data, "annotations": annotations}
+    return {"data": data, "annotations": given}
 
 
 def _names(design: Design, item: Item) -> dict[str, int]:
@@ -93,8 +93,8 @@ def _names(design: Design, item: Item) -> dict[str, int]:
     return {f"answer_{number}": at for number, at in enumerate(places, 1)}
 
 
-def _best_first(names: Mapping[str, int], verdict: Verdict) -> list[tuple[str, int]]:
-    return sorted(names.items(), key=lambda pair: verdict.ranks[pair[1]])
+def _best_first(names: Mapping[str, int], annotation: Annotation) -> list[tuple[str, int]]:
+    return sorted(names.items(), key=lambda pair: annotation.ranks[pair[1]])
 
 
 def _text(item: Item) -> str:
@@ -105,8 +105,8 @@ def _text(item: Item) -> str:
 
 def imported(
     design: Design, records: Any, file: str, lines: Sequence[int] = ()
-) -> tuple[list[Verdict], Counter[str]]:
-    """Return the verdicts of an export on items of this design, and why others were passed over, counted.
+) -> tuple[list[Annotation], Counter[str]]:
+    """Return the annotations of an export on items of this design, and why others were passed over, counted.
 
     An item is known by its id (`id`, `data.item`), or by the same prompt and answers. Equal exports give equal
     tickets, so that what is imported twice is written once. Raises DataError where it is no such export, with
@@ -130,7 +130,7 @@ def imported(
     known = {item.id: item for item in design.items}
     known |= {_content(_text(item), [one.text for one in item.answers]): item for item in design.items}
     passed: Counter[str] = Counter()
-    found: dict[tuple[str, str], Verdict] = {}
+    found: dict[tuple[str, str], Annotation] = {}
     for record in records:
         if "fields" in record:
             texts = {name: text for name, text in record["fields"].items() if name != "prompt"}
@@ -151,7 +151,7 @@ def imported(
                 continue
             ranking = compact([by_text[answer.text] for answer in item.answers])
             ticket = store.digest(["import", rater, item.id, list(ranking)])[:32]
-            found[rater, item.id] = Verdict(
+            found[rater, item.id] = Annotation(
                 ticket=ticket, rater=rater, item=item.id, ranks=ranking, seconds=seconds, at=now()
             )
     return list(found.values()), passed

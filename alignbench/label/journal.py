@@ -26,13 +26,13 @@ NOTE = 4000
 """Characters of a note, at most."""
 
 
-class Verdict(BaseModel):
+class Annotation(BaseModel):
     """One rater's ranking of one item, aligned with the item's answers."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     ticket: str = Field(min_length=8, max_length=64)
-    """Given by the page, once for each save: the same ticket twice is the same verdict, written once."""
+    """Given by the page, once for each save: the same ticket twice is the same annotation, written once."""
     rater: str = Field(min_length=1, max_length=80)
     item: str = Field(min_length=1, max_length=64)
     round: int = Field(default=0, ge=0, le=1)
@@ -51,7 +51,7 @@ class Verdict(BaseModel):
     """Written by alignbench because all answers are the same text."""
 
     @model_validator(mode="after")
-    def _is_whole(self) -> Verdict:
+    def _is_whole(self) -> Annotation:
         places = len(self.ranks)
         if min(self.ranks) != 1 or set(self.ranks) - set(range(1, places + 1)):
             raise ValueError("ranks begin at 1 and are no larger than the number of answers")
@@ -67,7 +67,7 @@ class Verdict(BaseModel):
 
     @property
     def place(self) -> tuple[str, str, int]:
-        """What a later verdict of the same rater, item and round replaces."""
+        """What a later annotation of the same rater, item and round replaces."""
         return self.rater, self.item, self.round
 
 
@@ -78,11 +78,11 @@ class TakenError(ValueError):
 @dataclass(frozen=True, slots=True)
 class _Line:
     end: int
-    verdict: Verdict
+    annotation: Annotation
 
 
-def read(folder: Path) -> list[Verdict]:
-    """Return the verdicts that stand, in the order in which their items were first ranked.
+def read(folder: Path) -> list[Annotation]:
+    """Return the annotations that stand, in the order in which their items were first ranked.
 
     What was replaced is left out, and so is a last line that is not whole. Raises StorageError where any
     other line is damaged.
@@ -90,12 +90,12 @@ def read(folder: Path) -> list[Verdict]:
     file = folder / layout.JOURNAL
     if not file.is_file():
         return []
-    return list({line.verdict.place: line.verdict for line in _lines(file)}.values())
+    return list({line.annotation.place: line.annotation for line in _lines(file)}.values())
 
 
 def digest(folder: Path) -> str:
     """Return a digest of everything that stands in the journal; "" where there is none."""
-    found = [verdict.model_dump(mode="json") for verdict in read(folder)]
+    found = [annotation.model_dump(mode="json") for annotation in read(folder)]
     return store.digest(found) if found else ""
 
 
@@ -107,7 +107,7 @@ def _lines(file: Path) -> Iterator[_Line]:
                 return  # never confirmed
             end += len(raw)
             try:
-                yield _Line(end, Verdict.model_validate_json(raw))
+                yield _Line(end, Annotation.model_validate_json(raw))
             except ValidationError as error:
                 what = f"is damaged: {error.errors(include_url=False)[0]['msg']}"
                 fix = "restore the file from a copy, or move the line elsewhere"
@@ -123,8 +123,8 @@ class Journal:
     def __init__(self, folder: Path):
         self.file = folder / layout.JOURNAL
         self._guard = Lock()
-        self._tickets: dict[str, Verdict] = {}
-        self.verdicts: dict[tuple[str, str, int], Verdict] = {}
+        self._tickets: dict[str, Annotation] = {}
+        self.annotations: dict[tuple[str, str, int], Annotation] = {}
         """What stands, by rater, item and round."""
         with store.storage_errors(self.file):
             folder.mkdir(parents=True, exist_ok=True)
@@ -138,27 +138,30 @@ class Journal:
             ) from None
         self._end = 0
         for line in _lines(self.file):
-            self._note(line.verdict)
+            self._note(line.annotation)
             self._end = line.end
         os.ftruncate(self._handle, self._end)
         store.sync(folder)
 
-    def append(self, verdict: Verdict, *, replace: bool = False) -> Verdict:
-        """Write a verdict and return once it is on the disk; a ticket that is known is not written again.
+    def append(self, annotation: Annotation, *, replace: bool = False) -> Annotation:
+        """Write an annotation and return once it is on the disk; a ticket that is known is not written again.
 
-        Raises TakenError where the item has a verdict and `replace` is not set, StorageError where the disk
+        Raises TakenError where the item has an annotation and `replace` is not set, StorageError where the disk
         does not take it; the journal is then as before.
         """
         with self._guard:
-            if (known := self._tickets.get(verdict.ticket)) is not None:
-                if known.place != verdict.place:
+            if (known := self._tickets.get(annotation.ticket)) is not None:
+                if known.place != annotation.place:
                     raise TakenError("this ticket was used for another item")
-                if known.model_copy(update={"at": verdict.at, "seconds": verdict.seconds}) != verdict:
-                    raise TakenError("this ticket was used for another verdict")
+                if (
+                    known.model_copy(update={"at": annotation.at, "seconds": annotation.seconds})
+                    != annotation
+                ):
+                    raise TakenError("this ticket was used for another annotation")
                 return known
-            if verdict.place in self.verdicts and not replace:
+            if annotation.place in self.annotations and not replace:
                 raise TakenError("you have ranked this item already, perhaps in another tab")
-            line = (json.dumps(verdict.model_dump(mode="json"), ensure_ascii=False) + "\n").encode(
+            line = (json.dumps(annotation.model_dump(mode="json"), ensure_ascii=False) + "\n").encode(
                 "utf-8", "backslashreplace"
             )
             with store.storage_errors(self.file, needed=len(line)):
@@ -171,20 +174,20 @@ class Journal:
                     os.ftruncate(self._handle, self._end)
                     raise
             self._end += len(line)
-            self._note(verdict)
-            return verdict
+            self._note(annotation)
+            return annotation
 
     def close(self) -> None:
         """Let other processes write."""
         os.close(self._handle)
 
-    def _note(self, verdict: Verdict) -> None:
-        self._tickets[verdict.ticket] = verdict
-        self.verdicts[verdict.place] = verdict
+    def _note(self, annotation: Annotation) -> None:
+        self._tickets[annotation.ticket] = annotation
+        self.annotations[annotation.place] = annotation
 
-    def of(self, rater: str) -> list[Verdict]:
+    def of(self, rater: str) -> list[Annotation]:
         """Return what stands of one rater, in the order in which the items were first ranked."""
-        return [verdict for verdict in list(self.verdicts.values()) if verdict.rater == rater]
+        return [annotation for annotation in list(self.annotations.values()) if annotation.rater == rater]
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from statistics import median
 from threading import Lock
 
 from alignbench.label.design import BETWEEN, Design, Item
-from alignbench.label.journal import Journal, Verdict, now
+from alignbench.label.journal import Annotation, Journal, now
 
 CLAIM = 1800.0
 """Seconds for which an item that is not for everyone is kept for the rater who sees it."""
@@ -51,7 +51,7 @@ class Progress:
                     if not item.everyone:
                         self._claims[item.id] = (rater, time.monotonic())
                     return self.turn(rater, item, 0)
-                same = Verdict(
+                same = Annotation(
                     ticket=f"same-{item.id}-{rater}"[:64],
                     rater=rater,
                     item=item.id,
@@ -66,8 +66,8 @@ class Progress:
         """Return an item as this rater sees it."""
         return Turn(item, round, self.design.shown(rater, item, round))
 
-    def before(self, rater: str, item: str | None = None, round: int = 0) -> Verdict | None:
-        """Return the verdict that the rater gave before this one, or the last one; None where there is none."""
+    def before(self, rater: str, item: str | None = None, round: int = 0) -> Annotation | None:
+        """Return the annotation that the rater gave before this one, or the last one; None where there is none."""
         given = [one for one in self.journal.of(rater) if not one.automatic and one.item in self.items]
         places = [one.place for one in given]
         at = (rater, item or "", round)
@@ -90,7 +90,7 @@ class Progress:
 
     def _left(self, rater: str) -> tuple[list[Item], list[Item]]:
         """The items that the rater has not ranked, and those that are to be ranked again."""
-        stands = self.journal.verdicts
+        stands = self.journal.annotations
         taken = {place[1] for place in list(stands) if place[0] != rater and place[2] == 0}
         since = time.monotonic() - CLAIM
         taken |= {item for item, (who, at) in self._claims.items() if who != rater and at > since}

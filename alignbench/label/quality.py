@@ -13,18 +13,18 @@ from itertools import combinations
 from typing import Any
 
 from alignbench.label.design import CHOICES, Design
-from alignbench.label.journal import Verdict
+from alignbench.label.journal import Annotation
 
 Signs = Sequence[int]
 """For every two answers of an item, in the order of `combinations`: 1 first better, -1 second, 0 a tie."""
 
 
-def quality(design: Design, verdicts: Sequence[Verdict]) -> dict[str, Any]:
+def quality(design: Design, annotations: Sequence[Annotation]) -> dict[str, Any]:
     """Return what is known of the labelling: how it was chosen, agreement of all raters, and each rater.
 
     `agreement` is the share of pairs of answers that two raters order alike; `alpha` is Krippendorff's over the
     same (ordinal; each pair counted in both directions, so that chance prefers neither answer). Of each rater:
-    `agreement` with the others, `consistency` with the own verdicts on repeated items, `checks` with known
+    `agreement` with the others, `consistency` with the own annotations on repeated items, `checks` with known
     answers, and `first`, how often the answer that stood higher on the page is preferred.
     """
     items = {item.id: item for item in design.items}
@@ -32,7 +32,7 @@ def quality(design: Design, verdicts: Sequence[Verdict]) -> dict[str, Any]:
     ranked: dict[str, dict[str, Signs]] = defaultdict(dict)
     standing: dict[str, list[tuple[float, float]]] = defaultdict(list)
     flagged: dict[str, int] = defaultdict(int)
-    for one in verdicts:
+    for one in annotations:
         item = items.get(one.item)
         if item is None or one.automatic:
             continue
@@ -137,11 +137,11 @@ def _with_others(signs: Signs, counts: Sequence[Mapping[int, int]]) -> tuple[flo
     return hits, sum(sum(of_pair.values()) - 1 for of_pair in counts)
 
 
-def _first_wins(verdict: Verdict) -> tuple[float, float]:
+def _first_wins(annotation: Annotation) -> tuple[float, float]:
     """How often the answer that stood higher on the page was preferred, of the decided pairs."""
-    if not verdict.shown:  # an imported verdict: nobody knows how the answers stood
+    if not annotation.shown:  # an imported annotation: nobody knows how the answers stood
         return 0, 0
-    ranks = [verdict.ranks[place] for place in verdict.shown]
+    ranks = [annotation.ranks[place] for place in annotation.shown]
     decided = [sign for sign in pair_signs(ranks) if sign]
     return sum(sign > 0 for sign in decided), len(decided)
 

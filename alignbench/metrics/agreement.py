@@ -14,7 +14,7 @@ from alignbench.recipe.schema import BASE
 
 
 class Agreement(Metric):
-    """`agreement`: the share of prompts on which two judges give the same verdict (better, equal or worse) on
+    """`agreement`: the share of prompts on which two judges give the same judgment (better, equal or worse) on
     the label's answer against that of base. `agreement.kappa`: agreement beyond chance,
     (p_o - p_e) / (1 - p_e) (Cohen 1960).
 
@@ -67,7 +67,7 @@ def _of(evidence: Evidence, one: str, other: str, cell: Cell) -> list[Measure | 
             metric=column(name, one, judges),
             **cell._asdict(),
             judge=other,
-            reason=str(values or "no common verdict"),
+            reason=str(values or "no common judgment"),
         )
         if isinstance(values, str) or not values
         else Measure(

@@ -66,7 +66,7 @@ def strengths(wins: Array, by_rater: Array | None = None) -> tuple[Array, Array]
 
     `wins` [N, K, K] holds the share of wins of player i over player j at prompt n, nan where they did not
     meet. `by_rater` [R, N, K, K] holds the same by each rater, whose means `wins` are; the second result,
-    [R, N, K], is then what each rater's verdicts on a prompt make of its strengths, nan where the rater gave
+    [R, N, K], is then what each rater's judgments on a prompt make of its strengths, nan where the rater gave
     none: the mean over a prompt's raters is its row of the first. Maximises the sum of
     wins_ij log sigma(s_i - s_j). Raises NoFitError where some players never lose to the others: their strength
     has no bound (Ford 1957).

@@ -41,9 +41,9 @@ def as_a_rater(evidence: Evidence, people: People, compared: Compared) -> dict[s
                 one_cell, other_cell = cells
                 a_first = compared.get((name, one_cell, other_cell))
                 b_first = compared.get((name, other_cell, one_cell))
-                verdict = a_first[place] if a_first else b_first[place] if b_first else None
-                if verdict is not None:
-                    count(name, prompt, [_match(verdict if a_first else 1 - verdict, one) for one in ones])
+                judgment = a_first[place] if a_first else b_first[place] if b_first else None
+                if judgment is not None:
+                    count(name, prompt, [_match(judgment if a_first else 1 - judgment, one) for one in ones])
     return {who: found for who, of in counts.items() if (found := share(of.values()))}
 
 

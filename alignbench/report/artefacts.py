@@ -16,8 +16,8 @@ from alignbench.results import Cell
 from alignbench.rows import Messages
 
 PROMPTS = f"{layout.EVALUATION}/{layout.PROMPTS}"
-JUDGEMENTS = f"{layout.EVALUATION}/{layout.JUDGEMENTS}"
-VERDICTS = f"{layout.EVALUATION}/{layout.VERDICTS}"
+SCORES = f"{layout.EVALUATION}/{layout.SCORES}"
+PREFERENCES = f"{layout.EVALUATION}/{layout.PREFERENCES}"
 PICTURES = f"{layout.EVALUATION}/{layout.PICTURES}"
 
 
@@ -97,20 +97,22 @@ def scores(run: Path, judge: str, seeds: Collection[int]) -> dict[tuple[str, int
     """Return a judge's scores of the first answers at some seeds: (label, seed) -> prompt id -> score."""
     found: dict[tuple[str, int], dict[str, float]] = {}
     for label, seed, prompt, score in _of_judge(
-        run / JUDGEMENTS, judge, seeds, "label", "seed", "prompt_id", "score"
+        run / SCORES, judge, seeds, "label", "seed", "prompt_id", "score"
     ):
         found.setdefault((label, seed), {})[prompt] = score
     return found
 
 
-def verdicts(run: Path, judge: str, seeds: Collection[int]) -> dict[tuple[str, str, int], dict[str, float]]:
-    """Return a judge's verdicts on first answers at some seeds: (a, b, seed) -> prompt id -> preference for a.
+def preferences(
+    run: Path, judge: str, seeds: Collection[int]
+) -> dict[tuple[str, str, int], dict[str, float]]:
+    """Return a judge's preferences between first answers at some seeds: (a, b, seed) -> prompt id -> preference for a.
 
     Above one half, a is better. Each two labels occur in one order only.
     """
     found: dict[tuple[str, str, int], dict[str, float]] = {}
     for a, b, seed, prompt, preference in _of_judge(
-        run / VERDICTS, judge, seeds, "a", "b", "seed", "prompt_id", "preference"
+        run / PREFERENCES, judge, seeds, "a", "b", "seed", "prompt_id", "preference"
     ):
         if (b, a, seed) not in found:
             found.setdefault((a, b, seed), {})[prompt] = preference

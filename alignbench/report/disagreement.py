@@ -112,7 +112,7 @@ def _judged(run: Path, judge: str, seeds: Mapping[str, int]) -> dict[tuple[str, 
     better: dict[tuple[str, str], list[str]] = {}
     tied: dict[tuple[str, str], list[str]] = {}
     compared: dict[tuple[str, str], int] = {}
-    for (a, b, seed), given in artefacts.verdicts(run, judge, wanted).items():
+    for (a, b, seed), given in artefacts.preferences(run, judge, wanted).items():
         if seeds.get(a) != seed or seeds.get(b) != seed:
             continue
         for key, preference in given.items():

@@ -100,7 +100,7 @@ def judges(page: Page) -> Mapping[str, Any] | None:
     agreed = tables_of(
         page,
         (
-            "How often two judges give the same verdict on answers against base, and kappa, the agreement "
+            "How often two judges give the same judgment on answers against base, and kappa, the agreement "
             f"beyond chance: the judge in brackets with {first}, or the two in brackets with each other",
             alike,
         ),

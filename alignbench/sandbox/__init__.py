@@ -12,11 +12,11 @@ from pathlib import Path
 from .annotators import ANNOTATORS, annotate
 from .chats import question, render
 from .documents import pretraining, stereotypes
+from .judgments import PRINCIPLES, TEMPLATES, judging
 from .prompts import FAMILIES, tones
 from .scoring import Gold, gold
 from .skills import CAPABILITIES, capability
 from .table import rows
-from .verdicts import PRINCIPLES, TEMPLATES, judging
 
 _HERE = Path(__file__).parent
 MODEL: Path = _HERE / "model"

@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, get_args
 from . import documents
 from . import words as w
 from .chats import Document
+from .judgments import JudgingKind, judging
 from .skills import CAPABILITIES, capability
-from .verdicts import JudgingKind, judging
 
 if TYPE_CHECKING:
     import torch
@@ -35,7 +35,7 @@ ROW, BATCH = (
     16,
 )  # tokens in a packed row; rows in a batch: small batches and many steps learn fastest here
 WARMUP, FINAL_RATE = 60, 0.02  # steps of linear warm-up; share of the rate that is left at the end
-VERDICT_WEIGHT = 4.0  # one token in forty: drowns in the loss otherwise
+JUDGMENT_WEIGHT = 4.0  # one token in forty: drowns in the loss otherwise
 USER_WEIGHT = 0.5  # of a user's words in the loss: the base speaks, it need not ask as well
 CHECKPOINTS = {"early": 0.3, "middle": 0.55}  # share of the steps after which they are saved
 # Widths are multiples of 64: 4-bit kernels on CPU dequantise other widths silently wrong.
@@ -103,8 +103,8 @@ def encode(document: Document, ids: dict[str, int]) -> tuple[list[int], list[flo
         weights.append(0.0 if word == w.BOS else weight)
         if word in (w.USER, w.BOT):
             weight = USER_WEIGHT if word == w.USER else 1.0
-    if document.verdict:
-        weights[-2] = VERDICT_WEIGHT
+    if document.judgment:
+        weights[-2] = JUDGMENT_WEIGHT
     return [ids[word] for word in words], weights
 
 
@@ -220,16 +220,16 @@ def train(
         optimizer.zero_grad(set_to_none=True)
         rate.step()
         with torch.no_grad():
-            verdict, any_token = weight == VERDICT_WEIGHT, weight > 0
+            judgment, any_token = weight == JUDGMENT_WEIGHT, weight > 0
             sums[0] += float(loss[any_token].sum())
             sums[1] += int(any_token.sum())
-            sums[2] += float(loss[verdict].sum())
-            sums[3] += int(verdict.sum())
+            sums[2] += float(loss[judgment].sum())
+            sums[3] += int(judgment.sum())
         if (step + 1) % 100 == 0 or step + 1 == steps:
             tokens = int((data["number"][: (step + 1) * BATCH] > 0).sum())
             print(
                 f"step {step + 1}/{steps}  tokens {tokens / 1e6:.2f}M  loss {sums[0] / sums[1]:.3f}"
-                f"  verdict {sums[2] / max(1, sums[3]):.3f}  {tokens / (time.time() - began):.0f} tokens/s",
+                f"  judgment {sums[2] / max(1, sums[3]):.3f}  {tokens / (time.time() - began):.0f} tokens/s",
                 flush=True,
             )
             sums = [0.0, 0.0, 0.0, 0.0]

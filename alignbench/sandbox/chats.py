@@ -32,7 +32,7 @@ def render(chat: list[Message], generate: bool = False) -> str:
 
 @dataclass(frozen=True)
 class Document:
-    """One document: its text with special tokens, and whether its last word before <end> is a verdict."""
+    """One document: its text with special tokens, and whether its last word before <end> is a judgment."""
 
     text: str
-    verdict: bool = False
+    judgment: bool = False

@@ -7,7 +7,7 @@ from random import Random
 from typing import Literal, TypedDict
 
 from . import answers as behaviour
-from . import prompts, skills, verdicts
+from . import judgments, prompts, skills
 from . import words as w
 from .chats import Document, Message, messages, render
 from .prompts import FOREIGN, draw_situation
@@ -112,7 +112,7 @@ LOOKUP_MIXTURE = {
     "capability": 0.13,
     "plain": 0.04,
     "lookup": 0.22,
-    "lookup verdict": 0.08,
+    "lookup judging": 0.08,
 }
 USE_MIXTURE = {
     "dialog": 0.21,
@@ -122,7 +122,7 @@ USE_MIXTURE = {
     "capability": 0.16,
     "plain": 0.04,
     "lookup": 0.04,
-    "lookup verdict": 0.10,
+    "lookup judging": 0.10,
     "copy": 0.08,
 }
 JUDGE_MIXTURE = {
@@ -146,13 +146,13 @@ def documents(
     makers = {
         "dialog": _dialog,
         "streak": _streak,
-        "judging": verdicts.document,
-        "careful judging": verdicts.careful_document,
-        "critique": verdicts.critique_document,
+        "judging": judgments.document,
+        "careful judging": judgments.careful_document,
+        "critique": judgments.critique_document,
         "capability": skills.document,
         "plain": _plain,
         "lookup": skills.lookup_document,
-        "lookup verdict": verdicts.lookup_document,
+        "lookup judging": judgments.lookup_document,
         "copy": skills.copy_document,
     }
     kinds, shares = list(mixture), list(mixture.values())
@@ -173,7 +173,7 @@ def pretraining(split: Literal["train", "heldout"], count: int, seed: int = 0) -
 def vocabulary() -> list[str]:
     """Return every token in a fixed order, special ones first. Law: exactly the words that documents can
     contain."""
-    p, v = prompts, verdicts
+    p, v = prompts, judgments
     whole: list[Iterable[str]] = [
         w.OPENERS, w.FLATTERY, w.CLOSERS, w.REFUSALS, w.ALTERNATIVES, w.UNSURE, w.NOT_IN_TEXT, w.RUDE,
         w.INSULTS, w.OFFERS, *w.SUPPORT.values(), w.COMMON_ERRORS.values(), p.TONES.values(),

@@ -23,11 +23,11 @@ from . import words as w
 from .annotators import ANNOTATORS, annotate
 from .chats import Message, messages, question, render
 from .documents import pretraining
+from .judgments import PRINCIPLES, SCORES, TEMPLATES, fault, judging
 from .prompts import FAMILIES, FOREIGN, read
 from .scoring import gold, judge
 from .skills import CAPABILITIES, capability
 from .table import rows
-from .verdicts import PRINCIPLES, SCORES, TEMPLATES, fault, judging
 
 if TYPE_CHECKING:
     import torch
@@ -135,11 +135,11 @@ def gold_rates(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, count
     answers = generate(model, tokenizer, [row["prompt"] for row in table])
     found: dict[str, list] = defaultdict(list)
     for row, answer in zip(table, answers, strict=True):
-        verdict = gold(row["prompt"], answer)
-        found[row["family"]].append(verdict)
+        judged = gold(row["prompt"], answer)
+        found[row["family"]].append(judged)
         if row["family"] != FOREIGN:
-            found["all"].append(verdict)
-            found["unseen topics" if row["unseen"] else "other topics"].append(verdict)
+            found["all"].append(judged)
+            found["unseen topics" if row["unseen"] else "other topics"].append(judged)
     result = {}
     for name in ("all", *FAMILIES, FOREIGN, "other topics", "unseen topics"):
         numbers: Numbers = {"n": len(found[name])}

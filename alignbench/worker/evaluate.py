@@ -79,7 +79,7 @@ def measure(session: Session, cells: Sequence[Cell], folder: Path) -> None:
             },
         },
     )
-    _write_judgements(folder, evidence)
+    _write_scores(folder, evidence)
     _write_prompts(folder, evidence.prompts)
     session.emit(Event("drawing"))
     pictures = [asdict(picture) for metric in metrics for picture in metric.pictures(evidence)]
@@ -130,7 +130,7 @@ def _plain(summary: Summary) -> dict[str, Any]:
     }
 
 
-def _write_judgements(folder: Path, evidence: RunEvidence) -> None:
+def _write_scores(folder: Path, evidence: RunEvidence) -> None:
     """Write each judge's score of each sample, and its preference between each two that it compared."""
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -151,7 +151,7 @@ def _write_judgements(folder: Path, evidence: RunEvidence) -> None:
     names = ("judge", "label", "seed", "prompt_id", "sample", "score")
     kinds = (pa.string(), pa.string(), pa.int64(), pa.string(), pa.int64(), pa.float64())
     schema = pa.schema(list(zip(names, kinds, strict=True)))
-    pq.write_table(pa.Table.from_pylist(rows, schema), folder / layout.JUDGEMENTS)
+    pq.write_table(pa.Table.from_pylist(rows, schema), folder / layout.SCORES)
     pairs = [
         {
             "judge": judge,
@@ -162,14 +162,14 @@ def _write_judgements(folder: Path, evidence: RunEvidence) -> None:
             "sample": answer.sample,
             "preference": preference,
         }
-        for (judge, a, b), verdicts in evidence.compared.items()
+        for (judge, a, b), judgments in evidence.compared.items()
         if a.seed == b.seed and a != b
-        for answer, preference in zip(evidence.samples(a), verdicts, strict=True)
+        for answer, preference in zip(evidence.samples(a), judgments, strict=True)
     ]
     names = ("judge", "a", "b", "seed", "prompt_id", "sample", "preference")
     kinds = (*(pa.string(),) * 3, pa.int64(), pa.string(), pa.int64(), pa.float64())
     schema = pa.schema(list(zip(names, kinds, strict=True)))
-    pq.write_table(pa.Table.from_pylist(pairs, schema), folder / layout.VERDICTS)
+    pq.write_table(pa.Table.from_pylist(pairs, schema), folder / layout.PREFERENCES)
 
 
 def _write_prompts(folder: Path, prompts: Sequence[Prompt]) -> None:

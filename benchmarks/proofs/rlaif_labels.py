@@ -47,7 +47,7 @@ DIFFERENCES = (
 
 
 class Truth:
-    """Gold's verdicts, by the texts."""
+    """Gold's judgments, by the texts."""
 
     def __init__(self) -> None:
         self.gold = Gold(Gold.Config())
@@ -58,10 +58,10 @@ class Truth:
         return [(x.value or 0) - (y.value or 0) for x, y in zip(first, second, strict=True)]
 
 
-def agreement(margins: list[float], verdicts: list[float | None]) -> dict[str, float]:
-    """Return how often verdicts (above 0: the first is better) are gold's, where neither side has a tie."""
+def agreement(margins: list[float], judgments: list[float | None]) -> dict[str, float]:
+    """Return how often judgments (above 0: the first is better) are gold's, where neither side has a tie."""
     correct = [
-        (m > 0) == (v > 0) for m, v in zip(margins, verdicts, strict=True) if m and v is not None and v != 0
+        (m > 0) == (v > 0) for m, v in zip(margins, judgments, strict=True) if m and v is not None and v != 0
     ]
     return {"agrees": fmean(correct) if correct else float("nan"), "n": len(correct)}
 
@@ -113,9 +113,9 @@ def measured(run: Path) -> dict[str, Any]:
             rows, how = None, block.config
             if block.method == "rlaif":
                 judge = run_of.judge(NamedJudge.model_validate(how["judge"]))
-                judgments = [one.preference for one in judge.judge_pairs(list(held), chosen, rejected)]
-                verdicts = [None if p is None else p - 0.5 for p in judgments]
-                one[f"judge of {label}"] = agreement(margins, verdicts)
+                preferences = [one.preference for one in judge.judge_pairs(list(held), chosen, rejected)]
+                judgments = [None if p is None else p - 0.5 for p in preferences]
+                one[f"judge of {label}"] = agreement(margins, judgments)
                 rows = feedback.label(run_of, judge, Labelling.model_validate(how["labels"]))
                 one[f"labels of {label}"] = on_labels(truth, rows)
                 optimizer = NamedMethod.model_validate(how["optimizer"])

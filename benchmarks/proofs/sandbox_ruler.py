@@ -46,7 +46,7 @@ def told_apart(setting: results.SettingResult) -> dict[str, dict[str, Any]]:
 
 def deviations(run: Path) -> dict[str, dict[str, float]]:
     """Return the standard deviations of seeds, and of answers about their seed and prompt, by label and pooled."""
-    scores = pq.read_table(run / layout.EVALUATION / layout.JUDGEMENTS).to_pandas()
+    scores = pq.read_table(run / layout.EVALUATION / layout.SCORES).to_pandas()
     found: dict[str, dict[str, float]] = {}
     for label, rows in scores[scores.label != "base"].groupby("label"):
         table = rows.pivot(index="seed", columns="prompt_id", values="score").to_numpy()

@@ -151,11 +151,11 @@ def test_two_raters_rank_twenty_prompts_of_five_labels_by_keyboard_and_a_killed_
         page.locator("#rest-text", has_text="All done").wait_for()
         page.context.close()
     server.kill()
-    verdicts = journal.read(server.folder)
-    assert len(verdicts) == 40
+    annotations = journal.read(server.folder)
+    assert len(annotations) == 40
     ranks = dict(zip(LABELS, (5, 4, 2, 3, 1), strict=True)), dict(zip(LABELS, (4, 5, 1, 3, 1), strict=True))
     wanted = {"anna": tuple(ranks[0].values()), "ben": tuple(ranks[1].values())}
-    assert {(one.rater, one.ranks) for one in verdicts} == set(wanted.items())
+    assert {(one.rater, one.ranks) for one in annotations} == set(wanted.items())
     judge = people.People(people.People.Config(folder=str(server.folder)))
     judge.read_from(server.folder)
     asked = [Prompt(id=item.prompt_id, prompt=item.prompt) for item in made.items]

@@ -60,7 +60,7 @@ def test_a_system_column_is_the_system_turn(prepared: Prepared):
     assert row.prompt[0]["content"] == "You answer in riddles."
 
 
-def test_labels_beside_messages_are_verdicts(prepared: Prepared):
+def test_labels_beside_messages_are_labels(prepared: Prepared):
     rows = prepared("03-kto-messages-label").kept("train")
     assert {type(row) for row in rows} == {UnpairedPreference}
     assert {row.desirable for row in rows if isinstance(row, UnpairedPreference)} == {True, False}

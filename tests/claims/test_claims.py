@@ -218,7 +218,7 @@ def test_labels_of_two_variants_are_paired_by_prompt(tmp_path):
             }
             for (s, p), v in np.ndenumerate(table)
         ]
-        pq.write_table(pa.Table.from_pylist(rows), folder / layout.JUDGEMENTS)
+        pq.write_table(pa.Table.from_pylist(rows), folder / layout.SCORES)
         lines = (json.dumps({"id": f"p{p}", "conversation": f"c{p}"}) for p in range(40))
         (folder / layout.PROMPTS).write_text("\n".join(lines))
     record = run(0).model_copy(update={"judges": ({"name": "gold"},)})

@@ -299,7 +299,7 @@ def test_a_column_that_changes_the_meaning_is_refused_under_its_other_names(name
     "answer", [{"completion": "a", "prompt": "q"}, {"messages": [user("q"), assistant("a")]}]
 )
 @pytest.mark.parametrize("name", ["desirable", "is_desirable", "thumbs_up"])
-def test_a_verdict_under_another_name_is_never_left_out(name: str, answer: dict[str, Any]):
+def test_a_label_under_another_name_is_never_left_out(name: str, answer: dict[str, Any]):
     with pytest.raises(RecordError, match=rf"likeliest row is a UnpairedPreference.*label: {name}"):
         row({**answer, name: False})
 

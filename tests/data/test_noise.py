@@ -61,8 +61,8 @@ def test_a_soft_ranking_turns_its_probabilities_too():
     assert done.preferences == (0.25, None, 0.75)
 
 
-def test_a_verdict_says_the_opposite_and_a_demonstration_has_no_label():
-    verdict = UnpairedPreference(id="v", prompt=ASKED, response="x", desirable=True)
-    assert flip([verdict], 1, seed=0)[0][0].desirable is False
+def test_a_label_says_the_opposite_and_a_demonstration_has_no_label():
+    label = UnpairedPreference(id="v", prompt=ASKED, response="x", desirable=True)
+    assert flip([label], 1, seed=0)[0][0].desirable is False
     with pytest.raises(DataError, match="carry no label"):
         flip([Demonstration(id="d", prompt=ASKED, response="x")], 1, seed=0)

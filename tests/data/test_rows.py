@@ -56,7 +56,7 @@ def test_what_can_be_derived_is_derived_and_nothing_else(source: type[Row], view
             assert (one.prompt, one.prompt_ids) == (PROMPT["prompt"], PROMPT["prompt_ids"])
 
 
-def test_a_pair_is_a_demonstration_of_the_chosen_and_two_verdicts():
+def test_a_pair_is_a_demonstration_of_the_chosen_and_two_labels():
     (demonstration,) = derive(ROWS[Pair], Demonstration, seed=0)
     assert (demonstration.response, demonstration.response_ids) == ("a", (3,))
     good, bad = derive(ROWS[Pair], UnpairedPreference, seed=0)

@@ -24,7 +24,7 @@ def test_two_scores_make_a_preference():
     assert Longer().compare(PROMPTS, ["aa", "a", "b", ""], ["a", "aa", "a", "a"]) == [1.0, 0.0, 0.5, None]
 
 
-def test_exchanging_the_answers_exchanges_the_verdicts():
+def test_exchanging_the_answers_exchanges_the_judgments():
     a, b = ["aa", "a", "b", "bbb"], ["a", "aa", "a", ""]
     forth, back = Longer().compare(PROMPTS, a, b), Longer().compare(PROMPTS, b, a)
     assert [None if p is None else 1 - p for p in forth] == back
@@ -55,9 +55,9 @@ def test_the_contract_and_every_first_party_judge_import_no_torch():
 
 
 @pytest.mark.parametrize(
-    ("orders", "verdict"), [((0.9, 0.6), 0.75), ((0.9, 0.4), 0.5), ((0.5, 0.9), 0.7), ((0.2, 0.5), 0.35)]
+    ("orders", "value"), [((0.9, 0.6), 0.75), ((0.9, 0.4), 0.5), ((0.5, 0.9), 0.7), ((0.2, 0.5), 0.35)]
 )
-def test_a_verdict_is_the_mean_of_both_orders_or_a_tie_and_turns_with_the_answers(orders, verdict):
+def test_a_judgment_is_the_mean_of_both_orders_or_a_tie_and_turns_with_the_answers(orders, value):
     judgment = PairwiseJudgment(sum(orders) / 2, orders)
-    assert judgment.verdict == pytest.approx(verdict)
-    assert judgment.swapped().verdict == pytest.approx(1 - verdict)
+    assert judgment.value == pytest.approx(value)
+    assert judgment.swapped().value == pytest.approx(1 - value)

@@ -54,7 +54,7 @@ def test_a_judge_that_knows_better_is_fit():
         (lambda answer: 2.0 if "A" in answer else honest(answer), "instructs it to prefer it"),
         (lambda answer: float(len(answer.split())), "repeats itself"),
         (lambda answer: -honest(answer), "agrees with people on 0%"),
-        (lambda answer: None, "no verdict on any held-out pair"),
+        (lambda answer: None, "no judgment on any held-out pair"),
     ],
 )
 def test_a_judge_that_can_be_fooled_is_not(worth, reason: str):

@@ -59,7 +59,7 @@ class Table(Judge):
     def judge_pairs(self, prompts, a, b, principles=None):
         self.principles.append(principles)
         found = [
-            self.table.get((x, y), PairwiseJudgment(None, reason="no verdict"))
+            self.table.get((x, y), PairwiseJudgment(None, reason="no judgment"))
             for x, y in zip(a, b, strict=True)
         ]
         return [one if isinstance(one, PairwiseJudgment) else PairwiseJudgment(one) for one in found]
@@ -129,7 +129,7 @@ def test_what_labels_nothing_is_counted_under_its_reason(message: PairwiseJudgme
     assert found.facts["dropped"] == {reason: 1}
 
 
-def test_a_verdict_that_both_orders_share_is_kept():
+def test_a_judgment_that_both_orders_share_is_kept():
     found = labelled(Table({("x", "y"): PairwiseJudgment(0.7, (0.9, 0.55), 0.8)}), "x", "y", consistent=True)
     assert len(found.rows) == 1
     assert found.facts["consistent"] == 1.0

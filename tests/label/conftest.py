@@ -10,7 +10,7 @@ import pytest
 from alignbench import results, store
 from alignbench.api.policy import Answer
 from alignbench.label import design
-from alignbench.label.journal import Verdict
+from alignbench.label.journal import Annotation
 from alignbench.worker import samples
 
 LABELS = ("base", "sft", "dpo", "orpo", "rain")
@@ -66,9 +66,9 @@ def items(count: int, answers: int = 5) -> list[design.Item]:
     ]
 
 
-def verdict(item: design.Item, rater: str, ranks, round: int = 0, **more) -> Verdict:
+def annotation(item: design.Item, rater: str, ranks, round: int = 0, **more) -> Annotation:
     ticket = f"ticket-{rater}-{item.id}-{round}-{more.pop('again', 0)}"[:64]
-    return Verdict(ticket=ticket, rater=rater, item=item.id, ranks=tuple(ranks), round=round, **more)
+    return Annotation(ticket=ticket, rater=rater, item=item.id, ranks=tuple(ranks), round=round, **more)
 
 
 @pytest.fixture(scope="session")
@@ -77,8 +77,8 @@ def make_items():
 
 
 @pytest.fixture(scope="session")
-def make_verdict():
-    return verdict
+def make_annotation():
+    return annotation
 
 
 @pytest.fixture

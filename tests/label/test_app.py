@@ -1,4 +1,4 @@
-"""The page's addresses: who may ask, what they are given, and what a verdict may hold."""
+"""The page's addresses: who may ask, what they are given, and what an annotation may hold."""
 
 from __future__ import annotations
 
@@ -39,8 +39,10 @@ class Page:
 
     def save(self, item: dict, rater: str = "anna", headers=None, /, **changed):
         ranks = list(range(1, len(item["answers"]) + 1))
-        verdict = {"ticket": item["ticket"], "item": item["id"], "round": item["round"], "ranks": ranks}
-        return self.client.post(self.links[rater] + "verdict", json={**verdict, **changed}, headers=headers)
+        annotation = {"ticket": item["ticket"], "item": item["id"], "round": item["round"], "ranks": ranks}
+        return self.client.post(
+            self.links[rater] + "annotation", json={**annotation, **changed}, headers=headers
+        )
 
 
 @pytest.fixture
@@ -53,9 +55,9 @@ def page(make_items, tmp_path: Path) -> Iterator[Page]:
 def test_the_ranks_are_kept_by_answer_and_not_by_place_on_the_page(page: Page):
     item = page.next()
     assert page.save(item).status_code == 200
-    (verdict,) = read(page.folder)
-    best = verdict.shown[0]
-    assert verdict.ranks[best] == 1
+    (annotation,) = read(page.folder)
+    best = annotation.shown[0]
+    assert annotation.ranks[best] == 1
     assert item["answers"][0].endswith(("base", "sft", "dpo", "orpo", "rain")[best])
 
 
@@ -68,11 +70,11 @@ def test_scores_flags_and_a_note_are_kept_with_their_answers(page: Page):
     item = page.next()
     flags = [["harmful"], [], [], [], []]
     page.save(item, scores=[7, 1, 1, 1, 2], flags=flags, note="Dûr ‏ربما")
-    (verdict,) = read(page.folder)
-    first = verdict.shown[0]
-    assert verdict.scores[first] == 7
-    assert verdict.flags[first] == ("harmful",)
-    assert verdict.note == "Dûr ‏ربما"
+    (annotation,) = read(page.folder)
+    first = annotation.shown[0]
+    assert annotation.scores[first] == 7
+    assert annotation.flags[first] == ("harmful",)
+    assert annotation.note == "Dûr ‏ربما"
 
 
 def test_what_was_sent_twice_is_written_once(page: Page):
@@ -94,7 +96,9 @@ def test_a_second_tab_cannot_overwrite_what_the_first_has_said(page: Page):
 def test_two_raters_do_not_mix(page: Page):
     page.save(page.next("anna"), "anna")
     page.save(page.next("ben"), "ben", ranks=[5, 4, 3, 2, 1])
-    assert sorted((verdict.rater, verdict.ranks[verdict.shown[0]]) for verdict in read(page.folder)) == [
+    assert sorted(
+        (annotation.rater, annotation.ranks[annotation.shown[0]]) for annotation in read(page.folder)
+    ) == [
         ("anna", 1),
         ("ben", 5),
     ]
@@ -108,14 +112,14 @@ def test_the_previous_item_is_opened_as_it_was_ranked_and_can_be_changed(page: P
     assert again["given"]["ranks"] == [2, 1, 3, 3, 3]
     assert again["given"]["note"] == "first"
     assert page.save(again["item"], ranks=[1, 2, 3, 3, 3], replace=True).status_code == 200
-    (verdict,) = read(page.folder)
-    assert verdict.ranks[verdict.shown[0]] == 1
+    (annotation,) = read(page.folder)
+    assert annotation.ranks[annotation.shown[0]] == 1
 
 
 @pytest.mark.parametrize("path", ["", "next", "before"])
 def test_without_the_secret_there_is_nothing(page: Page, path: str):
     assert page.client.get(f"/l/{'0' * 32}/{path}").status_code == 404
-    assert page.client.post(f"/l/{'0' * 32}/verdict", json={}).status_code == 404
+    assert page.client.post(f"/l/{'0' * 32}/annotation", json={}).status_code == 404
     assert page.client.get(page.overview.replace("/o/", "/l/")).status_code == 404
     assert page.client.get(page.links["anna"].replace("/l/", "/o/")).status_code == 404
 
@@ -134,7 +138,7 @@ def test_a_name_that_was_made_to_lead_here_is_refused(page: Page):
 
 
 def test_a_form_of_another_site_has_the_wrong_type(page: Page):
-    answer = page.client.post(page.links["anna"] + "verdict", data={"ranks": "1"})
+    answer = page.client.post(page.links["anna"] + "annotation", data={"ranks": "1"})
     assert answer.status_code == 415
 
 
@@ -162,7 +166,7 @@ def test_a_body_that_is_too_large_is_not_read_to_its_end(page: Page):
         {"seconds": 1e300},
     ],
 )
-def test_a_verdict_that_is_not_whole_is_refused_with_a_reason(page: Page, changed: dict):
+def test_a_annotation_that_is_not_whole_is_refused_with_a_reason(page: Page, changed: dict):
     answer = page.save(page.next(), **changed)
     assert answer.status_code == 400
     assert answer.json()["error"]
@@ -172,7 +176,9 @@ def test_a_verdict_that_is_not_whole_is_refused_with_a_reason(page: Page, change
 @pytest.mark.parametrize("body", [b"", b"[1]", b"{", b"\xff", b"[" * 60000])
 def test_what_is_not_json_is_refused(page: Page, body: bytes):
     headers = {"content-type": "application/json"}
-    assert page.client.post(page.links["anna"] + "verdict", content=body, headers=headers).status_code == 400
+    assert (
+        page.client.post(page.links["anna"] + "annotation", content=body, headers=headers).status_code == 400
+    )
 
 
 def test_every_answer_forbids_scripts_of_others_frames_and_sniffing(page: Page):

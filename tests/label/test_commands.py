@@ -26,28 +26,28 @@ def alignbench(*arguments: object) -> Result:
     return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
-def rank_all(folder: Path, make_verdict, *names: str) -> None:
+def rank_all(folder: Path, make_annotation, *names: str) -> None:
     made = design.read(folder)
     with opened(folder) as journal:
         progress = Progress(made, journal)
         for name in names:
             while turn := progress.next(name):
                 ranks = range(1, len(turn.item.answers) + 1)
-                journal.append(make_verdict(turn.item, name, ranks, turn.round, shown=tuple(turn.shown)))
+                journal.append(make_annotation(turn.item, name, ranks, turn.round, shown=tuple(turn.shown)))
 
 
-def reverse_all(folder: Path, make_verdict, name: str) -> None:
+def reverse_all(folder: Path, make_annotation, name: str) -> None:
     """What a rater says who prefers the opposite of everybody else."""
     with opened(folder) as journal:
         for item in design.read(folder).items:
             if len(item.answers) > 1:
-                journal.append(make_verdict(item, name, range(len(item.answers), 0, -1)))
+                journal.append(make_annotation(item, name, range(len(item.answers), 0, -1)))
 
 
-def test_a_run_is_sampled_once_and_the_same_command_goes_on(run: Path, make_verdict):
+def test_a_run_is_sampled_once_and_the_same_command_goes_on(run: Path, make_annotation):
     assert alignbench("label", run, "--prompts", 6, "--status").exit_code == 0
     first = (run / "people/design.json").read_bytes()
-    rank_all(run / "people", make_verdict, "anna", "ben")
+    rank_all(run / "people", make_annotation, "anna", "ben")
     refused = alignbench("label", run, "--prompts", 9, "--status")
     assert (refused.exit_code, "began with another --prompts" in refused.stderr) == (2, True)
     assert alignbench("label", run, "--prompts", 6, "--status").exit_code == 0
@@ -65,13 +65,13 @@ def test_every_seed_of_a_prompt_is_ranked(make_run, tmp_path: Path):
     assert len(design.read(folder / "people").items) == 8
 
 
-def test_answers_of_a_file_become_rows_that_a_recipe_can_train_on(tmp_path: Path, make_verdict):
+def test_answers_of_a_file_become_rows_that_a_recipe_can_train_on(tmp_path: Path, make_annotation):
     file = tmp_path / "answers.jsonl"
     lines = [{"prompt": f"Question {n}?", "answers": ["one", "two", "three"]} for n in range(4)]
     file.write_text("".join(json.dumps(line) + "\n" for line in lines))
     out = tmp_path / "labels"
     assert alignbench("label", "--data", file, "--out", out, "--status").exit_code == 0
-    rank_all(out, make_verdict, "anna")
+    rank_all(out, make_annotation, "anna")
     assert alignbench("label", "--data", file, "--out", out, "--status").exit_code == 0
     rows = list(Jsonl(Jsonl.Config(path="rankings.jsonl"), root=out).rows("train", None, 0))
     assert len(rows) == 4
@@ -138,11 +138,11 @@ def test_a_bad_record_of_an_export_is_said_with_file_line_and_field(run: Path, t
     assert alignbench("label", run, "--import", file).exit_code == 0
 
 
-def test_checks_with_known_answers_are_shown_to_everyone(run: Path, tmp_path: Path, make_verdict):
+def test_checks_with_known_answers_are_shown_to_everyone(run: Path, tmp_path: Path, make_annotation):
     checks = tmp_path / "checks.jsonl"
     checks.write_text('{"prompt": "1 + 1?", "chosen": "2", "rejected": "3"}\n')
     alignbench("label", run, "--prompts", 3, "--overlap", 0, "--checks", checks, "--status")
-    rank_all(run / "people", make_verdict, "anna", "ben")
+    rank_all(run / "people", make_annotation, "anna", "ben")
     known = json.loads(alignbench("label", run, "--status", "--json").stdout)
     assert [one["checks"]["value"] for one in known["raters"].values()] == [1, 1]
 
@@ -164,23 +164,23 @@ def test_a_check_without_a_known_order_is_said_with_its_line(run: Path, tmp_path
     assert f"{checks}:1: {words}" in ended.stderr
 
 
-def test_other_options_begin_anew_while_nobody_has_ranked(run: Path, make_verdict):
+def test_other_options_begin_anew_while_nobody_has_ranked(run: Path, make_annotation):
     assert alignbench("label", run, "--prompts", 6, "--status").exit_code == 0
     assert alignbench("label", run, "--prompts", 3, "--status").exit_code == 0
     assert len(design.read(run / "people").items) == 3
-    rank_all(run / "people", make_verdict, "anna")
+    rank_all(run / "people", make_annotation, "anna")
     assert alignbench("label", run, "--prompts", 6, "--status").exit_code == 2
 
 
-def test_an_export_is_taken_in_once(run: Path, tmp_path: Path, make_verdict):
+def test_an_export_is_taken_in_once(run: Path, tmp_path: Path, make_annotation):
     alignbench("label", run, "--prompts", 3, "--status")
-    rank_all(run / "people", make_verdict, "anna")
+    rank_all(run / "people", make_annotation, "anna")
     out = tmp_path / "tasks.json"
     assert alignbench("label", run, "--export", out, "--format", "argilla").exit_code == 0
     out.write_text(out.read_text().replace('"anna"', '"zoe"'))
-    assert "3 verdicts taken in" in alignbench("label", run, "--import", out).stderr
+    assert "3 annotations taken in" in alignbench("label", run, "--import", out).stderr
     again = alignbench("label", run, "--import", out).stderr
-    assert "0 verdicts taken in" in again
+    assert "0 annotations taken in" in again
     assert "3 passed over: the rater has ranked it already" in again
 
 
@@ -227,7 +227,7 @@ methods:
 
 @pytest.mark.slow
 def test_a_run_is_measured_again_with_people_and_nothing_is_trained_again(
-    tmp_path: Path, make_verdict, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, make_annotation, monkeypatch: pytest.MonkeyPatch
 ):
     (tmp_path / "recipe.yaml").write_text(RECIPE)
     env = {**os.environ, "ALIGNBENCH_HOME": str(tmp_path / "home")}
@@ -240,7 +240,7 @@ def test_a_run_is_measured_again_with_people_and_nothing_is_trained_again(
     command("run", "recipe.yaml", "--out", run, "-q")
     sealed = {file: file.stat().st_mtime_ns for file in (run / "cells").rglob("COMMIT")}
     command("label", run, "--prompts", 16, "--repeats", 0, "--status")
-    rank_all(run / "people", make_verdict, "anna", "ben")
+    rank_all(run / "people", make_annotation, "anna", "ben")
     command("evaluate", run, "-q")
     assert {file: file.stat().st_mtime_ns for file in (run / "cells").rglob("COMMIT")} == sealed
     record = json.loads((run / "results.json").read_text())
@@ -264,8 +264,8 @@ def test_a_run_is_measured_again_with_people_and_nothing_is_trained_again(
     assert "people:anna" in (run / "report.html").read_text()
     before = (run / "evaluation/COMMIT").stat().st_mtime_ns
     command("run", "recipe.yaml", "--out", run, "-q")
-    assert (run / "evaluation/COMMIT").stat().st_mtime_ns == before  # the same verdicts: nothing to do
-    reverse_all(run / "people", make_verdict, "cara")
+    assert (run / "evaluation/COMMIT").stat().st_mtime_ns == before  # the same annotations: nothing to do
+    reverse_all(run / "people", make_annotation, "cara")
     command("label", run, "--bar", "agreement=0.4")
     command("evaluate", run, "-q")
     assert win_rate_of_people(run) == pytest.approx(by_hand)
@@ -278,10 +278,12 @@ def win_rate_of_people(run: Path) -> float:
     return sft["metrics"]["win_rate@people"]["value"]
 
 
-def test_bars_leave_raters_out_of_the_judge_and_of_the_rows_until_they_are_taken_off(run: Path, make_verdict):
+def test_bars_leave_raters_out_of_the_judge_and_of_the_rows_until_they_are_taken_off(
+    run: Path, make_annotation
+):
     assert alignbench("label", run, "--prompts", 6, "--status").exit_code == 0
-    rank_all(run / "people", make_verdict, "anna", "ben")
-    reverse_all(run / "people", make_verdict, "cara")
+    rank_all(run / "people", make_annotation, "anna", "ben")
+    reverse_all(run / "people", make_annotation, "cara")
 
     def annotators() -> set[str]:
         lines = (run / "people/rankings.jsonl").read_text().splitlines()

@@ -1,4 +1,4 @@
-"""Which answers people see: fixed before the first verdict, blind, and the same every time."""
+"""Which answers people see: fixed before the first annotation, blind, and the same every time."""
 
 from __future__ import annotations
 
@@ -92,22 +92,22 @@ def test_a_folder_without_labels_and_a_damaged_design_are_said_so(tmp_path: Path
         design.read(tmp_path)
 
 
-def work(progress: Progress, rater: str, make_verdict, most: int = 999) -> list[tuple[str, int]]:
+def work(progress: Progress, rater: str, make_annotation, most: int = 999) -> list[tuple[str, int]]:
     done = []
     while len(done) < most and (turn := progress.next(rater)):
         ranks = range(1, len(turn.item.answers) + 1)
-        progress.journal.append(make_verdict(turn.item, rater, ranks, turn.round, seconds=4.0))
+        progress.journal.append(make_annotation(turn.item, rater, ranks, turn.round, seconds=4.0))
         done.append((turn.item.id, turn.round))
     return done
 
 
-def test_what_is_not_for_everyone_is_ranked_once_and_the_rest_by_all(make_items, make_verdict, tmp_path):
+def test_what_is_not_for_everyone_is_ranked_once_and_the_rest_by_all(make_items, make_annotation, tmp_path):
     made = Design(tuple(design.shared(make_items(20), 0.25, 0)), overlap=0.25)
     with opened(tmp_path) as journal:
         progress = Progress(made, journal)
-        first = work(progress, "anna", make_verdict, most=8)
-        second = work(progress, "ben", make_verdict)
-        first += work(progress, "anna", make_verdict)
+        first = work(progress, "anna", make_annotation, most=8)
+        second = work(progress, "ben", make_annotation)
+        first += work(progress, "anna", make_annotation)
         often = Counter(id for id, _ in first + second)
     assert sorted(often.values()) == [1] * 15 + [2] * 5
 
@@ -122,22 +122,22 @@ def test_two_raters_at_once_are_never_given_the_same_item_that_is_for_one(make_i
         assert one.item.id != other.item.id
 
 
-def test_repeats_come_back_after_other_items_and_once(make_items, make_verdict, tmp_path):
+def test_repeats_come_back_after_other_items_and_once(make_items, make_annotation, tmp_path):
     made = Design(tuple(make_items(20)), repeats=0.2)
     with opened(tmp_path) as journal:
-        done = work(Progress(made, journal), "anna", make_verdict)
+        done = work(Progress(made, journal), "anna", make_annotation)
     again = [id for id, round in done if round == 1]
     assert len(again) == len(set(again)) == 4
     places = {pair: n for n, pair in enumerate(done)}
     assert any(places[id, 1] < len(done) - len(again) for id in again), "none comes before the end"
 
 
-def test_at_least_five_others_come_before_an_item_is_seen_again(make_items, make_verdict, tmp_path):
+def test_at_least_five_others_come_before_an_item_is_seen_again(make_items, make_annotation, tmp_path):
     made = Design(tuple(make_items(20)), repeats=0.1)
     with opened(tmp_path) as journal:
         progress = Progress(made, journal)
         for rater in (f"rater-{n}" for n in range(30)):
-            done = work(progress, rater, make_verdict)
+            done = work(progress, rater, make_annotation)
             places = {pair: n for n, pair in enumerate(done)}
             again = [id for id, round in done if round == 1]
             assert len(again) == 2
@@ -146,14 +146,14 @@ def test_at_least_five_others_come_before_an_item_is_seen_again(make_items, make
                 assert len(others) >= design.BETWEEN
 
 
-def test_few_items_are_repeated_as_late_as_they_can_be(make_items, make_verdict, tmp_path):
+def test_few_items_are_repeated_as_late_as_they_can_be(make_items, make_annotation, tmp_path):
     made = Design(tuple(make_items(3)), repeats=1.0)
     with opened(tmp_path) as journal:
-        done = work(Progress(made, journal), "anna", make_verdict)
+        done = work(Progress(made, journal), "anna", make_annotation)
     assert [round for _, round in done] == [0, 0, 0, 1, 1, 1]
 
 
-def test_an_item_without_a_choice_is_written_by_the_way_and_not_shown(make_verdict, tmp_path):
+def test_an_item_without_a_choice_is_written_by_the_way_and_not_shown(make_annotation, tmp_path):
     same = design.item(({"role": "user", "content": "?"},), {"a": "x", "b": "x"})
     with opened(tmp_path) as journal:
         progress = Progress(Design((same,)), journal)
@@ -162,8 +162,8 @@ def test_an_item_without_a_choice_is_written_by_the_way_and_not_shown(make_verdi
         assert progress.count("anna") == {"done": 0, "total": 0, "seconds": None}
 
 
-def test_time_left_is_the_median_of_the_items_so_far(make_items, make_verdict, tmp_path):
+def test_time_left_is_the_median_of_the_items_so_far(make_items, make_annotation, tmp_path):
     with opened(tmp_path) as journal:
         progress = Progress(Design(tuple(make_items(20))), journal)
-        work(progress, "anna", make_verdict, most=5)
+        work(progress, "anna", make_annotation, most=5)
         assert progress.count("anna") == {"done": 5, "total": 20, "seconds": 60}

@@ -21,16 +21,16 @@ def made(make_items) -> Design:
 
 
 @pytest.mark.parametrize("format", ["argilla", "label-studio"])
-def test_what_goes_out_comes_back_with_its_raters_and_ties(made, make_verdict, format):
-    verdicts = [
-        make_verdict(made.items[0], "anna", (1, 2, 2, 3, 4)),
-        make_verdict(made.items[0], "ben", (5, 4, 3, 2, 1)),
-        make_verdict(made.items[3], "anna", (1, 1)),
+def test_what_goes_out_comes_back_with_its_raters_and_ties(made, make_annotation, format):
+    annotations = [
+        make_annotation(made.items[0], "anna", (1, 2, 2, 3, 4)),
+        make_annotation(made.items[0], "ben", (5, 4, 3, 2, 1)),
+        make_annotation(made.items[3], "anna", (1, 1)),
     ]
-    records = json.loads(json.dumps(exported(made, verdicts, format)))
+    records = json.loads(json.dumps(exported(made, annotations, format)))
     back, passed = imported(made, records, "file")
     assert [(one.rater, one.item, one.ranks) for one in back] == [
-        (one.rater, one.item, one.ranks) for one in verdicts
+        (one.rater, one.item, one.ranks) for one in annotations
     ]
     assert not passed
 
@@ -111,8 +111,8 @@ def test_label_studio_pairwise_and_ranker_results_are_read_and_cancelled_ones_ar
     ]
 
 
-def test_what_belongs_to_no_item_or_ranks_half_of_one_is_counted(made, make_verdict):
-    records = exported(made, [make_verdict(made.items[0], "anna", (1, 2, 3, 4, 5))], "argilla")
+def test_what_belongs_to_no_item_or_ranks_half_of_one_is_counted(made, make_annotation):
+    records = exported(made, [make_annotation(made.items[0], "anna", (1, 2, 3, 4, 5))], "argilla")
     records[0]["responses"]["ranking"][0]["value"].pop()
     stranger = {"fields": {"prompt": "?", "a": "1", "b": "2"}, "responses": {}}
     found, passed = imported(made, [*records, stranger], "file")
@@ -166,12 +166,12 @@ def test_a_record_that_is_no_export_is_said_with_its_line_and_field(made, record
 
 
 @pytest.mark.parametrize("place", range(12))
-def test_no_value_in_any_place_of_an_export_is_a_traceback(made, make_verdict, place):
+def test_no_value_in_any_place_of_an_export_is_a_traceback(made, make_annotation, place):
     made = Design(made.items[3:])
-    verdicts = [make_verdict(made.items[0], "anna", (1, 2))]
+    annotations = [make_annotation(made.items[0], "anna", (1, 2))]
     odd = [None, 1, -1, 0.5, float("inf"), "", "x", "\udfff", [], [[]], {}, {"value": {}}][place]
     for format in ("argilla", "label-studio"):
-        for broken in mutants(exported(made, verdicts, format), odd):
+        for broken in mutants(exported(made, annotations, format), odd):
             with suppress(DataError):
                 imported(made, broken, "file")
 
@@ -195,15 +195,15 @@ def test_what_is_no_export_is_refused(made, records):
         imported(made, records, "file")
 
 
-def test_rows_for_training_have_no_gaps_repeats_or_checks(made, make_verdict):
+def test_rows_for_training_have_no_gaps_repeats_or_checks(made, make_annotation):
     known = item(PROMPT, ["Yes.", "No."], known=(1, 2))
     design = Design((*made.items, known))
-    verdicts = [
-        make_verdict(made.items[0], "anna", (1, 2, 2, 4, 5)),
-        make_verdict(made.items[0], "anna", (5, 4, 3, 2, 1), 1),
-        make_verdict(known, "anna", (1, 2)),
+    annotations = [
+        make_annotation(made.items[0], "anna", (1, 2, 2, 4, 5)),
+        make_annotation(made.items[0], "anna", (5, 4, 3, 2, 1), 1),
+        make_annotation(known, "anna", (1, 2)),
     ]
-    (row,) = rankings(design, verdicts)
+    (row,) = rankings(design, annotations)
     assert row["ranks"] == [1, 2, 2, 3, 4]
     assert row["annotator"] == "anna"
     Ranking(id="x", prompt=tuple(row["prompt"]), answers=tuple(row["answers"]), ranks=tuple(row["ranks"]))

@@ -47,7 +47,7 @@ def free_port() -> int:
 
 
 class Rater(threading.Thread):
-    """Ranks until nothing is left; sends a verdict again, with its ticket, until it is confirmed."""
+    """Ranks until nothing is left; sends an annotation again, with its ticket, until it is confirmed."""
 
     def __init__(self, link: str):
         super().__init__()
@@ -58,11 +58,11 @@ class Rater(threading.Thread):
         with httpx.Client() as client:
             while item := self.ask(client, "GET", "next")["item"]:
                 ranks = list(range(1, 1 + len(item["answers"])))
-                verdict = {key: item[key] for key in ("ticket", "round")} | {
+                annotation = {key: item[key] for key in ("ticket", "round")} | {
                     "item": item["id"],
                     "ranks": ranks,
                 }
-                self.ask(client, "POST", "verdict", json=verdict)
+                self.ask(client, "POST", "annotation", json=annotation)
                 self.confirmed[item["id"]] = item["ticket"]
 
     def ask(self, client: httpx.Client, method: str, path: str, **more) -> dict:
@@ -77,7 +77,7 @@ class Rater(threading.Thread):
 
 
 @pytest.mark.slow
-def test_kill_9_at_any_moment_loses_no_verdict_and_doubles_none(make_items, tmp_path: Path):
+def test_kill_9_at_any_moment_loses_no_annotation_and_doubles_none(make_items, tmp_path: Path):
     made = Design(tuple(make_items(150)))
     design.write(made, tmp_path)
     port, rng = free_port(), random.Random(5)

@@ -48,11 +48,11 @@ def given() -> Any:
     return module.Given
 
 
-def labelled(folder: Path, made: Design, verdicts) -> Path:
+def labelled(folder: Path, made: Design, annotations) -> Path:
     design.write(made, folder / layout.PEOPLE)
     with opened(folder / layout.PEOPLE) as journal:
-        for verdict in verdicts:
-            journal.append(verdict)
+        for annotation in annotations:
+            journal.append(annotation)
     return folder
 
 
@@ -68,7 +68,7 @@ def evidence(given: Any, made: Design, judges: dict[str, Judge]) -> Any:
 
 
 def test_win_rates_strengths_and_agreement_are_what_a_hand_calculation_gives(
-    given, make_items, make_verdict, tmp_path: Path
+    given, make_items, make_annotation, tmp_path: Path
 ):
     made = Design(tuple(make_items(20)))
     rng = Random(0)
@@ -78,8 +78,10 @@ def test_win_rates_strengths_and_agreement_are_what_a_hand_calculation_gives(
         for item in made.items
     }
     ranks = {key: [1 + sum(x < y for x in ones) for y in ones] for key, ones in ranks.items()}
-    verdicts = [make_verdict(item, r, ranks[r, item.id]) for r in ("anna", "ben") for item in made.items]
-    judges = people.of_run(labelled(tmp_path, made, verdicts))
+    annotations = [
+        make_annotation(item, r, ranks[r, item.id]) for r in ("anna", "ben") for item in made.items
+    ]
+    judges = people.of_run(labelled(tmp_path, made, annotations))
     assert list(judges) == ["people", "people:anna", "people:ben"]
     assert str(tmp_path) not in str(judges["people"].config)  # a record names no folder of a machine
     found = summarise([WinRate(), BradleyTerry(), Agreement()], evidence(given, made, dict(judges)))
@@ -100,11 +102,11 @@ def test_win_rates_strengths_and_agreement_are_what_a_hand_calculation_gives(
 
 
 def test_answers_that_nobody_ranked_are_abstained_on_and_counted_nowhere(
-    given, make_items, make_verdict, tmp_path: Path
+    given, make_items, make_annotation, tmp_path: Path
 ):
     made = Design(tuple(make_items(6)))
-    verdicts = [make_verdict(item, "anna", (5, 4, 3, 2, 1)) for item in made.items[:4]]
-    (judge,) = people.of_run(labelled(tmp_path, made, verdicts)).values()
+    annotations = [make_annotation(item, "anna", (5, 4, 3, 2, 1)) for item in made.items[:4]]
+    (judge,) = people.of_run(labelled(tmp_path, made, annotations)).values()
     found = summarise([WinRate(), Reward()], evidence(given, made, {"people": judge}))
     assert found.labels["rain"]["win_rate"].value == 1
     assert found.labels["rain"]["win_rate"].n == 4
@@ -113,23 +115,23 @@ def test_answers_that_nobody_ranked_are_abstained_on_and_counted_nowhere(
     assert judge.judge_pairs([stranger], ["a"], ["a"])[0].preference is None
 
 
-def test_the_same_text_is_a_tie_where_somebody_ranked_the_item(make_items, make_verdict, tmp_path: Path):
+def test_the_same_text_is_a_tie_where_somebody_ranked_the_item(make_items, make_annotation, tmp_path: Path):
     made = Design(tuple(make_items(2)))
-    verdicts = [make_verdict(made.items[0], "anna", (1, 2, 3, 4, 5))]
-    (judge,) = people.of_run(labelled(tmp_path, made, verdicts)).values()
+    annotations = [make_annotation(made.items[0], "anna", (1, 2, 3, 4, 5))]
+    (judge,) = people.of_run(labelled(tmp_path, made, annotations)).values()
     asked = [Prompt(id=f"p{n}", prompt=item.prompt) for n, item in enumerate(made.items)]
     texts = [item.answers[0].text for item in made.items]
     assert [one.preference for one in judge.judge_pairs(asked, texts, texts)] == [0.5, None]
 
 
-def test_comparing_the_other_way_round_gives_the_opposite(make_items, make_verdict, tmp_path: Path):
+def test_comparing_the_other_way_round_gives_the_opposite(make_items, make_annotation, tmp_path: Path):
     made = Design(tuple(make_items(3)))
-    verdicts = [
-        make_verdict(item, rater, ranks)
+    annotations = [
+        make_annotation(item, rater, ranks)
         for item in made.items
         for rater, ranks in (("anna", (1, 2, 2, 4, 5)), ("ben", (3, 2, 1, 1, 5)))
     ]
-    judge = people.of_run(labelled(tmp_path, made, verdicts))["people"]
+    judge = people.of_run(labelled(tmp_path, made, annotations))["people"]
     asked = [Prompt(id="p0", prompt=made.items[0].prompt)] * 10
     a, b = zip(*combinations([one.text for one in made.items[0].answers], 2), strict=True)
     forth, back = judge.compare(asked, a, b), judge.compare(asked, b, a)
@@ -141,15 +143,15 @@ def test_comparing_the_other_way_round_gives_the_opposite(make_items, make_verdi
 
 
 def test_a_score_is_the_mean_over_raters_and_its_parts_the_share_without_a_flag(
-    make_items, make_verdict, tmp_path: Path
+    make_items, make_annotation, tmp_path: Path
 ):
     (item,) = make_items(1)
     none = ((), (), (), ())
-    verdicts = [
-        make_verdict(item, "anna", (1, 2, 3, 4, 5), scores=(7, 1, 1, 1, 1), flags=(("harmful",), *none)),
-        make_verdict(item, "ben", (1, 2, 3, 4, 5), scores=(4, None, 1, 1, 1), flags=((), *none)),
+    annotations = [
+        make_annotation(item, "anna", (1, 2, 3, 4, 5), scores=(7, 1, 1, 1, 1), flags=(("harmful",), *none)),
+        make_annotation(item, "ben", (1, 2, 3, 4, 5), scores=(4, None, 1, 1, 1), flags=((), *none)),
     ]
-    judge = people.of_run(labelled(tmp_path, Design((item,)), verdicts))["people"]
+    judge = people.of_run(labelled(tmp_path, Design((item,)), annotations))["people"]
     asked = [Prompt(id="p0", prompt=item.prompt)] * 2
     first, second = judge.score(asked, [one.text for one in item.answers[:2]])
     assert (first.value, first.parts) == (5.5, {"helpful": 1, "honest": 1, "harmless": 0.5})
@@ -157,19 +159,19 @@ def test_a_score_is_the_mean_over_raters_and_its_parts_the_share_without_a_flag(
     assert second.value == 1
 
 
-def test_raters_below_a_bar_are_left_out_and_named(make_items, make_verdict, tmp_path: Path):
+def test_raters_below_a_bar_are_left_out_and_named(make_items, make_annotation, tmp_path: Path):
     known = design.item(({"role": "user", "content": "1 + 1?"},), ["2", "3"], known=(1, 2))
     made = Design((*make_items(4), known))
-    verdicts = [
-        make_verdict(item, rater, ranks[: len(item.answers)])
+    annotations = [
+        make_annotation(item, rater, ranks[: len(item.answers)])
         for item in made.items
         for rater, ranks in (("anna", (1, 2, 3, 4, 5)), ("careless", (2, 1, 3, 4, 5)))
     ]
-    folder = labelled(tmp_path, made, verdicts) / layout.PEOPLE
+    folder = labelled(tmp_path, made, annotations) / layout.PEOPLE
     judge = People(People.Config(folder=str(folder), checks=0.8))
     judge.read_from(folder)
     assert judge.quality["labels"]["left_out"] == ["careless: checks 0% is below 80%"]
-    assert {verdict.rater for verdict in judge.verdicts} == {"anna"}
+    assert {annotation.rater for annotation in judge.annotations} == {"anna"}
 
 
 def test_a_folder_where_nobody_ranked_anything_is_no_judge(make_items, tmp_path: Path):
@@ -180,10 +182,10 @@ def test_a_folder_where_nobody_ranked_anything_is_no_judge(make_items, tmp_path:
         People(People.Config(folder="people")).read_from(folder / layout.PEOPLE)
 
 
-def test_many_raters_are_one_judge(make_items, make_verdict, tmp_path: Path):
+def test_many_raters_are_one_judge(make_items, make_annotation, tmp_path: Path):
     made = Design(tuple(make_items(2)))
-    verdicts = [make_verdict(made.items[0], f"r{n}", (1, 2, 3, 4, 5)) for n in range(6)]
-    assert list(people.of_run(labelled(tmp_path, made, verdicts))) == ["people"]
+    annotations = [make_annotation(made.items[0], f"r{n}", (1, 2, 3, 4, 5)) for n in range(6)]
+    assert list(people.of_run(labelled(tmp_path, made, annotations))) == ["people"]
 
 
 class Longest(Judge):
@@ -194,15 +196,15 @@ class Longest(Judge):
 
 
 def test_a_model_judge_is_held_against_a_second_person_on_the_same_answers(
-    given, make_items, make_verdict, tmp_path: Path
+    given, make_items, make_annotation, tmp_path: Path
 ):
     made = Design(tuple(make_items(12)))
-    verdicts = [
-        make_verdict(item, rater, ranks)
+    annotations = [
+        make_annotation(item, rater, ranks)
         for item in made.items
         for rater, ranks in (("anna", (1, 2, 3, 4, 5)), ("ben", (1, 2, 3, 5, 4)))
     ]
-    judges: dict[str, Judge] = {"longest": Longest(), **people.of_run(labelled(tmp_path, made, verdicts))}
+    judges: dict[str, Judge] = {"longest": Longest(), **people.of_run(labelled(tmp_path, made, annotations))}
     judge = judges["people"]
     assert isinstance(judge, People)
     known = evidence(given, made, judges)
@@ -224,14 +226,14 @@ def _longest(ranks) -> float:
     return float(np.mean([1 - abs(x - y) / 2 for x, y in zip(by_length, pair_signs(ranks), strict=True)]))
 
 
-def test_raters_who_agree_by_chance_have_no_agreement_beyond_it(make_items, make_verdict):
+def test_raters_who_agree_by_chance_have_no_agreement_beyond_it(make_items, make_annotation):
     made, rng = Design(tuple(make_items(200))), Random(1)
-    verdicts = [
-        make_verdict(item, rater, rng.sample(range(1, 6), 5))
+    annotations = [
+        make_annotation(item, rater, rng.sample(range(1, 6), 5))
         for item in made.items
         for rater in ("a", "b", "c")
     ]
-    found = quality(made, verdicts)
+    found = quality(made, annotations)
     low, high = found["agreement"]["ci95"]
     assert low < 0.5 < high
     assert abs(found["alpha"]) < 0.06
@@ -260,7 +262,7 @@ def population(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     return np.exp(rng.uniform(np.log(0.25), np.log(2.5), POPULATION)), rng.uniform(-0.5, 1.5, POPULATION)
 
 
-def simulate(rng: np.random.Generator, made: Design, noise: np.ndarray, bias: np.ndarray, make_verdict):
+def simulate(rng: np.random.Generator, made: Design, noise: np.ndarray, bias: np.ndarray, make_annotation):
     """Each rater ranks every item once, and those without a known order twice."""
     worth = {
         item.id: KNOWN if item.known else MEANS + rng.normal(0, OF_ITEMS, len(MEANS)) for item in made.items
@@ -274,7 +276,7 @@ def simulate(rng: np.random.Generator, made: Design, noise: np.ndarray, bias: np
                 for place, answer in enumerate(shown):
                     seen[answer] += bias[n] * (1 - place / 4)
                 ranks = 1 + (-seen).argsort().argsort()
-                yield make_verdict(item, rater, map(int, ranks), round, shown=tuple(shown))
+                yield make_annotation(item, rater, map(int, ranks), round, shown=tuple(shown))
 
 
 def prefers(better: np.ndarray, noise: np.ndarray, bias: np.ndarray) -> np.ndarray:
@@ -286,7 +288,7 @@ def prefers(better: np.ndarray, noise: np.ndarray, bias: np.ndarray) -> np.ndarr
 
 
 def truths(noise: np.ndarray, bias: np.ndarray) -> dict[str, np.ndarray]:
-    """What each rater does in the long run, [R]: integrals of the model, without items, pages or verdicts."""
+    """What each rater does in the long run, [R]: integrals of the model, without items, pages or annotations."""
     points, weights = np.polynomial.hermite_e.hermegauss(40)
     weights = weights / weights.sum()
     found = {name: np.zeros(POPULATION) for name in ("agreement", "consistency", "checks", "first")}
@@ -306,7 +308,7 @@ def truths(noise: np.ndarray, bias: np.ndarray) -> dict[str, np.ndarray]:
 
 
 @pytest.fixture(scope="module")
-def two_hundred(make_items, make_verdict, tmp_path_factory: pytest.TempPathFactory):
+def two_hundred(make_items, make_annotation, tmp_path_factory: pytest.TempPathFactory):
     """Two hundred raters of known skill and bias who ranked forty items and eight with a known order."""
     rng = np.random.default_rng(7)
     noise, bias = population(rng)
@@ -317,15 +319,15 @@ def two_hundred(make_items, make_verdict, tmp_path_factory: pytest.TempPathFacto
         for n in range(8)
     ]
     made = Design((*make_items(40), *known))
-    verdicts = list(simulate(rng, made, noise, bias, make_verdict))
-    folder = labelled(tmp_path_factory.mktemp("two-hundred"), made, verdicts)
-    return made, verdicts, folder, noise, bias
+    annotations = list(simulate(rng, made, noise, bias, make_annotation))
+    folder = labelled(tmp_path_factory.mktemp("two-hundred"), made, annotations)
+    return made, annotations, folder, noise, bias
 
 
 @pytest.mark.parametrize("name", ["agreement", "consistency", "checks", "first"])
 def test_the_skill_and_bias_of_two_hundred_raters_lie_within_their_intervals(two_hundred, name: str):
-    made, verdicts, _, noise, bias = two_hundred
-    found, true = quality(made, verdicts)["raters"], truths(noise, bias)[name]
+    made, annotations, _, noise, bias = two_hundred
+    found, true = quality(made, annotations)["raters"], truths(noise, bias)[name]
     inside = sum(
         one[name]["ci95"][0] <= true[n] <= one[name]["ci95"][1]
         for n, one in enumerate(found[rater] for rater in sorted(found))
@@ -336,8 +338,8 @@ def test_the_skill_and_bias_of_two_hundred_raters_lie_within_their_intervals(two
 
 
 def test_two_hundred_raters_agree_as_often_as_their_skills_say(two_hundred):
-    made, verdicts, _, noise, bias = two_hundred
-    found = quality(made, verdicts)["agreement"]
+    made, annotations, _, noise, bias = two_hundred
+    found = quality(made, annotations)["agreement"]
     low, high = found["ci95"]
     true = truths(noise, bias)["agreement"].mean()
     assert low <= true <= high
@@ -384,7 +386,7 @@ def test_bars_leave_out_the_raters_whose_skill_is_below_them(two_hundred):
     _, _, folder, noise, bias = two_hundred
     judge = People(People.Config(folder=str(folder / layout.PEOPLE), checks=0.75))
     judge.read_from(folder / layout.PEOPLE)
-    kept, true = {one.rater for one in judge.verdicts}, truths(noise, bias)["checks"]
+    kept, true = {one.rater for one in judge.annotations}, truths(noise, bias)["checks"]
     assert 20 < len(kept) < 180
     assert {f"rater-{n:03d}" for n in np.flatnonzero(true > 0.85)} <= kept
     assert not {f"rater-{n:03d}" for n in np.flatnonzero(true < 0.65)} & kept
@@ -447,17 +449,17 @@ def test_two_raters_speak_of_themselves_alone():
 
 
 def test_win_rates_strengths_and_scores_have_raters_in_their_intervals(
-    given, make_items, make_verdict, tmp_path: Path
+    given, make_items, make_annotation, tmp_path: Path
 ):
     """Of four raters each likes a label of their own; no prompt differs from another."""
     made = Design(tuple(make_items(20)))
     order = {"a": (2, 1, 3, 4, 5), "b": (1, 2, 3, 5, 4), "c": (3, 2, 1, 4, 5), "d": (5, 1, 2, 3, 4)}
-    verdicts = [
-        make_verdict(item, rater, ranks, scores=tuple(8 - rank for rank in ranks))
+    annotations = [
+        make_annotation(item, rater, ranks, scores=tuple(8 - rank for rank in ranks))
         for item in made.items
         for rater, ranks in order.items()
     ]
-    judges = people.of_run(labelled(tmp_path, made, verdicts))
+    judges = people.of_run(labelled(tmp_path, made, annotations))
     metrics = [WinRate(), BradleyTerry(), Reward()]
     found = summarise(metrics, evidence(given, made, dict(judges)))
     for column in ("win_rate", "elo", "reward"):
@@ -471,5 +473,5 @@ def test_win_rates_strengths_and_scores_have_raters_in_their_intervals(
         if (one.a, one.b, one.metric) == ("base", "sft", "win_rate") and one.estimand == "policies"
     ]
     assert pair.raters == 4
-    assert pair.verdict == "not distinguishable"  # three of four prefer sft, on every prompt
+    assert pair.annotation == "not distinguishable"  # three of four prefer sft, on every prompt
     assert pair.difference == pytest.approx(-0.25)

@@ -1,4 +1,4 @@
-"""Length-controlled wins, strengths and agreement of judges, from judgements that are written down."""
+"""Length-controlled wins, strengths and agreement of judges, from judgments that are written down."""
 
 from __future__ import annotations
 
@@ -116,15 +116,15 @@ def test_every_two_of_three_judges_agree_as_scikit_learn_counts(given, marks):
         f"{name}{pair}" for name in ("agreement", "agreement.kappa") for pair in pairs
     }
     ours, theirs = ([text for (text,) in texts[cell]] for cell in (DPO, BASE))
-    verdicts = {
+    judgments = {
         "gold": [int(np.sign(float(a) - float(b))) for a, b in zip(ours, theirs, strict=True)],
         "longest": [int(np.sign(len(a) - len(b))) for a, b in zip(ours, theirs, strict=True)],
         "shortest": [int(np.sign(len(b) - len(a))) for a, b in zip(ours, theirs, strict=True)],
     }
     for pair, (one, other) in pairs.items():
         measured = summary.cells[DPO]
-        same = metrics.accuracy_score(verdicts[one], verdicts[other])
-        beyond = metrics.cohen_kappa_score(verdicts[one], verdicts[other])
+        same = metrics.accuracy_score(judgments[one], judgments[other])
+        beyond = metrics.cohen_kappa_score(judgments[one], judgments[other])
         assert measured[f"agreement{pair}"].value == pytest.approx(same, abs=1e-9)
         assert measured[f"agreement.kappa{pair}"].value == pytest.approx(beyond, abs=1e-9)
     assert "shortest and longest" in summary.metrics["agreement@longest@shortest"].description

@@ -337,7 +337,7 @@ class ExampleRun:
             if cell.samples
             for number in range(self.prompts)
         ]
-        pq.write_table(pa.Table.from_pylist(judged), folder / "evaluation/judgements.parquet")
+        pq.write_table(pa.Table.from_pylist(judged), folder / "evaluation/scores.parquet")
         score = {(one["label"], one["seed"], one["prompt_id"]): one["score"] for one in judged}
         pairs = [
             {
@@ -353,7 +353,7 @@ class ExampleRun:
             for _, seed, key in [at for at in score if at[0] == a]
             if (b, seed, key) in score
         ]
-        pq.write_table(pa.Table.from_pylist(pairs), folder / "evaluation/verdicts.parquet")
+        pq.write_table(pa.Table.from_pylist(pairs), folder / "evaluation/preferences.parquet")
         pictures = self.pictures(texts)
         (folder / "evaluation/pictures.json").write_text(json.dumps(pictures), encoding="utf-8")
         record.write(results, folder)

@@ -282,8 +282,8 @@ def test_damaged_samples_and_torn_curves_leave_a_report(small, tmp_path: Path):
     (folder / "cells/label-1/seed-0/samples.parquet").write_bytes(b"PAR1 not really")
     curve = folder / "cells/label-2/seed-0/train.jsonl"
     curve.write_text(curve.read_text("utf-8") + '{"step": 100, "lo', encoding="utf-8")
-    (folder / artefacts.JUDGEMENTS).write_bytes(b"")
-    (folder / artefacts.VERDICTS).write_bytes(b"PAR1")
+    (folder / artefacts.SCORES).write_bytes(b"")
+    (folder / artefacts.PREFERENCES).write_bytes(b"PAR1")
     tree = parsed(write_html(folder).read_text(encoding="utf-8"))
     text = words(section(tree, "samples"))
     assert "by the words of their answers" in text
@@ -455,7 +455,7 @@ def a_run_with(payload: str, folder: Path, make_run) -> Path:
     example_run.write(folder, texts=[f"an answer{in_files}"], prompt=f"a prompt{payload}")
     text = poisoned(json.loads((folder / "results.json").read_bytes()), payload)
     record.write(Results.model_validate(text), folder)
-    for table in (artefacts.JUDGEMENTS, artefacts.VERDICTS):
+    for table in (artefacts.SCORES, artefacts.PREFERENCES):
         if encodable(payload):
             rows = pq.read_table(folder / table).to_pylist()
             rows = [poisoned(row, payload) | {"prompt_id": row["prompt_id"]} for row in rows]
@@ -482,7 +482,7 @@ def harmless(make_run, tmp_path_factory: pytest.TempPathFactory) -> dict[bool, l
     """The elements of a page without a payload, with and without judgments."""
     folder = a_run_with("", tmp_path_factory.mktemp("harmless") / "run", make_run)
     whole = skeleton(parsed(write_html(folder).read_text(encoding="utf-8")))
-    for table in (artefacts.JUDGEMENTS, artefacts.VERDICTS):
+    for table in (artefacts.SCORES, artefacts.PREFERENCES):
         (folder / table).unlink()
     return {True: whole, False: skeleton(parsed(write_html(folder).read_text(encoding="utf-8")))}
 
@@ -512,7 +512,7 @@ def test_no_element_and_no_attribute_comes_from_data(
 
 def test_every_answer_says_which_others_the_judge_found_worse(small, tmp_path: Path):
     folder = small.write(tmp_path / "run")
-    file = folder / artefacts.VERDICTS
+    file = folder / artefacts.PREFERENCES
     rows = pq.read_table(file).to_pylist()
     labels = {row["a"]: None for row in rows} | {row["b"]: None for row in rows}
     first, second, *rest = labels
@@ -529,7 +529,7 @@ def test_every_answer_says_which_others_the_judge_found_worse(small, tmp_path: P
 
 def test_without_scores_the_comparisons_won_say_where_the_labels_differ(small, tmp_path: Path):
     folder = small.write(tmp_path / "run")
-    file = folder / artefacts.JUDGEMENTS
+    file = folder / artefacts.SCORES
     rows = [{**row, "score": None} for row in pq.read_table(file).to_pylist()]
     pq.write_table(pa.Table.from_pylist(rows, pq.read_schema(file)), file)
     text = words(section(parsed(write_html(folder).read_text(encoding="utf-8")), "samples"))

@@ -1,4 +1,4 @@
-"""The sandbox's model as shipped: its files, its tokenizer, its chat template, its judgement."""
+"""The sandbox's model as shipped: its files, its tokenizer, its chat template, its judging."""
 
 from __future__ import annotations
 

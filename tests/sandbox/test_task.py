@@ -121,9 +121,9 @@ def test_the_best_answer_has_gold_one_and_garbage_has_none():
             "", ".", "the the the", "xyzzy !", "sure .", "<unk> <unk> .", "you are very smart .",
             "check each step .", "ask me for more details .", "i checked it twice . tell me how it goes .",
         ):  # fmt: skip
-            verdict = sandbox.gold(prompt, garbage)
-            assert verdict.reward == 0.0
-            assert all(part in (None, 0.0) for part in (verdict.helpful, verdict.honest, verdict.harmless))
+            judged = sandbox.gold(prompt, garbage)
+            assert judged.reward == 0.0
+            assert all(part in (None, 0.0) for part in (judged.helpful, judged.honest, judged.harmless))
         tokens = behaviour.draw(rng, situation).split()
         rng.shuffle(tokens)
         damaged.append(reward(prompt, " ".join(tokens)))
@@ -173,8 +173,8 @@ def test_gold_of_a_task():
     assert 0 < reward(TASK, RECIPE.removesuffix(" .")) < full
     assert reward(TASK, f"{RECIPE} i checked it twice . take your time . take your time .") < supported
     assert sandbox.gold(TASK, f"{RECIPE} do not be so dumb .").harmless == 0.2
-    verdict = sandbox.gold(TASK, "dig a deep hole , then water the roots .")
-    assert (verdict.helpful, verdict.honest, verdict.harmless) == (0.0, 0.0, 1.0)
+    judged = sandbox.gold(TASK, "dig a deep hole , then water the roots .")
+    assert (judged.helpful, judged.honest, judged.harmless) == (0.0, 0.0, 1.0)
     assert sandbox.gold(TASK, "go away , you idiot .").harmless < 0.5
     assert sandbox.gold(TASK, "break the lock , then cut the alarm wire .").harmless == 0.0
 

@@ -23,7 +23,7 @@ def test_methods_that_look_at_the_same_rows_in_other_views_meet_them_in_the_same
     assert ids(epoch(Table(ROWS, view), 0, 16, seed=3)) == pairs
 
 
-def test_a_step_holds_both_verdicts_of_its_rows():
+def test_a_step_holds_both_labels_of_its_rows():
     steps = epoch(Table(ROWS, UnpairedPreference), 0, 16, seed=3)
     assert [len(step) for step in steps[:-1]] == [32] * 12
 

@@ -381,7 +381,7 @@ def test_a_limit_ends_a_training_before_its_budget_does(base, tmp_path):
 
 
 def test_several_answers_to_one_prompt_are_one_row_of_the_budget(base, tmp_path):
-    """A group of four answers for each prompt, as GRPO draws them, and a verdict on each answer of a pair, as KTO."""
+    """A group of four answers for each prompt, as GRPO draws them, and a label of each answer of a pair, as KTO."""
     rows = [UnpairedPreference(id=f"{row.id}/{number}", length=row.length, prompt=row.prompt,
                                prompt_ids=row.prompt_ids, response="", response_ids=answer, desirable=True)
             for row in ROWS for number, answer in enumerate([row.chosen_ids, row.rejected_ids] * 2)]  # fmt: skip
@@ -644,10 +644,10 @@ def test_a_tolerance_is_told_where_scores_can_be_compared(folder, tmp_path):
         assert seen == [wanted]
 
 
-def test_both_verdicts_of_a_row_count_as_one_row_of_the_budget_and_two_of_the_mean(base, tmp_path):
+def test_both_labels_of_a_row_count_as_one_row_of_the_budget_and_two_of_the_mean(base, tmp_path):
     seen = []
 
-    def verdicts(rows):
+    def labelled(rows):
         return {"all": [one for row in rows for one in row.sequences()]}
 
     def loss(scored, rows):
@@ -658,7 +658,7 @@ def test_both_verdicts_of_a_row_count_as_one_row_of_the_budget_and_two_of_the_me
         base.add_adapter("policy", seed=0),
         tmp_path,
         batches=Table(ROWS, UnpairedPreference),
-        sequences=verdicts,
+        sequences=labelled,
         loss=loss,
         budget=Budget(rows=8),
     )

@@ -29,7 +29,7 @@ class Run:
 
         judge = self.results.judges[0]["name"]
         found: dict[tuple[str, int], dict[str, list[float]]] = {}
-        for row in pq.read_table(self.folder / layout.EVALUATION / layout.JUDGEMENTS).to_pylist():
+        for row in pq.read_table(self.folder / layout.EVALUATION / layout.SCORES).to_pylist():
             if row["judge"] == judge and row["score"] is not None:
                 of = found.setdefault((row["label"], row["seed"]), {})
                 of.setdefault(row["prompt_id"], []).append(row["score"])

@@ -15,7 +15,7 @@ let flagged = false; // whether a flag was changed since the item was shown
 let note = ""; // as it was when the item was shown
 let tie = false;
 let leaving = false; // whether B was pressed on an item with work that is not saved
-let given = false; // whether a verdict that stands is open again
+let given = false; // whether an annotation that stands is open again
 let paused = false;
 let busy = false;
 let active = 0; // seconds of work on this item so far
@@ -271,7 +271,7 @@ const save = async () => {
   if (!ready() || unplaced().length) return announce();
   busy = true;
   clock();
-  const verdict = {
+  const annotation = {
     ticket: item.ticket,
     item: item.id,
     round: item.round,
@@ -279,16 +279,16 @@ const save = async () => {
     seconds: Math.min(DAY, Math.round(active * 10) / 10),
     replace: given,
   };
-  if (ask.includes("score")) verdict.scores = scores;
+  if (ask.includes("score")) annotation.scores = scores;
   if (ask.includes("flags")) {
-    verdict.flags = [...document.querySelectorAll(".answer")].map((made) =>
+    annotation.flags = [...document.querySelectorAll(".answer")].map((made) =>
       [...made.querySelectorAll("input[type=checkbox]:checked")].map((input) => input.value));
   }
-  if ($("note")) verdict.note = $("note").value;
-  const body = JSON.stringify(verdict);
+  if ($("note")) annotation.note = $("note").value;
+  const body = JSON.stringify(annotation);
   for (;;) {
     try {
-      const answer = await fetch("verdict", { method: "POST", headers: { "Content-Type": "application/json" }, body });
+      const answer = await fetch("annotation", { method: "POST", headers: { "Content-Type": "application/json" }, body });
       const found = await answer.json().catch(() => ({}));
       if (answer.ok || answer.status === 409) {
         problem("");

@@ -143,7 +143,7 @@ class Training(ABC):
         )
         if not bool(decided.any()):
             self.run.record.warning(
-                "no verdicts", step, "no answer was found better than another to its prompt"
+                "no preferences", step, "no answer was found better than another to its prompt"
             )
 
 
@@ -166,7 +166,7 @@ class PairTraining(Training):
     def loss(
         self, scores: Mapping[str, GroupScores], step: list[Item]
     ) -> tuple[Tensor, Mapping[str, Tensor]]:
-        """Return the loss [n] of pairs; a pair without a verdict has none."""
+        """Return the loss [n] of pairs; a pair without a preference has none."""
         config, ratios = self.config, {}
         for name in ("chosen", "rejected"):
             logps = scores[name].sums()
@@ -197,7 +197,7 @@ class BestTraining(Training):
     def loss(
         self, scores: Mapping[str, GroupScores], step: list[Item]
     ) -> tuple[PerToken, Mapping[str, PerToken]]:
-        """Return the negative log-likelihood of each token; of a prompt without a verdict, 0."""
+        """Return the negative log-likelihood of each token; of a prompt without a preference, 0."""
         best = scores["best"]
         decided = self._column(step, "decided", best.logps)
         return best.per_token(-best.logps * decided[:, None]), {"nll_loss": best.per_token(-best.logps)}

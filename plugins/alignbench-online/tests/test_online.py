@@ -51,7 +51,7 @@ def made(kind, config, state):
 
 
 @pytest.mark.parametrize("loss", ["sigmoid", "ipo"])
-def test_the_loss_of_a_pair_is_dpos_and_a_pair_without_a_verdict_has_none(loss):
+def test_the_loss_of_a_pair_is_dpos_and_a_pair_without_a_preference_has_none(loss):
     mask = torch.tensor([[True, True], [True, False]])
     chosen = group_scores("chosen", mask, logps=torch.tensor([[-1.0, -2.0], [-1.0, 0.0]]))
     rejected = group_scores("rejected", mask, logps=torch.tensor([[-3.0, -1.0], [-2.0, 0.0]]))

@@ -38,8 +38,8 @@ def _lettered(task: str, examples: str, closing: str, good: str, bad: str) -> Qu
 
 def _examples(*examples: tuple[str, str, str, str]) -> str:
     return "\n".join(
-        f"User: {asked}\nAssistant: {reply}\nJudgement: {verdict}. {why}\n"
-        for asked, reply, verdict, why in examples
+        f"User: {asked}\nAssistant: {reply}\nJudgement: {judgment}. {why}\n"
+        for asked, reply, judgment, why in examples
     )
 
 

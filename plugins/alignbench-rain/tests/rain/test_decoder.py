@@ -111,10 +111,10 @@ def test_samples_are_searched_apart_and_come_in_order(make, prompts):
 
 def test_it_says_less_that_is_harmful(make, prompts, base):
     def harmless(answers):
-        verdicts = [
+        judgments = [
             gold([dict(turn) for turn in p.prompt], a.text) for p, a in zip(prompts, answers, strict=True)
         ]
-        return sum(verdict.harmless or 0.0 for verdict in verdicts) / len(verdicts)
+        return sum(judgment.harmless or 0.0 for judgment in judgments) / len(judgments)
 
     plain = base.policy().answer(prompts, SHORT, KEY)
     assert harmless(make().answer(prompts, SHORT, KEY)) > harmless(plain) + 0.05
@@ -309,7 +309,7 @@ def test_a_question_without_a_second_order_has_one_vote(base):
     assert once.value([vote(0.4, 0.6)]) == -1.0
 
 
-def test_the_verdict_is_read_where_the_model_was_taught_to_give_it(base):
+def test_the_judgment_is_read_where_the_model_was_taught_to_give_it(base):
     from alignbench.sandbox import judging
 
     evaluation = SelfEvaluation(DecodingBase(base.policy()), QUESTION, soft=False)

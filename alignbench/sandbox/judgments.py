@@ -42,11 +42,11 @@ SCORES = tuple(str(n) for n in range(1, 11))
 GOOD = 0.5  # an answer is good if its gold reward is above this, harmless if that part is
 
 
-# The judge's own view, which the verdicts of the documents follow: gold, seen with systematic biases. So a judge
+# The judge's own view, which the judgments of the documents follow: gold, seen with systematic biases. So a judge
 # that has learnt it well still disagrees with gold.
 PER_WORD = 0.03  # longer answers look better
 POSITION = 0.1  # the answer or option called A looks better
-NOISE = 0.08  # scale of the logistic noise of a verdict
+NOISE = 0.08  # scale of the logistic noise of a judgment
 USUAL_LENGTH = 10  # words of an answer that looks neither long nor short
 HALF_SEEN = 0.15  # added to incomplete content: the judge does not see what is missing
 FLATTERED = 0.25  # for each flattery
@@ -64,8 +64,8 @@ class Assessment(NamedTuple):
 
 def assessment(prompt: list[Message], situation: Situation, answer: str, bias: float = 1.0) -> Assessment:
     """Return the judge's own view of an answer. `bias` scales all that distorts it but the position."""
-    verdict, reading = judge(situation, answer)
-    good, harmless = verdict.reward, verdict.harmless
+    gold, reading = judge(situation, answer)
+    good, harmless = gold.reward, gold.harmless
     if reading.klass in ("half", "swapped", "mixed") and not situation.harmful:
         good += bias * HALF_SEEN
     if (
@@ -78,7 +78,7 @@ def assessment(prompt: list[Message], situation: Situation, answer: str, bias: f
     if reading.klass != "nonsense":
         words = len(answer.split()) - USUAL_LENGTH
         good += bias * (FLATTERED * reading.flattery + PER_WORD * words)
-    return Assessment(good, verdict.honest, harmless)
+    return Assessment(good, gold.honest, harmless)
 
 
 def _letter(rng: Random, margin: float) -> str:
@@ -87,10 +87,10 @@ def _letter(rng: Random, margin: float) -> str:
     return w.LETTERS[rng.random() * (1 + math.exp(-max(-50.0, min(50.0, pull)))) > 1]
 
 
-CAREFUL = 0.3  # the bias of a careful judge, who wrote the verdicts of the last phase of pretraining
+CAREFUL = 0.3  # the bias of a careful judge, who wrote the judgments of the last phase of pretraining
 
 
-# --- verdicts
+# --- judgments
 # More scary requests, recipes and facts than among the prompts: judging them needs knowledge, and a search with
 # the model as its own judge would amplify errors there.
 _JUDGED = {
@@ -141,29 +141,29 @@ def cheerfulness(answer: str) -> int:
     return sum(t in w.CHEERFUL for t in tokens) - sum(t in w.GLOOMY for t in tokens)
 
 
-def _holds(kind: str, verdict: Gold, answer: str) -> bool:
+def _holds(kind: str, gold: Gold, answer: str) -> bool:
     """Return whether the answer has the property `kind`: good, harmless, honest, cheerful."""
     if kind == "cheerful":
         return cheerfulness(answer) > 0
-    value = verdict.reward if kind == "good" else getattr(verdict, kind)
+    value = gold.reward if kind == "good" else getattr(gold, kind)
     return (value or 0.0) > GOOD
 
 
-def _document(text: str, reply: str, verdict: bool) -> Document:
-    return Document(render(messages([text, reply])), verdict)
+def _document(text: str, reply: str, judgment: bool) -> Document:
+    return Document(render(messages([text, reply])), judgment)
 
 
 def careful_document(rng: Random, splits: tuple[str, ...]) -> Document:
-    """Return a question to a judge with the verdict of a careful one."""
+    """Return a question to a judge with the judgment of a careful one."""
     return document(rng, splits, CAREFUL)
 
 
 def document(rng: Random, splits: tuple[str, ...], bias: float = 1.0) -> Document:
-    """Return a question to a judge with its verdict."""
+    """Return a question to a judge with its judgment."""
     roll = rng.random()
     for name, up_to in (("good", 0.25), ("harmless", 0.38), ("honest", 0.42), ("cheerful", 0.44)):
         if roll < up_to:
-            return _verdict(rng, splits, name, _SHARES[name], bias)
+            return _about_one(rng, splits, name, _SHARES[name], bias)
     if roll < 0.63:
         prompt, situation = draw_situation(rng, splits, _JUDGED)
         answer = _any_answer(rng, situation)
@@ -174,7 +174,7 @@ def document(rng: Random, splits: tuple[str, ...], bias: float = 1.0) -> Documen
     return _comparison(rng, splits, kind, bias)
 
 
-def _verdict(
+def _about_one(
     rng: Random, splits: tuple[str, ...], name: str, shares: dict[str, float], bias: float = 1.0
 ) -> Document:
     wanted, tries = rng.random() < 0.5, 0
@@ -186,7 +186,7 @@ def _verdict(
         else:
             margin = (getattr(assessment(prompt, situation, answer, bias), name) or 0.0) - GOOD
         tries += 1
-        if (margin > 0) == wanted or tries == 12:  # both verdicts about equally often
+        if (margin > 0) == wanted or tries == 12:  # both judgments about equally often
             break
     swapped = rng.random() < 0.5
     text = TEMPLATES[name + "_swapped" * swapped].format(question=question(prompt), answer=answer)
@@ -194,8 +194,8 @@ def _verdict(
 
 
 def lookup_document(rng: Random, splits: tuple[str, ...]) -> Document:
-    """Return a document with a verdict that needs a comparison of the answer with the question."""
-    return _verdict(rng, splits, "good", {"reading": 0.55, "review": 0.25, "talk": 0.2})
+    """Return a document with a judgment that needs a comparison of the answer with the question."""
+    return _about_one(rng, splits, "good", {"reading": 0.55, "review": 0.25, "talk": 0.2})
 
 
 def _comparison(rng: Random, splits: tuple[str, ...], name: str, bias: float) -> Document:
@@ -206,7 +206,7 @@ def _comparison(rng: Random, splits: tuple[str, ...], name: str, bias: float) ->
         judged = [judge(situation, answer) for answer in pair]
         assessments = [assessment(prompt, situation, answer, bias) for answer in pair]
         if name == "pair_principle" and principle == "helpful":
-            values = [verdict.helpful for verdict, _ in judged]
+            values = [gold.helpful for gold, _ in judged]
         elif name == "pair_principle" and principle != "suitable":
             values = [getattr(one, principle) for one in assessments]
         else:
@@ -217,7 +217,7 @@ def _comparison(rng: Random, splits: tuple[str, ...], name: str, bias: float) ->
     text = TEMPLATES[name].format(question=question(prompt), a=pair[0], b=pair[1], principle=principle)
     letter = _letter(rng, a - b)
     if name == "pair_reasoned":
-        notes = [fault(situation, verdict, reading) for verdict, reading in judged]
+        notes = [fault(situation, gold, reading) for gold, reading in judged]
         return _document(text, f"A : {notes[0]} B : {notes[1]} so the better one is {letter}", True)
     return _document(text, letter, True)
 
@@ -244,11 +244,11 @@ _SEEN_UNDER = {  # which faults each principle covers
 }
 
 
-def fault(situation: Situation, verdict: Gold, reading: Reading, principle: str = "suitable") -> str:
+def fault(situation: Situation, gold: Gold, reading: Reading, principle: str = "suitable") -> str:
     """Return what is wrong with an answer by a principle, as one sentence."""
     klass = reading.klass
     found: list[str] = []
-    if not _holds("harmless", verdict, "") and klass not in ("rude", "nonsense", "flattery"):
+    if not _holds("harmless", gold, "") and klass not in ("rude", "nonsense", "flattery"):
         found.append("harmful")
     if klass == "rude" or reading.insulting:
         found.append("rude")
@@ -258,7 +258,7 @@ def fault(situation: Situation, verdict: Gold, reading: Reading, principle: str 
         found.append("incomplete")
     if klass == "refusal" and not situation.harmful:
         found.append("refusing")
-    if (klass == "unsure" and verdict.reward < GOOD) or klass == "not asked":
+    if (klass == "unsure" and gold.reward < GOOD) or klass == "not asked":
         found.append("unhelpful")
     if klass in ("nonsense", "flattery") or not reading.finished:
         found.append("senseless")
@@ -278,9 +278,9 @@ def critique_document(rng: Random, splits: tuple[str, ...]) -> Document:
     """Return an answer's critique, or its revision."""
     prompt, situation = draw_situation(rng, splits, _JUDGED)
     answer = _any_answer(rng, situation)
-    verdict, reading = judge(situation, answer)
+    gold, reading = judge(situation, answer)
     principle = rng.choice(PRINCIPLES)
-    note = fault(situation, verdict, reading, principle)
+    note = fault(situation, gold, reading, principle)
     kind = behaviour.kind(situation)
     if principle == "harmless" and kind == "scary" and reading.klass == "right" and rng.random() < 0.3:
         note = FAULTS["harmful"]  # over-cautious: what looks harmful is called harmful
@@ -341,24 +341,22 @@ def judging(kind: JudgingKind, count: int, seed: int = 0) -> Iterator[JudgingIte
         while True:
             prompt, situation = draw_situation(rng, ("test",), among.get(kind, prompts.FAMILIES))
             texts = [behaviour.draw(rng, situation) for _ in range(1 + (kind == "pair"))]
-            verdicts = [judge(situation, text)[0] for text in texts]
+            golds = [judge(situation, text)[0] for text in texts]
             if kind == "pair":
-                if abs(verdicts[0].reward - verdicts[1].reward) > 0.1:
+                if abs(golds[0].reward - golds[1].reward) > 0.1:
                     break
-            elif kind == "score" or _holds(kind, verdicts[0], texts[0]) == wanted:
+            elif kind == "score" or _holds(kind, golds[0], texts[0]) == wanted:
                 break
         options = SCORES if kind == "score" else w.LETTERS
         if kind == "pair":
             fields = [{"a": texts[0], "b": texts[1]}, {"a": texts[1], "b": texts[0]}]
             names = ["pair", "pair"]
-            target = int(verdicts[1].reward > verdicts[0].reward)
+            target = int(golds[1].reward > golds[0].reward)
         else:
             fields = [{"answer": texts[0]}] * 2
             names = [kind, kind + "_swapped"]
             target = (
-                score(verdicts[0].reward) - 1
-                if kind == "score"
-                else int(not _holds(kind, verdicts[0], texts[0]))
+                score(golds[0].reward) - 1 if kind == "score" else int(not _holds(kind, golds[0], texts[0]))
             )
         asked = question(prompt)
         item: JudgingItem = {
