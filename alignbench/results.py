@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import math
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from fnmatch import fnmatchcase
 from numbers import Real
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -596,10 +597,9 @@ def as_bytes(record: Any) -> bytes:
 
 def without_volatile(results: Results) -> bytes:
     """Return the record's bytes without the fields that may differ between two equal runs."""
-    record = as_json(results)
-    for pointer in results.volatile:
-        _remove(record, [part.replace("~1", "/").replace("~0", "~") for part in pointer.split("/")[1:]])
-    return as_bytes(record)
+    pointers = (pointer.split("/")[1:] for pointer in results.volatile)
+    routes = [[part.replace("~1", "/").replace("~0", "~") for part in parts] for parts in pointers]
+    return as_bytes(_without(as_json(results), routes))
 
 
 _AGAIN = "the file is damaged: run the recipe again, finished cells are kept"
@@ -627,23 +627,14 @@ def _plain(value: Any) -> Any:
     return value if isinstance(value, int) else str(value)
 
 
-def _remove(record: Any, parts: list[str]) -> None:
-    if not parts:
-        return
-    head, rest = parts[0], parts[1:]
-    for key in list(_keys(record, head)):
-        if rest:
-            _remove(record[key], rest)
-        elif isinstance(record, dict):
-            del record[key]
+def _without(value: Any, routes: list[list[str]]) -> Any:
+    if isinstance(value, list):
+        return [_without(one, _below(str(place), routes)) for place, one in enumerate(value)]
+    if not isinstance(value, dict):
+        return value
+    below = {name: _below(name, routes) for name in value}
+    return {name: _without(one, below[name]) for name, one in value.items() if [] not in below[name]}
 
 
-def _keys(record: Any, pattern: str) -> Iterator[Any]:
-    before, star, after = pattern.partition("*")
-    if isinstance(record, list):
-        yield from range(len(record)) if pattern == "*" else [int(pattern)] if pattern.isdigit() else ()
-    elif isinstance(record, dict):
-        for key in record:
-            fits = key.startswith(before) and key.endswith(after) and len(key) >= len(before) + len(after)
-            if fits if star else key == pattern:
-                yield key
+def _below(name: str, routes: list[list[str]]) -> list[list[str]]:
+    return [route[1:] for route in routes if route and fnmatchcase(name, route[0])]

@@ -511,19 +511,6 @@ def holm(p_values: Iterable[float]) -> list[float]:
     return adjusted.tolist()
 
 
-def benjamini_hochberg(p_values: Iterable[float]) -> list[float]:
-    """Adjust p values so that of those at most q, the expected share of false ones is at most q.
-
-    Source: Benjamini and Hochberg 1995, Journal of the Royal Statistical Society B 57(1).
-    """
-    p = np.asarray(list(p_values), dtype=np.float64)
-    order = np.argsort(p, kind="stable")[::-1]
-    stepped = np.minimum.accumulate(p[order] * len(p) / np.arange(len(p), 0, -1))
-    adjusted = np.empty_like(p)
-    adjusted[order] = np.minimum(1.0, stepped)
-    return adjusted.tolist()
-
-
 def verdict(
     difference: float, p_adjusted: float, higher_is_better: bool | None, p_equivalence: float | None = None
 ) -> Verdict | None:

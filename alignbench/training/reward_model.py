@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from collections.abc import Sequence as Many
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -25,9 +25,6 @@ from alignbench.training.reward_quality import Compared, comparisons, quality
 
 if TYPE_CHECKING:
     from alignbench.models import Base, Network
-
-
-Batching = Literal["per-prompt", "shuffled-pairs"]
 
 
 @dataclass(frozen=True)

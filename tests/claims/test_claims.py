@@ -149,7 +149,6 @@ def test_the_correction_is_benjamini_and_hochbergs_with_what_was_decided_before(
     from scipy.stats import false_discovery_control
 
     p = [0.001, 0.02, 0.004, 0.3, 0.0126]
-    assert stats.benjamini_hochberg(p) == pytest.approx(false_discovery_control(p))
     some = {place: p_values(part(), _with_p(one)) for place, one in enumerate(p)}
     found = decide(PROCEDURE, len(p), 0, some)
     adjusted = false_discovery_control([one.smallest for one in some.values()])

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from alignbench import results as record
 from alignbench.api.method import Departure
 from alignbench.errors import Exit, RecipeError, StorageError
 from alignbench.results import (

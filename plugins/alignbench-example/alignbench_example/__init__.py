@@ -54,13 +54,11 @@ class FewShot(Method):
         """How many examples, and of which length."""
 
         shots: int = Field(3, ge=1)
-        """Examples before each question; the shortest of the rows drawn, so that they fit the context."""
-        pool: int = Field(64, ge=1)
-        """Rows from which the examples are chosen."""
+        """Examples before each question; the shortest of 64 rows drawn, so that they fit the context."""
 
     def align(self, run: Run) -> Policy:
         rows = list(run.rows(Pair))
-        drawn = run.rng("shots").permutation(len(rows))[: self.config.pool]
+        drawn = run.rng("shots").permutation(len(rows))[:64]
         pool = [rows[i] for i in drawn if len(rows[i].prompt) == 1]
         shots = sorted(pool, key=lambda row: row.length)[: self.config.shots]
         turns = [(row.prompt[-1]["content"], row.chosen) for row in shots]

@@ -36,6 +36,9 @@ ANSWERS = "answers.jsonl"
 SEARCH = "search.json"
 """The cost of finding them, stored with them."""
 
+SEARCH_SHARE = 0.5
+"""Share of a budget in tokens, FLOPs or seconds that the searches of rain-sft may take; the training gets the rest."""
+
 
 class Evaluating(MethodConfig):
     """Who says how good an unfinished answer is."""
@@ -169,8 +172,6 @@ class RainSFT(Method):
         """Training prompts that are answered; none: all."""
         max_new_tokens: int = Field(128, ge=1)
         """Tokens after which an answer is cut; what is cut is not learnt."""
-        answers_share: float = Field(0.5, gt=0, lt=1)
-        """Share of a budget in tokens, FLOPs or seconds that the searches may take; the training gets the rest."""
 
     def align(self, run: Run) -> Policy:
         from alignbench_rain.builder import Maker
@@ -185,7 +186,7 @@ class RainSFT(Method):
             sampling = Sampling(max_new_tokens=self.config.max_new_tokens)
             asked: list[Prompt] = []
             answers: list[Answer] = []
-            for some in parts(run, rows, share=self.config.answers_share):
+            for some in parts(run, rows, share=SEARCH_SHARE):
                 answers += decoder.answer(some, sampling, run.seed)
                 asked += some
             write(folder / ANSWERS, asked, answers)

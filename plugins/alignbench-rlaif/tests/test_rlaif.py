@@ -274,6 +274,11 @@ def test_an_answer_is_held_against_the_mean_of_the_others():
     assert [one.advantage for one in items] == pytest.approx([1 + 1 / 3, -1 - 1 / 3, 0, 0])
 
 
+def test_scores_of_another_scale_become_rewards_from_minus_one_to_one():
+    items = drawn({"a": 1.0, "b": 0.0, "c": 0.75, "d": 7.0}, beta=0.0, lowest=0.0, highest=1.0)
+    assert [one.reward for one in items] == pytest.approx([1, -1, 0.5, 1])
+
+
 def test_distance_from_the_start_costs_reward():
     items = drawn({"a": 5.5, "b": 5.5, "c": 5.5, "d": 5.5}, beta=0.5)
     assert [one.kl for one in items] == pytest.approx([0, 0, 0, 2])

@@ -10,8 +10,9 @@ from alignbench_rain import RAIN, BestOfN, read, write
 from alignbench_rain.best import BestOf
 from alignbench_rain.builder import PLAIN, Maker
 from alignbench_rain.decoder import SentenceEncoder
+from alignbench_rain.evaluation import JudgeEvaluation
 
-from alignbench import Demonstration, PluginError, Prompt, Sampling
+from alignbench import Demonstration, Judge, PluginError, Prompt, Sampling, Score
 from alignbench.errors import RecipeError
 from alignbench.recipe.load import load
 from alignbench.recipe.named import open_source
@@ -142,3 +143,22 @@ def test_what_searches_or_learns_from_a_search_is_refused_on_top_of_a_decoder(tm
         load(path)
     path.write_text(head + blocks % (below, method, "base"), encoding="utf-8")
     assert load(path)
+
+
+class Written(Judge):
+    """Reads its scores from the answers: the whole, and a part."""
+
+    def score(self, prompts, answers):
+        given = [answer.split() for answer in answers]
+        return [Score(float(one[0]), {"harmless": float(one[1])}) if one else Score(None) for one in given]
+
+
+@pytest.mark.parametrize(
+    ("part", "votes", "raw"),
+    [("", [-1.0, 1.0, 0.0], [5.5, 6.0, 5.5]), ("harmless", [1.0, -1.0, 0.0], [9.0, 1.0, 5.5])],
+)
+def test_an_answer_is_good_if_a_judges_score_or_a_part_of_it_is_above_the_bound(few, part, votes, raw):
+    evaluation = JudgeEvaluation(Written(), part, good_above=5.5, soft=False)
+    answers = ["5.5 9", "6 1", ""]
+    assert evaluation.scores(few[:3], answers, soft=False) == votes
+    assert evaluation.scores(few[:3], answers, soft=True) == raw

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-# Ray reads these as it is imported: nothing listens beyond this machine, and nothing is told to anybody.
+# Ray reads these as it is imported: nothing listens beyond this machine, and nothing is sent to anybody.
 os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 
@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from alignbench import results
 
 LONG = pytest.mark.skipif(os.environ.get("TESTS") != "long", reason="takes minutes: make ray runs it")
 MIB = 2**20
@@ -113,22 +115,6 @@ def on(nodes: Nodes, *settings: str) -> list[str]:
 
 def outcome(run: Path) -> Any:
     """What a run found, without what may differ between two equal runs, and the bytes of its policies."""
-    found = json.loads((run / "results.json").read_text())
-    stable = _without(found, [tuple(one.split("/")[1:]) for one in found["volatile"]])
+    stable = results.without_volatile(results.read(run))
     policies = sorted((run / "cells").glob("*/*/policy/*"))
     return stable, {file.relative_to(run).as_posix(): file.read_bytes() for file in policies}
-
-
-def _without(value: Any, routes: list[tuple[str, ...]]) -> Any:
-    from fnmatch import fnmatchcase
-
-    if isinstance(value, list):
-        value = {str(number): one for number, one in enumerate(value)}
-    if not isinstance(value, dict):
-        return value
-    kept = {}
-    for name, one in value.items():
-        inner = [route[1:] for route in routes if route and fnmatchcase(name, route[0])]
-        if () not in inner:
-            kept[name] = _without(one, inner)
-    return kept
