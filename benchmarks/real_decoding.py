@@ -2,8 +2,8 @@
 
     python benchmarks/real_decoding.py MODEL ROWS [--prompts 40] [--tokens 24] [--repeats 3]
 
-MODEL is a local folder or GGUF file, loaded in NF4; ROWS is a file of pairs whose prompts are answered at temperature 1 by
-a fresh adapter, as a policy in training answers. One thread; arms alternate, and the medians are given.
+MODEL is a local folder or GGUF file, loaded in NF4; ROWS is a file of pairs whose prompts are answered at temperature 1
+by a fresh adapter, as a policy in training answers. One thread; arms alternate, and the medians are given.
 """
 
 from __future__ import annotations
