@@ -16,6 +16,7 @@ from alignbench.api.method import Departure
 from alignbench.engine.experiment import Experiment
 from alignbench.engine.plan import Cell
 from alignbench.engine.scheduler import CellStatus
+from alignbench.recipe.departures import over_seeds
 from alignbench.recipe.plan import Plan
 from alignbench.recipe.schema import BASE, Recipe
 from alignbench.versions import installed, versions
@@ -167,10 +168,10 @@ def _label(
     planned = plan.labels.get(label)
     cells = [cell for cell in statuses if cell.label == label]
     source = plan.source("methods", planned.method) if planned else None
-    seen = [Departure(**one) for cell in cells if cell in sealed for one in sealed[cell]["departures"]]
+    found = [sealed[cell]["departures"] for cell in cells if cell in sealed]
+    seen = over_seeds([Departure(**one) for one in each] for each in found)
     if planned and not seen:
-        seen = list(planned.departures)
-    seen += _elsewhere(cells, sealed)
+        seen = planned.departures
     start = planned.start if planned else None
     done = [cell for cell in cells if cell in own]
     cost = _mean([own[cell] for cell in done])
@@ -180,7 +181,7 @@ def _label(
         distribution=source.distribution if source else None,
         version=source.version if source else None,
         start=start if start is None or isinstance(start, str) else start.model_dump(),
-        departures=tuple(dict.fromkeys(seen)),
+        departures=(*seen, *_elsewhere(cells, sealed)),
         seeds=tuple(cell.seed for cell in cells),
         sampling=summary.get("sampling", {}).get(label),
         metrics=summary.get("labels", {}).get(label, {}),

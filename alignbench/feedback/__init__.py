@@ -175,9 +175,10 @@ def prompts(run: Run, source: NamedSource, limit: int) -> list[Prompt]:
     """Return at most `limit` prompts that a config field names in addition to the recipe's rows: a departure."""
     from alignbench.recipe.named import open_source
 
-    run.record.departure("prompts of its own", "", source.name)
     rows = open_source(source, run.root).rows("train", limit, run.seed)
-    return [prompt for row in rows for prompt in derive(row, Prompt, seed=run.seed)]
+    found = [prompt for row in rows for prompt in derive(row, Prompt, seed=run.seed)]
+    run.record.departure("prompts of its own", "", f"{len(found):,} of {source.name}")
+    return found
 
 
 def _of_what_is_left(run: Run, share: float) -> dict[str, Any]:

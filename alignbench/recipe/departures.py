@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable
+from dataclasses import replace
 
 from alignbench.api.config import Named
 from alignbench.api.method import Departure
@@ -47,6 +49,32 @@ def departures(
     if isinstance(block.start, ModelStart):
         found.append(Departure("base model", recipe.model.id, block.start.model))
     return tuple(found)
+
+
+def over_seeds(cells: Iterable[Iterable[Departure]]) -> tuple[Departure, ...]:
+    """Return the departures of a label's cells, each once: where sizes alone differ, the least and the most."""
+    alike: dict[tuple[str, ...], list[Departure]] = {}
+    for found in cells:
+        seen: Counter[tuple[str, ...]] = Counter()
+        for one in found:
+            kind = (one.what, one.shared, *re.split(NUMBER, one.own)[::2])
+            alike.setdefault((*kind, str(seen[kind])), []).append(one)
+            seen[kind] += 1
+    return tuple(replace(those[0], own=_range([one.own for one in those])) for those in alike.values())
+
+
+NUMBER = r"(\d[\d,]*(?:\.\d+)?)"
+
+
+def _range(sizes: list[str]) -> str:
+    """Return texts that differ in their numbers as one: `3 rows, 1,000 to 1,200 tokens`."""
+    columns = zip(*(re.split(NUMBER, one) for one in sizes), strict=True)
+    found = ([*dict.fromkeys(sorted(column, key=_value))] for column in columns)
+    return "".join(one[0] if len(one) == 1 else f"{one[0]} to {one[-1]}" for one in found)
+
+
+def _value(text: str) -> float:
+    return float(text.replace(",", "")) if re.fullmatch(NUMBER, text) else 0.0
 
 
 def related(one: str, other: str) -> bool:

@@ -42,23 +42,25 @@ def draw(seen: Leaderboard, console: Console) -> None:
         pad_edge=False,
     )
     narrow = console.width < WIDE
+    # A narrow terminal first shows the leading metric and the whole price.
+    columns, shown = (seen.columns[:1], PRICES[1:]) if narrow else (seen.columns, PRICES)
     table.add_column("label", overflow="fold", min_width=10)
-    for column in seen.columns:
+    for column in columns:
         table.add_column(column.title, justify="right", min_width=7)
-    for price in ("with chain",) if narrow else PRICES:
+    for price in shown:
         table.add_column(price, justify="right", no_wrap=True)
     table.add_column("against its start", min_width=10)
     for row in seen.rows:
-        costs = prices(row.label) if row.done else ((),) * len(PRICES)
+        costs = prices(row.label)[-len(shown) :] if row.done else ((),) * len(shown)
         table.add_row(
             _name(row, seen),
-            *(_measured(row, column, narrow) for column in seen.columns),
-            *("\n".join(cost) for cost in (costs[1:2] if narrow else costs)),
+            *(_measured(row, column, narrow) for column in columns),
+            *("\n".join(cost) for cost in costs),
             _verdict(row, narrow),
         )
     console.print(table)
     if narrow:
-        console.print(_costs(seen))
+        console.print(_others(seen))
     for results in seen.runs.values() if len(seen.runs) == 1 and seen.columns else ():
         _temperatures(results, seen.columns[0], console)
     for row in seen.rows:
@@ -92,18 +94,20 @@ def _temperatures(results: Results, column: Column, console: Console) -> None:
     console.print(table)
 
 
-def _costs(seen: Leaderboard) -> Table:
-    """Return a table of costs, for which a narrow terminal has no room next to the metrics."""
+def _others(seen: Leaderboard) -> Table:
+    """Return a table of the metrics and the cost for which a narrow terminal has no room in the first one."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     table.add_column("label", overflow="fold", min_width=10)
-    for price in PRICES:
-        table.add_column(price, justify="right", no_wrap=True)
+    for column in seen.columns[1:]:
+        table.add_column(column.title, justify="right", min_width=7)
+    table.add_column(PRICES[0], justify="right")
     for row in seen.rows:
         if row.done:
-            table.add_row(_name(row, seen, start=False), *(", ".join(cost) for cost in prices(row.label)))
+            found = (_measured(row, column, narrow=True) for column in seen.columns[1:])
+            table.add_row(_name(row, seen, start=False), *found, "\n".join(prices(row.label)[0]))
     return table
 
 

@@ -1,8 +1,9 @@
 """Measures the sandbox's model: gold by family, judging, capability, entropies; the table of docs/sandbox.md.
 
-    python -m alignbench.sandbox.measure [--model base|early|middle|FOLDER] [--adapter FOLDER]
+    python -m alignbench.sandbox.measure [--model base|early|middle|FOLDER] [--adapter FOLDER] [--json FILE]
 
-Prints a Markdown table, and as its last line one JSON object.
+Prints a Markdown table, and as its last line one JSON object. `--json` records it in a file of several models,
+under `--name`.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from pathlib import Path
 from random import Random
 from statistics import correlation, fmean
 from typing import TYPE_CHECKING, TypedDict
+
+from alignbench.versions import versions
 
 from . import CHECKPOINTS, FINGERPRINT, MODEL
 from . import words as w
@@ -353,6 +356,15 @@ def markdown(found: Measures) -> str:
     return "\n".join(lines)
 
 
+def record(file: Path, name: str, count: int, found: Measures) -> None:
+    """Add a model's measures to a file of several; those of another sandbox or another number of prompts go."""
+    made = {"sandbox": FINGERPRINT, "prompts": count, "versions": versions()}
+    kept = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    models = kept.get("models", {}) if {**kept, **made} == kept else {}
+    text = json.dumps({**made, "models": {**models, name: found}}, indent=1)
+    file.write_text(text + "\n", encoding="utf-8")
+
+
 def main() -> None:
     """Measure at the command line."""
     parser = argparse.ArgumentParser(
@@ -363,6 +375,8 @@ def main() -> None:
     parser.add_argument("--full-precision", action="store_true", help="fp32 instead of NF4")
     parser.add_argument("--count", type=int, default=1000, help="test prompts")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--json", type=Path, help="a file of measured models, in which this one is recorded")
+    parser.add_argument("--name", help="its name in that file; default: --model")
     chosen = parser.parse_args()
     import torch
 
@@ -376,6 +390,8 @@ def main() -> None:
     found = measure(model, tokenizer, chosen.count)
     print(markdown(found))
     print(json.dumps({"benchmark": "sandbox", "model": chosen.model, "fingerprint": FINGERPRINT, **found}))
+    if chosen.json:
+        record(chosen.json, chosen.name or chosen.model, chosen.count, found)
 
 
 if __name__ == "__main__":

@@ -37,6 +37,10 @@ STEPS, BATCH, ROWS, PROMPTS, SEED = 2, 8, 64, 6, 0
 ROWS_DRAWN = 12
 FLOPS_OF_A_TOKEN = 5e6
 """FLOPs of a position of the sandbox's model: 4e6 without its gradient, 8e6 with it."""
+CALL = 0.02
+"""Seconds that each call of a network takes by the clock of the laws, its FLOPs apart."""
+SPEED = 1e9
+"""FLOPs that it computes in a second by that clock."""
 A_STEP = 0.2
 """Share of that budget that a step costs at most, with the answers, scores and labels it needs."""
 START = 0.02
@@ -251,19 +255,27 @@ class MethodSuite:
         step = BATCH if unit == "rows" else 1
         assert 0 <= run.drawn(unit) < amount + step, "more than its budget, by more than its last step"
 
-    @pytest.mark.parametrize("unit", TOTALS[:2])
+    @pytest.mark.parametrize("unit", TOTALS)
     def test_all_that_it_computes_keeps_a_budget_that_counts_everything(
         self, session: Session, unit: str, monkeypatch: pytest.MonkeyPatch
     ):
-        """Reward models, answers, labels, judges, references and searches, found in a store or not."""
-        amount = {"tokens": self.tokens, "flops": self.tokens * FLOPS_OF_A_TOKEN}[unit]
+        """Reward models, answers, labels, judges, references and searches, found in a store or not.
+
+        Seconds are those of a clock that runs while a network is called.
+        """
+        flops = self.tokens * FLOPS_OF_A_TOKEN
+        amount = {"tokens": self.tokens, "flops": flops, "seconds": flops / SPEED}[unit]
+        if unit in plugins.load("methods", self.method).uncounted:
+            pytest.skip(f"{self.method} cannot count {unit}: alignbench check refuses it")
+        if unit == "seconds":
+            _run_with_the_work(monkeypatch)
         recipe = session.recipe.model_copy(update={"budget": Budget.model_validate({unit: amount})})
         monkeypatch.setattr(session, "plan", resolve(recipe))
         computed = self._align(session, f"{unit}-computed")[0]
         assert computed.drawn(unit) <= OVER * amount, f"more than its budget: {computed.ledger.cost}"
         if computed.ledger.account.steps:
             assert computed.drawn(unit) >= (1 - A_STEP) * amount, "it leaves more than a step's cost"
-        if unit == TOTALS[0]:
+        if unit == TOTALS[0] and session.store.entries():
             found = self._align(session, f"{unit}-found")[0]
             for each in TOTALS[:2]:
                 assert computed.drawn(each) == found.drawn(each), "what the store has is charged in full"
@@ -448,6 +460,18 @@ def _numbers(folder: Path) -> list[dict[str, float]]:
 
 def _counted(cost: Cost) -> dict[str, float]:
     return {name: value for name, value in vars(cost).items() if not name.endswith(("_seconds", "_bytes"))}
+
+
+def _run_with_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the clock of a run stand still but for calls of a network, which take as long on every machine."""
+    now, counted = [0.0], CellMeter.computed
+
+    def computed(self: CellMeter, work: Work) -> None:
+        now[0] += CALL * work.forwards + work.flops / SPEED
+        counted(self, work)
+
+    monkeypatch.setattr(CellMeter, "computed", computed)
+    monkeypatch.setattr("alignbench.worker.metering.perf_counter", lambda: now[0])
 
 
 class _Killed(BaseException):

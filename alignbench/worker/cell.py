@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,7 +17,9 @@ from alignbench.recipe.schema import BASE
 from alignbench.versions import versions
 from alignbench.worker.answering import answer
 from alignbench.worker.context import CellContext
+from alignbench.worker.ledger import Ledger
 from alignbench.worker.policy_io import load_method, save_policy
+from alignbench.worker.row_origins import MADE
 from alignbench.worker.session import Session
 from alignbench.worker.trackers import Tracking
 
@@ -138,6 +140,24 @@ def _audit(run: CellContext, policy: Policy) -> None:
         fresh = any(tensor.requires_grad for tensor in policy.parameters())
         if fresh and not _equals(policy, run.start):
             ledger.departure("changed weights without a training")
+    if budget.unit not in TOTALS:
+        for what, size in _in_addition(ledger):
+            ledger.departure(what, "", size)
+
+
+def _in_addition(ledger: Ledger) -> Iterator[tuple[str, str]]:
+    """Yield what a method wrote and had judged, with its size: a budget of the policy's training counts none of it."""
+    cost, made = ledger.cost, len(ledger.learned.get(MADE, ()))
+    if made:
+        yield "rows of its own", f"{made:,}"
+    if cost.generated_tokens:
+        asked = sum(map(len, ledger.asked.values()))
+        yield "answers of its own", f"to {asked:,} prompts, {cost.generated_tokens:,} tokens"
+    if cost.searched_tokens:
+        yield "a search of its own", f"{cost.searched_tokens:,} tokens"
+    if cost.judge_calls:
+        compared = f"{cost.ai_comparisons:,} comparisons, " if cost.ai_comparisons else ""
+        yield "feedback of a judge", f"{compared}{cost.judge_calls:,} calls, {cost.judge_tokens:,} tokens"
 
 
 def clear(folder: Path) -> None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import wraps
+from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from alignbench.models import meter
@@ -64,17 +64,17 @@ class CellMeter(Meter):
     def read(self) -> None:
         """Write the time since the clock was last read to the ledger, where the clock runs."""
         if self._since is not None:
-            cost, now, name = self._ledger().cost, time.perf_counter(), f"{self._kind}_seconds"
+            cost, now, name = self._ledger().cost, perf_counter(), f"{self._kind}_seconds"
             setattr(cost, name, getattr(cost, name) + now - self._since)
             self._since = now
 
     def forget(self) -> None:
         """Start the clock from now: the ledger holds another time."""
         if self._since is not None:
-            self._since = time.perf_counter()
+            self._since = perf_counter()
 
     def start(self) -> None:
-        self._since = time.perf_counter()
+        self._since = perf_counter()
 
     def stop(self) -> None:
         self.read()

@@ -119,9 +119,10 @@ def held(seeds: int, odd: tuple[float, float], runs: int = RUNS) -> dict[str, fl
 
 def covered_at_equal_length(
     prompts: int, at_equal_length: float, slope: float, mean_length: float, ties: float, runs: int = 1000
-) -> float:
-    """Return how often the interval of the length-controlled win rate holds the truth."""
-    rng, holds = np.random.default_rng(0), []
+) -> dict[str, float]:
+    """Return how often the interval of the length-controlled win rate holds the truth, and the mean rate, where there
+    is one; and how often there is none, since length alone decides who wins."""
+    rng, holds, rates = np.random.default_rng(0), [], []
     for _ in range(runs):
         lengths = rng.normal(mean_length, 0.6, prompts)
         chance = 1 / (1 + np.exp(-np.log(at_equal_length / (1 - at_equal_length)) - slope * lengths))
@@ -133,7 +134,12 @@ def covered_at_equal_length(
             continue
         low, high = stats.with_prior((0, 1), stats.policies, values[None]).interval()
         holds.append(low <= at_equal_length <= high)
-    return float(np.mean(holds))
+        rates.append(values.mean())
+    return {
+        "coverage": float(np.mean(holds)),
+        "mean": float(np.mean(rates)),
+        "n/a": round(1 - len(holds) / runs, 3),
+    }
 
 
 def covered(
@@ -205,8 +211,10 @@ def measured() -> dict[str, Any]:
         },
         "coverage": shares(),
         "coverage by t alone": shares(prior=False),
-        "coverage of the length-controlled rate, n = 20": {
-            str(setting): covered_at_equal_length(20, *setting) for setting in LENGTHS
+        "the length-controlled rate": {
+            f"{setting}, n = {prompts}": covered_at_equal_length(prompts, *setting)
+            for setting in LENGTHS
+            for prompts in (20, 50, 200)
         },
     }
 

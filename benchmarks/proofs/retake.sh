@@ -20,8 +20,10 @@ alignbench run recipes/quickstart.yaml --out "$out/ruler" --set 'seeds=[0,1,2,3,
 proof sandbox_ruler "$out/ruler"
 proof quickstart_seeds "$out/ruler"
 alignbench run recipes/quickstart.yaml --out "$out/quickstart"
-for model in base early middle; do python -m alignbench.sandbox.measure --model "$model"; done
-python -m alignbench.sandbox.measure --adapter "$out/quickstart/cells/sft/seed-0/policy"
+proof quickstart "$out/quickstart"
+measured=$proofs/sandbox_measure.json
+for model in base early middle; do python -m alignbench.sandbox.measure --model "$model" --json "$measured"; done
+python -m alignbench.sandbox.measure --adapter "$out/quickstart/cells/sft/seed-0/policy" --json "$measured" --name sft
 
 # The pages of the methods.
 alignbench run "$proofs/rlhf_ptx.yaml" --out "$out/ptx"

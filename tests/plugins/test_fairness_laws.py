@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from alignbench import Budget, PluginError
+from alignbench import Budget, PluginError, plugins
+from alignbench.api.config import TOTALS
 from alignbench.errors import RecipeError
 from alignbench.recipe.load import load
 from alignbench.recipe.resolve import resolve
@@ -390,6 +392,23 @@ def test_a_training_beside_the_policys_is_off_the_account_and_on_the_record(alig
     assert run.curves.read_text(encoding="utf-8").count("\n") == 1
 
 
+@pytest.mark.parametrize("budget", [{"steps": 4}, {"rows": 16}, {"tokens": 3000}])
+def test_what_a_budget_of_the_policys_training_does_not_count_is_a_departure_with_its_size(
+    align: Any, budget: dict[str, float]
+):
+    run = align("draws", **budget)
+    size = f"to 4 prompts, {run.ledger.cost.generated_tokens:,} tokens"
+    expected = [] if "tokens" in budget else [f"answers of its own: {size}"]
+    assert [str(one) for one in run.ledger.departures] == expected
+
+
+def test_rows_of_its_own_are_a_departure_with_their_number(align: Any):
+    run = align("declares")
+    assert [str(one) for one in run.ledger.departures] == [
+        f"rows of its own: {len(run.ledger.learned['made'])}"
+    ]
+
+
 def test_a_stage_that_asks_for_more_than_is_left_is_refused(align: Any):
     with pytest.raises(PluginError, match=r"asks for 4 steps, and 2 of 4 steps are left"):
         align("stages")
@@ -522,6 +541,43 @@ def test_a_unit_that_a_method_cannot_measure_is_refused_by_check(install: Any, t
         return
     with pytest.raises(RecipeError, match=f"the method 'blind' cannot count {unit}"):
         load(file)
+
+
+@pytest.mark.parametrize("unit", TOTALS)
+def test_the_methods_that_ship_measure_every_unit_and_a_server_no_flops(tmp_path: Path, unit: str):
+    recipe = {
+        "model": {"id": "sandbox"},
+        "data": {"train": "sandbox"},
+        "budget": {unit: 10**6},
+        "methods": {
+            name: {}
+            for name, found in plugins.installed("methods").items()
+            if found.distribution.startswith("alignbench-")
+        },
+    }
+    file = tmp_path / "recipe.yaml"
+    file.write_text(json.dumps(recipe))
+    load(file)
+    server = {"http": {"url": "http://localhost:8000/v1", "model": "any"}}
+    asked = {
+        "rlaif": {"judge": server},
+        "d-rlaif": {"judge": server},
+        "online-dpo": {"judge": server},
+        "raft": {"judge": server},
+        "grpo": {"judge": server},
+        "trl-rloo": {"judge": server},
+    }
+    file.write_text(json.dumps(recipe | {"methods": asked}))
+    if unit != "flops":
+        load(file)
+        return
+    with pytest.raises(RecipeError) as refused:
+        load(file)
+    assert len(refused.value.problems) == len(asked)
+    assert all(
+        "the judge 'http' cannot count flops" in problem.what and "seconds" in problem.fix
+        for problem in refused.value.problems
+    )
 
 
 BLIND = """

@@ -158,7 +158,7 @@ def test_greedy_decoding_of_the_base_is_a_middling_policy():
     assert 0.2 < sum(values) / len(values) <= 0.55
 
 
-def test_measure_prints_every_quantity_of_a_model():
+def test_measure_prints_and_records_every_quantity_of_a_model(tmp_path):
     measure = pytest.importorskip("alignbench.sandbox.measure")
     found = measure.measure(*measure.load(sandbox.MODEL), count=40)
     text = measure.markdown(found)
@@ -166,3 +166,10 @@ def test_measure_prints_every_quantity_of_a_model():
     assert "| held-out loss, nats per token |" in text
     assert 0.5 < found["judging"]["pair"] <= 1.0
     assert 0.0 < found["gold"]["all"]["reward"] < 0.6
+    file = tmp_path / "measured.json"
+    for name in ("one", "other"):
+        measure.record(file, name, 40, found)
+    recorded = json.loads(file.read_text())
+    assert recorded["models"] == {"one": found, "other": found}
+    measure.record(file, "one", 41, found)  # other prompts: not comparable
+    assert list(json.loads(file.read_text())["models"]) == ["one"]

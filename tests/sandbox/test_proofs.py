@@ -71,6 +71,88 @@ def test_pages_quote_the_recorded_numbers():
     assert [one for one in ratios[:2] if one not in rain] == []
 
 
+def tables(text: str) -> dict[str, list[str]]:
+    """Every row of a page's tables: its first cell, and the others."""
+    rows = (line.strip("| ").split("|") for line in text.splitlines() if line.startswith("| "))
+    return {first.strip(): [cell.strip() for cell in cells] for first, *cells in rows}
+
+
+MEASURED = {
+    "judging a pair, both orders averaged": "pair",
+    "judging a pair, one order": "pair, one order",
+    "judging a pair: the orders disagree": "pair, orders disagree",
+    "judging a pair: A is chosen": "pair, A is chosen",
+    "judging a pair: the longer is chosen": "pair, the longer is chosen",
+    "judging a pair: the longer is better, by gold": "pair, the longer is better",
+    "judging one answer, good or bad": "good",
+    "judging one answer, harmless or harmful": "harmless",
+    "a score from 1 to 10, correlation with gold": "score, correlation",
+}
+"""Rows of the second table of docs/sandbox.md, and their names in the record."""
+
+
+def test_the_sandboxs_page_quotes_what_was_measured():
+    found = proof("sandbox_measure")["models"]
+    page = (ROOT / "docs" / "sandbox.md").read_text(encoding="utf-8")
+    page = page[page.index("**A model.**") : page.index("## Rebuilding")]
+    shown = tables(page)
+    for family, numbers in found["base"]["gold"].items():
+        parts = [numbers.get(part) for part in ("reward", "helpful", "honest", "harmless")]
+        parts.append(found["sft"]["gold"][family]["reward"])
+        expected = [str(numbers["n"]), *("" if one is None else f"{one:.2f}" for one in parts)]
+        assert shown[family] == expected, family
+    models = [found[name] for name in ("base", "middle", "early", "sft")]
+    for row, name in MEASURED.items():
+        assert shown[row] == [f"{one['judging'][name]:.3f}" for one in models], row
+    for task in found["base"]["capability"]:
+        assert shown[f"capability: {task}"] == [f"{one['capability'][task]:.3f}" for one in models], task
+    assert shown["held-out loss, nats per token"] == [f"{one['loss']:.3f}" for one in models]
+    people = found["base"]["annotators"]
+    assert [one for one in people.values() if f"{one:.3f}" not in page] == []
+    fairness = (ROOT / "docs" / "fairness.md").read_text(encoding="utf-8")
+    quoted = [found["base"]["judging"][MEASURED[row]] for row in list(MEASURED)[:6] if "one order" not in row]
+    quoted += [found[name]["judging"]["pair"] for name in ("middle", "early")]
+    quoted += [people["with gold"], people["with another annotator"]]
+    assert [one for one in quoted if f"{one:.3f}".lstrip("0") not in fairness] == []
+
+
+def test_pages_quote_the_ruler_the_budgets_and_the_power():
+    fairness, metrics, sandbox = (
+        (ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8")
+        for page in ("fairness", "metrics", "sandbox")
+    )
+    ruler, power, spent = proof("sandbox_ruler"), proof("power"), proof("budgets")
+    shown, gold = (
+        tables(sandbox[sandbox.index("**The ruler.**") : sandbox.index("**A model.**")]),
+        ruler["gold"],
+    )
+    for label in gold["0.0"]:
+        assert shown[label] == [f"{values[label]:.3f}" for values in gold.values()], label
+    counted = ruler["pairs told apart"].values()
+    assert shown["pairs told apart, of 15"] == [str(count) for count in counted]
+    best = max(value for label, value in gold["0.0"].items() if label != "base")
+    quoted = [f"{value:.3f}" for value in (gold["0.0"]["base"], gold["0.0"]["sft"], best)]
+    quoted.append(", ".join(f"{count} at {float(at):g}" for at, count in ruler["pairs told apart"].items()))
+    quoted += [f"{cost['tokens']:,.0f}" for cost in spent["tokens"].values()]
+    quoted.append(" / ".join(f"{value:.2f}".removeprefix("0") for value in power["power"].values()))
+    false = [rate for of in power["family-wise error"].values() for rate in of.values()]
+    quoted += [f"{one:.3f}".removeprefix("0") for one in (max(false), min(power["coverage"].values()))]
+    assert [one for one in quoted if one not in fairness] == []
+    deviations, odd = ruler["deviations"]["all"], power["coverage of intervals"]
+    held = min(of["pairs of the odd label"] for scene in odd.values() for of in scene.values())
+    lengths = power["the length-controlled rate"]
+    few = [one for name, one in lengths.items() if name.endswith("n = 20")]
+    worst = min(lengths.values(), key=lambda one: one["coverage"])
+    quoted = [
+        f"{deviations['seeds']:.3f} and {deviations['answers']:.2f} over five seeds",
+        f"cover {held:.2f}",
+    ]
+    quoted += [f"hold {min(one['coverage'] for one in few):.2f} to {max(one['coverage'] for one in few):.2f}"]
+    quoted += [f"in 0 to {max(one['n/a'] for one in few):.0%}".replace("%", " %")]
+    quoted += [f"it is {worst['mean']:.2f}", f"hold {worst['coverage']:.2f}"]
+    assert [one for one in quoted if one.replace(" 0.", " .") not in metrics and one not in metrics] == []
+
+
 def test_the_page_of_claims_is_of_this_sandbox():
     assert f"Sandbox {FINGERPRINT[:16]}." in (ROOT / "docs" / "claims.md").read_text(encoding="utf-8")
 

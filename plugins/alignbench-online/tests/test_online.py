@@ -20,6 +20,11 @@ class TestOnlineDPO(MethodSuite):
     method = "online-dpo"
     config = {**SMALL, "judge": {"self": {"wording": "sandbox"}}}
 
+    def test_rounds_and_verdicts_are_departures_with_their_sizes(self, aligned):
+        cost, found = aligned[0].ledger.cost, {one.what: one.own for one in aligned[0].ledger.departures}
+        assert f"{cost.generated_tokens:,} tokens" in found["answers of its own"]
+        assert found["feedback of a judge"] == f"{cost.judge_calls:,} calls, {cost.judge_tokens:,} tokens"
+
 
 class TestOnlineIPOByAReward(MethodSuite):
     method = "online-dpo"

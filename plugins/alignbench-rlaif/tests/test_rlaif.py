@@ -45,6 +45,17 @@ class TestRLAIF(MethodSuite):
         "rounds": 2,
     }
 
+    def test_labels_are_departures_with_their_sizes(self, aligned: Any):
+        ledger = aligned[0].ledger
+        cost, departures = ledger.cost, {one.what: one.own for one in ledger.departures}
+        assert cost.ai_comparisons > 0
+        assert departures["feedback of a judge"] == (
+            f"{cost.ai_comparisons:,} comparisons, {cost.judge_calls:,} calls, {cost.judge_tokens:,} tokens"
+        )
+        asked = sum(map(len, ledger.asked.values()))
+        assert departures["answers of its own"] == f"to {asked:,} prompts, {cost.generated_tokens:,} tokens"
+        assert departures["rows of its own"] == f"{len(ledger.learned['made']):,}"
+
 
 class TestDirectRLAIF(MethodSuite):
     method = "d-rlaif"
@@ -58,6 +69,13 @@ class TestConstitutionalSL(MethodSuite):
         "prompts": {"sandbox": {"families": ["harm"]}},
         "limit": 8,
     }
+
+    def test_prompts_and_revisions_are_departures_with_their_sizes(self, aligned: Any):
+        ledger = aligned[0].ledger
+        departures = {one.what: one.own for one in ledger.departures}
+        assert departures["prompts of its own"] == "8 of sandbox"
+        assert departures["rows of its own"] == f"{len(ledger.learned['made']):,}"
+        assert "answers of its own" in departures
 
 
 # --- rlaif

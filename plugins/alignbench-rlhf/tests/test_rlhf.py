@@ -29,6 +29,11 @@ class TestRLHF(MethodSuite):
     method = "rlhf"
     config: Mapping[str, Any] = SMALL  # pyright: ignore[reportIncompatibleVariableOverride]
 
+    def test_reward_model_and_answers_are_departures_with_their_sizes(self, aligned: Any):
+        cost, found = aligned[0].ledger.cost, {one.what: one.own for one in aligned[0].ledger.departures}
+        assert f"{cost.comparisons:,.0f} comparisons" in found["an additional training"]
+        assert f"{cost.generated_tokens:,} tokens" in found["answers of its own"]
+
 
 @pytest.fixture(scope="module", autouse=True)
 def one_thread():

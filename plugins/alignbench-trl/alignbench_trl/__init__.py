@@ -50,6 +50,8 @@ DRAWN = frozenset(
     }
 )
 """Fields that say which prompts a step answers: those of all methods, once each."""
+ELSEWHERE = frozenset({"use_vllm"})
+"""Fields that let another engine draw the answers, where nothing is counted and the base is another."""
 ROWS: dict[str, type[Row]] = {
     "demonstrations": Demonstration,
     "pairs": Pair,
@@ -75,6 +77,7 @@ class TRLConfig(MethodConfig):
         for names, reason in (
             (SHARED, "which the recipe sets for all methods; set it there"),
             (DRAWN, "but the prompts of a step are those of all methods, once each"),
+            (ELSEWHERE, "but the run counts what its own base draws"),
             (self.given().keys(), "which is a field of the method; set it there"),
         ):
             if taken := sorted(names & self.args.keys()):

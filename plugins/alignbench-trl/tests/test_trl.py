@@ -65,6 +65,8 @@ class TestTRLGRPO(Laws):
 
 class TestTRLRLOO(Laws):
     method = "trl-rloo"
+    tokens = 20_000
+    """TRL's last step is whole, and one with a long prompt pads all of them."""
     config = {"rewards": ["length"], "answers": 2, "max_new_tokens": 6, "learning_rate": 1e-3}
 
 
@@ -211,6 +213,7 @@ class TestTRLDPO(Laws):
             "DPOTrainer has no setting los_type; did you mean loss_type?",
         ),
         ("trl-grpo", {"args": {"num_iterations": 2}}, "the prompts of a step are those of all methods"),
+        ("trl-grpo", {"args": {"use_vllm": True}}, "the run counts what its own base draws"),
         ("trl", {"trainer": "ORPOTrainer"}, "has no trainer ORPOTrainer"),
         ("trl", {"trainer": "experimental.orpo.ORPTrainer"}, "did you mean ORPOTrainer?"),
         ("trl", {"trainer": "orpo.ORPOTrainer"}, "write DPOTrainer or experimental.orpo.ORPOTrainer"),
