@@ -13,13 +13,12 @@ import json
 import math
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from importlib.metadata import version
 from itertools import combinations
 from pathlib import Path
 from random import Random
 from statistics import correlation, fmean
 from typing import TYPE_CHECKING, TypedDict
-
-from alignbench.versions import versions
 
 from . import CHECKPOINTS, FINGERPRINT, MODEL
 from . import words as w
@@ -38,6 +37,7 @@ if TYPE_CHECKING:
 
 BATCH = 128  # sequences in one forward
 ANSWER = 40  # tokens that an answer may have
+LIBRARIES = ("torch", "transformers", "bitsandbytes")  # can change a measure
 
 Numbers = dict[str, float]
 
@@ -358,7 +358,7 @@ def markdown(found: Measures) -> str:
 
 def record(file: Path, name: str, count: int, found: Measures) -> None:
     """Add a model's measures to a file of several; those of another sandbox or another number of prompts go."""
-    made = {"sandbox": FINGERPRINT, "prompts": count, "versions": versions()}
+    made = {"sandbox": FINGERPRINT, "prompts": count, "versions": {name: version(name) for name in LIBRARIES}}
     kept = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
     models = kept.get("models", {}) if {**kept, **made} == kept else {}
     text = json.dumps({**made, "models": {**models, name: found}}, indent=1)

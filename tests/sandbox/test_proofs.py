@@ -201,11 +201,3 @@ def settings(config: dict) -> dict:
         return config
     kept = {name: value for name, value in judge["config"].items() if name not in ("min_mass", "lead")}
     return {**config, "judge": {**judge, "config": kept}}
-
-
-def test_the_table_of_the_sandboxs_page_is_that_of_the_recorded_runs() -> None:
-    text = (ROOT / "docs" / "sandbox.md").read_text(encoding="utf-8")
-    gold = proof("sandbox_ruler")["gold"]
-    for label in gold["0.0"]:
-        row = " | ".join(f"{gold[setting][label]:.3f}" for setting in ("0.0", "0.7", "1.0"))
-        assert f"| {label} | {row} |" in text
