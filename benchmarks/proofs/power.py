@@ -1,4 +1,4 @@
-"""Power and false positives of the method's verdicts, and coverage of intervals: every number of docs/metrics.md.
+"""Power and false positives of the method's verdicts, and coverage of intervals: numbers of docs/metrics.md.
 
     python benchmarks/proofs/power.py
 

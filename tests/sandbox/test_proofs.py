@@ -135,6 +135,8 @@ def test_pages_quote_the_ruler_the_budgets_and_the_power():
     quoted.append(", ".join(f"{count} at {float(at):g}" for at, count in ruler["pairs told apart"].items()))
     quoted += [f"{cost['tokens']:,.0f}" for cost in spent["tokens"].values()]
     quoted.append(" / ".join(f"{value:.2f}".removeprefix("0") for value in power["power"].values()))
+    alone = power["power, each pair by itself"].values()
+    quoted.append(" / ".join(f"{value:.2f}".removeprefix("0") for value in alone))
     false = [rate for of in power["family-wise error"].values() for rate in of.values()]
     quoted += [f"{one:.3f}".removeprefix("0") for one in (max(false), min(power["coverage"].values()))]
     assert [one for one in quoted if one not in fairness] == []
