@@ -95,6 +95,9 @@ def best(results: Results) -> str:
         sentence += f"; equivalent within {text.number(found[same[0]].margin)}: {text.listed(same)}"
     if found and not unknown and all(one.verdict == "better" for one in found.values()):
         sentence += "; every other label is worse"
+    if known[first].estimand == "method":
+        these = [name for name, one in found.items() if one.estimand == "policies"]
+        sentence += f"; compared with {text.listed(these)} for these policies only" if these else ""
     if unknown:
         sentence += f"; it was not compared with {text.listed(unknown)}"
     sentence += decoding.best(results, metric, first, higher=sign > 0)

@@ -257,7 +257,7 @@ def test_the_best_label_is_named_with_those_that_are_not_told_apart_from_it(resu
     found = "rain-on-dpo has the best reward, 0.702 ±0.048, for the method, over 3 seeds"
     assert verdicts.best(results) == (
         f"{found}; not told apart from it (could have seen 0.12): dpo and dpo-hot; "
-        "not all seeds of orpo finished."
+        "compared with orpo for these policies only; not all seeds of orpo finished."
     )
     apart = tuple(
         one.model_copy(update={"smallest_detectable": 0.2}) if "dpo-hot" in (one.a, one.b) else one
