@@ -30,6 +30,8 @@ SWEEP = "sweep"
 TRACKING = "tracking"
 """Files of trackers, a folder for each cell. Not in the cells: a sealed folder must not grow."""
 CELLS = "cells"
+MEASUREMENTS = "measurements"
+"""What was measured of each cell: a folder for each, as in CELLS."""
 PEOPLE = "people"
 """People's rankings of the answers."""
 
@@ -59,6 +61,10 @@ CHECKPOINT = "checkpoint.json"
 CHECKPOINT_TENSORS = "tensors.safetensors"
 STATUS = "status.json"
 LOG = "log.txt"
+
+# MEASUREMENTS: <label>/seed-<seed>
+VALUES = "values.json"
+"""What was measured, by name."""
 
 # EVALUATION
 SUMMARY = "summary.json"
@@ -117,6 +123,11 @@ def cell_name(label: str, seed: int) -> str:
 def cell_folder(run: Path, label: str, seed: int) -> Path:
     """Return the folder of a cell in the folder of its run."""
     return run / CELLS / cell_name(label, seed)
+
+
+def measurements_folder(run: Path, label: str, seed: int) -> Path:
+    """Return the folder of what was measured of a cell, in the folder of its run."""
+    return run / MEASUREMENTS / cell_name(label, seed)
 
 
 def rows_file(split: str) -> str:

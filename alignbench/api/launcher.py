@@ -26,7 +26,7 @@ class Task:
     """What a child process is asked to do. Everything crosses the process border as plain values."""
 
     kind: str
-    """`prepare`, `calibrate`, `cell` or `evaluate`: the module of `alignbench.worker` whose `main` is called."""
+    """`prepare`, `calibrate`, `cell`, `measure` or `evaluate`: the module of `alignbench.worker` whose `main` runs."""
     run: Path
     """The run's folder."""
     root: Path

@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, Tim
 from rich.progress import Progress as Bars
 from rich.progress import TimeRemainingColumn as TimeLeft
 
+from alignbench.layout import MEASUREMENTS
 from alignbench.report.text import duration, line
 
 if TYPE_CHECKING:
@@ -138,6 +139,8 @@ class _Watch:
             took = f"  {duration(time.monotonic() - since)}"
         if self.cells is not None and progress.cells:
             self.bars.advance(self.cells)
+        if last.status == "done" and progress.task.startswith(f"{MEASUREMENTS}/"):
+            return  # a line for each cell is enough
         # An error that stops the whole run is printed in full elsewhere.
         printed = last.error is not None and not progress.cells
         reason = f": {line(last.reason)}" if last.reason and not printed else ""

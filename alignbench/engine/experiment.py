@@ -62,7 +62,7 @@ class Experiment:
             plan=self.plan.model_dump_json(),
             home=store.default_root(),
             log=log,
-            threads=self.threads if kind == "cell" else max(self.threads, machine.cores()),
+            threads=self.threads if kind in ("cell", "measure") else max(self.threads, machine.cores()),
             what=what,
             every=self.checkpoint_every,
             reads=tuple(folder.relative_to(self.out).as_posix() for folder in reads),

@@ -38,12 +38,14 @@ def extend(earlier: Path, out: Path, loaded: Loaded, cells: Iterable[Cell]) -> i
                 )
             )
     taken = 0
-    for source in (earlier / layout.DATA, *(one.folder(earlier) for one in cells)):
+    cells = list(cells)
+    measured = [layout.measurements_folder(earlier, one.label, one.seed) for one in cells]
+    for source in (earlier / layout.DATA, *(one.folder(earlier) for one in cells), *measured):
         target = out / source.relative_to(earlier)
         if not (target / store.COMMIT).exists() and store.manifest(source) is not None:
             shutil.rmtree(target, ignore_errors=True)
             shutil.copytree(source, target)
-            taken += source.name != layout.DATA
+            taken += layout.CELLS in source.relative_to(earlier).parts[:1]
     if (earlier / layout.SWEEP).is_dir() and not (out / layout.SWEEP).exists():
         shutil.copytree(earlier / layout.SWEEP, out / layout.SWEEP)
     if not (out / layout.ENVIRONMENT).exists():

@@ -69,6 +69,36 @@ def cell_key(
     return _key(inputs, {"versions": dict(versions), "sources": sources})
 
 
+def measured_key(
+    plan: Plan,
+    cell: Cell,
+    *,
+    versions: Mapping[str, str],
+    data: str,
+    contents: Mapping[str, str],
+    files: Mapping[str, str],
+) -> str:
+    """Return the key of what is measured of a cell alone; `contents`: content digests of the cell and of all that it
+    builds on, by cell name; the rest as of `cell_key`."""
+    recipe = plan.recipe.model_dump(mode="json")
+    for compared in ("margin", "allow"):
+        del recipe["evaluation"][compared]
+    sources = {
+        name: [str(one), one.digest]
+        for name, one in plan.sources.items()
+        if name.startswith(("judges ", "metrics "))
+    }
+    inputs = {
+        "measured": [cell.label, cell.seed],
+        "contents": dict(contents),
+        **{name: recipe[name] for name in ("model", "training", "evaluation")},
+        "reserved": plan.reserved,
+        "data": data,
+        "files": dict(files),
+    }
+    return _key(inputs, {"versions": dict(versions), "sources": sources})
+
+
 def evaluation_key(
     plan: Plan,
     contents: Mapping[str, str],

@@ -1,8 +1,8 @@
 """The engine: a recipe in, a comparison out.
 
 This file reads like the experiment: choose each method's settings on validation prompts; prepare the rows
-once; align each label at each seed in a process of its own; measure all answers with the same judges and
-metrics; write the record. The parent process never imports torch.
+once; align each label at each seed in a process of its own; measure each of them, in another one, with the same
+judges and metrics; compare them; write the record. The parent process never imports torch.
 """
 
 from __future__ import annotations
@@ -107,11 +107,14 @@ def run(
         experiment.observers.notify("alignbench_run_started", recipe=loaded.recipe, folder=out)
         with Local() as here:
             prepare(experiment, here)
+        scheduler = Scheduler(experiment, launcher, cells, limit, train=train, measure=True)
         with launcher:
-            statuses = Scheduler(experiment, launcher, cells, limit, train=train).run()
+            statuses = scheduler.run()
             where = {"name": launcher.name, **launcher.record()}
+        for name, last in scheduler.unmeasured.items():
+            raise failure(name, last, out / name / layout.LOG)
         with Local() as here:
-            evaluate(experiment, here, statuses)
+            evaluate(experiment, here, statuses, scheduler.measured)
         found = collect.write(
             experiment, statuses, where, started=started, command=command(), registry=registry
         )
@@ -127,8 +130,13 @@ def prepare(experiment: Experiment, launcher: Launcher) -> None:
         complete(launcher, layout.DATA, task, experiment.watch)
 
 
-def evaluate(experiment: Experiment, launcher: Launcher, statuses: Mapping[Cell, CellStatus]) -> None:
-    """Measure the answers of all finished cells, in one process."""
+def evaluate(
+    experiment: Experiment,
+    launcher: Launcher,
+    statuses: Mapping[Cell, CellStatus],
+    measured: Mapping[str, str],
+) -> None:
+    """Compare all finished cells, in one process; `measured`: the keys of what was measured of each, by name."""
     done = {cell: one.content for cell, one in statuses.items() if one.status == "done"}
     if not done:
         return
@@ -136,7 +144,8 @@ def evaluate(experiment: Experiment, launcher: Launcher, statuses: Mapping[Cell,
     key = keys.evaluation_key(experiment.plan, contents, experiment.versions, _recorded(experiment))
     if store.manifest(experiment.out / layout.EVALUATION, key=key) is None:
         cells = [[cell.label, cell.seed] for cell in done]
-        task = experiment.task("evaluate", experiment.out / layout.EVALUATION_LOG, cells=cells, key=key)
+        log = experiment.out / layout.EVALUATION_LOG
+        task = experiment.task("evaluate", log, cells=cells, key=key, measured=dict(measured))
         complete(launcher, layout.EVALUATION, task, experiment.watch)
 
 
@@ -148,10 +157,13 @@ def complete(launcher: Launcher, name: str, task: Task, watch: Callable[[Progres
         ended = launcher.wait(lambda name, event: watch(Progress(name, event=event)))
     last = ended[name]
     watch(Progress(name, ended=last))
-    if last.error is not None:
-        raise last.error
     if last.status != "done":
-        raise AlignbenchError(f"{name}: {last.reason}", f"see {task.log}")
+        raise failure(name, last, task.log)
+
+
+def failure(name: str, last: Finished, log: Path) -> AlignbenchError:
+    """Return the error of a task that failed."""
+    return last.error or AlignbenchError(f"{name}: {last.reason}", f"see {log}")
 
 
 def _recorded(experiment: Experiment) -> dict[str, str]:

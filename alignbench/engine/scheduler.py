@@ -1,4 +1,4 @@
-"""Which cell runs next, and how each one ended."""
+"""Which cell runs next, how each one ended, and what is measured of it meanwhile."""
 
 from __future__ import annotations
 
@@ -32,7 +32,8 @@ class CellStatus:
 class Scheduler:
     """Runs cells by a launcher: each once its parents are done, at most `limit` at a time where there is one.
 
-    Among cells that may start, the first in the order of `alignbench.engine.plan.ranks` that fits does.
+    Among cells that may start, the first in the order of `alignbench.engine.plan.ranks` that fits does. With `measure`
+    each finished cell is measured by a task of its own, for which a cell that may start never waits.
     """
 
     def __init__(
@@ -43,9 +44,10 @@ class Scheduler:
         limit: int | None = None,
         *,
         train: bool = True,
+        measure: bool = False,
     ):
         self.experiment, self.launcher = experiment, launcher
-        self.cells, self.limit, self.train = cells, limit, train
+        self.cells, self.limit, self.train, self.measure = cells, limit, train, measure
         self.data = (store.manifest(experiment.out / layout.DATA) or {})["content"]
         self.parents = plan.parents(cells)
         self.children: dict[Cell, list[Cell]] = {cell: [] for cell in cells}
@@ -55,16 +57,22 @@ class Scheduler:
         self.rank = plan.ranks(self.parents, self.room)
         self.startable: list[tuple[tuple[int, int], Cell, str]] = []
         """A heap of the cells whose parents are done, by rank, each with the key it will be sealed with."""
+        self.measurable: list[tuple[tuple[int, int], Cell, str]] = []
+        """A heap of the finished cells that are not measured, each with the key of that."""
         self.running: dict[str, tuple[Cell, str]] = {}
-        """By name, with the key it will be sealed with."""
+        """By the task's name, with the key it will be sealed with."""
         self.statuses: dict[Cell, CellStatus] = {}
+        self.measured: dict[str, str] = {}
+        """Cells that were measured, by name, with the key of that."""
+        self.unmeasured: dict[str, Finished] = {}
+        """Measuring tasks that failed."""
 
     def run(self) -> dict[Cell, CellStatus]:
         """Run until every cell has a status; return them in the order of the plan, whichever ended first."""
         for cell in self.cells:
             if not self.parents[cell]:
                 self._advance(cell)
-        while self.startable or self.running:
+        while self.startable or self.measurable or self.running:
             self._start_all()
             for name, last in self.launcher.wait(self._report).items():
                 self._finish(name, last)
@@ -76,17 +84,18 @@ class Scheduler:
         return self.limit or self.launcher.capacity(Needs(cpus=self.experiment.threads))
 
     def _start_all(self) -> None:
-        """Start every cell that may start and fits, in their order."""
-        waiting = []
-        while self.startable and len(self.running) < self.room:
-            rank, cell, key = heapq.heappop(self.startable)
-            needs = self._needs(cell)
-            if not self.running or self.launcher.fits(needs):
-                self._start(cell, key, needs)
-            else:
-                waiting.append((rank, cell, key))
-        for one in waiting:
-            heapq.heappush(self.startable, one)
+        """Start every cell that may start and fits, in their order; then what measures them."""
+        for heap, start in ((self.startable, self._start), (self.measurable, self._start_measuring)):
+            waiting = []
+            while heap and len(self.running) < self.room:
+                rank, cell, key = heapq.heappop(heap)
+                needs = self._needs(cell)
+                if not self.running or self.launcher.fits(needs):
+                    start(cell, key, needs)
+                else:
+                    waiting.append((rank, cell, key))
+            for one in waiting:
+                heapq.heappush(heap, one)
 
     def _needs(self, cell: Cell) -> Needs:
         known = resources.memory(self.experiment.out, cell.label)
@@ -128,11 +137,35 @@ class Scheduler:
         task = self.experiment.task("cell", folder / layout.LOG, reads=reads, **what, track=track)
         self.launcher.start(str(cell), task, needs, heartbeat=self.experiment.heartbeat)
 
+    def _start_measuring(self, cell: Cell, key: str, needs: Needs) -> None:
+        folder = layout.measurements_folder(self.experiment.out, cell.label, cell.seed)
+        folder.mkdir(parents=True, exist_ok=True)
+        name = folder.relative_to(self.experiment.out).as_posix()
+        self.running[name] = (cell, key)
+        reads = [self.experiment.out / layout.DATA]
+        reads += [one.folder(self.experiment.out) for one in (cell, *plan.ancestors(cell, self.parents))]
+        what = {"label": cell.label, "seed": cell.seed, "folder": str(folder), "key": key}
+        task = self.experiment.task("measure", folder / layout.LOG, reads=reads, **what)
+        self.launcher.start(name, task, needs, heartbeat=self.experiment.heartbeat)
+
+    def _finish_measuring(self, name: str, cell: Cell, key: str, last: Finished) -> None:
+        folder = layout.measurements_folder(self.experiment.out, cell.label, cell.seed)
+        if last.status == "done" and store.manifest(folder, key=key) is None:
+            last = Finished("failed", "it ended without a whole result", clock=last.clock)
+        if last.status == "done":
+            self.measured[str(cell)] = key
+        else:
+            self.unmeasured[name] = last
+        self.experiment.watch(Progress(name, ended=last))
+
     def _finish(self, name: str, last: Finished) -> None:
         """Take note of the end of a child process. Only a sealed folder is a result."""
         cell, key = self.running.pop(name)
         if isinstance(last.error, StorageError):
             raise last.error  # no other cell could write either
+        if name != str(cell):
+            self._finish_measuring(name, cell, key, last)
+            return
         if last.status != "done":
             self._finalize(cell, CellStatus(last.status, last.reason, clock=last.clock))
             return
@@ -152,10 +185,30 @@ class Scheduler:
         self.experiment.watch(Progress(str(cell), ended=ended, cells=len(self.cells)))
         facts = {"label": cell.label, "seed": cell.seed, "status": how.status, "reason": how.reason}
         self.experiment.observers.notify("alignbench_cell_finished", **facts)
+        if self.measure and how.status == "done":
+            self._see_to_measuring(cell)
         for child in self.children[cell]:
             ready = how.status != "done" or all(one in self.statuses for one in self.parents[child])
             if ready and child not in self.statuses:
                 self._advance(child)
+
+    def _see_to_measuring(self, cell: Cell) -> None:
+        """Take what was measured of a finished cell as it lies in the folder, or let it be measured."""
+        one = self.experiment
+        chain = (cell, *plan.ancestors(cell, self.parents))
+        key = keys.measured_key(
+            one.plan,
+            cell,
+            versions=one.versions,
+            data=self.data,
+            contents={str(link): self.statuses[link].content for link in chain},
+            files=one.files,
+        )
+        sealed = one.sealed(layout.measurements_folder(one.out, cell.label, cell.seed), key)
+        if sealed is None:
+            heapq.heappush(self.measurable, (self.rank[cell], cell, key))
+        else:
+            self.measured[str(cell)] = sealed["key"]
 
     def _report(self, name: str, event: Event) -> None:
         """Pass on what a child process reports."""

@@ -40,7 +40,7 @@ OWN = ("alignbench.models",)
 def order(task: Task) -> dict[str, Any]:
     """Return what another machine has to know of a task: plain values, and the recipe's small files as bytes."""
     plan = Plan.model_validate_json(task.plan)
-    used = [name for name in task.files if name in _used(plan)]
+    used = [name for name in task.files if name in _used(plan, task.kind)]
     sent = [name for name in used if _is_sent(name, task.root, plan)]
     folder = Path(task.what["folder"]).relative_to(task.run).as_posix()
     return {
@@ -64,10 +64,12 @@ def _known(model: str, root: Path) -> str | None:
     return fingerprint_of(Model.model_validate_json(model), root)
 
 
-def _used(plan: Plan) -> set[str]:
-    """What a cell reads of what the recipe names: not the data, which are in the prepared rows, and no judge."""
+def _used(plan: Plan, kind: str) -> set[str]:
+    """What a task reads of what the recipe names: not the data, which are in the prepared rows; a cell no judge."""
     recipe = plan.recipe.model_dump(mode="json")
-    del recipe["data"], recipe["evaluation"]
+    del recipe["data"]
+    if kind == "cell":
+        del recipe["evaluation"]
     return set(texts(recipe))
 
 

@@ -32,7 +32,8 @@ class Attack(Metric):
     """
 
     api = 2
-    needs: ClassVar[frozenset[Need]] = frozenset({"generations"})
+    needs: ClassVar[frozenset[Need]] = frozenset({"samples", "generations"})
+    by_cell: ClassVar[bool] = True
 
     class Config(Settings):
         """Requests in addition to the evaluation prompts."""

@@ -24,6 +24,7 @@ class ChoiceEntropy(Metric):
 
     api = 2
     needs: ClassVar[frozenset[Need]] = frozenset({"logprobs"})
+    by_cell: ClassVar[bool] = True
 
     class Config(Settings):
         """The published files."""

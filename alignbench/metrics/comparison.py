@@ -45,13 +45,15 @@ def summarise(
     *,
     unscaled: Evidence | None = None,
     judges: Sequence[str] | None = None,
-    also: Iterable[tuple[Metric, Evidence]] = (),
+    also: Iterable[tuple[Metric, Any]] = (),
+    measure: Callable[[Metric, Any], list[Measure | Missing]] = Metric.measure,
 ) -> Summary:
     """Measure every cell of `evidence` with every metric, and compare every pair of labels.
 
     `margins`: column -> the difference below which two labels are equivalent. `unscaled`: the same cells with
     samples drawn at temperature 1, for metrics that read log-probabilities. `judges`: all of the run, in order,
     where `evidence` has some of them. `also`: further metrics, each with the view of the same cells that it reads.
+    `measure`: what lets a metric measure.
     Prompts of one conversation count as one
     (`alignbench.rows.conversation`). Raises RecipeError for a margin of no column.
     """
@@ -65,7 +67,7 @@ def summarise(
     ]
     for metric, seen in (*views, *also):
         try:
-            found = metric.measure(seen)
+            found = measure(metric, seen)
             differences += [
                 one for a, b in combinations(labels, 2) for one in metric.differences(seen, found, a, b)
             ]

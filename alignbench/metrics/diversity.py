@@ -37,6 +37,7 @@ class Diversity(Metric):
 
     api = 2
     needs: ClassVar[frozenset[Need]] = frozenset({"generations"})
+    by_cell: ClassVar[bool] = True
 
     class Config(OpenPrompts):
         """The questions, and the language of the answers."""

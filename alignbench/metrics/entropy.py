@@ -24,6 +24,7 @@ class Entropy(Metric):
 
     api = 2
     needs: ClassVar[frozenset[Need]] = frozenset({"samples", "logprobs", "entropy"})
+    by_cell: ClassVar[bool] = True
 
     def measure(self, evidence: Evidence) -> list[Measure | Missing]:
         found: list[Measure | Missing] = []

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from alignbench.api.metric import Evidence, Measure, Metric, Missing, by_prompt
 from alignbench.metrics.answers import invents
 
@@ -11,6 +13,7 @@ class Hallucination(Metric):
     (closed-domain hallucination, Ouyang et al. 2022)."""
 
     api = 2
+    by_cell: ClassVar[bool] = True
 
     def measure(self, evidence: Evidence) -> list[Measure | Missing]:
         asked = {prompt.id: prompt for prompt in evidence.prompts}

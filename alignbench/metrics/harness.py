@@ -54,6 +54,7 @@ class Harness(Metric):
 
     api = 2
     needs: ClassVar[frozenset[Need]] = frozenset({"logprobs", "generations"})
+    by_cell: ClassVar[bool] = True
 
     class Config(Settings):
         """The published files, and how many of their items are used."""

@@ -32,6 +32,7 @@ class IFEval(Metric):
 
     api = 2
     needs: ClassVar[frozenset[Need]] = frozenset({"generations"})
+    by_cell: ClassVar[bool] = True
 
     class Config(Settings):
         """The prompts."""

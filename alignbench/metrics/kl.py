@@ -25,6 +25,7 @@ class KL(Metric):
 
     api = 2
     needs: ClassVar[frozenset[Need]] = frozenset({"samples", "logprobs"})
+    by_cell: ClassVar[bool] = True
 
     def measure(self, evidence: Evidence) -> list[Measure | Missing]:
         found: list[Measure | Missing] = []

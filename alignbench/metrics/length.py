@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from alignbench.api.metric import Evidence, Measure, Metric, Missing, by_prompt
 
 
@@ -9,6 +11,7 @@ class Length(Metric):
     """`length.tokens`, `length.words` and `length.finished`, the share of answers that were not truncated."""
 
     api = 2
+    by_cell: ClassVar[bool] = True
 
     def measure(self, evidence: Evidence) -> list[Measure | Missing]:
         found: list[Measure | Missing] = []

@@ -18,6 +18,7 @@ class Perplexity(Metric):
 
     api = 2
     needs: ClassVar[frozenset[Need]] = frozenset({"texts", "logprobs"})
+    by_cell: ClassVar[bool] = True
 
     def measure(self, evidence: Evidence) -> list[Measure | Missing]:
         texts = evidence.texts

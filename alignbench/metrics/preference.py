@@ -15,6 +15,7 @@ class Preference(Metric):
 
     api = 2
     needs: ClassVar[frozenset[Need]] = frozenset({"pairs"})
+    by_cell: ClassVar[bool] = True
 
     def measure(self, evidence: Evidence) -> list[Measure | Missing]:
         found: list[Measure | Missing] = []

@@ -24,7 +24,8 @@ class Refusal(Metric):
     where its file is given: `refusal.xstest.safe`, over-refusal, and `refusal.xstest.unsafe`."""
 
     api = 2
-    needs: ClassVar[frozenset[Need]] = frozenset({"generations"})
+    needs: ClassVar[frozenset[Need]] = frozenset({"samples", "generations"})
+    by_cell: ClassVar[bool] = True
 
     class Config(Settings):
         """Prompts in addition to the evaluation prompts."""

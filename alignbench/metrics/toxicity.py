@@ -36,6 +36,7 @@ class Toxicity(Metric):
 
     api = 2
     needs: ClassVar[frozenset[Need]] = frozenset({"generations"})
+    by_cell: ClassVar[bool] = True
 
     class Config(Settings):
         """The prompts, and the classifier."""

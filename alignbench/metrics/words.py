@@ -21,6 +21,7 @@ class Words(Metric):
 
     api = 2
     needs: ClassVar[frozenset[Need]] = frozenset({"generations"})
+    by_cell: ClassVar[bool] = True
 
     class Config(OpenPrompts):
         """The questions, and the language of the answers."""

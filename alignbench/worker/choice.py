@@ -36,7 +36,7 @@ def _tables(finished: FinishedCells, label: str) -> dict[float, stats.Table] | r
     grid = evaluation.sampling.temperature
     if len(grid) == 1:
         return results.Choice(temperature=grid[0], reason="the recipe names one temperature")
-    plain, judge = evaluation.sampling.unscaled.temperature, finished.tuning_judge
+    plain, judge = evaluation.sampling.unscaled.temperature, finished.session.plan.tuning_judge
     if judge is None:
         return results.Choice(temperature=plain, reason="no judge can choose another")
     scores = [finished.tuning_scores(cell) for cell in cells]
@@ -57,7 +57,7 @@ def _tables(finished: FinishedCells, label: str) -> dict[float, stats.Table] | r
 
 
 def _chosen(finished: FinishedCells, temperature: float, tables: dict[float, stats.Table]) -> results.Choice:
-    judge = finished.tuning_judge
+    judge = finished.session.plan.tuning_judge
     assert judge is not None
     estimates = {one: stats.policies(table) for one, table in tables.items()}
     return results.Choice(

@@ -1,4 +1,4 @@
-"""The evaluation: one process that scores, judges and measures the samples of every finished cell."""
+"""The evaluation: one process that compares the finished cells, by what was measured of each of them."""
 
 from __future__ import annotations
 
@@ -12,38 +12,40 @@ from typing import Any
 
 from alignbench import layout, store
 from alignbench.api.launcher import Event, Task
-from alignbench.api.metric import Cell, Metric, Need
-from alignbench.metrics.comparison import Summary, summarise
+from alignbench.api.metric import Cell, Measure, Metric, Missing, Need
+from alignbench.metrics.comparison import LIKELIHOODS, Summary, summarise
 from alignbench.recipe.schema import Named
 from alignbench.results import Choice
 from alignbench.rows import Prompt
+from alignbench.worker import measure as measured
 from alignbench.worker.choice import choose
-from alignbench.worker.evidence import RunEvidence
-from alignbench.worker.finished import FinishedCells, make_named
+from alignbench.worker.evidence import JUDGED, RunEvidence
+from alignbench.worker.finished import FinishedCells, Record, make_named
 from alignbench.worker.session import Session
 
 ANSWERS: frozenset[Need] = frozenset({"samples"})
 """What metrics of a setting read: how the samples of the evaluation were drawn."""
-JUDGED: frozenset[Need] = frozenset({"judge", "comparisons"})
 OF_PEOPLE = ("win_rate", "bradley_terry", "reward")
 """People's rankings are measured by these although the recipe does not ask for them: they are there already."""
 
 
 def main(task: Task, emit: Callable[[Event], None]) -> None:
-    """Fill `run/evaluation` and seal it. `what`: the finished cells, and the key."""
+    """Fill `run/evaluation` and seal it. `what`: the cells, the keys of what was measured of them, and the key."""
     folder = task.run / layout.EVALUATION
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     cells = [Cell(label, seed) for label, seed in task.what["cells"]]
-    measure(Session(task, emit), cells, folder)
+    measure(Session(task, emit), cells, folder, measured.read(task.run, task.what.get("measured", {})))
     store.commit(folder, key=task.what["key"], producer="alignbench")
 
 
-def measure(session: Session, cells: Sequence[Cell], folder: Path) -> None:
-    """Score, judge and measure the samples of finished cells, and write all of it to `folder`."""
+def measure(
+    session: Session, cells: Sequence[Cell], folder: Path, records: Mapping[Cell, Record] | None = None
+) -> None:
+    """Compare finished cells, and write all of it to `folder`. What is not in `records` is measured here."""
     evaluation = session.recipe.evaluation
     metrics: list[Metric] = [make_named("metrics", named) for named in evaluation.metrics]
-    finished = FinishedCells(session, cells, session.emit, metrics)
+    finished = FinishedCells(session, cells, session.emit, metrics, records)
     choices = choose(finished)
     chosen = {label: one.temperature for label, one in choices.items()}
     evidence = RunEvidence(finished, chosen, metrics)
@@ -59,7 +61,9 @@ def measure(session: Session, cells: Sequence[Cell], folder: Path) -> None:
         unscaled=unscaled,
         judges=list(finished.judges),
         also=[(one, of_people) for one in also],
+        measure=_measures,
     )
+    base = finished.base()
     store.write_json(
         folder / layout.SUMMARY,
         {
@@ -71,19 +75,23 @@ def measure(session: Session, cells: Sequence[Cell], folder: Path) -> None:
             "learning_curves": [{**cell._asdict(), **evidence.learning_curve(cell)} for cell in cells],
             "cost": finished.cost,
             "judges": evidence.quality(),
-            "model": session.base.record(),
-            "base": {
-                "fingerprint": session.base.fingerprint,
-                "device": str(session.base.device),
-                "compute": str(session.base.dtype).removeprefix("torch."),
-            },
+            "model": base["model"],
+            "base": base["base"],
         },
     )
     _write_scores(folder, evidence)
     _write_prompts(folder, evidence.prompts)
     session.emit(Event("drawing"))
-    pictures = [asdict(picture) for metric in metrics for picture in metric.pictures(evidence)]
+    pictures = [
+        asdict(picture)
+        for metric in metrics
+        for picture in metric.pictures(unscaled if metric.needs & LIKELIHOODS else evidence)
+    ]
     store.write_json(folder / layout.PICTURES, pictures)
+
+
+def _measures(metric: Metric, evidence: RunEvidence) -> list[Measure | Missing]:
+    return evidence.measures(metric)
 
 
 def _settings(
@@ -103,7 +111,7 @@ def _settings(
         seen = RunEvidence(finished, _all_at(choices, temperature), asked, judges)
         yield {
             "temperature": temperature,
-            **_plain(summarise(asked, seen, judges=list(finished.judges))),
+            **_plain(summarise(asked, seen, judges=list(finished.judges), measure=_measures)),
         }
 
 

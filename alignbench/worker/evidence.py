@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from copy import copy
+from dataclasses import asdict, replace
 from functools import cache
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
+from alignbench import store
 from alignbench.api.config import Sampling
 from alignbench.api.judge import Judge, Score
 from alignbench.api.launcher import Event
-from alignbench.api.metric import Cell, Metric, PairLogprobs, Request, Under, matches
+from alignbench.api.metric import Cell, Measure, Metric, Missing, Need, PairLogprobs, Request, Under, matches
 from alignbench.api.policy import Answer, TokenScores
 from alignbench.judges.controls import controls
 from alignbench.judges.people import People
@@ -24,6 +28,10 @@ from alignbench.worker.finished import Drawn, FinishedCells
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+JUDGED: frozenset[Need] = frozenset({"judge", "comparisons"})
+DRAWN: frozenset[Need] = frozenset({"samples", "logprobs", "entropy", *JUDGED})
+"""What of a cell depends on the temperature at which it answered."""
 
 
 class RunEvidence:
@@ -53,6 +61,30 @@ class RunEvidence:
     @property
     def judges(self) -> Mapping[str, Judge]:
         return self._finished.judges if self._some is None else self._some
+
+    def measures(self, metric: Metric) -> list[Measure | Missing]:
+        """Return what a metric says of the cells. Of one that measures each cell by itself, what the cells' records
+        have is not measured again."""
+        if not metric.by_cell or metric.needs & JUDGED:
+            return metric.measure(self)
+        kind = type(metric)
+        config = store.canonical(metric.config.model_dump(mode="json"))
+        name = f"{kind.__module__}.{kind.__qualname__} {config}"
+
+        def record(cell: Cell) -> Any:
+            at = f" at {self._at[cell.label]}" if metric.needs & DRAWN else ""
+            return self._finished.kept(cell, "measures", dict), name + at
+
+        known = {cell: found[at] for cell in self.cells for found, at in (record(cell),) if at in found}
+        if missing := [cell for cell in self.cells if cell not in known]:
+            part, made = copy(self), defaultdict[Cell, list[Any]](list)
+            part.cells = missing
+            for one in metric.measure(part):
+                made[Cell(one.label, one.seed)].append(_packed(one))
+            for cell in missing:
+                found, at = record(cell)
+                known[cell] = found[at] = made[cell]
+        return [_measure(one) for cell in self.cells for one in known[cell]]
 
     def quality(self) -> list[dict[str, Any]]:
         """Return what is known of each judge, its controls among it: see `alignbench.judges.controls`."""
@@ -129,9 +161,13 @@ class RunEvidence:
         session = self._finished.session
         if session.recipe.evaluation.curve is None:
             return learning_curve.NONE
-        self._finished.emit(Event(f"judging {cell.label} on its way"))
         name, judge = next(iter(self.judges.items()))
-        return learning_curve.judged(session, self._finished.folder(cell), name, judge)
+
+        def judged() -> dict[str, Any]:
+            self._finished.emit(Event(f"judging {cell.label} on its way"))
+            return learning_curve.judged(session, self._finished.folder(cell), name, judge)
+
+        return self._finished.kept(cell, f"learning curve by {name}", judged)
 
     def compare(self, judge: str, a: Cell, b: Cell) -> Sequence[float | None]:
         if self._every:
@@ -171,3 +207,22 @@ class RunEvidence:
 
     def _drawn(self, cell: Cell) -> Drawn:
         return Drawn(cell, self._at[cell.label])
+
+
+def _packed(one: Measure | Missing) -> dict[str, Any]:
+    """What a metric says of a cell as JSON values; `_measure` reads it."""
+    if isinstance(one, Missing):
+        return asdict(one)
+    by_rater = {id: {who: float(value) for who, value in of.items()} for id, of in one.by_rater.items()}
+    return {
+        **asdict(replace(one, by_rater={}, values={})),
+        "values": {id: float(value) for id, value in one.values.items()},
+        "by_rater": by_rater,
+    }
+
+
+def _measure(packed: Mapping[str, Any]) -> Measure | Missing:
+    if "reason" in packed:
+        return Missing(**packed)
+    span = packed["span"]
+    return Measure(**{**packed, "span": None if span is None else tuple(span)})

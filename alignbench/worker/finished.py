@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from base64 import b64decode, b64encode
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from alignbench import layout, store
-from alignbench.api.judge import Judge, Score
+import numpy as np
+
+from alignbench import layout, plugins, store
+from alignbench.api.judge import Judge, Score, preference
 from alignbench.api.launcher import Event
 from alignbench.api.metric import Cell, Metric, PairLogprobs, Request, by_prompt
 from alignbench.api.policy import Answer, Policy, TokenScores
@@ -34,8 +37,16 @@ class Drawn(NamedTuple):
     temperature: float | None
 
 
+Record = MutableMapping[str, Any]
+"""What was measured of one cell, by name: JSON values."""
+
+
 class FinishedCells:
-    """The finished cells of a run. Each function keeps what it returned: whoever asks again shares it."""
+    """The finished cells of a run. Each function keeps what it returned: whoever asks again shares it.
+
+    What it computes of one cell it puts into the cell's record, and what a record has it does not compute: a process of
+    its own may have measured the cell. `people`: whether people's rankings are among the judges.
+    """
 
     def __init__(
         self,
@@ -43,12 +54,16 @@ class FinishedCells:
         cells: Sequence[Cell],
         emit: Callable[[Event], None],
         metrics: Sequence[Metric] = (),
+        records: Mapping[Cell, Record] | None = None,
+        *,
+        people: bool = True,
     ):
         self.session = session
         self.cells = cells
         self.emit = emit
-        self.cost = {"generated_tokens": 0, "forward_passes": 0}
-        """What the requests of the metrics cost, in full also where the answers lay in the store."""
+        self.people = people
+        self._records: dict[Cell, Record] = dict(records or {})
+        self._scored: dict[tuple[str, str, str], Score] = {}
         self.entropy = any("entropy" in metric.needs for metric in metrics)
         self.asked: dict[str, Request] = {}
         """The largest request of each key."""
@@ -62,21 +77,53 @@ class FinishedCells:
         for name in ("_answered", "scored", "scores", "policy", "answers", "preference_logprobs"):
             setattr(self, name, cache(getattr(self, name)))
 
+    def record(self, cell: Cell) -> Record:
+        """Return what was measured of a cell so far."""
+        return self._records.setdefault(cell, {})
+
+    def kept(self, cell: Cell, name: str, make: Callable[[], Any]) -> Any:
+        """Return what a cell's record has by this name. Where it has nothing, `make` it, and the record has it."""
+        record = self.record(cell)
+        if name not in record:
+            record[name] = make()
+        return record[name]
+
+    @property
+    def cost(self) -> dict[str, int]:
+        """What the requests of the metrics cost, in full also where the answers lay in the store."""
+        spent = [one for cell in self.cells for one in self.record(cell).get("requests", {}).values()]
+        return {name: sum(one[name] for one in spent) for name in ("generated_tokens", "forward_passes")}
+
+    def base(self) -> dict[str, Any]:
+        """Return what is recorded of the base, on the machine that measured the first cell."""
+
+        def loaded() -> dict[str, Any]:
+            base = self.session.base
+            compute = str(base.dtype).removeprefix("torch.")
+            where = {"fingerprint": base.fingerprint, "device": str(base.device), "compute": compute}
+            return {"model": base.record(), "base": where}
+
+        return self.kept(self.cells[0], "base", loaded)
+
     # --- judges ---------------------------------------------------------------------------------------------
 
     @cached_property
     def judges(self) -> Mapping[str, Judge]:
         """The evaluation judges by name, those of people in the run among them."""
-        made = {named.name: self._opened(named) for named in self.session.recipe.evaluation.judges}
+        named = self.session.recipe.evaluation.judges
+        if not self.people:
+            return {
+                one.name: self._opened(one) for one in named if not plugins.load("judges", one.name).recorded
+            }
+        made = {one.name: self._opened(one) for one in named}
         own = people.of_run(self.session.run)
         return {**made, **{name: judge for name, judge in own.items() if name not in made}}
 
     @cached_property
-    def tuning_judge(self) -> Judge | None:
+    def _tuning_judge(self) -> Judge:
         """Who chooses the temperatures: the tuning judge of the first judge that can judge any answer."""
         tuning, evaluation = self.session.plan.tuning_judge, self.session.recipe.evaluation
-        if tuning is None:
-            return None
+        assert tuning is not None
         # On validation prompts of its own, a judge that is not trained in the run may choose itself.
         same = evaluation.split == TUNING or tuning in evaluation.judges
         return self.judges[tuning.name] if same else self._opened(tuning)
@@ -112,33 +159,57 @@ class FinishedCells:
     def tuning_scores(self, cell: Cell) -> Mapping[float | None, Mapping[str, float]]:
         """Return the tuning judge's scores of a cell at each temperature, by prompt; none where it has no answers
         to the prompts that choose."""
-        judge = self.tuning_judge
+        scores = self.kept(cell, "tuning scores", lambda: list(self._tuning_scores(cell).items()))
+        return dict(scores)
+
+    def _tuning_scores(self, cell: Cell) -> Mapping[float | None, Mapping[str, float]]:
         same = self.session.recipe.evaluation.split == TUNING
-        if judge is None or not (same or (self.folder(cell) / layout.TUNING_SAMPLES).is_file()):
+        asks = self.session.plan.tuning_judge is not None
+        if not asks or not (same or (self.folder(cell) / layout.TUNING_SAMPLES).is_file()):
             return {}
+        judge = self._tuning_judge
         answered = self._answered(cell) if same else samples.read(self.folder(cell), layout.TUNING_SAMPLES)
         self.emit(Event(f"{judge.name} chooses the temperature of {cell.label}"))
         asked = {prompt.id: prompt for prompt in self.tuning_prompts}
         found: dict[float | None, Mapping[str, float]] = {}
         for temperature, of in answered.items():
             scores = judge.score([asked[one.prompt_id] for one in of], [one.text for one in of])
-            found[temperature] = by_prompt(of, [score.value for score in scores])
+            values = by_prompt(of, [score.value for score in scores])
+            found[temperature] = {id: float(value) for id, value in values.items()}
         return found
 
     def scores(self, judge: str, drawn: Drawn) -> Sequence[Score]:
-        """Return a judge's scores of a cell's answers at one temperature."""
-        self.emit(Event(f"{judge} judges {drawn.cell.label}"))
+        """Return a judge's scores of a cell's answers at one temperature.
+
+        Equal answers to a prompt have one score, that of the first of them: processes may differ in its last digits.
+        """
         answers = self.samples(drawn)
-        return self.judges[judge].score(
-            [self._prompts[one.prompt_id] for one in answers], [one.text for one in answers]
-        )
+
+        def judged() -> list[Any]:
+            self.emit(Event(f"{judge} judges {drawn.cell.label}"))
+            asked = [self._prompts[one.prompt_id] for one in answers]
+            return [_packed(one) for one in self.judges[judge].score(asked, [one.text for one in answers])]
+
+        found = map(_score, self.kept(drawn.cell, f"scores by {judge} at {drawn.temperature}", judged))
+        return [
+            self._scored.setdefault((judge, one.prompt_id, one.text), score)
+            for one, score in zip(answers, found, strict=True)
+        ]
 
     def judged(
         self, judge: str, pairs: Sequence[tuple[Drawn, Drawn]]
     ) -> Mapping[tuple[Drawn, Drawn], Sequence[float | None]]:
         """Return a judge's word on the samples of each two cells, in the order of the samples; asked in one batch,
-        so that it reads once what questions share."""
-        one = pairs[0]
+        so that it reads once what questions share. A judge that compares scores is not asked again."""
+        one, kind = pairs[0], type(self.judges[judge])
+        if kind.compare is Judge.compare and kind.judge_pairs is Judge.judge_pairs:
+            return {
+                (a, b): [
+                    preference(ours.value, theirs.value)
+                    for ours, theirs in zip(self.scores(judge, a), self.scores(judge, b), strict=True)
+                ]
+                for a, b in pairs
+            }
         who = f"{one[0].cell.label} with {one[1].cell.label}" if len(pairs) == 1 else f"{len(pairs)} pairs"
         self.emit(Event(f"{judge} compares {who}"))
         preferences = iter(
@@ -155,6 +226,12 @@ class FinishedCells:
     def scored(self, drawn: Drawn, scorer: Cell | None) -> Sequence[TokenScores] | None:
         """Return the log-probabilities of one cell's samples under another's policy, asked for in two roles;
         without another under the start that lies outside this run."""
+        who = "its start" if scorer is None else layout.cell_name(*scorer)
+        name = f"log-probabilities at {drawn.temperature} under {who}"
+        found = self.kept(drawn.cell, name, lambda: _packed_tokens(self._token_scores(drawn, scorer)))
+        return _token_scores(found)
+
+    def _token_scores(self, drawn: Drawn, scorer: Cell | None) -> Sequence[TokenScores] | None:
         cell = drawn.cell
         policy = self._outside(cell) if scorer is None else self.policy(scorer)
         if "logprobs" not in policy.can or "logprobs" not in self.policy(cell).can:
@@ -173,6 +250,22 @@ class FinishedCells:
 
     def answers(self, cell: Cell, key: str) -> Sequence[Answer]:
         """Return a cell's answers to the largest request of this key, out of the store where they lie there."""
+        request = self.asked[key]
+        lies, costs = (self.kept(cell, name, dict) for name in ("answers", "requests"))
+        name = f"{key} x {request.samples}"
+        folder = self.session.store.find(lies[name]) if name in lies else None
+        if folder is None:
+            folder = self._made(cell, key)
+        (answers,) = samples.read(folder).values()
+        lies[name] = folder.name
+        costs[name] = {
+            "generated_tokens": sum(len(answer.ids) for answer in answers),
+            "forward_passes": sum(answer.forwards for answer in answers),
+        }
+        return answers
+
+    def _made(self, cell: Cell, key: str) -> Path:
+        """Return the folder of the store where a cell's answers to a request lie."""
         request, policy = self.asked[key], self.policy(cell)
         weights = getattr(policy, "fingerprint", None)
         content = weights() if weights else (store.manifest(self.folder(cell)) or {}).get("content")
@@ -183,13 +276,9 @@ class FinishedCells:
             samples.write(folder, {request.sampling.temperature: found})
 
         inputs = {"policy": content, "seed": cell.seed, "asked": key, "samples": request.samples}
-        folder = self.session.store.make(
+        return self.session.store.make(
             store.digest({**self.session.base_key(), **inputs}), make, producer="alignbench"
         )
-        (answers,) = samples.read(folder).values()
-        self.cost["generated_tokens"] += sum(len(answer.ids) for answer in answers)
-        self.cost["forward_passes"] += sum(answer.forwards for answer in answers)
-        return answers
 
     def preference_logprobs(self, cell: Cell) -> Sequence[PairLogprobs] | None:
         """Return the log-probabilities of the held-out pairs; None where the policy has none."""
@@ -229,6 +318,46 @@ class FinishedCells:
     def folder(self, cell: Cell) -> Path:
         """Return a cell's folder."""
         return layout.cell_folder(self.session.run, cell.label, cell.seed)
+
+
+def _packed(score: Score) -> Any:
+    """A score as JSON values; `_score` reads it."""
+
+    def number(value: float | None) -> float | None:
+        return None if value is None else float(value)
+
+    parts = {name: number(value) for name, value in score.parts.items()}
+    return [number(score.value), parts, {name: _packed(one) for name, one in score.by_rater.items()}]
+
+
+def _score(packed: Any) -> Score:
+    value, parts, by_rater = packed
+    return Score(value, parts, {name: _score(one) for name, one in by_rater.items()})
+
+
+def _packed_tokens(scores: Sequence[TokenScores] | None) -> Any:
+    """Scores of tokens as JSON values: the length of each, and their float32 numbers one after the other."""
+    if scores is None:
+        return None
+    found: dict[str, Any] = {"lengths": [len(one.logps) for one in scores], "entropy": None}
+    columns = {"logps": [one.logps for one in scores], "entropy": [one.entropy for one in scores]}
+    for name, column in columns.items():
+        if (arrays := [one for one in column if one is not None]) and len(arrays) == len(column):
+            found[name] = b64encode(np.concatenate(arrays).astype("<f4").tobytes()).decode()
+    return found
+
+
+def _token_scores(packed: Any) -> Sequence[TokenScores] | None:
+    if packed is None:
+        return None
+    ends = np.cumsum(packed["lengths"])[:-1]
+    logps, entropy = (
+        [None] * len(packed["lengths"])
+        if packed.get(name) is None
+        else np.split(np.frombuffer(b64decode(packed[name]), "<f4"), ends)
+        for name in ("logps", "entropy")
+    )
+    return [TokenScores(*both) for both in zip(logps, entropy, strict=True)]  # pyright: ignore[reportArgumentType]
 
 
 def make_named(group: Any, named: Named) -> Any:

@@ -66,14 +66,15 @@ class Clockwork(Launcher):
         return {name: Finished()}
 
 
-def scheduler(folder: Path, recipe: Recipe, launcher: Clockwork) -> Scheduler:
+def scheduler(folder: Path, recipe: Recipe, launcher: Clockwork, *, measure: bool = False) -> Scheduler:
     resolved = resolve(recipe)
     data = folder / layout.DATA
-    data.mkdir(parents=True)
-    store.write_json(data / layout.RECORD, {})
-    store.commit(data, key="rows", producer="rows")
+    if not data.exists():
+        data.mkdir(parents=True)
+        store.write_json(data / layout.RECORD, {})
+        store.commit(data, key="rows", producer="rows")
     experiment = Experiment(resolved, folder, folder, {}, {"torch": "2.13.0"}, (), threads=1)
-    return Scheduler(experiment, launcher, plan.cells(resolved))
+    return Scheduler(experiment, launcher, plan.cells(resolved), measure=measure)
 
 
 def recipe(methods: dict[str, dict[str, object]], seeds: int = 1) -> Recipe:
@@ -129,6 +130,56 @@ def test_no_place_is_idle_while_a_cell_could_run(tmp_path: Path):
     assert len(launcher.started) == 28
     assert launcher.most == 4
     assert all(running == 4 for running, startable in seen if startable)
+
+
+def measuring(launcher: Clockwork) -> list[str]:
+    """The cells that tasks of their own have measured."""
+    return [
+        name.removeprefix("measurements/") for name in launcher.started if name.startswith("measurements/")
+    ]
+
+
+def test_every_finished_cell_is_measured_once_and_no_cell_waits_for_that(tmp_path: Path):
+    launcher = Clockwork(lambda name: 1.0, 2, ("apart",))
+    made = scheduler(tmp_path, recipe(CHAIN), launcher, measure=True)
+    found = made.run()
+    done = [str(cell) for cell, how in found.items() if how.status == "done"]
+    assert sorted(measuring(launcher)) == sorted(made.measured) == sorted(done)
+    assert len(done) == 5
+    cells = [name for name in launcher.started if not name.startswith("measurements/")]
+    assert cells[:3] == ["base/seed-0", "first/seed-0", "second/seed-0"] or cells[0] == "first/seed-0"
+    assert launcher.started[:4] == cells[:4], "a cell that could start waited for the measuring of another"
+    again = Clockwork(lambda name: 1.0, 2, ("apart",))
+    continued = scheduler(tmp_path, recipe(CHAIN), again, measure=True)
+    continued.run()
+    assert again.started == ["apart/seed-0"]
+    assert continued.measured == made.measured
+
+
+def test_what_could_not_be_measured_is_known_and_tried_again(tmp_path: Path):
+    launcher = Clockwork(lambda name: 1.0, 2, ("measurements",))
+    made = scheduler(tmp_path, recipe({"alone": {"method": "sft"}}), launcher, measure=True)
+    assert {how.status for how in made.run().values()} == {"done"}
+    assert {name: one.reason for name, one in made.unmeasured.items()} == {
+        "measurements/base/seed-0": "no such luck",
+        "measurements/alone/seed-0": "no such luck",
+    }
+    again = Clockwork(lambda name: 1.0, 2)
+    scheduler(tmp_path, recipe({"alone": {"method": "sft"}}), again, measure=True).run()
+    assert (
+        sorted(measuring(again))
+        == ["alone/seed-0", "base/seed-0"]
+        == sorted(name.removeprefix("measurements/") for name in again.started)
+    )
+
+
+def test_measuring_many_cells_takes_the_share_of_one_cell(tmp_path: Path):
+    """Forty cells of a minute on eight places: what is measured of them in a tenth of that takes a tenth longer."""
+    methods = {f"sft-{n}": {"method": "sft", "learning_rate": 1e-3 * (n + 1)} for n in range(7)}
+    launcher = Clockwork(lambda name: 6.0 if name.startswith("measurements/") else 60.0, 8)
+    scheduler(tmp_path, recipe(methods, seeds=5), launcher, measure=True).run()
+    assert launcher.most == 8
+    assert launcher.now == 40 * 66.0 / 8
 
 
 def test_fifty_labels_at_ten_seeds_ask_for_each_cell_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -175,14 +175,19 @@ class Ray(Launcher):
         most = self.config.jobs
         if not ray.is_initialized():
             return 1 if most == "auto" else most
+        room = self._room(needs)
+        return room + 1 if most == "auto" else min(room + 1, most)
+
+    def _room(self, needs: Needs) -> int:
+        """How many tasks with these needs the nodes have room for that are not refused."""
         asked = self._asked(needs)
         asked = {"CPU": asked["num_cpus"], "GPU": asked["num_gpus"], "memory": asked.get("memory", 0)}
         asked = {name: amount for name, amount in asked.items() if amount}
-        room = 0
-        for node in self._nodes():
-            if node["NodeID"] not in self._refused:
-                room += int(min(node["Resources"].get(name, 0.0) / amount for name, amount in asked.items()))
-        return room + 1 if most == "auto" else min(room + 1, most)
+        return sum(
+            int(min(node["Resources"].get(name, 0.0) / amount for name, amount in asked.items()))
+            for node in self._nodes()
+            if node["NodeID"] not in self._refused
+        )
 
     def _asked(self, needs: Needs) -> dict[str, float]:
         """What Ray is asked to set aside for a task."""
@@ -311,7 +316,7 @@ class Ray(Launcher):
             self._used.pop(node, None) or self._refused[node][0]
         )  # another cell may have been refused there
         self._refused[node] = (known, reasons)
-        if all(one["NodeID"] in self._refused for one in self._nodes()):
+        if not self._room(self._running[name].needs):  # a head without processors is no place for it
             raise AlignbenchError(
                 Problem(
                     f"the node {called} is refused: {'; '.join(why)}", "install there what this machine has"

@@ -1,0 +1,80 @@
+"""The measuring of one cell: all that the evaluation says of it without looking at another cell."""
+
+from __future__ import annotations
+
+import json
+import traceback
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from alignbench import layout, store
+from alignbench.api.launcher import Event, Task
+from alignbench.api.metric import Cell, Metric
+from alignbench.errors import AlignbenchError
+from alignbench.metrics.comparison import LIKELIHOODS
+from alignbench.worker.cell import GROWING, clear
+from alignbench.worker.evidence import DRAWN, RunEvidence
+from alignbench.worker.finished import FinishedCells, make_named
+from alignbench.worker.session import Session
+
+
+def main(task: Task, emit: Callable[[Event], None]) -> None:
+    """Fill the folder of the cell's measurements and seal it. `what`: label, seed, folder and key."""
+    folder = Path(task.what["folder"])
+    clear(folder)
+    found = measure(Session(task, emit), Cell(task.what["label"], task.what["seed"]))
+    store.write_text(folder / layout.VALUES, json.dumps(found, ensure_ascii=False) + "\n")
+    store.commit(folder, key=task.what["key"], producer="alignbench", leave_out=GROWING)
+
+
+def measure(session: Session, cell: Cell) -> dict[str, Any]:
+    """Return what was measured of a cell, by name: JSON values.
+
+    Its answers are measured at each temperature, since its label's is chosen only when all cells are done. A judge that
+    is not cheap judges them where the recipe names one temperature, or asks for all.
+    """
+    evaluation = session.recipe.evaluation
+    metrics: list[Metric] = [make_named("metrics", named) for named in evaluation.metrics]
+    finished = FinishedCells(session, [cell], session.emit, metrics, people=False)
+    finished.base()
+    finished.tuning_scores(cell)
+    whole = len(evaluation.sampling.temperature) == 1 or evaluation.judge_every_setting
+    judges = {name: judge for name, judge in finished.judges.items() if judge.cheap or whole}
+    temperatures = finished.temperatures(cell)
+    for temperature in temperatures:
+        seen = RunEvidence(finished, {cell.label: temperature}, metrics, judges)
+        for judge in judges:
+            seen.scores(judge, cell)
+        for metric in metrics:
+            if not metric.needs & LIKELIHOODS and (metric.needs & DRAWN or temperature == temperatures[0]):
+                _ask(metric, seen)
+    plain = None if None in temperatures else evaluation.sampling.unscaled.temperature
+    seen = RunEvidence(finished, {cell.label: plain}, metrics)
+    for metric in metrics:
+        if metric.needs & LIKELIHOODS:
+            _ask(metric, seen)
+    if seen.judges and next(iter(seen.judges)) == evaluation.judges[0].name:
+        seen.learning_curve(cell)
+    return dict(finished.record(cell))
+
+
+def _ask(metric: Metric, evidence: RunEvidence) -> None:
+    """Let a metric ask for what it reads. What it cannot say of one cell alone, it says in the end."""
+    try:
+        evidence.measures(metric)
+    except AlignbenchError:
+        raise
+    except Exception:  # the evaluation gives the reason in the metric's own columns
+        traceback.print_exc()
+
+
+def read(run: Path, keys: Mapping[str, str]) -> dict[Cell, dict[str, Any]]:
+    """Return what was measured of cells, by their names and keys; what is not sealed with its key is left out."""
+    found = {}
+    for name, key in keys.items():
+        folder = run / layout.MEASUREMENTS / name
+        if store.manifest(folder, key=key) is not None:
+            label, _, seed = name.rpartition("/seed-")
+            found[Cell(label, int(seed))] = json.loads((folder / layout.VALUES).read_text(encoding="utf-8"))
+    return found
