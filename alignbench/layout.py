@@ -32,6 +32,8 @@ TRACKING = "tracking"
 CELLS = "cells"
 MEASUREMENTS = "measurements"
 """What was measured of each cell: a folder for each, as in CELLS."""
+JUDGING = "judging"
+"""What judges said who read the answers of all labels to some prompts: a folder for each part of the prompts."""
 PEOPLE = "people"
 """People's rankings of the answers."""
 
@@ -65,6 +67,8 @@ LOG = "log.txt"
 # MEASUREMENTS: <label>/seed-<seed>
 VALUES = "values.json"
 """What was measured, by name."""
+
+# JUDGING: part-<number>, with VALUES
 
 # EVALUATION
 SUMMARY = "summary.json"
@@ -128,6 +132,11 @@ def cell_folder(run: Path, label: str, seed: int) -> Path:
 def measurements_folder(run: Path, label: str, seed: int) -> Path:
     """Return the folder of what was measured of a cell, in the folder of its run."""
     return run / MEASUREMENTS / cell_name(label, seed)
+
+
+def judging_folder(run: Path, part: int) -> Path:
+    """Return the folder of a part of the prompts, judged, in the folder of its run."""
+    return run / JUDGING / f"part-{part}"
 
 
 def rows_file(split: str) -> str:

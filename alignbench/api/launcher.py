@@ -26,7 +26,7 @@ class Task:
     """What a child process is asked to do. Everything crosses the process border as plain values."""
 
     kind: str
-    """`prepare`, `calibrate`, `cell`, `measure` or `evaluate`: the module of `alignbench.worker` whose `main` runs."""
+    """What it does: `prepare`, `calibrate`, `cell`, `measure`, `judge` or `evaluate`, each a `main` of its own."""
     run: Path
     """The run's folder."""
     root: Path

@@ -173,7 +173,7 @@ def _read(
         watch(progress)
 
     task = _task("prepare", loaded, plan, out, out / layout.DATA_LOG, key=plan.model_dump_json())
-    engine.complete(launcher, layout.DATA, task, follow)
+    engine.complete(launcher, {layout.DATA: task}, follow)
     return clock.spent(layout.DATA)
 
 

@@ -10,15 +10,16 @@ from __future__ import annotations
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from alignbench import layout, plugins, store
 from alignbench.api.launcher import Finished, Launcher, Needs, Task
 from alignbench.engine import collect, environment, keys, plan, resources, tuning
 from alignbench.engine.experiment import CHECKPOINT_EVERY, HEARTBEAT, Experiment, Progress
 from alignbench.engine.plan import Cell
-from alignbench.engine.scheduler import CellStatus, Scheduler
+from alignbench.engine.scheduler import Scheduler
 from alignbench.errors import AlignbenchError, Exit
 from alignbench.hooks import Observers
 from alignbench.label import bars
@@ -110,11 +111,13 @@ def run(
         scheduler = Scheduler(experiment, launcher, cells, limit, train=train, measure=True)
         with launcher:
             statuses = scheduler.run()
+            for name, last in scheduler.unmeasured.items():
+                raise failure(name, last, out / name / layout.LOG)
+            done = {cell: one.content for cell, one in statuses.items() if one.status == "done"}
+            judged = judge(experiment, launcher, done, scheduler.measured)
             where = {"name": launcher.name, **launcher.record()}
-        for name, last in scheduler.unmeasured.items():
-            raise failure(name, last, out / name / layout.LOG)
         with Local() as here:
-            evaluate(experiment, here, statuses, scheduler.measured)
+            evaluate(experiment, here, done, scheduler.measured, judged)
         found = collect.write(
             experiment, statuses, where, started=started, command=command(), registry=registry
         )
@@ -127,38 +130,90 @@ def prepare(experiment: Experiment, launcher: Launcher) -> None:
     key = keys.table_key(experiment.plan, files=experiment.files, versions=experiment.versions)
     if experiment.sealed(experiment.out / layout.DATA, key) is None:
         task = experiment.task("prepare", experiment.out / layout.DATA_LOG, key=key)
-        complete(launcher, layout.DATA, task, experiment.watch)
+        complete(launcher, {layout.DATA: task}, experiment.watch)
+
+
+PART = 32
+"""Prompts of a part that is judged by a task of its own, at least."""
+
+
+def judge(
+    experiment: Experiment, launcher: Launcher, done: Mapping[Cell, str], measured: Mapping[str, str]
+) -> list[str]:
+    """Let judges that are not cheap read the answers of all finished cells, some prompts in each task.
+
+    Returns the keys of the parts, whose number recipe and cells fix, never the launcher. `done`: content digests.
+    """
+    evaluation, out = experiment.plan.recipe.evaluation, experiment.out
+    judges = [plugins.load("judges", one.name) for one in evaluation.judges]
+    compares = any("comparisons" in plugins.load("metrics", one.name).needs for one in evaluation.metrics)
+    parts = min(evaluation.prompts // PART, len(done))
+    asked = (evaluation.chooses or compares) and not all(one.cheap or one.recorded for one in judges)
+    if parts < 2 or not asked:
+        return []
+    whole = _evaluation_key(experiment, done)
+    found = [store.digest({"judged": whole, "part": [place, parts]}) for place in range(parts)]
+    common = {"cells": _named(done), "measured": dict(measured), "parts": parts}
+    reads = [out / layout.DATA, *(layout.measurements_folder(out, one.label, one.seed) for one in done)]
+    tasks = {}
+    for place, key in enumerate(found):
+        folder = layout.judging_folder(out, place)
+        if store.manifest(folder, key=key) is None:
+            what = {"folder": str(folder), "key": key, "part": place, **common}
+            task = experiment.task("judge", folder / layout.LOG, reads=reads, **what)
+            tasks[folder.relative_to(out).as_posix()] = task
+    complete(launcher, tasks, experiment.watch)
+    return found
 
 
 def evaluate(
     experiment: Experiment,
     launcher: Launcher,
-    statuses: Mapping[Cell, CellStatus],
+    done: Mapping[Cell, str],
     measured: Mapping[str, str],
+    judged: Sequence[str],
 ) -> None:
-    """Compare all finished cells, in one process; `measured`: the keys of what was measured of each, by name."""
-    done = {cell: one.content for cell, one in statuses.items() if one.status == "done"}
+    """Compare all finished cells, in one process. `done`: their content digests; `measured`: the keys of what was
+    measured of each, by name; `judged`: those of the parts of `judge`.
+    """
     if not done:
         return
-    contents = {str(cell): content for cell, content in done.items()}
-    key = keys.evaluation_key(experiment.plan, contents, experiment.versions, _recorded(experiment))
+    key = _evaluation_key(experiment, done, _recorded(experiment))
     if store.manifest(experiment.out / layout.EVALUATION, key=key) is None:
-        cells = [[cell.label, cell.seed] for cell in done]
-        log = experiment.out / layout.EVALUATION_LOG
-        task = experiment.task("evaluate", log, cells=cells, key=key, measured=dict(measured))
-        complete(launcher, layout.EVALUATION, task, experiment.watch)
+        log, what = (
+            experiment.out / layout.EVALUATION_LOG,
+            {"measured": dict(measured), "judged": list(judged)},
+        )
+        task = experiment.task("evaluate", log, cells=_named(done), key=key, **what)
+        complete(launcher, {layout.EVALUATION: task}, experiment.watch)
 
 
-def complete(launcher: Launcher, name: str, task: Task, watch: Callable[[Progress], None]) -> None:
-    """Run one task to its end. Raises its error, or AlignbenchError where it failed without one."""
-    launcher.start(name, task, Needs(cpus=task.threads))
-    ended: dict[str, Finished] = {}
-    while not ended:
-        ended = launcher.wait(lambda name, event: watch(Progress(name, event=event)))
-    last = ended[name]
-    watch(Progress(name, ended=last))
-    if last.status != "done":
-        raise failure(name, last, task.log)
+def _named(cells: Iterable[Cell]) -> list[list[Any]]:
+    return [[cell.label, cell.seed] for cell in cells]
+
+
+def _evaluation_key(
+    experiment: Experiment, done: Mapping[Cell, str], people: Mapping[str, str] | None = None
+) -> str:
+    contents = {str(cell): content for cell, content in done.items()}
+    return keys.evaluation_key(experiment.plan, contents, experiment.versions, people)
+
+
+def complete(launcher: Launcher, tasks: Mapping[str, Task], watch: Callable[[Progress], None]) -> None:
+    """Run tasks to their ends, as many at a time as there is room for. Raises the error of the first that fails."""
+    waiting, running = list(tasks), set[str]()
+    while waiting or running:
+        while waiting:
+            needs = Needs(cpus=tasks[waiting[0]].threads)
+            if running and (len(running) >= launcher.capacity(needs) or not launcher.fits(needs)):
+                break
+            running.add(name := waiting.pop(0))
+            launcher.start(name, tasks[name], needs)
+        for name, last in launcher.wait(lambda name, event: watch(Progress(name, event=event))).items():
+            running.discard(name)
+            watch(Progress(name, ended=last))
+            if last.status != "done":
+                raise failure(name, last, tasks[name].log)
 
 
 def failure(name: str, last: Finished, log: Path) -> AlignbenchError:

@@ -17,6 +17,7 @@ from alignbench.metrics.comparison import LIKELIHOODS, Summary, summarise
 from alignbench.recipe.schema import Named
 from alignbench.results import Choice
 from alignbench.rows import Prompt
+from alignbench.worker import judging
 from alignbench.worker import measure as measured
 from alignbench.worker.choice import choose
 from alignbench.worker.evidence import JUDGED, RunEvidence
@@ -30,22 +31,27 @@ OF_PEOPLE = ("win_rate", "bradley_terry", "reward")
 
 
 def main(task: Task, emit: Callable[[Event], None]) -> None:
-    """Fill `run/evaluation` and seal it. `what`: the cells, the keys of what was measured of them, and the key."""
+    """Fill `run/evaluation` and seal it. `what`: the cells, the keys of what was measured and judged, and the key."""
     folder = task.run / layout.EVALUATION
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     cells = [Cell(label, seed) for label, seed in task.what["cells"]]
-    measure(Session(task, emit), cells, folder, measured.read(task.run, task.what.get("measured", {})))
+    records = measured.read(task.run, task.what.get("measured", {}))
+    measure(Session(task, emit), cells, folder, records, judging.read(task.run, task.what.get("judged", ())))
     store.commit(folder, key=task.what["key"], producer="alignbench")
 
 
 def measure(
-    session: Session, cells: Sequence[Cell], folder: Path, records: Mapping[Cell, Record] | None = None
+    session: Session,
+    cells: Sequence[Cell],
+    folder: Path,
+    records: Mapping[Cell, Record] | None = None,
+    judgments: Sequence[Any] = (),
 ) -> None:
-    """Compare finished cells, and write all of it to `folder`. What is not in `records` is measured here."""
+    """Compare finished cells, and write all of it to `folder`. What `records` and `judgments` lack is measured here."""
     evaluation = session.recipe.evaluation
     metrics: list[Metric] = [make_named("metrics", named) for named in evaluation.metrics]
-    finished = FinishedCells(session, cells, session.emit, metrics, records)
+    finished = FinishedCells(session, cells, session.emit, metrics, records, judgments)
     choices = choose(finished)
     chosen = {label: one.temperature for label, one in choices.items()}
     evidence = RunEvidence(finished, chosen, metrics)

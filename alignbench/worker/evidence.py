@@ -55,7 +55,7 @@ class RunEvidence:
         """Every comparison that a metric asked for: (judge, a, b) -> how probably a's answers are better."""
         self._every = any("comparisons" in metric.needs for metric in metrics)
         # Each function keeps what it returned: metrics that ask for the same thing share one computation.
-        for name in ("compare", "by_rater", "_everyone"):
+        for name in ("compare", "by_rater", "everyone"):
             setattr(self, name, cache(getattr(self, name)))
 
     @property
@@ -171,7 +171,7 @@ class RunEvidence:
 
     def compare(self, judge: str, a: Cell, b: Cell) -> Sequence[float | None]:
         if self._every:
-            known = self._everyone(judge)
+            known = self.everyone(judge)
             if (a, b) in known:
                 return known[a, b]
             if (b, a) in known:
@@ -185,7 +185,7 @@ class RunEvidence:
             [asked[one.prompt_id] for one in ours], [one.text for one in ours], [one.text for one in theirs]
         )
 
-    def _everyone(self, judge: str) -> Mapping[tuple[Cell, Cell], Sequence[float | None]]:
+    def everyone(self, judge: str) -> Mapping[tuple[Cell, Cell], Sequence[float | None]]:
         """What a judge says of every two labels."""
         labels = dict.fromkeys(cell.label for cell in self.cells)
         return self._judged(

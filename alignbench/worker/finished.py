@@ -37,6 +37,17 @@ class Drawn(NamedTuple):
     temperature: float | None
 
 
+class Part(NamedTuple):
+    """One of `of` parts of the prompts, each as large as the others, in their order."""
+
+    number: int
+    of: int
+
+    def share(self, prompts: Sequence[Prompt]) -> Sequence[Prompt]:
+        ends = [len(prompts) * place // self.of for place in (self.number, self.number + 1)]
+        return prompts[slice(*ends)]
+
+
 Record = MutableMapping[str, Any]
 """What was measured of one cell, by name: JSON values."""
 
@@ -45,7 +56,8 @@ class FinishedCells:
     """The finished cells of a run. Each function keeps what it returned: whoever asks again shares it.
 
     What it computes of one cell it puts into the cell's record, and what a record has it does not compute: a process of
-    its own may have measured the cell. `people`: whether people's rankings are among the judges.
+    its own may have measured the cell. `judgments`: what judges have said before, as the method returns it. `people`:
+    whether people's rankings are among the judges. `part`: of the prompts, with the answers to them.
     """
 
     def __init__(
@@ -55,8 +67,10 @@ class FinishedCells:
         emit: Callable[[Event], None],
         metrics: Sequence[Metric] = (),
         records: Mapping[Cell, Record] | None = None,
+        judgments: Sequence[tuple[Sequence[Any], Sequence[Any]]] = (),
         *,
         people: bool = True,
+        part: Part | None = None,
     ):
         self.session = session
         self.cells = cells
@@ -64,6 +78,7 @@ class FinishedCells:
         self.people = people
         self._records: dict[Cell, Record] = dict(records or {})
         self._scored: dict[tuple[str, str, str], Score] = {}
+        self._judgments = {_place(*name): list(values) for name, values in judgments}
         self.entropy = any("entropy" in metric.needs for metric in metrics)
         self.asked: dict[str, Request] = {}
         """The largest request of each key."""
@@ -73,6 +88,9 @@ class FinishedCells:
                 self.asked[request.key] = request
         evaluation = session.recipe.evaluation
         self.prompts: Sequence[Prompt] = session.table.prompts(evaluation.split, evaluation.prompts)
+        self.part = part
+        if part is not None:
+            self.prompts = part.share(self.prompts)
         self._prompts = {prompt.id: prompt for prompt in self.prompts}
         for name in ("_answered", "scored", "scores", "policy", "answers", "preference_logprobs"):
             setattr(self, name, cache(getattr(self, name)))
@@ -87,6 +105,13 @@ class FinishedCells:
         if name not in record:
             record[name] = make()
         return record[name]
+
+    def judgments(self) -> list[tuple[list[Any], list[Any]]]:
+        """Return what judges said of answers at a temperature, and of pairs of them, by what it is of: JSON values."""
+        return [
+            ([judge, *([*one.cell, one.temperature] for one in drawn)], values)
+            for (judge, *drawn), values in self._judgments.items()
+        ]
 
     @property
     def cost(self) -> dict[str, int]:
@@ -146,7 +171,13 @@ class FinishedCells:
         return self._answered(drawn.cell)[drawn.temperature]
 
     def _answered(self, cell: Cell) -> dict[float | None, list[Answer]]:
-        return samples.read(self.folder(cell))
+        folder = self.folder(cell)
+        if not (folder / layout.SAMPLES).is_file():  # not on this machine, whose task needs no policy
+            folder = layout.measurements_folder(self.session.run, *cell)
+        found = samples.read(folder)
+        if self.part is None:
+            return found
+        return {at: [one for one in of if one.prompt_id in self._prompts] for at, of in found.items()}
 
     @property
     def tuning_prompts(self) -> Sequence[Prompt]:
@@ -186,9 +217,12 @@ class FinishedCells:
         answers = self.samples(drawn)
 
         def judged() -> list[Any]:
+            if (known := self._judgments.get((judge, drawn))) is not None:
+                return known
             self.emit(Event(f"{judge} judges {drawn.cell.label}"))
             asked = [self._prompts[one.prompt_id] for one in answers]
-            return [_packed(one) for one in self.judges[judge].score(asked, [one.text for one in answers])]
+            scores = self.judges[judge].score(asked, [one.text for one in answers])
+            return self._judgments.setdefault((judge, drawn), [_packed(one) for one in scores])
 
         found = map(_score, self.kept(drawn.cell, f"scores by {judge} at {drawn.temperature}", judged))
         return [
@@ -201,7 +235,7 @@ class FinishedCells:
     ) -> Mapping[tuple[Drawn, Drawn], Sequence[float | None]]:
         """Return a judge's word on the samples of each two cells, in the order of the samples; asked in one batch,
         so that it reads once what questions share. A judge that compares scores is not asked again."""
-        one, kind = pairs[0], type(self.judges[judge])
+        kind = type(self.judges[judge])
         if kind.compare is Judge.compare and kind.judge_pairs is Judge.judge_pairs:
             return {
                 (a, b): [
@@ -210,6 +244,12 @@ class FinishedCells:
                 ]
                 for a, b in pairs
             }
+        if left := [pair for pair in pairs if (judge, *pair) not in self._judgments]:
+            self._compare(judge, left)
+        return {pair: self._judgments[judge, *pair] for pair in pairs}
+
+    def _compare(self, judge: str, pairs: Sequence[tuple[Drawn, Drawn]]) -> None:
+        one = pairs[0]
         who = f"{one[0].cell.label} with {one[1].cell.label}" if len(pairs) == 1 else f"{len(pairs)} pairs"
         self.emit(Event(f"{judge} compares {who}"))
         preferences = iter(
@@ -219,7 +259,9 @@ class FinishedCells:
                 [answer.text for _, b in pairs for answer in self.samples(b)],
             )
         )
-        return {(a, b): [next(preferences) for _ in self.samples(a)] for a, b in pairs}
+        for a, b in pairs:
+            own = [next(preferences) for _ in self.samples(a)]
+            self._judgments[judge, a, b] = [None if value is None else float(value) for value in own]
 
     # --- policies -------------------------------------------------------------------------------------------
 
@@ -318,6 +360,11 @@ class FinishedCells:
     def folder(self, cell: Cell) -> Path:
         """Return a cell's folder."""
         return layout.cell_folder(self.session.run, cell.label, cell.seed)
+
+
+def _place(judge: str, *drawn: Any) -> tuple[Any, ...]:
+    """What a judgment is of, as `FinishedCells` knows it."""
+    return judge, *(Drawn(Cell(label, seed), temperature) for label, seed, temperature in drawn)
 
 
 def _packed(score: Score) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -23,7 +24,11 @@ def main(task: Task, emit: Callable[[Event], None]) -> None:
     """Fill the folder of the cell's measurements and seal it. `what`: label, seed, folder and key."""
     folder = Path(task.what["folder"])
     clear(folder)
-    found = measure(Session(task, emit), Cell(task.what["label"], task.what["seed"]))
+    cell = Cell(task.what["label"], task.what["seed"])
+    found = measure(Session(task, emit), cell)
+    for name in (layout.SAMPLES, layout.TUNING_SAMPLES):  # who judges the answers needs no policy then
+        if (answers := layout.cell_folder(task.run, *cell) / name).is_file():
+            shutil.copyfile(answers, folder / name)
     store.write_text(folder / layout.VALUES, json.dumps(found, ensure_ascii=False) + "\n")
     store.commit(folder, key=task.what["key"], producer="alignbench", leave_out=GROWING)
 

@@ -83,6 +83,8 @@ def _run(task: Task, pipe: Connection) -> None:
         from alignbench.worker.cell import main as work
     elif task.kind == "measure":
         from alignbench.worker.measure import main as work
+    elif task.kind == "judge":
+        from alignbench.worker.judging import main as work
     elif task.kind == "calibrate":
         from alignbench.worker.calibrate import main as work
     else:

@@ -15,9 +15,12 @@ from alignbench import layout, store
 from alignbench.api.launcher import Event, Task
 from alignbench.api.metric import Cell
 from alignbench.api.policy import TokenScores
+from alignbench.errors import AlignbenchError
+from alignbench.recipe.resolve import resolve
+from alignbench.recipe.schema import Recipe
 from alignbench.testing.sessions import open_session
 from alignbench.worker import cell as one_cell
-from alignbench.worker import evaluate, finished, measure
+from alignbench.worker import evaluate, finished, judging, measure
 from alignbench.worker.session import Session
 
 METRICS = [
@@ -31,21 +34,22 @@ METRICS = [
     "toxicity",
     "bradley_terry",
 ]
-RECIPE = {
+EVALUATION: dict[str, Any] = {
+    "prompts": 6,
+    "tuning_prompts": 5,
+    "sampling": {"temperature": [0, 1], "max_new_tokens": 8},
+    "curve": {"evaluations": 2, "prompts": 4},
+    "judges": ["gold", "toxicity"],
+    "metrics": [
+        {name: {"prompts": "sandbox", "limit": 4}} if name == "toxicity" else name for name in METRICS
+    ],
+}
+RECIPE: dict[str, Any] = {
     "model": {"id": "sandbox"},
     "data": {"train": "sandbox", "limit": 24, "max_length": 128},
     "training": {"threads": 1, "batch": 8},
     "budget": {"steps": 2},
-    "evaluation": {
-        "prompts": 6,
-        "tuning_prompts": 5,
-        "sampling": {"temperature": [0, 1], "max_new_tokens": 8},
-        "curve": {"evaluations": 2, "prompts": 4},
-        "judges": ["gold", "toxicity"],
-        "metrics": [
-            {name: {"prompts": "sandbox", "limit": 4}} if name == "toxicity" else name for name in METRICS
-        ],
-    },
+    "evaluation": EVALUATION,
     "methods": {
         "sft": {"learning_rate": 1e-2},
         "prompted": {"method": "few-shot", "start": "sft", "shots": 1},
@@ -130,6 +134,53 @@ def test_a_metric_that_fails_on_a_cell_alone_is_the_evaluation_s_to_explain(
     found, _, _ = evaluated(task, tmp_path / "out", records={Cell("base", 0): record})
     summary = json.loads(found[layout.SUMMARY])
     assert "no such luck" in summary["labels"]["base"]["length"]["missing"]
+
+
+def test_judges_that_are_not_cheap_say_of_parts_of_the_prompts_what_they_say_of_all(
+    task: Task, measured: dict[str, str], tmp_path: Path
+):
+    """With temperatures to choose from, they judge at those that were chosen."""
+    recipe = {**RECIPE, "evaluation": {**EVALUATION, "judges": ["gold", {"self": {"wording": "sandbox"}}]}}
+    judged = replace(task, plan=resolve(Recipe.model_validate(recipe)).model_dump_json())
+    whole, _, _ = evaluated(judged, tmp_path / "whole")
+    keys = [f"part {place}" for place in range(3)]
+    for place, key in reversed(list(enumerate(keys))):
+        folder = layout.judging_folder(task.run, place)
+        what = {
+            "cells": CELLS,
+            "measured": measured,
+            "part": place,
+            "parts": 3,
+            "folder": str(folder),
+            "key": key,
+        }
+        judging.main(replace(judged, what=what), lambda event: None)
+    judgments = judging.read(task.run, keys)
+    kinds = [len(name) for name, _ in judgments]
+    assert (kinds.count(2), kinds.count(3)) == (3, 3), (
+        "three cells are scored, and three pairs of them compared"
+    )
+    parts, phases, _ = evaluated(judged, tmp_path / "parts", judgments=judgments)
+    assert parts.keys() == whole.keys()
+    summary = {
+        name: json.loads(found[layout.SUMMARY]) for name, found in (("whole", whole), ("parts", parts))
+    }
+    assert summary["parts"]["sampling"] == summary["whole"]["sampling"]
+    assert flat(summary["parts"]) == pytest.approx(flat(summary["whole"]), rel=1e-4, abs=1e-6)
+    assert "self judges sft" not in phases
+    assert not [phase for phase in phases if phase.startswith("self compares")]
+    with pytest.raises(AlignbenchError, match="part-0 is not whole"):
+        judging.read(task.run, ["another", *keys[1:]])
+
+
+def flat(value: Any, at: str = "") -> dict[str, float]:
+    """The numbers of a summary, by place."""
+    if isinstance(value, bool | str) or value is None:
+        return {}
+    if isinstance(value, int | float):
+        return {at: value}
+    items = value.items() if isinstance(value, dict) else enumerate(value)
+    return {place: number for name, one in items for place, number in flat(one, f"{at}/{name}").items()}
 
 
 @pytest.mark.parametrize(

@@ -41,6 +41,30 @@ def test_a_training_that_is_asked_to_stop_keeps_its_step_and_goes_on_to_the_same
     assert not (out / "cells/tried/seed-0/checkpoints").exists()
 
 
+def test_a_run_that_is_killed_while_it_measures_goes_on_to_the_same_results(session: Session):
+    """With one process at a time or two: cells, measurements and parts of the prompts are sealed one by one."""
+    recipe = session.recipe("tried: {method: dpo, budget: {steps: 2}}", "measures")
+    recipe.write_text(
+        recipe.read_text()
+        .replace("prompts: 6", "prompts: 64")
+        .replace(
+            "[gold], metrics: [reward, length]", "[gold, {self: {wording: sandbox}}], metrics: [win_rate, kl]"
+        )
+    )
+    killed, whole = session.folder / "killed/run", session.folder / "whole/run"
+    for begun in ("measurements/base/seed-0/log.txt", "judging/part-1/log.txt"):
+        process = session.start(recipe, "killed/run", "--jobs", "2")
+        wait_for(killed / begun, 300)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate(timeout=60)
+        assert not (killed / "evaluation/COMMIT").exists()
+    for out in ("killed/run", "whole/run"):
+        code, output = session.run(recipe, out, "--jobs", "2" if out.startswith("killed") else "1")
+        assert code == 0, output
+    assert len(list(whole.glob("judging/part-*/COMMIT"))) == 2
+    assert results.without_volatile(results.read(killed)) == results.without_volatile(results.read(whole))
+
+
 BOTH = "good: {}\nhangs: {}"
 
 
