@@ -71,8 +71,10 @@ def _world() -> Any:
 
 
 def _opened(file: Path) -> float | None:
-    """Return the seconds until a browser has loaded the page and shown what its first click does, at best of three; None
-    without a browser."""
+    """Return the seconds until a browser has loaded the page and shown what its first click does, at best of three.
+
+    None without a browser.
+    """
     chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if chromium is None or importlib.util.find_spec("playwright") is None:
         return None

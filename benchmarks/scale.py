@@ -3,8 +3,8 @@
     python benchmarks/scale.py [--labels 50 --seeds 10]
 
 The cells are made up and take no time. The last line is JSON: `ratios` are processor time divided by the limit, so
-that above 1 is too much: 2 seconds to plan, 50 milliseconds for each cell and the task that measures it, with what another
-machine has to know of both.
+that above 1 is too much: 2 seconds to plan, 50 milliseconds for each cell and the task that measures it, with what
+another machine has to know of both.
 """
 
 from __future__ import annotations

@@ -46,7 +46,7 @@ def summarise(
     unscaled: Evidence | None = None,
     judges: Sequence[str] | None = None,
     also: Iterable[tuple[Metric, Any]] = (),
-    measure: Callable[[Metric, Any], list[Measure | Missing]] = Metric.measure,
+    measure: Callable[[Metric, Any], list[Measure | Missing]] = lambda metric, seen: metric.measure(seen),
 ) -> Summary:
     """Measure every cell of `evidence` with every metric, and compare every pair of labels.
 
