@@ -173,7 +173,7 @@ def our_arm(method: str, rows: list[Pair], scratch: Path) -> tuple[Arm, ModelPol
     policy = base.add_adapter("policy", seed=0)
     if method == "sft":
         view: Any = [demonstration(row) for row in rows]
-        sequences, loss = alignbench_sft._sequences, alignbench_sft._loss
+        sequences, loss = alignbench_sft.sequences, alignbench_sft.loss
     elif method == "dpo":
         reference.compute(policy, [one for row in rows for one in row.sequences()], scratch / "reference")
         known = reference.lookup([scratch / "reference"], "cpu")
@@ -183,8 +183,8 @@ def our_arm(method: str, rows: list[Pair], scratch: Path) -> tuple[Arm, ModelPol
         view, dpo = rows, made(None, rows, policy, alignbench_dpo.DPO.Config(beta=BETA))
         sequences, loss = dpo.sequences, dpo.loss
     else:
-        view, sequences = rows, alignbench_orpo._sequences
-        loss = alignbench_orpo._loss(BETA)
+        view, sequences = rows, alignbench_orpo.sequences
+        loss = alignbench_orpo.loss_of(BETA)
 
     def run(steps: int, every_step: bool) -> list[dict[str, float]]:
         logged: list[dict[str, float]] = []
@@ -235,11 +235,12 @@ def trl_arm(method: str, rows: list[Pair], scratch: Path, policy: ModelPolicy, o
                 args=SFTConfig(**common, completion_only_loss=True), train_dataset=sft_data(rows), **made
             )
         elif method == "dpo":
-            trainer = GivenDPO(
+            trainer = DPOTrainer(
                 args=DPOConfig(**common, beta=BETA, precompute_ref_log_probs=True),
                 train_dataset=pair_data(rows),
                 **made,
             )
+            check_ids(trainer.train_dataset, rows)
         else:
             trainer = GivenORPO(args=ORPOConfig(**common, beta=BETA), train_dataset=orpo_data(rows), **made)
     equalise(trainer.model, policy)
@@ -255,13 +256,6 @@ def trl_arm(method: str, rows: list[Pair], scratch: Path, policy: ModelPolicy, o
         return logged
 
     return Arm(run, base.model.base_model)
-
-
-class GivenDPO(DPOTrainer):
-    """TRL's, on rows that are tokenised already."""
-
-    def _prepare_dataset(self, dataset, *args, **kwargs):
-        return dataset
 
 
 class GivenORPO(ORPOTrainer):
@@ -399,8 +393,20 @@ def sft_data(rows: list[Pair]) -> Dataset:
 
 
 def pair_data(rows: list[Pair]) -> Dataset:
-    names = ("prompt_ids", "chosen_ids", "rejected_ids")
-    return Dataset.from_dict({name: [list(getattr(row, name)) for row in rows] for name in names})
+    def answers(name: str) -> list[Any]:
+        return [[{"role": "assistant", "content": getattr(row, name)}] for row in rows]
+
+    prompts = [[dict(turn) for turn in row.prompt] for row in rows]
+    return Dataset.from_dict(
+        {"prompt": prompts, "chosen": answers("chosen"), "rejected": answers("rejected")}
+    )
+
+
+def check_ids(dataset: Any, rows: list[Pair]) -> None:
+    """Raise ValueError where TRL tokenised a row in another way."""
+    for name in ("prompt_ids", "chosen_ids", "rejected_ids"):
+        if dataset[name] != [list(getattr(row, name)) for row in rows]:
+            raise ValueError(f"TRL's {name} are not ours")
 
 
 def orpo_data(rows: list[Pair]) -> Dataset:

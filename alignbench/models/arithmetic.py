@@ -28,11 +28,17 @@ ROWS, WIDTH, ROUNDS = 512, 1024, 5
 def is_small(config: Mapping[str, Any]) -> bool:
     """Return whether a model of this configuration has few weights; False where it does not say."""
     config = config.get("text_config", config)
-    try:
-        hidden, layers = int(config["hidden_size"]), int(config["num_hidden_layers"])
-        inner = int(config.get("intermediate_size") or 4 * hidden)
-    except (KeyError, TypeError, ValueError):
+    hidden, layers, inner = (
+        next((config[name] for name in names if config.get(name)), None)
+        for names in (
+            ("hidden_size", "n_embd", "d_model"),
+            ("num_hidden_layers", "n_layer", "num_layers"),
+            ("intermediate_size", "n_inner", "d_ff"),
+        )
+    )
+    if not isinstance(hidden, int) or not isinstance(layers, int):
         return False
+    inner = inner if isinstance(inner, int) else 4 * hidden
     return layers * hidden * (4 * hidden + 3 * inner) < SMALL
 
 

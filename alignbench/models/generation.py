@@ -32,7 +32,7 @@ CLOSE = 5e-4
 decided: in float32 the row is then computed again, alone. That rounding is about 1e-5."""
 
 
-def _batch(base: Network, order: list[_Row], new: int) -> int:
+def _batch(base: Network, order: list[Row], new: int) -> int:
     """Return how many of the first rows, each with up to `new` tokens more, are decoded together."""
     first = len(order[0].prompt.prompt_ids)
     size = min(
@@ -62,7 +62,7 @@ TIMED = 8
 
 
 @dataclass
-class _Row:
+class Row:
     """One unfinished answer."""
 
     place: int
@@ -90,7 +90,7 @@ def generate(
     """
     base = policy.base
     rows = [
-        _Row(place * samples + sample, prompt, sample, noise_key(key, prompt.id, sample))
+        Row(place * samples + sample, prompt, sample, noise_key(key, prompt.id, sample))
         for place, prompt in enumerate(prompts)
         for sample in range(samples)
     ]
@@ -124,14 +124,14 @@ def generate(
     ]
 
 
-def _decode(base: Network, rows: list[_Row], sampling: Sampling) -> None:
+def _decode(base: Network, rows: list[Row], sampling: Sampling) -> None:
     """Draw the answers of one batch, one token of every row at a time; finished rows are removed."""
     stops = stop_ids(base)
     texts = GrowingTexts(base, [row.prompt.prompt_ids for row in rows])
     for position in range(sampling.max_new_tokens):
         started = time.perf_counter()
         logits = base.logits(texts.states([not row.ended for row in rows]))
-        tokens = _draw(base, logits, rows, sampling, position)
+        tokens = draw(base, logits, rows, sampling, position)
         at_work = [row for row in rows if not row.ended]
         for row, token, computed in zip(rows, tokens, texts.computed, strict=True):
             if not row.ended:
@@ -203,7 +203,7 @@ def stop_ids(base: Network) -> frozenset[int]:
 # --- drawing ------------------------------------------------------------------------------------------------
 
 
-def _draw(base: Network, logits: Tensor, rows: list[_Row], sampling: Sampling, position: int) -> list[int]:
+def draw(base: Network, logits: Tensor, rows: list[Row], sampling: Sampling, position: int) -> list[int]:
     """Return the next token of each row, from logits [B, vocabulary]."""
     tokens, sure = _choose(base, logits, rows, sampling, position)
     if base.dtype != torch.float32:
@@ -219,7 +219,7 @@ def _draw(base: Network, logits: Tensor, rows: list[_Row], sampling: Sampling, p
 
 
 def _choose(
-    base: Network, logits: Tensor, rows: list[_Row], sampling: Sampling, position: int
+    base: Network, logits: Tensor, rows: list[Row], sampling: Sampling, position: int
 ) -> tuple[list[int], list[bool]]:
     """Return the likeliest perturbed token of each row, and whether its margin is larger than rounding."""
     logits = logits[:, : base.vocabulary]

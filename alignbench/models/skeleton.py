@@ -73,9 +73,11 @@ def _build(folder: Path, quantization: Quantization) -> PreTrainedModel:
     from transformers import AutoConfig
     from transformers.initialization import no_init_weights
 
+    from alignbench.models import stack
+
     config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     if quantization != "none":
-        config._is_quantized = True  # some state-space mixers call a layer only then
+        stack.mark_quantised(config)
     with no_init_weights():
         # bfloat16: the kernels of experts that are asked for shapes know no other.
         model = getattr(transformers, kind_of(folder)).from_config(config, dtype=torch.bfloat16).eval()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from peft.tuners.lora import LoraLayer
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedConfig, PreTrainedModel
 
 
 def attention_name(model: PreTrainedModel) -> str | None:
@@ -16,6 +16,14 @@ def attention_name(model: PreTrainedModel) -> str | None:
     transformers 5.23 can set it in public (`set_attn_implementation`) but not read it.
     """
     return model.config._attn_implementation
+
+
+def mark_quantised(config: PreTrainedConfig) -> None:
+    """Let a model be built as a quantised one is: some state-space mixers call a layer only then.
+
+    transformers sets this mark while it loads weights, and a model without weights is not loaded.
+    """
+    config._is_quantized = True
 
 
 def activate(layers: Iterable[LoraLayer], adapter: str | None) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from alignbench.api.config import Sampling
-from alignbench.models.generation import _draw, _Row, noise_key, stop_ids
+from alignbench.models.generation import Row, draw, noise_key, stop_ids
 from alignbench.models.incremental import GrowingTexts
 from alignbench.rows import Prompt
 
@@ -31,12 +31,12 @@ def stream(policy: ModelPolicy, prompt: Prompt, sampling: Sampling, key: int) ->
     """
     base = policy.base
     (prompt,) = policy.tokenised([prompt])
-    row = _Row(0, prompt, 0, noise_key(key, prompt.id, 0))
+    row = Row(0, prompt, 0, noise_key(key, prompt.id, 0))
     stops, texts = stop_ids(base), GrowingTexts(base, [prompt.prompt_ids])
     base.model.eval()
     for position in range(sampling.max_new_tokens):
         with torch.no_grad(), base.using(policy), base.arithmetic():
-            (token,) = _draw(base, base.logits(texts.states()), [row], sampling, position)
+            (token,) = draw(base, base.logits(texts.states()), [row], sampling, position)
         row.ids.append(token)
         yield str(base.tokenizer.decode(row.ids, skip_special_tokens=True))
         if token in stops or len(prompt.prompt_ids) + len(row.ids) == base.context:

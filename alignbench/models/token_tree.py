@@ -285,7 +285,7 @@ class TokenTrees:
                 else:
                     fast.append((tree, new))
             for rows in _batches(fast, positions(self.base, TREE_POSITIONS)):
-                self._forward(rows)
+                self.forward(rows)
         self.peak_bytes = max(self.peak_bytes, self.bytes)
 
     def _compute_paths(self, tree: TokenTree, new: list[Node]) -> None:
@@ -306,7 +306,7 @@ class TokenTrees:
                 left.remove(above)
                 above = above.parent
 
-    def _forward(self, rows: list[Row]) -> None:
+    def forward(self, rows: list[Row]) -> None:
         """Compute positions and put them into the pool."""
         pool, device = self._pool, self.base.device
         nodes = [node for _, new in rows for node in new]

@@ -148,7 +148,7 @@ def tensors(rows: list[list[tuple[list[int], list[float]]]]) -> dict[str, torch.
 
 def new_model(vocabulary_size: int) -> LlamaForCausalLM:
     """The untrained base."""
-    from transformers import LlamaConfig, LlamaForCausalLM
+    from transformers import AutoModelForCausalLM, LlamaConfig
 
     config = LlamaConfig(
         vocab_size=vocabulary_size,
@@ -163,7 +163,7 @@ def new_model(vocabulary_size: int) -> LlamaForCausalLM:
         num_key_value_heads=HEADS,
         max_position_embeddings=CONTEXT,
     )
-    return LlamaForCausalLM._from_config(config, attn_implementation="sdpa")
+    return AutoModelForCausalLM.from_config(config, attn_implementation="sdpa")
 
 
 def save_model(model: LlamaForCausalLM, folder: Path) -> None:

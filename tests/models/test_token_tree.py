@@ -218,10 +218,10 @@ def test_trees_of_unlike_length_attend_apart_and_a_forward_has_its_limit(policy,
     draw, trees = random.Random(2), TokenTrees(policy)
     asked = [(trees.new_tree(), [Query(tokens(draw, count))]) for count in (20, 19, 18, 3, 3, 2, 1)]
     alike, forwards = [], []
-    rows, forward = kv_pool.Rows.__init__, TokenTrees._forward
+    rows, forward = kv_pool.Rows.__init__, TokenTrees.forward
     monkeypatch.setattr(kv_pool.Rows, "__init__", lambda *given: alike.append(len(given[2])) or rows(*given))
     monkeypatch.setattr(
-        TokenTrees, "_forward", lambda self, rows: forwards.append(len(rows)) or forward(self, rows)
+        TokenTrees, "forward", lambda self, rows: forwards.append(len(rows)) or forward(self, rows)
     )
     trees.ask(asked)
     assert (alike, forwards) == ([3, 3, 1], [7])

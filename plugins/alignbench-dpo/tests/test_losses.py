@@ -240,21 +240,18 @@ def test_check_tells_a_refused_combination_at_its_place(tmp_path):
 def trl(tmp_path_factory):
     """TRL's own trainer around a two-layer model, whose loss is then asked about given log-probabilities."""
     from datasets import Dataset
-    from tokenizers import Tokenizer, models
+    from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
     from trl import DPOConfig, DPOTrainer
 
-    class Given(DPOTrainer):
-        def _prepare_dataset(self, dataset, *args, **kwargs):
-            return dataset
-
     words = {f"w{at}": at for at in range(16)}
     core = Tokenizer(models.WordLevel(words, unk_token="w1"))
+    core.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, pad_token="w0", unk_token="w1", eos_token="w2")
     shape = LlamaConfig(
         vocab_size=16, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=1
     )
-    rows = {"prompt_ids": [[3, 4]], "chosen_ids": [[5, 2]], "rejected_ids": [[6, 2]]}
+    rows = {"prompt": ["w3 w4"], "chosen": [" w5 w2"], "rejected": [" w6 w2"]}
     args = DPOConfig(
         str(tmp_path_factory.mktemp("trl")),
         report_to="none",
@@ -262,7 +259,7 @@ def trl(tmp_path_factory):
         bf16=False,
         precompute_ref_log_probs=True,
     )
-    return Given(
+    return DPOTrainer(
         LlamaForCausalLM(shape), args=args, train_dataset=Dataset.from_dict(rows), processing_class=tokenizer
     )
 
@@ -302,10 +299,10 @@ ROWS = [
 
 
 def objective(recorded: RecordedRun, by: DPO.Config, *, checked: bool = True) -> Objective:
-    made = Objective.__new__(Objective)
-    made.run, made.config, made.policy = recorded, by, None
-    made.reference = recorded.logprobs if LOSSES[by.loss].reference else None
-    made.state, made._step, made._place = {"checked": checked}, None, {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("alignbench_dpo.objective.logprobs", lambda run, rows: recorded.logprobs)
+        made = Objective(recorded, ROWS, None, by)
+    made.state["checked"] = checked
     return made
 
 
@@ -353,7 +350,7 @@ def test_the_loss_equals_trls_on_the_same_log_probabilities(trl, loss, beta, mon
         outputs = SimpleNamespace(
             log_probs=seen["logps"], log_sum_sq_probs=torch.zeros_like(seen["logps"]), **fields
         )
-        theirs = trl._compute_loss(lambda **given: outputs, inputs, False)  # noqa: B023
+        theirs = trl.compute_loss(lambda **given: outputs, inputs)  # noqa: B023
         mine = ours(DPO.Config(loss=loss, beta=beta, label_smoothing=smoothing), seen)
         assert mine.item() == pytest.approx(float(theirs), rel=2e-6, abs=2e-6)
 

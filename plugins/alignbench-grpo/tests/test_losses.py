@@ -75,36 +75,47 @@ def ours(config, given: dict[str, torch.Tensor], found: torch.Tensor) -> tuple[t
     return loss.detach(), logps.grad
 
 
-class Stub:
-    """What TRL's `_compute_loss` reads of its trainer; everything is this process's own."""
+@pytest.fixture(scope="module")
+def trl(tmp_path_factory):
+    """TRL's own trainers around a one-layer model, by name; their losses are then asked about given values."""
+    import trl
+    from datasets import Dataset
+    from tokenizers import Tokenizer, models
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-    def __init__(self, logps: torch.Tensor, **fields):
-        self.__dict__.update(
-            aux_loss_enabled=False,
-            top_entropy_quantile=1.0,
-            off_policy_mask_threshold=None,
-            use_vllm=False,
-            _entropy_bonus_enabled=False,
-            current_gradient_accumulation_steps=1,
+    core = Tokenizer(models.WordLevel({f"w{at}": at for at in range(16)}, unk_token="w1"))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, pad_token="w0", unk_token="w1", eos_token="w2")
+    shape = LlamaConfig(
+        vocab_size=16, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=1
+    )
+
+    def made(name: str, **more):
+        args = getattr(trl, f"{name}Config")(
+            str(tmp_path_factory.mktemp(name)),
+            report_to="none",
+            use_cpu=True,
+            bf16=False,
+            per_device_train_batch_size=K,
+            num_generations=K,
             max_completion_length=LONGEST,
-            epsilon_low=0.2,
-            model=SimpleNamespace(training=False),
-            args=SimpleNamespace(delta=None, use_bias_correction_kl=False, steps_per_generation=1),
+            epsilon=0.2,
+            beta=0.0,
+            **more,
         )
-        self.__dict__.update(fields)
-        self._logps = logps
-        from collections import defaultdict
-
-        self._metrics = {"eval": defaultdict(list), "train": defaultdict(list)}
-        self.accelerator = SimpleNamespace(
-            num_processes=1, gather=lambda x: x, reduce=lambda x, reduction: x, gather_for_metrics=lambda x: x
+        trainer = getattr(trl, f"{name}Trainer")(
+            LlamaForCausalLM(shape),
+            reward_funcs=lambda completions, **given: [0.0] * len(completions),
+            args=args,
+            train_dataset=Dataset.from_dict({"prompt": ["w3"]}),
+            processing_class=tokenizer,
         )
+        trainer.current_gradient_accumulation_steps = 1
+        return trainer
 
-    def _get_per_token_logps_and_entropies(self, *args, **kwargs):
-        return self._logps, self._logps.detach(), None
+    return {"GRPO": made("GRPO", use_bias_correction_kl=False), "RLOO": made("RLOO")}
 
 
-def theirs(trainer, given: dict[str, torch.Tensor], found: torch.Tensor, **fields):
+def theirs(trainer, given: dict[str, torch.Tensor], found: torch.Tensor):
     logps = given["logps"].clone().requires_grad_()
     mask = given["mask"].long()
     inputs = {
@@ -118,7 +129,9 @@ def theirs(trainer, given: dict[str, torch.Tensor], found: torch.Tensor, **field
         "ref_per_token_logps": given["start"],
         "num_items_in_batch": mask.sum(),
     }
-    loss = trainer._compute_loss(Stub(logps, **fields), None, inputs)
+    loss = trainer.compute_loss(
+        lambda **asked: SimpleNamespace(log_probs=logps, entropy=logps.detach()), inputs
+    )
     loss.backward()
     return loss.detach(), logps.grad
 
@@ -133,34 +146,27 @@ def theirs(trainer, given: dict[str, torch.Tensor], found: torch.Tensor, **field
         ({"normalise": "constant", "scale": "none"}, "dr_grpo"),
     ],
 )
-def test_the_loss_and_its_gradient_equal_those_of_trls_grpo(fields, loss_type):
-    from trl import GRPOTrainer
-
+def test_the_loss_and_its_gradient_equal_those_of_trls_grpo(trl, fields, loss_type, monkeypatch):
     config = GRPO.Config(answers=K, max_new_tokens=LONGEST, **fields)
+    trainer = trl["GRPO"]
+    monkeypatch.setattr(trainer, "loss_type", loss_type)
+    monkeypatch.setattr(trainer, "beta", config.beta)
+    monkeypatch.setattr(trainer, "importance_sampling_level", config.ratio)
+    monkeypatch.setattr(trainer, "epsilon_high", config.clip_high or 0.2)
     for seed in range(4):
         given = seen(seed)
         found = advantages(given["rewards"], config.scale)
-        wanted = theirs(
-            GRPOTrainer,
-            given,
-            found,
-            loss_type=loss_type,
-            beta=config.beta,
-            importance_sampling_level=config.ratio,
-            epsilon_high=config.clip_high or 0.2,
-        )
+        wanted = theirs(trainer, given, found)
         mine = ours(config, given, found)
         torch.testing.assert_close(mine[0], wanted[0], rtol=1e-6, atol=1e-6)
         torch.testing.assert_close(mine[1], wanted[1], rtol=1e-5, atol=1e-6)
 
 
-def test_the_loss_and_its_gradient_equal_those_of_trls_rloo():
-    from trl import RLOOTrainer
-
+def test_the_loss_and_its_gradient_equal_those_of_trls_rloo(trl):
     for seed in range(4):
         given = seen(seed)
         found = leave_one_out(given["rewards"])
-        wanted = theirs(RLOOTrainer, given, found, epsilon_high=0.2)
+        wanted = theirs(trl["RLOO"], given, found)
         mine = ours(RLOO.Config(answers=K), given, found)
         torch.testing.assert_close(mine[0], wanted[0], rtol=1e-6, atol=1e-6)
         torch.testing.assert_close(mine[1], wanted[1], rtol=1e-5, atol=1e-6)

@@ -101,26 +101,18 @@ def objective(
 def trl(tmp_path_factory):
     """TRL's own trainer around a one-layer model, whose loss is then asked about given log-probabilities."""
     from datasets import Dataset
-    from tokenizers import Tokenizer, models
+    from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
     from trl import KTOConfig, KTOTrainer
 
-    class Given(KTOTrainer):
-        def _prepare_dataset(self, dataset, *args, **kwargs):
-            return dataset
-
     words = {f"w{at}": at for at in range(16)}
     core = Tokenizer(models.WordLevel(words, unk_token="w1"))
+    core.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, pad_token="w0", unk_token="w1", eos_token="w2")
     shape = LlamaConfig(
         vocab_size=16, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=1
     )
-    rows = {
-        "prompt_ids": [[3, 4]] * 2,
-        "completion_ids": [[5, 2]] * 2,
-        "KL_completion_ids": [[5, 2]] * 2,
-        "label": [True, False],
-    }
+    rows = {"prompt": ["w3 w4"] * 2, "completion": [" w5 w2", " w6 w2"], "label": [True, False]}
     args = KTOConfig(
         str(tmp_path_factory.mktemp("trl")),
         report_to="none",
@@ -129,7 +121,7 @@ def trl(tmp_path_factory):
         precompute_ref_log_probs=True,
         per_device_train_batch_size=2,
     )
-    return Given(
+    return KTOTrainer(
         LlamaForCausalLM(shape), args=args, train_dataset=Dataset.from_dict(rows), processing_class=tokenizer
     )
 
@@ -151,22 +143,25 @@ def test_the_loss_equals_trls_on_the_same_log_probabilities(trl, loss, good, bad
             mine.before_step(ROWS)
         others = mismatched(ROWS)
         answers = [one for item in ROWS for one in item.sequences()]
-        given = recorded.group("kl", others, "policy").logps
-        monkeypatch.setattr(trl, "_compute_kl_logps", lambda model, batch, given=given: given.sum(-1))
         shape = (8, 7)
         inputs = {
             "input_ids": torch.full(shape, 5),
             "attention_mask": torch.ones(shape),
             "completion_mask": torch.cat([torch.zeros(8, 1), recorded.seen["mask"]], 1).long(),
+            "KL_input_ids": torch.full(shape, 6),
+            "KL_attention_mask": torch.ones(shape),
+            "KL_completion_mask": torch.ones(shape).long(),
             "label": torch.tensor([item.desirable for item in ROWS]),
             "ref_logps": recorded.group("r", answers, "start").sums(),
             "ref_KL_logps": recorded.group("k", others, "start").sums(),
         }
-        policy = recorded.seen["policy"]
-        outputs = SimpleNamespace(
-            log_probs=policy, entropy=policy, mean_logits=policy, is_top1=recorded.seen["mask"]
-        )
-        theirs = trl._compute_loss(lambda outputs=outputs, **inputs: outputs, inputs, False)
+        known = {5: recorded.seen["policy"], 6: recorded.group("kl", others, "policy").logps}
+
+        def model(input_ids, known=known, mask=recorded.seen["mask"], **given):
+            logps = known[int(input_ids[0, 0])]
+            return SimpleNamespace(log_probs=logps, entropy=logps, mean_logits=logps, is_top1=mask)
+
+        theirs = trl.compute_loss(model, inputs)
         groups = {"answers": recorded.group("answers", answers, "policy")}
         assert reduced(mine.loss, groups, ROWS)[0].item() == pytest.approx(float(theirs), rel=1e-6)
 

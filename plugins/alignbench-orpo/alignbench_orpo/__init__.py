@@ -31,17 +31,19 @@ class ORPO(Method):
 
     def align(self, run: Run) -> Policy:
         policy = run.adapt()
-        loss = _loss(self.config.odds_weight)
-        run.train(policy, run.rows(Pair), _sequences, loss, learning_rate=self.config.learning_rate)
+        loss = loss_of(self.config.odds_weight)
+        run.train(policy, run.rows(Pair), sequences, loss, learning_rate=self.config.learning_rate)
         return policy
 
 
-def _sequences(rows: list[Pair]) -> Mapping[str, list[Sequence]]:
+def sequences(rows: list[Pair]) -> Mapping[str, list[Sequence]]:
+    """Return the chosen and the rejected answers."""
     chosen, rejected = zip(*(row.sequences() for row in rows), strict=True)
     return {"chosen": list(chosen), "rejected": list(rejected)}
 
 
-def _loss(odds_weight: float) -> Callable[..., Any]:
+def loss_of(odds_weight: float) -> Callable[..., Any]:
+    """Return the loss with this weight of the odds-ratio term: of tokens [n, R] and of rows [n]."""
     import torch
     from torch.nn.functional import logsigmoid
 

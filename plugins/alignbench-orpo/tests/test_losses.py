@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from alignbench_orpo import ORPO, _loss
+from alignbench_orpo import ORPO, loss_of
 from alignbench_orpo.losses import log1mexp, log_odds_ratio, odds_ratio_loss
 
 from alignbench import Pair
@@ -111,7 +111,7 @@ def test_the_whole_loss_is_the_nll_of_all_chosen_tokens_and_the_weighted_odds_of
         for name, logps in (("chosen", chosen), ("rejected", rejected))
     }
     for weight in (0.0, 0.1, 2.0):
-        loss, numbers = reduced(_loss(weight), scores, rows)
+        loss, numbers = reduced(loss_of(weight), scores, rows)
         assert loss.item() == pytest.approx(nll + weight * sum(term) / 2, rel=1e-6)
     assert numbers["nll_loss"] == pytest.approx(nll)
     assert numbers["rewards/accuracies"] == 1

@@ -137,7 +137,7 @@ class PPO:
         score = self.reward.score(items) - config.missing_eos_penalty * ~ended
         rewards = losses.token_rewards(score, logps, scored["reference"].logps, mask, state["beta"])
         if state["round"] == 0:
-            values = self._fit(values, rewards, mask)
+            values = self.fit(values, rewards, mask)
         advantages, returns = losses.advantages(
             rewards, values, mask, gamma=config.gamma, gae_lambda=config.gae_lambda
         )
@@ -162,7 +162,7 @@ class PPO:
         }
         return healthy
 
-    def _fit(self, values: Tensor, rewards: Tensor, mask: Tensor) -> Tensor:
+    def fit(self, values: Tensor, rewards: Tensor, mask: Tensor) -> Tensor:
         """Fit the critic's head, once, to the returns by a straight line; return the values so fitted.
 
         A reward model has only learnt what whole answers are worth to each other: what it says of half an answer

@@ -160,7 +160,7 @@ def test_a_critic_is_fitted_to_the_returns_by_a_straight_line(make: Make, slope:
     returns = torch.tensor([1.0, 2.0, 3.0, 4.0])[:, None].expand(4, 3)
     rewards = torch.zeros(4, 3)
     rewards[:, -1] = returns[:, -1]
-    fitted = ppo._fit(slope * returns + level, rewards, mask)
+    fitted = ppo.fit(slope * returns + level, rewards, mask)
     assert torch.allclose(fitted, returns, atol=1e-5)
     assert torch.allclose(ppo.head.weight, weight / slope, atol=1e-6)
     assert torch.allclose(ppo.head.bias, (bias - level) / slope, atol=1e-5)
@@ -170,7 +170,7 @@ def test_a_critic_that_knows_the_wrong_way_round_begins_as_a_constant(make: Make
     ppo = make()
     mask = torch.tensor([[True, True], [True, False]])
     rewards = torch.tensor([[0.0, 1.0], [3.0, 0.0]])
-    fitted = ppo._fit(torch.tensor([[2.0, 2.0], [0.0, 9.0]]), rewards, mask)
+    fitted = ppo.fit(torch.tensor([[2.0, 2.0], [0.0, 9.0]]), rewards, mask)
     assert torch.allclose(fitted, torch.tensor([[5 / 3, 5 / 3], [5 / 3, 0.0]]), atol=1e-6)
     assert not ppo.head.weight.any()
 

@@ -36,20 +36,20 @@ class SFT(Method):
         run.train(
             policy,
             run.rows(Demonstration),
-            _sequences,
-            _loss,
+            sequences,
+            loss,
             learning_rate=self.config.learning_rate,
             select=self.config.select,
         )
         return policy
 
 
-def _sequences(rows: list[Demonstration]) -> Mapping[str, list[Sequence]]:
+def sequences(rows: list[Demonstration]) -> Mapping[str, list[Sequence]]:
+    """Return the answers, each behind its prompt."""
     return {"response": [sequence for row in rows for sequence in row.sequences()]}
 
 
-def _loss(
-    scores: Mapping[str, GroupScores], rows: list[Demonstration]
-) -> tuple[Tensor, Mapping[str, Tensor]]:
+def loss(scores: Mapping[str, GroupScores], rows: list[Demonstration]) -> tuple[Tensor, Mapping[str, Tensor]]:
+    """Return the loss of each token [n, R], and numbers to log."""
     response = scores["response"]
     return -response.logps, {"logps/chosen": response.sums()}

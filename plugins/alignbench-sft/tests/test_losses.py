@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
-from alignbench_sft import _loss, _sequences
+from alignbench_sft import loss, sequences
 
 from alignbench import Demonstration
 from alignbench.testing.losses import group_scores, reduced
 
 
 def of(logps: torch.Tensor, mask: torch.Tensor):
-    return reduced(_loss, {"response": group_scores("response", mask, logps=logps)}, range(len(logps)))
+    return reduced(loss, {"response": group_scores("response", mask, logps=logps)}, range(len(logps)))
 
 
 def test_the_loss_is_the_mean_over_all_tokens_of_the_step_not_over_rows():
@@ -40,5 +40,5 @@ def test_the_loss_is_the_cross_entropy_of_the_response_as_transformers_takes_it(
 
 def test_the_prompt_is_given_and_the_answer_with_its_end_is_learnt():
     row = Demonstration(id="0", prompt=(), response="", prompt_ids=(5, 6), response_ids=(7, 2))
-    (sequence,) = _sequences([row])["response"]
+    (sequence,) = sequences([row])["response"]
     assert (sequence.prompt, sequence.response) == ((5, 6), (7, 2))

@@ -14,7 +14,7 @@ from alignbench_rain.evaluation import JudgeEvaluation, SelfEvaluation
 from alignbench_rain.questions import QUESTIONS, Question
 from alignbench_rain.search import Search
 
-from alignbench import DecodingBase, ModelError, PluginError, Prompt, Reply, Sampling, TokenTrees
+from alignbench import DecodingBase, ModelError, PluginError, Prompt, Query, Reply, Sampling, TokenTrees
 from alignbench.judges.gold import Gold
 from alignbench.models.queries import replies_of
 from alignbench.sandbox import gold
@@ -122,9 +122,9 @@ def test_it_says_less_that_is_harmful(make, prompts, base):
 
 def test_the_cost_of_an_answer_is_counted_exactly(make, prompts, monkeypatch):
     decoder, computed = make(candidates=4), []
-    forward = TokenTrees._forward
+    forward = TokenTrees.forward
     monkeypatch.setattr(
-        TokenTrees, "_forward", lambda self, rows: computed.append(rows) or forward(self, rows)
+        TokenTrees, "forward", lambda self, rows: computed.append(rows) or forward(self, rows)
     )
     alone = []
     monkeypatch.setattr(
@@ -143,8 +143,11 @@ def test_the_cost_of_an_answer_is_counted_exactly(make, prompts, monkeypatch):
 def test_trees_are_freed_and_their_memory_is_told(make, prompts):
     logged = {}
     decoder = make(log=lambda **numbers: logged.update(numbers))
+    tree = decoder.decoding.new_tree()
+    decoder.decoding.ask([(tree, [Query((1,))])])
+    per_position = decoder.decoding.bytes
+    tree.prune(())
     decoder.answer(prompts[:8], SHORT, KEY)
-    per_position = decoder.decoding._pool.per_position
     prefix = len(decoder.evaluation.prefix) * per_position
     assert decoder.decoding.bytes in (0, prefix), "at most what all questions begin with stays"
     assert logged["tree_bytes"] > 8 * 20 * per_position
