@@ -158,7 +158,7 @@ class CellState:
         judge: Judge = make("judges", named.name, named.config)
         judge.name = named.name
         judge.open(ModelAccess(self.session, lambda: self.start, self._own_reward_model))
-        metered_judge(judge, lambda: self.ledger.cost)
+        metered_judge(judge, lambda: self.ledger)
         return judge
 
     def _own_reward_model(self, rows: Any, **how: Any) -> RewardModel:

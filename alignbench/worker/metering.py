@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from alignbench.models import meter
 from alignbench.models.meter import Meter, Tally, Work
 from alignbench.rows import Prompt
-from alignbench.worker.ledger import Cost, Ledger
+from alignbench.worker.ledger import Ledger
 from alignbench.worker.row_origins import RowOrigins
 
 if TYPE_CHECKING:
@@ -93,10 +93,11 @@ class CellMeter(Meter):
             yield
 
 
-def metered_judge(judge: Judge, cost: Callable[[], Cost]) -> None:
-    """Let what a judge computes count as judging, and what it says of its cost go to `cost()`.
+def metered_judge(judge: Judge, ledger: Callable[[], Ledger]) -> None:
+    """Let what a judge computes count as judging, and what it says of its cost go to `ledger()`.
 
-    Its tokens are counted where a model of this process computes them; those of a server are what the judge says.
+    Its tokens are counted where a model of this process computes them; those of a server are what the judge says, and
+    one that says none is a departure.
     """
     tallies: list[Tally] = []
 
@@ -105,7 +106,11 @@ def metered_judge(judge: Judge, cost: Callable[[], Cost]) -> None:
         elsewhere = max(0, judge_tokens - here)
         if tallies:
             tallies[-1].work = Work()
-        cost().add(judge_calls=judge_calls, ai_comparisons=ai_comparisons, judge_tokens=elsewhere)
+        ledger().cost.add(judge_calls=judge_calls, ai_comparisons=ai_comparisons, judge_tokens=elsewhere)
+        if judge_calls and not here + elsewhere:
+            ledger().departure(
+                f"the tokens of the judge {judge.name} are not counted: its server does not say them"
+            )
 
     def judging(function: Callable[..., Any]) -> Callable[..., Any]:
         @wraps(function)

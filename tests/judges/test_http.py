@@ -24,6 +24,8 @@ from alignbench.judges.language_model import Self
 from alignbench.judges.wording import PLAIN, wording
 from alignbench.rows import Prompt
 from alignbench.store import Store
+from alignbench.worker.ledger import Ledger
+from alignbench.worker.metering import metered_judge
 
 Reply = tuple[int, Any]
 PROMPT = Prompt(id="p", prompt=({"role": "user", "content": "what is the sky ?"},))
@@ -120,6 +122,23 @@ def test_a_written_judgment_is_a_hard_label(serve, opened):
     assert len(server.requests) == 2
     assert server.paths == ["/v1/chat/completions"] * 2
     assert server.requests[0]["temperature"] == 0
+
+
+@pytest.mark.parametrize("says", [True, False])
+def test_a_server_that_does_not_say_its_tokens_is_a_departure(serve, opened, says):
+    def answer(body):
+        status, reply = better_x(body)
+        return status, {name: one for name, one in reply.items() if says or name != "usage"}
+
+    ledger = Ledger()
+    made = opened(serve(answer).url)
+    made.name = "http"
+    metered_judge(made, lambda: ledger)
+    made.compare([PROMPT], ["x"], ["y"])
+    assert (ledger.cost.judge_calls, ledger.cost.judge_tokens) == (2, 100 if says else 0)
+    assert [str(one) for one in ledger.departures] == (
+        [] if says else ["the tokens of the judge http are not counted: its server does not say them"]
+    )
 
 
 def test_log_probabilities_make_a_soft_label(serve, opened):
