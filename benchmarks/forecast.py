@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 
 from alignbench import layout, results
-from alignbench.commands.forecast import Clock, calibrate, side_by_side
+from alignbench.commands.forecast import Clock, calibrate, measuring, side_by_side
 from alignbench.engine import resources
 from alignbench.engine import run as engine
 from alignbench.engine.plan import cells
@@ -54,9 +54,12 @@ def main() -> None:
         compared(f"{cell.label} seconds", one.seconds, clock.spent(f"{cell.label}/seed-{cell.seed}"))
         compared(f"{cell.label} tokens", one.tokens, cost.tokens or 0)
         compared(f"{cell.label} memory", one.peak_memory_bytes, cost.peak_memory_bytes or 0)
-    compared("evaluation seconds", forecast.evaluate_seconds, clock.spent(layout.EVALUATION))
     planned, workers = cells(resolve(loaded.recipe)), resources.max_workers(loaded.recipe, Local())
-    aligned = side_by_side({cell: clock.spent(str(cell)) for cell in planned}, workers)
+    spent = {cell: clock.spent(str(cell)) for cell in planned}
+    measured = {measuring(cell): clock.spent(f"{layout.MEASUREMENTS}/{cell}") for cell in planned}
+    whole = sum(measured.values()) + clock.spent(layout.EVALUATION)
+    compared("evaluation seconds", forecast.measure_seconds * len(planned), whole)
+    aligned = side_by_side({**spent, **measured}, workers)
     whole = clock.spent(layout.DATA) + aligned + clock.spent(layout.EVALUATION)
     compared("whole seconds", forecast.seconds(planned, workers), whole)
     counts = {

@@ -54,6 +54,9 @@ class Forecast:
     labels: Mapping[str, Estimate]
     prepare_seconds: float
     evaluate_seconds: float
+    """Of all labels at one seed, in one process."""
+    measure_seconds: float
+    """Of one cell, in a process of its own."""
     took_seconds: float
     """What finding out took."""
     model: results.Model = field(default_factory=results.Model)
@@ -70,7 +73,13 @@ class Forecast:
         """
         known = {cell: (like or {}).get(cell.label, cell.label) for cell in cells}
         each = {cell: self.labels[label].seconds for cell, label in known.items() if label in self.labels}
-        return self.prepare_seconds + side_by_side(each, max_workers) + self.evaluate_seconds
+        measured = {measuring(cell): self.measure_seconds for cell in each}
+        return self.prepare_seconds + side_by_side({**each, **measured}, max_workers)
+
+
+def measuring(cell: Cell) -> Cell:
+    """Return the task that measures a cell, as a cell that starts from it."""
+    return Cell(f"{layout.MEASUREMENTS}/{cell.label}", cell.seed, (cell.label,))
 
 
 def side_by_side(seconds: Mapping[Cell, float], max_workers: int) -> float:
@@ -113,10 +122,11 @@ def calibrate(
         label: _label(plan, label, load, [x for x in lines if x.get("label") == label]) for label in planned
     }
     evaluated = [(line["evaluated"], line["seconds"]) for line in lines if "evaluated" in line]
-    evaluate = load + _line(evaluated, loaded.recipe.evaluation.prompts) if evaluated else 0.0
+    whole = _line(evaluated, loaded.recipe.evaluation.prompts) if evaluated else 0.0
+    evaluate, measure = (load + of if evaluated else 0.0 for of in (whole, whole / max(1, len(planned))))
     model = next((results.Model(**line["model"]) for line in lines if "model" in line), results.Model())
     failed = next((line["failed"] for line in lines if "failed" in line and "label" not in line), "")
-    return Forecast(labels, read, evaluate, time.monotonic() - began, model, failed)
+    return Forecast(labels, read, evaluate, measure, time.monotonic() - began, model, failed)
 
 
 @dataclass

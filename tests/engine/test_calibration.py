@@ -15,6 +15,7 @@ from alignbench import layout
 from alignbench.api.config import Budget
 from alignbench.api.launcher import Finished
 from alignbench.commands import forecast
+from alignbench.engine.plan import Cell
 from alignbench.launchers.local import Local
 from alignbench.recipe.load import load
 from alignbench.recipe.resolve import resolve
@@ -57,6 +58,14 @@ def test_every_label_and_the_evaluation_are_forecast(measured) -> None:
     assert measured.labels["sft"].peak_memory_bytes > 1e8
     assert measured.evaluate_seconds > 0
     assert measured.model.weights
+
+
+def test_cells_and_what_measures_them_run_side_by_side():
+    one = forecast.Estimate(10.0, 0.0, 0.0)
+    made = forecast.Forecast({"base": one, "sft": one}, 3.0, 8.0, 4.0, 0.0)
+    cells = [Cell("base", 0), Cell("sft", 0)]
+    assert made.seconds(cells, 1) == 3 + 2 * 10 + 2 * 4
+    assert made.seconds(cells, 2) == 3 + 10 + 4
 
 
 def test_a_label_that_cannot_be_measured_says_why_and_spoils_no_other(measured) -> None:
