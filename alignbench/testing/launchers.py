@@ -18,7 +18,7 @@ from alignbench.recipe.resolve import resolve
 from alignbench.recipe.schema import Recipe
 from alignbench.testing.plugin import PluginSuite
 from alignbench.testing.sessions import open_session
-from alignbench.worker import cell, samples
+from alignbench.worker import cell, measure, samples
 
 RECIPE = {
     "model": {"id": "sandbox"},
@@ -108,6 +108,32 @@ class LauncherSuite(PluginSuite):
         here = at(cell_task, "here")
         cell.main(here, lambda event: None)
         assert made_by(at(cell_task, "good")) == made_by(here)
+
+    def test_a_task_that_measures_a_cell_leaves_what_it_leaves_on_this_machine(
+        self, cell_task: Task, ended: Ended, open_launcher: Launcher
+    ):
+        cell.main(at(cell_task, "base"), lambda event: None)
+        found = []
+        for run in ("there", "here"):
+            folder = cell_task.run / run
+            reads = (
+                layout.DATA,
+                layout.cell_folder(cell_task.run, "base", 0).relative_to(cell_task.run).as_posix(),
+            )
+            what = {"label": "base", "seed": 0, "folder": str(folder), "key": "measured"}
+            task = replace(cell_task, kind="measure", log=folder / layout.LOG, what=what, reads=reads)
+            if run == "here":
+                measure.main(task, lambda event: None)
+            else:
+                folder.mkdir()
+                open_launcher.start(run, task, NEEDS)
+                last = {}
+                while run not in last:
+                    last = open_launcher.wait(ended.hear, PATIENCE)
+                assert last[run].status == "done", last
+            found.append((store.manifest(folder) or {}).get("content"))
+        assert found[0] is not None, "its folder is not sealed"
+        assert found[0] == found[1]
 
     def test_what_a_task_reports_and_logs_arrives(self, cell_task: Task, ended: Ended):
         phases = {event.phase for name, event in ended.events if name == "good/seed-0"}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -75,17 +76,21 @@ def task(tmp_path: Path) -> Task:
     (root / "principles.txt").write_text("be kind\n")
     (root / "rows.jsonl").write_text("{}\n")
     (root / "template.jinja").write_text("{{ messages }}")
+    (root / "toxic.jsonl").write_text("{}\n")
     methods = {"rlaif": {"start": "base", "labels": {"constitution": "./principles.txt"}}}
     fields: dict[str, Any] = {
         "model": {"id": "sandbox"},
         "data": {"train": "./rows.jsonl"},
         "methods": methods,
+        "evaluation": {"metrics": [{"toxicity": {"prompts": "./toxic.jsonl"}}]},
     }
     plan = resolve(Recipe.model_validate(fields))
     run = tmp_path / "run"
     folder = layout.cell_folder(run, "base", 0)
     folder.mkdir(parents=True)
-    files = {name: store.path_digest(root / name) for name in ("./principles.txt", "./rows.jsonl")}
+    files = {
+        name: store.path_digest(root / name) for name in ("./principles.txt", "./rows.jsonl", "./toxic.jsonl")
+    }
     what = {"label": "base", "seed": 0, "folder": str(folder), "key": "key"}
     return Task(
         "cell", run, root, plan.model_dump_json(), tmp_path / "home", folder / "log.txt", 1, what, files=files
@@ -97,6 +102,11 @@ def test_small_files_of_the_recipe_travel_and_its_data_do_not(task: Task):
     assert list(folders.files_of(sent["inputs"])) == ["principles.txt"]
     assert sent["there"] == {}
     assert sent["what"]["folder"] == "cells/base/seed-0"
+
+
+def test_what_the_evaluation_names_travels_with_the_task_that_measures(task: Task):
+    sent = order(replace(task, kind="measure"))
+    assert list(folders.files_of(sent["inputs"])) == ["principles.txt", "toxic.jsonl"]
 
 
 def test_a_large_file_has_to_be_at_the_same_place_with_the_same_bytes(

@@ -7,6 +7,8 @@ import os
 # Ray reads these as it is imported: nothing listens beyond this machine, and nothing is sent to anybody.
 os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+# Ray runs its workers at a low priority: on a busy machine these tests would hardly go on.
+os.environ |= {"RAY_worker_niceness": "0"}
 
 import json
 import subprocess
