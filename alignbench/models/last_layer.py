@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from alignbench.models import counting
-from alignbench.models.attention import computes_same, decoder_of, installed
+from alignbench.models.attention import computes_same, decoder_of, installed, trial_tokens
 
 
 @contextmanager
@@ -56,8 +56,7 @@ def supports(model: PreTrainedModel) -> bool:
     """Return whether the states of some tokens are the same when the last layer is computed for these alone."""
 
     def states() -> Tensor:
-        ids = torch.arange(1, 9, device=model.device)[None] % model.config.get_text_config().vocab_size
-        return decoder_of(model)(input_ids=ids, use_cache=False).last_hidden_state
+        return decoder_of(model)(input_ids=trial_tokens(model, 8)[None], use_cache=False).last_hidden_state
 
     def short() -> Tensor:
         with _shortened(model, read):

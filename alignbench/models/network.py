@@ -139,8 +139,13 @@ class Network:
         return self.hidden(*self.pad([text], "left"))[0]
 
     def trial_text(self, place: int, length: int) -> tuple[int, ...]:
-        """Return one of several texts to try paths on; they differ from the first token on."""
-        return tuple((7 * place + 5 * at * at + 3 * at + 1) % self.vocabulary for at in range(length))
+        """Return one of several texts to try paths on; they differ from the first token on.
+
+        Their tokens are from all over the vocabulary: see `attention.trial_tokens`.
+        """
+        step = max(1, self.vocabulary // 512)
+        numbers = (7 * place + 5 * at * at + 3 * at + 1 for at in range(length))
+        return tuple(step * number % self.vocabulary for number in numbers)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Return float32 logits [..., vocabulary] of hidden states [..., hidden].

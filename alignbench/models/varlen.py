@@ -11,8 +11,8 @@ from torch.nn import Embedding
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
-from alignbench.models import counting, last_layer
-from alignbench.models.attention import computes_same, decoder_of, installed, no_mask
+from alignbench.models import attention_products, counting, last_layer
+from alignbench.models.attention import computes_same, decoder_of, installed, no_mask, trial_tokens
 
 
 @dataclass(frozen=True)
@@ -57,19 +57,24 @@ class Varlen:
             self.batch, heads, queries.shape[2], keys.shape[2], queries.shape[3], gradient=gradient
         )
         values, dtype = self._padded(value, self.gather), query.dtype
-        if gradient and query.device.type == "cpu":
-            # On a CPU the backward pass in half precision takes 2.6 times as long as in float32 (4.7 for short rows).
-            queries, keys, values = queries.float(), keys.float(), values.float()
-        out = F.scaled_dot_product_attention(
-            queries,
-            keys,
-            values,
-            attn_mask=self.mask,
-            is_causal=self.mask is None,
-            dropout_p=dropout,
-            scale=scale,
-            enable_gqa=key.shape[1] != heads,
-        ).to(dtype)
+        half_on_cpu = query.device.type == "cpu" and dtype != torch.float32
+        # With a gradient or without, so that a policy which equals its reference scores as the reference does.
+        if half_on_cpu and not dropout and keys.shape[2] <= attention_products.LONGEST:
+            out = attention_products.attend(queries, keys, values, self.mask, scale)
+        else:
+            if half_on_cpu:
+                # The backward pass in half precision takes twice as long as in float32, the forward pass as long.
+                queries, keys, values = queries.float(), keys.float(), values.float()
+            out = F.scaled_dot_product_attention(
+                queries,
+                keys,
+                values,
+                attn_mask=self.mask,
+                is_causal=self.mask is None,
+                dropout_p=dropout,
+                scale=scale,
+                enable_gqa=key.shape[1] != heads,
+            ).to(dtype)
         rows = out.transpose(1, 2).reshape(-1, heads * out.shape[3]).index_select(0, self.back)
         return rows.view(1, rows.shape[0], heads, -1)
 
@@ -188,7 +193,7 @@ def _row(model: PreTrainedModel, ids: Tensor, varlen: Varlen) -> Tensor:
 
 def _trial(model: PreTrainedModel, forward: Callable[[PreTrainedModel, Tensor, Varlen], Tensor]) -> Tensor:
     """Return the states of two short sequences with one prompt."""
-    ids = torch.arange(1, 7, device=model.device) % model.config.get_text_config().vocab_size
+    ids = trial_tokens(model, 6)
     gather = torch.tensor([0, 1, 2, 3, 4, 0, 1, 5, 0, 0], device=model.device)
     back = torch.tensor([0, 1, 2, 3, 4, 7], device=model.device)
     return forward(model, ids, Varlen(gather, back, 2, 5))

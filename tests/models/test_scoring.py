@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from alignbench.errors import ModelError
-from alignbench.models import lm_head, load_base, scoring
+from alignbench.models import forward, lm_head, load_base, scoring
 from alignbench.models.forward import Group, lay_out, response_states
 from alignbench.recipe import schema
 from alignbench.rows import Sequence
@@ -117,3 +117,17 @@ def test_gradients_are_the_same_with_the_last_layer_of_the_read_tokens_and_of_al
     assert rows == [3, 5], "the shared end of the prompt and two answer tokens; then all five tokens"
     for short, whole in zip(*found.values(), strict=True):
         torch.testing.assert_close(short, whole, rtol=1e-4, atol=1e-5)
+
+
+def test_in_half_precision_a_text_scores_alike_with_a_gradient_and_without(folder):
+    """What a loss trains is compared with what was computed beforehand: with other attention it would differ."""
+    base = load_base(schema.Model(id=str(folder), compute="bfloat16"))
+    policy, texts = base.add_adapter("policy", seed=0), talks(12)
+
+    def sums(gradient: bool) -> torch.Tensor:
+        with torch.set_grad_enabled(gradient), base.using(policy), base.arithmetic():
+            layout = lay_out({"": Group(texts)}, base.device)
+            found = lm_head.log_probabilities(base, response_states(base, layout), layout.targets)
+        return forward.spread(found, layout.spans[""]).sum(-1).detach()
+
+    assert torch.equal(sums(True), sums(False))
