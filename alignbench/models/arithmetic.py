@@ -32,10 +32,11 @@ def is_small(config: Mapping[str, Any]) -> bool:
         next((config[name] for name in names if config.get(name)), None)
         for names in (
             ("hidden_size", "n_embd", "d_model"),
-            ("num_hidden_layers", "n_layer", "num_layers"),
+            ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "layers_block_type"),
             ("intermediate_size", "n_inner", "d_ff"),
         )
     )
+    layers = len(layers) if isinstance(layers, list) else layers
     if not isinstance(hidden, int) or not isinstance(layers, int):
         return False
     inner = inner if isinstance(inner, int) else 4 * hidden

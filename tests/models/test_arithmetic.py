@@ -32,6 +32,10 @@ def test_a_process_of_its_own_tries_the_products_of_this_machine():
 def test_a_model_of_a_few_million_weights_is_computed_in_float32(folder, monkeypatch):
     assert arithmetic.is_small(json.loads((folder / "config.json").read_text()))
     assert arithmetic.is_small({"n_embd": 64, "n_layer": 2, "n_inner": None}), "as GPT-2 names them"
+    assert arithmetic.is_small({"d_model": 64, "n_layers": 2}), "as MPT names them"
+    assert arithmetic.is_small({"hidden_size": 64, "layers_block_type": ["mamba", "mlp"]}), (
+        "as Nemotron-H does"
+    )
     assert not arithmetic.is_small(SMOLLM2)
     assert not arithmetic.is_small({"text_config": SMOLLM2})
     assert not arithmetic.is_small({"model_type": "unknown"})
