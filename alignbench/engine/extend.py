@@ -16,8 +16,8 @@ from alignbench.recipe.schema import Loaded, canonical
 
 
 def extend(earlier: Path, out: Path, loaded: Loaded, cells: Iterable[Cell]) -> int:
-    """Give the new run in `out` the rows of the run in `earlier`, and those of `cells` that are sealed there; return
-    how many.
+    """Give the new run in `out` the rows of the run in `earlier`, and those of `cells` that are sealed there, with what
+    was measured of them; return how many cells.
 
     The recipes may differ in their seeds and in how answers are compared, in nothing that a cell depends on: a
     cell is keyed by its inputs, and one of other inputs would run again. The environments of the earlier run stay
@@ -45,7 +45,7 @@ def extend(earlier: Path, out: Path, loaded: Loaded, cells: Iterable[Cell]) -> i
         if not (target / store.COMMIT).exists() and store.manifest(source) is not None:
             shutil.rmtree(target, ignore_errors=True)
             shutil.copytree(source, target)
-            taken += layout.CELLS in source.relative_to(earlier).parts[:1]
+            taken += source.relative_to(earlier).parts[0] == layout.CELLS
     if (earlier / layout.SWEEP).is_dir() and not (out / layout.SWEEP).exists():
         shutil.copytree(earlier / layout.SWEEP, out / layout.SWEEP)
     if not (out / layout.ENVIRONMENT).exists():

@@ -36,8 +36,13 @@ def short(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_run_with_more_seeds_takes_the_sealed_cells_of_the_one_before(short: Path):
     loaded, out = load(short.parent / "recipe.yaml", ["seeds=[100, 101]"]), short.parent / "long"
     assert extend(short, out, loaded, cells(resolve(loaded.recipe))) == 2
-    before = {file: file.stat().st_mtime_ns for file in out.glob(f"{layout.CELLS}/*/seed-100/{store.COMMIT}")}
-    assert len(before) == 2
+    sealed = [
+        file
+        for name in (layout.CELLS, layout.MEASUREMENTS)
+        for file in out.glob(f"{name}/*/seed-100/{store.COMMIT}")
+    ]
+    before = {file: file.stat().st_mtime_ns for file in sealed}
+    assert len(before) == 4
     assert run(loaded, out=out, allow_env_change=True, registry="abc") is Exit.DONE
     assert {file: file.stat().st_mtime_ns for file in before} == before, "what is sealed did not run again"
     one, two = results.read(short), results.read(out)
