@@ -59,7 +59,7 @@ def against_start(results: Results, label: LabelResult, metric: str) -> Verdict 
 
 
 def best(results: Results) -> str:
-    """Return the one sentence that most readers come for: which label is best, and which are as good."""
+    """Return the one sentence that most readers come for: which label is best, and which are not told apart from it."""
     metric = headline(results)
     infos = metric_infos(results)
     if metric is None:
