@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from base64 import b64decode, b64encode
-from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Collection, Mapping, MutableMapping, Sequence
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from alignbench import layout, plugins, store
+from alignbench import layout, store
 from alignbench.api.judge import Judge, Score, preference
 from alignbench.api.launcher import Event
 from alignbench.api.metric import Cell, Metric, PairLogprobs, Request, by_prompt
@@ -56,8 +56,8 @@ class FinishedCells:
     """The finished cells of a run. Each function keeps what it returned: whoever asks again shares it.
 
     What it computes of one cell it puts into the cell's record, and what a record has it does not compute: a process of
-    its own may have measured the cell. `judgments`: what judges have said before, as the method returns it. `people`:
-    whether people's rankings are among the judges. `part`: of the prompts, with the answers to them.
+    its own may have measured the cell. `judgments`: what judges have said before, as the method returns it. `judges`:
+    names of the recipe's that judge here; None: all, and people. `part`: of the prompts, with the answers to them.
     """
 
     def __init__(
@@ -69,13 +69,13 @@ class FinishedCells:
         records: Mapping[Cell, Record] | None = None,
         judgments: Sequence[tuple[Sequence[Any], Sequence[Any]]] = (),
         *,
-        people: bool = True,
+        judges: Collection[str] | None = None,
         part: Part | None = None,
     ):
         self.session = session
         self.cells = cells
         self.emit = emit
-        self.people = people
+        self._some = judges
         self._records: dict[Cell, Record] = dict(records or {})
         self._scored: dict[tuple[str, str, str], Score] = {}
         self._judgments = {_place(*name): list(values) for name, values in judgments}
@@ -136,10 +136,8 @@ class FinishedCells:
     def judges(self) -> Mapping[str, Judge]:
         """The evaluation judges by name, those of people in the run among them."""
         named = self.session.recipe.evaluation.judges
-        if not self.people:
-            return {
-                one.name: self._opened(one) for one in named if not plugins.load("judges", one.name).recorded
-            }
+        if self._some is not None:
+            return {one.name: self._opened(one) for one in named if one.name in self._some}
         made = {one.name: self._opened(one) for one in named}
         own = people.of_run(self.session.run)
         return {**made, **{name: judge for name, judge in own.items() if name not in made}}
@@ -151,7 +149,7 @@ class FinishedCells:
         assert tuning is not None
         # On validation prompts of its own, a judge that is not trained in the run may choose itself.
         same = evaluation.split == TUNING or tuning in evaluation.judges
-        return self.judges[tuning.name] if same else self._opened(tuning)
+        return self.judges[tuning.name] if same and tuning.name in self.judges else self._opened(tuning)
 
     def _opened(self, named: Named) -> Judge:
         self.emit(Event(f"opening the judge {named.name}"))

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from alignbench import layout, store
+from alignbench import layout, plugins, store
 from alignbench.api.launcher import Event, Task
 from alignbench.api.metric import Cell, Metric
 from alignbench.errors import AlignbenchError
@@ -35,7 +35,7 @@ def judge(session: Session, cells: Sequence[Cell], keys: Mapping[str, str], part
     evaluation = session.recipe.evaluation
     metrics: list[Metric] = [make_named("metrics", named) for named in evaluation.metrics]
     records = measure.read(session.run, keys)
-    whole = FinishedCells(session, cells, session.emit, metrics, records, people=False)
+    whole = FinishedCells(session, cells, session.emit, metrics, records)
     chosen = {label: one.temperature for label, one in choose(whole).items()}
     views = [chosen]
     if evaluation.chooses and evaluation.judge_every_setting:
@@ -43,11 +43,12 @@ def judge(session: Session, cells: Sequence[Cell], keys: Mapping[str, str], part
             {label: None if at is None else temperature for label, at in chosen.items()}
             for temperature in evaluation.sampling.temperature
         ]
-    some = FinishedCells(session, cells, session.emit, metrics, people=False, part=part)
-    judges = {name: one for name, one in some.judges.items() if not one.cheap}
+    kinds = {one.name: plugins.load("judges", one.name) for one in evaluation.judges}
+    judges = [name for name, kind in kinds.items() if not kind.cheap and not kind.recorded]
+    some = FinishedCells(session, cells, session.emit, metrics, judges=judges, part=part)
     compares = any("comparisons" in metric.needs for metric in metrics)
     for view in views:
-        seen = RunEvidence(some, view, metrics, judges)
+        seen = RunEvidence(some, view, metrics)
         for name in judges:
             if evaluation.chooses and not evaluation.judge_every_setting:
                 for cell in cells:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from alignbench import layout, store
+from alignbench import layout, plugins, store
 from alignbench.api.launcher import Event, Task
 from alignbench.api.metric import Cell, Metric
 from alignbench.errors import AlignbenchError
@@ -41,11 +41,16 @@ def measure(session: Session, cell: Cell) -> dict[str, Any]:
     """
     evaluation = session.recipe.evaluation
     metrics: list[Metric] = [make_named("metrics", named) for named in evaluation.metrics]
-    finished = FinishedCells(session, [cell], session.emit, metrics, people=False)
+    whole = not evaluation.chooses or evaluation.judge_every_setting
+    kinds = {one.name: plugins.load("judges", one.name) for one in evaluation.judges}
+    able = [name for name, kind in kinds.items() if not kind.recorded and (kind.cheap or whole)]
+    first = next(iter(kinds), "")
+    follows = evaluation.curve is not None and not kinds[first].recorded
+    asked = {*able, first} if follows else able
+    finished = FinishedCells(session, [cell], session.emit, metrics, judges=asked)
     finished.base()
     finished.tuning_scores(cell)
-    whole = len(evaluation.sampling.temperature) == 1 or evaluation.judge_every_setting
-    judges = {name: judge for name, judge in finished.judges.items() if judge.cheap or whole}
+    judges = {name: finished.judges[name] for name in able}
     temperatures = finished.temperatures(cell)
     for temperature in temperatures:
         seen = RunEvidence(finished, {cell.label: temperature}, metrics, judges)
@@ -55,12 +60,12 @@ def measure(session: Session, cell: Cell) -> dict[str, Any]:
             if not metric.needs & LIKELIHOODS and (metric.needs & DRAWN or temperature == temperatures[0]):
                 _ask(metric, seen)
     plain = None if None in temperatures else evaluation.sampling.unscaled.temperature
-    seen = RunEvidence(finished, {cell.label: plain}, metrics)
+    seen = RunEvidence(finished, {cell.label: plain}, metrics, judges)
     for metric in metrics:
         if metric.needs & LIKELIHOODS:
             _ask(metric, seen)
-    if seen.judges and next(iter(seen.judges)) == evaluation.judges[0].name:
-        seen.learning_curve(cell)
+    if follows:
+        RunEvidence(finished, {cell.label: plain}, metrics).learning_curve(cell)
     return dict(finished.record(cell))
 
 

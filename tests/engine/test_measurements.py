@@ -143,6 +143,9 @@ def test_judges_that_are_not_cheap_say_of_parts_of_the_prompts_what_they_say_of_
     recipe = {**RECIPE, "evaluation": {**EVALUATION, "judges": ["gold", {"self": {"wording": "sandbox"}}]}}
     judged = replace(task, plan=resolve(Recipe.model_validate(recipe)).model_dump_json())
     whole, _, _ = evaluated(judged, tmp_path / "whole")
+    events: list[Event] = []
+    measure.measure(Session(judged, events.append), Cell("base", 0))
+    assert "opening the judge self" not in [event.phase for event in events], "it waits for the temperatures"
     keys = [f"part {place}" for place in range(3)]
     for place, key in reversed(list(enumerate(keys))):
         folder = layout.judging_folder(task.run, place)
