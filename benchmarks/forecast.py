@@ -54,7 +54,8 @@ def main() -> None:
         compared(f"{cell.label} seconds", one.seconds, clock.spent(f"{cell.label}/seed-{cell.seed}"))
         compared(f"{cell.label} tokens", one.tokens, cost.tokens or 0)
         compared(f"{cell.label} memory", one.peak_memory_bytes, cost.peak_memory_bytes or 0)
-    planned, workers = cells(resolve(loaded.recipe)), resources.max_workers(loaded.recipe, Local())
+    plan = resolve(loaded.recipe)
+    planned, workers = cells(plan), resources.max_workers(plan, Local())
     spent = {cell: clock.spent(str(cell)) for cell in planned}
     measured = {measuring(cell): clock.spent(f"{layout.MEASUREMENTS}/{cell}") for cell in planned}
     whole = sum(measured.values()) + clock.spent(layout.EVALUATION)

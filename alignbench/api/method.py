@@ -232,28 +232,6 @@ class Run(Protocol):
         """
         ...
 
-    def checkpoints(self, rows: Rows[Any]) -> Checkpoints:
-        """Return the checkpoints of the next training by another library; `rows` are what it reads."""
-        ...
-
-    progress: float
-    """Share in [0, 1] of the budget that is spent; a trainer of another library sets it for the time left."""
-
-    def trained(
-        self,
-        *,
-        epochs: float,
-        rows: float,
-        steps: int,
-        view: Rows[Any] | None = None,
-        learned: Many[Row] = (),
-    ) -> None:
-        """Take a training by another library off the budget; `learned`, rows of `view`, entered its loss.
-
-        `alignbench.integrations.callback` calls this and `checkpoints`.
-        """
-        ...
-
     def policy(self, label: str) -> Policy:
         """The finished policy of a label that a config field of type `Label` names; `base` is the untouched base."""
         ...
@@ -337,6 +315,29 @@ class Run(Protocol):
 
     def rng(self, stream: str) -> np.random.Generator:
         """A generator for one named purpose (`labels`, `sampling`): keyed by seed and stream."""
+        ...
+
+
+class LedRun(Run, Protocol):
+    """What a run has in addition for `alignbench.integrations.callback`, which leads a trainer of another library."""
+
+    def checkpoints(self, rows: Rows[Any]) -> Checkpoints:
+        """Return the checkpoints of the next training by another library; `rows` are what it reads."""
+        ...
+
+    progress: float
+    """Share in [0, 1] of the budget that is spent; a trainer of another library sets it for the time left."""
+
+    def trained(
+        self,
+        *,
+        epochs: float,
+        rows: float,
+        steps: int,
+        view: Rows[Any] | None = None,
+        learned: Many[Row] = (),
+    ) -> None:
+        """Take a training by another library off the budget; `learned`, rows of `view`, entered its loss."""
         ...
 
 

@@ -13,6 +13,7 @@ from alignbench.cli.shell import print_json, show_table
 if TYPE_CHECKING:
     from alignbench.commands.forecast import Forecast
     from alignbench.engine.plan import Cell
+    from alignbench.recipe.plan import Plan
     from alignbench.recipe.schema import Loaded, Recipe
     from alignbench.recipe.schema import Model as Base
     from alignbench.results import Model
@@ -49,8 +50,8 @@ def plan(
     planned = cells(resolved, only)
     there = finished(resolved, root, folder, planned)
     left = tuple(cell for cell in planned if not there[cell])
-    workers = resources.max_workers(loaded.recipe, chosen)
-    resources.check_disk(loaded.recipe, left, folder, root, workers)
+    workers = resources.max_workers(resolved, chosen)
+    resources.check_disk(resolved, left, folder, root, workers)
     rows = [
         {**describe(resolved, cell), "state": "finished" if there[cell] else "to run"} for cell in planned
     ]
@@ -74,7 +75,7 @@ def plan(
     _show_model(model)
     if unknown:
         typer.echo(f"The shares of the weights are not known: {unknown}")
-    typer.echo(f"The base computes in {compute}.{_room(loaded.recipe)}")
+    typer.echo(f"The base computes in {compute}.{_room(resolved)}")
     if forecast is not None:
         _show_forecast(forecast)
     elif not left:
@@ -221,19 +222,19 @@ def _show_model(model: Model) -> None:
         typer.echo(weights(model))
 
 
-def _room(recipe: Recipe) -> str:
+def _room(plan: Plan) -> str:
     """Say by what `micro_batch: auto` chooses; a device is not asked here."""
     from alignbench.engine import resources
     from alignbench.launchers import machine
     from alignbench.models.memory import SHARE, for_activations
     from alignbench.report.text import size
 
-    if recipe.training.micro_batch != "auto":
+    if plan.training.micro_batch != "auto":
         return ""
     if machine.has_cuda():
         room = f"{SHARE['cuda']:.0%} of the device's memory beside the weights"
     else:
-        room = size(for_activations("cpu", resources.threads(recipe)))
+        room = size(for_activations("cpu", resources.threads(plan)))
     return f" A forward takes as many tokens as keep {room} for its backward pass."
 
 

@@ -85,6 +85,7 @@ def run(
     from alignbench.engine import run as engine
     from alignbench.launchers.choose import choose, split
     from alignbench.recipe.load import load
+    from alignbench.recipe.resolve import resolve
     from alignbench.worker.trackers import check_trackers
 
     for sign in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -92,9 +93,10 @@ def run(
     of_recipe, of_launcher = split(overrides)
     chosen = choose(launcher, of_launcher, _jobs(jobs))
     loaded = load(recipe, of_recipe)
-    folder = out or Path("runs") / recipe.stem
+    folder, resolved = out or Path("runs") / recipe.stem, None
     if fork:
-        folder = environment.fork(folder, loaded)
+        resolved = resolve(loaded.recipe)
+        folder = environment.fork(folder, resolved, loaded.path.parent)
     check_trackers(track)
     try:
         json_lines = printing_json(partial(typer.echo, file=sys.stdout))
@@ -103,6 +105,7 @@ def run(
             code = engine.run(
                 loaded,
                 out=folder,
+                resolved=resolved,
                 only=only,
                 launcher=chosen,
                 heartbeat=heartbeat,

@@ -158,7 +158,7 @@ class Clock:
 
 
 def _task(kind: str, loaded: Loaded, plan: Plan, run: Path, log: Path, **what: Any) -> Task:
-    threads = resources.threads(loaded.recipe)
+    threads = resources.threads(plan)
     return Task(
         kind,
         run,

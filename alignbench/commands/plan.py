@@ -37,7 +37,7 @@ def describe(plan: Plan, cell: Cell) -> dict[str, Any]:
 
 def finished(plan: Plan, root: Path, out: Path, cells: tuple[Cell, ...]) -> dict[Cell, bool]:
     """Return for each cell whether it is finished in `out`, so that a run of this recipe keeps it."""
-    files, now = environment.files(plan.recipe, root), versions()
+    files, now = environment.files(plan, root), versions()
     plan = plan.computing(environment.compute(out, plan.recipe.model, root))
     key = keys.table_key(plan, files=files, versions=now)
     data = (store.manifest(out / layout.DATA, key=key) or {}).get("content")

@@ -16,7 +16,6 @@ from alignbench.errors import PluginError, Problem, RecipeError
 from alignbench.models.arithmetic import Compute
 from alignbench.recipe.graph import complete
 from alignbench.recipe.plan import Plan
-from alignbench.recipe.resolve import resolve
 from alignbench.recipe.schema import Loaded, Model, Recipe, canonical, texts
 from alignbench.versions import versions
 
@@ -45,7 +44,7 @@ def record(
     if before is None:
         store.write_text(out / layout.RECIPE_TEXT, loaded.text)
         _write(out, now["files"], compute, [now["environment"]])
-        store.write_text(out / layout.RECIPE, canonical(loaded.recipe) + "\n")
+        store.write_text(out / layout.RECIPE, canonical(plan.recipe) + "\n")
         return ()
     changed = [*_differences(before["recipe"], now["recipe"]), *_differences(before["files"], now["files"])]
     if changed:
@@ -70,16 +69,13 @@ def _write(out: Path, files: Any, compute: Compute, environments: list[Any]) -> 
     )
 
 
-def fork(out: Path, loaded: Loaded, *, any_environment: bool = False) -> Path:
-    """Return the first of `out`, `out-2`, `out-3`, ... that is free, or holds this very run.
-
-    With `any_environment` also one that another environment made.
-    """
-    now = _now(resolve(loaded.recipe), files(loaded.recipe, loaded.path.parent))
+def fork(out: Path, plan: Plan, root: Path) -> Path:
+    """Return the first of `out`, `out-2`, `out-3`, ... that is free, or holds this very run."""
+    now = _now(plan, files(plan, root))
     number, folder = 1, out
     while (before := _before(folder)) is not None:
         same = before["recipe"] == now["recipe"] and before["files"] == now["files"]
-        if same and (any_environment or before["environments"] == [now["environment"]]):
+        if same and before["environments"] == [now["environment"]]:
             break
         number += 1
         folder = out.with_name(f"{out.name}-{number}")
@@ -97,16 +93,16 @@ def origin(run: Path) -> Path:
     return Path(json.loads(file.read_text(encoding="utf-8"))["root"]) if file.is_file() else run
 
 
-def files(recipe: Recipe, root: Path) -> dict[str, str]:
+def files(plan: Plan, root: Path) -> dict[str, str]:
     """Return a digest of every file, or folder, that the recipe names.
 
     Recorded judgments are not among them: they grow after the cells, and belong to the evaluation's key.
     """
     found = {}
-    inputs = recipe.model_dump(mode="json")
+    inputs = plan.recipe.model_dump(mode="json")
     inputs["evaluation"]["judges"] = [
         one.model_dump(mode="json")
-        for one in recipe.evaluation.judges
+        for one in plan.recipe.evaluation.judges
         if not plugins.load("judges", one.name).recorded
     ]
     for text in texts(inputs):

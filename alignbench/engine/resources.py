@@ -18,7 +18,8 @@ from alignbench.launchers import machine
 from alignbench.models import arithmetic, child
 from alignbench.models.arithmetic import Compute
 from alignbench.models.files import folder_of
-from alignbench.recipe.schema import BASE, Model, Recipe
+from alignbench.recipe.plan import Plan
+from alignbench.recipe.schema import BASE, Model
 
 LEAST = 32 * 2**20
 """Bytes that the smallest run may write: rows, samples, judgments, logs, report."""
@@ -27,22 +28,21 @@ COPIES = 9
 """A training keeps two checkpoints while it writes a third, each with weights and two moments."""
 
 
-def threads(recipe: Recipe) -> int:
+def threads(plan: Plan) -> int:
     """Return the CPU threads of a cell. Recipe or machine fix them, never `--jobs`, which must not change a byte.
 
     Devices share the cores equally; cells of a machine without a device share them two by two.
     """
-    asked = recipe.training.threads
+    asked = plan.training.threads
     return max(1, machine.cores() // (len(machine.devices()) or 2)) if asked == "auto" else asked
 
 
-def limit(recipe: Recipe, launcher: Launcher) -> int | None:
+def limit(plan: Plan, launcher: Launcher) -> int | None:
     """Return how many cells may run at a time: 1 where a budget is a time, which parallel cells would share.
 
     Raises RecipeError where the launcher was asked for more.
     """
-    budgets = (recipe.budget, *(block.budget for block in recipe.methods.values()))
-    if not any(budget is not None and budget.seconds for budget in budgets):
+    if not any(one.budget.seconds for one in (plan, *plan.labels.values())):
         return None
     if (asked := launcher.config.jobs) not in ("auto", 1):
         what = f"--jobs {asked}: a budget in seconds means nothing where cells share a machine"
@@ -50,9 +50,9 @@ def limit(recipe: Recipe, launcher: Launcher) -> int | None:
     return 1
 
 
-def max_workers(recipe: Recipe, launcher: Launcher) -> int:
-    """Return how many cells of a recipe a launcher runs at a time."""
-    return limit(recipe, launcher) or launcher.capacity(Needs(cpus=threads(recipe)))
+def max_workers(plan: Plan, launcher: Launcher) -> int:
+    """Return how many cells of a plan a launcher runs at a time."""
+    return limit(plan, launcher) or launcher.capacity(Needs(cpus=threads(plan)))
 
 
 def memory(run: Path, label: str) -> int:
@@ -79,10 +79,11 @@ def compute(model: Model, root: Path) -> Compute:
     )
 
 
-def check_disk(recipe: Recipe, cells: Iterable[Cell], out: Path, root: Path, workers: int) -> None:
+def check_disk(plan: Plan, cells: Iterable[Cell], out: Path, root: Path, workers: int) -> None:
     """Raise StorageError where the disk of the run, or of the store, is clearly too small for these cells."""
     trained = sum(cell.label != BASE for cell in cells)
-    adapter = 4 * recipe.model.adapter.rank * _widths(recipe.model, root)
+    model = plan.recipe.model
+    adapter = 4 * model.adapter.rank * _widths(model, root)
     for folder, copies in ((out, trained + workers * COPIES), (store.default_root(), workers * COPIES)):
         needed = LEAST + adapter * (copies if trained else 0)
         there = next(path for path in (folder, *folder.resolve().parents) if path.exists())

@@ -25,6 +25,7 @@ from alignbench.hooks import Observers
 from alignbench.label import bars
 from alignbench.launchers.local import Local
 from alignbench.models import files as model_files
+from alignbench.recipe.plan import Plan
 from alignbench.recipe.resolve import resolve
 from alignbench.recipe.schema import Loaded
 from alignbench.versions import versions
@@ -34,6 +35,7 @@ def run(
     loaded: Loaded,
     *,
     out: Path,
+    resolved: Plan | None = None,
     only: Iterable[str] = (),
     launcher: Launcher | None = None,
     heartbeat: float = HEARTBEAT,
@@ -47,13 +49,13 @@ def run(
 ) -> Exit:
     """Run a recipe to its comparison in `out`; what is already finished there is not run again.
 
-    `only`: labels to run, with those they need. `launcher`: where cells run; None: on this machine, as many at a
-    time as it has room for. `heartbeat`: seconds without a heartbeat after which a cell is stopped (0: never).
-    `checkpoint_every`: seconds. `allow_env_change`
-    accepts what other libraries and plugins have made, and the record says so. `train`: without it no cell
-    runs, and what is finished is measured again. `track`: trackers that get
-    each cell's numbers. `registry`: digest of the registry of claims that the run belongs to. Returns
-    Exit.DONE, or Exit.FAILED where a cell failed. Raises AlignbenchError for what a user can fix.
+    `resolved`: its plan, where it is known. `only`: labels to run, with those they need. `launcher`: where
+    cells run; None: on this machine, as many at a time as it has room for. `heartbeat`: seconds without a
+    heartbeat after which a cell is stopped (0: never). `checkpoint_every`: seconds. `allow_env_change` accepts
+    what other libraries and plugins have made, and the record says so. `train`: without it no cell runs, and
+    what is finished is measured again. `track`: trackers that get each cell's numbers. `registry`: digest of
+    the registry of claims that the run belongs to. Returns Exit.DONE, or Exit.FAILED where a cell failed.
+    Raises AlignbenchError for what a user can fix.
     On a KeyboardInterrupt the cells finish their step and keep it.
     """
     started, only, launcher = time.time(), tuple(only), launcher or Local()
@@ -71,17 +73,17 @@ def run(
         )
 
     if tuning.labels(loaded.recipe):
-        loaded = tuning.tuned(loaded, out / layout.SWEEP, tune)
-    resolved, root = resolve(loaded.recipe), loaded.path.parent
+        loaded, resolved = tuning.tuned(loaded, out / layout.SWEEP, tune), None
+    resolved, root = resolved or resolve(loaded.recipe), loaded.path.parent
     cells = plan.cells(resolved, only)
-    limit = resources.limit(loaded.recipe, launcher)
+    limit = resources.limit(resolved, launcher)
     if train:
         model_files.check(resolved, root)
     else:  # the base itself may be gone
         model_files.check_named(resolved, root)
     out.mkdir(parents=True, exist_ok=True)
     with store.alone(out):
-        files = environment.files(loaded.recipe, root)
+        files = environment.files(resolved, root)
         compute = environment.compute(out, loaded.recipe.model, root)
         experiment = Experiment(
             plan=resolved.computing(compute),
@@ -92,7 +94,7 @@ def run(
             mixed=environment.record(
                 out, loaded, resolved, files, compute=compute, allow_env_change=allow_env_change
             ),
-            threads=resources.threads(loaded.recipe),
+            threads=resources.threads(resolved),
             heartbeat=heartbeat,
             checkpoint_every=checkpoint_every,
             trackers=tuple(track),
@@ -101,7 +103,7 @@ def run(
         )
         environment.write_origin(out, root)
         left = [cell for cell in cells if train and not (cell.folder(out) / store.COMMIT).exists()]
-        resources.check_disk(loaded.recipe, left, out, root, resources.max_workers(loaded.recipe, launcher))
+        resources.check_disk(resolved, left, out, root, resources.max_workers(resolved, launcher))
         store.write_json(
             out / layout.PLAN, [{"label": c.label, "seed": c.seed, "after": c.parents} for c in cells]
         )

@@ -8,6 +8,7 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from pkgutil import resolve_name
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,9 +17,10 @@ import typer.main
 import yaml
 
 import alignbench as package
-from alignbench import Answer, Cell, Prompt
+from alignbench import Answer, Cell, Prompt, Run, results
 from alignbench.cli import app
 from alignbench.errors import AlignbenchError
+from alignbench.recipe import schema
 from alignbench.recipe.load import load
 
 ROOT = Path(__file__).parents[2]
@@ -32,6 +34,47 @@ def test_the_references_are_what_the_code_says():
         [sys.executable, str(DOCS / "generate.py"), "--check"], capture_output=True, text=True, check=False
     )
     assert ran.returncode == 0, ran.stdout + ran.stderr
+
+
+def exists(name: str) -> bool:
+    """Whether a dotted name is a module of the package or a name in one, a field of a recipe, or one of the results."""
+    first, _, field = name.partition(".")
+    if any(field in fields.get(first, ()) for fields in FIELDS):
+        return True
+    try:
+        resolve_name(f"alignbench.{name}")
+    except (ImportError, AttributeError):
+        return False
+    return True
+
+
+FIELDS = (
+    {name: getattr(one.annotation, "model_fields", ()) for name, one in schema.Recipe.model_fields.items()},
+    {"data": results.DataCounts.model_fields},
+)
+
+
+def test_every_part_of_the_package_that_the_architecture_page_names_exists():
+    page = (DOCS / "architecture.md").read_text("utf-8")
+    parts = {path.stem for path in (ROOT / "alignbench").iterdir()} | {"evaluation"}
+    files = (".json", ".yaml", ".parquet", ".jsonl", ".log", ".html", ".py")
+    names = {
+        name
+        for name in re.findall(r"`(?:alignbench\.)?([a-z_]+(?:\.\w+)+)[`(]", page)
+        if name.partition(".")[0] in parts and (exists(name) or not name.endswith(files))
+    }
+    assert len(names) > 25
+    assert [name for name in sorted(names) if not exists(name)] == []
+
+
+def test_the_page_of_plugins_lists_every_member_of_a_run():
+    page = (DOCS / "plugins.md").read_text("utf-8")
+    table = page.partition("| of the run |")[2].partition("\n\n")[0]
+    shown = [
+        name for row in table.splitlines() for name in re.findall(r"`(\w+)", row.split("|")[1] if row else "")
+    ]
+    members = {name for name in (*vars(Run), *Run.__annotations__) if not name.startswith("_")}
+    assert sorted(shown) == sorted(members)
 
 
 TEXTS = [*PAGES, ROOT / "README.md", *sorted(ROOT.glob("plugins/*/README.md"))]

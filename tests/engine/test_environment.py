@@ -30,9 +30,14 @@ ROW = {"prompt": "a question", "chosen": "yes", "rejected": "no"}
 
 def record(out: Path, loaded: Loaded, **how: bool) -> tuple[str, ...]:
     root = loaded.path.parent
-    files = environment.files(loaded.recipe, root)
+    resolved = resolve(loaded.recipe)
+    files = environment.files(resolved, root)
     compute = environment.compute(out, loaded.recipe.model, root)
-    return environment.record(out, loaded, resolve(loaded.recipe), files, compute=compute, **how)
+    return environment.record(out, loaded, resolved, files, compute=compute, **how)
+
+
+def fork(out: Path, loaded: Loaded) -> Path:
+    return environment.fork(out, resolve(loaded.recipe), loaded.path.parent)
 
 
 @pytest.fixture
@@ -82,7 +87,7 @@ def test_a_run_written_down_before_a_field_came_into_being_is_the_same_run(out: 
     )
     file.write_text(json.dumps(text))
     assert record(out, loaded()) == ()
-    assert environment.fork(out, loaded()) == out
+    assert fork(out, loaded()) == out
 
 
 def test_a_changed_recipe_is_shown_field_by_field_and_refused(out: Path, loaded):
@@ -103,7 +108,7 @@ def test_a_changed_recipe_is_shown_field_by_field_and_refused(out: Path, loaded)
 def test_where_nothing_was_made_yet_a_mended_recipe_starts_afresh(out: Path, loaded):
     (out / "cells").rmdir()
     changed = loaded("steps: 4", "steps: 5")
-    assert environment.fork(out, changed) == out
+    assert fork(out, changed) == out
     assert record(out, changed) == ()
     assert '"steps":5' in (out / "recipe.json").read_text()
     (out / "data").mkdir()
@@ -114,13 +119,13 @@ def test_where_nothing_was_made_yet_a_mended_recipe_starts_afresh(out: Path, loa
 
 def test_a_fork_is_a_new_folder_and_the_same_one_again(out: Path, loaded):
     changed = loaded("steps: 4", "steps: 5")
-    folder = environment.fork(out, changed)
+    folder = fork(out, changed)
     assert folder.name == "tried-2"
     (folder / "cells").mkdir(parents=True)
     record(folder, changed)
-    assert environment.fork(out, changed) == folder
-    assert environment.fork(out, loaded()) == out
-    assert environment.fork(out, loaded("steps: 4", "steps: 6")).name == "tried-3"
+    assert fork(out, changed) == folder
+    assert fork(out, loaded()) == out
+    assert fork(out, loaded("steps: 4", "steps: 6")).name == "tried-3"
 
 
 def test_one_byte_of_a_row_is_another_run(out: Path, loaded, tmp_path: Path):
@@ -265,9 +270,9 @@ def test_a_folder_of_files_is_read_whole(tmp_path: Path):
             "methods": {"dpo": {"method": "dpo", "start": "base"}},
         }
     )
-    before = environment.files(given, tmp_path)
+    before = environment.files(resolve(given), tmp_path)
     assert list(before) == ["./model"]
     (folder / "config.json").write_text("{ }")
-    assert environment.files(given, tmp_path) != before
+    assert environment.files(resolve(given), tmp_path) != before
     shutil.rmtree(folder)
-    assert environment.files(given, tmp_path) == {}
+    assert environment.files(resolve(given), tmp_path) == {}

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from alignbench.cli import app
 from alignbench.commands.plan import requested
 from alignbench.engine import keys, plan
 from alignbench.errors import RecipeError
+from alignbench.recipe import configs
+from alignbench.recipe import resolve as resolving
 from alignbench.recipe.resolve import resolve
 from alignbench.recipe.schema import Recipe, own_budget
 
@@ -171,3 +176,38 @@ def test_what_metrics_ask_for_is_planned_once_however_many_share_it(tmp_path):
         {"metrics": ["words", "diversity"], "prompts": 1, "answers": 9, "max tokens": 45},
         {"metrics": ["harness"], "prompts": 1, "answers": 1, "max tokens": None},
     ]
+
+
+TWO = """
+model: {id: sandbox}
+data: {train: sandbox, limit: 24, max_length: 128}
+methods:
+  asked: {method: few-shot, start: base, shots: 1}
+  again: {method: few-shot, start: asked, shots: 2}
+evaluation: {prompts: 2, sampling: {max_new_tokens: 2}, judges: [gold], metrics: [length]}
+"""
+
+
+@pytest.mark.parametrize("more", [(), ("--fork",)])
+def test_a_run_resolves_its_recipe_once_and_builds_each_config_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: tuple[str, ...]
+):
+    resolved, built = Counter[str](), Counter[str]()
+    label, completed = resolving._label, configs._completed
+    monkeypatch.setattr(
+        resolving,
+        "_label",
+        lambda recipe, name, parents: resolved.update([name]) or label(recipe, name, parents),
+    )
+    monkeypatch.setattr(
+        configs, "_completed", lambda value: built.update([type(value).__qualname__]) or completed(value)
+    )
+    monkeypatch.setattr(configs, "_built", {})
+    monkeypatch.setenv("ALIGNBENCH_HOME", str(tmp_path / "home"))
+    (tmp_path / "recipe.yaml").write_text(TWO)
+    done = CliRunner().invoke(
+        app, ["run", str(tmp_path / "recipe.yaml"), "--out", str(tmp_path / "out"), *more]
+    )
+    assert done.exit_code == 0, done.output
+    assert resolved == {"asked": 1, "again": 1}
+    assert built["FewShot.Config"] == 2, "one for each label"

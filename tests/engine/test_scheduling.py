@@ -244,7 +244,7 @@ def test_devices_are_those_that_cuda_would_see(
 
 
 def test_jobs_are_counted_on_each_device():
-    given = recipe({"sft": {}})
+    given = resolve(recipe({"sft": {}}))
 
     def workers(jobs: Any, *devices: str) -> int:
         return resources.max_workers(given, Local(LauncherConfig(jobs=jobs), devices=devices))
@@ -255,7 +255,7 @@ def test_jobs_are_counted_on_each_device():
 
 
 def test_a_budget_of_time_runs_one_cell_at_a_time_and_refuses_more():
-    given = recipe({"sft": {"budget": {"seconds": 60}}})
+    given = resolve(recipe({"sft": {"budget": {"seconds": 60}}}))
     assert resources.max_workers(given, Local(devices=("0", "1"))) == 1
     with pytest.raises(RecipeError, match="--jobs 2: a budget in seconds means nothing"):
         resources.max_workers(given, Local(LauncherConfig(jobs=2)))

@@ -83,12 +83,13 @@ def test_too_little_room_is_refused_before_anything_runs(tmp_path: Path, monkeyp
             "methods": {"tried": {"method": "dpo", "start": "base"}},
         }
     )
-    cells = plan.cells(resolve(recipe))
+    given = resolve(recipe)
+    cells = plan.cells(given)
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=2**40))
-    resources.check_disk(recipe, cells, tmp_path / "run", tmp_path, 1)
+    resources.check_disk(given, cells, tmp_path / "run", tmp_path, 1)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=10**9))
     with pytest.raises(
         StorageError, match=r"too little disk space .*bytes needed at least, 1,000,000,000 bytes free"
     ):
-        resources.check_disk(recipe, cells, tmp_path / "run", tmp_path, 1)
+        resources.check_disk(given, cells, tmp_path / "run", tmp_path, 1)

@@ -129,17 +129,17 @@ def test_a_plugin_uses_only_what_is_public_and_no_other_plugin() -> None:
 def test_no_class_overrides_a_private_method_of_a_library() -> None:
     """A library may rename what it keeps to itself, and its own method would then run without a word."""
     from transformers import PreTrainedModel, Trainer
-    from trl import GRPOTrainer
+    from trl import DPOTrainer, GRPOTrainer, KTOTrainer, SFTTrainer
 
     theirs = {
         name
-        for kind in (Trainer, GRPOTrainer, PreTrainedModel)
+        for kind in (Trainer, DPOTrainer, GRPOTrainer, KTOTrainer, SFTTrainer, PreTrainedModel)
         for name in dir(kind)
         if name.startswith("_") and not name.startswith("__")
     }
     found = [
         f"{where(file, method.lineno)}: {kind.name}.{method.name}"
-        for file in (*CORE, *PLUGINS)
+        for file in OURS
         for kind in ast.walk(tree(file))
         if isinstance(kind, ast.ClassDef) and not {"", "TrainerCallback"} >= set(map(ast.unparse, kind.bases))
         for method in kind.body
@@ -218,6 +218,19 @@ def test_a_file_imports_only_from_lower_floors() -> None:
     ran = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
     assert ran.returncode == 0, ran.stdout + ran.stderr
     assert "1 kept, 0 broken" in ran.stdout
+
+
+def test_the_recipe_is_resolved_by_the_parent_alone() -> None:
+    """What runs in a child reads the plan: it cannot ask the recipe a second time."""
+    children = ("data", "judges", "metrics", "models", "training", "worker")
+    found = [
+        f"{where(file, line)}: {module}"
+        for file in CORE
+        if file.relative_to(ROOT).parts[1] in children
+        for line, module, _ in imports(file)
+        if module in {f"alignbench.recipe.{name}" for name in ("check", "graph", "load", "resolve")}
+    ]
+    assert found == []
 
 
 def test_no_files_import_each_other_in_a_circle() -> None:
