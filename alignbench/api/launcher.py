@@ -89,7 +89,7 @@ class LauncherConfig(Settings):
 
 
 class Launcher(ABC):
-    """Starts the tasks of a run, hears their events, and stops them.
+    """Starts the tasks of a run, receives their events, and stops them.
 
     A context, which may be entered again once it was left. Leaving it stops every task that runs, in order: each
     finishes its step and keeps it where it can. A second exception on the way stops them at once.

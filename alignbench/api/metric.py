@@ -250,8 +250,8 @@ class Metric(ABC):
     needs: ClassVar[frozenset[Need]] = frozenset({"samples"})
     by_cell: ClassVar[bool] = False
     """Whether what it says of a cell reads no other cell (its start and base under `logprobs` are none): each cell is
-    then measured by a task of its own, beside others, and the evaluation reads the numbers. Without it, and where it
-    needs a judge, the evaluation measures all cells in one process."""
+    then measured by a task of its own, in parallel with others, and the evaluation reads the numbers. Without it,
+    and where it needs a judge, the evaluation measures all cells in one process."""
 
     Config: ClassVar[type[Settings]] = Settings
     """The metric's own fields in a recipe: a subclass of Settings, if it has any."""

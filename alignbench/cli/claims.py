@@ -32,7 +32,7 @@ def claims(
         list[str], typer.Option(metavar="CLAIM", help="Run only what this claim needs; may be repeated.")
     ] = [],  # noqa: B006  (typer reads it, nobody changes it)
     status: Annotated[
-        bool, typer.Option("--status", help="Run nothing: say how far each claim is and what comes next.")
+        bool, typer.Option("--status", help="Run nothing; show the state of each claim and what runs next.")
     ] = False,
     replicate: Annotated[
         bool, typer.Option("--replicate", help="Run the decided parts again, on seeds that decided nothing.")
@@ -45,7 +45,7 @@ def claims(
         typer.Option(metavar="N", help="Cells that run in parallel; on several CUDA devices: on each."),
     ] = None,
 ) -> None:
-    """Test claims of the literature on the sandbox, look by look; finished cells are not repeated."""
+    """Test claims of the literature on the sandbox, with interim analyses; finished cells are not repeated."""
     from alignbench import report, sandbox, store
     from alignbench.cli.progress import watching
     from alignbench.commands.claims.looks import Looks

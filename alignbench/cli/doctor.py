@@ -60,8 +60,8 @@ def doctor(
 ) -> None:
     """Check this machine: Python, libraries, devices, disk, network mode, plugins; and a model, where one is named.
 
-    The model is loaded as a run loads its base: which fast paths fit it, and the shares of the weights that are
-    quantised and adapted.
+    The model is loaded as a run loads its base. Shown are the fast paths that fit it, and its quantised and adapted
+    weights.
     """
     findings = [*_python(), *_libraries(), *_torch(), *_disk(), *_network(), *_plugins()]
     if model is not None:

@@ -54,13 +54,14 @@ def label(
             help="Leave raters out below this agreement, consistency or share of checks; 0 keeps all.",
         ),
     ] = [],  # noqa: B006
-    seed: Annotated[int, typer.Option(help="Draws the prompts and all orders.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the choice of prompts and of all orders.")] = 0,
     host: Annotated[str, typer.Option(help="The address that the page is served on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free port.")] = 0,
     network: Annotated[
         bool,
         typer.Option(
-            "--network", help="Allow a --host that other machines reach: unencrypted, the link is all."
+            "--network",
+            help="Allow a --host that other machines reach. The page is unencrypted; its link is the only protection.",
         ),
     ] = False,
     browser: Annotated[bool, typer.Option(help="Open the page in a browser.")] = True,
@@ -78,7 +79,7 @@ def label(
     status: Annotated[bool, typer.Option("--status", help="Print agreement and progress, and end.")] = False,
     as_json: ForPrograms = False,
 ) -> None:
-    """Let people rank the answers of a run, blind; their annotations become the judge `people`."""
+    """Let people rank the answers of a run without seeing the labels; the rankings become the judge `people`."""
     from alignbench import layout
     from alignbench.commands import label as command
     from alignbench.label import bars

@@ -232,7 +232,7 @@ def _room(plan: Plan) -> str:
     if plan.training.micro_batch != "auto":
         return ""
     if machine.has_cuda():
-        room = f"{SHARE['cuda']:.0%} of the device's memory beside the weights"
+        room = f"{SHARE['cuda']:.0%} of the device's memory without the weights"
     else:
         room = size(for_activations("cpu", resources.threads(plan)))
     return f" A forward takes as many tokens as keep {room} for its backward pass."

@@ -33,7 +33,7 @@ def check_plugin(
     kind: Annotated[Kind | None, typer.Option(help="What it is, where several have that name.")] = None,
     config: Annotated[str, typer.Option(metavar="YAML", help="Its fields: {margin: 2.0}, ...")] = "{}",
 ) -> None:
-    """Run the laws of the contract on an installed plugin, on the sandbox; needs pytest."""
+    """Run the contract's test suite on an installed plugin, on the sandbox; needs pytest."""
     from alignbench import plugins
     from alignbench.recipe import yaml
 

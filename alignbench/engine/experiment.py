@@ -21,8 +21,8 @@ CHECKPOINT_EVERY = 60.0
 """Seconds between two checkpoints of a training."""
 
 
-BESIDE = ("cell", "measure", "judge")
-"""Kinds of tasks that run beside others, each with the threads of a cell."""
+PARALLEL = ("cell", "measure", "judge")
+"""Kinds of tasks that run in parallel, each with the threads of a cell."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,7 @@ class Experiment:
             plan=self.plan.model_dump_json(),
             home=store.default_root(),
             log=log,
-            threads=self.threads if kind in BESIDE else max(self.threads, machine.cores()),
+            threads=self.threads if kind in PARALLEL else max(self.threads, machine.cores()),
             what=what,
             every=self.checkpoint_every,
             reads=tuple(folder.relative_to(self.out).as_posix() for folder in reads),

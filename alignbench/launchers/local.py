@@ -45,7 +45,7 @@ class Local(Launcher):
 
     Each child sees one CUDA device alone, the one with the fewest children; `jobs` of them run on each device. On a
     machine without, `jobs` run in all: by default as many as the cores have room for. A task whose memory is known
-    starts only where it fits beside those that run.
+    starts only where it fits in addition to those that run.
     """
 
     api = 2
@@ -100,10 +100,10 @@ class Local(Launcher):
         return sorted(self.devices or (None,), key=lambda one: used[one])
 
     def _places(self, needs: Needs) -> Iterator[str | None]:
-        """Yield the devices on which a task fits beside what runs there."""
+        """Yield the devices on which a task fits in addition to what runs there."""
         for device in self._emptiest():
-            beside = [child for child in self._children.values() if child.device == device]
-            if not beside or (len(beside) < self._each(needs) and self._has_room(device, needs, beside)):
+            others = [child for child in self._children.values() if child.device == device]
+            if not others or (len(others) < self._each(needs) and self._has_room(device, needs, others)):
                 yield device
 
     def _each(self, needs: Needs) -> int:
@@ -112,12 +112,12 @@ class Local(Launcher):
             return self.config.jobs
         return 1 if self.devices else max(1, machine.cores() // needs.cpus)
 
-    def _has_room(self, device: str | None, needs: Needs, beside: Sequence[Child]) -> bool:
-        """Whether a task fits beside others: into what was free before them, and into what is free now."""
+    def _has_room(self, device: str | None, needs: Needs, others: Sequence[Child]) -> bool:
+        """Whether a task fits in addition to others: into what was free before them, and into what is free now."""
         if not needs.memory_bytes or (before := self._free.get(device)) is None:
             return True
         now = machine.free_memory(device)
-        taken = sum(child.needs.memory_bytes for child in beside)
+        taken = sum(child.needs.memory_bytes for child in others)
         return needs.memory_bytes + taken <= before and (now is None or needs.memory_bytes <= now)
 
     def wait(

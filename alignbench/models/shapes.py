@@ -11,7 +11,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 VALUE = {torch.bool: True}
-"""What a model that asks for the value of a single number is told; of other types, 1."""
+"""The value that a model gets that asks for a single number; of other types, 1."""
 
 
 class Shapes(TorchDispatchMode):

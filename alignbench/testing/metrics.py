@@ -191,18 +191,18 @@ class MetricSuite(PluginSuite):
             turned = {id: -value for id, value in one.values.items()}
             assert wanted[one.metric, one.judge, one.seed] == pytest.approx(turned, abs=1e-9)
 
-    def test_measured_alone_a_cell_has_the_numbers_that_it_has_beside_others(self):
+    def test_measured_alone_a_cell_has_the_numbers_that_it_has_together_with_others(self):
         """What `by_cell` promises; and where `needs` has no samples, none are read: they are of one temperature."""
         if not self.kind().by_cell:
             pytest.skip("it reads more than one cell")
-        beside = self._values(self.evidence())
+        together = self._values(self.evidence())
         for cell in CELLS:
             alone: Any = self.evidence()
             alone.cells = [cell]
             if not self.kind().needs & {"samples", "logprobs", "entropy"}:
                 alone.samples = _none
             found = self._values(alone)
-            assert found == {place: values for place, values in beside.items() if place[2:] == tuple(cell)}
+            assert found == {place: values for place, values in together.items() if place[2:] == tuple(cell)}
 
     def test_it_asks_for_the_same_answers_each_time(self):
         made = self._made()

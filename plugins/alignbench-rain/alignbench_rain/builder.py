@@ -108,9 +108,9 @@ class Maker:
             self.run.record.judge(
                 f"self-evaluation (judged by {named if isinstance(named, str) else named.name})", **measured
             )
-        return self.told
+        return self.record
 
-    def told(self, **numbers: float) -> None:
+    def record(self, **numbers: float) -> None:
         """Log what answers cost, and warn where many searches ended at their bounds."""
         self.run.log(0, **numbers)
         if (cut := numbers["exhausted"]) > CUT:

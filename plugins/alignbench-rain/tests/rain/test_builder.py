@@ -80,7 +80,7 @@ def test_a_row_says_where_many_of_its_searches_ended_at_their_bounds(maker):
     one.run.log = lambda step, **numbers: logged.append(numbers)
     one.run.record = SimpleNamespace(warning=lambda name, step, text: warned.append(text))
     for exhausted in (0.1, 0.25):
-        one.told(exhausted=exhausted, tree_bytes=1)
+        one.record(exhausted=exhausted, tree_bytes=1)
     assert [numbers["exhausted"] for numbers in logged] == [0.1, 0.25]
     assert [text.partition(" of ")[0] for text in warned] == ["25%"]
 
