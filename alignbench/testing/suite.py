@@ -57,7 +57,7 @@ class MethodSuite:
     method: ClassVar[str]
     config: ClassVar[Mapping[str, Any]] = {}
     """Fields to set; a method should keep the laws with none."""
-    tokens: ClassVar[int] = 20_000
+    tokens: ClassVar[int] = 10_000
     """A budget in tokens with room for what a method measures before it trains."""
 
     @pytest.fixture(scope="class")
