@@ -16,6 +16,8 @@ proof() { # NAME RUN...: the script NAME on finished runs; a claim that fails th
 # How the shipped settings were chosen, and whether the ruler is long enough.
 alignbench run "$proofs/tuning.yaml" --out "$out/tuning"
 proof tuning "$out/tuning"
+alignbench run "$proofs/tuning_beyond.yaml" --out "$out/tuning-beyond"
+proof tuning --beyond "$out/tuning-beyond"
 alignbench run recipes/quickstart.yaml --out "$out/ruler" --set 'seeds=[0,1,2,3,4]'
 proof sandbox_ruler "$out/ruler"
 proof quickstart_seeds "$out/ruler"

@@ -190,6 +190,18 @@ def test_every_method_was_tuned_with_as_many_trials_and_the_quickstart_has_what_
         assert settings(shipped[method].config) == settings(trials[label]["config"]), method
 
 
+def test_one_more_setting_of_each_method_was_tried_and_the_page_says_which_would_have_won():
+    found = proof("tuning")
+    page = (ROOT / "docs" / "sandbox.md").read_text(encoding="utf-8")
+    better = []
+    for method, label in found["chosen"].items():
+        (further,) = found["beyond"][method].values()
+        ours, theirs = (max(one["gold"].values()) for one in (further, found["trials"][method][label]))
+        if ours > theirs:
+            better.append(f"`{method}` ({ours:.3f} against {theirs:.3f})")
+    assert f"reaches more for {' and '.join(better)}, and less for the others" in " ".join(page.split())
+
+
 UNUSED = {"max_forwards": 1_000, "max_tokens": 20_000}
 """Bounds of a search, none of which the sandbox's searches reach: see `docs/methods/rain.md`."""
 
