@@ -40,7 +40,7 @@ Outcome = Literal["better", "worse", "equivalent", "not distinguishable"]
 """`equivalent`: closer than the recipe's `evaluation.margin`. Not distinguishable is not equivalent."""
 
 MIN_RATERS = 3
-"""Raters from which an interval speaks of other raters too; fewer say too little of how much raters vary."""
+"""Raters from which an interval is about other raters too; fewer show too little of how much raters vary."""
 
 VOLATILE = (
     "/cost/*seconds",
@@ -111,7 +111,7 @@ class Estimate(Record):
     `method`."""
     raters: int | None = None
     """Raters that the number comes from, where its judge is several or one of them. From three on (`MIN_RATERS`)
-    the interval is for other raters too; with fewer it speaks of these raters only."""
+    the interval is for other raters too; with fewer it is about these raters only."""
     t: StudentT | None = None
     """Of the estimand `method`; absent where the number is of these policies."""
     missing: str = ""
@@ -518,7 +518,7 @@ class Results(Record):
         return self._indexed[1]
 
     def decisive(self, a: str, b: str, metric: str) -> Comparison | None:
-        """Return the comparison that a verdict speaks of: of the method where three seeds or more estimate it,
+        """Return the comparison that a verdict is about: of the method where three seeds or more estimate it,
         else of these policies."""
         method = self.comparison(a, b, metric, "method")
         known = method is not None and method.difference is not None

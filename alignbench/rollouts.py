@@ -56,7 +56,8 @@ def draw(
 def leave_one_out(rewards: Tensor) -> Tensor:
     """Return each reward [G, K] minus the mean of the others of its group (https://openreview.net/forum?id=r1lgTGL5DE).
 
-    NaN stands for no reward: it is no other's company, and its advantage, like that of one without company, is 0.
+    NaN means no reward: such an answer is left out of the group's means, and its advantage is 0, as that of an
+    answer alone in its group is.
     """
     known = rewards.isfinite()
     others = known.sum(1, keepdim=True) - 1

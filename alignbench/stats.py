@@ -4,7 +4,7 @@ Everything works on a table of shape [seeds, prompts]: the values of one label, 
 two labels on the same prompt at the same seed. The two questions one may ask of it:
 
 `policies`  Do *these trained policies* differ? Seeds are fixed; prompts are a sample. A value per prompt
-            (its mean over the seeds), Student's t over the prompts. All that one seed can speak of.
+            (its mean over the seeds), Student's t over the prompts. All that one seed supports.
 `method`    Would the methods differ if trained again? Seeds and prompts are both samples, crossed:
             y[s, p] = mean + seed[s] + prompt[p] + rest[s, p]. Needs three seeds or more. Where several
             labels were trained, the seeds' variance is estimated from all of them (`pooled`).

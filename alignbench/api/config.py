@@ -139,7 +139,7 @@ class Revising(Settings):
 
 
 TOTALS = ("tokens", "flops", "seconds")
-"""Units of a budget that count all that is computed for a cell; the others speak of the policy's training."""
+"""Units of a budget that count all that is computed for a cell; the others count the policy's training only."""
 
 
 WHOLE = ("rows", "steps", "tokens")

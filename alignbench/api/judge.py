@@ -105,7 +105,7 @@ class Judge(ABC):
     uncounted: ClassVar[tuple[str, ...]] = ()
     """Units of a budget that it cannot measure, such as the FLOPs of a server: no method may learn from it then."""
     recorded: ClassVar[bool] = False
-    """Whether its judgments were given beforehand: it knows none on other answers, so no control is put to it."""
+    """Whether its judgments were given beforehand: it has none for other answers, so the controls are left out."""
 
     cheap: ClassVar[bool] = False
     """Whether a judgment costs less than the answer it is about: a cheap judge judges the answers at every

@@ -358,7 +358,7 @@ class Method(ABC):
     uncounted: ClassVar[tuple[str, ...]] = ()
     """Units of a budget that it cannot measure, since it computes where nothing is counted: `check` refuses them."""
     on_decoders: ClassVar[bool] = True
-    """Whether a decoder that it returns can stand on another decoder; a method that trains never can."""
+    """Whether a decoder that it returns can start from another decoder; a method that trains never can."""
 
     same_cost_as: ClassVar[str] = ""
     """The field of `Config`, of type `Label`, that names the label whose answers cost what its own do: the report

@@ -18,7 +18,7 @@ from alignbench.recipe.schema import Data, Recipe
 from alignbench.rows import Row
 
 SAMPLE = 2048
-"""Training rows whose tokens are counted. Of a larger file the check speaks of these, with a margin."""
+"""Training rows whose tokens are counted. Of a larger file the check reads only these, and has a margin."""
 
 
 def survey(recipe: Recipe, root: Path) -> Pool:

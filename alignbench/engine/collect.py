@@ -241,7 +241,7 @@ def _decoding(cost: results.Cost, start: Any, plain: results.Cost) -> results.De
 
 
 def _chain(cell: Cell, cells: Mapping[Cell, Any]) -> list[Cell]:
-    """The cell and every cell it stands on, each once."""
+    """The cell and every cell of its chain, each once."""
     found, queue = [], [cell]
     while queue:
         link = queue.pop()

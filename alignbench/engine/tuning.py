@@ -39,7 +39,7 @@ def tuned(loaded: Loaded, out: Path, run: Callable[..., object]) -> Loaded:
 
 
 def tuning(loaded: Loaded) -> tuple[Loaded, tuple[str, ...]]:
-    """Return the run of the trials, and which of its labels to ask for: with them runs what they stand on."""
+    """Return the run of the trials, and which of its labels to ask for; those they start from run too."""
     names = tuple(name for names in labels(loaded.recipe).values() for name in names)
     return replace(loaded, recipe=expanded(loaded.recipe)), names
 

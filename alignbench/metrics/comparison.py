@@ -165,7 +165,7 @@ def comparisons(
 
     Holm's correction holds within one column and estimand: over all the pairs that one reads down a column
     of the table. `p_holm_all` holds over all columns too, for who looks for any difference in any of them.
-    `smallest_detectable` stands on the correction's strictest step, what the run would have found even if
+    `smallest_detectable` is based on the correction's strictest step, what the run would have found even if
     no other pair differed, and on the planning variance of the whole column.
     """
     columns: dict[str, dict[stats.Pair, list[Difference]]] = defaultdict(lambda: defaultdict(list))

@@ -97,7 +97,7 @@ def strengths(wins: Array, by_rater: Array | None = None) -> tuple[Array, Array]
     if by_rater is not None:
         ratings = by_rater[:, place, one, other]  # [R, comparisons]
         there = np.asarray(np.isfinite(by_rater).any(axis=(2, 3)))  # [R, N]
-        # A rater who did not see these two speaks of them with nothing; those who did, for all at the prompt.
+        # A rater who did not see these two is not counted for them; those who did are counted for all at the prompt.
         share = there.sum(axis=0)[place] / np.isfinite(ratings).sum(axis=0)
         expected = wins[place, one, other] - residuals
         alone = [influence(np.nan_to_num((of - expected) * share)) for of in ratings]

@@ -39,7 +39,7 @@ class Raters:
 
     @property
     def vary(self) -> bool:
-        """Whether they are a sample of raters; with fewer than three the mean speaks of these alone."""
+        """Whether they are a sample of raters; with fewer than three the mean is about these alone."""
         return self.count >= MIN_RATERS
 
 

@@ -243,7 +243,7 @@ def _caption(rows: tuple[Row, ...], columns: tuple[Column, ...]) -> str:
 
 
 def _on_raters(rows: tuple[Row, ...], columns: tuple[Column, ...]) -> Iterator[str]:
-    """Yield what the intervals of columns by people speak of, columns that say the same together."""
+    """Yield what the intervals of columns by people are about; columns with the same statement are named together."""
     of: dict[str, list[str]] = {}
     for column in columns:
         counts = {one.raters for row in rows if (one := row.measured(column)).raters}
