@@ -104,14 +104,15 @@ class Ray(Launcher):
         self._used: dict[str, str] = {}
         """Nodes that ran a cell, with their names."""
         self._own = False
+        if self.config.address == LOCAL or is_loopback(self.config.address):
+            # Ray would listen on, and connect to, the machine's outer address; it reads this as it is imported, which
+            # may be before the context is entered.
+            os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
 
     # --- the context ----------------------------------------------------------------------------------------
 
     def __enter__(self) -> Self:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        if self.config.address == LOCAL or is_loopback(self.config.address):
-            # Ray would listen on, and connect to, the machine's outer address; it reads this as it is imported.
-            os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
         import ray
 
         self._own = not ray.is_initialized()

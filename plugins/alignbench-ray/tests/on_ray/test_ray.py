@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 
 import pytest
 from alignbench_ray import RayConfig, is_loopback
@@ -62,6 +65,15 @@ def test_an_address_that_others_reach_needs_a_word(address: str, own: bool):
         with pytest.raises(ValidationError, match="Ray trusts everybody who reaches it"):
             RayConfig(address=address)
     assert RayConfig(address=address, trust_network=True).address == address
+
+
+def test_a_launcher_of_this_machine_alone_listens_on_loopback_whatever_it_is_asked_first():
+    """A run asks for its capacity before it enters the context, and Ray reads where to listen as it is imported."""
+    code = "from alignbench_ray import Ray; Ray().capacity(NEEDS); import ray; print(ray.util.get_node_ip_address())"
+    code = f"from alignbench import Needs; NEEDS = Needs(cpus=1); {code}"
+    env = {name: value for name, value in os.environ.items() if name != "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
+    assert done.stdout.strip() == "127.0.0.1", done.stderr
 
 
 def test_the_command_line_says_so_before_anything_runs(user: Folder):
