@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
 from alignbench import layout, plugins, store
-from alignbench.engine import resources
+from alignbench.engine import resources, tuning
 from alignbench.errors import PluginError, Problem, RecipeError
 from alignbench.models.arithmetic import Compute
 from alignbench.recipe.graph import complete
 from alignbench.recipe.plan import Plan
+from alignbench.recipe.resolve import resolve
 from alignbench.recipe.schema import Loaded, Model, Recipe, canonical, texts
 from alignbench.versions import versions
 
@@ -73,13 +74,36 @@ def fork(out: Path, plan: Plan, root: Path) -> Path:
     """Return the first of `out`, `out-2`, `out-3`, ... that is free, or holds this very run."""
     now = _now(plan, files(plan, root))
     number, folder = 1, out
-    while (before := _before(folder)) is not None:
-        same = before["recipe"] == now["recipe"] and before["files"] == now["files"]
-        if same and before["environments"] == [now["environment"]]:
-            break
+    while not _free_for(now, plan.recipe, folder):
         number += 1
         folder = out.with_name(f"{out.name}-{number}")
     return folder
+
+
+def _free_for(now: dict[str, Any], recipe: Recipe, folder: Path) -> bool:
+    """Return whether a folder holds nothing but a run of this recipe, if anything.
+
+    A tuned run records the settings that its trials chose. Which they were of, the record of the trials says.
+    """
+    known = [(_before(folder), now)]
+    if swept := tuning.labels(recipe):
+        trials = resolve(tuning.expanded(recipe))
+        known.append((_before(folder / layout.SWEEP), _now(trials, now["files"])))
+    return all(before is None or _same(before, wanted, swept) for before, wanted in known)
+
+
+def _same(before: Mapping[str, Any], now: Mapping[str, Any], swept: Iterable[str]) -> bool:
+    def recipe(of: Mapping[str, Any]) -> dict[str, Any]:
+        if of["recipe"]["sweep"] is None:
+            return of["recipe"]
+        methods = {
+            label: {**block, "config": None} if label in swept else block
+            for label, block in of["recipe"]["methods"].items()
+        }
+        return {**of["recipe"], "methods": methods}
+
+    same = recipe(before) == recipe(now) and before["files"] == now["files"]
+    return same and before["environments"] == [now["environment"]]
 
 
 def write_origin(run: Path, root: Path) -> None:

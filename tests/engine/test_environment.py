@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from alignbench import plugins
-from alignbench.engine import environment, keys, plan
+from alignbench.engine import environment, keys, plan, tuning
 from alignbench.errors import RecipeError
 from alignbench.models import arithmetic, child
 from alignbench.recipe.load import load
@@ -22,7 +23,7 @@ data: {train: rows.jsonl, max_length: 64}
 budget: {steps: 4}   # enough
 methods:
   dpo: {beta: 0.2, start: base}
-evaluation: {prompts: 4, judges: [gold], metrics: [reward]}
+evaluation: {prompts: 4, judges: [gold], metrics: [reward, length]}
 """
 COMPUTES = ("float32", "bfloat16")
 ROW = {"prompt": "a question", "chosen": "yes", "rejected": "no"}
@@ -126,6 +127,32 @@ def test_a_fork_is_a_new_folder_and_the_same_one_again(out: Path, loaded):
     assert fork(out, changed) == folder
     assert fork(out, loaded()) == out
     assert fork(out, loaded("steps: 4", "steps: 6")).name == "tried-3"
+
+
+def test_a_fork_of_a_tuned_run_is_the_same_one_again(out: Path, loaded):
+    """What is recorded has the chosen settings; the recipe that is given has those to choose from."""
+
+    def swept(values: str) -> Loaded:
+        block = (
+            f"sweep: {{trials: 2}}\nmethods:\n  dpo: {{beta: 0.2, start: base, sweep: {{beta: {values}}}}}\n"
+        )
+        return loaded("methods:\n  dpo: {beta: 0.2, start: base}\n", block)
+
+    def run(folder: Path, given: Loaded) -> None:
+        trials, _ = tuning.tuning(given)
+        (folder / "sweep" / "cells").mkdir(parents=True)
+        record(folder / "sweep", trials)
+        block = given.recipe.methods["dpo"].model_copy(update={"config": {"beta": 0.5}})
+        record(folder, replace(given, recipe=given.recipe.model_copy(update={"methods": {"dpo": block}})))
+
+    first = fork(out, swept("[0.1, 0.5]"))
+    assert first.name == "tried-2"
+    run(first, swept("[0.1, 0.5]"))
+    assert fork(out, swept("[0.1, 0.5]")) == first, "also where only the trials have begun"
+    (first / "cells").mkdir()
+    assert fork(out, swept("[0.1, 0.5]")) == first
+    assert fork(out, swept("[0.3, 0.5]")).name == "tried-3"
+    assert fork(out, loaded()) == out
 
 
 def test_one_byte_of_a_row_is_another_run(out: Path, loaded, tmp_path: Path):
