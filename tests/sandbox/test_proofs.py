@@ -215,3 +215,18 @@ def settings(config: dict) -> dict:
         return config
     kept = {name: value for name, value in judge["config"].items() if name not in ("min_mass", "lead")}
     return {**config, "judge": {**judge, "config": kept}}
+
+
+def test_readme_shows_the_recorded_quickstart() -> None:
+    found = proof("quickstart")
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    part = readme[readme.index("<!-- quickstart -->") : readme.index("<!-- /quickstart -->")]
+    assert part.splitlines()[1:] == found["table"]
+    shown = tables(part.partition("\n\n")[0])
+    assert {
+        label: float(cells[2].split()[0]) for label, cells in shown.items() if label in found["reward"]
+    } == {label: round(value, 3) for label, (value, *_) in found["reward"].items()}
+    assert found["seeds"] == [0]
+    fairness = (ROOT / "docs" / "fairness.md").read_text(encoding="utf-8")
+    quoted = {label: f"({found['reward'][label][0]:.3f})" for label in ("sft", "rain", "best-of-n")}
+    assert [label for label, one in quoted.items() if one not in fairness] == []
