@@ -78,7 +78,7 @@ class GroupScores(Protocol):
     mask: Tensor
     """bool [N, R]: True on response tokens, the end of sequence included."""
     tolerance: float | None
-    """How far two scores of equal policies may differ in this arithmetic: 1e-5 in float32, 5e-2 in less.
+    """How far two scores of equal policies may differ in this arithmetic: 1e-5 in float32, 1e-2 in less.
     None under dropout, where they cannot be compared."""
 
     def sums(self) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import re
 from pathlib import Path
@@ -22,13 +21,8 @@ def proof(name: str) -> dict:
 
 
 @pytest.fixture(scope="module")
-def ruler():
-    spec = importlib.util.spec_from_file_location("sandbox_ruler", PROOFS / "sandbox_ruler.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def ruler(script):
+    return script("proofs/sandbox_ruler.py")
 
 
 SIMULATED = {"claims", "power", "raters"}

@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
+from collections.abc import Callable
 from types import ModuleType
 
 import pytest
 
 from alignbench import stats
 
-PROOF = Path(__file__).parents[2] / "benchmarks/proofs/power.py"
-
 
 @pytest.fixture(scope="module")
-def power() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("power", PROOF)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def power(script: Callable[[str], ModuleType]) -> ModuleType:
+    return script("proofs/power.py")
 
 
 @pytest.mark.parametrize(("seeds", "asked"), [(3, 0.45), (5, 0.85), (8, 0.97)])
