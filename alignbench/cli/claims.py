@@ -64,13 +64,15 @@ def claims(
     runs = out / f"{sandbox.FINGERPRINT[:12]}{'-quick' if quick else ''}"
     page = page or (out / "quick.md" if quick else Path("docs/claims.md"))
     looks = Looks(registry, runs, QUICK if quick else ())
-    if runs.exists() and not quick:
-        register(registry, runs)
+    if not quick:
+        looks.records  # noqa: B018  (refuses a registry that changed)
+        if runs.exists():
+            register(registry, runs)
     failed: dict[Path, str] = {}
 
     def write() -> None:
         known = looks.quick()[1] if quick else looks.state().found
-        again = {} if quick else looks.replicated(known)
+        again = {} if quick else looks.replication(known)[0]
         text, figure = pages.page(
             registry,
             known,
@@ -87,7 +89,7 @@ def claims(
         if quick:
             wanted = looks.quick()[0]
         elif replicate:
-            wanted = tuple(one for one in looks.replication(looks.state().found) if not one.finished)
+            wanted = looks.replication(looks.state().found)[1]
         else:
             wanted = looks.state().next
         chosen = (one for one in wanted if not only or set(only) & set(one.claims))
@@ -105,6 +107,7 @@ def claims(
     while not status and (wanted := left()):
         if not quick:
             register(registry, runs)
+            looks.records.begin()
         one = wanted[0]
         typer.echo(f"{one.folder}: {len(one.missing)} cells to run, for {', '.join(one.claims)}")
         try:

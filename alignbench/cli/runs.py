@@ -88,8 +88,9 @@ def run(
     from alignbench.recipe.resolve import resolve
     from alignbench.worker.trackers import check_trackers
 
+    stop = Stop()
     for sign in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(sign, _stop)
+        signal.signal(sign, stop)
     of_recipe, of_launcher = split(overrides)
     chosen = choose(launcher, of_launcher, _jobs(jobs))
     loaded = load(recipe, of_recipe)
@@ -115,9 +116,9 @@ def run(
                 watch=watch,
                 observers=hooks.installed(),
             )
-    except Stopped as stopped:
+    except KeyboardInterrupt:  # of a library, too: Ray's waiting replaces the one of the handler
         typer.echo(f"stopped; nothing is lost, continue with: {engine.command()}", err=True)
-        raise typer.Exit(stopped.code) from None
+        raise typer.Exit(stop.code) from None
     found = results.read(folder)
     page = report.write_html(folder)
     if as_json:
@@ -129,20 +130,19 @@ def run(
     raise typer.Exit(code)
 
 
-class Stopped(KeyboardInterrupt):
-    """A signal asked the run to stop."""
+class Stop:
+    """Handles the signals that end a run: stops the parent process at once; the launcher stops its tasks."""
 
-    code = Exit.INTERRUPTED
+    def __init__(self) -> None:
+        self.code = Exit.INTERRUPTED
 
-
-def _stop(sign: int, _frame: object) -> None:
-    """Stop the parent process at once; the launcher stops its tasks."""
-    stopped = Stopped()
-    if sign != signal.SIGINT:
-        stopped.code = Exit.TERMINATED
-    with suppress(OSError):  # the terminal may be gone
-        typer.echo("stopping: each cell finishes its step and saves it; a second signal stops now", err=True)
-    raise stopped
+    def __call__(self, sign: int, _frame: object) -> None:
+        self.code = Exit.INTERRUPTED if sign == signal.SIGINT else Exit.TERMINATED
+        with suppress(OSError):  # the terminal may be gone
+            typer.echo(
+                "stopping: each cell finishes its step and saves it; a second signal stops now", err=True
+            )
+        raise KeyboardInterrupt
 
 
 def check(

@@ -31,13 +31,8 @@ python -m alignbench.sandbox.measure --adapter "$out/quickstart/cells/sft/seed-0
 alignbench run "$proofs/rlhf_ptx.yaml" --out "$out/ptx"
 proof rlhf_ptx "$out/ptx"
 proof rlhf_vs_sft "$out/ptx"
-alignbench run "$proofs/rlhf_vs_rloo.yaml" --out "$out/rloo"
-proof rlhf_vs_rloo "$out/rloo/sweep" --tune
-proof rlhf_vs_rloo "$out/rloo"
-alignbench run "$proofs/rlhf_frontier.yaml" --out "$out/frontier"
-alignbench run "$proofs/rlhf_frontier.yaml" --out "$out/frontier-long" --only rlhf-0 \
-    --set training.schedule=constant --set budget.rows=4096
-proof rlhf_frontier "$out/frontier" "$out/frontier-long"
+alignbench run "$proofs/equal_flops.yaml" --out "$out/equal-flops"
+proof equal_flops "$out/equal-flops"
 alignbench run "$proofs/sft_by_reward.yaml" --out "$out/epochs"
 proof sft_by_reward "$out/epochs"
 alignbench run "$proofs/rlaif_labels.yaml" --out "$out/labels"

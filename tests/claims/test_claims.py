@@ -26,6 +26,7 @@ from alignbench.errors import RecipeError
 from alignbench.recipe.load import load as load_recipe
 from alignbench.report.claims import forest, page
 from alignbench.results import Cell, Comparison, LabelResult, Measured, MetricInfo, Results, StudentT
+from alignbench.sandbox import FINGERPRINT
 
 CLAIMS = Path(__file__).parents[2] / "recipes" / "claims"
 PROCEDURE = Procedure.model_validate(
@@ -343,9 +344,14 @@ def test_the_shipped_registry_has_23_claims_and_each_recipe_is_good_and_has_thei
                 assert loaded.recipe.sweep.seed not in registry.procedure.seeds(20)
 
 
-def test_the_page_is_of_this_registry():
-    text = (CLAIMS.parents[1] / "docs" / "claims.md").read_text(encoding="utf-8")
-    assert f"Registry `{load(CLAIMS).digest}`" in text
+def test_the_page_says_what_is_on_record(tmp_path):
+    docs = CLAIMS.parents[1] / "docs"
+    looks = Looks(load(CLAIMS), tmp_path)
+    known = looks.state().found
+    again, _ = looks.replication(known)
+    text, figure = page(looks.registry, known, again, sandbox=FINGERPRINT, figure="claims.svg")
+    assert (docs / "claims.md").read_text(encoding="utf-8") == text
+    assert (docs / "claims.svg").read_text(encoding="utf-8") == figure
 
 
 # --- looks --------------------------------------------------------------------------------------------------
@@ -422,17 +428,37 @@ def test_a_decided_claim_stops_and_the_others_go_on_with_more_seeds(two):
     }
 
 
+def test_whoever_has_the_evidence_goes_on_without_the_runs_and_may_not_change_the_registry(two, tmp_path):
+    finish(two, 0.06, 0.05)
+    here = two.state()
+    assert here.look == 8
+    elsewhere = Looks(load(tmp_path), tmp_path / "elsewhere")
+    there = elsewhere.state()
+    assert there.found == here.found
+    assert (there.look, [one.cells for one in there.next]) == (8, [one.cells for one in here.next])
+    assert all(len(one.missing) == len(one.cells) for one in there.next), "the cells themselves are not there"
+    finish(elsewhere, 0.06, 0.001)
+    there = elsewhere.state()
+    assert there.look is None
+    assert Looks(load(tmp_path), tmp_path / "third").state().found == there.found
+    registry = tmp_path / "registry.yaml"
+    registry.write_text(registry.read_text().replace('"+"', '"-"'))
+    with pytest.raises(RecipeError, match="changed after its seeds began: C1, C3"):
+        Looks(load(tmp_path), tmp_path / "fourth").state()
+
+
 def test_decided_parts_are_run_again_on_seeds_of_no_look(two):
     finish(two, 0.2, 0.001)
     known = two.state().found
-    wanted = two.replication(known)
+    again, wanted = two.replication(known)
     assert {tuple(one.loaded.recipe.seeds) for one in wanted} == {(200, 201, 202, 203, 204)}
-    assert two.replicated(known) == {}
+    assert again == {}
     for one in wanted:
         cells = [Cell(label=cell.label, seed=cell.seed, status="done") for cell in one.cells]
         one.folder.mkdir(parents=True)
         results.write(run(-0.2, 0.001).model_copy(update={"cells": tuple(cells)}), one.folder)
-    again = two.replicated(known)
+    again, left = two.replication(known)
+    assert left == ()
     assert {name: one.word for (name, _), one in again.items()} == {
         "C1": "contradicted",
         "C2": "reproduced",

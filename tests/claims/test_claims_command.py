@@ -70,6 +70,14 @@ def test_a_registry_runs_look_by_look_to_its_page_and_is_then_closed(tmp_path: P
     assert "| [C1](#c1) | Sixteen rows change the length of an answer. | undecided |" in text
     assert "undecided: needs" in text
     assert command(tmp_path) == 0, "nothing is left to run"
+    (evidence,) = tmp_path.glob("evidence-*.json")
+    assert json.loads(evidence.read_text())["digest"] == digest
+    (tmp_path / "runs").rename(tmp_path / "away")
+    (tmp_path / "page.md").rename(tmp_path / "before.md")
+    capsys.readouterr()
+    assert command(tmp_path) == 0, "the evidence is on record"
+    assert "cells to run in this look: 0" in capsys.readouterr().out
+    assert (tmp_path / "page.md").read_text() == (tmp_path / "before.md").read_text()
     (tmp_path / "registry.yaml").write_text(REGISTRY.replace('"+"', '"-"'))
     with pytest.raises(RecipeError, match="changed after its seeds began: C1"):
         claims(tmp_path, tmp_path / "runs", tmp_path / "page.md", [], **OPTIONS)

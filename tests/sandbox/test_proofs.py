@@ -110,6 +110,30 @@ def test_the_sandboxs_page_quotes_what_was_measured():
     assert [one for one in quoted if f"{one:.3f}".lstrip("0") not in fairness] == []
 
 
+def test_the_page_of_rlaif_quotes_the_labels_that_were_compared():
+    text = (ROOT / "docs" / "methods" / "rlaif.md").read_text(encoding="utf-8")
+    page = tables(text[text.index("### On the sandbox") : text.index("## `d-rlaif`")])
+    for name in ("rlaif_labels", "rlaif_weaker"):
+        found = proof(name)
+        for label, numbers in found["labels"].items():
+            if label in ("base", "sft"):
+                continue
+            _, comparisons, agrees, reward, *against = page[label]
+            if of_people := not numbers["ai_comparisons"]:
+                agreement = found["agreement with gold"]["annotators' training labels"]
+            else:
+                agreement = found["agreement with gold"][f"labels of {label}"]
+            count = numbers["comparisons"] + numbers["ai_comparisons"]
+            assert (comparisons, agrees) == (f"{count:,.0f}", f"{agreement['agrees']:.3f}"), label
+            if name == "rlaif_labels" or not of_people:  # people's rlhf was run twice
+                assert reward == f"{numbers['reward']:.3f}", label
+            other = "dpo" if label.startswith("dpo") else "rlhf"
+            one = found["differences"].get(f"{label} - {other}, reward, method")
+            if one is not None:
+                low, high = one["ci95"]
+                assert against == [f"{one['difference']:+.3f} [{low:+.3f}, {high:+.3f}]"], label
+
+
 def test_pages_quote_the_ruler_the_budgets_and_the_power():
     fairness, metrics, sandbox = (
         (ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8")

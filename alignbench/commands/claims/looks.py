@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from alignbench import layout, results, store
 from alignbench.commands.claims.evidence import Evidence, Run, evidence
+from alignbench.commands.claims.records import REPLICATION, Place, Records
 from alignbench.commands.claims.registry import Claim, Part, Registry
 from alignbench.commands.claims.verdicts import (
     DECIDED,
@@ -25,8 +27,6 @@ from alignbench.recipe.load import load as load_recipe
 from alignbench.recipe.resolve import resolve
 from alignbench.recipe.schema import Loaded
 
-Place = tuple[str, int]
-"""A claim and the place of one of its parts."""
 QUICK_SEED = 0
 """A seed of no look: what it shows is for the eye."""
 ENDED = ("done", "diverged", "degenerate", "blocked")
@@ -85,17 +85,23 @@ class State:
 
 
 class Looks:
-    """The runs of a registry in a folder."""
+    """The runs of a registry in a folder, and what is on record of runs elsewhere."""
 
     def __init__(self, registry: Registry, runs: Path, overrides: Iterable[str] = ()):
         self.registry, self.runs, self.overrides = registry, runs, tuple(overrides)
+
+    @cached_property
+    def records(self) -> Records:
+        """What is on record. Raises RecipeError where it is of another registry."""
+        return Records(self.registry)
 
     def state(self) -> State:
         """Return what the finished runs have decided, look by look.
 
         A look is over when every claim that was open before it has its runs; its parts are then judged together,
         and those that stay open go to the next. A look that is under way is judged by what is there: a part that
-        it decides stays decided, because further numbers only add verdicts to the correction.
+        it decides stays decided, because further numbers only add verdicts to the correction. A part whose evidence
+        is on record needs no run; that of finished runs is put there.
         """
         procedure, claims = self.registry.procedure, self.registry.askable
         known = {name: [Found(part) for part in claim.parts] for name, claim in claims.items()}
@@ -103,10 +109,11 @@ class Looks:
         open_parts = [(name, place) for name, claim in claims.items() for place in range(len(claim.parts))]
         before: int | None = None
         for look in procedure.looks:
-            wanted = self.wanted(open_parts, look, before)
-            left = tuple(one for one in wanted if not one.finished)
-            waiting = {name for one in left for name in one.claims}
-            evidence_of = self._evidence(claims, open_parts, waiting, wanted)
+            evidence_of, left = self._collect(
+                open_parts,
+                _seeds(look),
+                lambda parts, look=look, before=before: self.wanted(parts, look, before),
+            )
             judged = {at: self._p_values(claims[at[0]].parts[at[1]], one) for at, one in evidence_of.items()}
             words = decide(procedure, family, family - len(open_parts), judged)
             for (name, place), word in words.items():
@@ -124,37 +131,28 @@ class Looks:
     def wanted(self, parts: Iterable[Place], look: int, before: int | None) -> tuple[Wanted, ...]:
         """Return the runs of a look at these parts; claims with the same recipe and overrides share one."""
         seeds = self.registry.procedure.seeds(look)
-        return self._runs(parts, seeds, f"{look}-seeds", None if before is None else f"{before}-seeds")
+        return self._runs(parts, seeds, _seeds(look), None if before is None else _seeds(before))
 
-    def replication(self, known: Mapping[str, list[Found]]) -> tuple[Wanted, ...]:
-        """Return the runs that try every decided part again on new seeds."""
-        parts = [
-            (name, place)
-            for name, ones in known.items()
-            for place, one in enumerate(ones)
-            if one.word in DECIDED
-        ]
-        return self._runs(parts, self.registry.procedure.replication.seeds, "replication", None)
-
-    def replicated(self, known: Mapping[str, list[Found]]) -> dict[Place, Found]:
-        """Return what the finished replications say of the decided parts, each judged by itself."""
+    def replication(self, known: Mapping[str, list[Found]]) -> tuple[dict[Place, Found], tuple[Wanted, ...]]:
+        """Return what the decided parts show on new seeds, each judged by itself, and the runs that are left."""
         procedure, claims = self.registry.procedure, self.registry.askable
-        wanted = self.replication(known)
-        waiting = {name for one in wanted if not one.finished for name in one.claims}
         decided = [
             (name, place)
             for name, ones in known.items()
             for place, one in enumerate(ones)
             if one.word in DECIDED
         ]
-        evidence_of = self._evidence(claims, decided, waiting, wanted)
+        seeds = procedure.replication.seeds
+        evidence_of, left = self._collect(
+            decided, REPLICATION, lambda parts: self._runs(parts, seeds, REPLICATION, None)
+        )
         again: dict[Place, Found] = {}
         for (name, place), one in evidence_of.items():
             part = claims[name].parts[place]
             judged = self._p_values(part, one)
             word = judged.word(procedure.replication.error)
-            again[name, place] = found(procedure, part, len(procedure.replication.seeds), word, one)
-        return again
+            again[name, place] = found(procedure, part, len(seeds), word, one)
+        return again, left
 
     def quick(self) -> tuple[tuple[Wanted, ...], dict[str, list[Found]]]:
         """Return the runs of one seed that decides nothing, and what the finished ones show of every part."""
@@ -167,6 +165,19 @@ class Looks:
         for (name, place), one in self._evidence(claims, parts, waiting, wanted).items():
             known[name][place] = found(procedure, claims[name].parts[place], 1, "undecided", one)
         return left, known
+
+    def _collect(
+        self, parts: Sequence[Place], look: str, runs: Callable[[Sequence[Place]], tuple[Wanted, ...]]
+    ) -> tuple[dict[Place, Evidence], tuple[Wanted, ...]]:
+        """Return the evidence of a look at these parts, and the runs that the others wait for."""
+        recorded = self.records.of(look)
+        asked = [at for at in parts if at not in recorded]
+        wanted = runs(asked)
+        left = tuple(one for one in wanted if not one.finished)
+        waiting = {name for one in left for name in one.claims}
+        new = self._evidence(self.registry.askable, asked, waiting, wanted)
+        self.records.keep(look, new)
+        return {at: one for at, one in (recorded | new).items() if at in parts}, left
 
     def _p_values(self, part: Part, one: Evidence) -> PValues:
         if one.estimate is None or not usable(self.registry.procedure, one):
@@ -234,6 +245,11 @@ class Looks:
             / name
             / (f"{variant}-{store.digest(claim.variants[variant])[:6]}" if variant else "plain")
         )
+
+
+def _seeds(look: int) -> str:
+    """The name of a look's runs and records."""
+    return f"{look}-seeds"
 
 
 def _variants(claim: Claim) -> dict[str, list[str]]:

@@ -183,6 +183,11 @@ class Registry:
         return store.digest(self.content)
 
     @property
+    def record(self) -> dict[str, Any]:
+        """What is written down before the first seed."""
+        return {"digest": self.digest, **self.content}
+
+    @property
     def askable(self) -> dict[str, Claim]:
         """The claims that are run."""
         return {name: claim for name, claim in self.claims.items() if not claim.cannot}
@@ -250,10 +255,14 @@ def register(registry: Registry, runs: Path) -> None:
     Raises RecipeError where another one is recorded: what is asked may not change once seeds have answered.
     """
     file = runs / layout.REGISTERED
-    if not file.exists():
-        store.write_json(file, {"digest": registry.digest, **registry.content})
-        return
-    before = json.loads(file.read_text(encoding="utf-8"))
+    if file.exists():
+        refuse_change(registry, json.loads(file.read_text(encoding="utf-8")), file)
+    else:
+        store.write_json(file, registry.record)
+
+
+def refuse_change(registry: Registry, before: dict[str, Any], file: Path) -> None:
+    """Raise RecipeError where `file` holds another registry: what is asked may not change after the first seed."""
     if before["digest"] == registry.digest:
         return
     now = json.loads(store.canonical(registry.content))
@@ -268,7 +277,7 @@ def register(registry: Registry, runs: Path) -> None:
         Problem(
             f"the registry changed after its seeds began: {', '.join(changed)}",
             f"undo the change (the registry that ran is in {file}), or register new seeds (procedure.first_seed) "
-            "and give a new folder with --out",
+            f"in a new folder, and give another folder for the runs with --out",
             file=str(registry.folder / REGISTRY),
         )
     )

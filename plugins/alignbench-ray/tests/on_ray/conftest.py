@@ -16,12 +16,12 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
 from alignbench import results
 
-LONG = pytest.mark.skipif(os.environ.get("TESTS") != "long", reason="takes minutes: make ray runs it")
 MIB = 2**20
 RECIPE = """
 model: {id: sandbox}
@@ -49,11 +49,32 @@ class Nodes:
 
     def add(self, **environment: str) -> Any:
         """Add a node; `environment` of the processes on it."""
-        home = self.folder / f"node-{len(self.nodes)}"
+        home = self.folder / f"node-{uuid4().hex[:8]}"
         variables = {"ALIGNBENCH_HOME": str(home), "HF_HUB_OFFLINE": "1", **environment}
         node = self.cluster.add_node(num_cpus=1, object_store_memory=100 * MIB, env_vars=variables)
         self.nodes.append(node)
         return node
+
+    def kill(self, place: int) -> None:
+        self.cluster.remove_node(self.nodes.pop(place), allow_graceful=False)
+
+    def running(self, task: str) -> list[int]:
+        """The processes on these nodes that run a task: other clusters of this machine may run one of that name."""
+        raylets = {
+            node.all_processes["raylet"][0].process.pid
+            for node in self.nodes
+            if node.all_processes.get("raylet")
+        }
+        found = []
+        for folder in Path("/proc").glob("[0-9]*"):
+            try:
+                title = (folder / "cmdline").read_bytes()
+                parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+            except OSError:
+                continue
+            if parent in raylets and title.startswith(f"ray::{task}".encode()):
+                found.append(int(folder.name))
+        return found
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,4 @@
-"""Real nodes, workers and commands that are killed while a run goes: it ends with the bytes of a run that was not.
-
-Takes minutes: `make ray` runs it.
-"""
+"""Real nodes, workers and commands that are killed while a run goes: it ends with the bytes of a run that was not."""
 
 from __future__ import annotations
 
@@ -24,9 +21,7 @@ from alignbench.launchers import Receiver
 from alignbench.testing.launchers import NEEDS, Ended, at, made_by, recipe
 from alignbench.testing.sessions import open_session
 
-from .conftest import LONG, Folder, Nodes, on, outcome
-
-pytestmark = LONG
+from .conftest import Folder, Nodes, on, outcome
 
 ROOT = Path(__file__).parents[4]
 METHODS = """
@@ -44,9 +39,9 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return user.folder / "run"
 
 
-@pytest.fixture
-def cluster(tmp_path: Path) -> Iterator[Nodes]:
-    made = Nodes(tmp_path)
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]:
+    made = Nodes(tmp_path_factory.mktemp("cluster"))
     made.add()
     yield made
     made.cluster.shutdown()
@@ -77,18 +72,6 @@ def finish(process: subprocess.Popen[str]) -> list[dict[str, Any]]:
     return [json.loads(line) for line in output.splitlines()]
 
 
-def pids(title: str) -> list[int]:
-    """The processes that call themselves so."""
-    found = []
-    for file in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            if file.read_bytes().startswith(title.encode()):
-                found.append(int(file.parent.name))
-        except OSError:
-            continue
-    return found
-
-
 def test_a_node_that_is_killed_loses_a_cell_which_goes_on_on_a_node_that_joins_late(
     cluster: Nodes, user: Folder, reference: Path
 ):
@@ -96,7 +79,7 @@ def test_a_node_that_is_killed_loses_a_cell_which_goes_on_on_a_node_that_joins_l
     storage = f"launcher.storage={user.folder / 'storage'}"
     process = user.start("run", *EVERY_STEP, *on(cluster, storage))
     until(process, lambda event: in_the_middle(event) and any(user.folder.rglob("*.checkpoints")))
-    cluster.cluster.remove_node(cluster.nodes[0], allow_graceful=False)
+    cluster.kill(0)
     cluster.add()
     events = finish(process)
     assert "lost (" in phases(events)
@@ -111,7 +94,7 @@ def test_a_worker_that_is_killed_loses_a_cell_which_begins_again(
     user.recipe(METHODS)
     process = user.start("run", *on(cluster))
     until(process, in_the_middle)
-    (worker,) = pids("ray::sft/seed-0")
+    (worker,) = cluster.running("sft/seed-0")
     os.kill(worker, signal.SIGKILL)
     assert "lost (WorkerCrashedError" in phases(finish(process))
     assert outcome(user.folder / "run") == outcome(reference)
@@ -126,9 +109,9 @@ def test_after_a_killed_command_nothing_runs_and_the_same_command_goes_on(
     os.kill(process.pid, signal.SIGKILL)
     process.communicate()
     end = time.monotonic() + 60
-    while pids("ray::sft/seed-0") and time.monotonic() < end:
+    while cluster.running("sft/seed-0") and time.monotonic() < end:
         time.sleep(0.5)
-    assert not pids("ray::sft/seed-0")
+    assert not cluster.running("sft/seed-0")
     events = user.run("run", *on(cluster))
     assert not any(one["event"] == "progress" and one["task"] == "base/seed-0" for one in events)
     assert outcome(user.folder / "run") == outcome(reference)
@@ -142,7 +125,7 @@ def test_ctrl_c_keeps_the_step_and_the_same_command_goes_on_from_it(
     process = user.start("run", "--checkpoint-every", "3600", *on(cluster, storage))
     until(process, in_the_middle)
     os.kill(process.pid, signal.SIGINT)
-    _, errors = process.communicate(timeout=120)
+    _, errors = process.communicate(timeout=600)
     assert process.returncode == 130, errors
     assert "nothing is lost, continue with:" in errors
     events = user.run("run", *on(cluster, storage))
@@ -165,13 +148,16 @@ def test_a_node_that_is_not_like_this_machine_is_refused_by_name(
     alone.add(**unlike)
     try:
         process = user.start("refused", *on(alone))
-        output, errors = process.communicate(timeout=300)
+        output, errors = process.communicate(timeout=600)
     finally:
         alone.cluster.shutdown()
     assert process.returncode != 0
     assert "is refused: 'sft' is alignbench-sft 0.1.0 (source" in output + errors
     cluster.add(**unlike)
-    user.run("run", *on(cluster))
+    try:
+        user.run("run", *on(cluster))
+    finally:
+        cluster.kill(-1)
     assert outcome(user.folder / "run") == outcome(reference)
 
 

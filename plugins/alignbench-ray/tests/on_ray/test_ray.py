@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from alignbench.testing import LauncherSuite
 
-from .conftest import LONG, Folder, Nodes, on, outcome
+from .conftest import Folder, Nodes, on, outcome
 
 METHODS = """
   sft: {start: base, budget: {steps: 3}, learning_rate: 1.0e-3}
@@ -31,7 +31,6 @@ class TestRay(LauncherSuite):
         cls.config = {"address": nodes.address}
 
 
-@LONG
 def test_a_run_on_ray_ends_with_the_bytes_of_a_run_on_this_machine(nodes: Nodes, user: Folder):
     user.recipe(METHODS)
     user.run("here/run", "--jobs", "1")
