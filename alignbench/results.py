@@ -372,6 +372,8 @@ class Comparison(Record):
     """The smallest difference that such a run finds with 80 % power, from the variance of all pairs."""
     seeds: tuple[int, ...] = ()
     """The seeds of a that were compared."""
+    against: tuple[int, ...] = ()
+    """The seeds of b, where the two share none that was measured: each is compared with every one of `seeds`."""
     raters: int | None = None
     """As of an Estimate."""
     missing: str = ""
@@ -388,6 +390,8 @@ class Comparison(Record):
                 "ci95": None if self.ci95 is None else (-self.ci95[1], -self.ci95[0]),
                 "t": None if self.t is None else self.t.model_copy(update={"centre": -self.t.centre}),
                 "verdict": None if self.verdict is None else opposite.get(self.verdict, self.verdict),
+                "seeds": self.against or self.seeds,
+                "against": self.seeds if self.against else (),
             }
         )
 

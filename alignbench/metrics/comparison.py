@@ -247,6 +247,7 @@ def _family(
             "judge": first.judge,
             "estimand": estimand,
             "seeds": tuple(dict.fromkeys(each.seed for each in pairs[pair])),
+            "against": tuple(dict.fromkeys(each.against for each in pairs[pair] if each.against is not None)),
         }
         if isinstance(one, str) or isinstance(table, str):
             yield results.Comparison(**common, missing=str(one))

@@ -8,9 +8,6 @@ from alignbench.report import decoding, text
 from alignbench.report.metrics import headline, metric_infos, title, unfit
 from alignbench.results import MIN_RATERS, Comparison, Estimand, Estimate, LabelResult, Outcome, Results
 
-EQUAL = 1.1
-"""Tokens of an answer that are at most as many times another label's are equal enough to say so."""
-
 
 @dataclass(frozen=True)
 class Verdict:
@@ -47,14 +44,12 @@ def against_start(results: Results, label: LabelResult, metric: str) -> Verdict 
         compared = results.decisive(label.label, control, metric)
         if compared is not None and compared.difference is not None and compared.verdict is not None:
             ratio = _cost_ratio(results, control, label)
-            cost = "equal cost" if ratio is None else f"{ratio:.2f} times its cost"
-            short += f"; at {cost} {_short(results, compared)}"
-            of = (
-                "the same cost of an answer"
-                if ratio is None
-                else f"{ratio:.2f} times the tokens of an answer"
-            )
-            sentence += f" At {of} {_sentence(results, compared)}"
+            if ratio is None:
+                short += f"; cost not known, {_short(results, compared)}"
+                sentence += f" The cost of an answer is not known: {_sentence(results, compared)}"
+            else:
+                short += f"; at {ratio:.2f} times its cost {_short(results, compared)}"
+                sentence += f" At {ratio:.2f} times the tokens of an answer {_sentence(results, compared)}"
     return Verdict(start, found.verdict, short, sentence, _policies(these))
 
 
@@ -98,6 +93,8 @@ def best(results: Results) -> str:
     if known[first].estimand == "method":
         these = [name for name, one in found.items() if one.estimand == "policies"]
         sentence += f"; compared with {text.listed(these)} for these policies only" if these else ""
+    apart = [name for name, one in found.items() if _seeds(results, one).against is not None]
+    sentence += f"; it shares no seed with {text.listed(apart)}: compared unpaired" if apart else ""
     if unknown:
         sentence += f"; it was not compared with {text.listed(unknown)}"
     sentence += decoding.best(results, metric, first, higher=sign > 0)
@@ -114,11 +111,10 @@ def same_cost(results: Results, label: LabelResult) -> list[str]:
 
 
 def _cost_ratio(results: Results, control: str, label: LabelResult) -> float | None:
-    """Return how many times the tokens of an answer `control` computes; None where that is equal enough."""
+    """Return how many times the tokens of an answer `control` computes; None where one of them is not known."""
     other = results.label(control)
     ours, theirs = label.cost.own.answer_tokens, other.cost.own.answer_tokens if other else None
-    ratio = theirs / ours if ours and theirs else 1.0
-    return None if 1 / EQUAL <= ratio <= EQUAL else ratio
+    return theirs / ours if ours and theirs else None
 
 
 def _short(results: Results, found: Comparison) -> str:
@@ -129,10 +125,19 @@ def _short(results: Results, found: Comparison) -> str:
         phrase = f"equivalent to {found.b} within {text.number(found.margin)}"
     else:
         phrase = f"{found.verdict} than {found.b} {text.signed(found.difference, _places(found))}"
-    seeds, missing = _seeds(results, found)
-    if not any(_failed(results, label) for label in (found.a, found.b)):
-        return phrase
-    return f"{phrase} ({len(seeds)} of {len(seeds) + len(missing)} seeds)"
+    seeds = _seeds(results, found)
+    failed = any(_failed(results, label) for label in (found.a, found.b))
+    if seeds.against is None:
+        return (
+            f"{phrase} ({len(seeds.of)} of {len(seeds.of) + len(seeds.missing)} seeds)" if failed else phrase
+        )
+    if not failed:
+        return f"{phrase} (unpaired seeds)"
+    counts = [
+        f"{len(of)} of {len(results.cells_of(label))} seeds of {label}"
+        for label, of in ((found.a, seeds.of), (found.b, seeds.against))
+    ]
+    return f"{phrase} ({text.listed(counts)}, unpaired)"
 
 
 def _sentence(results: Results, found: Comparison) -> str:
@@ -156,9 +161,12 @@ def _sentence(results: Results, found: Comparison) -> str:
     else:
         amount = text.number(abs(found.difference), _places(found))
         sentence = f"{found.a} is {found.verdict} than {found.b} by {amount} in {metric}"
-    seeds, missing = _seeds(results, found)
-    left_out = f" Not compared: {'; '.join(missing)}." if missing else ""
-    return f"{sentence}{bracket}, {_scope(found.estimand, len(seeds), found.raters)}.{left_out}"
+    seeds = _seeds(results, found)
+    left_out = f" Not compared: {'; '.join(seeds.missing)}." if seeds.missing else ""
+    scope = _scope(found.estimand, len(seeds.of), found.raters)
+    if seeds.against is not None:
+        scope = _scope_unpaired(found, len(seeds.of), len(seeds.against))
+    return f"{sentence}{bracket}, {scope}.{left_out}"
 
 
 def _policies(found: Comparison | None) -> str:
@@ -186,13 +194,34 @@ def _interval(found: Comparison) -> str:
     return f"95% interval {low} to {high}"
 
 
-def _seeds(results: Results, found: Comparison) -> tuple[list[int], list[str]]:
-    """Return the seeds that were compared, and each other seed of the two labels with the reason."""
+@dataclass(frozen=True)
+class _Seeds:
+    """What a comparison of two labels is based on."""
+
+    of: list[int]
+    """Seeds of a that were compared."""
+    against: list[int] | None
+    """Seeds of b, each compared with every one of a, where the two share none; None where seeds are paired."""
+    missing: list[str]
+    """Each other seed of the two labels, with the reason."""
+
+
+def _seeds(results: Results, found: Comparison) -> _Seeds:
     cells = {one: {cell.seed: cell for cell in results.cells_of(one)} for one in (found.a, found.b)}
     done = {one: [seed for seed, cell in of.items() if cell.status == "done"] for one, of in cells.items()}
     shared = [seed for seed in done[found.a] if seed in done[found.b]]
-    if not shared:  # each label with seeds of its own
-        return done[found.a], []
+    if found.against or not shared:
+        compared = {
+            found.a: list(found.seeds) or done[found.a],
+            found.b: list(found.against) or done[found.b],
+        }
+        missing = [
+            f"seed {seed} of {label} ({cell.status if cell.status != 'done' else f'no {title(found.metric)}'})"
+            for label, of in cells.items()
+            for seed, cell in sorted(of.items())
+            if seed not in compared[label]
+        ]
+        return _Seeds(compared[found.a], compared[found.b] if cells[found.b] else None, missing)
     compared = list(found.seeds) or shared
     missing = []
     for seed in sorted({*cells[found.a], *cells[found.b]} - set(compared)):
@@ -201,7 +230,7 @@ def _seeds(results: Results, found: Comparison) -> tuple[list[int], list[str]]:
         alone = next((cell.label for cell in (ours, theirs) if cell), "") if not (ours and theirs) else ""
         why = text.listed(failed) or (f"only {alone} has it" if alone else f"no {title(found.metric)}")
         missing.append(f"seed {seed} ({why})")
-    return compared, missing
+    return _Seeds(compared, None, missing)
 
 
 def _scope(estimand: Estimand, seeds: int, raters: int | None) -> str:
@@ -209,6 +238,17 @@ def _scope(estimand: Estimand, seeds: int, raters: int | None) -> str:
     if estimand == "method":
         scope = f"for the method, over {seeds} seeds"
     return f"{scope} {_of_raters(raters)}" if raters else scope
+
+
+def _scope_unpaired(found: Comparison, seeds: int, against: int) -> str:
+    what = "seed" if found.estimand == "method" else "training run"
+    counts = f"{seeds} {what}{'s' if seeds > 1 else ''} of {found.a} and {against} of {found.b}, unpaired"
+    scope = (
+        f"for the method, over {counts}"
+        if found.estimand == "method"
+        else f"for these policies only ({counts})"
+    )
+    return f"{scope} {_of_raters(found.raters)}" if found.raters else scope
 
 
 def _of_raters(count: int) -> str:

@@ -333,6 +333,7 @@ def test_labels_without_a_common_seed_are_compared_as_methods_with_seeds_of_thei
         for other in b
     ]
     policies, method = comparisons(crossed, JUDGES)
+    assert (policies.seeds, policies.against) == (method.seeds, method.against) == ((0, 1, 2), (3, 4, 5))
     expected = stats.unpaired(grid(a)[:, None] - grid(b)[None])
     assert policies.difference == method.difference == pytest.approx(expected.value)
     assert method.ci95 == pytest.approx(expected.interval())

@@ -148,7 +148,7 @@ def test_numbers_that_were_chosen_on_the_same_prompts_are_said_to_be_too_high():
     )
 
 
-def test_a_decoder_stands_beside_its_start_and_the_control_of_equal_cost(run: Results):
+def test_a_decoder_stands_beside_its_start_and_the_control_that_was_made_to_cost_as_much(run: Results):
     costs = Decoding(against="sft", cached_tokens=7.8)
     alone = tuple(
         one.model_copy(update={"decoding": costs if one.label == "rain" else None}) for one in run.labels
@@ -161,13 +161,23 @@ def test_a_decoder_stands_beside_its_start_and_the_control_of_equal_cost(run: Re
     rows = {row.name: row for row in leaderboard(run.model_copy(update={"labels": control})).rows}
     assert not [note for note in rows["rain"].notes if "cost" in note]
     found = {name: verdict for name in ("rain", "dpo") if (verdict := rows[name].verdict) is not None}
-    assert "; at equal cost worse than dpo" in found["rain"].short
-    assert "; at equal cost better than rain" in found["dpo"].short
-    assert "At the same cost of an answer rain is worse than dpo by 0.050 in reward" in found["rain"].sentence
+    assert "; cost not known, worse than dpo" in found["rain"].short
+    assert "; cost not known, better than rain" in found["dpo"].short
+    known = "The cost of an answer is not known: rain is worse than dpo by 0.050 in reward"
+    assert known in found["rain"].sentence
 
 
-def test_a_control_whose_answers_cost_something_else_is_not_said_to_be_of_equal_cost(run: Results):
-    tokens = {"rain": 608.0, "dpo": 484.0}
+@pytest.mark.parametrize(
+    ("tokens", "rain", "dpo"),
+    [
+        ({"rain": 608.0, "dpo": 484.0}, "at 0.80 times its cost", "at 1.26 times its cost"),
+        ({"rain": 500.0, "dpo": 460.0}, "at 0.92 times its cost", "at 1.09 times its cost"),
+        ({"rain": 500.0, "dpo": 500.0}, "at 1.00 times its cost", "at 1.00 times its cost"),
+        ({"rain": 608.0}, "cost not known,", "cost not known,"),
+        ({"rain": 608.0, "dpo": 0.0}, "cost not known,", "cost not known,"),
+    ],
+)
+def test_the_cost_of_a_control_stands_as_a_ratio_and_is_never_called_equal(run: Results, tokens, rain, dpo):
     control = tuple(
         one.model_copy(
             update={
@@ -181,6 +191,8 @@ def test_a_control_whose_answers_cost_something_else_is_not_said_to_be_of_equal_
     )
     rows = {row.name: row for row in leaderboard(run.model_copy(update={"labels": control})).rows}
     found = {name: verdict for name in ("rain", "dpo") if (verdict := rows[name].verdict) is not None}
-    assert "; at 0.80 times its cost worse than dpo" in found["rain"].short
-    assert "; at 1.26 times its cost better than rain" in found["dpo"].short
-    assert "At 0.80 times the tokens of an answer rain is worse than dpo" in found["rain"].sentence
+    assert f"; {rain} worse than dpo" in found["rain"].short
+    assert f"; {dpo} better than rain" in found["dpo"].short
+    assert not any("equal" in verdict.short or "same cost" in verdict.sentence for verdict in found.values())
+    if rain.startswith("at"):
+        assert f"At {rain.split()[1]} times the tokens of an answer rain is worse" in found["rain"].sentence

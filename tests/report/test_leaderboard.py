@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from io import StringIO
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -11,7 +12,7 @@ from rich.console import Console
 from alignbench.report import leaderboard as leaderboards
 from alignbench.report import metrics, tables, terminal, verdicts
 from alignbench.report.leaderboard import leaderboard
-from alignbench.results import Cell, Comparison, LabelResult, Measured, MetricInfo, Results
+from alignbench.results import Cell, Comparison, LabelResult, Measured, MetricInfo, Results, Status
 
 
 def test_every_label_has_a_row_base_and_failed_ones_too(results: Results):
@@ -166,6 +167,60 @@ def test_a_seed_that_only_one_label_has_is_named():
     verdict = verdicts.against_start(results, results.labels[1], "reward")
     assert verdict is not None
     assert verdict.sentence.endswith("Not compared: seed 0 (only base has it); seed 3 (only x has it).")
+
+
+def unpaired(cells: dict[str, dict[int, Status]], **found: Any) -> Results:
+    """Two labels whose finished cells share no seed, each compared with each."""
+    return Results(
+        metrics={"reward": MetricInfo(judge="gold", higher_is_better=True)},
+        labels=(
+            LabelResult(label="base", metrics={"reward": Measured(value=0.2)}),
+            LabelResult(label="x", start="base", metrics={"reward": Measured(value=0.3)}),
+        ),
+        cells=tuple(
+            Cell(label=label, seed=seed, status=status)
+            for label, of in cells.items()
+            for seed, status in of.items()
+        ),
+        comparisons=(
+            Comparison(a="x", b="base", metric="reward", difference=0.1, verdict="better", **found),
+        ),
+    )
+
+
+def test_labels_with_seeds_of_their_own_are_said_to_be_unpaired_with_what_each_lost():
+    x: dict[int, Status] = {0: "done", 1: "done", 2: "failed", 3: "done"}
+    cells = {"base": dict.fromkeys((4, 5, 6, 7), "done"), "x": x}
+    results = unpaired(cells, estimand="method", seeds=(0, 1, 3), against=(4, 5, 6, 7))
+    verdict = verdicts.against_start(results, results.labels[1], "reward")
+    assert verdict is not None
+    assert verdict.short.endswith("(3 of 4 seeds of x and 4 of 4 seeds of base, unpaired)")
+    assert verdict.sentence.endswith(
+        "for the method, over 3 seeds of x and 4 of base, unpaired. Not compared: seed 2 of x (failed)."
+    )
+    assert "; it shares no seed with base: compared unpaired" in verdicts.best(results)
+    (turned,) = (one.swapped() for one in results.comparisons)
+    assert (turned.seeds, turned.against) == ((4, 5, 6, 7), (0, 1, 3))
+
+
+def test_labels_of_equal_seeds_whose_survivors_share_none_are_said_to_be_unpaired():
+    base: dict[int, Status] = {0: "failed", 1: "done"}
+    results = unpaired({"base": base, "x": {0: "done", 1: "diverged"}}, seeds=(0,), against=(1,))
+    verdict = verdicts.against_start(results, results.labels[1], "reward")
+    assert verdict is not None
+    assert verdict.short.endswith("(1 of 2 seeds of x and 1 of 2 seeds of base, unpaired)")
+    assert verdict.sentence.endswith(
+        "for these policies only (1 training run of x and 1 of base, unpaired). "
+        "Not compared: seed 1 of x (diverged); seed 0 of base (failed)."
+    )
+
+
+def test_labels_with_seeds_of_their_own_that_all_finished_are_unpaired_and_nothing_is_missing():
+    results = unpaired({"base": {1: "done"}, "x": {0: "done"}}, seeds=(0,), against=(1,))
+    verdict = verdicts.against_start(results, results.labels[1], "reward")
+    assert verdict is not None
+    assert verdict.short.endswith("(unpaired seeds)")
+    assert "Not compared" not in verdict.sentence
 
 
 def test_a_difference_that_was_not_found_says_what_could_have_been(results: Results):
