@@ -18,6 +18,7 @@ from alignbench import stats, store
 from alignbench.api.config import Split
 from alignbench.api.policy import Policy
 from alignbench.layout import LEARNING_CURVE
+from alignbench.metrics.comparison import clusters_of
 from alignbench.metrics.kl import k1
 from alignbench.recipe.schema import Curve
 from alignbench.rows import Sequence as Scorable
@@ -116,24 +117,32 @@ def judged(session: Session, folder: Path, name: str, judge: Judge) -> dict[str,
         gold[at] = math.nan if score.value is None else score.value
         proxy[at] = math.nan if line["proxy"] is None else line["proxy"]
         kl[at] = line["kl"]
+    conversations = list(clusters_of(asked.values()).values())
     points = [
-        {"step": step, "score": _estimate(judged), "proxy": _estimate(own), "kl": _estimate(distance)}
+        {
+            "step": step,
+            "score": _estimate(judged, conversations),
+            "proxy": _estimate(own, conversations),
+            "kl": _estimate(distance, conversations),
+        }
         for step, judged, own, distance in zip(steps, gold, proxy, kl, strict=True)
     ]
-    warning = _over_optimised(name, steps, gold, proxy)
+    warning = _over_optimised(name, steps, gold, proxy, conversations)
     return {"learning_curve": points, "warnings": [warning] if warning else []}
 
 
-def _over_optimised(name: str, steps: Sequence[int], gold: np.ndarray, proxy: np.ndarray) -> str | None:
+def _over_optimised(
+    name: str, steps: Sequence[int], gold: np.ndarray, proxy: np.ndarray, conversations: Sequence[str]
+) -> str | None:
     """Return since which step the proxy reward has risen while the evaluation judge's score fell; else None.
 
-    `gold`, `proxy`: [evaluations, prompts]. Both differences are paired by prompt; their intervals hold for
-    all earlier evaluations at once (Bonferroni), since the worst of them is reported.
+    `gold`, `proxy`: [evaluations, prompts]; `conversations`: [prompts]. Both differences are paired by prompt; their
+    intervals hold for all earlier evaluations at once (Bonferroni), since the worst of them is reported.
     """
     level = 1 - (1 - stats.LEVEL) / max(1, len(steps) - 1)
     found: list[tuple[float, str]] = []
     for step, judged, own in zip(steps[:-1], gold[:-1], proxy[:-1], strict=True):
-        fall, rise = _paired(gold[-1] - judged), _paired(proxy[-1] - own)
+        fall, rise = _mean(gold[-1] - judged, conversations), _mean(proxy[-1] - own, conversations)
         if fall and rise and fall.interval(level)[1] < 0 < rise.interval(level)[0]:
             message = (
                 f"step {steps[-1]}: since step {step} the reward it learns from rose by {rise.value:.2f}, and "
@@ -143,12 +152,18 @@ def _over_optimised(name: str, steps: Sequence[int], gold: np.ndarray, proxy: np
     return min(found)[1] if found else None
 
 
-def _paired(differences: np.ndarray) -> stats.Estimate | None:
-    known = differences[np.isfinite(differences)]
-    return stats.policies(known[None, :]) if len(known) > 1 else None
+def _mean(values: np.ndarray, conversations: Sequence[str]) -> stats.Estimate | None:
+    """The mean of what is known of `values` [prompts], where prompts of one conversation count as one; None of fewer
+    than two conversations."""
+    clusters = {str(place): one for place, one in enumerate(conversations)}
+    known = {str(place): float(one) for place, one in enumerate(values) if np.isfinite(one)}
+    try:
+        return stats.policies(stats.tabulate([known], clusters))
+    except stats.NotEstimableError:
+        return None
 
 
-def _estimate(values: np.ndarray) -> dict[str, Any] | None:
+def _estimate(values: np.ndarray, conversations: Sequence[str]) -> dict[str, Any] | None:
     """The mean over prompts with its interval; None where nothing is known."""
-    known = _paired(values)
+    known = _mean(values, conversations)
     return known and {"value": known.value, "ci95": list(known.interval()), "n": known.prompts}

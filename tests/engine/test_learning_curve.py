@@ -186,8 +186,28 @@ def worth(*means: float) -> np.ndarray:
 def test_there_is_a_warning_where_the_proxy_rises_while_the_score_falls(
     gold: tuple[float, ...], proxy: tuple[float, ...], since: int | None
 ):
-    found = learning_curve._over_optimised("gold", [0, 2, 4], worth(*gold), worth(*proxy))
+    each = [str(place) for place in range(64)]
+    found = learning_curve._over_optimised("gold", [0, 2, 4], worth(*gold), worth(*proxy), each)
     assert (found is None) == (since is None)
     if found is not None:
         assert found.startswith(f"step 4: since step {since} the reward it learns from rose by")
         assert "evaluation judge gold fell by" in found
+
+
+def test_prompts_of_one_conversation_count_as_one_in_the_curve_and_in_its_warning(
+    followed: tuple[CellContext, list[torch.Tensor]], monkeypatch: pytest.MonkeyPatch
+):
+    run, _ = followed
+    table = run.session.table
+    asked = table.prompts("validation", CURVE["prompts"])
+    first = {"role": "user", "content": "Good morning."}
+    shared = [replace(one, prompt=(first, *one.prompt)) for one in asked[:2]]
+    monkeypatch.setattr(table, "prompts", lambda *_: [*shared, *asked[2:]])
+    found = learning_curve.judged(run.session, run.folder, "gold", Gold(Settings()))
+    assert {one["kl"]["n"] for one in found["learning_curve"]} == {3}
+
+    gold, proxy = worth(0.4, 0.45, 0.4), worth(0.0, 1.0, 2.0)
+    each, pairs = ([str(place // size) for place in range(64)] for size in (1, 2))
+    gold[:, 1::2], proxy[:, 1::2] = gold[:, ::2], proxy[:, ::2]  # two prompts of a conversation say the same
+    assert learning_curve._over_optimised("gold", [0, 2, 4], gold, proxy, each) is not None
+    assert learning_curve._over_optimised("gold", [0, 2, 4], gold, proxy, pairs) is None
