@@ -78,15 +78,21 @@ def ancestors(cell: Cell, parents: Mapping[Cell, Sequence[Cell]]) -> list[Cell]:
     return list(found)
 
 
-def ranks(parents: Mapping[Cell, Sequence[Cell]], max_workers: int) -> dict[Cell, tuple[int, int]]:
+def ranks(
+    parents: Mapping[Cell, Sequence[Cell]], max_workers: int, seconds: Mapping[str, float] | None = None
+) -> dict[Cell, tuple[float, int]]:
     """Return what to sort cells by that may start, the least first; `parents` in the order of the plan.
 
-    Side by side, the cell comes first for which the longest chain of other cells waits: a run ends no sooner than
-    its longest chain. One at a time, the order of the plan is as good as any, and has whole seeds first.
+    Side by side, the cell with the longest chain comes first: itself and the cells that wait for it, one after the
+    other, by the `seconds` that a cell of their label takes. A label without takes the mean of the others; where there
+    are none, cells are counted. One at a time, the order of the plan is as good as any, and has whole seeds first.
     """
-    waiting = dict.fromkeys(parents, 0)
+    known = seconds or {}
+    usual = sum(known.values()) / len(known) if known else 1.0
+    chain = dict.fromkeys(parents, 0.0)
     if max_workers > 1:
         for cell in reversed(list(parents)):  # children come after what they need
+            chain[cell] += known.get(cell.label, usual)
             for parent in parents[cell]:
-                waiting[parent] = max(waiting[parent], 1 + waiting[cell])
-    return {cell: (-waiting[cell], place) for place, cell in enumerate(parents)}
+                chain[parent] = max(chain[parent], chain[cell])
+    return {cell: (-chain[cell], place) for place, cell in enumerate(parents)}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -57,14 +57,21 @@ def max_workers(plan: Plan, launcher: Launcher) -> int:
 
 def memory(run: Path, label: str) -> int:
     """Return the most memory, in bytes, that a finished cell of a label took in a run or in its tuning; 0: none is."""
-    peak = 0
+    return int(max(_costs(run, label, "peak_memory_bytes"), default=0))
+
+
+def seconds(run: Path, label: str) -> float:
+    """Return the mean seconds that a finished cell of a label took in a run or in its tuning; 0: none is."""
+    found = list(_costs(run, label, "seconds"))
+    return sum(found) / len(found) if found else 0.0
+
+
+def _costs(run: Path, label: str, name: str) -> Iterator[float]:
+    """Yield what each finished cell of a label took, in a run or in its tuning."""
     for folder in (run, run / layout.SWEEP):
         for file in (folder / layout.CELLS / label).glob(f"seed-*/{layout.CELL}"):
             with suppress(OSError, ValueError, KeyError, TypeError):  # half of a file that is being written
-                peak = max(
-                    peak, int(json.loads(file.read_text(encoding="utf-8"))["cost"]["peak_memory_bytes"])
-                )
-    return peak
+                yield float(json.loads(file.read_text(encoding="utf-8"))["cost"][name])
 
 
 def compute(model: Model, root: Path) -> Compute:

@@ -54,10 +54,14 @@ class Scheduler:
         for cell, parents in self.parents.items():
             for parent in parents:
                 self.children[parent].append(cell)
-        self.rank = plan.ranks(self.parents, self.room)
-        self.startable: list[tuple[tuple[int, int], Cell, str]] = []
+        self.seconds: dict[str, float] = {}
+        """What a cell of a label takes, where one is finished."""
+        self.rank: dict[Cell, tuple[float, int]] = {}
+        self._ranked: tuple[bool, int] | None = None
+        """By what the cells are ranked: whether they run side by side, and how many labels' seconds are known."""
+        self.startable: list[tuple[tuple[float, int], Cell, str]] = []
         """A heap of the cells whose parents are done, by rank, each with the key it will be sealed with."""
-        self.measurable: list[tuple[tuple[int, int], Cell, str]] = []
+        self.measurable: list[tuple[tuple[float, int], Cell, str]] = []
         """A heap of the finished cells that are not measured, each with the key of that."""
         self.running: dict[str, tuple[Cell, str]] = {}
         """By the task's name, with the key it will be sealed with."""
@@ -68,7 +72,13 @@ class Scheduler:
         """Measuring tasks that failed."""
 
     def run(self) -> dict[Cell, CellStatus]:
-        """Run until every cell has a status; return them in the order of the plan, whichever ended first."""
+        """Run until every cell has a status; return them in the order of the plan, whichever ended first.
+
+        The launcher's context is entered: outside of it, its capacity is a guess.
+        """
+        for label in {cell.label for cell in self.cells}:
+            self._learn_seconds(label)
+        self._sort()
         for cell in self.cells:
             if not self.parents[cell]:
                 self._advance(cell)
@@ -83,8 +93,23 @@ class Scheduler:
         """How many cells may run at a time now."""
         return self.limit or self.launcher.capacity(Needs(cpus=self.experiment.threads))
 
+    def _learn_seconds(self, label: str) -> None:
+        if label not in self.seconds and (known := resources.seconds(self.experiment.out, label)):
+            self.seconds[label] = known
+
+    def _sort(self) -> None:
+        """Rank the cells again, where a launcher has got room for more than one, or a label's seconds got known."""
+        room = self.room
+        if self._ranked == (now := (room > 1, len(self.seconds))):
+            return
+        self._ranked, self.rank = now, plan.ranks(self.parents, room, self.seconds)
+        for heap in (self.startable, self.measurable):
+            heap[:] = [(self.rank[cell], cell, key) for _, cell, key in heap]
+            heapq.heapify(heap)
+
     def _start_all(self) -> None:
         """Start every cell that may start and fits, in their order; then what measures them."""
+        self._sort()
         for heap, start in ((self.startable, self._start), (self.measurable, self._start_measuring)):
             waiting = []
             while heap and len(self.running) < self.room:
@@ -173,6 +198,7 @@ class Scheduler:
         if sealed is None:
             self._finalize(cell, CellStatus("failed", "it ended without a whole result", clock=last.clock))
         else:
+            self._learn_seconds(cell.label)
             self._finalize(cell, CellStatus("done", content=sealed["content"], clock=last.clock))
 
     def _finalize(self, cell: Cell, how: CellStatus) -> None:

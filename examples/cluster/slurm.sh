@@ -14,7 +14,7 @@ storage=${STORAGE:-$PWD/checkpoints} # a folder that every node reaches
 head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 address=$(getent ahostsv4 "$head" | awk 'NR == 1 { print $1 }'):${PORT:-6379}
 
-# Who reaches a Ray cluster runs code on it: the partition's network has to be yours alone.
+# Anyone who can reach a Ray cluster can run code on it: the partition's network has to be private.
 srun --kill-on-bad-exit=0 ray symmetric-run --address "$address" --min-nodes "$SLURM_JOB_NUM_NODES" \
     --num-cpus "$SLURM_CPUS_PER_TASK" --num-gpus "${SLURM_GPUS_ON_NODE:-1}" -- \
     alignbench run "$recipe" --launcher ray --set "launcher.address=$address" \

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pytest
 
@@ -96,6 +96,39 @@ def test_side_by_side_the_longest_chain_starts_first_and_the_run_ends_with_it(tm
     scheduler(tmp_path, recipe(CHAIN), launcher).run()
     assert launcher.started[0] == "first/seed-0"
     assert launcher.now == 3.0  # in the order of the plan the chain would begin at 1 and end at 4
+
+
+class Cluster(Clockwork):
+    """A launcher that knows its room only inside its context; from `late` on it has as much as it was given."""
+
+    late, inside = 0.0, False
+
+    def __enter__(self) -> Self:
+        self.inside = True
+        return self
+
+    def capacity(self, needs: Needs) -> int:
+        return super().capacity(needs) if self.inside and self.now >= self.late else 1
+
+
+def test_a_launcher_that_knows_its_room_inside_its_context_alone_starts_the_longest_chain_first(
+    tmp_path: Path,
+):
+    launcher = Cluster(lambda name: 0.0 if name.startswith("base") else 1.0, 2)
+    made = scheduler(tmp_path, recipe(CHAIN), launcher)
+    with launcher:
+        made.run()
+    assert launcher.now == 3.0
+
+
+def test_once_a_node_joins_the_longest_chain_starts_first(tmp_path: Path):
+    launcher = Cluster(lambda name: 1.0, 2)
+    launcher.late = 1.0  # the end of base, the first of the plan
+    made = scheduler(tmp_path, recipe(CHAIN), launcher)
+    with launcher:
+        made.run()
+    assert launcher.started[:2] == ["base/seed-0", "first/seed-0"]
+    assert launcher.now == 4.0
 
 
 def test_one_at_a_time_whole_seeds_end_first(tmp_path: Path):
@@ -210,11 +243,49 @@ def test_a_run_that_is_continued_starts_only_what_is_missing(tmp_path: Path):
     )
 
 
+def test_a_cell_whose_trial_took_longer_than_a_chain_starts_before_it(tmp_path: Path):
+    methods = {name: {"method": "sft", "learning_rate": 1e-3} for name in ("one", "other", "long")}
+    for start, second, third in (("one", "one-2", "one-3"), ("other", "other-2", "other-3")):
+        methods[second] = {"method": "dpo", "start": start}
+        methods[third] = {"method": "dpo", "start": second}
+
+    def seconds(name: str) -> float:
+        return {"base": 0.0, "long": 10.0}.get(name.partition("/")[0], 1.0)
+
+    for label in methods:
+        cost = {"seconds": seconds(label)}
+        store.write_json(tmp_path / f"sweep/cells/{label}/seed-0" / layout.CELL, {"cost": cost})
+    launcher = Clockwork(seconds, 2)
+    scheduler(tmp_path, recipe(methods), launcher).run()
+    assert launcher.now == 10.0  # counted, both chains would come first, and it would begin at 3
+
+
+def test_what_a_label_took_at_one_seed_orders_the_others(tmp_path: Path):
+    class Timed(Clockwork):
+        def start(self, name: str, task: Task, needs: Needs, *, heartbeat: float = 0.0) -> None:
+            super().start(name, task, needs, heartbeat=heartbeat)
+            if name == "long/seed-1":
+                begun.extend(self.started)
+
+        def cost(self, name: str) -> dict[str, Any]:
+            return {"cost": {"seconds": self.seconds(name)}}
+
+    begun = list[str]()
+    methods = {"quick": {"method": "sft"}, "long": {"method": "sft", "learning_rate": 1e-3}}
+    launcher = Timed(lambda name: {"base": 0.0, "long": 5.0}.get(name.partition("/")[0], 1.0), 2)
+    scheduler(tmp_path, recipe(methods, seeds=4), launcher).run()
+    rest = [name for name in launcher.started[len(begun) :] if not name.startswith("base")]
+    assert rest == ["long/seed-2", "long/seed-3", "quick/seed-2", "quick/seed-3"]
+    assert launcher.now == 12.0  # both places busy to the end
+
+
 def test_a_cell_ranks_by_the_chain_that_waits_for_it():
     cells = [Cell("base", 0), Cell("a", 0), Cell("b", 0, ("a",)), Cell("c", 0, ("b",)), Cell("d", 0)]
     parents = plan.parents(cells)
     assert parents[cells[3]] == [cells[2]]
-    assert [-plan.ranks(parents, 2)[cell][0] for cell in cells] == [0, 2, 1, 0, 0]
+    assert [-plan.ranks(parents, 2)[cell][0] for cell in cells] == [1, 3, 2, 1, 1]
+    known = {"base": 2.0, "c": 10.0}  # the others take 6 each
+    assert [-plan.ranks(parents, 2, known)[cell][0] for cell in cells] == [2, 22, 16, 10, 6]
     assert sorted(cells, key=plan.ranks(parents, 1).__getitem__) == cells
 
 
@@ -330,6 +401,17 @@ def test_memory_is_that_of_the_largest_finished_cell_of_a_label_or_of_its_trials
         store.write_json(tmp_path / folder / layout.CELL, {"cost": {"peak_memory_bytes": peak}})
     assert resources.memory(tmp_path, "dpo") == 9
     assert resources.memory(tmp_path, "sft") == 0
+
+
+def test_seconds_are_the_mean_of_the_finished_cells_of_a_label_and_of_its_trials(tmp_path: Path):
+    for folder, seconds in (
+        ("cells/dpo/seed-0", 1.0),
+        ("cells/dpo/seed-1", 3.0),
+        ("sweep/cells/dpo/seed-0", 5.0),
+    ):
+        store.write_json(tmp_path / folder / layout.CELL, {"cost": {"seconds": seconds}})
+    assert resources.seconds(tmp_path, "dpo") == 3.0
+    assert resources.seconds(tmp_path, "sft") == 0.0
 
 
 WHERE = '''
