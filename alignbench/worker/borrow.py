@@ -36,6 +36,7 @@ def borrowed(run: CellState, policy: TrainablePolicy) -> Iterator[tuple[PeftMode
     assert peft is not None
     assert policy.lora_config is not None
     with ExitStack() as undo:
+        undo.enter_context(run.weights.training(policy, run.ledger))
         undo.callback(_restore_modules, base, _kept(base))
         undo.callback(_give_back, base, policy, peft.active_adapter)
         base.lendings += 1

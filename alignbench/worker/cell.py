@@ -6,7 +6,6 @@ import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from alignbench import layout, store
 from alignbench.api.config import TOTALS
@@ -22,9 +21,6 @@ from alignbench.worker.policy_io import load_method, save_policy
 from alignbench.worker.row_origins import MADE
 from alignbench.worker.session import Session
 from alignbench.worker.trackers import Tracking
-
-if TYPE_CHECKING:
-    from alignbench.models import ModelPolicy
 
 GROWING = (layout.LOG, layout.STATUS, layout.CHECKPOINTS)
 """Files of a cell's folder that are not part of its sealed result."""
@@ -115,31 +111,18 @@ def align(session: Session, label: str, seed: int, folder: Path) -> tuple[CellCo
     return run, policy
 
 
-def _equals(policy: ModelPolicy, start: ModelPolicy) -> bool:
-    """Whether an adapter computes what the start does: by its weights."""
-    ours, theirs = policy.tensors(), start.tensors()
-    if theirs:
-        return ours.keys() == theirs.keys() and all(bool((ours[one] == theirs[one]).all()) for one in ours)
-    return not any(bool(tensor.any()) for name, tensor in ours.items() if ".lora_B." in name)
-
-
 OVER = 1.02
 """How much of a budget that counts everything may be spent before it is a departure."""
 
 
 def _audit(run: CellContext, policy: Policy) -> None:
     """Record where a method computed outside the budget: too much, or weights that no training accounts for."""
-    from alignbench.models import ModelPolicy
-
     ledger, budget = run.ledger, run.budget
     if budget.unit in TOTALS and run.drawn(budget.unit) > OVER * budget.amount:
         ledger.departure("spent more than its budget", str(budget), f"{run.drawn(budget.unit):,.4g}")
     if ledger.outside:
         ledger.departure("trained by itself, outside of its budget", "", f"{ledger.outside:,} tokens")
-    if not ledger.account.steps and isinstance(run.start, ModelPolicy) and isinstance(policy, ModelPolicy):
-        fresh = any(tensor.requires_grad for tensor in policy.parameters())
-        if fresh and not _equals(policy, run.start):
-            ledger.departure("changed weights without a training")
+    run.weights.audit(policy, run.start, run.label, ledger)
     if budget.unit not in TOTALS:
         for what, size in _in_addition(ledger):
             ledger.departure(what, "", size)

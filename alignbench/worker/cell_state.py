@@ -26,6 +26,7 @@ from alignbench.worker.resume import CheckpointScope
 from alignbench.worker.row_origins import RowOrigins
 from alignbench.worker.session import Session
 from alignbench.worker.trackers import Tracking
+from alignbench.worker.weights import Weights
 
 if TYPE_CHECKING:
     import numpy as np
@@ -72,6 +73,7 @@ class CellState:
         self.meter = CellMeter(self.origins, lambda: self.ledger)
         self.tracking: Tracking | None = None
         self.adapted: list[ModelPolicy] = []
+        self.weights = Weights()
         self.additional: list[Policy] = []
         """Policies that were trained outside the budget: none of them is the result."""
         self.logged = 0
@@ -102,6 +104,11 @@ class CellState:
 
     @cached_property
     def _opened(self) -> Policy:
+        start = self._find_start()
+        self.weights.lend(start, "its start")
+        return start
+
+    def _find_start(self) -> Policy:
         start, session = self._start, self.session
         if isinstance(start, AdapterStart):
             local = session.root / start.adapter
@@ -122,12 +129,16 @@ class CellState:
         if kept.kind == "base":
             return self.session.base.policy()
         if kept.kind == "adapter":
-            return self.session.base.load_adapter(folder, self.session.adapter_name(label))
+            loaded = self.session.base.load_adapter(folder, self.session.adapter_name(label))
+            self.weights.lend(loaded, f"'{label}'")
+            return loaded
         method = load_method(kept.method, kept.config)
         run = type(self)(
             self.session, label=label, seed=self.seed, method=kept.method, start=kept.start, folder=folder
         )
-        return method.restore(folder, cast(Run, run))
+        policy = method.restore(folder, cast(Run, run))
+        self.weights.lend_parts(run.weights, f"'{label}'")
+        return policy
 
     def adapt(
         self, start: Policy | None = None, *, name: str = "policy", dropout: bool = True
@@ -144,6 +155,7 @@ class CellState:
             self.session.adapter_name(name), seed=self.number("init", name), like=start, dropout=dropout
         )
         self.adapted.append(made)
+        self.weights.add(made)
         return made
 
     def judge(self, named: NamedJudge) -> Judge:

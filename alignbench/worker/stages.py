@@ -64,6 +64,7 @@ def stage(
                 f"'{method}' returned a policy that was trained outside the budget",
                 "train it without `budget`",
             )
+        inner.weights.audit(policy, inner.start, inner.label, inner.ledger)
         save_policy(policy, folder / layout.POLICY, method=method, config=settings, start=BASE)
 
     folder = shared(

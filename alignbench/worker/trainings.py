@@ -22,6 +22,7 @@ from alignbench.worker.stages import nothing_left
 if TYPE_CHECKING:
     from torch.nn import Module
 
+    from alignbench.models import ModelPolicy
     from alignbench.training.budget import Spent
     from alignbench.training.trainer import Record
 
@@ -92,39 +93,40 @@ def train(
         "learning_rates": [learning_rate, *(learning_rates or {}).values()],
         "modules": sorted(modules or {}),
     }
-    record = run_trainer(
-        policy,  # pyright: ignore[reportArgumentType]
-        batches,  # pyright: ignore[reportArgumentType]
-        usage.sequences,
-        usage.loss,
-        learning_rate=learning_rate,
-        training=run.training,
-        budget=allowed,
-        seed=run.number("order"),
-        modules=modules,
-        learning_rates=learning_rates,
-        repeats=repeats,
-        state=state,
-        before_step=before_step,
-        log=log,
-        on_step_end=on_step_end,
-        spent=spent,
-        totals=totals,
-        limit=limit,
-        known=run.origins.knows,
-        checkpoints=run.scope.checkpoints(
-            run.ledger, run.meter, curves, inputs, every=run.session.task.every
-        ),
-        moving=[one for one in run.adapted if one.adapter is not None],
-    )
-    if not record.steps and (allowed.unit in TOTALS or limit is not None) and run.budget.unit in TOTALS:
-        raise nothing_left(run)
-    if record.blown_up:
-        text = f"a training blew up: {record.blown_up}; lower the learning rate of {learning_rate:g}"
-        run.record.warning("blow-up", record.steps, text)
-    _charge(run, record, batches, size, additional, allowed)
-    if selection is not None:
-        selection.restore_best()
+    with run.weights.training(cast("ModelPolicy", policy), run.ledger):
+        record = run_trainer(
+            policy,  # pyright: ignore[reportArgumentType]
+            batches,  # pyright: ignore[reportArgumentType]
+            usage.sequences,
+            usage.loss,
+            learning_rate=learning_rate,
+            training=run.training,
+            budget=allowed,
+            seed=run.number("order"),
+            modules=modules,
+            learning_rates=learning_rates,
+            repeats=repeats,
+            state=state,
+            before_step=before_step,
+            log=log,
+            on_step_end=on_step_end,
+            spent=spent,
+            totals=totals,
+            limit=limit,
+            known=run.origins.knows,
+            checkpoints=run.scope.checkpoints(
+                run.ledger, run.meter, curves, inputs, every=run.session.task.every
+            ),
+            moving=[one for one in run.adapted if one.adapter is not None],
+        )
+        if not record.steps and (allowed.unit in TOTALS or limit is not None) and run.budget.unit in TOTALS:
+            raise nothing_left(run)
+        if record.blown_up:
+            text = f"a training blew up: {record.blown_up}; lower the learning rate of {learning_rate:g}"
+            run.record.warning("blow-up", record.steps, text)
+        _charge(run, record, batches, size, additional, allowed)
+        if selection is not None:
+            selection.restore_best()
     if followed is not None:
         followed.write()
 

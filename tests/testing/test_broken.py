@@ -17,6 +17,7 @@ from alignbench.recipe.resolve import resolve
 from alignbench.recipe.schema import Recipe
 from alignbench.testing import JudgeSuite, MethodSuite, SourceSuite
 from alignbench.testing.sessions import open_session
+from alignbench.worker.policy_io import save_policy
 from alignbench.worker.session import Session
 
 BROKEN = Path(__file__).parent / "broken"
@@ -33,6 +34,18 @@ METHODS: list[tuple[str, str, dict[str, Any], str]] = [
     ("padding_in_the_loss", "its_first_step_is_the_same_whatever_the_micro_batch_is", {}, "micro-batch"),
     (
         "optimiser_of_its_own",
+        "no_weight_changes_outside_of_a_training",
+        {},
+        "changed weights without a training",
+    ),
+    (
+        "optimiser_alone",
+        "no_weight_changes_outside_of_a_training",
+        {},
+        "changed weights without a training",
+    ),
+    (
+        "optimiser_before",
         "no_weight_changes_outside_of_a_training",
         {},
         "changed weights without a training",
@@ -90,9 +103,17 @@ def broken(install, prepared: Session, monkeypatch: pytest.MonkeyPatch) -> Calla
     """Install a broken method, and return its suite with a session that holds it."""
 
     def open(name: str) -> MethodSuite:
-        modules = {one: (BROKEN / f"{one}.py").read_text() for one in ("honest", name)}
+        modules = {
+            one: (BROKEN / f"{one}.py").read_text() for one in ("honest", "optimiser_of_its_own", name)
+        }
         install(
-            f"broken-{name}", modules=modules, methods={name: f"{name}:Broken", "honest": "honest:Honest"}
+            f"broken-{name}",
+            modules=modules,
+            methods={
+                name: f"{name}:Broken",
+                "honest": "honest:Honest",
+                "optimiser_of_its_own": "optimiser_of_its_own:Broken",
+            },
         )
 
         class Suite(MethodSuite):
@@ -127,6 +148,20 @@ def test_a_method_that_breaks_a_law_fails_its_suite(
 @pytest.mark.parametrize("law", sorted({one[1] for one in METHODS}))
 def test_what_the_broken_ones_are_made_of_keeps_the_law(law, broken, prepared, tmp_path, monkeypatch):
     held(broken("honest"), prepared, law, tmp_path=tmp_path, monkeypatch=monkeypatch, **ROWS)
+
+
+def test_a_finished_policy_that_a_method_changes_ends_its_cell(broken, prepared):
+    suite = broken("label_changed")
+    other = prepared.base.add_adapter("other", seed=0)
+    folder = layout.cell_folder(prepared.run, "other", 0) / layout.POLICY
+    save_policy(other, folder, method="honest", config={}, start="base")
+    with pytest.raises(PluginError, match="'tried' changed the weights of 'other'"):
+        suite._align(prepared, "first")
+
+
+def test_a_stage_is_held_to_the_weights_of_its_trainings_too(broken, prepared):
+    ledger = broken("stage_of_a_broken_one")._align(prepared, "first")[0].ledger
+    assert "changed weights without a training" in map(str, ledger.departures)
 
 
 def test_the_row_that_a_method_cannot_read_is_named(broken, prepared, monkeypatch):

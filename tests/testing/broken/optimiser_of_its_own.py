@@ -1,18 +1,24 @@
-"""An optimiser outside the trainer."""
+"""An optimiser outside the trainer, after it."""
 
 from honest import Honest
 
 
 class Broken(Honest):
-    """Takes a step that nobody knows of. Source: none."""
+    """Trains, and takes one more step that nobody counts. Source: none."""
 
     api = 2
 
     def train(self, run, policy):
-        import torch
+        super().train(run, policy)
+        step(policy)
 
-        optimiser = torch.optim.SGD(policy.parameters(), lr=0.1)
-        for weight in policy.parameters():
-            weight.grad = torch.ones_like(weight)
-        optimiser.step()
-        optimiser.zero_grad()
+
+def step(policy):
+    """Take a step of a constant gradient."""
+    import torch
+
+    optimiser = torch.optim.SGD(policy.parameters(), lr=0.1)
+    for weight in policy.parameters():
+        weight.grad = torch.ones_like(weight)
+    optimiser.step()
+    optimiser.zero_grad()

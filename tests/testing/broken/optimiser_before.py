@@ -1,0 +1,17 @@
+"""An optimiser outside the trainer, before it."""
+
+from honest import Honest
+
+
+class Broken(Honest):
+    """Takes a step that nobody counts, and trains on from there. Source: none."""
+
+    api = 2
+
+    def train(self, run, policy):
+        import torch
+
+        with torch.no_grad():
+            for weight in policy.parameters():
+                weight.add_(0.01)
+        super().train(run, policy)
