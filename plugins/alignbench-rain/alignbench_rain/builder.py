@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from alignbench import DecodingBase, Pair, PluginError, Policy, Prompt, Query, Run, Sampling
+from alignbench.integrations import count
 from alignbench_rain.best import BestOf
 from alignbench_rain.decoder import Decoder, OwnStates, SentenceEncoder
 from alignbench_rain.evaluation import Evaluation, JudgeEvaluation, SelfEvaluation
@@ -137,7 +138,12 @@ class Maker:
         return OwnStates(centre.astype(np.float32), threshold)
 
     def sentences(self) -> Any:
-        """Return the sentence encoder."""
+        """Return the sentence encoder, whose networks are counted like the base.
+
+        Raises PluginError where it cannot be opened, or has no network that can be counted.
+        """
+        from transformers import PreTrainedModel
+
         try:
             from sentence_transformers import SentenceTransformer  # pyright: ignore[reportMissingImports]
         except ImportError as error:
@@ -145,7 +151,18 @@ class Maker:
                 f"the encoder {self.config.encoder} needs sentence-transformers, which is not installed",
                 "pip install alignbench-rain[encoder], or set encoder: own",
             ) from error
-        return SentenceTransformer(self.config.encoder)
+        encoder = SentenceTransformer(self.config.encoder)
+        networks = [one for one in encoder.modules() if isinstance(one, PreTrainedModel)]
+        if not networks:
+            raise PluginError(
+                f"the encoder {self.config.encoder} has no network of transformers, so that nothing of it is counted",
+                "name an encoder with one, or set encoder: own",
+            )
+        inside = {part for one in networks for part in one.modules() if part is not one}
+        for one in networks:
+            if one not in inside:
+                count(one)
+        return encoder
 
     def states(self) -> list[Any]:
         """Return the mean states of the start's distinct answers to some training prompts, by prompt."""

@@ -6,14 +6,17 @@ import sys
 from types import ModuleType, SimpleNamespace
 
 import pytest
+import torch
 from alignbench_rain import RAIN, BestOfN, read, write
 from alignbench_rain.best import BestOf
 from alignbench_rain.builder import PLAIN, Maker
 from alignbench_rain.decoder import SentenceEncoder
 from alignbench_rain.evaluation import JudgeEvaluation
+from transformers import BertConfig, BertModel, BertTokenizerFast
 
 from alignbench import Demonstration, Judge, PluginError, Prompt, Sampling, Score
 from alignbench.errors import RecipeError
+from alignbench.models.meter import Tally, metered
 from alignbench.recipe.load import load
 from alignbench.recipe.named import open_source
 from alignbench.recipe.schema import Named
@@ -88,14 +91,83 @@ def test_a_row_says_where_many_of_its_searches_ended_at_their_bounds(maker):
 # --- the encoder --------------------------------------------------------------------------------------------
 
 
-def test_an_encoder_of_sentences_is_opened_by_name_and_kept_by_its_threshold(maker, monkeypatch, tmp_path):
-    class Opened:
-        def __init__(self, name):
-            self.name = name
+HIDDEN = 16
 
+
+class Opened(torch.nn.Sequential):
+    """A small network with random weights, as sentence-transformers holds one; a text's tokens are its letters."""
+
+    def __init__(self, name):
+        size = {
+            "hidden_size": HIDDEN,
+            "intermediate_size": 32,
+            "num_attention_heads": 2,
+            "num_hidden_layers": 1,
+        }
+        network = BertModel(BertConfig(vocab_size=128, **size), add_pooling_layer=False).eval()
+        super().__init__(torch.nn.ModuleDict({"auto_model": network}))
+        self.name = name
+
+    def encode(self, texts):
+        ids = [torch.tensor([min(ord(letter), 127) for letter in text]) for text in texts]
+        padded = torch.nn.utils.rnn.pad_sequence(ids, batch_first=True)
+        mask = (padded != 0).long()
+        with torch.no_grad():
+            states = self[0]["auto_model"](input_ids=padded, attention_mask=mask).last_hidden_state
+        return (states * mask[..., None]).sum(1).div(mask.sum(1, keepdim=True)).numpy()
+
+
+@pytest.fixture
+def sentence_transformers(monkeypatch):
     there = ModuleType("sentence_transformers")
     there.__dict__["SentenceTransformer"] = Opened
     monkeypatch.setitem(sys.modules, "sentence_transformers", there)
+    return there
+
+
+def test_what_an_encoder_of_sentences_computes_is_counted(maker, sentence_transformers, few):
+    decoder = maker(RAIN.Config(question=QUESTION, encoder="tiny", candidates=4, searches=6)).decoder()
+    decoder.log = lambda **numbers: None
+    plain, letters = decoder.encoder.model.encode, []
+
+    def encode(texts):
+        with metered(Tally()) as own:
+            found = plain(texts)
+        letters.append((own.work.positions, sum(map(len, texts))))
+        return found
+
+    decoder.encoder.model.encode = encode
+    with metered(Tally()) as tally:
+        decoder.answer(few[:2], Sampling(max_new_tokens=8), SEED)
+    assert letters
+    assert all(counted == given for counted, given in letters)
+    assert tally.work.positions > sum(counted for counted, _ in letters) > 0
+
+
+def test_the_networks_of_a_real_encoder_of_sentences_are_counted(maker, tmp_path):
+    library = pytest.importorskip("sentence_transformers")
+    words = tmp_path / "vocab.txt"
+    words.write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "good", "morning"]))
+    Opened("tiny")[0]["auto_model"].save_pretrained(tmp_path / "network")
+    BertTokenizerFast(vocab_file=str(words)).save_pretrained(tmp_path / "network")
+    parts = [library.models.Transformer(str(tmp_path / "network")), library.models.Pooling(HIDDEN)]
+    library.SentenceTransformer(modules=parts, device="cpu").save(str(tmp_path / "encoder"))
+    encoder = maker(RAIN.Config(question=QUESTION, encoder=str(tmp_path / "encoder"))).sentences()
+    with metered(Tally()) as tally:
+        encoder.encode(["good morning", "good"])
+    assert tally.work.positions == 4 + 3
+    assert tally.work.flops > 0
+
+
+def test_an_encoder_without_a_network_that_can_be_counted_is_refused(maker, sentence_transformers):
+    sentence_transformers.__dict__["SentenceTransformer"] = lambda name: torch.nn.Embedding(8, HIDDEN)
+    with pytest.raises(PluginError, match="nothing of it is counted"):
+        maker(RAIN.Config(question=QUESTION, encoder="tiny")).sentences()
+
+
+def test_an_encoder_of_sentences_is_opened_by_name_and_kept_by_its_threshold(
+    maker, sentence_transformers, tmp_path
+):
     config = RAIN.Config(question=QUESTION, encoder="tiny")
     decoder = maker(config).decoder()
     decoder.save(tmp_path)
