@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import ast
+import importlib.util
 import os
+import re
 import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+
+from alignbench import DecodingBase, Sampling
+from alignbench.testing.sessions import open_session
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "examples" / "plugins"
@@ -26,8 +33,12 @@ PUBLIC = {
 LINES = 60
 
 
-def test_there_are_nine_and_each_has_a_file():
-    assert len(PLUGINS) == len(FILES) == 9
+def test_there_are_eleven_and_each_has_a_file_that_the_pages_list():
+    assert len(PLUGINS) == len(FILES) == 11
+    named = re.findall(r"`(\w+\.py)`", (ROOT / "docs" / "plugins.md").read_text(encoding="utf-8"))
+    assert sorted(named) == [file.name for file in FILES]
+    listed = re.findall(r"^\| `(\w+\.py)`", (FOLDER / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert sorted(listed) == [file.name for file in FILES]
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
@@ -40,6 +51,37 @@ def test_a_plugin_of_one_page_is_one_page_of_public_names(file: Path):
             assert not any(alias.name.startswith("_") for alias in node.names)
         if isinstance(node, ast.Import):
             assert not any(alias.name.startswith("alignbench.") for alias in node.names)
+
+
+def test_emulated_fine_tuning_of_the_base_itself_is_the_tuned_policy(tmp_path: Path):
+    """p_base (p_tuned / p_base) is p_tuned, and with no strength it is p_base."""
+    spec = importlib.util.spec_from_file_location("emulated", FOLDER / "one_page" / "emulated.py")
+    assert spec is not None
+    assert spec.loader is not None
+    emulated = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(emulated)
+    recipe = {
+        "model": {"id": "sandbox"},
+        "data": {"train": "sandbox", "limit": 32, "max_length": 128},
+        "methods": {"sft": {}},
+    }
+    session = open_session(tmp_path, recipe)
+    tuned, base = session.base.add_adapter("tuned", seed=0), session.base.policy()
+    noise = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for weight in tuned.tensors().values():
+            weight.add_(0.02 * torch.randn(weight.shape, generator=noise))
+    prompts, sampling = session.table.prompts("test", 8), Sampling(temperature=0.0, max_new_tokens=8)
+
+    def ids(policy: Any) -> list[tuple[int, ...]]:
+        return [one.ids for one in policy.answer(prompts, sampling, 0)]
+
+    def emulation(strength: float) -> Any:
+        return emulated.Emulation([DecodingBase(one) for one in (base, tuned, base)], strength)
+
+    assert ids(tuned) != ids(base)
+    assert ids(emulation(1.0)) == ids(tuned)
+    assert ids(emulation(0.0)) == ids(base)
 
 
 @pytest.fixture(scope="module")
