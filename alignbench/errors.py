@@ -62,9 +62,6 @@ class AlignbenchError(Exception):
             lines.append(f"... and {self.total - len(lines)} more")
         return "\n".join(lines)
 
-    def __reduce__(self):  # crosses the process border whole
-        return _rebuild, (type(self), self.problems, self.total)
-
     def as_json(self) -> dict:
         """The error as the versioned record that `--json` prints."""
         return {
@@ -73,10 +70,6 @@ class AlignbenchError(Exception):
             "problems": [asdict(problem) for problem in self.problems],
             "total": self.total,
         }
-
-
-def _rebuild(kind: type[AlignbenchError], problems: tuple[Problem, ...], total: int) -> AlignbenchError:
-    return kind(problems, total=total)
 
 
 class RecipeError(AlignbenchError, ValueError):

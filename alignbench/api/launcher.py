@@ -7,15 +7,16 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field
 
+from alignbench import errors
 from alignbench.api.config import API, Settings
-from alignbench.errors import AlignbenchError
+from alignbench.errors import AlignbenchError, Problem
 
 HEARTBEAT = None
 """What a child sends where it has nothing to report but that it works."""
@@ -69,6 +70,30 @@ class Finished:
     error: AlignbenchError | None = None
     clock: float = 0.0
     """As in Event; 0 where the child died."""
+
+    def plain(self) -> dict[str, Any]:
+        """Return it as plain values, for another process; `from_plain` makes it of them again.
+
+        An error of a kind that `alignbench.errors` does not have becomes the nearest kind that it has: to read the
+        values loads no plugin.
+        """
+        values: dict[str, Any] = {"status": self.status, "reason": self.reason, "clock": self.clock}
+        if self.error is None:
+            return values
+        kinds = (
+            kind.__name__ for kind in type(self.error).__mro__ if vars(errors).get(kind.__name__) is kind
+        )
+        problems = [asdict(one) for one in self.error.problems]
+        return {**values, "error": next(kinds), "problems": problems, "total": self.error.total}
+
+    @classmethod
+    def from_plain(cls, values: Mapping[str, Any]) -> Self:
+        """Return what `plain` was called on."""
+        error = None
+        if "error" in values:
+            problems = [Problem(**one) for one in values["problems"]]
+            error = getattr(errors, values["error"])(problems, total=values["total"])
+        return cls(values["status"], values["reason"], error, values["clock"])
 
 
 @dataclass(frozen=True, slots=True)

@@ -141,8 +141,8 @@ class Local(Launcher):
                 child.pipe.close()
                 del self._children[name]
                 continue
-            if isinstance(message, Finished):
-                child.result = message
+            if isinstance(message, dict):
+                child.result = Finished.from_plain(message)
             elif message is not HEARTBEAT:
                 on_event(name, message)
         for name, child in list(self._children.items()):

@@ -6,14 +6,17 @@ What crosses the border are strings, numbers, and bytes: `order` here, `work` th
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import tempfile
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from alignbench import errors, layout, plugins, store
 from alignbench.api.launcher import Event, Finished, LauncherConfig, Needs, Task
@@ -82,6 +85,19 @@ def _is_sent(name: str, root: Path, plan: Plan) -> bool:
     return ".." not in Path(name).parts and sum(one.stat().st_size for one in files if one.is_file()) <= SENT
 
 
+def identity(run: Path) -> str:
+    """Return a random name of a run, 32 hex digits, which its folder holds: the same on every host.
+
+    For what a launcher keeps outside of the folder. No other run has it, but for copies of the folder.
+    """
+    file = run / layout.IDENTITY
+    known = file.read_text(encoding="utf-8").strip() if file.is_file() else ""
+    if not re.fullmatch(r"[0-9a-f]{32}", known):  # it becomes a part of paths
+        known = uuid4().hex
+        store.write_text(file, f"{known}\n")
+    return known
+
+
 def _packed(root: Path, names: list[str]) -> bytes:
     """Return files and folders below `root` as bytes."""
     found: list[str] = []
@@ -101,15 +117,34 @@ def work(
     artefacts: Mapping[str, Callable[[], bytes]],
     *,
     heartbeat: float = 0.0,
-    begun: bytes | None = None,
+    begun: Callable[[], bytes | None] = lambda: None,
     keep: Callable[[bytes], None] | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Do a task on this machine, alone in a process, and yield what it reports, as plain values.
 
     `reads`: for each sealed folder that the task reads, what returns its bytes; `artefacts` likewise, by key, of the
-    stages that other cells made. `begun`: checkpoints from which an earlier attempt goes on, and `keep` gets those of
-    this one. A machine that is not like the one which asks refuses, and says why.
+    stages that other cells made. `begun` returns the checkpoints of an earlier attempt, from which this one goes on,
+    and `keep` gets those of this one. `{"refused": [...]}`: this machine is not like the one which asks, with all
+    reasons. `{"lost": "..."}`: the task itself is not to blame, and another attempt or machine may do better.
     """
+    try:
+        yield from _work(order, reads, artefacts, heartbeat, begun, keep)
+    except Exception as error:  # an exception is not a plain value
+        if isinstance(error, errors.AlignbenchError):
+            yield {"lost": str(error)}
+        else:
+            yield {"log": traceback.format_exc()}
+            yield {"lost": f"{type(error).__name__}: {error}"}
+
+
+def _work(
+    order: Mapping[str, Any],
+    reads: Mapping[str, Callable[[], bytes]],
+    artefacts: Mapping[str, Callable[[], bytes]],
+    heartbeat: float,
+    begun: Callable[[], bytes | None],
+    keep: Callable[[bytes], None] | None,
+) -> Iterator[dict[str, Any]]:
     if found := differences(order):
         yield {"refused": found}
         return
@@ -123,8 +158,13 @@ def work(
         folder = Path(task.what["folder"])
         for name, fetch in reads.items():
             folders.unpack(fetch(), task.run / name)
-        if begun is not None:
-            folders.write(folders.files_of(begun), folder / layout.CHECKPOINTS)
+        if (stored := begun()) is not None:
+            try:
+                folders.write(folders.files_of(stored), folder / layout.CHECKPOINTS)
+            except folders.TransferError as error:
+                yield {
+                    "event": asdict(Event(f"its stored checkpoints are damaged, it begins anew ({error})"))
+                }
         log, kept = _Tail(task.log), _Kept(folder / layout.CHECKPOINTS, keep)
         try:
             with Local(LauncherConfig(jobs=1)) as here:
@@ -155,9 +195,7 @@ def work(
             if (tracked := task.run / layout.TRACKING).is_dir():
                 yield {"tracking": _packed(task.run, [tracked.name])}
             yield {"sealed": folders.pack(folder)}
-        yield {
-            "finished": {"status": last.status, "reason": last.reason, "clock": last.clock, **_error(last)}
-        }
+        yield {"finished": last.plain()}
 
 
 def differences(order: Mapping[str, Any]) -> list[str]:
@@ -282,13 +320,6 @@ class _Kept:
             self.known = list(newest.values())
 
 
-def _error(last: Finished) -> dict[str, Any]:
-    if last.error is None:
-        return {}
-    problems = [asdict(one) for one in last.error.problems]
-    return {"error": type(last.error).__name__, "problems": problems, "total": last.error.total}
-
-
 # --- here: what comes back ----------------------------------------------------------------------------------------
 
 
@@ -313,7 +344,7 @@ class Receiver:
         elif "sealed" in message:
             self._replace(folder, message["sealed"])
         elif "finished" in message:
-            return _finished(message["finished"])
+            return Finished.from_plain(message["finished"])
         return None
 
     def _replace(self, folder: Path, data: bytes) -> None:
@@ -322,11 +353,3 @@ class Receiver:
         folders.verified(data)
         clear(folder)
         folders.unpack(data, folder)
-
-
-def _finished(message: Mapping[str, Any]) -> Finished:
-    error = None
-    if "error" in message:
-        kind = getattr(errors, message["error"], errors.AlignbenchError)
-        error = kind([errors.Problem(**one) for one in message["problems"]], total=message["total"])
-    return Finished(message["status"], message["reason"], error, message["clock"])

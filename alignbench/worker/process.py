@@ -51,7 +51,7 @@ def main(task: Task, pipe: Connection) -> None:
         with suppress(OSError):  # the log may lie on the disk that is full
             sys.stdout.flush()
             sys.stderr.flush()
-    pipe.send(replace(result, clock=busy_clock()))
+    pipe.send(replace(result, clock=busy_clock()).plain())
     pipe.close()
 
 

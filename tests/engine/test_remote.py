@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,13 @@ import pytest
 
 from alignbench import layout, store
 from alignbench.api.launcher import Event, Finished, Task
-from alignbench.launchers import Receiver, TransferError, folders, order, pack, remote, work
+from alignbench.errors import PluginError, Problem, StorageError
+from alignbench.launchers import Receiver, TransferError, folders, identity, order, pack, remote, work
 from alignbench.recipe.resolve import resolve
 from alignbench.recipe.schema import Recipe
+from alignbench.testing.launchers import at as cell_of
+from alignbench.testing.launchers import made_by, recipe
+from alignbench.testing.sessions import open_session
 
 
 def sealed(folder: Path, **files: str) -> Path:
@@ -122,8 +126,82 @@ def test_a_large_file_has_to_be_at_the_same_place_with_the_same_bytes(
     assert remote.differences(sent)[0].endswith("principles.txt is not here")
 
 
-def test_what_crosses_is_plain_values_and_bytes(task: Task):
+@pytest.fixture(scope="module")
+def worked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Task, list[dict[str, Any]]]]:
+    """A cell of the base, done on a machine without a common disk, whose stored checkpoints are damaged; all that
+    came of it."""
+    folder = tmp_path_factory.mktemp("worked")
+    session = open_session(folder, recipe())
+    cell = cell_of(replace(session.task, kind="cell", reads=(layout.DATA,)), "base")
+    stored = folders.pack_files(sealed(folder / "0", tensors="1"), ["tensors"])[:-1]
+    reads = {layout.DATA: lambda: pack(cell.run / layout.DATA)}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ALIGNBENCH_HOME", str(folder / "there"))
+        yield cell, list(work(order(cell), reads, {}, begun=lambda: stored))
+
+
+def test_what_crosses_is_plain_values_and_bytes(task: Task, worked: tuple[Task, list[dict[str, Any]]]):
     assert plain(order(task))
+    _, came = worked
+    assert {"event", "log", "sealed", "finished"} <= {name for message in came for name in message}
+    assert all(plain(message) for message in came)
+
+
+def test_a_cell_whose_stored_checkpoints_are_damaged_begins_anew_and_says_so(
+    worked: tuple[Task, list[dict[str, Any]]],
+):
+    cell, came = worked
+    phases = [message["event"]["phase"] for message in came if "event" in message]
+    assert [one for one in phases if one.startswith("its stored checkpoints are damaged")] == phases[:1]
+    assert came[-1]["finished"]["status"] == "done"
+    receiver = Receiver(cell)
+    assert [receiver.take(message, lambda event: None) for message in came][-1] == Finished(
+        clock=came[-1]["finished"]["clock"]
+    )
+    assert made_by(cell)["answers"]
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (TransferError("the transfer was torn"), "the transfer was torn"),
+        (StorageError("the disk is full", "free some space"), "the disk is full; free some space"),
+        (ValueError("no such luck"), "ValueError: no such luck"),
+    ],
+)
+def test_an_error_of_the_machine_crosses_as_plain_values_too(task: Task, error: Exception, reason: str):
+    def fetch() -> bytes:
+        raise error
+
+    came = list(work(order(task), {layout.DATA: fetch}, {}))
+    assert came[-1] == {"lost": reason}
+    assert all(plain(message) for message in came)
+    told = "".join(message.get("log", "") for message in came)
+    assert ("Traceback" in told) == isinstance(error, ValueError), "only a bug needs its traceback"
+
+
+def test_an_error_crosses_as_the_nearest_kind_that_alignbench_has():
+    class Own(PluginError):
+        """Of a plugin, which whoever reads the values need not have."""
+
+    own = Own([Problem("no", "yes", "recipe.yaml", 3), Problem("nor this")], total=5)
+    values = Finished("failed", str(own), own, 1.5).plain()
+    assert plain(values)
+    back = Finished.from_plain(values)
+    assert (back.status, back.reason, back.clock) == ("failed", str(own), 1.5)
+    assert type(back.error) is PluginError
+    assert str(back.error) == str(own)
+    assert Finished.from_plain(Finished(clock=2.0).plain()) == Finished(clock=2.0)
+
+
+def test_a_run_has_a_name_of_its_own_that_stays_with_its_folder(tmp_path: Path):
+    first, second = tmp_path / "first", tmp_path / "second"
+    name = identity(first)
+    assert identity(first) == name != identity(second)
+    first.rename(tmp_path / "moved")
+    assert identity(tmp_path / "moved") == name
+    (second / layout.IDENTITY).write_text("../first\n")
+    assert set(identity(second)) <= set("0123456789abcdef")
 
 
 def plain(value: Any) -> bool:

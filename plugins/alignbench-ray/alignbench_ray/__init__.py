@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from alignbench import AlignbenchError, Event, Finished, Launcher, LauncherConfig, Needs, Problem, Task
-from alignbench.launchers import Receiver, TransferError, order, pack
+from alignbench.launchers import Receiver, TransferError, identity, order, pack
 
 if TYPE_CHECKING:
     import ray
@@ -38,7 +38,7 @@ class RayConfig(LauncherConfig):
     address: str = LOCAL
     """`local`: Ray is started on this machine, for this run; else the HOST:PORT of a running cluster."""
     trust_network: bool = False
-    """Allow an address other than loopback: whoever reaches a Ray cluster can run code on all of its nodes."""
+    """Allow an address other than loopback: anyone who can reach a Ray cluster can run code on all of its nodes."""
     gpus: Literal["auto"] | float = Field(default="auto", ge=0)
     """Devices of a cell; auto: one where any node has one."""
     memory: int = Field(default=0, ge=0)
@@ -52,8 +52,8 @@ class RayConfig(LauncherConfig):
     def _loopback_or_trusted(self) -> Self:
         if self.address != LOCAL and not self.trust_network and not is_loopback(self.address):
             raise ValueError(
-                f"{self.address} is not this machine's loopback: Ray trusts everybody who reaches it; "
-                "write launcher.trust_network=true where its network is yours alone"
+                f"{self.address} is not this machine's loopback: Ray trusts everyone who can reach it; "
+                "write launcher.trust_network=true where its network is private"
             )
         return self
 
@@ -144,7 +144,7 @@ class Ray(Launcher):
                 ray.shutdown()
                 raise AlignbenchError(
                     f"nodes of the cluster listen at {', '.join(sorted(others))}, which is not loopback",
-                    "write launcher.trust_network=true where that network is yours alone",
+                    "write launcher.trust_network=true where that network is private",
                 )
 
     def __exit__(self, *_: object) -> None:
@@ -222,13 +222,22 @@ class Ray(Launcher):
         if self._refused:
             options["label_selector"] = {"ray.io/node-id": f"!in({','.join(self._refused)})"}
         reads = {one: [self._object(task.run / one)] for one in task.reads}
-        storage = ""
-        if self.config.storage:
-            storage = f"{self.config.storage.rstrip('/')}/{_owner(task)}/{name}.checkpoints"
         remote = ray.remote(do).options(**options)
         running.stream = remote.remote(
-            order(task), reads, dict(self._artefacts), running.heartbeat, bool(options["num_gpus"]), storage
+            order(task),
+            reads,
+            dict(self._artefacts),
+            running.heartbeat,
+            bool(options["num_gpus"]),
+            self._storage(name),
         )
+
+    def _storage(self, name: str) -> str:
+        """Return where the checkpoints of a task are kept; no other run, and no other user, has the same place."""
+        if not self.config.storage:
+            return ""
+        own = f"{identity(self._running[name].task.run)}-{os.getuid()}"
+        return f"{self.config.storage.rstrip('/')}/{own}/{name}.checkpoints"
 
     def _object(self, folder: Path) -> Any:
         """Return a sealed folder as an object of Ray, put there once."""
@@ -262,7 +271,7 @@ class Ray(Launcher):
         for stream in ready:
             name = streams[stream]
             try:
-                self._take(name, ray.get(next(stream)), on_event)  # pyright: ignore[reportArgumentType]
+                self._take(name, ray.get(next(stream)), on_event, again)  # pyright: ignore[reportArgumentType]
             except StopIteration:
                 self._lose(name, "its task ended without a result", on_event, again=again)
             except TaskCancelledError:
@@ -277,20 +286,29 @@ class Ray(Launcher):
                 else:
                     self._lose(name, _line(error), on_event, again=again)
 
-    def _take(self, name: str, message: dict[str, Any], on_event: Callable[[str, Event], None]) -> None:
+    def _take(
+        self, name: str, message: dict[str, Any], on_event: Callable[[str, Event], None], again: bool
+    ) -> None:
         """Take one message of a task."""
         import ray
+
+        from alignbench_ray.node import forget
 
         running = self._running[name]
         if "node" in message:
             running.node, self._used[message["node"]] = message["node"], message["name"]
         elif "refused" in message:
             self._refuse(name, message["refused"], on_event)
+        elif "lost" in message:
+            self._lose(name, " ".join(message["lost"].split()), on_event, again=again)
         else:
             if "artefact" in message and message["artefact"] not in self._artefacts:
                 self._artefacts[message["artefact"]] = [ray.put(message["data"])]
             last = running.receiver.take(message, lambda event: on_event(name, event))
             if last is not None:
+                if last.status == "done" and (storage := self._storage(name)):
+                    with suppress(Exception):  # what stays there takes room, and changes no result
+                        forget(storage)
                 self._end(name, last)
 
     def _end(self, name: str, last: Finished) -> None:
@@ -337,16 +355,6 @@ class Ray(Launcher):
             "nodes": sorted(set(self._used.values())),
             "refused": refused,
         }
-
-
-def _owner(task: Task) -> str:
-    """A name for a run that no other run has: two users' runs on one cluster share nothing."""
-    import hashlib
-    import platform
-
-    folder: Path = task.run
-    identity = f"{platform.node()}\0{os.getuid()}\0{folder.resolve()}\0{task.what['key']}"
-    return hashlib.sha256(identity.encode()).hexdigest()[:24]
 
 
 def _line(error: BaseException) -> str:

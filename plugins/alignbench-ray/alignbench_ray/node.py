@@ -32,7 +32,7 @@ def do(
         {name: partial(ray.get, ref) for name, (ref,) in reads.items()},
         {key: partial(ray.get, ref) for key, (ref,) in artefacts.items()},
         heartbeat=heartbeat,
-        begun=kept(storage),
+        begun=partial(kept, storage),
         keep=partial(keep, storage) if storage else None,
     )
 
@@ -56,3 +56,13 @@ def keep(storage: str, data: bytes) -> None:
     half = f"{path}.{uuid4().hex}"
     files.pipe_file(half, data)
     files.mv(half, path)
+
+
+def forget(storage: str) -> None:
+    """Delete the checkpoints of a cell, and what a killed process has left of them half written."""
+    from fsspec.core import url_to_fs
+
+    files, path = url_to_fs(storage)
+    for name in files.ls(path.rpartition("/")[0], detail=False):
+        if name.startswith(path):
+            files.rm_file(name)
