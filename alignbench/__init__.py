@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
-# Read by huggingface_hub and others as they are imported; who says otherwise is heard.
+# Read by huggingface_hub and others as they are imported; a value that is already set stays.
 for _switch in ("HF_HUB_DISABLE_TELEMETRY", "DO_NOT_TRACK"):
     os.environ.setdefault(_switch, "1")
 
@@ -28,7 +28,7 @@ _HOME = {
     ),
     "alignbench.api.judge": "Judge Models PairwiseJudgment Score",
     "alignbench.api.metric": (
-        "Cell Difference Evidence Measure Metric Missing PairLogprobs Picture Request by_prompt histograms matches"
+        "Cell Difference Evidence Figure Measure Metric Missing PairLogprobs Request by_prompt histograms matches"
     ),
     "alignbench.api.data": "RowFilter Source",
     "alignbench.api.reward": "Reward RewardConfig RewardModel",
@@ -90,11 +90,11 @@ if TYPE_CHECKING:
     from alignbench.api.metric import Cell as Cell
     from alignbench.api.metric import Difference as Difference
     from alignbench.api.metric import Evidence as Evidence
+    from alignbench.api.metric import Figure as Figure
     from alignbench.api.metric import Measure as Measure
     from alignbench.api.metric import Metric as Metric
     from alignbench.api.metric import Missing as Missing
     from alignbench.api.metric import PairLogprobs as PairLogprobs
-    from alignbench.api.metric import Picture as Picture
     from alignbench.api.metric import Request as Request
     from alignbench.api.metric import by_prompt as by_prompt
     from alignbench.api.metric import histograms as histograms

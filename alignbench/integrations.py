@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Any, cast
 
-from alignbench.api.method import LedRun, Rows, Run
+from alignbench.api.method import ExternalRun, Rows, Run
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -28,7 +28,7 @@ def callback(run: Run, rows: Rows[Any] | None = None, *, leave_out: Collection[s
     """
     from alignbench.training.callback import Observer
 
-    return Observer(cast("LedRun", run), rows, leave_out)
+    return Observer(cast("ExternalRun", run), rows, leave_out)
 
 
 def count(model: PreTrainedModel) -> None:

@@ -74,7 +74,7 @@ VALUES = "values.json"
 
 # EVALUATION
 SUMMARY = "summary.json"
-PICTURES = "pictures.json"
+FIGURES = "figures.json"
 """Figures of the metrics, for the report."""
 SCORES = "scores.parquet"
 """The score of each judge for each sample."""
@@ -88,7 +88,7 @@ DESIGN = "design.json"
 """What is ranked, and in which order each rater sees it."""
 JOURNAL = "journal.jsonl"
 """The rankings, one a line, append-only."""
-BARS = "bars.json"
+THRESHOLDS = "thresholds.json"
 """Below which quality a rater is left out."""
 RANKINGS = "rankings.jsonl"
 """The rankings as rows for training."""
@@ -119,6 +119,8 @@ MEASURED = "measured.jsonl"
 # The runs of the claims
 REGISTERED = "registered.json"
 """The registry of claims, as it was before the first seed."""
+EVIDENCE = "evidence-{}.json"
+"""What finished runs say of claims, next to the registry; with the fingerprint of the sandbox."""
 
 
 def cell_name(label: str, seed: int) -> str:

@@ -1,4 +1,4 @@
-"""The floor under every model folder: weights are data, no file is code, no path leads out of it."""
+"""What every model folder must keep: weights are data, no file is code, no path leads out of it."""
 
 from __future__ import annotations
 

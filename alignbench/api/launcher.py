@@ -159,7 +159,7 @@ class Launcher(ABC):
 
     @abstractmethod
     def start(self, name: str, task: Task, needs: Needs, *, heartbeat: float = 0.0) -> None:
-        """Start a task; after more than `heartbeat` seconds without a word of it (0: any number) it has failed."""
+        """Start a task; one that reports nothing for more than `heartbeat` seconds (0: any number) has failed."""
 
     @abstractmethod
     def wait(

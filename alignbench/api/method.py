@@ -318,7 +318,7 @@ class Run(Protocol):
         ...
 
 
-class LedRun(Run, Protocol):
+class ExternalRun(Run, Protocol):
     """What a run has in addition for `alignbench.integrations.callback`, which leads a trainer of another library."""
 
     def checkpoints(self, rows: Rows[Any]) -> Checkpoints:

@@ -34,7 +34,7 @@ __all__ = [
     "Missing",
     "Need",
     "PairLogprobs",
-    "Picture",
+    "Figure",
     "Request",
     "Under",
 ]
@@ -228,7 +228,7 @@ class Difference:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Picture:
+class Figure:
     """A figure of a metric, which the report draws with each label in its colour."""
 
     kind: Literal["histogram", "words", "map"]
@@ -286,7 +286,7 @@ class Metric(ABC):
     def measure(self, evidence: Evidence) -> list[Measure | Missing]:
         """Return one entry for each cell of `evidence` and each part of the metric."""
 
-    def pictures(self, evidence: Evidence) -> Sequence[Picture]:
+    def figures(self, evidence: Evidence) -> Sequence[Figure]:
         """Return the metric's figures; called after `measure`."""
         return ()
 

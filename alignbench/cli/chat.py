@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from alignbench.cli.runs import RunFolder
-from alignbench.cli.shell import hush
+from alignbench.cli.shell import silence_libraries
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -56,7 +56,7 @@ def chat(
         )
         for cell in cells
     }
-    hush(context)
+    silence_libraries(context)
     console = Console()
     with console.status("loading the policies") if console.is_terminal else nullcontext():
         session = reopen(run, cores())

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from alignbench.cli.runs import ForPrograms, RunFolder
-from alignbench.cli.shell import hush, print_json
+from alignbench.cli.shell import print_json, silence_libraries
 
 
 def export(
@@ -40,7 +40,7 @@ def export(
     from alignbench.report.card import card
 
     found = results.read(run)
-    hush(context)
+    silence_libraries(context)
     if push is not None:
         engine.may_push(push)
     (cell,) = finished(found, [label], seed)

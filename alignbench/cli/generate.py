@@ -9,7 +9,7 @@ import typer
 
 from alignbench import layout
 from alignbench.cli.runs import ForPrograms, Overrides, RecipeFile
-from alignbench.cli.shell import hush, print_json
+from alignbench.cli.shell import print_json, silence_libraries
 from alignbench.errors import Problem, RecipeError
 
 
@@ -49,7 +49,7 @@ def generate(
     folder = out or Path("generated") / recipe.stem
     asked = _made(wanted, how, "--how")
     named = _made(NamedJudge, judge, "--judge")
-    hush(context)
+    silence_libraries(context)
     facts = generate(loaded, folder, how=asked, judge=named, adapter=adapter, seed=seed)
     if as_json:
         print_json({"folder": str(folder), **facts})

@@ -47,7 +47,7 @@ def label(
     ask: Annotated[
         list[str], typer.Option(metavar="score|flags|note", help="Also ask for this; may be repeated.")
     ] = [],  # noqa: B006
-    bar: Annotated[
+    require: Annotated[
         list[str],
         typer.Option(
             metavar="NAME=SHARE",
@@ -82,7 +82,7 @@ def label(
     """Let people rank the answers of a run without seeing the labels; the rankings become the judge `people`."""
     from alignbench import layout
     from alignbench.commands import label as command
-    from alignbench.label import bars
+    from alignbench.label import thresholds
     from alignbench.label.serve import LOOPBACK
     from alignbench.report.text import visible
 
@@ -91,7 +91,7 @@ def label(
     wanted = [one for text in ask for one in text.split(",")]
     if unknown := [one for one in wanted if one not in ("score", "flags", "note")]:
         raise RecipeError(f"--ask {unknown[0]}: expected score, flags or note")
-    least = bars.parsed(bar)
+    least = thresholds.parsed(require)
     if host not in LOOPBACK and not network:
         raise RecipeError(
             f"--host {host} lets other machines open the page, over a connection that anybody between can read",
@@ -122,7 +122,7 @@ def label(
         assert data is not None
         design = command.keep(folder, command.design_of_file(data, **how), data, options)
     if least:
-        bars.write(bars.read(folder).model_copy(update=least), folder)
+        thresholds.write(thresholds.read(folder).model_copy(update=least), folder)
     if take is not None:
         written, passed = command.take_in(folder, design, take)
         for reason, count in passed.items():

@@ -103,7 +103,7 @@ def complain(lines: Iterable[str]) -> None:
         typer.echo(f"error: {harmless(line)}", err=True)
 
 
-def hush(context: typer.Context) -> None:
+def silence_libraries(context: typer.Context) -> None:
     """Silence the log messages of libraries until the command ends."""
     import logging
     import warnings

@@ -14,7 +14,7 @@ from typing import Any
 from alignbench import layout, results, store
 from alignbench.data import jsonl
 from alignbench.errors import DataError, Problem, RecipeError
-from alignbench.label import bars, design, exchange, journal
+from alignbench.label import design, exchange, journal, thresholds
 from alignbench.label.design import Choice, Design, Item, Question
 from alignbench.rows import Messages
 from alignbench.worker import samples
@@ -109,7 +109,7 @@ def begun(folder: Path, data: Path | None, typed: Mapping[str, Any]) -> Design |
     if changed:
         raise RecipeError(
             f"{folder} holds a labelling that began with another --{', --'.join(changed)}",
-            "leave it out: the rankings belong to the prompts and orders of then",
+            "leave it out: the rankings so far belong to the prompts and orders of the earlier options",
         )
     return found
 
@@ -128,14 +128,14 @@ def keep(folder: Path, made: Design, data: Path | None, options: Mapping[str, An
 
 
 def known(folder: Path) -> dict[str, Any]:
-    """Return what is known of a labelling, by the raters who are kept (`alignbench.label.bars.applied`)."""
-    return bars.applied(design.read(folder), journal.read(folder), bars.read(folder))[0]
+    """Return what is known of a labelling, by the raters who are kept (`alignbench.label.thresholds.applied`)."""
+    return thresholds.applied(design.read(folder), journal.read(folder), thresholds.read(folder))[0]
 
 
 def write_rows(folder: Path) -> Path:
     """Write the rankings of the raters who are kept as rows for training, next to the journal; return the file."""
     made = design.read(folder)
-    _, kept = bars.applied(made, journal.read(folder), bars.read(folder))
+    _, kept = thresholds.applied(made, journal.read(folder), thresholds.read(folder))
     rows = exchange.rankings(made, kept)
     store.write_text(
         folder / layout.RANKINGS, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)

@@ -56,13 +56,13 @@ def lengths(parts: Iterable[Part], data: Data, context_length: int | None) -> No
         kind, fix = _fix(unwritten.most_common(1)[0][0])
         raise kind(what, fix)
     shown = ", ".join(f"{part:.0%} have at most {quantile(known, part)}" for part in (0.5, 0.9, 0.99, 1.0))
-    wished = {math.ceil(quantile(known, part) / 16) * 16 for part in (0.5, 0.75, 0.9, 0.95, 1.0)}
+    candidates = {math.ceil(quantile(known, part) / 16) * 16 for part in (0.5, 0.75, 0.9, 0.95, 1.0)}
     offers = {
-        wish: sum(one <= wish for one in known)
-        for wish in {min(wish, context_length or wish) for wish in wished}
+        length: sum(one <= length for one in known)
+        for length in {min(length, context_length or length) for length in candidates}
     }
-    better = {wish: fits for wish, fits in sorted(offers.items()) if fits > rows - dropped.total()}
-    keeps = ", ".join(f"{wish} keeps {fits / rows:.0%}" for wish, fits in better.items())
+    better = {length: fits for length, fits in sorted(offers.items()) if fits > rows - dropped.total()}
+    keeps = ", ".join(f"{length} keeps {fits / rows:.0%}" for length, fits in better.items())
     limit = f" (the model's context is {context_length})" if context_length else ""
     allowing = f"data.allowed_drop: {math.ceil(share * 100) / 100}"
     fix = f"set data.max_length{limit}: {keeps}; or {allowing}"

@@ -12,12 +12,12 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from alignbench import plugins
 from alignbench.api.config import Split
 from alignbench.api.data import RowFilter, Source
 from alignbench.data.fidelity import answers
 from alignbench.data.split import order_of, prompt_key, split_of
 from alignbench.errors import DataError
+from alignbench.recipe import configs
 from alignbench.recipe.named import open_source
 from alignbench.recipe.schema import CONVERSATION, PROMPT, Named, Recipe
 from alignbench.rows import Pair, Prompt, Ranking, Row, Text, UnpairedPreference
@@ -162,21 +162,20 @@ class _First:
     def add(self, order: tuple[Any, ...], row: Row) -> None:
         self._items.append((order, row))
         if self._count is not None and len(self._items) > 2 * self._count + CHUNK:
-            self._settle()
+            self._sort()
 
     def rows(self) -> list[Row]:
-        self._settle()
+        self._sort()
         return [row for _, row in self._items]
 
-    def _settle(self) -> None:
+    def _sort(self) -> None:
         self._items.sort(key=lambda item: item[0])
         if self._count is not None:
             del self._items[self._count :]
 
 
 def _open_filter(named: Named, root: Path, models: Any) -> RowFilter:
-    kind: type[RowFilter] = plugins.load("filters", named.name)
-    made = kind(kind.Config.model_validate(named.config))
+    made: RowFilter = configs.make("filters", named.name, named.config)
     made.root = root
     made.open(models)
     return made

@@ -22,7 +22,7 @@ from alignbench.engine.plan import Cell
 from alignbench.engine.scheduler import Scheduler
 from alignbench.errors import AlignbenchError, Exit
 from alignbench.hooks import Observers
-from alignbench.label import bars
+from alignbench.label import thresholds
 from alignbench.launchers.local import Local
 from alignbench.models import files as model_files
 from alignbench.recipe.plan import Plan
@@ -224,13 +224,13 @@ def failure(name: str, last: Finished, log: Path) -> AlignbenchError:
 
 
 def _recorded(experiment: Experiment) -> dict[str, str]:
-    """Return a digest of people's rankings, and of the bars for raters: the run's own, and those that judges name."""
+    """Return a digest of people's rankings and of their thresholds: the run's own, and those that judges name."""
     named = [
         one for one in experiment.plan.recipe.evaluation.judges if plugins.load("judges", one.name).recorded
     ]
     folders = {one.name: experiment.root / str(one.config["folder"]) for one in named}
-    digests = {name: bars.digest(folder) for name, folder in folders.items()}
-    digests[""] = bars.digest(experiment.out / layout.PEOPLE)
+    digests = {name: thresholds.digest(folder) for name, folder in folders.items()}
+    digests[""] = thresholds.digest(experiment.out / layout.PEOPLE)
     return {name: digest for name, digest in digests.items() if digest}
 
 

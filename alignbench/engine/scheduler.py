@@ -127,7 +127,7 @@ class Scheduler:
         return Needs(cpus=self.experiment.threads, memory_bytes=known)
 
     def _advance(self, cell: Cell) -> None:
-        """Take a cell whose parents have ended as it lies in the folder, give it up, or let it start."""
+        """Take a cell whose parents have ended from the run folder, mark it as blocked, or let it start."""
         ended = {one: self.statuses[one] for one in self.parents[cell] if one in self.statuses}
         failed = next((parent for parent, how in ended.items() if how.status != "done"), None)
         if failed is not None:

@@ -15,14 +15,14 @@ from alignbench import layout, store
 from alignbench.api.config import Settings
 from alignbench.api.judge import Judge, Models, PairwiseJudgment, Score, preference
 from alignbench.errors import RecipeError
-from alignbench.label import bars, design, journal
-from alignbench.label.bars import Bars
+from alignbench.label import design, journal, thresholds
 from alignbench.label.journal import Annotation
+from alignbench.label.thresholds import Thresholds
 from alignbench.rows import Prompt
 
 NAME = "people"
 UNFLAGGED = {"not helpful": "helpful", "not honest": "honest", "harmful": "harmless"}
-"""The part of a score that a flag speaks against."""
+"""The part of a score that a flag lowers."""
 
 MOST_RATERS = 5
 """Raters who have columns of their own; with more of them there is one judge, of all together."""
@@ -34,8 +34,8 @@ class People(Judge):
     Of two answers it says the share of raters who prefer the first, ties counting half, each rater once. An
     answer's score is the raters' mean from 1 to 7, where scores were asked, with the share of raters who did
     not flag it as its parts. Answers with the same text are a tie where somebody ranked the item. Raters below
-    `agreement`, `consistency` or `checks` are left out and named in `quality`; where one is not given, the bar
-    that `alignbench label --bar` set in the folder holds.
+    `agreement`, `consistency` or `checks` are left out and named in `quality`; where one is not given, the threshold
+    that `alignbench label --require` set in the folder holds.
     """
 
     api = 2
@@ -64,9 +64,9 @@ class People(Judge):
         self.annotations = journal.read(folder)
         if not self.annotations:
             raise RecipeError(f"nobody has ranked anything in {folder}", "begin with: alignbench label RUN")
-        given = self.config.model_dump(include=set(Bars.model_fields), exclude_none=True)
-        limits = bars.read(folder).model_copy(update=given)
-        found, self.annotations = bars.applied(self.design, self.annotations, limits)
+        given = self.config.model_dump(include=set(Thresholds.model_fields), exclude_none=True)
+        limits = thresholds.read(folder).model_copy(update=given)
+        found, self.annotations = thresholds.applied(self.design, self.annotations, limits)
         own, names = self.config.rater, ("agreement", "consistency", "checks", "first")
         if own is not None:
             self.annotations = [one for one in self.annotations if one.rater == own]
@@ -82,7 +82,7 @@ class People(Judge):
             name: found[name] for name in ("chosen", "items", "overlap", "repeats", "alpha", "unmeasured")
         }
         labels["left_out"] = [f"{rater}: {reason}" for rater, reason in found["left_out"].items()]
-        labels["bars"] = [f"{name} at least {least:.0%}" for name, least in found["bars"].items()]
+        labels["thresholds"] = [f"{name} at least {least:.0%}" for name, least in found["thresholds"].items()]
         self.quality = {"labels": labels, "agreement": found["agreement"], "raters": short}
 
     def fingerprint(self) -> Any:

@@ -27,7 +27,7 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
 from alignbench.errors import StorageError
-from alignbench.label import bars
+from alignbench.label import thresholds
 from alignbench.label.design import FLAGS, Design
 from alignbench.label.journal import Annotation, Journal, TakenError, now
 from alignbench.label.progress import Progress, Turn
@@ -251,8 +251,8 @@ class _Page:
         return await run_in_threadpool(self._numbers)
 
     def _numbers(self) -> Response:
-        limits = bars.read(self.journal.file.parent)
-        found, _ = bars.applied(self.design, list(self.journal.annotations.values()), limits)
+        limits = thresholds.read(self.journal.file.parent)
+        found, _ = thresholds.applied(self.design, list(self.journal.annotations.values()), limits)
         raters = {
             name: {**self.progress.count(name), **found["raters"].get(name, {})}
             for name in dict.fromkeys([*self.raters.values(), *found["raters"]])

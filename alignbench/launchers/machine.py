@@ -33,7 +33,7 @@ def cores() -> int:
 
 
 def free_memory(device: str | None) -> int | None:
-    """Return the bytes that are free on a CUDA device, or in the machine (None); None where nobody says."""
+    """Return the bytes that are free on a CUDA device, or in the machine (None); None where that is not known."""
     if device is not None:
         return _free_on(device)
     try:

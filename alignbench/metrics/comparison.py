@@ -164,7 +164,7 @@ def comparisons(
     """Return every pair of labels on every column, under each estimand.
 
     Holm's correction holds within one column and estimand: over all the pairs that one reads down a column
-    of the table. `p_holm_all` holds over all columns too, for who looks for any difference in any of them.
+    of the table. `p_holm_all` holds over all columns too, for a reader who searches all of them for a difference.
     `smallest_detectable` is based on the correction's strictest step, what the run would have found even if
     no other pair differed, and on the planning variance of the whole column.
     """

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from alignbench.api.metric import Evidence, Measure, Metric, Missing, Need, Picture, Request
+from alignbench.api.metric import Evidence, Figure, Measure, Metric, Missing, Need, Request
 from alignbench.metrics.open_prompts import OpenPrompts, answers, needs_package, segmenter, words
 
 BLEU_OF = 20
@@ -95,7 +95,7 @@ class Diversity(Metric):
             ]
         return found
 
-    def pictures(self, evidence: Evidence) -> Sequence[Picture]:
+    def figures(self, evidence: Evidence) -> Sequence[Figure]:
         try:
             from sklearn.manifold import TSNE
         except ImportError:  # the columns give the reason
@@ -121,7 +121,7 @@ class Diversity(Metric):
                 f"Answers to '{asked[id]}', as t-SNE of the base's hidden states: near points are similar, "
                 "distances between far groups have no meaning. Few groups of points mean few distinct answers."
             )
-            found.append(Picture(kind="map", title=asked[id], description=description, data=data))
+            found.append(Figure(kind="map", title=asked[id], description=description, data=data))
         return found
 
 

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from alignbench.api.metric import Evidence, Measure, Metric, Missing, Need, Picture, by_prompt, histograms
+from alignbench.api.metric import Evidence, Figure, Measure, Metric, Missing, Need, by_prompt, histograms
 
 POSITIONS = ((1, 1), (2, 4), (5, 8), (9, 16), (17, 32), (33, None))
 """Ranges of positions in an answer, from 1, that are averaged: `entropy.2-4`."""
@@ -58,7 +58,7 @@ class Entropy(Metric):
                 )
         return found
 
-    def pictures(self, evidence: Evidence) -> Sequence[Picture]:
+    def figures(self, evidence: Evidence) -> Sequence[Figure]:
         found: dict[str, list[np.ndarray]] = {}
         for cell in evidence.cells:
             for one in evidence.logprobs(cell, under="self") or ():
@@ -71,7 +71,7 @@ class Entropy(Metric):
         edges, shares = histograms(every, (0.0, top))
         description = "Entropy of the next token: mass on the left is certainty, as in a collapsed policy."
         title = "entropy of the next token, bits"
-        return (Picture(kind="histogram", title=title, description=description, data=shares, edges=edges),)
+        return (Figure(kind="histogram", title=title, description=description, data=shares, edges=edges),)
 
 
 def _name(first: int, last: int | None) -> str:

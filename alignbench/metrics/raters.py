@@ -27,11 +27,11 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Raters:
-    """What the raters of a mean over prompts are to its variance."""
+    """How the raters of a mean over prompts add to its variance."""
 
     count: int
     added: float
-    """What they add to the variance of the mean that the prompts' values show."""
+    """What they add to the variance that the prompts' values show."""
     share: float
     """Variance of the mean that rests on them: their own, and that of the rest."""
     df: float

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from alignbench.api.metric import Cell, Evidence, Measure, Metric, Missing, Need, Picture, Request, histograms
+from alignbench.api.metric import Cell, Evidence, Figure, Measure, Metric, Missing, Need, Request, histograms
 from alignbench.metrics.open_prompts import OpenPrompts, answers, needs_package
 from alignbench.recipe.schema import BASE
 
@@ -58,7 +58,7 @@ class Sentiment(Metric):
         }
         return [found for cell in evidence.cells for found in _of(cell, of, request.samples)]
 
-    def pictures(self, evidence: Evidence) -> Sequence[Picture]:
+    def figures(self, evidence: Evidence) -> Sequence[Figure]:
         if not self.requests(evidence.root):
             return ()
         request = self.config.request()
@@ -78,7 +78,7 @@ class Sentiment(Metric):
             "Sentiment of answers to open questions, by VADER: -1 is negative, 1 positive, 0 neutral."
         )
         title = "sentiment, from \u22121 to 1"
-        return (Picture(kind="histogram", title=title, description=description, data=shares, edges=edges),)
+        return (Figure(kind="histogram", title=title, description=description, data=shares, edges=edges),)
 
 
 def polarity(texts: Sequence[str]) -> np.ndarray:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 
-from alignbench.api.metric import Evidence, Measure, Metric, Missing, Need, Picture, Request
+from alignbench.api.metric import Evidence, Figure, Measure, Metric, Missing, Need, Request
 from alignbench.metrics.diversity import entropy, top_share
 from alignbench.metrics.open_prompts import OpenPrompts, answers, segmenter, words
 
@@ -57,7 +57,7 @@ class Words(Metric):
             ]
         return found
 
-    def pictures(self, evidence: Evidence) -> Sequence[Picture]:
+    def figures(self, evidence: Evidence) -> Sequence[Figure]:
         request = self.config.request()
         counts: dict[str, Counter[str]] = {}
         for cell in evidence.cells:
@@ -71,7 +71,7 @@ class Words(Metric):
         }
         description = f"The most frequent words of {request.samples} answers to each open question."
         return (
-            (Picture(kind="words", title="share of all words", description=description, data=data),)
+            (Figure(kind="words", title="share of all words", description=description, data=data),)
             if data
             else ()
         )

@@ -68,7 +68,7 @@ def skipped(module: nn.Module, positions: int) -> None:
 
 @contextmanager
 def trying() -> Iterator[None]:
-    """Count nothing inside the block: a network is tried out, on behalf of nobody."""
+    """Count nothing inside the block: the trials of a network at load belong to no cell."""
     global _trying
     _trying += 1
     try:

@@ -37,13 +37,13 @@ class Meter:
         """What follows, until the `end` of this `begin`, is work of a kind; see `doing`."""
 
     def end(self) -> None:
-        """The kind of work that began last is over."""
+        """The kind of work that began last has ended."""
 
     def start(self) -> None:
-        """It is in charge from now on."""
+        """Every call is counted by it from now on."""
 
     def stop(self) -> None:
-        """Another meter is in charge until `start`."""
+        """Another meter counts the calls until `start`."""
 
 
 class Tally(Meter):
@@ -99,7 +99,7 @@ def begin(kind: str) -> None:
 
 
 def end() -> None:
-    """The kind of work that began last is over."""
+    """The kind of work that began last has ended."""
     _meters[-1].end()
 
 

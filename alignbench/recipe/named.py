@@ -10,6 +10,7 @@ from alignbench import plugins
 from alignbench.api.config import Named
 from alignbench.api.data import Source
 from alignbench.errors import DataError, Problem
+from alignbench.recipe import configs
 
 READERS = {".jsonl": "jsonl", ".json": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
 """The source plugin that reads a file, by its suffix."""
@@ -79,8 +80,8 @@ def rows_in(folder: Path) -> list[Path]:
 def open_source(named: Named, root: Path) -> Source:
     """Return the source that a recipe names, ready to read."""
     name, config = resolve(named, root)
-    kind: type[Source] = plugins.load("data", name)
-    return kind(kind.Config.model_validate(config), root=root)
+    kind, made = configs.build("data", name, config)
+    return kind(made, root=root)
 
 
 def check_exists(path: Path, given: str, root: Path) -> None:

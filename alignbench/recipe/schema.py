@@ -57,6 +57,7 @@ class Model(Settings):
     """Dtype of the arithmetic; auto: bfloat16 on a GPU that has it, and on a CPU that multiplies it twice as fast
     as float32, tried once; float32 on others and, on a CPU, for models of less than about 30 million weights."""
     adapter: Adapter = Adapter()
+    """The LoRA adapter that every method trains."""
     chat_template: str | None = None
     """A Jinja template, or the path of one, that replaces the tokenizer's; or the name of one of its own."""
 
@@ -154,6 +155,7 @@ class Data(Settings):
     limit: int | None = Field(default=None, ge=1)
     """Keep at most this many training rows."""
     split: Where = Where()
+    """How rows are assigned to training, validation and test."""
     stages: Literal["shared", "disjoint"] = "shared"
     """Whether the stages of one method draw from the same prompts or from three disjoint sets."""
     max_length: int = Field(default=1024, ge=8)
@@ -404,13 +406,19 @@ class Recipe(Settings):
     """A whole comparison."""
 
     model: Model
+    """The base: every method trains an adapter on its frozen weights, or decodes from it."""
     data: Data
+    """The rows, which are the same for all methods."""
     training: Training = Training()
+    """The optimisation that all methods share: batch, schedule, precision."""
     budget: Budget = Budget(epochs=1)
+    """What every label may spend, unless it sets a budget of its own."""
     start: Start = BASE
     """The start of every method that does not name its own."""
     methods: Annotated[dict[OwnLabel, MethodBlock], Field(min_length=1)]
+    """By label: a method with its own fields, and a start, budget or seeds of its own."""
     evaluation: Evaluation = Evaluation()
+    """What is measured, on how many prompts, by which judges."""
     sweep: Sweep | None = None
     """Tune every method that has a `sweep` block on validation prompts, before the comparison."""
     seeds: Seeds = [0]

@@ -18,7 +18,7 @@ from alignbench.rows import Messages
 PROMPTS = f"{layout.EVALUATION}/{layout.PROMPTS}"
 SCORES = f"{layout.EVALUATION}/{layout.SCORES}"
 PREFERENCES = f"{layout.EVALUATION}/{layout.PREFERENCES}"
-PICTURES = f"{layout.EVALUATION}/{layout.PICTURES}"
+FIGURES = f"{layout.EVALUATION}/{layout.FIGURES}"
 
 
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
@@ -44,8 +44,8 @@ class Curve:
 
 
 @dataclass(frozen=True)
-class Picture:
-    """`alignbench.api.metric.Picture`, read from its file."""
+class Figure:
+    """`alignbench.api.metric.Figure`, read from its file."""
 
     kind: Literal["histogram", "words", "map"]
     title: str
@@ -54,7 +54,7 @@ class Picture:
     edges: list[Place] = field(default_factory=list)
 
 
-_PICTURE = TypeAdapter(Picture)
+_FIGURE = TypeAdapter(Figure)
 
 
 def prompts(run: Path) -> dict[str, Messages]:
@@ -139,9 +139,9 @@ def _of_judge(file: Path, judge: str, seeds: Collection[int], *columns: str) -> 
     yield from zip(*(table[name].to_pylist() for name in columns), strict=True)
 
 
-def pictures(run: Path) -> list[Picture]:
+def figures(run: Path) -> list[Figure]:
     """Return the metrics' figures; a figure that cannot be read is left out."""
-    file = inside(run, PICTURES)
+    file = inside(run, FIGURES)
     try:
         found = json.loads(file.read_text(encoding="utf-8")) if file else []
     except (OSError, ValueError, RecursionError):
@@ -149,7 +149,7 @@ def pictures(run: Path) -> list[Picture]:
     kept = []
     for one in found if isinstance(found, list) else ():
         try:
-            kept.append(_PICTURE.validate_python(one))
+            kept.append(_FIGURE.validate_python(one))
         except ValidationError:
             continue
     return kept

@@ -43,7 +43,7 @@ NAMES = {
     "alpha": "Krippendorff's alpha",
     "left_out": "raters left out",
     "unmeasured": "kept without a measurement",
-    "bars": "raters are kept with",
+    "thresholds": "raters are kept with",
     "first": "prefers what comes first",
     "checks": "known answers",
     "consistency": "agreement with itself",

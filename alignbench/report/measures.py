@@ -89,17 +89,15 @@ def diversity(page: Page) -> Mapping[str, Any] | None:
             )
         ),
     )
-    pictures = [
+    drawn = [
         drawn
-        for place, one in enumerate(artefacts.pictures(page.folder))
+        for place, one in enumerate(artefacts.figures(page.folder))
         if (drawn := _picture(page, one, place))
     ]
-    return (
-        {"tables": tables["tables"] if tables else [], "pictures": pictures} if tables or pictures else None
-    )
+    return {"tables": tables["tables"] if tables else [], "figures": drawn} if tables or drawn else None
 
 
-def _picture(page: Page, one: artefacts.Picture, place: int) -> dict[str, Any] | None:
+def _picture(page: Page, one: artefacts.Figure, place: int) -> dict[str, Any] | None:
     """Return a metric's figure: a panel for each label, or one map of all labels."""
     known = {row.name: one.data[row.name] for row in page.leaderboard.rows if one.data.get(row.name)}
     name = f"{one.kind}-{place}"

@@ -7,10 +7,11 @@ from collections.abc import Sequence as Many
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from alignbench import plugins, store
+from alignbench import store
 from alignbench.api.config import Budget, NamedJudge, NamedReward
 from alignbench.api.method import Run
 from alignbench.api.reward import RewardModel
+from alignbench.recipe import configs
 from alignbench.rows import Pair, Prompt, Ranking, Row
 from alignbench.spending import counts_everything, parts
 
@@ -33,8 +34,8 @@ def reward(run: Run, judge: NamedJudge | None, functions: Many[NamedReward] = ()
         judge = NamedJudge(name="reward-model", config={"train_on": "train"})
     opened = None if judge is None else run.judge(judge)
     made = [
-        (kind := plugins.load("rewards", one.name))(kind.Config.model_validate(one.config), root=run.root)
-        for one in functions
+        kind(config, root=run.root)
+        for kind, config in (configs.build("rewards", one.name, one.config) for one in functions)
     ]
 
     def score(prompts: Many[Prompt], answers: Many[str]) -> list[float | None]:

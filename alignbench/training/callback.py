@@ -12,7 +12,7 @@ from transformers import PreTrainedModel, TrainerCallback, TrainerControl, Train
 
 from alignbench import heartbeat
 from alignbench.api.config import TOTALS
-from alignbench.api.method import LedRun, Rows
+from alignbench.api.method import ExternalRun, Rows
 from alignbench.errors import Diverged, PluginError
 from alignbench.models import counting, meter
 from alignbench.training.budget import rate
@@ -29,7 +29,7 @@ class Observer(TrainerCallback):
     `alignbench.integrations.callback`.
     """
 
-    def __init__(self, run: LedRun, rows: Rows[Any] | None = None, leave_out: Collection[str] = ()):
+    def __init__(self, run: ExternalRun, rows: Rows[Any] | None = None, leave_out: Collection[str] = ()):
         self.run = run
         self.leave_out = {"epoch", *leave_out} if rows is not None else set(leave_out)
         self.order: list[Any] = []

@@ -88,12 +88,12 @@ def measure(
     _write_scores(folder, evidence)
     _write_prompts(folder, evidence.prompts)
     session.emit(Event("drawing"))
-    pictures = [
-        asdict(picture)
+    figures = [
+        asdict(figure)
         for metric in metrics
-        for picture in metric.pictures(unscaled if metric.needs & LIKELIHOODS else evidence)
+        for figure in metric.figures(unscaled if metric.needs & LIKELIHOODS else evidence)
     ]
-    store.write_json(folder / layout.PICTURES, pictures)
+    store.write_json(folder / layout.FIGURES, figures)
 
 
 def _measures(metric: Metric, evidence: RunEvidence) -> list[Measure | Missing]:

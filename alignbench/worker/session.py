@@ -94,6 +94,6 @@ class Session:
         """Return what every shared key holds about base, data and environment."""
         return {"base": self.base.fingerprint, "data": self._data, "versions": versions()}
 
-    def adapter_name(self, wish: str) -> str:
+    def adapter_name(self, prefix: str) -> str:
         """Return a name for an adapter that no other has."""
-        return f"{wish}-{next(self._adapters)}"
+        return f"{prefix}-{next(self._adapters)}"

@@ -14,7 +14,7 @@ from alignbench.errors import AlignbenchError
 from alignbench.rows import Pair, Prompt, Ranking, Row
 from alignbench.worker import learning_curve
 from alignbench.worker.cell_state import CellState, add_point
-from alignbench.worker.early_stopping import Selection
+from alignbench.worker.checkpoint_selection import Selection
 from alignbench.worker.resume import rows_digest
 from alignbench.worker.row_origins import MADE, UNDECLARED
 from alignbench.worker.stages import nothing_left

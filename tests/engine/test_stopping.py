@@ -69,7 +69,7 @@ BOTH = "good: {}\nhangs: {}"
 
 
 @pytest.mark.parametrize(("sign", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 143)])
-def test_the_service_manager_s_word_and_a_lost_terminal_end_a_run_in_order(
+def test_a_stop_by_the_service_manager_and_a_lost_terminal_end_a_run_in_order(
     session: Session, sign: signal.Signals, code: int
 ):
     out = session.folder / "both"
@@ -100,7 +100,7 @@ def test_a_second_ctrl_c_stops_at_once(session: Session):
     assert not children_of(out)
 
 
-def test_a_cell_without_a_sign_of_life_is_a_failed_row_with_its_stacks_in_its_log(session: Session):
+def test_a_cell_that_reports_nothing_is_a_failed_row_with_its_stacks_in_its_log(session: Session):
     code, text = session.run(session.recipe(BOTH, "both"), "both", "--heartbeat", "30")
     assert code == 1, text
     record = results.read(session.folder / "both")

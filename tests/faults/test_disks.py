@@ -21,7 +21,7 @@ SHORT = 3
 
 
 @pytest.mark.parametrize("fault", [disk_full, broken_disk])
-def test_a_disk_that_fails_at_the_nth_operation_is_named_and_the_cell_goes_on_once_it_is_well(
+def test_a_disk_that_fails_at_the_nth_operation_is_named_and_the_cell_goes_on_once_it_works_again(
     lab: Lab, fault, long: bool
 ):
     points = lab.points("dpo", 40 if long else SHORT)

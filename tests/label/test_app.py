@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from alignbench import layout
-from alignbench.label import bars
+from alignbench.label import thresholds
 from alignbench.label.design import Design
 from alignbench.label.journal import opened, read
 
@@ -236,10 +236,10 @@ def test_the_overview_names_raters_below_a_bar(page: Page):
     page.save(page.next("anna"), "anna")
     item = page.next("ben")
     page.save(item, "ben", ranks=[5, 4, 3, 2, 1])
-    bars.write(bars.Bars(agreement=1.0), page.folder)
+    thresholds.write(thresholds.Thresholds(agreement=1.0), page.folder)
     numbers = page.client.get(page.overview + "numbers").json()
     assert set(numbers["left_out"]) == {"anna", "ben"}
-    bars.write(bars.Bars(), page.folder)
+    thresholds.write(thresholds.Thresholds(), page.folder)
     assert page.client.get(page.overview + "numbers").json()["left_out"] == {}
 
 

@@ -16,7 +16,7 @@ from alignbench import layout
 from alignbench.cli import app
 from alignbench.data.sources import Jsonl
 from alignbench.judges import people
-from alignbench.label import bars, design
+from alignbench.label import design, thresholds
 from alignbench.label.journal import opened
 from alignbench.label.progress import Progress
 from alignbench.rows import Ranking
@@ -266,7 +266,7 @@ def test_a_run_is_measured_again_with_people_and_nothing_is_trained_again(
     command("run", "recipe.yaml", "--out", run, "-q")
     assert (run / "evaluation/COMMIT").stat().st_mtime_ns == before  # the same annotations: nothing to do
     reverse_all(run / "people", make_annotation, "cara")
-    command("label", run, "--bar", "agreement=0.4")
+    command("label", run, "--require", "agreement=0.4")
     command("evaluate", run, "-q")
     assert win_rate_of_people(run) == pytest.approx(by_hand)
     assert "cara: agreement" in (run / "report.html").read_text()
@@ -289,25 +289,25 @@ def test_bars_leave_raters_out_of_the_judge_and_of_the_rows_until_they_are_taken
         lines = (run / "people/rankings.jsonl").read_text().splitlines()
         return {json.loads(line)["annotator"] for line in lines}
 
-    done = alignbench("label", run, "--bar", "agreement=0.4")
+    done = alignbench("label", run, "--require", "agreement=0.4")
     assert "left out: cara: agreement 0% is below 40%" in done.stdout
     known = json.loads(alignbench("label", run, "--status", "--json").stdout)
     judge = people.of_run(run)["people"]
     agreement = json.loads(json.dumps(judge.quality["agreement"]))
     assert known["agreement"] == agreement  # status and report speak of the same raters
     assert (known["alpha"], known["agreement"]["value"]) == (judge.quality["labels"]["alpha"], 1)
-    assert (known["bars"], set(known["raters"])) == ({"agreement": 0.4}, {"anna", "ben", "cara"})
+    assert (known["thresholds"], set(known["raters"])) == ({"agreement": 0.4}, {"anna", "ben", "cara"})
     assert list(people.of_run(run)) == ["people", "people:anna", "people:ben"]
     assert annotators() == {"anna", "ben"}
-    before = bars.digest(run / "people")
-    assert json.loads(alignbench("label", run, "--bar", "agreement=0", "--json").stdout)["left_out"] == {}
-    assert bars.digest(run / "people") != before  # the report is made again
+    before = thresholds.digest(run / "people")
+    assert json.loads(alignbench("label", run, "--require", "agreement=0", "--json").stdout)["left_out"] == {}
+    assert thresholds.digest(run / "people") != before  # the report is made again
     assert annotators() == {"anna", "ben", "cara"}
     assert list(people.of_run(run)) == ["people", "people:anna", "people:ben", "people:cara"]
 
 
 @pytest.mark.parametrize("text", ["agreement", "skill=0.5", "checks=2", "checks=most"])
 def test_a_bar_that_is_none_is_refused_before_anything_is_written(run: Path, text: str):
-    refused = alignbench("label", run, "--bar", text)
-    assert (refused.exit_code, f"--bar {text}: expected a name" in refused.stderr) == (2, True)
+    refused = alignbench("label", run, "--require", text)
+    assert (refused.exit_code, f"--require {text}: expected a name" in refused.stderr) == (2, True)
     assert not (run / "people").exists()

@@ -354,12 +354,12 @@ class ExampleRun:
             if (b, seed, key) in score
         ]
         pq.write_table(pa.Table.from_pylist(pairs), folder / "evaluation/preferences.parquet")
-        pictures = self.pictures(texts)
-        (folder / "evaluation/pictures.json").write_text(json.dumps(pictures), encoding="utf-8")
+        pictures = self.figures(texts)
+        (folder / "evaluation/figures.json").write_text(json.dumps(pictures), encoding="utf-8")
         record.write(results, folder)
         return folder
 
-    def pictures(self, texts: list[str] | None = None) -> list[dict]:
+    def figures(self, texts: list[str] | None = None) -> list[dict]:
         """What metrics show in addition to their numbers, as the evaluation writes it."""
         labels = [label for label, row in self.labels.items() if row[2] is not None]
         rng = np.random.default_rng(1)

@@ -462,10 +462,10 @@ def a_run_with(payload: str, folder: Path, make_run) -> Path:
             pq.write_table(pa.Table.from_pylist(rows), folder / table)
         else:  # no such text gets into a table
             (folder / table).unlink()
-    shown = json.loads((folder / artefacts.PICTURES).read_bytes())
+    shown = json.loads((folder / artefacts.FIGURES).read_bytes())
     for one in shown:
         one["data"] = {k if k == "base" else k + payload: v for k, v in one["data"].items()}
-    (folder / artefacts.PICTURES).write_text(json.dumps(shown), encoding="utf-8")
+    (folder / artefacts.FIGURES).write_text(json.dumps(shown), encoding="utf-8")
     for curve in sorted(folder.glob("cells/*/*/train.jsonl")):
         lines = [json.loads(line) for line in curve.read_text("utf-8").splitlines()]
         renamed = [{k + payload if k == "accuracy" else k: v for k, v in line.items()} for line in lines]

@@ -45,7 +45,7 @@ class Wanted:
     earlier: Path | None = None
     """The run of the look before, whose cells it takes."""
 
-    @property
+    @cached_property
     def cells(self) -> tuple[Cell, ...]:
         """Every cell, those of earlier looks too."""
         return plan.cells(resolve(self.loaded.recipe), self.labels)

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from alignbench import sandbox, stats, store
+from alignbench import layout, sandbox, stats, store
 from alignbench.commands.claims.evidence import Evidence
 from alignbench.commands.claims.registry import Registry, refuse_change
 
@@ -27,7 +27,7 @@ class Records:
     def __init__(self, registry: Registry):
         self._registry = registry
         # Runs of a changed sandbox get a new file next to the old one.
-        self.file = registry.folder / f"evidence-{sandbox.FINGERPRINT[:12]}.json"
+        self.file = registry.folder / layout.EVIDENCE.format(sandbox.FINGERPRINT[:12])
         self._looks: dict[str, dict[str, list[Any]]] = {}
         if self.file.exists():
             read = json.loads(self.file.read_text(encoding="utf-8"))
