@@ -73,6 +73,9 @@ class RowFilter(ABC):
         self.config: Any = self.Config() if config is None else config
         self.counts: Counter[str] = Counter()
         """Rows dropped or changed, by reason: goes into the record."""
+        self.cost: Counter[str] = Counter()
+        """What it computed: judge_calls, tokens and flops. Goes into the record, and is part of no label's costs;
+        seconds are left out, since equal inputs give an equal record."""
 
     def open(self, models: Any) -> None:  # noqa: B027  (most filters need no model)
         """Load what filtering needs; `models` is an `alignbench.api.judge.Models`."""

@@ -96,7 +96,10 @@ def gather(recipe: Recipe, root: Path, progress: Progress, models: Any = None) -
     if pool.usable and not pool.grouped:
         what = f"data.split.by: no row has the column '{data.split.by}'"
         raise DataError(what, f"name another, or leave it out: rows of one {CONVERSATION} stay together")
-    pool.filters = [{"name": name, "counts": dict(sorted(one.counts.items()))} for name, one in filters]
+    for name, one in filters:
+        pool.filters.append({"name": name, "counts": dict(sorted(one.counts.items()))})
+        if one.cost:
+            pool.filters[-1]["cost"] = dict(sorted(one.cost.items()))
     pool.rows = {split: first.rows() for split, first in found.items()}
     return pool
 

@@ -45,10 +45,28 @@ class Inspector(RowFilter):
         return self.keep_all([row])[0]
 
     def keep_all(self, rows: Sequence[Row]) -> list[Row | None]:
+        from alignbench.models.meter import Tally, Work, metered
+
         found: list[Row | None] = list(rows)
-        self._compared(found)
-        self._scored(found)
+        with metered(Tally()) as tally:
+
+            def spent(*, judge_calls: int = 0, judge_tokens: int = 0, **_: float) -> None:
+                # Of a server, what it says; of a model of this process, what it computed since the last call.
+                here, tally.work = tally.work, Work()
+                self._spend(
+                    judge_calls=judge_calls, tokens=max(here.positions, judge_tokens), flops=here.flops
+                )
+
+            self.judge.record_cost = spent
+            self._compared(found)
+            self._scored(found)
+        self._spend(tokens=tally.work.positions, flops=tally.work.flops)
         return found
+
+    def _spend(self, **numbers: float) -> None:
+        for name, number in numbers.items():
+            if number:
+                self.cost[name] += round(number)
 
     def _compared(self, rows: list[Row | None]) -> None:
         asked: list[tuple[int, Prompt, str, str]] = []

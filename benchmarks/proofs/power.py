@@ -1,7 +1,8 @@
 """Power and false positives of the method's verdicts, and coverage of intervals: numbers of docs/metrics.md.
 
-    python benchmarks/proofs/power.py
+    python benchmarks/proofs/power.py [NAME ...]
 
+With names, of numbers in power.json, only those are measured again.
 Seven labels on 400 prompts, one answer each, drawn with the standard deviations of the sandbox's quickstart
 (`alignbench.stats.PLANNING`); every verdict by `alignbench.metrics.comparison`'s own estimates and Holm's
 correction. "by itself": each pair is estimated by itself (`alignbench.stats.method`), and a share by t alone.
@@ -11,6 +12,7 @@ Writes power.json next to this file. About five minutes on one core.
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
@@ -46,6 +48,10 @@ LENGTHS = (
     (0.5, 3, 1.0, 0.4),
 )
 """Win rate at equal length, its slope over the log ratio of lengths, the mean of that ratio, share of ties."""
+
+EFFECTS = ("equal prompts", "prompts that differ", "prompts that differ by label")
+ALIKE = 0.3
+"""Correlation of two outcomes of the same prompt, where prompts differ."""
 
 Values = NDArray[np.float64]
 Pairs = Mapping[stats.Pair, stats.Table]
@@ -180,46 +186,109 @@ def shares(
     }
 
 
-def measured() -> dict[str, Any]:
-    """Return every number with the target."""
-    return {
-        "labels": LABELS,
-        "prompts": PROMPTS,
-        "difference": DIFFERENCE,
-        "standard deviations": {"seeds": stats.PLANNING.seed, "answers": stats.PLANNING.rest},
-        "runs": RUNS,
-        "asked": ASKED,
-        "power": {seeds: found(seeds) for seeds in SEEDS},
-        "power, each pair by itself": {seeds: found(seeds, estimate=alone) for seeds in SEEDS},
-        "found with 80 % power, planned": {
+def outcomes(
+    rng: np.random.Generator, p: float, labels: int, seeds: int, prompts: int, effect: str
+) -> Values:
+    """Return outcomes [labels, seeds, prompts], zero or one, of equal labels that succeed with probability `p`.
+
+    `effect`: whether prompts differ, equally for all labels or for each label in its own way. The probability of a
+    prompt is then drawn from a beta distribution, so that two outcomes of it correlate with ALIKE.
+    """
+    size = (labels if effect == EFFECTS[2] else 1, 1, prompts)
+    spread = 1 / ALIKE - 1
+    chance = p if effect == EFFECTS[0] else rng.beta(p * spread, (1 - p) * spread, size)
+    return (rng.random((labels, seeds, prompts)) < chance).astype(float)
+
+
+def covered_pooled(p: float, prompts: int, labels: int, seeds: int, effect: str, runs: int = RUNS) -> float:
+    """Return how often the intervals of the differences of equal shares hold zero, estimated as comparisons are: the
+    seeds pooled over all labels."""
+    rng, hits = np.random.default_rng(0), 0
+    for _ in range(runs):
+        tables = pairs(outcomes(rng, p, labels, seeds, prompts, effect))
+        found = stats.pooled({pair: stats.padded(table, (-1, 1)) for pair, table in tables.items()})
+        for pair, one in found.items():
+            low, high = stats.unpadded(one, tables[pair], (-1, 1)).interval()
+            hits += low <= 0 <= high
+    return hits / runs / (labels * (labels - 1) / 2)
+
+
+def covered_by_method(p: float, prompts: int, seeds: int, effect: str, runs: int = 2000) -> float:
+    """Return how often the interval of one label's share over seeds holds the truth."""
+    rng, hits = np.random.default_rng(0), 0
+    for _ in range(runs):
+        (table,) = outcomes(rng, p, 1, seeds, prompts, effect)
+        low, high = stats.with_prior((0, 1), stats.method, table).interval()
+        hits += low <= p <= high
+    return hits / runs
+
+
+def shares_of_methods() -> dict[str, float]:
+    """Return the coverage of shares over three and five seeds, where prompts differ and where they do not.
+
+    Differences at p and at 1 - p are equally distributed.
+    """
+    found: dict[str, float] = {}
+    for p in (0.02, 0.05):
+        for n in (20, 50):
+            for seeds in (3, 5):
+                for effect in EFFECTS:
+                    setting = f"p = {p}, n = {n}, {seeds} seeds, {effect}"
+                    if effect != EFFECTS[2]:
+                        found[f"share, {setting}"] = covered_by_method(p, n, seeds, effect)
+                    for labels in (3, LABELS):
+                        found[f"difference of {labels} labels, {setting}"] = covered_pooled(
+                            p, n, labels, seeds, effect
+                        )
+    return found
+
+
+def measured(names: Sequence[str] = ()) -> dict[str, Any]:
+    """Return every number with the target, or those that are named."""
+    parts: dict[str, Callable[[], Any]] = {
+        "labels": lambda: LABELS,
+        "prompts": lambda: PROMPTS,
+        "difference": lambda: DIFFERENCE,
+        "standard deviations": lambda: {"seeds": stats.PLANNING.seed, "answers": stats.PLANNING.rest},
+        "runs": lambda: RUNS,
+        "asked": lambda: ASKED,
+        "power": lambda: {seeds: found(seeds) for seeds in SEEDS},
+        "power, each pair by itself": lambda: {seeds: found(seeds, estimate=alone) for seeds in SEEDS},
+        "found with 80 % power, planned": lambda: {
             seeds: stats.detectable(stats.PLANNING, "method", seeds=seeds, prompts=PROMPTS, labels=LABELS)
             for seeds in SEEDS
         },
-        "family-wise error": {
+        "family-wise error": lambda: {
             f"{scene}, {prompts} prompts": {
                 seeds: false_positives(seeds, odd, prompts, 3000 if seeds == 3 else RUNS) for seeds in SEEDS
             }
             for scene, odd in SCENES.items()
             for prompts in (100, PROMPTS)
         },
-        "family-wise error, each pair by itself, 400 prompts": {
+        "family-wise error, each pair by itself, 400 prompts": lambda: {
             scene: {seeds: false_positives(seeds, odd, estimate=alone) for seeds in SEEDS}
             for scene, odd in SCENES.items()
         },
-        "coverage of intervals": {
+        "coverage of intervals": lambda: {
             scene: {seeds: held(seeds, odd) for seeds in SEEDS} for scene, odd in SCENES.items()
         },
-        "coverage": shares(),
-        "coverage by t alone": shares(prior=False),
-        "the length-controlled rate": {
+        "coverage": lambda: shares(),
+        "coverage of shares over seeds": lambda: shares_of_methods(),
+        "coverage by t alone": lambda: shares(prior=False),
+        "the length-controlled rate": lambda: {
             f"{setting}, n = {prompts}": covered_at_equal_length(prompts, *setting)
             for setting in LENGTHS
             for prompts in (20, 50, 200)
         },
     }
+    if unknown := [name for name in names if name not in parts]:
+        raise SystemExit(f"{', '.join(unknown)}: not in power.json, which has {', '.join(parts)}")
+    return {name: part() for name, part in parts.items() if not names or name in names}
 
 
 if __name__ == "__main__":
-    text = json.dumps(measured(), indent=1)
-    Path(__file__).with_suffix(".json").write_text(text + "\n", encoding="utf-8")
+    file = Path(__file__).with_suffix(".json")
+    before = json.loads(file.read_text(encoding="utf-8")) if sys.argv[1:] else {}
+    text = json.dumps(before | measured(sys.argv[1:]), indent=1)
+    file.write_text(text + "\n", encoding="utf-8")
     print(text)

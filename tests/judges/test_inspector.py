@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 
+from alignbench import layout
 from alignbench.api.config import NamedJudge
 from alignbench.api.judge import Judge, Score
 from alignbench.judges.inspector import Inspector
 from alignbench.rows import Demonstration, Pair, Ranking, UnpairedPreference
+from alignbench.testing.sessions import open_session
 
 ASKED = ({"role": "user", "content": "q"},)
 HALF = Inspector.Config(judge=NamedJudge(name="self"))
@@ -65,3 +70,45 @@ def test_a_poor_demonstration_is_dropped():
 def test_an_answer_that_is_called_undesirable_may_be_poor():
     row = UnpairedPreference(id="v", prompt=ASKED, response="no", desirable=False)
     assert inspected(row)[0] == [row]
+
+
+def test_what_a_judge_computes_for_a_filter_is_in_the_record_of_the_data_and_the_same_each_time(
+    tmp_path: Path,
+):
+    rows = [{"prompt": f"sum {n} plus 1", "chosen": f"{n + 1}.", "rejected": "no"} for n in range(24)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    recipe = {
+        "model": {"id": "sandbox"},
+        "data": {
+            "train": str(tmp_path / "rows.jsonl"),
+            "max_length": 128,
+            "filters": ["dedupe", {"judge": {"judge": "self", "agree": 0.0}}],
+            "split": {"test": 0.25, "validation": 0.0},
+        },
+        "training": {"batch": 2, "threads": 1},
+        "methods": {"sft": {}},
+        "evaluation": {"prompts": 2, "sampling": {"temperature": 1.0, "max_new_tokens": 8}},
+    }
+    records = []
+    for name in ("one", "two"):
+        open_session(tmp_path / name, recipe, root=tmp_path)
+        records.append((tmp_path / name / "run" / layout.DATA / layout.RECORD).read_bytes())
+    assert records[0] == records[1]
+    free, judged = json.loads(records[0])["filters"]
+    assert "cost" not in free
+    assert judged["cost"]["judge_calls"] == 2 * len(rows), "each comparison in both orders"
+    assert judged["cost"]["tokens"] > 20 * judged["cost"]["judge_calls"] / 2
+    assert judged["cost"]["flops"] > judged["cost"]["tokens"]
+
+
+def test_what_a_server_says_of_its_tokens_is_what_its_filter_took():
+    class Asked(ByLength):
+        def compare(self, prompts, a, b):
+            self.record_cost(judge_calls=2 * len(a), judge_tokens=70 * len(a), judge_seconds=0.5)
+            return super().compare(prompts, a, b)
+
+    made = Inspector(HALF)
+    made.judge = Asked()
+    made.keep_all([pair("long", "x"), pair("x", "long")])
+    made.keep_all([pair("longer", "x")])
+    assert made.cost == {"judge_calls": 6, "tokens": 210}

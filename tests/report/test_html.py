@@ -20,7 +20,7 @@ import pytest
 from alignbench import results as record
 from alignbench.errors import StorageError
 from alignbench.report import artefacts, html, text, write_html
-from alignbench.results import CurvePoint, Estimate, Point, Results, read
+from alignbench.results import CurvePoint, DataCounts, Estimate, Point, Results, read
 
 ACTIVE = {
     *("script", "iframe", "object", "embed", "link", "base", "form", "input", "button", "audio", "video"),
@@ -259,6 +259,17 @@ def test_fairness_departures_data_costs_and_recipe_are_all_there(tree: Any):
     assert "alignbench run recipes/quickstart.yaml --out runs/quickstart" in reproduce
     assert "quantization: nf4" in reproduce
     assert "torch 2.13.0+cpu" in reproduce
+
+
+def test_what_a_row_filter_computed_stands_with_the_data(small, tmp_path: Path):
+    results = small.results()
+    cost = {"judge_calls": 1638, "tokens": 70_400, "flops": 3}
+    filters = [{"name": "dedupe", "counts": {}}, {"name": "judge", "counts": {}, "cost": cost}]
+    data = {**results.data.model_dump(), "filters": filters}
+    record.write(results.model_copy(update={"data": DataCounts.model_validate(data)}), tmp_path)
+    shown = words(section(parsed(write_html(tmp_path).read_text(encoding="utf-8")), "data"))
+    assert "The row filter judge took 1.64 k judge calls and 70.4 k tokens." in shown
+    assert "The row filter dedupe" not in shown
 
 
 def test_a_recipe_beside_the_record_is_shown_as_it_was_written(small, tmp_path: Path):

@@ -157,6 +157,10 @@ def test_pages_quote_the_ruler_the_budgets_and_the_power():
     quoted.append(" / ".join(f"{value:.2f}".removeprefix("0") for value in alone))
     false = [rate for of in power["family-wise error"].values() for rate in of.values()]
     quoted += [f"{one:.3f}".removeprefix("0") for one in (max(false), min(power["coverage"].values()))]
+    over_seeds = power["coverage of shares over seeds"]
+    for kind in ("share", "difference"):
+        least = min(rate for name, rate in over_seeds.items() if name.startswith(kind))
+        quoted.append(f"at least {least:.3f}".replace(" 0.", " ."))
     assert [one for one in quoted if one not in fairness] == []
     deviations, odd = ruler["deviations"]["all"], power["coverage of intervals"]
     held = min(of["pairs of the odd label"] for scene in odd.values() for of in scene.values())

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from types import ModuleType
 
+import numpy as np
 import pytest
 
 from alignbench import stats
@@ -39,3 +40,16 @@ def test_what_the_plan_promises_is_found_four_times_out_of_five(power, seeds):
 def test_intervals_hold_near_the_ends_of_a_share(power, p, prompts, seeds, estimand, pair):
     """Student's t holds a share in 33% to 96% of these cases."""
     assert power.covered(p, prompts, seeds, pair=pair, estimand=estimand, runs=500) >= 0.93
+
+
+@pytest.mark.parametrize("effect", ["equal prompts", "prompts that differ", "prompts that differ by label"])
+def test_pooled_intervals_of_shares_hold_where_prompts_differ_too(power, effect):
+    assert power.covered_pooled(0.05, 50, labels=3, seeds=3, effect=effect, runs=200) >= 0.93
+
+
+def test_prompts_that_differ_give_outcomes_that_are_alike(power):
+    rng = np.random.default_rng(0)
+    found = power.outcomes(rng, 0.5, 2, 2, 20_000, "prompts that differ by label")
+    of_one_prompt = np.corrcoef(found[0])[0, 1]
+    assert of_one_prompt == pytest.approx(power.ALIKE, abs=0.03)
+    assert np.corrcoef(found[:, 0])[0, 1] == pytest.approx(0, abs=0.03)
