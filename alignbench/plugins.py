@@ -175,8 +175,8 @@ def find(group: Group, name: str) -> Found:
 def load(group: Group, name: str) -> Any:
     """Import the class that `name`, or `distribution:name`, stands for.
 
-    Raises PluginError where it is missing, clashing or broken, is not of its group's base class, or was
-    written for another version of the contract.
+    Raises PluginError where it is missing, clashing or broken, it or its fields are not of its group's base class,
+    or it was written for another version of the contract.
     """
     return load_found(find(group, name))
 
@@ -203,10 +203,16 @@ def load_found(found: Found) -> Any:
         )
     if found.group in _BASE:
         module, _, name = _BASE[found.group].partition(":")
-        base = getattr(importlib.import_module(module), name)
+        base: Any = getattr(importlib.import_module(module), name)
         if not issubclass(loaded, base):
             what = f"{found} gives for the {_WORD[found.group]} '{found.name}' something that is not a {base.__name__}"
             raise PluginError(what, f"let {loaded.__name__} inherit alignbench.{base.__name__}")
+        fields: Any = loaded.Config  # pyright: ignore[reportAttributeAccessIssue]
+        if not (inspect.isclass(fields) and issubclass(fields, base.Config)):
+            what = f"{found}: the fields of {loaded.__name__} are not a {base.Config.__name__}"
+            raise PluginError(
+                what, f"write `class Config({base.Config.__name__})` in the body of {loaded.__name__}"
+            )
         _check_version(found, loaded)
     return loaded
 

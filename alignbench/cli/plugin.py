@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from alignbench.commands.new import GROUPS, SUITES, Kind
+from alignbench.commands.new import CHECKED, SUITES, Checked, Kind
 from alignbench.errors import Exit, PluginError
 
 
@@ -30,7 +30,7 @@ def new(
 
 def check_plugin(
     name: Annotated[str, typer.Argument(help="An installed plugin.")],
-    kind: Annotated[Kind | None, typer.Option(help="What it is, where several have that name.")] = None,
+    kind: Annotated[Checked | None, typer.Option(help="What it is, where several have that name.")] = None,
     config: Annotated[str, typer.Option(metavar="YAML", help="Its fields: {margin: 2.0}, ...")] = "{}",
 ) -> None:
     """Run the contract's test suite on an installed plugin, on the sandbox; needs pytest."""
@@ -38,11 +38,11 @@ def check_plugin(
     from alignbench.recipe import yaml
 
     fields = yaml.parse(config, "--config").data or {}
-    kinds: list[Kind] = [one for one, group in GROUPS.items() if name in plugins.installed(group)]
+    kinds: list[Checked] = [one for one, group in CHECKED.items() if name in plugins.installed(group)]
     if kind is None and len(kinds) > 1:
         raise PluginError(f"'{name}' is a {' and a '.join(kinds)}", f"say which: --kind {kinds[0]}")
-    chosen: Kind = kind or (kinds[0] if kinds else "method")
-    plugins.load(GROUPS[chosen], name)
+    chosen: Checked = kind or (kinds[0] if kinds else "method")
+    plugins.load(CHECKED[chosen], name)
     if importlib.util.find_spec("pytest") is None:
         raise PluginError("the laws are tests, and pytest is not installed", "pip install pytest")
     suite = SUITES[chosen]

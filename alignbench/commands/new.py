@@ -13,14 +13,19 @@ if TYPE_CHECKING:
     from alignbench.plugins import Group
 
 Kind = Literal["method", "judge", "metric", "source"]
+"""What `alignbench new` writes."""
+Checked = Literal["method", "judge", "metric", "source", "launcher"]
+"""What `alignbench check-plugin` has a suite for."""
 
 GROUPS: dict[Kind, Group] = {"method": "methods", "judge": "judges", "metric": "metrics", "source": "data"}
 """The group of entry points of each kind."""
-SUITES: dict[Kind, str] = {
+CHECKED: dict[Checked, Group] = {**GROUPS, "launcher": "launchers"}
+SUITES: dict[Checked, str] = {
     "method": "MethodSuite",
     "judge": "JudgeSuite",
     "metric": "MetricSuite",
     "source": "SourceSuite",
+    "launcher": "LauncherSuite",
 }
 """The suite in `alignbench.testing` that holds the laws of each kind."""
 
@@ -50,7 +55,10 @@ def write(kind: Kind, name: str, parent: Path) -> Path:
         "name": name,
         "group": GROUPS[kind],
         "module": module,
-        "class": "".join(part.capitalize() for part in (["plugin"] if name[0].isdigit() else []) + parts),
+        # With its kind: a class `Score` would hide the `Score` that a judge returns, and `None` cannot be one.
+        "class": "".join(
+            part.capitalize() for part in (["plugin"] if name[0].isdigit() else []) + [*parts, kind]
+        ),
         "suite": SUITES[kind],
     }
     files = {

@@ -9,7 +9,6 @@ from typing import ClassVar
 
 import pytest
 
-from alignbench import plugins
 from alignbench.api.judge import Judge
 from alignbench.rows import Pair, Prompt
 from alignbench.testing.plugin import PluginSuite
@@ -36,16 +35,11 @@ class JudgeSuite(PluginSuite):
     def session(cls, tmp_path_factory: pytest.TempPathFactory) -> Session:
         """A real session: the sandbox in NF4, and its rows."""
         folder = tmp_path_factory.mktemp("judge")
-        # A recipe names at least one method; none is run here.
-        any_method = next(iter(plugins.installed("methods")), None)
-        if any_method is None:
-            pytest.skip("no method is installed")
         recipe = {
             "model": {"id": "sandbox"},
             "data": {"train": "sandbox", "limit": 32, "max_length": 128},
             "training": {"threads": 1},
             "budget": {"steps": 1},
-            "methods": {any_method: {}},
             "evaluation": {"prompts": ASKED},
         }
         return open_session(folder, recipe, root=Path.cwd())

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
-from pydantic import ValidationError
 
-from alignbench import layout, plugins, store
+from alignbench import layout, store
 from alignbench.api.launcher import Event, Finished, Launcher, Needs, Task
-from alignbench.errors import AlignbenchError
-from alignbench.recipe.resolve import resolve
-from alignbench.recipe.schema import Recipe
+from alignbench.recipe.plan import Plan
 from alignbench.testing.plugin import PluginSuite
 from alignbench.testing.sessions import open_session
 from alignbench.worker import cell, measure, samples
 
-RECIPE = {
+RECIPE: dict[str, Any] = {
     "model": {"id": "sandbox"},
     "data": {"train": "sandbox", "limit": 24, "max_length": 128},
     "training": {"threads": 1},
@@ -34,16 +32,38 @@ RECIPE = {
 NEEDS = Needs(cpus=1)
 PATIENCE = 120.0
 """Seconds after which a task that should end has not."""
+SILENCE = 2.0
+"""Seconds without a word after which a task is given up, where a law is about that."""
+ENDING = "alignbench-suite-of-launchers"
+"""The distribution of the method with whose tasks the laws on ends are tried; it is installed while they are."""
+METHOD = '''"""A method that dies, is interrupted, or does not end."""
+
+import os
+import signal
+import time
+from typing import Literal
+
+from alignbench import Method, MethodConfig
 
 
-def recipe() -> Recipe:
-    """Return a recipe of any installed method that has a default for each of its fields; it is never run."""
-    for name in plugins.installed("methods"):
-        with suppress(AlignbenchError, ValidationError):
-            made = Recipe.model_validate({**RECIPE, "methods": {"any": {"method": name}}})
-            resolve(made)
-            return made
-    pytest.skip("no method is installed whose fields all have defaults")
+class Ending(Method):
+    """Trains nothing. Source: none."""
+
+    api = 2
+    consumes = ()
+
+    class Config(MethodConfig):
+        """Its end."""
+
+        end: Literal["killed", "interrupted", "never"] = "never"
+        """How it ends."""
+
+    def align(self, run):
+        (run.root / self.config.end).write_text(str(os.getpid()))
+        if self.config.end != "never":
+            os.kill(os.getpid(), signal.SIGKILL if self.config.end == "killed" else signal.SIGINT)
+        time.sleep(3600)
+'''
 
 
 class Ended:
@@ -71,8 +91,25 @@ class LauncherSuite(PluginSuite):
     @classmethod
     def cell_task(cls, tmp_path_factory: pytest.TempPathFactory) -> Task:
         """A cell of the base, in a run whose rows are prepared."""
-        session = open_session(tmp_path_factory.mktemp("launcher"), recipe())
+        session = open_session(tmp_path_factory.mktemp("launcher"), RECIPE)
         return replace(session.task, kind="cell", reads=(layout.DATA,))
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def ending(cls, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Task]:
+        """A cell of the label `killed`, `interrupted` or `never`, of a method that ends in that way."""
+        site = tmp_path_factory.mktemp("ending")
+        metadata = site / f"{ENDING.replace('-', '_')}-1.0.dist-info"
+        metadata.mkdir()
+        (metadata / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {ENDING}\nVersion: 1.0\n")
+        (metadata / "entry_points.txt").write_text("[alignbench.methods]\nending = ending_of_tasks:Ending\n")
+        (site / "ending_of_tasks.py").write_text(METHOD)
+        methods = {end: {"method": "ending", "end": end} for end in ("killed", "interrupted", "never")}
+        with pytest.MonkeyPatch.context() as patched:
+            patched.syspath_prepend(str(site))
+            folder = tmp_path_factory.mktemp("ends")
+            task = open_session(folder, {**RECIPE, "methods": methods}).task
+            yield replace(task, kind="cell", reads=(layout.DATA,))
 
     @pytest.fixture(scope="class")
     @classmethod
@@ -145,26 +182,87 @@ class LauncherSuite(PluginSuite):
         assert (last.status, bool(last.reason)) == ("failed", True), last
         assert not (Path(at(cell_task, "wrong").what["folder"]) / store.COMMIT).exists()
 
+    def test_a_task_that_dies_without_a_word_has_failed_with_a_reason(
+        self, ending: Task, ended: Ended, open_launcher: Launcher
+    ):
+        last = run_to_its_end(open_launcher, ended, ending, "killed")
+        assert (last.status, bool(last.reason)) == ("failed", True), last
+        assert not (Path(at(ending, "killed").what["folder"]) / store.COMMIT).exists()
+
+    def test_a_task_that_is_interrupted_is_cancelled(
+        self, ending: Task, ended: Ended, open_launcher: Launcher
+    ):
+        assert run_to_its_end(open_launcher, ended, ending, "interrupted").status == "cancelled"
+
+    def test_a_task_that_says_nothing_for_longer_than_its_heartbeat_has_failed_and_is_gone(
+        self, ending: Task, ended: Ended, open_launcher: Launcher
+    ):
+        last = run_to_its_end(open_launcher, ended, ending, "never", heartbeat=SILENCE)
+        assert (last.status, bool(last.reason)) == ("failed", True), last
+        assert open_launcher.fits(Needs(cpus=1, memory_bytes=2**60)), "it runs still"
+        begun = ending.root / "never"
+        assert not begun.exists() or is_gone(int(begun.read_text())), "its process runs still"
+
     def test_each_task_ends_once(self, ended: Ended, open_launcher: Launcher):
         assert open_launcher.wait(ended.hear, 0.1) == {}
 
     def test_a_context_that_is_left_stops_what_runs_and_can_be_entered_again(
-        self, cell_task: Task, ended: Ended
+        self, ending: Task, ended: Ended
     ):
         made: Launcher = self.kind()(self.fields())
+        begun = ending.root / "never"
+        begun.unlink(missing_ok=True)
         with made:
-            made.start("stopped/seed-0", at(cell_task, "stopped"), NEEDS)
+            made.start("stopped/seed-0", at(ending, "never"), NEEDS)
+            until = time.monotonic() + PATIENCE
+            while not (begun.exists() and begun.read_text()):
+                for last in made.wait(ended.hear, 0.2).values():
+                    seen_there(last)
+                    pytest.fail(f"it ended before it was stopped: {last}")
+                assert time.monotonic() < until, "it did not begin"
+        assert is_gone(int(begun.read_text())), "its process runs still"
         with made:
             assert made.wait(ended.hear, 0.1) == {}
             assert made.fits(Needs(cpus=1, memory_bytes=2**60)), "something runs still"
 
 
 def at(task: Task, label: str) -> Task:
-    """Return a cell task of the base that has a folder of its own."""
+    """Return a cell task in a folder of its own: of the label, where the plan has it, or of the base."""
     folder = layout.cell_folder(task.run, label, 0)
     folder.mkdir(parents=True, exist_ok=True)
-    what = {"label": "base", "seed": 0, "folder": str(folder), "key": "key"}
+    known = label if label in Plan.model_validate_json(task.plan).labels else "base"
+    what = {"label": known, "seed": 0, "folder": str(folder), "key": "key"}
     return replace(task, log=folder / layout.LOG, what=what)
+
+
+def run_to_its_end(
+    launcher: Launcher, ended: Ended, task: Task, end: str, *, heartbeat: float = 0.0
+) -> Finished:
+    """Return how a task of the method `ending` ended."""
+    launcher.start(end, at(task, end), NEEDS, heartbeat=heartbeat)
+    last: dict[str, Finished] = {}
+    while end not in last:
+        last = launcher.wait(ended.hear, PATIENCE)
+    seen_there(last[end])
+    return last[end]
+
+
+def seen_there(last: Finished) -> None:
+    """Skip the test where the tasks run on a machine that lacks the method which is installed here."""
+    if ENDING in last.reason:
+        pytest.skip(f"its tasks do not see what is installed here: {last.reason}")
+
+
+def is_gone(pid: int, patience: float = 10.0) -> bool:
+    """Return whether a process of this machine has ended, or ends soon."""
+    until = time.monotonic() + patience
+    while time.monotonic() < until:
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return True
+        time.sleep(0.05)
+    return False
 
 
 def made_by(task: Task) -> dict[str, Any]:

@@ -47,6 +47,8 @@ START = 0.02
 """Standard deviation of the weights of a start other than the base: what two steps move is little compared with it."""
 ROUNDING = 0.01
 """How far the tokens that answers name may fall below what was counted."""
+SHARED = 4
+"""How many candidates of one answer a position may belong to, on average."""
 FAIR = ("train", MADE)
 """Origins of the rows that a method may learn from."""
 
@@ -233,6 +235,13 @@ class MethodSuite:
         assert sum(answer.forwards for answer in answers) >= counted.work.forwards, (
             "its answers name fewer model calls than it made"
         )
+        # A prompt that it has not been asked before, alone: what it computes is for this one answer.
+        prompts = session.table.prompts("validation", 1)
+        with meter.metered(meter.Tally()) as counted:
+            (alone,) = aligned[1].answer(prompts, Sampling(max_new_tokens=12), SEED)
+        assert alone.tokens <= SHARED * counted.work.positions, (
+            f"an answer names {alone.tokens} tokens, far more than the {counted.work.positions} that it computed"
+        )
 
     def test_the_base_is_untouched(self, session: Session, aligned: tuple[CellContext, Policy]):
         untouched = Session(session.task)
@@ -327,7 +336,8 @@ class MethodSuite:
         if not whole:
             pytest.skip(f"{self.method} trains nothing")
         assert cut == pytest.approx(whole, rel=1e-3, abs=1e-4), (
-            "a step depends on its micro-batches: return a value for each row or each token, unreduced"
+            "a step depends on its micro-batches: return a value for each row or each token, unreduced, "
+            "and leave out places outside the mask"
         )
 
     def test_another_seed_trains_another_policy(self, session: Session, aligned: tuple[CellContext, Policy]):
@@ -378,7 +388,9 @@ class MethodSuite:
         monkeypatch.chdir(work)
         monkeypatch.setenv("HOME", str(home))
         before = _files(session.run)
-        folder = self._align(session, "contained")[0].folder
+        run, policy = self._align(session, "contained")
+        self._answers(session, policy)
+        folder = run.folder
         assert not list(work.iterdir()), "it wrote to the working directory"
         assert not list(home.iterdir()), "it wrote to the home folder"
         written = {path for path in _files(session.run) - before if folder not in path.parents}

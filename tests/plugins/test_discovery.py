@@ -133,6 +133,20 @@ def test_a_class_that_does_not_keep_the_contract_is_refused_by_name(
     assert reason in refusal("rpo")
 
 
+@pytest.mark.parametrize(
+    "config", ["class Config(ab.Settings):\n        size: int = 1", "Config = dict", "Config = 3"]
+)
+def test_fields_without_those_that_every_one_of_the_group_has_are_refused(install, config: str) -> None:
+    source = (
+        f"import alignbench as ab\n\n\nclass Odd(ab.Reward):\n    api = 2\n    {config}\n\n    score = len\n"
+    )
+    install("alignbench-odd", "9", modules={"odd_plugin": source}, rewards={"odd": "odd_plugin:Odd"})
+    assert refusal("odd", "rewards") == (
+        "alignbench-odd 9: the fields of Odd are not a RewardConfig; "
+        "write `class Config(RewardConfig)` in the body of Odd"
+    )
+
+
 def test_a_plugin_that_prints_while_it_is_imported_does_not_spoil_the_output(install, capsys) -> None:
     install("loud", modules={"loud_plugin": "print('hello')\n" + GOOD}, methods={"rpo": "loud_plugin:RPO"})
     plugins.load("methods", "rpo")

@@ -30,8 +30,18 @@ METHODS: list[tuple[str, str, dict[str, Any], str]] = [
         {},
         "has spent its budget of 2 steps, and trains again",
     ),
-    ("mean_for_share", "its_first_step_is_the_same_whatever_the_micro_batch_is", {}, "micro-batch"),
-    ("padding_in_the_loss", "its_first_step_is_the_same_whatever_the_micro_batch_is", {}, "micro-batch"),
+    (
+        "mean_for_share",
+        "its_first_step_is_the_same_whatever_the_micro_batch_is",
+        {},
+        "a value for each row or each token, unreduced",
+    ),
+    (
+        "padding_in_the_loss",
+        "its_first_step_is_the_same_whatever_the_micro_batch_is",
+        {},
+        "leave out places outside the mask",
+    ),
     (
         "optimiser_of_its_own",
         "no_weight_changes_outside_of_a_training",
@@ -74,7 +84,9 @@ METHODS: list[tuple[str, str, dict[str, Any], str]] = [
         "all samples of a prompt are equal",
     ),
     ("wrong_cost", "what_its_answers_cost_is_what_it_computed", {}, r"its answers name \d+ tokens of \d+"),
-    ("restored_otherwise", "a_saved_policy_equals_the_one_that_was_saved", {}, "restored, it"),
+    ("restored_otherwise", "a_saved_policy_equals_the_one_that_was_saved", {}, "has other weights"),
+    ("cost_overstated", "what_its_answers_cost_is_what_it_computed", {}, "far more than the"),
+    ("home_folder_of_answers", "it_writes_nothing_outside_its_folder", {}, "wrote to the home folder"),
     ("home_folder", "it_writes_nothing_outside_its_folder", {}, "wrote to the home folder"),
     (
         "start_changed",

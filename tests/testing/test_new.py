@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import subprocess
 import sys
@@ -35,6 +36,39 @@ def test_a_new_distribution_passes_its_own_test(kind: str, tmp_path: Path):
     installed(folder, tmp_path / "site")
     ran = run(sys.executable, "-m", "pytest", "-q", str(folder), cwd=folder, site=tmp_path / "site")
     assert ran.returncode == 0, ran.stdout[-4000:]
+
+
+@pytest.mark.parametrize("kind", GROUPS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        "none",
+        "true",
+        "class",
+        "measure",
+        "missing",
+        "score",
+        "judge",
+        "prompt",
+        "run",
+        "row",
+        "source",
+        "2-x",
+    ],
+)
+def test_no_name_hides_what_the_new_module_imports(kind: str, name: str, tmp_path: Path):
+    folder = write(kind, name, tmp_path)
+    files = [next(folder.glob("alignbench_*/__init__.py")), next(folder.glob("tests/*.py"))]
+    for file in files:
+        tree = ast.parse(file.read_text())
+        imported = [
+            alias.asname or alias.name
+            for node in tree.body
+            if isinstance(node, ast.ImportFrom)
+            for alias in node.names
+        ]
+        defined = [node.name for node in tree.body if isinstance(node, ast.ClassDef)]
+        assert not set(defined) & set(imported)
 
 
 @pytest.mark.parametrize(

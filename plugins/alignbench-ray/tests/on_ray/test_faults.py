@@ -18,7 +18,7 @@ from alignbench_ray import Ray, RayConfig
 
 from alignbench import layout
 from alignbench.launchers import Receiver
-from alignbench.testing.launchers import NEEDS, Ended, at, made_by, recipe
+from alignbench.testing.launchers import NEEDS, RECIPE, Ended, at, made_by
 from alignbench.testing.sessions import open_session
 
 from .conftest import Folder, Nodes, on, outcome
@@ -190,7 +190,7 @@ def test_a_torn_result_is_found_and_the_cell_begins_again(
         return take(receiver, message, on_event)
 
     monkeypatch.setattr(Receiver, "take", tearing)
-    session = open_session(tmp_path / "torn", recipe())
+    session = open_session(tmp_path / "torn", RECIPE)
     task = at(replace(session.task, kind="cell", reads=(layout.DATA,)), "torn")
     ended = Ended()
     with Ray(RayConfig(address=cluster.address)) as launcher:
