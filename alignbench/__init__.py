@@ -22,7 +22,7 @@ _HOME = {
         "API AdapterLabel Budget Label Labelling NamedJudge NamedMethod NamedReward NamedSource Revising Sampling "
         "Select Settings"
     ),
-    "alignbench.api.policy": "Answer Can Decoder Policy Setting TokenScores TrainablePolicy",
+    "alignbench.api.policy": "Answer Can Decoder LowRank Policy Setting TokenScores TrainablePolicy",
     "alignbench.api.method": (
         "Departure GroupScores Loss Method MethodConfig Numbers PerToken Record Rows Run ScoringGroup"
     ),
@@ -102,6 +102,7 @@ if TYPE_CHECKING:
     from alignbench.api.policy import Answer as Answer
     from alignbench.api.policy import Can as Can
     from alignbench.api.policy import Decoder as Decoder
+    from alignbench.api.policy import LowRank as LowRank
     from alignbench.api.policy import Policy as Policy
     from alignbench.api.policy import Setting as Setting
     from alignbench.api.policy import TokenScores as TokenScores

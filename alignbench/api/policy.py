@@ -110,6 +110,19 @@ class Decoder:
         folder.mkdir(parents=True, exist_ok=True)
 
 
+@dataclass(frozen=True, slots=True)
+class LowRank:
+    """What an adapter adds to the weights of a layer: `scale * up @ down`. Both are views of the adapter's weights:
+    what is written to them is what the policy computes with."""
+
+    down: Tensor
+    """float32 [experts, rank, in], LoRA's A; a plain layer is one expert."""
+    up: Tensor
+    """float32 [experts, out, rank], LoRA's B."""
+    scale: float
+    """LoRA's alpha / rank, or what the adapter has in its place."""
+
+
 class TrainablePolicy(Policy, Protocol):
     """A policy with weights of its own on the shared base: an adapter, or the untouched base with none."""
 
@@ -129,6 +142,10 @@ class TrainablePolicy(Policy, Protocol):
 
     def tensors(self) -> Mapping[str, Tensor]:
         """The adapter's weights by the names that peft gives them in a file."""
+        ...
+
+    def layers(self) -> Mapping[str, LowRank]:
+        """What the adapter adds to each layer, by the layer's name in `tensors`; nothing for the base."""
         ...
 
     def fingerprint(self) -> str:

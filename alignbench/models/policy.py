@@ -7,12 +7,12 @@ import json
 from collections.abc import Sequence as Many
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
 from alignbench.api.config import Sampling
-from alignbench.api.policy import Answer, Can, Setting, TokenScores
+from alignbench.api.policy import Answer, Can, LowRank, Setting, TokenScores
 from alignbench.data.tokens import encode, render
 from alignbench.models import meter
 from alignbench.models.generation import generate
@@ -112,3 +112,23 @@ class ModelPolicy:
             for name, tensor in self.base.model.named_parameters()
             if name.endswith((f".lora_A{ending}", f".lora_B{ending}"))
         }
+
+    def layers(self) -> dict[str, LowRank]:
+        """Return what this adapter adds to each layer, by the layer's name in `tensors`."""
+        from peft.tuners.lora import LoraLayer
+
+        found: dict[str, LowRank] = {}
+        adapter = self.adapter or ""
+        for name, module in self.base.model.named_modules():
+            if not isinstance(module, LoraLayer) or adapter not in module.lora_A:
+                continue
+            layer: Any = module
+            down, up = layer.lora_A[adapter].weight, layer.lora_B[adapter].weight
+            # peft stacks the factors of experts: A by expert and rank, B by rank and expert.
+            experts = getattr(layer, "num_experts", 1)
+            found[f"base_model.model.{name}"] = LowRank(
+                down.view(experts, -1, down.shape[1]),
+                up.view(up.shape[0], -1, experts).permute(2, 0, 1),
+                float(layer.scaling[adapter]),
+            )
+        return found

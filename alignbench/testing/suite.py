@@ -59,6 +59,8 @@ class MethodSuite:
     method: ClassVar[str]
     config: ClassVar[Mapping[str, Any]] = {}
     """Fields to set; a method should keep the laws with none."""
+    labels: ClassVar[Mapping[str, Any]] = {}
+    """Labels that the fields name, each as in a recipe: they are made first."""
     tokens: ClassVar[int] = 10_000
     """A budget in tokens with room for what a method measures before it trains."""
 
@@ -66,7 +68,12 @@ class MethodSuite:
     @classmethod
     def session(cls, tmp_path_factory: pytest.TempPathFactory) -> Session:
         """A real session: the sandbox in NF4, its rows prepared, an empty store of its own."""
-        return open_session(tmp_path_factory.mktemp(cls.method), cls.recipe())
+        session = open_session(tmp_path_factory.mktemp(cls.method), cls.recipe())
+        for label in cls.labels:
+            folder = layout.cell_folder(session.run, label, SEED)
+            folder.mkdir(parents=True)
+            cells.align(session, label, SEED, folder)
+        return session
 
     @classmethod
     def recipe(cls) -> dict[str, Any]:
@@ -76,7 +83,7 @@ class MethodSuite:
             "data": {"train": "sandbox", "limit": ROWS, "max_length": 128},
             "training": {"batch": BATCH, "threads": 1},
             "budget": {"steps": STEPS},
-            "methods": {"tried": {"method": cls.method, **cls.config}},
+            "methods": {**cls.labels, "tried": {"method": cls.method, **cls.config}},
             "evaluation": {"prompts": PROMPTS},
         }
 
@@ -363,7 +370,8 @@ class MethodSuite:
         block = session.recipe.methods["tried"].model_copy(
             update={"start": AdapterStart(adapter=str(tmp_path / "start"))}
         )
-        recipe = session.recipe.model_copy(update={"methods": {"tried": block}})
+        methods = {**session.recipe.methods, "tried": block}
+        recipe = session.recipe.model_copy(update={"methods": methods})
         monkeypatch.setattr(session, "plan", resolve(recipe))
         run, policy = self._align(session, "started")
         assert isinstance(run.start, ModelPolicy)

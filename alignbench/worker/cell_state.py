@@ -116,9 +116,14 @@ class CellState:
             return session.base.load_adapter(source, session.adapter_name("start"))
         if isinstance(start, ModelStart):
             return session.model(start.model)
-        return self.policy(start) if isinstance(start, str) else start
+        return self._finished(start) if isinstance(start, str) else start
 
     def policy(self, label: str) -> Policy:
+        if label != BASE:
+            self.weights.sources[label] = None
+        return self._finished(label)
+
+    def _finished(self, label: str) -> Policy:
         if label == BASE:
             return self.session.base.policy()
         return self.restored(layout.cell_folder(self.session.run, label, self.seed) / layout.POLICY, label)

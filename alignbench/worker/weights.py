@@ -25,6 +25,8 @@ class Weights:
         """What each trainable adapter was when it was made, or when a training last ended."""
         self._lent: dict[ModelPolicy, tuple[str, str]] = {}
         """What each finished policy was when the method got it, and whose it is."""
+        self.sources: dict[str, None] = {}
+        """Labels whose policies the method has asked for, in order; its start is none of them."""
 
     def add(self, policy: ModelPolicy) -> None:
         """Note a new adapter."""
@@ -59,7 +61,10 @@ class Weights:
                 self._adapters[one] = one.fingerprint()
 
     def audit(self, policy: Policy, start: Policy, label: str, ledger: Ledger) -> None:
-        """Record a result that no training accounts for. Raises PluginError where a finished policy was changed."""
+        """Record a result that no training accounts for. Raises PluginError where a finished policy was changed.
+
+        A method that trains nothing and has asked for other labels' policies has made its weights of theirs.
+        """
         from alignbench.models import ModelPolicy
 
         spoilt = sorted(
@@ -80,7 +85,9 @@ class Weights:
             unaccounted = policy in changed
         else:
             unaccounted = not (isinstance(start, ModelPolicy) and _equals(policy, start))
-        if unaccounted:
+        if unaccounted and self.sources and not ledger.account.steps:
+            ledger.departure("weights", "trained", f"made of those of {', '.join(self.sources)}")
+        elif unaccounted:
             ledger.departure(UNCOUNTED)
 
     def _changed(self) -> list[ModelPolicy]:

@@ -14,6 +14,7 @@ from alignbench.models import load_base
 from alignbench.recipe import schema
 from alignbench.rows import Prompt, Sequence
 
+from .architectures import build
 from .conftest import disturb
 
 IDS = torch.tensor([[5, 9, 12, 7, 30, 2], [8, 8, 40, 6, 2, 0]])
@@ -205,6 +206,53 @@ def test_an_adapter_of_peft_with_another_rank_and_other_targets_is_read(base, fo
     like = base.add_adapter("like", seed=0, like=policy)
     assert logps(like) == logps(policy)
     assert {tuple(t.shape) for t in like.parameters()} == {(3, 64), (64, 3)}
+
+
+def check_layers(policy):
+    """Hold the layers of an adapter against peft's, and what is written to them against the adapter's weights."""
+    theirs = {
+        f"base_model.model.{name}": layer
+        for name, layer in policy.base.model.named_modules()
+        if policy.adapter in getattr(layer, "lora_A", ())
+    }
+    layers = policy.layers()
+    assert layers.keys() == theirs.keys()
+    assert {f"{name}.lora_{one}.weight" for name in layers for one in "AB"} == policy.tensors().keys()
+    for name, layer in theirs.items():
+        one, told = layers[name], layer.get_delta_weight(policy.adapter)
+        added = one.scale * one.up @ one.down
+        if len(added) > 1 and not layer._did_swap_in_out_features:
+            added = added.mT
+        assert torch.allclose(added.view(told.shape), told, atol=1e-6), name
+    with torch.no_grad():
+        for one in layers.values():
+            one.up.fill_(2.0)
+            one.down.fill_(3.0)
+    assert {tensor.unique().item() for name, tensor in policy.tensors().items() if "lora_A" in name} == {3.0}
+    assert {tensor.unique().item() for name, tensor in policy.tensors().items() if "lora_B" in name} == {2.0}
+
+
+@pytest.mark.parametrize("name", ["qwen3_moe", "gpt_oss"])
+def test_the_layers_of_experts_are_those_of_peft(name, tmp_path):
+    base = load_base(schema.Model(id=str(build(name, tmp_path)), quantization="none"))
+    policy = base.add_adapter("policy", seed=0)
+    disturb(policy)
+    assert {len(one.down) for one in policy.layers().values()} == {1, 4}
+    check_layers(policy)
+
+
+def test_the_layers_of_an_adapter_are_those_of_peft_whatever_its_scale_is(base, tmp_path):
+    assert base.policy().layers() == {}
+    policy = base.add_adapter("policy", seed=0)
+    disturb(policy)
+    policy.save(tmp_path)
+    check_layers(policy)
+    config = json.loads((tmp_path / "adapter_config.json").read_text())
+    other = {"use_rslora": True, "alpha_pattern": {"q_proj": 3}}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(config | other))
+    scaled = base.load_adapter(tmp_path, "scaled")
+    assert {one.scale for one in scaled.layers().values()} == {3 / 2, 8 / 2}
+    check_layers(scaled)
 
 
 def test_an_adapter_whose_tensors_do_not_all_fit_is_refused(base, tmp_path):

@@ -171,6 +171,21 @@ def test_a_finished_policy_that_a_method_changes_ends_its_cell(broken, prepared)
         suite._align(prepared, "first")
 
 
+@pytest.mark.parametrize(
+    ("name", "departure"),
+    [
+        ("made_of_a_label", "weights: made of those of other instead of trained"),
+        ("optimiser_beside_a_label", "changed weights without a training"),
+    ],
+)
+def test_weights_are_made_of_a_labels_only_where_nothing_is_trained(broken, prepared, name, departure):
+    suite = broken(name)
+    folder = layout.cell_folder(prepared.run, "other", 0) / layout.POLICY
+    save_policy(prepared.base.add_adapter("other", seed=0), folder, method="honest", config={}, start="base")
+    said = [str(one) for one in suite._align(prepared, "first")[0].ledger.departures]
+    assert [one for one in said if "weights" in one] == [departure]
+
+
 def test_a_stage_is_held_to_the_weights_of_its_trainings_too(broken, prepared):
     ledger = broken("stage_of_a_broken_one")._align(prepared, "first")[0].ledger
     assert "changed weights without a training" in map(str, ledger.departures)

@@ -80,8 +80,9 @@ def test_there_are_files_and_names_to_look_at() -> None:
     assert {"sft", "dpo", "orpo", "few-shot", "frozen"} <= method_names()
 
 
-# English words and libraries that are also names of methods may stand in a sentence; `frozen=True` makes data frozen.
-OTHERWISE_KNOWN = {"frozen", "trl"}
+# English words and libraries that are also names of methods may stand in a sentence; `frozen=True` makes data frozen,
+# and ranks have ties.
+OTHERWISE_KNOWN = {"frozen", "ties", "trl"}
 
 
 def test_the_core_names_no_method() -> None:
