@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 WIDE = 110
 """Terminal columns from which elapsed time, a longer bar and a third number are shown."""
 
-SHOWN_FIRST = ("loss", "objective/scores")
+SHOWN_FIRST = ("loss", "reward", "objective/scores")
 """Logged numbers that are shown before others."""
 
 

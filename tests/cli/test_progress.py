@@ -88,14 +88,15 @@ def test_answers_are_counted_as_they_end_and_not_told_too_often(monkeypatch: pyt
     assert "5/8" in shown([Progress("rpo/seed-0", event, cells=2) for event in events[:2]], terminal=True)
 
 
-def test_eighty_columns_hold_the_cell_how_far_it_is_the_time_left_and_its_numbers() -> None:
-    numbers = {"rewards/margins": 0.5, "objective/kl": 0.0412, "objective/scores": -0.25, "loss": 0.69314}
+@pytest.mark.parametrize("score", ["objective/scores", "reward"])
+def test_eighty_columns_hold_the_cell_how_far_it_is_the_time_left_and_its_numbers(score: str) -> None:
+    numbers = {"rewards/margins": 0.5, "objective/kl": 0.0412, score: -0.25, "loss": 0.69314}
     story = [
         Progress("a-label-of-many-words/seed-0", Event("training", done, 64, numbers), cells=2)
         for done in (3, 4)
     ]
     last = [line for line in shown(story, terminal=True, width=80).splitlines() if "training" in line][-1]
     assert re.search(
-        r"a-label-o…/seed-0  training .* 4/64 +(--:--|\d\d:\d\d) loss 0\.693  objective/scores -0\.25", last
+        rf"a-label-o…/seed-0  training .* 4/64 +(--:--|\d\d:\d\d) loss 0\.693  {score} -0\.25", last
     )
     assert "margins" not in last

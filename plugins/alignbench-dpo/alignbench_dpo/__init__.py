@@ -12,7 +12,7 @@ class DPO(Method):
     """A loss of each pair's log-probabilities, most of them against those of the frozen start.
 
     Source: Rafailov et al. 2023 (arXiv:2305.18290); `alignbench_dpo.catalogue` names that of each loss. Soft labels
-    enter as the expectation of the loss.
+    enter as the expectation of the loss; in `odpo` they are how much better the chosen answer is.
     """
 
     api = 2
@@ -35,9 +35,12 @@ class DPO(Method):
         exponent: float | None = Field(None, gt=0, validate_default=True)
         """Alpha of the reward (1 - p^-alpha)/alpha. Only `alpha_po`: 0.25."""
         nll_weight: float | None = Field(None, ge=0, validate_default=True)
-        """Weight of the chosen answer's negative log-likelihood per token. Only `rpo`, `cpo`, `slic`, `rrhf`: 1."""
+        """Weight of the chosen answers' negative log-likelihood per token, a mean of each answer's tokens (`rpo`,
+        `rrhf`) or of all tokens of the step's chosen answers (`cpo`, `slic`). Only these four: 1."""
         length_weight: float | None = Field(None, validate_default=True)
         """Reward lost for each token. Only `r_dpo`: 0.01."""
+        offset_weight: float | None = Field(None, ge=0, validate_default=True)
+        """Weight of the log of the difference of scores that a soft label means. Only `odpo`: 1."""
         penalty: float | None = Field(None, ge=0, validate_default=True)
         """Weight of what a chosen answer falls below its reference. Only `dpop`: 50."""
         tau: float | None = Field(None, gt=0, validate_default=True)
@@ -52,7 +55,15 @@ class DPO(Method):
             return loss.beta if value is None and loss is not None else value
 
         @field_validator(
-            "margin", "exponent", "nll_weight", "length_weight", "penalty", "tau", "sensitivity", mode="after"
+            "margin",
+            "exponent",
+            "nll_weight",
+            "length_weight",
+            "offset_weight",
+            "penalty",
+            "tau",
+            "sensitivity",
+            mode="after",
         )
         @classmethod
         def _own(cls, value: float | None, info: ValidationInfo) -> float | None:

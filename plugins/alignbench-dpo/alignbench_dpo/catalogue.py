@@ -26,6 +26,7 @@ Name = Literal[
     "f_js",
     "chi_po",
     "r_dpo",
+    "odpo",
     "dpop",
     "rpo",
     "cal_dpo",
@@ -55,6 +56,10 @@ class Loss:
     """Whether an assumed share of wrong labels makes sense for it."""
     whole_step: bool = False
     """Whether it needs a number or an order of all rows of a step."""
+    token_nll: bool = False
+    """Whether the chosen answers' NLL is added as a mean over all their tokens of the step, and not for each pair."""
+    strength: bool = False
+    """Whether the probability of a label says how much better the answer is, and not only how sure the label is."""
 
 
 LOSSES: Mapping[Name, Loss] = {
@@ -77,6 +82,7 @@ LOSSES: Mapping[Name, Loss] = {
     "f_js": Loss("2309.16240", smoothing=True),
     "chi_po": Loss("2407.13399", smoothing=True),
     "r_dpo": Loss("2403.19159", {"length_weight": 0.01}, smoothing=True),
+    "odpo": Loss("2402.10571", {"offset_weight": 1.0}, strength=True),
     "dpop": Loss("2402.13228", {"penalty": 50.0}),
     "rpo": Loss("2404.19733", {"nll_weight": 1.0}),
     "cal_dpo": Loss("2412.14516"),
@@ -86,8 +92,8 @@ LOSSES: Mapping[Name, Loss] = {
     "alpha_po": Loss(
         "2501.03884", {"margin": 1.0, "exponent": 0.25}, beta=2.0, reference=False, smoothing=True
     ),
-    "cpo": Loss("2401.08417, eq. 3", {"nll_weight": 1.0}, reference=False),
-    "slic": Loss("2305.10425", {"nll_weight": 1.0}, reference=False),
+    "cpo": Loss("2401.08417, eq. 3", {"nll_weight": 1.0}, reference=False, smoothing=True, token_nll=True),
+    "slic": Loss("2305.10425", {"nll_weight": 1.0}, reference=False, token_nll=True),
     "rrhf": Loss("2304.05302", {"nll_weight": 1.0}, beta=1.0, reference=False),
 }
 """Every loss that `loss` can name, in the order of the documentation."""

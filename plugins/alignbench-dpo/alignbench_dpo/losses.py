@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -15,12 +15,15 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid, relu, softplus
 
-from alignbench_dpo.catalogue import Name
+from alignbench import GroupScores, PerToken
+from alignbench_dpo.catalogue import LOSSES, Name
 
 LARGEST = 20.0
 """Log-ratio at which a ratio of probabilities is cut, so that float32 holds it."""
 MOMENTUM = 0.9
 """Share of its last value that beta-DPO's mean margin keeps at each step (arXiv:2407.08639, section 4.2)."""
+CERTAIN = 0.99
+"""Largest probability of a label of which `odpo` takes the difference of scores: that of a certain one is infinite."""
 
 
 class Fields(Protocol):
@@ -32,6 +35,7 @@ class Fields(Protocol):
     exponent: float
     nll_weight: float
     length_weight: float
+    offset_weight: float
     penalty: float
     tau: float
     sensitivity: float
@@ -80,6 +84,8 @@ class Pairs:
     """[N]: for `aot`, the reference's log pi(w) - log pi(l) of equal rank in the step."""
     shift: Tensor | float = 0.0
     """For `beta_dpo`, how far the step's mean margin lies above the running mean."""
+    strength: Tensor | None = None
+    """[N]: for `odpo`, the difference of scores of the better and the worse answer, at least 0."""
 
     @property
     def margin(self) -> Tensor:
@@ -97,17 +103,40 @@ def pair_loss(pairs: Pairs, preference: Tensor, name: Name, by: Fields) -> Tenso
 
     `preference` [N] is the probability that the chosen one is. `label_smoothing` mixes it further, as conservative
     DPO does (Mitchell 2023, https://ericmitchell.ai/cdpo.pdf); `robust` takes the flipped labels out again, and
-    `exo_pair` has them in its target.
+    `exo_pair` has them in its target. `odpo` reads it as a strength, and the likelier answer as the better one.
     """
     loss: Callable[[Pairs, Any], Tensor] = getattr(sys.modules[__name__], name)
     share = by.label_smoothing
-    if name == "robust":
+    if LOSSES[name].strength:
+        pairs, preference = replace(pairs, strength=strength(preference)), (preference >= 0.5).float()
+    elif name == "robust":
         preference = (preference - share) / (1 - 2 * share)
     elif name != "exo_pair":
         preference = preference * (1 - share) + (1 - preference) * share
     # A plain label does not compute the other way round, whose loss may be infinite.
     right, wrong = loss(pairs, by), loss(pairs.swapped(), by)
     return torch.where(preference == 1, right, preference * right + (1 - preference) * wrong)
+
+
+def token_nll(scores: Mapping[str, GroupScores], preference: Tensor, by: Fields) -> list[PerToken]:
+    """Return a times the NLL of each token of the better answer, in expectation over which of the two it is.
+
+    `preference` [N] is the probability that the chosen one is. The trainer takes the mean over the tokens of all
+    answers of the step, as TRL's CPOTrainer does; the papers of `cpo` and `slic` have sums over whole answers.
+    """
+    better = {"chosen": preference, "rejected": 1 - preference}
+    return [
+        scores[name].per_token(-by.nll_weight * share[:, None] * scores[name].logps)
+        for name, share in better.items()
+    ]
+
+
+def strength(preference: Tensor) -> Tensor:
+    """Return the difference of scores [N] of the likelier and the other answer, by Bradley and Terry: |log p/(1-p)|.
+
+    `preference` [N] is the probability p of a label. It counts as at most `CERTAIN`.
+    """
+    return torch.logit(torch.maximum(preference, 1 - preference).clamp(max=CERTAIN))
 
 
 # --- of the margin h ----------------------------------------------------------------------------------------
@@ -160,6 +189,12 @@ def r_dpo(pairs: Pairs, by: Fields) -> Tensor:
     """-log s(beta h + a (|w| - |l|)): DPO for a reward that loses a with each token."""
     longer = pairs.chosen.length - pairs.rejected.length
     return -logsigmoid(by.beta * pairs.margin + by.length_weight * longer)
+
+
+def odpo(pairs: Pairs, by: Fields) -> Tensor:
+    """-log s(beta h - a log d), d the difference of scores, log p/(1-p) of a label p: DPO with an offset."""
+    assert pairs.strength is not None
+    return -logsigmoid(by.beta * pairs.margin - by.offset_weight * pairs.strength.log().clamp(min=-LARGEST))
 
 
 def beta_dpo(pairs: Pairs, by: Fields) -> Tensor:
@@ -277,15 +312,13 @@ def alpha_po(pairs: Pairs, by: Fields) -> Tensor:
 
 
 def cpo(pairs: Pairs, by: Fields) -> Tensor:
-    """-log s(beta (log pi(w) - log pi(l))) - a log pi(w)/|w|: the NLL per token, as TRL has it."""
-    return (
-        -logsigmoid(by.beta * (pairs.chosen.logps - pairs.rejected.logps)) - by.nll_weight * pairs.chosen.mean
-    )
+    """-log s(beta (log pi(w) - log pi(l))) + a NLL(w), the NLL added by `token_nll`."""
+    return -logsigmoid(by.beta * (pairs.chosen.logps - pairs.rejected.logps))
 
 
 def slic(pairs: Pairs, by: Fields) -> Tensor:
-    """max(0, 1 - beta (log pi(w) - log pi(l))) - a log pi(w)/|w|."""
-    return relu(1 - by.beta * (pairs.chosen.logps - pairs.rejected.logps)) - by.nll_weight * pairs.chosen.mean
+    """max(0, 1 - beta (log pi(w) - log pi(l))) + a NLL(w), the NLL added by `token_nll`."""
+    return relu(1 - by.beta * (pairs.chosen.logps - pairs.rejected.logps))
 
 
 def rrhf(pairs: Pairs, by: Fields) -> Tensor:

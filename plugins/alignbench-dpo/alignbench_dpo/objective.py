@@ -9,10 +9,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from alignbench import GroupScores, Pair, Rows, Run, ScoringGroup, Sequence, TrainablePolicy
+from alignbench import (
+    DataError,
+    GroupScores,
+    Pair,
+    PerToken,
+    Rows,
+    Run,
+    ScoringGroup,
+    Sequence,
+    TrainablePolicy,
+)
 from alignbench.reference import ahead, check_first_loss, logprobs
 from alignbench_dpo.catalogue import LOSSES
-from alignbench_dpo.losses import MOMENTUM, Answers, Pairs, matched, pair_loss
+from alignbench_dpo.losses import MOMENTUM, Answers, Pairs, matched, pair_loss, token_nll
 
 
 class Objective:
@@ -20,6 +30,12 @@ class Objective:
 
     def __init__(self, run: Run, rows: Rows[Pair], policy: TrainablePolicy, config: Any):
         self.run, self.policy, self.config = run, policy, config
+        if LOSSES[config.loss].strength and all(row.preference in (0, 1) for row in rows):
+            raise DataError(
+                f"the loss '{config.loss}' reads from `preference` how much better an answer is, and no row has one "
+                "between 0 and 1",
+                "take rows with soft labels, or use the loss sigmoid",
+            )
         self.reference = logprobs(run, rows) if LOSSES[config.loss].reference else None
         self.state: dict[str, Any] = {"checked": self.reference is None}
         self._step: Pairs | None = None
@@ -50,8 +66,8 @@ class Objective:
 
     def loss(
         self, scores: Mapping[str, GroupScores], rows: list[Pair]
-    ) -> tuple[Tensor, Mapping[str, Tensor]]:
-        """Return the loss [n] of a micro-batch's pairs, and numbers to log."""
+    ) -> tuple[Tensor | list[Tensor | PerToken], Mapping[str, Tensor | PerToken]]:
+        """Return the loss of a micro-batch's pairs, [n] and for some an NLL per token, and numbers to log."""
         config, pairs = self.config, self._of_step(self._pairs(scores, rows), rows)
         chosen, rejected = pairs.chosen, pairs.rejected
         preference = torch.tensor([row.preference for row in rows], device=chosen.logps.device)
@@ -62,7 +78,7 @@ class Objective:
             if not self.whole_step:
                 known = pair_loss(still, preference, config.loss, config)
                 check_first_loss(losses, known, scores["chosen"].tolerance)
-        return losses, {
+        numbers: dict[str, Tensor | PerToken] = {
             "rewards/chosen": config.beta * chosen.ratio.detach(),
             "rewards/rejected": config.beta * rejected.ratio.detach(),
             "rewards/margins": config.beta * pairs.margin.detach(),
@@ -70,6 +86,10 @@ class Objective:
             "logps/chosen": chosen.logps,
             "logps/rejected": rejected.logps,
         }
+        if not LOSSES[config.loss].token_nll:
+            return losses, numbers
+        numbers["nll_loss"] = scores["chosen"].per_token(-scores["chosen"].logps)
+        return [losses, *token_nll(scores, preference, config)], numbers
 
     def _pairs(self, scores: Mapping[str, GroupScores], rows: list[Pair]) -> Pairs:
         made = []

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 
 import pytest
 from alignbench_dpo.catalogue import LOSSES
 
-from alignbench import Budget, layout
+from alignbench import Budget, layout, sandbox
 from alignbench.recipe.resolve import resolve
 from alignbench.testing import MethodSuite
+from alignbench.testing.sessions import open_session
 
 
 class TestDPO(MethodSuite):
     method = "dpo"
 
-    @pytest.mark.parametrize("loss", LOSSES)
+    @pytest.mark.parametrize("loss", [name for name, loss in LOSSES.items() if not loss.strength])
     def test_every_loss_trains_and_logs_finite_numbers(self, session, monkeypatch, loss):
         block = {"method": "dpo", "loss": loss, "label_smoothing": 0.1 if loss == "exo_pair" else 0.0}
         recipe = type(session.recipe).model_validate(
@@ -45,4 +47,21 @@ class TestALossOfTheWholeStep(MethodSuite):
 
 class TestALossWithoutAReference(MethodSuite):
     method = "dpo"
-    config = {"loss": "simpo"}
+    config = {"loss": "cpo"}
+
+
+def test_odpo_trains_on_soft_labels_and_logs_finite_numbers(tmp_path):
+    rows = (
+        {"prompt": one["prompt"], "chosen": one["answers"][0], "rejected": one["answers"][1], "preference": p}
+        for one, p in zip(sandbox.rows("train", 64), itertools.cycle((0.6, 0.8, 0.95, 1.0)), strict=False)
+    )
+    (tmp_path / "soft.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    recipe = {
+        **TestDPO.recipe(),
+        "data": {"train": "soft.jsonl", "max_length": 128},
+        "methods": {"tried": {"method": "dpo", "loss": "odpo"}},
+    }
+    folder = MethodSuite._align(open_session(tmp_path, recipe), "odpo")[0].folder
+    logged = [json.loads(line) for line in (folder / layout.TRAINING_LOG).read_text().splitlines()]
+    assert logged
+    assert all(math.isfinite(value) for line in logged for value in line.values())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import exp, log
 from types import SimpleNamespace
 from typing import get_args
@@ -13,7 +14,7 @@ from alignbench_dpo.catalogue import LOSSES, Name
 from alignbench_dpo.losses import Answers, Pairs, matched, pair_loss
 from alignbench_dpo.objective import Objective
 
-from alignbench import Pair, PluginError, Sequence
+from alignbench import DataError, Pair, PluginError, Sequence
 from alignbench.reference import ahead
 from alignbench.testing.losses import group_scores, reduced
 
@@ -80,6 +81,7 @@ def formula(loss: str, w: float, l: float, rw: float, rl: float, nw: int, nl: in
         "f_js": lambda: dpo(log(2 * exp(w) / (exp(w) + exp(rw))) - log(2 * exp(l) / (exp(l) + exp(rl))), 0.1),
         "chi_po": lambda: dpo(exp(a) + a - exp(b) - b, 0.1),
         "r_dpo": lambda: log(1 + exp(-0.1 * h - 0.01 * (nw - nl))),
+        "odpo": lambda: log(1 + exp(log(log(0.99 / 0.01)) - 0.1 * h)),
         "dpop": lambda: dpo(h - 50 * max(0, rw - w), 0.1),
         "rpo": lambda: dpo(h, 0.1) - w / nw,
         "cal_dpo": lambda: dpo(h, 0.1) + (a - 5) ** 2 + (b + 5) ** 2,
@@ -89,8 +91,8 @@ def formula(loss: str, w: float, l: float, rw: float, rl: float, nw: int, nl: in
         "alpha_po": lambda: log(
             1 + exp(1 - 2 * ((1 - exp(w / nw) ** -0.25) / 0.25 - (1 - exp(l / nl) ** -0.25) / 0.25))
         ),
-        "cpo": lambda: dpo(w - l, beta) - w / nw,
-        "slic": lambda: max(0, 1 - beta * (w - l)) - w / nw,
+        "cpo": lambda: dpo(w - l, beta),
+        "slic": lambda: max(0, 1 - beta * (w - l)),
         "rrhf": lambda: max(0, l / nl - w / nw) - w / nw,
     }[loss]()
 
@@ -112,6 +114,52 @@ def test_a_loss_equals_its_formula(loss):
         )
         rows = zip(*(column.tolist() for column in columns), strict=True)
         assert of(loss, pairs).tolist() == pytest.approx([formula(loss, *row) for row in rows], rel=2e-5)
+
+
+@pytest.mark.parametrize("share", [0.1, 0.3])
+def test_smoothed_sigmoid_is_conservative_dpo(share):
+    pairs = make_pairs()
+    wanted = [(1 - share) * dpo(h, 0.1) + share * dpo(-h, 0.1) for h in pairs.margin.tolist()]
+    assert of("sigmoid", pairs, label_smoothing=share).tolist() == pytest.approx(wanted, rel=2e-5)
+
+
+@pytest.mark.parametrize("weight", [0.5, 2.0])
+def test_the_offset_of_odpo_is_the_log_of_the_score_difference_of_its_label(weight):
+    """A label p is the Bradley-Terry probability of two scores that differ by log p/(1-p)."""
+    pairs, labels = make_pairs(), [0.6, 0.9, 0.2, 0.5, 1.0]
+    differences = [log(0.6 / 0.4), log(0.9 / 0.1), log(0.8 / 0.2), exp(-20), log(0.99 / 0.01)]
+    sides = [1, 1, -1, 1, 1]
+    wanted = [
+        log(1 + exp(weight * log(d) - 0.1 * side * h))
+        for d, side, h in zip(differences, sides, pairs.margin.tolist(), strict=True)
+    ]
+    found = of("odpo", pairs, torch.tensor(labels), offset_weight=weight)
+    assert found.tolist() == pytest.approx(wanted, rel=2e-5)
+    assert found[3] < 1e-3, "a tie teaches nothing"
+
+
+def test_odpo_refuses_rows_whose_labels_have_no_strength():
+    recorded = RecordedRun(make_scores())
+    with pytest.raises(DataError, match="no row has one between 0 and 1"):
+        objective(recorded, config("odpo"))
+    soft = [replace(ROWS[0], preference=0.8), *ROWS[1:]]
+    objective(recorded, config("odpo"), soft).loss(recorded.groups, soft)
+
+
+@pytest.mark.parametrize("loss", ["cpo", "slic"])
+def test_the_nll_of_cpo_and_slic_is_the_mean_over_the_tokens_of_all_chosen_answers(loss):
+    seen, labels = make_scores(), [1.0, 0.7, 1.0]
+    rows = [replace(row, preference=p) for row, p in zip(ROWS, labels, strict=True)]
+    tokens = [
+        [-x for x, kept in zip(*row, strict=True) if kept]
+        for row in zip(seen["logps"].tolist(), seen["mask"].tolist(), strict=True)
+    ]
+    chosen, rejected = tokens[:3], tokens[3:]
+    assert len({len(one) for one in chosen}) > 1, "else the mean of answers is the mean of tokens"
+    nll = sum(p * sum(one) for p, one in zip(labels, chosen, strict=True)) / sum(map(len, chosen))
+    nll += sum((1 - p) * sum(one) for p, one in zip(labels, rejected, strict=True)) / sum(map(len, rejected))
+    found = [ours(DPO.Config(loss=loss, nll_weight=weight), seen, rows).item() for weight in (0.0, 0.5)]
+    assert found[1] - found[0] == pytest.approx(0.5 * nll, rel=1e-5)
 
 
 def test_aot_compares_sorted_log_ratios_of_policy_and_reference():
@@ -166,7 +214,7 @@ def test_robust_takes_the_expected_share_of_flips_out_again():
         torch.testing.assert_close((1 - share) * kept + share * flipped, of("sigmoid", pairs))
 
 
-@pytest.mark.parametrize("loss", [loss for loss in LOSSES if loss != "robust"])
+@pytest.mark.parametrize("loss", [loss for loss in LOSSES if loss not in ("robust", "odpo")])
 def test_a_soft_label_takes_the_expectation_of_the_loss(loss):
     pairs = make_pairs()
     right, wrong = of(loss, pairs), of(loss, pairs, torch.zeros(N))
@@ -264,10 +312,15 @@ def trl(tmp_path_factory):
     )
 
 
-def make_scores(seed: int = 0) -> dict[str, torch.Tensor]:
-    """Log-probabilities per token [6, 7] of chosen and rejected, their lengths, and the references' sums."""
+def make_scores(seed: int = 0, *, chosen: int | None = None) -> dict[str, torch.Tensor]:
+    """Log-probabilities per token [6, 7] of chosen and rejected, their lengths, and the references' sums.
+
+    `chosen` is the length of every chosen answer, where they are to be equal.
+    """
     draw = torch.Generator().manual_seed(seed)
     lengths = torch.randint(1, 8, (6,), generator=draw)
+    if chosen is not None:
+        lengths[:3] = chosen
     mask = torch.arange(7) < lengths[:, None]
     logps = -torch.rand(6, 7, generator=draw) * 5 * mask
     return {"mask": mask, "logps": logps, "reference": logps.sum(-1) + torch.randn(6, generator=draw)}
@@ -298,20 +351,22 @@ ROWS = [
 ]
 
 
-def objective(recorded: RecordedRun, by: DPO.Config, *, checked: bool = True) -> Objective:
+def objective(
+    recorded: RecordedRun, by: DPO.Config, rows: list[Pair] = ROWS, *, checked: bool = True
+) -> Objective:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("alignbench_dpo.objective.logprobs", lambda run, rows: recorded.logprobs)
-        made = Objective(recorded, ROWS, None, by)
+        made = Objective(recorded, rows, None, by)
     made.state["checked"] = checked
     return made
 
 
-def ours(by: DPO.Config, seen: dict[str, torch.Tensor]) -> torch.Tensor:
+def ours(by: DPO.Config, seen: dict[str, torch.Tensor], rows: list[Pair] = ROWS) -> torch.Tensor:
     recorded = RecordedRun(seen)
-    made = objective(recorded, by)
+    made = objective(recorded, by, rows)
     if made.whole_step:
-        made.before_step(ROWS)
-    return reduced(made.loss, recorded.groups, ROWS)[0]
+        made.before_step(rows)
+    return reduced(made.loss, recorded.groups, rows)[0]
 
 
 TRLS = {
@@ -320,8 +375,28 @@ TRLS = {
     "f_js": "sigmoid",
     "wpo": "sigmoid",
 }
-for only_ours in ("exponential", "chi_po", "r_dpo", "dpop", "rpo", "cal_dpo", "beta_dpo"):
+for only_ours in ("exponential", "chi_po", "r_dpo", "odpo", "dpop", "rpo", "cal_dpo", "beta_dpo"):
     del TRLS[only_ours]
+
+
+def theirs(trl, seen: dict[str, torch.Tensor]) -> float:
+    """The loss of TRL's DPO trainer on given log-probabilities."""
+    inputs = {
+        "input_ids": torch.full((6, 8), 5),
+        "attention_mask": torch.ones(6, 8),
+        "completion_mask": torch.cat([torch.zeros(6, 1), seen["mask"]], 1).long(),
+        "ref_chosen_logps": seen["reference"][:3],
+        "ref_rejected_logps": seen["reference"][3:],
+    }
+    # Without WPO's alignment of the weights: our weights are the plain probabilities.
+    outputs = SimpleNamespace(
+        log_probs=seen["logps"],
+        log_sum_sq_probs=torch.zeros_like(seen["logps"]),
+        entropy=seen["logps"],
+        mean_logits=seen["logps"],
+        is_top1=seen["mask"],
+    )
+    return float(trl.compute_loss(lambda **given: outputs, inputs))
 
 
 @pytest.mark.parametrize("loss", TRLS)
@@ -338,42 +413,86 @@ def test_the_loss_equals_trls_on_the_same_log_probabilities(trl, loss, beta, mon
     monkeypatch.setattr(trl, "f_divergence_type", divergence)
     for seed in range(5):
         seen = make_scores(seed)
-        inputs = {
-            "input_ids": torch.full((6, 8), 5),
-            "attention_mask": torch.ones(6, 8),
-            "completion_mask": torch.cat([torch.zeros(6, 1), seen["mask"]], 1).long(),
-            "ref_chosen_logps": seen["reference"][:3],
-            "ref_rejected_logps": seen["reference"][3:],
-        }
-        fields = {"entropy": seen["logps"], "mean_logits": seen["logps"], "is_top1": seen["mask"]}
-        # Without WPO's alignment of the weights: our weights are the plain probabilities.
-        outputs = SimpleNamespace(
-            log_probs=seen["logps"], log_sum_sq_probs=torch.zeros_like(seen["logps"]), **fields
-        )
-        theirs = trl.compute_loss(lambda **given: outputs, inputs)  # noqa: B023
         mine = ours(DPO.Config(loss=loss, beta=beta, label_smoothing=smoothing), seen)
-        assert mine.item() == pytest.approx(float(theirs), rel=2e-6, abs=2e-6)
+        assert mine.item() == pytest.approx(theirs(trl, seen), rel=2e-6, abs=2e-6)
 
 
-@pytest.mark.parametrize("loss", ["simpo", "alpha_po", "cpo", "slic"])
-@pytest.mark.parametrize("beta", [0.1, 2.0])
-def test_a_loss_without_a_reference_equals_that_of_trls_cpo_trainer(loss, beta):
+def test_rpo_equals_trls_sigmoid_and_sft_where_the_chosen_answers_are_equally_long(trl, monkeypatch):
+    """Its paper divides by the length of each answer; TRL takes the mean over the tokens of all of them."""
+    monkeypatch.setattr(trl, "loss_types", ["sigmoid", "sft"])
+    monkeypatch.setattr(trl, "loss_weights", [1.0, 0.5])
+    monkeypatch.setattr(trl, "precompute_ref_logps", True)
+    config = DPO.Config(loss="rpo", beta=trl.beta, nll_weight=0.5)
+    for seed in range(5):
+        seen = make_scores(seed, chosen=4)
+        assert ours(config, seen).item() == pytest.approx(theirs(trl, seen), rel=2e-6)
+    seen = make_scores(0)
+    assert ours(config, seen).item() != pytest.approx(theirs(trl, seen), rel=1e-3)
+
+
+@pytest.mark.parametrize("loss", ["simpo", "alpha_po"])
+def test_a_smoothed_margin_is_asked_of_the_other_answer(loss):
+    """TRL turns the sign of the whole logit instead, so that its flipped label has the margin on its side."""
+    pairs = make_pairs(reference=False)
+    wanted = [
+        0.8 * formula(loss, w, l, 0, 0, nw, nl) + 0.2 * formula(loss, l, w, 0, 0, nl, nw)
+        for w, l, nw, nl in zip(  # noqa: E741
+            pairs.chosen.logps.tolist(),
+            pairs.rejected.logps.tolist(),
+            pairs.chosen.length.tolist(),
+            pairs.rejected.length.tolist(),
+            strict=True,
+        )
+    ]
+    assert of(loss, pairs, label_smoothing=0.2).tolist() == pytest.approx(wanted, rel=2e-5)
+
+
+def make_cpo_trainer(loss: str, beta: float, smoothing: float):
+    """TRL's CPO trainer as far as its loss reads it."""
     from trl.experimental.cpo import CPOTrainer
 
-    pairs = make_pairs(reference=False)
-    average = loss in ("simpo", "alpha_po")
-    trainer = SimpleNamespace(
-        accelerator=SimpleNamespace(device="cpu"),
+    trainer = CPOTrainer.__new__(CPOTrainer)
+    vars(trainer).update(
+        accelerator=SimpleNamespace(device="cpu", gather_for_metrics=lambda values: values),
+        is_encoder_decoder=False,
+        aux_loss_enabled=False,
+        pad_token_id=0,
         alpha=0.25 if loss == "alpha_po" else 0.0,
+        cpo_alpha=0.5 if LOSSES[loss].token_nll else 0.0,
         beta=beta,
-        label_smoothing=0.0,
+        label_smoothing=smoothing,
         simpo_gamma=1.0,
         loss_type={"cpo": "sigmoid", "slic": "hinge"}.get(loss, "simpo"),
     )
-    logps = [one.mean if average else one.logps for one in (pairs.chosen, pairs.rejected)]
-    theirs = CPOTrainer.cpo_loss(trainer, *logps)[0]
-    fields = {} if average else {"nll_weight": 0.0}
-    torch.testing.assert_close(of(loss, pairs, beta=beta, **fields), theirs)
+    return trainer
+
+
+@pytest.mark.parametrize(
+    ("loss", "smoothing"), [("simpo", 0.0), ("alpha_po", 0.0), ("cpo", 0.0), ("cpo", 0.2), ("slic", 0.0)]
+)
+@pytest.mark.parametrize("beta", [0.1, 2.0])
+def test_a_loss_without_a_reference_equals_that_of_trls_cpo_trainer(loss, beta, smoothing):
+    """The whole loss of a batch, the NLL of `cpo` and `slic` included, from the logits of a model."""
+    trainer = make_cpo_trainer(loss, beta, smoothing)
+    for seed in range(3):
+        draw = torch.Generator().manual_seed(seed)
+        mask = torch.arange(7) < torch.randint(1, 8, (6, 1), generator=draw)
+        assert len(set(mask[:3].sum(1).tolist())) > 1
+        tokens = torch.randint(0, 11, (6, 7), generator=draw)
+        logits = torch.randn(6, 8, 11, generator=draw)
+        labels = torch.cat([torch.full((6, 1), -100), tokens.masked_fill(~mask, -100)], 1)
+        batch = {
+            f"{name}_{column}": values[part]
+            for name, part in (("chosen", slice(0, 3)), ("rejected", slice(3, 6)))
+            for column, values in (("input_ids", labels), ("attention_mask", labels), ("labels", labels))
+        }
+        outputs = SimpleNamespace(logits=logits)
+        wanted = trainer.get_batch_loss_metrics(lambda *given, outputs=outputs, **more: outputs, batch)[0]
+        logps = logits[:, :-1].log_softmax(-1).gather(-1, tokens[..., None])[..., 0] * mask
+        fields = {"nll_weight": 0.5} if LOSSES[loss].token_nll else {}
+        by = DPO.Config(loss=loss, beta=beta, label_smoothing=smoothing, **fields)
+        mine = ours(by, {"mask": mask, "logps": logps, "reference": torch.zeros(6)})
+        assert mine.item() == pytest.approx(wanted.item(), rel=2e-6, abs=2e-6)
 
 
 # --- the step --------------------------------------------------------------------------------------------

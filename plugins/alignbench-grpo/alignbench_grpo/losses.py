@@ -17,6 +17,11 @@ def clipped(ratio: Tensor, advantage: Tensor, low: float, high: float) -> Tensor
     return -torch.minimum(ratio * advantage, ratio.clamp(1 - low, 1 + high) * advantage)
 
 
+def outside(ratio: Tensor, advantage: Tensor, low: float, high: float) -> Tensor:
+    """Return whether the clip takes effect, in the shape of `ratio`: outside the range on the side that A pushes to."""
+    return (ratio < 1 - low) & (advantage < 0) | (ratio > 1 + high) & (advantage > 0)
+
+
 def ratios(logps: Tensor, old: Tensor, mask: Tensor, level: str) -> Tensor:
     """Return pi/old of each token [N, R], or the answer's geometric mean of them [N, 1] (arXiv:2507.18071, eq. 7)."""
     off = (logps - old).masked_fill(~mask, 0.0)

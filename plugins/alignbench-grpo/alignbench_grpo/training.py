@@ -144,15 +144,17 @@ class GroupTraining:
             found = losses.rloo(*whole, advantage, config.clip, high)
             ratio = torch.exp(whole[0] - whole[1]).detach()
             return self._of_groups(found), {
-                "policy/clipfrac_avg": self._of_groups((ratio < 1 - config.clip) | (ratio > 1 + high)),
+                "clip_ratio/region_mean": self._of_groups(
+                    losses.outside(ratio, advantage, config.clip, high)
+                ),
                 "val/ratio": self._of_groups(ratio),
             }
         ratio = losses.ratios(logps, old, mask, config.ratio)
         per_token = losses.clipped(ratio, advantage[:, None], config.clip, high).expand_as(logps)
-        cut = ((ratio < 1 - config.clip) | (ratio > 1 + high)).expand_as(logps)
+        cut = losses.outside(ratio.detach(), advantage[:, None], config.clip, high)
         numbers: dict[str, Tensor | PerToken] = {
-            "policy/clipfrac_avg": answers.per_token(cut.float()),
-            "val/ratio": answers.per_token(ratio.detach().expand_as(logps)),
+            "clip_ratio/region_mean": self._of_ratios(answers, cut),
+            "val/ratio": self._of_ratios(answers, ratio.detach()),
         }
         if state["start"] is not None:
             kl = losses.k3(logps, state["start"][rows, :width])
@@ -167,6 +169,12 @@ class GroupTraining:
     def _places(self, group: Group) -> range:
         return range(group.place * self.config.answers, (group.place + 1) * self.config.answers)
 
+    def _of_ratios(self, answers: GroupScores, values: Tensor) -> Tensor | PerToken:
+        """Return a value of each ratio as one to log: of each token [N, R], or of each answer [N, 1]."""
+        if self.config.ratio == "token":
+            return answers.per_token(values.float())
+        return self._of_groups(values[:, 0])
+
     def _of_groups(self, values: Tensor) -> Tensor:
         """Return the mean of each group [n] of values [N]."""
         return values.float().view(-1, self.config.answers).mean(1)
@@ -180,8 +188,8 @@ class GroupTraining:
         groups = rewards.view(-1, self.config.answers)
         equal = (groups.nan_to_num(0.0).amax(1) - groups.nan_to_num(0.0).amin(1)) < 1e-6
         numbers = {
-            "objective/scores": known.mean().item() if len(known) else 0.0,
-            "objective/scores_std": known.std(correction=0).item() if len(known) else 0.0,
+            "reward": known.mean().item() if len(known) else 0.0,
+            "reward_std": known.std().item() if len(known) > 1 else 0.0,
             "frac_reward_zero_std": equal.float().mean().item(),
             "completions/mean_length": sum(len(one.ids) for one in answers) / len(answers),
             "completions/clipped_ratio": sum(not one.finished for one in answers) / len(answers),

@@ -63,16 +63,18 @@ def seen(seed: int) -> dict[str, torch.Tensor]:
     }
 
 
-def ours(config, given: dict[str, torch.Tensor], found: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def ours(
+    config, given: dict[str, torch.Tensor], found: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, dict[str, float]]:
     made = GroupTraining.__new__(GroupTraining)
     made.config, made.leave_one_out = config, isinstance(config, RLOO.Config)
     start = given["start"] if config.beta and not made.leave_one_out else None
     made.state = {"advantages": found.flatten(), "old": given["old"], "start": start}
     logps = given["logps"].clone().requires_grad_()
     groups = {"answers": group_scores("answers", given["mask"], logps=logps)}
-    loss = reduced(made.loss, groups, [Group(at) for at in range(G)])[0]
+    loss, numbers = reduced(made.loss, groups, [Group(at) for at in range(G)])
     loss.backward()
-    return loss.detach(), logps.grad
+    return loss.detach(), logps.grad, numbers
 
 
 @pytest.fixture(scope="module")
@@ -133,7 +135,18 @@ def theirs(trainer, given: dict[str, torch.Tensor], found: torch.Tensor):
         lambda **asked: SimpleNamespace(log_probs=logps, entropy=logps.detach()), inputs
     )
     loss.backward()
-    return loss.detach(), logps.grad
+    trainer.log({})
+    return loss.detach(), logps.grad, trainer.state.log_history[-1]
+
+
+def equal(mine, wanted) -> None:
+    """Compare loss, gradient, and the numbers that both log."""
+    torch.testing.assert_close(mine[0], wanted[0], rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(mine[1], wanted[1], rtol=1e-6, atol=1e-6)
+    shared = mine[2].keys() & wanted[2].keys()
+    assert {name: mine[2][name] for name in shared} == pytest.approx(
+        {name: wanted[2][name] for name in shared}, rel=1e-5
+    )
 
 
 @pytest.mark.parametrize(
@@ -158,8 +171,8 @@ def test_the_loss_and_its_gradient_equal_those_of_trls_grpo(trl, fields, loss_ty
         found = advantages(given["rewards"], config.scale)
         wanted = theirs(trainer, given, found)
         mine = ours(config, given, found)
-        torch.testing.assert_close(mine[0], wanted[0], rtol=1e-6, atol=1e-6)
-        torch.testing.assert_close(mine[1], wanted[1], rtol=1e-5, atol=1e-6)
+        equal(mine, wanted)
+        assert mine[2].keys() - wanted[2].keys() == {"val/ratio"}
 
 
 def test_the_loss_and_its_gradient_equal_those_of_trls_rloo(trl):
@@ -168,8 +181,8 @@ def test_the_loss_and_its_gradient_equal_those_of_trls_rloo(trl):
         found = leave_one_out(given["rewards"])
         wanted = theirs(trl["RLOO"], given, found)
         mine = ours(RLOO.Config(answers=K), given, found)
-        torch.testing.assert_close(mine[0], wanted[0], rtol=1e-6, atol=1e-6)
-        torch.testing.assert_close(mine[1], wanted[1], rtol=1e-5, atol=1e-6)
+        equal(mine, wanted)
+        assert mine[2].keys() - wanted[2].keys() == {"val/ratio"}
 
 
 @pytest.mark.parametrize(

@@ -46,6 +46,6 @@ class KTO(Method):
             objective.loss,
             learning_rate=self.config.learning_rate,
             state=objective.state,
-            before_step=None if self.config.loss == "apo_zero" else objective.before_step,
+            before_step=objective.before_step,
         )
         return policy

@@ -26,6 +26,8 @@ class Objective:
         self.state: dict[str, Any] = {"checked": False, "answers": 0, "reward": 0.0}
         self.point: Tensor | float = 0.0
         """What a reward of the step is compared with: the KL (`kto`), or the mean reward so far (`bco`)."""
+        self.desirable: list[bool] = []
+        """Of each answer of the step, whether it is desirable."""
         self._check_balance(rows)
 
     def sequences(self, rows: list[UnpairedPreference]) -> Mapping[str, list[Sequence]]:
@@ -33,7 +35,13 @@ class Objective:
         return {"answers": _answers(rows)}
 
     def before_step(self, rows: list[UnpairedPreference]) -> None:
-        """Take the step's reference point, without gradient, so that it does not depend on the micro-batch."""
+        """Note the kinds of the step's answers, and take its reference point, so that both are of the whole step.
+
+        The point is scored without gradient; `apo_zero` has none.
+        """
+        self.desirable = [row.desirable for row in rows]
+        if self.config.loss == "apo_zero":
+            return
         if self.config.loss == "kto":
             found = self._log_ratios(mismatched(rows))
             self.point = found.mean().clamp(min=0)
@@ -57,14 +65,27 @@ class Objective:
             self.state["checked"] = True
             known = self._weighted(torch.zeros_like(ratio), desirable)
             check_first_loss(found, known, tolerance)
-        reward = config.beta * ratio.detach()
-        return found, {
-            "kl" if config.loss == "kto" else "rewards/shift": float(self.point),
-            "rewards/desirable": reward * desirable,
-            "rewards/undesirable": reward * ~desirable,
-            "rewards/accuracies": ahead(torch.where(desirable, ratio, -ratio).detach(), tolerance),
-            "logps/answers": logps,
+        numbers: dict[str, Tensor | float] = {
+            "rewards/accuracies": ahead(torch.where(desirable, ratio, -ratio).detach(), tolerance)
         }
+        if config.loss != "apo_zero":
+            numbers["kl" if config.loss == "kto" else "rewards/shift"] = float(self.point)
+        return found, numbers | self._of_kinds(config.beta * ratio.detach(), logps, desirable)
+
+    def _of_kinds(self, rewards: Tensor, logps: Tensor, desirable: Tensor) -> dict[str, Tensor]:
+        """Return rewards and log-probabilities [n] of each kind of answer, scaled so that their mean is that kind's.
+
+        The trainer divides by all answers of the step. A kind that the step has no answer of is left out.
+        """
+        numbers: dict[str, Tensor] = {}
+        for name, kind in (("chosen", desirable), ("rejected", ~desirable)):
+            count = self.desirable.count(name == "chosen")
+            if count:
+                share = kind * (len(self.desirable) / count)
+                numbers |= {f"rewards/{name}": share * rewards, f"logps/{name}": share * logps}
+        if {"rewards/chosen", "rewards/rejected"} <= numbers.keys():
+            numbers["rewards/margins"] = numbers["rewards/chosen"] - numbers["rewards/rejected"]
+        return numbers
 
     def _weighted(self, ratio: Tensor, desirable: Tensor) -> Tensor:
         config = self.config

@@ -12,6 +12,7 @@ from alignbench_kto.objective import Objective, mismatched
 
 from alignbench import PluginError, UnpairedPreference
 from alignbench.testing.losses import group_scores, reduced
+from alignbench.training.reduction import Reduction
 
 RATIO = torch.tensor([2.0, -1.0, 0.5])
 GOOD = torch.tensor([True, False, True])
@@ -139,8 +140,7 @@ def test_the_loss_equals_trls_on_the_same_log_probabilities(trl, loss, good, bad
         recorded = RecordedRun(seen(seed))
         by = KTO.Config(loss=loss, beta=0.3, desirable_weight=good, undesirable_weight=bad)
         mine = objective(recorded, by, monkeypatch=monkeypatch)
-        if loss == "kto":
-            mine.before_step(ROWS)
+        mine.before_step(ROWS)
         others = mismatched(ROWS)
         answers = [one for item in ROWS for one in item.sequences()]
         shape = (8, 7)
@@ -162,8 +162,46 @@ def test_the_loss_equals_trls_on_the_same_log_probabilities(trl, loss, good, bad
             return SimpleNamespace(log_probs=logps, entropy=logps, mean_logits=logps, is_top1=mask)
 
         theirs = trl.compute_loss(model, inputs)
+        trl.log({})
         groups = {"answers": recorded.group("answers", answers, "policy")}
-        assert reduced(mine.loss, groups, ROWS)[0].item() == pytest.approx(float(theirs), rel=1e-6)
+        found, numbers = reduced(mine.loss, groups, ROWS)
+        assert found.item() == pytest.approx(float(theirs), rel=1e-6)
+        assert numbers.pop("rewards/accuracies") <= 1, "TRL's has none"
+        logged = trl.state.log_history[-1]
+        assert set(numbers) == {
+            *(f"{what}/{kind}" for what in ("rewards", "logps") for kind in ("chosen", "rejected")),
+            "rewards/margins",
+            *(["kl"] if loss == "kto" else []),
+        }
+        assert numbers == pytest.approx({name: logged[name] for name in numbers}, rel=1e-5)
+
+
+@pytest.mark.parametrize("loss", ["kto", "apo_zero"])
+def test_the_numbers_of_each_kind_are_means_over_its_answers_of_the_step(loss, monkeypatch):
+    """Whatever the micro-batches are, and without those of a kind that the step has no answer of."""
+    recorded = RecordedRun(seen())
+    mine = objective(recorded, KTO.Config(loss=loss, beta=0.5), monkeypatch=monkeypatch)
+    mine.before_step(ROWS)
+    reduction = Reduction(len(ROWS), {"answers": recorded.seen["mask"].sum(1).tolist()})
+    for part in (ROWS[:1], ROWS[1:6], ROWS[6:]):
+        answers = [one for item in part for one in item.sequences()]
+        groups = {"answers": recorded.group("answers", answers, "policy")}
+        reduction.add(mine.loss(groups, part)[1], groups, part)
+    rewards = 0.5 * (recorded.seen["policy"] - recorded.seen["start"]).sum(-1)
+    bad = [0, 3, 6]
+    good = [place for place in range(8) if place not in bad]
+    found = {name: float(value) for name, value in reduction.numbers.items()}
+    assert found["rewards/chosen"] == pytest.approx(rewards[good].mean().item(), rel=1e-5)
+    assert found["rewards/rejected"] == pytest.approx(rewards[bad].mean().item(), rel=1e-5)
+    assert found["logps/rejected"] == pytest.approx(
+        recorded.seen["policy"][bad].sum(-1).mean().item(), rel=1e-5
+    )
+    only = [ROWS[place] for place in good]
+    mine.before_step(only)
+    groups = {
+        "answers": recorded.group("answers", [one for item in only for one in item.sequences()], "policy")
+    }
+    assert not {"rewards/rejected", "logps/rejected", "rewards/margins"} & mine.loss(groups, only)[1].keys()
 
 
 def test_bco_shifts_by_the_mean_reward_of_all_answers_so_far(monkeypatch):
