@@ -10,7 +10,7 @@ import inspect
 import re
 import sys
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cache
@@ -257,6 +257,37 @@ def blamed(error: BaseException) -> PluginError | None:
         f"{found} failed: {message} ({last[1]}:{last[2]}{notes})",
         f"report it to the authors of {found.distribution}",
     )
+
+
+@contextlib.contextmanager
+def naming_row(rows: Sequence[Any], alone: Callable[[int], object]) -> Iterator[None]:
+    """Note at an exception of the block which of the `rows` it is about, for `blamed`.
+
+    That is the first row of which `alone`, called with its place, raises too. An error of alignbench's own says more.
+    """
+    try:
+        yield
+    except AlignbenchError:
+        raise
+    except Exception as error:
+        if rows and not any(note.startswith("row ") for note in getattr(error, "__notes__", ())):
+            error.add_note(_culprit(rows, alone))
+        raise
+
+
+def _culprit(rows: Sequence[Any], alone: Callable[[int], object]) -> str:
+    for place, row in enumerate(rows):
+        try:
+            alone(place)
+        except Exception:
+            return f"row {getattr(row, 'id', row)}"
+    return one_of(rows)
+
+
+def one_of(rows: Sequence[Any]) -> str:
+    """Say that an exception is about one of `rows`."""
+    first = f"row {getattr(rows[0], 'id', rows[0])}"
+    return first if len(rows) == 1 else f"{first} or one of the next {len(rows) - 1}"
 
 
 _CORE = __name__.partition(".")[0]

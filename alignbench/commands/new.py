@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
+from importlib import metadata
 from pathlib import Path
 from string import Template
 from typing import TYPE_CHECKING, Literal
@@ -35,7 +37,7 @@ TEMPLATES = Path(__file__).parent / "templates"
 def write(kind: Kind, name: str, parent: Path) -> Path:
     """Write a distribution for the plugin `name` to `parent/alignbench-name`, and return that folder.
 
-    Raises RecipeError for what is not a name, a name that is taken, and a folder that is there already.
+    Raises RecipeError for what is not a name, a name or distribution that is taken, and a folder that is there already.
     """
     from alignbench import plugins  # here: the command line loads this file for every command
     from alignbench.api.config import NAME
@@ -45,6 +47,11 @@ def write(kind: Kind, name: str, parent: Path) -> Path:
         raise RecipeError(Problem(f"'{name}' cannot be a name", fix))
     if found := plugins.installed(GROUPS[kind]).get(name):
         raise RecipeError(Problem(f"{found} provides the {kind} '{name}' already", "choose another name"))
+    with suppress(metadata.PackageNotFoundError):
+        known = f"alignbench-{name} {metadata.version(f'alignbench-{name}')}"
+        raise RecipeError(
+            Problem(f"{known} is installed, which the new one would replace", "choose another name")
+        )
     folder = parent / f"alignbench-{name}"
     if folder.exists():
         raise RecipeError(Problem(f"{folder} is there already", "choose another name or folder"))

@@ -12,6 +12,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from alignbench import plugins
 from alignbench.api.config import Split
 from alignbench.api.data import RowFilter, Source
 from alignbench.data.fidelity import answers
@@ -204,10 +205,15 @@ def _filtered(rows: Iterator[Row], filters: Sequence[tuple[str, RowFilter]]) -> 
         found: list[Row | None] = list(chunk)
         for _, one in filters:
             there = [place for place, row in enumerate(found) if row is not None]
-            for place, kept in zip(there, one.keep_all([chunk[place] for place in there]), strict=True):
+            for place, kept in zip(there, _keep(one, [chunk[place] for place in there]), strict=True):
                 found[place] = kept
                 chunk[place] = kept or chunk[place]
         yield from found
+
+
+def _keep(one: RowFilter, rows: Sequence[Row]) -> list[Row | None]:
+    with plugins.naming_row(rows, lambda place: one.keep_all([rows[place]])):
+        return one.keep_all(rows)
 
 
 def _compare(row: Row, known: dict[int, int], pool: Pool) -> None:

@@ -7,10 +7,10 @@ from collections.abc import Sequence as Many
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from alignbench import store
+from alignbench import plugins, store
 from alignbench.api.config import Budget, NamedJudge, NamedReward
 from alignbench.api.method import Run
-from alignbench.api.reward import RewardModel
+from alignbench.api.reward import Reward, RewardModel
 from alignbench.recipe import configs
 from alignbench.rows import Pair, Prompt, Ranking, Row
 from alignbench.spending import counts_everything, parts
@@ -42,7 +42,7 @@ def reward(run: Run, judge: NamedJudge | None, functions: Many[NamedReward] = ()
         columns = [] if opened is None else [[one.value for one in opened.score(prompts, answers)]]
         for one in made:
             weight = one.config.weight
-            found = one.score(prompts, answers)
+            found = _scores(one, prompts, answers)
             columns.append([None if value is None else weight * value for value in found])
         return [
             None if any(value is None for value in row) else sum(value for value in row if value is not None)
@@ -50,6 +50,11 @@ def reward(run: Run, judge: NamedJudge | None, functions: Many[NamedReward] = ()
         ]
 
     return score
+
+
+def _scores(one: Reward, prompts: Many[Prompt], answers: Many[str]) -> list[float | None]:
+    with plugins.naming_row(prompts, lambda place: one.score([prompts[place]], [answers[place]])):
+        return one.score(prompts, answers)
 
 
 MEASURED = 0.1

@@ -160,10 +160,14 @@ class MetricSuite(PluginSuite):
                 assert one.reason, f"{one.metric} is missing without a reason"
                 continue
             assert all(isinstance(id, str) for id in one.values)
-            assert all(math.isfinite(value) for value in one.values.values()), one.metric
+            assert all(math.isfinite(value) for value in one.values.values()), (
+                f"a value of {one.metric} is not finite"
+            )
             if one.span is not None:
                 low, high = one.span
-                assert all(low <= value <= high for value in one.values.values()), f"{one.metric}: span"
+                assert all(low <= value <= high for value in one.values.values()), (
+                    f"a value of {one.metric} lies outside of its span"
+                )
 
     def test_something_is_measured(self):
         found = self._made().measure(self.evidence())
@@ -175,7 +179,9 @@ class MetricSuite(PluginSuite):
         ahead, back = (self._values(self.evidence(order)) for order in (1, -1))
         assert ahead.keys() == back.keys()
         for place, values in ahead.items():
-            assert back[place] == pytest.approx(values, rel=1e-5, abs=1e-7), place
+            assert back[place] == pytest.approx(values, rel=1e-5, abs=1e-7), (
+                f"its values of {place} depend on the order of the prompts"
+            )
 
     def test_without_a_judge_it_measures_or_says_why_not(self):
         for one in self._made().measure(self.evidence(judged=False)):
@@ -189,7 +195,9 @@ class MetricSuite(PluginSuite):
         wanted = {(one.metric, one.judge, one.seed): one.values for one in ahead}
         for one in back:
             turned = {id: -value for id, value in one.values.items()}
-            assert wanted[one.metric, one.judge, one.seed] == pytest.approx(turned, abs=1e-9)
+            assert wanted[one.metric, one.judge, one.seed] == pytest.approx(turned, abs=1e-9), (
+                "a difference does not change its sign with the labels"
+            )
 
     def test_measured_alone_a_cell_has_the_numbers_that_it_has_together_with_others(self):
         """What `by_cell` promises; and where `needs` has no samples, none are read: they are of one temperature."""
@@ -202,7 +210,8 @@ class MetricSuite(PluginSuite):
             if not self.kind().needs & {"samples", "logprobs", "entropy"}:
                 alone.samples = _none
             found = self._values(alone)
-            assert found == {place: values for place, values in together.items() if place[2:] == tuple(cell)}
+            own = {place: values for place, values in together.items() if place[2:] == tuple(cell)}
+            assert found == own, "measured alone, a cell has other numbers, so that `by_cell` does not hold"
 
     def test_it_asks_for_the_same_answers_each_time(self):
         made = self._made()

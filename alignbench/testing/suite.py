@@ -122,7 +122,9 @@ class MethodSuite:
         self, session: Session, aligned: tuple[CellContext, Policy]
     ):
         again = self._align(session, "again")[1]
-        assert self._texts(session, again) == self._texts(session, aligned[1])
+        assert self._texts(session, again) == self._texts(session, aligned[1]), (
+            "the same seed gives other answers"
+        )
 
     def test_a_hit_in_the_store_equals_a_miss(
         self,

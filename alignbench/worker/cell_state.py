@@ -19,7 +19,7 @@ from alignbench.recipe.configs import make
 from alignbench.recipe.schema import BASE, AdapterStart, ModelStart, Relabelled, Start, Training
 from alignbench.rows import Prompt, Row, View
 from alignbench.worker.ledger import Ledger
-from alignbench.worker.metering import CellMeter, metered_judge
+from alignbench.worker.metering import CellMeter, metered_judge, naming_prompts
 from alignbench.worker.model_access import ModelAccess
 from alignbench.worker.policy_io import load_method, read_policy
 from alignbench.worker.resume import CheckpointScope
@@ -175,6 +175,7 @@ class CellState:
         judge: Judge = make("judges", named.name, named.config)
         judge.name = named.name
         judge.open(ModelAccess(self.session, lambda: self.start, self._own_reward_model))
+        naming_prompts(judge)
         metered_judge(judge, lambda: self.ledger)
         return judge
 

@@ -23,6 +23,7 @@ from alignbench.rows import Sequence as Scorable
 from alignbench.worker import samples
 from alignbench.worker.answering import TUNING
 from alignbench.worker.context import finished_policy, judge_reward_model, outside_start
+from alignbench.worker.metering import naming_prompts
 from alignbench.worker.model_access import ModelAccess
 from alignbench.worker.session import Session
 
@@ -156,6 +157,7 @@ class FinishedCells:
         judge = make_named("judges", named)
         judge.name = named.name
         judge.open(ModelAccess(self.session, None, judge_reward_model(self.session)))
+        naming_prompts(judge)
         return judge
 
     # --- answers --------------------------------------------------------------------------------------------

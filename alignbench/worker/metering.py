@@ -8,6 +8,7 @@ from functools import wraps
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
+from alignbench import plugins
 from alignbench.models import meter
 from alignbench.models.meter import Meter, Tally, Work
 from alignbench.rows import Prompt
@@ -19,6 +20,10 @@ if TYPE_CHECKING:
 
 TOKENS = {"generate": "generated_tokens", "search": "searched_tokens", "judge": "judge_tokens"}
 """Where positions without gradient go, by the kind of work; all others are scored."""
+
+
+JUDGING = ("score", "compare", "judge_pairs")
+"""The methods of a judge that judge: each is called with prompts, and with columns as long as them."""
 
 
 class CellMeter(Meter):
@@ -93,6 +98,26 @@ class CellMeter(Meter):
             yield
 
 
+def naming_prompts(judge: Judge) -> None:
+    """Let what a judge raises name the row that it was asked about: see `alignbench.plugins.naming_row`."""
+
+    def naming(function: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(function)
+        def named(prompts: Sequence[Prompt], *columns: Any, **how: Any) -> Any:
+            def alone(place: int) -> Any:
+                given = [None if one is None else [one[place]] for one in columns]
+                rest = {name: None if one is None else [one[place]] for name, one in how.items()}
+                return function([prompts[place]], *given, **rest)
+
+            with plugins.naming_row(prompts, alone):
+                return function(prompts, *columns, **how)
+
+        return named
+
+    for name in JUDGING:
+        setattr(judge, name, naming(getattr(judge, name)))
+
+
 def metered_judge(judge: Judge, ledger: Callable[[], Ledger]) -> None:
     """Let what a judge computes count as judging, and what it says of its cost go to `ledger()`.
 
@@ -127,5 +152,5 @@ def metered_judge(judge: Judge, ledger: Callable[[], Ledger]) -> None:
         return judged
 
     judge.record_cost = record
-    for name in ("score", "compare", "judge_pairs"):
+    for name in JUDGING:
         setattr(judge, name, judging(getattr(judge, name)))

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, MutableMapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from alignbench import layout
+from alignbench import layout, plugins
 from alignbench.api.config import TOTALS, Budget, Select
 from alignbench.api.method import Rows, Run
 from alignbench.api.policy import Policy
@@ -140,23 +140,9 @@ class Usage:
 
     def sequences(self, rows: list[Any]) -> Mapping[str, Any]:
         """Return what the method scores; the trainer calls its loss with the last."""
-        try:
+        with plugins.naming_row(rows, lambda place: self._sequences([rows[place]])):
             self._groups = self._sequences(rows)
-        except AlignbenchError:
-            raise
-        except Exception as error:
-            error.add_note(f"row {self._culprit(rows)}")
-            raise
         return self._groups
-
-    def _culprit(self, rows: list[Any]) -> str:
-        """Return the id of the first row of which the method makes no sequences, or of the first."""
-        for row in rows:
-            try:
-                self._sequences([row])
-            except Exception:
-                return str(getattr(row, "id", row))
-        return str(getattr(rows[0], "id", rows[0])) if rows else "none"
 
     def loss(self, scores: Any, rows: list[Any]) -> Any:
         """Note the rows, and return the method's loss."""
@@ -165,10 +151,7 @@ class Usage:
         except AlignbenchError:
             raise
         except Exception as error:
-            ids = [str(getattr(row, "id", row)) for row in rows]
-            error.add_note(
-                f"row {ids[0]}" if len(ids) == 1 else f"row {ids[0]} or one of the next {len(ids) - 1}"
-            )
+            error.add_note(plugins.one_of(rows))
             raise
         origins = self._run.origins
         found = [origins.of_row(row) for row in rows if isinstance(row, Row)]

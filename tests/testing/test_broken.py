@@ -12,11 +12,15 @@ from typing import Any
 import pytest
 
 from alignbench import layout, plugins
+from alignbench.api.config import NamedJudge, NamedReward
 from alignbench.errors import PluginError
 from alignbench.recipe.resolve import resolve
 from alignbench.recipe.schema import Recipe
-from alignbench.testing import JudgeSuite, MethodSuite, SourceSuite
+from alignbench.rewards import reward
+from alignbench.rows import Prompt
+from alignbench.testing import JudgeSuite, MethodSuite, MetricSuite, SourceSuite
 from alignbench.testing.sessions import open_session
+from alignbench.worker.context import CellContext
 from alignbench.worker.policy_io import save_policy
 from alignbench.worker.session import Session
 
@@ -85,6 +89,19 @@ METHODS: list[tuple[str, str, dict[str, Any], str]] = [
     ),
     ("wrong_cost", "what_its_answers_cost_is_what_it_computed", {}, r"its answers name \d+ tokens of \d+"),
     ("restored_otherwise", "a_saved_policy_equals_the_one_that_was_saved", {}, "has other weights"),
+    ("dice", "the_same_seed_gives_the_same_answers", {}, "the same seed gives other answers"),
+    (
+        "temperature_ignored",
+        "its_answers_follow_the_settings_it_names_and_no_others",
+        {},
+        "does not make it greedy",
+    ),
+    (
+        "temperature_unsaid",
+        "its_answers_follow_the_settings_it_names_and_no_others",
+        {},
+        "without saying so in `follows`",
+    ),
     ("cost_overstated", "what_its_answers_cost_is_what_it_computed", {}, "far more than the"),
     ("home_folder_of_answers", "it_writes_nothing_outside_its_folder", {}, "wrote to the home folder"),
     ("home_folder", "it_writes_nothing_outside_its_folder", {}, "wrote to the home folder"),
@@ -202,7 +219,43 @@ def test_the_row_that_a_method_cannot_read_is_named(broken, prepared, monkeypatc
     assert re.search(r", row train-\d+-\d*[13579]\); report it to the authors of broken-one_bad_row$", found)
 
 
-# --- judges and sources -------------------------------------------------------------------------------------
+def filtered(run: CellContext, tmp_path: Path) -> None:
+    data = {"train": "sandbox", "limit": 24, "max_length": 128, "filters": ["odd"]}
+    open_session(tmp_path / "filtered", {"model": {"id": "sandbox"}, "data": data})
+
+
+def judged(run: CellContext, tmp_path: Path) -> None:
+    prompts = list(run.rows(Prompt))
+    run.judge(NamedJudge(name="odd")).compare(prompts, ["yes"] * len(prompts), ["no"] * len(prompts))
+
+
+def rewarded(run: CellContext, tmp_path: Path) -> None:
+    prompts = list(run.rows(Prompt))
+    reward(run, None, [NamedReward(name="odd")])(prompts, ["yes"] * len(prompts))
+
+
+@pytest.mark.parametrize("call", [filtered, judged, rewarded])
+def test_the_row_of_which_a_filter_a_judge_or_a_reward_function_raises_is_named(
+    call, install, prepared, tmp_path
+):
+    source = (BROKEN / "one_bad_prompt.py").read_text()
+    install(
+        "broken-odd",
+        modules={"one_bad_prompt": source},
+        filters={"odd": "one_bad_prompt:Filter"},
+        judges={"odd": "one_bad_prompt:Judging"},
+        rewards={"odd": "one_bad_prompt:Rewarding"},
+    )
+    run = CellContext(prepared, label="base", seed=0, method="", start="base", folder=tmp_path)
+    with pytest.raises(ZeroDivisionError) as caught:
+        call(run, tmp_path)
+    found = str(plugins.blamed(caught.value))
+    assert re.search(
+        r"\(one_bad_prompt.py:9, row \S*[13579]\); report it to the authors of broken-odd$", found
+    )
+
+
+# --- judges, metrics and sources ----------------------------------------------------------------------------
 
 JUDGES = [
     ("Company", "a_score_does_not_depend_on_the_rest_of_the_batch", "depends on what else is asked"),
@@ -232,6 +285,37 @@ def test_a_judge_that_breaks_a_law_fails_its_suite(name, law, sentence, install,
     wanted = inspect.signature(function).parameters
     with pytest.raises(AssertionError, match=sentence):
         function(**{one: given[one] for one in wanted})
+
+
+METRICS = [
+    ("Forgetful", "every_cell_has_one_entry_for_each_part", "is missing for some cells"),
+    ("Endless", "its_values_are_finite_and_lie_in_its_span", "not finite"),
+    ("Wide", "its_values_are_finite_and_lie_in_its_span", "outside of its span"),
+    ("Place", "its_values_do_not_depend_on_the_order_of_the_prompts", "depend on the order"),
+    ("OneSided", "exchanged_labels_change_the_sign_of_a_difference", "does not change its sign"),
+    (
+        "Company",
+        "measured_alone_a_cell_has_the_numbers_that_it_has_together_with_others",
+        "has other numbers",
+    ),
+]
+
+
+@pytest.mark.parametrize(("name", "law", "sentence"), METRICS, ids=[one[0] for one in METRICS])
+def test_a_metric_that_breaks_a_law_fails_its_suite(name, law, sentence, install):
+    source = (BROKEN / "metrics.py").read_text()
+    points = {"tried": f"metrics_plugin:{name}", "honest": "metrics_plugin:Honest"}
+    install("broken-metrics", modules={"metrics_plugin": source}, metrics=points)
+
+    class Suite(MetricSuite):
+        metric = "tried"
+
+    class Kept(MetricSuite):
+        metric = "honest"
+
+    getattr(Kept(), f"test_{law}")()
+    with pytest.raises(AssertionError, match=sentence):
+        getattr(Suite(), f"test_{law}")()
 
 
 SOURCES = [

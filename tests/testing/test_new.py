@@ -73,7 +73,11 @@ def test_no_name_hides_what_the_new_module_imports(kind: str, name: str, tmp_pat
 
 @pytest.mark.parametrize(
     ("kind", "name", "words"),
-    [("method", "No Name", "cannot be a name"), ("metric", "reward", "provides the metric 'reward' already")],
+    [
+        ("method", "No Name", "cannot be a name"),
+        ("metric", "reward", "provides the metric 'reward' already"),
+        ("judge", "example", r"alignbench-example .* is installed, which the new one would replace"),
+    ],
 )
 def test_a_name_that_cannot_be_or_is_taken_is_refused(kind, name, words, tmp_path: Path):
     with pytest.raises(RecipeError, match=words):

@@ -13,7 +13,7 @@ from pydantic import Field
 
 from alignbench import (
     Answer,
-    Can,
+    Decoder,
     Method,
     MethodConfig,
     Pair,
@@ -22,9 +22,7 @@ from alignbench import (
     Run,
     Sampling,
     Setting,
-    TokenScores,
 )
-from alignbench import Sequence as Scorable
 
 
 class Frozen(Method):
@@ -68,10 +66,8 @@ class FewShot(Method):
         return Prompted(run.start, json.loads((folder / "shots.json").read_text(encoding="utf-8")))
 
 
-class Prompted:
+class Prompted(Decoder):
     """A decoder: the start policy, asked with examples in front of every conversation."""
-
-    can: frozenset[Can] = frozenset(("answer",))
 
     def __init__(self, start: Policy, shots: Sequence[Sequence[str]]):
         self.start = start
@@ -90,8 +86,6 @@ class Prompted:
         longer = [Prompt(id=row.id, prompt=turns + row.prompt, extra=row.extra) for row in prompts]
         return self.start.answer(longer, sampling, key, samples=samples)
 
-    def logprobs(self, sequences: Sequence[Scorable], *, entropy: bool = False) -> list[TokenScores]:
-        raise NotImplementedError("a prompted policy is compared by its answers")
-
     def save(self, folder: Path) -> None:
+        super().save(folder)
         (folder / "shots.json").write_text(json.dumps(self.shots), encoding="utf-8")
