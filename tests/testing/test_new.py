@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from alignbench.commands.new import GROUPS, write
+from alignbench.commands.new import CHECKED, GROUPS, write
 from alignbench.errors import RecipeError
 
 CLI = [sys.executable, "-c", "from alignbench.cli import app; app()"]
@@ -103,7 +103,17 @@ def test_check_plugin_names_the_law_that_is_broken(tmp_path: Path):
     assert "it depends on what else is asked" in ran.stdout
 
 
-def test_check_plugin_says_that_there_is_no_such_plugin(tmp_path: Path):
-    ran = run(*CLI, "check-plugin", "nobody", cwd=tmp_path)
+@pytest.mark.parametrize("kind", CHECKED)
+def test_check_plugin_says_that_there_is_no_such_plugin(kind: str, tmp_path: Path):
+    ran = run(*CLI, "check-plugin", "nobody", "--kind", kind, cwd=tmp_path)
     assert ran.returncode == 5
-    assert "no installed plugin provides the method 'nobody'" in ran.stderr
+    assert (
+        f"no installed plugin provides the {'data ' if kind == 'source' else ''}{kind} 'nobody'" in ran.stderr
+    )
+
+
+@pytest.mark.slow
+def test_check_plugin_tries_a_launcher(tmp_path: Path):
+    ran = run(*CLI, "check-plugin", "local", cwd=tmp_path)
+    assert ran.returncode == 0, ran.stdout[-4000:]
+    assert " passed" in ran.stdout
