@@ -251,7 +251,7 @@ def test_the_row_of_which_a_filter_a_judge_or_a_reward_function_raises_is_named(
         call(run, tmp_path)
     found = str(plugins.blamed(caught.value))
     assert re.search(
-        r"\(one_bad_prompt.py:9, row \S*[13579]\); report it to the authors of broken-odd$", found
+        r"\(one_bad_prompt.py:8, row \S*[13579]\); report it to the authors of broken-odd$", found
     )
 
 
