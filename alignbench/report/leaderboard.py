@@ -265,10 +265,14 @@ def _decoded(results: Results, lead: str) -> str:
         return ""
     sentence = ""
     if any(label.sampling and label.sampling.scores for label in results.labels):
-        sentence = " Each label at the temperature T that validation prompts choose."
+        sentence = (
+            " Each label is ranked at the temperature T that validation prompts choose: its own best where they"
+            " tell it apart, else the one that is best for most labels."
+        )
     if any(label.sampling and label.sampling.same_prompts for label in results.labels):
         sentence = (
-            " Each label at the temperature T that is best on these same prompts: its numbers are too high."
+            " Each label is ranked at the temperature T that is best on these same prompts: its numbers are"
+            " too high."
         )
     turned = [str(one) for one in decoding.reversals(results, lead)]
     return sentence + (f" Change places between temperatures: {'; '.join(turned)}." if turned else "")

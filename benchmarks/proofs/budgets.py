@@ -1,4 +1,4 @@
-"""What every method that ships really spends under a budget in tokens, and in FLOPs: all of it, by kind.
+"""What every method that ships, those of TRL apart, spends under a budget in tokens, and in FLOPs: all, by kind.
 
     python benchmarks/proofs/budgets.py [OUT]
 

@@ -120,7 +120,8 @@ def test_every_temperature_stands_in_terminal_markdown_csv_and_html(run: Results
         assert "by temperature" in text
         assert text.count("0.640 ±0.030") == 1, "sft at 1, which is not where it is ranked"
         assert "ignores the sampling temperature" in text
-        assert "temperature T that validation prompts choose" in " ".join(text.split())
+        ranked = "Each label is ranked at the temperature T that validation prompts choose: its own best where they"
+        assert f"{ranked} tell it apart, else the one that is best for most labels." in " ".join(text.split())
     line = next(line for line in report.markdown(run).splitlines() if line.startswith("| rain |"))
     assert line.split(" | ")[2] == "own"
     numbers = [
