@@ -11,9 +11,12 @@ os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 os.environ |= {"RAY_worker_niceness": "0"}
 
 import json
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -55,31 +58,57 @@ class Nodes:
         self.nodes.append(node)
         return node
 
-    def kill(self, place: int) -> None:
-        self.cluster.remove_node(self.nodes.pop(place), allow_graceful=False)
+    def kill(self, node: Any) -> None:
+        self.nodes.remove(node)
+        self.cluster.remove_node(node, allow_graceful=False)
 
-    def running(self, task: str) -> list[int]:
-        """The processes on these nodes that run a task: other clusters of this machine may run one of that name."""
+    def running(self, task: str) -> dict[int, Any]:
+        """The processes that run a task, each with its node: another cluster of this machine may run its like."""
         raylets = {
-            node.all_processes["raylet"][0].process.pid
+            node.all_processes["raylet"][0].process.pid: node
             for node in self.nodes
             if node.all_processes.get("raylet")
         }
-        found = []
-        for folder in Path("/proc").glob("[0-9]*"):
-            try:
-                title = (folder / "cmdline").read_bytes()
-                parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
-            except OSError:
-                continue
-            if parent in raylets and title.startswith(f"ray::{task}".encode()):
-                found.append(int(folder.name))
-        return found
+        return {
+            process: raylets[parent]
+            for process, (parent, title) in processes().items()
+            if parent in raylets and title.startswith(f"ray::{task}".encode())
+        }
+
+    @contextmanager
+    def paused(self, task: str) -> Iterator[None]:
+        """Hold a task inside, as soon as it has started: it keeps its place, does nothing and reports nothing."""
+        end = time.monotonic() + 120
+        while not self.running(task) and time.monotonic() < end:
+            time.sleep(0.1)
+        (worker,) = self.running(task)
+        held = [worker]
+        os.kill(worker, signal.SIGSTOP)
+        for one in held:  # grows as it goes
+            held += [process for process, (parent, _) in processes().items() if parent == one]
+        for one in held:
+            os.kill(one, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            for one in held:
+                with suppress(ProcessLookupError):
+                    os.kill(one, signal.SIGCONT)
+
+
+def processes() -> dict[int, tuple[int, bytes]]:
+    """Every process of this machine, with its parent and its title."""
+    found = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+            found[int(folder.name)] = (parent, (folder / "cmdline").read_bytes())
+    return found
 
 
 @pytest.fixture(scope="module")
 def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]:
-    """A head that runs no cell, and a node: more of them are in the tests of faults."""
+    """A head that runs no cell, and a node: the tests of faults have two."""
     made = Nodes(tmp_path_factory.mktemp("cluster"))
     made.add()
     yield made
