@@ -1,10 +1,11 @@
 """What the launcher `ray` takes more than `local`: the quickstart by both on this machine, in turn.
 
-    python benchmarks/ray_overhead.py [--rounds 1] [--set data.limit=256 ...]
+    python benchmarks/ray_overhead.py [--rounds 1] [--to proofs/ray_overhead.json] [--set data.limit=256 ...]
 
 Each run has a store of its own and as many cells at a time as the other. Processor seconds are those of the command and
 of all that it starts, Ray's own processes included; on a busy machine they are more reliable than the wall's. The last
-line is JSON: `ratios` are Ray's seconds divided by the local ones; the limit is 1.1. Linux only.
+line is JSON, which `--to` also writes to a file: `ratios` are Ray's mean seconds divided by the local ones, and
+`rounds` has the seconds of each run; the limit is 1.1. Linux only.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ SUBREAPER = 36
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--to", type=Path, help="a file for the figures")
     parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument(
         "--set", action="append", default=[], help="fields of the recipe, as of `alignbench run`"
@@ -51,7 +53,15 @@ def main() -> None:
         kind: round(means["ray"][place] / means["local"][place], 3)
         for place, kind in enumerate(("wall", "processor"))
     }
-    record = {"benchmark": "ray_overhead", "ratios": ratios, "limit": LIMIT, "seconds": means}
+    record = {
+        "benchmark": "ray_overhead",
+        "ratios": ratios,
+        "limit": LIMIT,
+        "seconds": means,
+        "rounds": spent,
+    }
+    if asked.to is not None:
+        asked.to.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     print(json.dumps(record))
 
 
