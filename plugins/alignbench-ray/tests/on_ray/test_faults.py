@@ -227,7 +227,7 @@ def test_a_cell_that_is_lost_again_and_again_fails_and_one_that_says_why_it_fail
         return take(receiver, {"sealed": b"torn"} if "sealed" in message else message, on_event)
 
     monkeypatch.setattr(Receiver, "take", tearing)
-    session = open_session(tmp_path / "lost", recipe())
+    session = open_session(tmp_path / "lost", RECIPE)
     task = replace(session.task, kind="cell", reads=(layout.DATA,))
     torn, wrong = at(task, "torn"), at(task, "wrong")
     nameless = {name: value for name, value in wrong.what.items() if name != "label"}
