@@ -33,7 +33,7 @@ NEEDS = Needs(cpus=1)
 PATIENCE = 120.0
 """Seconds after which a task that should end has not."""
 SILENCE = 2.0
-"""Seconds without a word after which a task is given up, where a law is about that."""
+"""Seconds without a report after which a task has failed, where a law is about that."""
 ENDING = "alignbench-suite-of-launchers"
 """The distribution of the method with whose tasks the laws on ends are tried; it is installed while they are."""
 METHOD = '''"""A method that dies, is interrupted, or does not end."""

@@ -18,7 +18,7 @@ from alignbench.launchers import Receiver, TransferError, folders, identity, ord
 from alignbench.recipe.resolve import resolve
 from alignbench.recipe.schema import Recipe
 from alignbench.testing.launchers import at as cell_of
-from alignbench.testing.launchers import made_by, recipe
+from alignbench.testing.launchers import RECIPE, made_by
 from alignbench.testing.sessions import open_session
 
 
@@ -131,7 +131,7 @@ def worked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Task, lis
     """A cell of the base, done on a machine without a common disk, whose stored checkpoints are damaged; all that
     came of it."""
     folder = tmp_path_factory.mktemp("worked")
-    session = open_session(folder, recipe())
+    session = open_session(folder, RECIPE)
     cell = cell_of(replace(session.task, kind="cell", reads=(layout.DATA,)), "base")
     stored = folders.pack_files(sealed(folder / "0", tensors="1"), ["tensors"])[:-1]
     reads = {layout.DATA: lambda: pack(cell.run / layout.DATA)}
