@@ -17,8 +17,8 @@ from alignbench.errors import PluginError, Problem, StorageError
 from alignbench.launchers import Receiver, TransferError, folders, identity, order, pack, remote, work
 from alignbench.recipe.resolve import resolve
 from alignbench.recipe.schema import Recipe
-from alignbench.testing.launchers import at as cell_of
 from alignbench.testing.launchers import RECIPE, made_by
+from alignbench.testing.launchers import at as cell_of
 from alignbench.testing.sessions import open_session
 
 
