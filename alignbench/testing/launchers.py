@@ -13,6 +13,7 @@ import pytest
 
 from alignbench import layout, store
 from alignbench.api.launcher import Event, Finished, Launcher, Needs, Task
+from alignbench.errors import AlignbenchError
 from alignbench.recipe.plan import Plan
 from alignbench.testing.plugin import PluginSuite
 from alignbench.testing.sessions import open_session
@@ -82,6 +83,8 @@ class LauncherSuite(PluginSuite):
 
     group = "launchers"
     launcher: ClassVar[str]
+    installs: ClassVar[bool] = True
+    """Whether its tasks see a plugin that is installed here while the suite runs; the laws on how tasks end need it."""
 
     @classmethod
     def name(cls) -> str:
@@ -98,6 +101,8 @@ class LauncherSuite(PluginSuite):
     @classmethod
     def ending(cls, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Task]:
         """A cell of the label `killed`, `interrupted` or `never`, of a method that ends in that way."""
+        if not cls.installs:
+            pytest.skip("its tasks do not see what is installed while the suite runs")
         site = tmp_path_factory.mktemp("ending")
         metadata = site / f"{ENDING.replace('-', '_')}-1.0.dist-info"
         metadata.mkdir()
@@ -241,8 +246,14 @@ def run_to_its_end(
     """Return how a task of the method `ending` ended."""
     launcher.start(end, at(task, end), NEEDS, heartbeat=heartbeat)
     last: dict[str, Finished] = {}
+    until = time.monotonic() + PATIENCE
     while end not in last:
-        last = launcher.wait(ended.hear, PATIENCE)
+        try:
+            last = launcher.wait(ended.hear, 1.0)
+        except AlignbenchError as error:
+            seen_there(Finished("failed", str(error)))
+            raise
+        assert last or time.monotonic() < until, f"it has not ended after {PATIENCE:.0f} seconds"
     seen_there(last[end])
     return last[end]
 
