@@ -199,6 +199,13 @@ def test_a_short_ruler_would_be_seen(ruler):
     assert ruler.missed({"0.0": {"base": 0.5, "sft": 0.7, "rlaif": 0.9}}, {"0.0": 6}) == []
 
 
+def named(config: object, known: object) -> object:
+    """A config without the fields that `known` does not have: they came after the record."""
+    if isinstance(config, dict) and isinstance(known, dict):
+        return {name: named(value, known[name]) for name, value in config.items() if name in known}
+    return config
+
+
 def test_every_method_was_tuned_with_as_many_trials_and_the_quickstart_has_what_was_chosen():
     found = proof("tuning")
     assert {method: len(trials) for method, trials in found["trials"].items()} == dict.fromkeys(
@@ -209,7 +216,8 @@ def test_every_method_was_tuned_with_as_many_trials_and_the_quickstart_has_what_
     for method, label in found["chosen"].items():
         trials = found["trials"][method]
         assert label == max(trials, key=lambda one: max(trials[one]["gold"].values()))
-        assert settings(shipped[method].config) == settings(trials[label]["config"]), method
+        tried = settings(trials[label]["config"])
+        assert named(settings(shipped[method].config), tried) == tried, method
 
 
 def test_one_more_setting_of_each_method_was_tried_and_the_page_says_which_would_have_won():
