@@ -119,7 +119,7 @@ class Launcher(ABC):
     A context, which may be entered again once it was left. Leaving it stops every task that runs, in order: each
     finishes its step and keeps it where it can. A second exception on the way stops them at once.
 
-    Laws: `wait` returns each task that was started once; a task that died without a word is `failed`, with a reason;
+    Laws: `wait` returns each task that was started once; a task whose process died is `failed`, with a reason;
     whatever `Task.what["folder"]` holds after a task is `done` is sealed, as if the task had run on this machine.
     """
 

@@ -29,12 +29,12 @@ __all__ = [
     "Cell",
     "Difference",
     "Evidence",
+    "Figure",
     "Measure",
     "Metric",
     "Missing",
     "Need",
     "PairLogprobs",
-    "Figure",
     "Request",
     "Under",
 ]

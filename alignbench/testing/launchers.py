@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -60,7 +61,7 @@ class Ending(Method):
         """How it ends."""
 
     def align(self, run):
-        (run.root / self.config.end).write_text(str(os.getpid()))
+        print("pid", os.getpid(), flush=True)
         if self.config.end != "never":
             os.kill(os.getpid(), signal.SIGKILL if self.config.end == "killed" else signal.SIGINT)
         time.sleep(3600)
@@ -83,8 +84,6 @@ class LauncherSuite(PluginSuite):
 
     group = "launchers"
     launcher: ClassVar[str]
-    installs: ClassVar[bool] = True
-    """Whether its tasks see a plugin that is installed here while the suite runs; the laws on how tasks end need it."""
 
     @classmethod
     def name(cls) -> str:
@@ -99,16 +98,15 @@ class LauncherSuite(PluginSuite):
 
     @pytest.fixture(scope="class")
     @classmethod
-    def ending(cls, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Task]:
+    def site(cls, tmp_path_factory: pytest.TempPathFactory) -> Path:
+        """A folder of packages with the method of `install_ending`. Override it where tasks run on other machines, with
+        a folder that is on their path as well."""
+        return install_ending(tmp_path_factory.mktemp("site"))
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def ending(cls, site: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Task]:
         """A cell of the label `killed`, `interrupted` or `never`, of a method that ends in that way."""
-        if not cls.installs:
-            pytest.skip("its tasks do not see what is installed while the suite runs")
-        site = tmp_path_factory.mktemp("ending")
-        metadata = site / f"{ENDING.replace('-', '_')}-1.0.dist-info"
-        metadata.mkdir()
-        (metadata / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {ENDING}\nVersion: 1.0\n")
-        (metadata / "entry_points.txt").write_text("[alignbench.methods]\nending = ending_of_tasks:Ending\n")
-        (site / "ending_of_tasks.py").write_text(METHOD)
         methods = {end: {"method": "ending", "end": end} for end in ("killed", "interrupted", "never")}
         with pytest.MonkeyPatch.context() as patched:
             patched.syspath_prepend(str(site))
@@ -187,7 +185,7 @@ class LauncherSuite(PluginSuite):
         assert (last.status, bool(last.reason)) == ("failed", True), last
         assert not (Path(at(cell_task, "wrong").what["folder"]) / store.COMMIT).exists()
 
-    def test_a_task_that_dies_without_a_word_has_failed_with_a_reason(
+    def test_a_task_that_is_killed_has_failed_with_a_reason(
         self, ending: Task, ended: Ended, open_launcher: Launcher
     ):
         last = run_to_its_end(open_launcher, ended, ending, "killed")
@@ -199,14 +197,14 @@ class LauncherSuite(PluginSuite):
     ):
         assert run_to_its_end(open_launcher, ended, ending, "interrupted").status == "cancelled"
 
-    def test_a_task_that_says_nothing_for_longer_than_its_heartbeat_has_failed_and_is_gone(
+    def test_a_task_that_reports_nothing_for_longer_than_its_heartbeat_has_failed_and_is_gone(
         self, ending: Task, ended: Ended, open_launcher: Launcher
     ):
         last = run_to_its_end(open_launcher, ended, ending, "never", heartbeat=SILENCE)
         assert (last.status, bool(last.reason)) == ("failed", True), last
         assert open_launcher.fits(Needs(cpus=1, memory_bytes=2**60)), "it runs still"
-        begun = ending.root / "never"
-        assert not begun.exists() or is_gone(int(begun.read_text())), "its process runs still"
+        pid = begun(at(ending, "never"))
+        assert pid is None or is_gone(pid), "its process runs still"
 
     def test_each_task_ends_once(self, ended: Ended, open_launcher: Launcher):
         assert open_launcher.wait(ended.hear, 0.1) == {}
@@ -215,17 +213,17 @@ class LauncherSuite(PluginSuite):
         self, ending: Task, ended: Ended
     ):
         made: Launcher = self.kind()(self.fields())
-        begun = ending.root / "never"
-        begun.unlink(missing_ok=True)
+        stopped = at(ending, "never")
+        stopped.log.unlink(missing_ok=True)
         with made:
-            made.start("stopped/seed-0", at(ending, "never"), NEEDS)
+            made.start("stopped/seed-0", stopped, NEEDS)
             until = time.monotonic() + PATIENCE
-            while not (begun.exists() and begun.read_text()):
+            while (pid := begun(stopped)) is None:
                 for last in made.wait(ended.hear, 0.2).values():
                     seen_there(last)
                     pytest.fail(f"it ended before it was stopped: {last}")
                 assert time.monotonic() < until, "it did not begin"
-        assert is_gone(int(begun.read_text())), "its process runs still"
+        assert is_gone(pid), "its process runs still"
         with made:
             assert made.wait(ended.hear, 0.1) == {}
             assert made.fits(Needs(cpus=1, memory_bytes=2**60)), "something runs still"
@@ -238,6 +236,22 @@ def at(task: Task, label: str) -> Task:
     known = label if label in Plan.model_validate_json(task.plan).labels else "base"
     what = {"label": known, "seed": 0, "folder": str(folder), "key": "key"}
     return replace(task, log=folder / layout.LOG, what=what)
+
+
+def install_ending(site: Path) -> Path:
+    """Write the distribution of the method `ending` to a folder that is on the path; return the folder."""
+    metadata = site / f"{ENDING.replace('-', '_')}-1.0.dist-info"
+    metadata.mkdir(parents=True)
+    (metadata / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {ENDING}\nVersion: 1.0\n")
+    (metadata / "entry_points.txt").write_text("[alignbench.methods]\nending = ending_of_tasks:Ending\n")
+    (site / "ending_of_tasks.py").write_text(METHOD)
+    return site
+
+
+def begun(task: Task) -> int | None:
+    """Return the process id that a task of the method `ending` has logged; None where it has not begun."""
+    said = re.search(r"^pid (\d+)$", task.log.read_text() if task.log.exists() else "", re.M)
+    return int(said[1]) if said else None
 
 
 def run_to_its_end(

@@ -1,6 +1,7 @@
 """An optimiser instead of the trainer."""
 
 from honest import Honest
+from optimiser_of_its_own import step
 
 
 class Broken(Honest):
@@ -9,8 +10,4 @@ class Broken(Honest):
     api = 2
 
     def train(self, run, policy):
-        import torch
-
-        with torch.no_grad():
-            for weight in policy.parameters():
-                weight.add_(0.01)
+        step(policy)

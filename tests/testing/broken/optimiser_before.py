@@ -1,6 +1,7 @@
 """An optimiser outside the trainer, before it."""
 
 from honest import Honest
+from optimiser_of_its_own import step
 
 
 class Broken(Honest):
@@ -9,9 +10,5 @@ class Broken(Honest):
     api = 2
 
     def train(self, run, policy):
-        import torch
-
-        with torch.no_grad():
-            for weight in policy.parameters():
-                weight.add_(0.01)
+        step(policy)
         super().train(run, policy)

@@ -24,6 +24,7 @@ from uuid import uuid4
 import pytest
 
 from alignbench import results
+from alignbench.testing.launchers import install_ending
 
 MIB = 2**20
 RECIPE = """
@@ -45,6 +46,11 @@ class Nodes:
         head = {"num_cpus": 0, "include_dashboard": False, "object_store_memory": 100 * MIB}
         self.cluster: Any = Cluster(initialize_head=True, head_node_args=head)
         self.nodes: list[Any] = []
+
+    @property
+    def site(self) -> Path:
+        """Packages that the nodes have in addition."""
+        return self.folder / "site"
 
     @property
     def address(self) -> str:
@@ -110,7 +116,8 @@ def processes() -> dict[int, tuple[int, bytes]]:
 def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]:
     """A head that runs no cell, and a node: the tests of faults have two."""
     made = Nodes(tmp_path_factory.mktemp("cluster"))
-    made.add()
+    install_ending(made.site)
+    made.add(PYTHONPATH=os.pathsep.join([str(made.site), os.environ.get("PYTHONPATH", "")]))
     yield made
     made.cluster.shutdown()
 

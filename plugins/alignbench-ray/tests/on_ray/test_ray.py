@@ -30,7 +30,11 @@ METHODS = """
 
 class TestRay(LauncherSuite):
     launcher = "ray"
-    installs = False  # nodes would refuse their tasks; test_faults.py kills workers and interrupts runs
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def site(cls, nodes: Nodes) -> Path:
+        return nodes.site
 
     @pytest.fixture(scope="class", autouse=True)
     @classmethod
