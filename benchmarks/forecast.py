@@ -21,7 +21,7 @@ from alignbench import layout, results
 from alignbench.commands.forecast import Clock, calibrate, measuring, side_by_side
 from alignbench.engine import resources
 from alignbench.engine import run as engine
-from alignbench.engine.plan import cells
+from alignbench.engine.cells import cells_of
 from alignbench.launchers.local import Local
 from alignbench.recipe.load import load
 from alignbench.recipe.resolve import resolve
@@ -35,7 +35,7 @@ def main() -> None:
     )
     asked = parser.parse_args()
     loaded = load(asked.recipe, asked.overrides)
-    forecast, clock = calibrate(loaded), Clock()
+    forecast, clock = calibrate(loaded, resolve(loaded.recipe)), Clock()
     with tempfile.TemporaryDirectory() as place:
         os.environ["ALIGNBENCH_HOME"] = str(Path(place) / "store")
         began = time.monotonic()
@@ -55,7 +55,7 @@ def main() -> None:
         compared(f"{cell.label} tokens", one.tokens, cost.tokens or 0)
         compared(f"{cell.label} memory", one.peak_memory_bytes, cost.peak_memory_bytes or 0)
     plan = resolve(loaded.recipe)
-    planned, workers = cells(plan), resources.max_workers(plan, Local())
+    planned, workers = cells_of(plan), resources.max_workers(plan, Local())
     spent = {cell: clock.spent(str(cell)) for cell in planned}
     measured = {measuring(cell): clock.spent(f"{layout.MEASUREMENTS}/{cell}") for cell in planned}
     whole = sum(measured.values()) + clock.spent(layout.EVALUATION)

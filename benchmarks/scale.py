@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from alignbench import Event, Finished, Launcher, LauncherConfig, Needs, Task, layout, store
-from alignbench.engine import plan
+from alignbench.engine.cells import cells_of, parents_of, ranks
 from alignbench.engine.experiment import Experiment
 from alignbench.engine.scheduler import Scheduler
 from alignbench.launchers import order
@@ -75,8 +75,8 @@ def main() -> None:
     fields = {"model": {"id": "sandbox"}, "data": {"train": "sandbox"}, "seeds": list(range(asked.seeds))}
     began = time.process_time()
     resolved = resolve(Recipe.model_validate({**fields, "methods": methods}))
-    cells = plan.cells(resolved)
-    plan.ranks(plan.parents(cells), JOBS)
+    cells = cells_of(resolved)
+    ranks(parents_of(cells), JOBS)
     planned = time.process_time() - began
     with tempfile.TemporaryDirectory() as place, Nothing() as launcher:
         folder = Path(place)

@@ -14,7 +14,7 @@ from rich.text import Text
 
 if TYPE_CHECKING:
     from alignbench.api.config import Sampling
-    from alignbench.engine.plan import Cell
+    from alignbench.engine.cells import Cell
 
 NARROW = 32
 """Terminal columns of one answer, at least: narrower terminals show answers below each other."""

@@ -12,7 +12,7 @@ from alignbench.cli.shell import print_json, show_table
 
 if TYPE_CHECKING:
     from alignbench.commands.forecast import Forecast
-    from alignbench.engine.plan import Cell
+    from alignbench.engine.cells import Cell
     from alignbench.recipe.plan import Plan
     from alignbench.recipe.schema import Loaded, Recipe
     from alignbench.recipe.schema import Model as Base
@@ -36,7 +36,7 @@ def plan(
     """List what will run and what is finished, with departures, and predict time and memory."""
     from alignbench.commands.plan import describe, finished, requested
     from alignbench.engine import environment, resources
-    from alignbench.engine.plan import cells
+    from alignbench.engine.cells import cells_of
     from alignbench.launchers.choose import choose, split
     from alignbench.recipe.load import load
     from alignbench.recipe.resolve import resolve
@@ -47,7 +47,7 @@ def plan(
     folder = out or Path("runs") / recipe.stem
     loaded, tuning, trials = _tuning(loaded, folder)
     resolved, root = resolve(loaded.recipe), loaded.path.parent
-    planned = cells(resolved, only)
+    planned = cells_of(resolved, only)
     there = finished(resolved, root, folder, planned)
     left = tuple(cell for cell in planned if not there[cell])
     workers = resources.max_workers(resolved, chosen)
@@ -62,7 +62,7 @@ def plan(
         _show(rows)
         _show_requests(asked)
         _show_power(power)
-    found = _forecast(loaded, only) if estimate and left else None
+    found = _forecast(loaded, resolved, only) if estimate and left else None
     model, unknown = _weights(loaded.recipe.model, root) if found is None else (found.model, "")
     compute = environment.compute(folder, loaded.recipe.model, root)
     forecast = None if found is None else _estimate(loaded, left, trials, found, workers)
@@ -87,7 +87,7 @@ def _tuning(loaded: Loaded, folder: Path) -> tuple[Loaded, dict[str, Any] | None
     from alignbench import layout
     from alignbench.commands.plan import finished
     from alignbench.engine import tuning
-    from alignbench.engine.plan import cells
+    from alignbench.engine.cells import cells_of
     from alignbench.recipe.resolve import resolve
 
     if loaded.recipe.sweep is None or not tuning.labels(loaded.recipe):
@@ -95,7 +95,7 @@ def _tuning(loaded: Loaded, folder: Path) -> tuple[Loaded, dict[str, Any] | None
     place = folder / layout.SWEEP
     trials, names = tuning.tuning(loaded)
     resolved = resolve(trials.recipe)
-    there = finished(resolved, trials.path.parent, place, cells(resolved, names))
+    there = finished(resolved, trials.path.parent, place, cells_of(resolved, names))
     left = tuple(cell for cell, done in there.items() if not done)
     summary = {
         "trials": loaded.recipe.sweep.trials,
@@ -238,13 +238,13 @@ def _room(plan: Plan) -> str:
     return f" A forward takes as many tokens as keep {room} for its backward pass."
 
 
-def _forecast(loaded: Loaded, only: list[str]) -> Forecast:
+def _forecast(loaded: Loaded, plan: Plan, only: list[str]) -> Forecast:
     """Measure parts of the recipe."""
     from alignbench.cli.progress import watching
     from alignbench.commands.forecast import calibrate
 
     with watching() as watch:
-        return calibrate(loaded, only, watch)
+        return calibrate(loaded, plan, only, watch)
 
 
 def _estimate(

@@ -155,7 +155,7 @@ def check(
     as_json: ForPrograms = False,
 ) -> None:
     """Check a recipe and report all problems at once."""
-    from alignbench.engine.plan import cells
+    from alignbench.engine.cells import cells_of
     from alignbench.launchers.choose import choose, split
     from alignbench.models import files
     from alignbench.recipe.load import load
@@ -179,7 +179,7 @@ def check(
     if as_json:
         print_json(checked.model_dump(mode="json"))
         return
-    count = len(cells(plan))
+    count = len(cells_of(plan))
     labels = ", ".join(["base", *checked.methods])
     model = files.described(checked.model, root)
     typer.echo(f"{recipe} is good: {count} cells ({labels}; {_seeds(checked.seeds)}){model}{read}")

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from alignbench import layout, store
 from alignbench.commands.open_run import recipe_of, reopen
+from alignbench.engine.cells import Cell
 from alignbench.engine.environment import origin
-from alignbench.engine.plan import Cell
 from alignbench.errors import ModelError, PluginError, RecipeError
 from alignbench.recipe.schema import BASE, Recipe
 from alignbench.worker import samples

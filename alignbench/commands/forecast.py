@@ -15,13 +15,12 @@ from alignbench import layout, results, store
 from alignbench.api.launcher import Finished, Launcher, Needs, Task
 from alignbench.engine import resources
 from alignbench.engine import run as engine
+from alignbench.engine.cells import Cell, cells_of, parents_of, ranks
 from alignbench.engine.experiment import Progress
-from alignbench.engine.plan import Cell, cells, parents, ranks
 from alignbench.errors import AlignbenchError
 from alignbench.launchers.local import Local
 from alignbench.models import files as model_files
 from alignbench.recipe.plan import Plan
-from alignbench.recipe.resolve import resolve
 from alignbench.recipe.schema import BASE, Loaded
 
 SECONDS = 60.0
@@ -84,7 +83,7 @@ def measuring(cell: Cell) -> Cell:
 
 def side_by_side(seconds: Mapping[Cell, float], max_workers: int) -> float:
     """Return how long cells take that start as the engine starts them, each once its parents are done."""
-    needed = {cell: set(found) for cell, found in parents(tuple(seconds)).items()}
+    needed = {cell: set(found) for cell, found in parents_of(tuple(seconds)).items()}
     rank, now = ranks({cell: list(found) for cell, found in needed.items()}, max_workers), 0.0
     waiting, running = sorted(seconds, key=rank.__getitem__), dict[Cell, float]()
     while waiting or running:
@@ -100,18 +99,21 @@ def side_by_side(seconds: Mapping[Cell, float], max_workers: int) -> float:
 
 def calibrate(
     loaded: Loaded,
+    plan: Plan,
     only: Iterable[str] = (),
     watch: Callable[[Progress], None] = lambda progress: None,
     seconds: float = SECONDS,
 ) -> Forecast:
-    """Measure parts of a recipe, or of `only` these labels and what they start from; return what all would take.
+    """Measure parts of a recipe, whose plan is `plan`; return what all would take.
+
+    `only`: these labels and what they start from.
 
     Nothing that is made on the way is kept. Measuring takes about `seconds`, and longer only where the smallest
     parts do. A label that cannot be measured says why, and the others are measured without it.
     """
-    began, plan = time.monotonic(), resolve(loaded.recipe)
+    began = time.monotonic()
     model_files.check(plan, loaded.path.parent)
-    planned = list(dict.fromkeys(cell.label for cell in cells(plan, only)))
+    planned = list(dict.fromkeys(cell.label for cell in cells_of(plan, only)))
     with TemporaryDirectory(prefix="alignbench-plan-") as place:
         folder = Path(place)
         with Local() as launcher:

@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING
 
 from alignbench import layout, store
 from alignbench.api.launcher import Task
-from alignbench.engine.environment import compute, origin
-from alignbench.engine.plan import Cell
+from alignbench.engine.cells import Cell
+from alignbench.engine.environment import origin
 from alignbench.errors import RecipeError
-from alignbench.recipe.resolve import resolve
 from alignbench.recipe.schema import Recipe
 from alignbench.results import Results
 
@@ -21,10 +20,7 @@ if TYPE_CHECKING:
 
 def recipe_of(run: Path) -> Recipe:
     """Return the recipe of a run. Raises RecipeError where the folder holds none."""
-    file = run / layout.RECIPE
-    if not file.is_file():
-        raise RecipeError(f"{run} holds no run", "name the folder that `alignbench run` wrote")
-    return Recipe.model_validate_json(file.read_text(encoding="utf-8"))
+    return Recipe.model_validate_json(_read(run / layout.RECIPE))
 
 
 def finished(results: Results, labels: Iterable[str] = (), seed: int | None = None) -> list[Cell]:
@@ -49,6 +45,12 @@ def reopen(run: Path, threads: int) -> Session:
     from alignbench.worker.session import Session
 
     torch.set_num_threads(threads)
-    recipe, root = recipe_of(run), origin(run)
-    plan = resolve(recipe).computing(compute(run, recipe.model, root)).model_dump_json()
-    return Session(Task("chat", run, root, plan, store.default_root(), run / layout.CHAT_LOG, threads))
+    plan = _read(run / layout.PLAN)
+    return Session(Task("chat", run, origin(run), plan, store.default_root(), run / layout.CHAT_LOG, threads))
+
+
+def _read(file: Path) -> str:
+    """Return what a file of a run holds. Raises RecipeError where its folder holds no run."""
+    if not file.is_file():
+        raise RecipeError(f"{file.parent} holds no run", "name the folder that `alignbench run` wrote")
+    return file.read_text(encoding="utf-8")

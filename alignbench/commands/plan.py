@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from alignbench import layout, results, store
 from alignbench.engine import environment, keys
-from alignbench.engine.plan import Cell
+from alignbench.engine.cells import Cell
 from alignbench.models import child
 from alignbench.models.files import place_of
 from alignbench.recipe.configs import make

@@ -13,8 +13,8 @@ from typing import Any
 
 from alignbench import layout, results
 from alignbench.api.method import Departure
+from alignbench.engine.cells import Cell
 from alignbench.engine.experiment import Experiment
-from alignbench.engine.plan import Cell
 from alignbench.engine.scheduler import CellStatus
 from alignbench.recipe.departures import over_seeds
 from alignbench.recipe.plan import Plan

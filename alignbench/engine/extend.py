@@ -10,7 +10,7 @@ from typing import Any
 
 from alignbench import layout, store
 from alignbench.engine import tuning
-from alignbench.engine.plan import Cell
+from alignbench.engine.cells import Cell
 from alignbench.errors import Problem, RecipeError
 from alignbench.recipe.schema import Loaded, canonical
 

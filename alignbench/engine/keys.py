@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from alignbench.data.pool import SPLITS, answered, wanted
-from alignbench.engine.plan import Cell
+from alignbench.engine.cells import Cell
 from alignbench.recipe.plan import Plan
 from alignbench.store import digest
 

@@ -12,7 +12,7 @@ from typing import Any
 from alignbench import layout, store
 from alignbench.api.launcher import Launcher, Needs
 from alignbench.data import gguf
-from alignbench.engine.plan import Cell
+from alignbench.engine.cells import Cell
 from alignbench.errors import ModelError, RecipeError, StorageError
 from alignbench.launchers import machine
 from alignbench.models import arithmetic, child

@@ -16,9 +16,9 @@ from typing import Any
 
 from alignbench import layout, plugins, store
 from alignbench.api.launcher import Finished, Launcher, Needs, Task
-from alignbench.engine import collect, environment, keys, plan, resources, tuning
+from alignbench.engine import collect, environment, keys, resources, tuning
+from alignbench.engine.cells import Cell, cells_of
 from alignbench.engine.experiment import CHECKPOINT_EVERY, HEARTBEAT, Experiment, Progress
-from alignbench.engine.plan import Cell
 from alignbench.engine.scheduler import Scheduler
 from alignbench.errors import AlignbenchError, Exit
 from alignbench.hooks import Observers
@@ -75,7 +75,7 @@ def run(
     if tuning.labels(loaded.recipe):
         loaded, resolved = tuning.tuned(loaded, out / layout.SWEEP, tune), None
     resolved, root = resolved or resolve(loaded.recipe), loaded.path.parent
-    cells = plan.cells(resolved, only)
+    cells = cells_of(resolved, only)
     limit = resources.limit(resolved, launcher)
     if train:
         model_files.check(resolved, root)
@@ -104,9 +104,7 @@ def run(
         environment.write_origin(out, root)
         left = [cell for cell in cells if train and not (cell.folder(out) / store.COMMIT).exists()]
         resources.check_disk(resolved, left, out, root, resources.max_workers(resolved, launcher))
-        store.write_json(
-            out / layout.PLAN, [{"label": c.label, "seed": c.seed, "after": c.parents} for c in cells]
-        )
+        store.write_text(out / layout.PLAN, experiment.plan.model_dump_json(indent=2) + "\n")
         experiment.observers.notify("alignbench_run_started", recipe=loaded.recipe, folder=out)
         with Local() as here:
             prepare(experiment, here)

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from alignbench import layout, store
 from alignbench.api.launcher import Event, Finished, Launcher, Needs
-from alignbench.engine import keys, plan, resources
+from alignbench.engine import keys, resources
+from alignbench.engine.cells import Cell, ancestors_of, parents_of, ranks
 from alignbench.engine.experiment import Experiment, Progress
-from alignbench.engine.plan import Cell
 from alignbench.errors import StorageError
 
 
@@ -32,7 +32,7 @@ class CellStatus:
 class Scheduler:
     """Runs cells by a launcher: each once its parents are done, at most `limit` at a time where there is one.
 
-    Among cells that may start, the first in the order of `alignbench.engine.plan.ranks` that fits does. With `measure`
+    Among cells that may start, the first in the order of `alignbench.engine.cells.ranks` that fits does. With `measure`
     each finished cell is measured by a task of its own, for which a cell that may start never waits.
     """
 
@@ -49,7 +49,7 @@ class Scheduler:
         self.experiment, self.launcher = experiment, launcher
         self.cells, self.limit, self.train, self.measure = cells, limit, train, measure
         self.data = (store.manifest(experiment.out / layout.DATA) or {})["content"]
-        self.parents = plan.parents(cells)
+        self.parents = parents_of(cells)
         self.children: dict[Cell, list[Cell]] = {cell: [] for cell in cells}
         for cell, parents in self.parents.items():
             for parent in parents:
@@ -102,7 +102,7 @@ class Scheduler:
         room = self.room
         if self._ranked == (now := (room > 1, len(self.seconds))):
             return
-        self._ranked, self.rank = now, plan.ranks(self.parents, room, self.seconds)
+        self._ranked, self.rank = now, ranks(self.parents, room, self.seconds)
         for heap in (self.startable, self.measurable):
             heap[:] = [(self.rank[cell], cell, key) for _, cell, key in heap]
             heapq.heapify(heap)
@@ -156,7 +156,7 @@ class Scheduler:
         self.running[str(cell)] = (cell, key)
         self.experiment.observers.notify("alignbench_cell_started", label=cell.label, seed=cell.seed)
         what = {"label": cell.label, "seed": cell.seed, "folder": str(folder), "key": key}
-        ancestors = plan.ancestors(cell, self.parents)
+        ancestors = ancestors_of(cell, self.parents)
         reads = [self.experiment.out / layout.DATA, *(one.folder(self.experiment.out) for one in ancestors)]
         track = list(self.experiment.trackers)
         task = self.experiment.task("cell", folder / layout.LOG, reads=reads, **what, track=track)
@@ -168,7 +168,7 @@ class Scheduler:
         name = folder.relative_to(self.experiment.out).as_posix()
         self.running[name] = (cell, key)
         reads = [self.experiment.out / layout.DATA]
-        reads += [one.folder(self.experiment.out) for one in (cell, *plan.ancestors(cell, self.parents))]
+        reads += [one.folder(self.experiment.out) for one in (cell, *ancestors_of(cell, self.parents))]
         what = {"label": cell.label, "seed": cell.seed, "folder": str(folder), "key": key}
         task = self.experiment.task("measure", folder / layout.LOG, reads=reads, **what)
         self.launcher.start(name, task, needs, heartbeat=self.experiment.heartbeat)
@@ -221,7 +221,7 @@ class Scheduler:
     def _see_to_measuring(self, cell: Cell) -> None:
         """Take what was measured of a finished cell as it lies in the folder, or let it be measured."""
         one = self.experiment
-        chain = (cell, *plan.ancestors(cell, self.parents))
+        chain = (cell, *ancestors_of(cell, self.parents))
         key = keys.measured_key(
             one.plan,
             cell,

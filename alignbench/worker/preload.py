@@ -10,12 +10,20 @@ gc.disable()
 # It warns that it could fetch a compiled kernel from a hub, which this project never does.
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
-import bitsandbytes  # noqa: E402, F401
+from alignbench.models import stack  # noqa: E402
+
+stack.import_bitsandbytes()
+
 import peft  # noqa: E402, F401
 import pyarrow.parquet  # noqa: E402, F401
 import safetensors.torch  # noqa: E402, F401
 import torch  # noqa: E402, F401
 import transformers.trainer  # noqa: E402, F401
+
+import alignbench.models.loading  # noqa: E402
+import alignbench.training.trainer  # noqa: E402
+import alignbench.worker.evaluate  # noqa: E402
+import alignbench.worker.prepare  # noqa: E402, F401
 
 gc.freeze()
 gc.enable()

@@ -76,6 +76,9 @@ def _result(error: BaseException, task: Task) -> Finished:
 def _run(task: Task, pipe: Connection) -> None:
     import torch
 
+    from alignbench.models import stack
+
+    stack.import_bitsandbytes()
     torch.set_num_threads(task.threads)
     if task.kind == "prepare":
         from alignbench.worker.prepare import main as work

@@ -16,8 +16,8 @@ from rich.console import Console
 from alignbench.api.launcher import Event, Finished
 from alignbench.cli.progress import printing_json, watching
 from alignbench.commands.forecast import Clock, _line, side_by_side
+from alignbench.engine.cells import Cell
 from alignbench.engine.experiment import Progress
-from alignbench.engine.plan import Cell
 from alignbench.errors import RecipeError
 from alignbench.worker.cell_state import steps_expected
 from alignbench.worker.clock import busy_clock

@@ -15,7 +15,7 @@ from alignbench import layout
 from alignbench.api.config import Budget
 from alignbench.api.launcher import Finished
 from alignbench.commands import forecast
-from alignbench.engine.plan import Cell
+from alignbench.engine.cells import Cell
 from alignbench.launchers.local import Local
 from alignbench.recipe.load import load
 from alignbench.recipe.resolve import resolve
@@ -48,7 +48,8 @@ def recipe(folder: Path, text: str = RECIPE) -> Loaded:
 
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory: pytest.TempPathFactory):
-    return forecast.calibrate(recipe(tmp_path_factory.mktemp("calibration")), seconds=1.0)
+    given = recipe(tmp_path_factory.mktemp("calibration"))
+    return forecast.calibrate(given, resolve(given.recipe), seconds=60.0)
 
 
 def test_every_label_and_the_evaluation_are_forecast(measured) -> None:

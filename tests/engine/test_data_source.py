@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from alignbench.engine import keys, plan
+from alignbench.engine import keys
+from alignbench.engine.cells import Cell, cells_of
 from alignbench.errors import AlignbenchError
 from alignbench.recipe.graph import edges, relabelled
 from alignbench.recipe.load import load
@@ -126,7 +127,7 @@ def test_start_is_the_policy_that_each_method_starts_from(tmp_path: Path):
 def test_the_policy_that_writes_them_comes_first_and_reads_the_files_itself():
     given = recipe(by("stacked"), other={"method": "sft"})
     assert edges(given) == {"tuned": (), "direct": ("stacked",), "stacked": ("tuned",), "other": ()}
-    assert [one.label for one in plan.cells(resolve(given))].index("stacked") < 4
+    assert [one.label for one in cells_of(resolve(given))].index("stacked") < 4
     assert relabelled(given, "stacked") is None
     assert relabelled(given, "other") is None  # it learns from no comparison
     assert relabelled(given, "direct") == given.data.source
@@ -147,7 +148,7 @@ def test_who_reads_the_files_comparisons_where_others_do_not_departs(tmp_path: P
 
 def test_a_cell_that_learns_from_other_comparisons_is_another_cell():
     def key(source: Any, label: str) -> str:
-        one = plan.Cell(label, 0)
+        one = Cell(label, 0)
         return keys.cell_key(resolve(recipe(source)), one, versions={}, data="", parents={}, files={})
 
     assert key("file", "direct") != key("start", "direct") != key("tuned", "direct")

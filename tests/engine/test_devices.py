@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from alignbench.engine.cells import Cell
 from alignbench.engine.collect import _elsewhere
-from alignbench.engine.plan import Cell
 
 
 def record(device: str, torch: str = "2.13.0") -> dict[str, Any]:

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from alignbench import plugins
-from alignbench.engine import environment, keys, plan, tuning
+from alignbench.engine import environment, keys, tuning
+from alignbench.engine.cells import cells_of
 from alignbench.errors import RecipeError
 from alignbench.models import arithmetic, child
 from alignbench.recipe.load import load
@@ -73,7 +74,7 @@ def test_a_run_goes_on_in_the_precision_in_which_it_began(out: Path, loaded, tmp
     monkeypatch.setattr(child, "compute", lambda: "bfloat16")  # another machine
     assert environment.compute(tmp_path / "fresh", given.recipe.model, tmp_path) == "bfloat16"
     assert environment.compute(out, given.recipe.model, tmp_path) == "float32"
-    one = plan.cells(resolve(given.recipe))[-1]
+    one = cells_of(resolve(given.recipe))[-1]
     how = {"versions": {}, "data": "", "parents": {}, "files": {}}
     assert len({keys.cell_key(resolve(given.recipe).computing(c), one, **how) for c in COMPUTES}) == 2
 
@@ -237,7 +238,7 @@ def table_key(given: Recipe) -> str:
 
 
 def cell_key(given: Recipe) -> str:
-    cell = next(cell for cell in plan.cells(resolve(given)) if cell.label == "dpo")
+    cell = next(cell for cell in cells_of(resolve(given)) if cell.label == "dpo")
     return keys.cell_key(
         resolve(given), cell, versions={"torch": "1"}, data=table_key(given), parents={}, files={}
     )

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from alignbench import layout, results, store
+from alignbench.engine.cells import cells_of
 from alignbench.engine.extend import extend
-from alignbench.engine.plan import cells
 from alignbench.engine.run import run
 from alignbench.errors import Exit, RecipeError
 from alignbench.recipe.load import load
@@ -35,7 +35,7 @@ def short(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_run_with_more_seeds_takes_the_sealed_cells_of_the_one_before(short: Path):
     loaded, out = load(short.parent / "recipe.yaml", ["seeds=[100, 101]"]), short.parent / "long"
-    assert extend(short, out, loaded, cells(resolve(loaded.recipe))) == 2
+    assert extend(short, out, loaded, cells_of(resolve(loaded.recipe))) == 2
     sealed = [
         file
         for name in (layout.CELLS, layout.MEASUREMENTS)
@@ -57,5 +57,5 @@ def test_a_run_with_more_seeds_takes_the_sealed_cells_of_the_one_before(short: P
 def test_a_run_of_another_recipe_takes_nothing(short: Path, tmp_path: Path, change: str):
     loaded = load(short.parent / "recipe.yaml", ["seeds=[100, 101]", change])
     with pytest.raises(RecipeError, match="another recipe"):
-        extend(short, tmp_path / "out", loaded, cells(resolve(loaded.recipe)))
+        extend(short, tmp_path / "out", loaded, cells_of(resolve(loaded.recipe)))
     assert not (tmp_path / "out").exists()

@@ -10,7 +10,8 @@ from typer.testing import CliRunner
 
 from alignbench.cli import app
 from alignbench.commands.plan import requested
-from alignbench.engine import keys, plan
+from alignbench.engine import keys
+from alignbench.engine.cells import cells_of
 from alignbench.errors import RecipeError
 from alignbench.recipe import configs
 from alignbench.recipe import resolve as resolving
@@ -35,7 +36,7 @@ def recipe(**changed: object) -> Recipe:
 
 
 def key(given: Recipe, label: str = "cold", **changed: object) -> str:
-    cell = next(cell for cell in plan.cells(resolve(given)) if cell.label == label)
+    cell = next(cell for cell in cells_of(resolve(given)) if cell.label == label)
     fields = {"versions": VERSIONS, "data": "d" * 64, "parents": {"base": "p" * 64}, "files": {}, **changed}
     return keys.cell_key(resolve(given), cell, **fields)  # pyright: ignore[reportArgumentType]
 
@@ -49,7 +50,7 @@ def test_a_label_is_planned_with_what_its_block_says():
 
 
 def test_a_label_comes_after_its_start_and_base_comes_first():
-    assert [str(cell) for cell in plan.cells(resolve(recipe()))] == [
+    assert [str(cell) for cell in cells_of(resolve(recipe()))] == [
         *("base/seed-0", "cold/seed-0", "hot/seed-0", "other/seed-0"),
         *("base/seed-1", "cold/seed-1", "hot/seed-1", "other/seed-1"),
     ]
@@ -58,7 +59,7 @@ def test_a_label_comes_after_its_start_and_base_comes_first():
 def test_a_label_with_seeds_of_its_own_brings_base_and_its_start_along():
     methods = {"cold": {"method": "frozen"}, "hot": {"method": "frozen", "start": "cold", "seeds": [7]}}
     given = recipe(methods=methods)
-    assert [str(cell) for cell in plan.cells(resolve(given))] == [
+    assert [str(cell) for cell in cells_of(resolve(given))] == [
         *("base/seed-0", "cold/seed-0", "base/seed-1", "cold/seed-1"),
         *("base/seed-7", "cold/seed-7", "hot/seed-7"),
     ]
@@ -71,15 +72,15 @@ def test_more_seeds_leave_the_cells_that_are_there_as_they_are():
 
 
 def test_only_brings_along_what_a_label_starts_from():
-    assert {cell.label for cell in plan.cells(resolve(recipe()), ["hot"])} == {"base", "cold", "hot"}
-    assert {cell.label for cell in plan.cells(resolve(recipe()), ["base"])} == {"base"}
+    assert {cell.label for cell in cells_of(resolve(recipe()), ["hot"])} == {"base", "cold", "hot"}
+    assert {cell.label for cell in cells_of(resolve(recipe()), ["base"])} == {"base"}
 
 
 def test_only_names_a_label_that_is_not_there():
     with pytest.raises(
         RecipeError, match="--only names warm, which the recipe does not have; it has base, hot"
     ):
-        plan.cells(resolve(recipe()), ["warm"])
+        cells_of(resolve(recipe()), ["warm"])
 
 
 def test_another_batch_or_budget_is_a_departure_and_an_own_knob_is_none():
@@ -143,7 +144,7 @@ def test_a_plugin_s_source_changes_the_key(monkeypatch: pytest.MonkeyPatch):
 
 def test_the_seed_and_the_label_change_the_key():
     given = recipe()
-    cells = [cell for cell in plan.cells(resolve(given)) if cell.label != "base"]
+    cells = [cell for cell in cells_of(resolve(given)) if cell.label != "base"]
     resolved = resolve(given)
     found = {keys.cell_key(resolved, one, versions=VERSIONS, data="d", parents={}, files={}) for one in cells}
     assert len(found) == len(cells)
@@ -161,7 +162,7 @@ def test_what_cannot_change_a_policy_does_not_change_its_key(changed: dict):
 
 
 def test_a_run_s_folder_names_cell_by_label_and_seed():
-    cell = plan.cells(resolve(recipe()))[-1]
+    cell = cells_of(resolve(recipe()))[-1]
     assert cell.folder(Path("runs/x")) == Path("runs/x/cells/other/seed-1")
 
 

@@ -15,9 +15,9 @@ import pytest
 
 from alignbench import layout, store
 from alignbench.api.launcher import Event, Finished, Launcher, LauncherConfig, Needs, Task
-from alignbench.engine import plan, resources
+from alignbench.engine import resources
+from alignbench.engine.cells import Cell, cells_of, parents_of, ranks
 from alignbench.engine.experiment import Experiment
-from alignbench.engine.plan import Cell
 from alignbench.engine.scheduler import Scheduler
 from alignbench.errors import RecipeError
 from alignbench.launchers import machine
@@ -74,7 +74,7 @@ def scheduler(folder: Path, recipe: Recipe, launcher: Clockwork, *, measure: boo
         store.write_json(data / layout.RECORD, {})
         store.commit(data, key="rows", producer="rows")
     experiment = Experiment(resolved, folder, folder, {}, {"torch": "2.13.0"}, (), threads=1)
-    return Scheduler(experiment, launcher, plan.cells(resolved), measure=measure)
+    return Scheduler(experiment, launcher, cells_of(resolved), measure=measure)
 
 
 def recipe(methods: dict[str, dict[str, object]], seeds: int = 1) -> Recipe:
@@ -236,7 +236,7 @@ def test_a_run_that_is_continued_starts_only_what_is_missing(tmp_path: Path):
     again = Clockwork(lambda name: 1.0, 2)
     resolved = resolve(recipe(CHAIN, seeds=2))
     experiment = Experiment(resolved, tmp_path, tmp_path, {}, {"torch": "2.13.0"}, (), threads=1)
-    found = Scheduler(experiment, again, plan.cells(resolved)).run()
+    found = Scheduler(experiment, again, cells_of(resolved)).run()
     assert {how.status for how in found.values()} == {"done"}
     assert sorted(again.started) == sorted(
         f"{label}/seed-{n}" for label in ("first", "second", "third") for n in range(2)
@@ -281,12 +281,12 @@ def test_what_a_label_took_at_one_seed_orders_the_others(tmp_path: Path):
 
 def test_a_cell_ranks_by_the_chain_that_waits_for_it():
     cells = [Cell("base", 0), Cell("a", 0), Cell("b", 0, ("a",)), Cell("c", 0, ("b",)), Cell("d", 0)]
-    parents = plan.parents(cells)
+    parents = parents_of(cells)
     assert parents[cells[3]] == [cells[2]]
-    assert [-plan.ranks(parents, 2)[cell][0] for cell in cells] == [1, 3, 2, 1, 1]
+    assert [-ranks(parents, 2)[cell][0] for cell in cells] == [1, 3, 2, 1, 1]
     known = {"base": 2.0, "c": 10.0}  # the others take 6 each
-    assert [-plan.ranks(parents, 2, known)[cell][0] for cell in cells] == [2, 22, 16, 10, 6]
-    assert sorted(cells, key=plan.ranks(parents, 1).__getitem__) == cells
+    assert [-ranks(parents, 2, known)[cell][0] for cell in cells] == [2, 22, 16, 10, 6]
+    assert sorted(cells, key=ranks(parents, 1).__getitem__) == cells
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from alignbench import layout, results
-from alignbench.engine import keys, plan, tuning
+from alignbench.engine import keys, tuning
+from alignbench.engine.cells import Cell, cells_of
 from alignbench.errors import AlignbenchError, RecipeError
 from alignbench.recipe.load import load
 from alignbench.recipe.resolve import resolve
@@ -49,7 +50,7 @@ def test_trials_look_at_validation_prompts_and_at_a_seed_of_their_own():
     trials = tuning.expanded(recipe())
     assert (trials.evaluation.split, trials.seeds, trials.sweep) == ("validation", [100], None)
     assert [one.name for one in trials.evaluation.metrics] == ["reward"]
-    assert {cell.seed for cell in plan.cells(resolve(trials))} == {100}
+    assert {cell.seed for cell in cells_of(resolve(trials))} == {100}
 
 
 def test_the_same_recipe_draws_the_same_settings():
@@ -89,7 +90,7 @@ def test_the_best_setting_of_each_method_takes_part_in_the_comparison(tmp_path):
 
 def test_only_what_is_tuned_and_what_it_stands_on_runs_before_the_comparison():
     trials, names = tuning.tuning(Loaded(recipe(), Path("r.yaml"), ""))
-    assert {cell.label for cell in plan.cells(resolve(trials.recipe), names)} == {"base", *names}
+    assert {cell.label for cell in cells_of(resolve(trials.recipe), names)} == {"base", *names}
     assert "third" not in names
 
 
@@ -167,7 +168,7 @@ def test_settings_chosen_leave_the_key_of_a_cell_to_what_it_computes():
         update={"methods": {k: b.model_copy(update={"sweep": {}}) for k, b in given.methods.items()}}
     )
     tuned, untuned = (
-        keys.cell_key(one, plan.Cell("second", 0), versions={}, data="", parents={}, files={})
+        keys.cell_key(one, Cell("second", 0), versions={}, data="", parents={}, files={})
         for one in (resolve(given), resolve(replace_sweep(plain)))
     )
     assert tuned == untuned

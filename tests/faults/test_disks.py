@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from alignbench.engine import plan, resources
+from alignbench.engine import resources
+from alignbench.engine.cells import cells_of
 from alignbench.errors import StorageError
 from alignbench.recipe.resolve import resolve
 from alignbench.recipe.schema import Recipe
@@ -84,7 +85,7 @@ def test_too_little_room_is_refused_before_anything_runs(tmp_path: Path, monkeyp
         }
     )
     given = resolve(recipe)
-    cells = plan.cells(given)
+    cells = cells_of(given)
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=2**40))
     resources.check_disk(given, cells, tmp_path / "run", tmp_path, 1)

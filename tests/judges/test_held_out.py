@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from alignbench import rewards
-from alignbench.engine import keys, plan, tuning
+from alignbench.engine import keys, tuning
+from alignbench.engine.cells import cells_of
 from alignbench.errors import RecipeError
 from alignbench.judges.reward_model import RewardModel
 from alignbench.recipe.resolve import resolve
@@ -136,7 +137,7 @@ def test_the_judge_that_chooses_shares_no_row_with_the_judge_that_reports_and_me
 def test_a_cell_of_fewer_rows_is_another_cell(session: Session):
     given = session.recipe
     without = given.model_copy(update={"evaluation": given.evaluation.model_copy(update={"judges": []})})
-    cell = plan.cells(resolve(given))[-1]
+    cell = cells_of(resolve(given))[-1]
     one, other = (
         keys.cell_key(resolve(one), cell, versions={}, data="", parents={}, files={})
         for one in (given, without)

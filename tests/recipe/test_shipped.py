@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from alignbench.engine.plan import cells
+from alignbench.engine.cells import cells_of
 from alignbench.recipe.load import load
 from alignbench.recipe.resolve import resolve
 
@@ -24,7 +24,7 @@ def test_a_shipped_recipe_passes_check_and_plan(name: str, request: pytest.Fixtu
     if "../shared/" in text:
         request.getfixturevalue("shared")
     recipe = load(ROOT / "recipes" / name).recipe
-    planned = cells(resolve(recipe))
+    planned = cells_of(resolve(recipe))
     assert len(planned) == (len(recipe.methods) + 1) * len(recipe.seeds)
     assert planned[0].label == "base"
     assert set(resolve(recipe).labels) == set(recipe.methods)

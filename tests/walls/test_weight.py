@@ -27,7 +27,7 @@ LIGHT = (
     "alignbench.plugins, alignbench.recipe.schema, alignbench.recipe.yaml, alignbench.recipe.load",
     "alignbench.data, alignbench.models, alignbench.judges, alignbench.metrics",
     "alignbench.cli.runs, alignbench.cli.methods, alignbench.cli.doctor, alignbench.cli.progress",
-    "alignbench.engine.run, alignbench.engine.plan, alignbench.api.launcher",
+    "alignbench.engine.run, alignbench.engine.cells, alignbench.api.launcher",
     "alignbench.report",
 )
 

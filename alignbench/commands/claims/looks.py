@@ -21,8 +21,8 @@ from alignbench.commands.claims.verdicts import (
     p_values,
     usable,
 )
-from alignbench.engine import extend, plan
-from alignbench.engine.plan import Cell
+from alignbench.engine import extend
+from alignbench.engine.cells import Cell, cells_of
 from alignbench.recipe.load import load as load_recipe
 from alignbench.recipe.resolve import resolve
 from alignbench.recipe.schema import Loaded
@@ -48,7 +48,7 @@ class Wanted:
     @cached_property
     def cells(self) -> tuple[Cell, ...]:
         """Every cell, those of earlier looks too."""
-        return plan.cells(resolve(self.loaded.recipe), self.labels)
+        return cells_of(resolve(self.loaded.recipe), self.labels)
 
     @property
     def missing(self) -> tuple[Cell, ...]:

@@ -28,7 +28,7 @@ class Cell:
         return cell_folder(run, self.label, self.seed)
 
 
-def cells(plan: Plan, only: Iterable[str] = ()) -> tuple[Cell, ...]:
+def cells_of(plan: Plan, only: Iterable[str] = ()) -> tuple[Cell, ...]:
     """Return the cells in order: seed by seed, `base` first, each label after those it needs.
 
     `only` keeps the named labels and what they need. Raises RecipeError for a label that is not there.
@@ -56,7 +56,7 @@ def cells(plan: Plan, only: Iterable[str] = ()) -> tuple[Cell, ...]:
     )
 
 
-def parents(cells: Sequence[Cell]) -> dict[Cell, list[Cell]]:
+def parents_of(cells: Sequence[Cell]) -> dict[Cell, list[Cell]]:
     """Return for each cell the cells that it needs, in the order of the plan."""
     at = {(cell.label, cell.seed): place for place, cell in enumerate(cells)}
     needed = {cell: [(label, cell.seed) for label in cell.parents] for cell in cells}
@@ -66,7 +66,7 @@ def parents(cells: Sequence[Cell]) -> dict[Cell, list[Cell]]:
     }
 
 
-def ancestors(cell: Cell, parents: Mapping[Cell, Sequence[Cell]]) -> list[Cell]:
+def ancestors_of(cell: Cell, parents: Mapping[Cell, Sequence[Cell]]) -> list[Cell]:
     """Return every cell that a cell builds on, directly or not, each once."""
     found: dict[Cell, None] = {}
     queue = list(parents[cell])
