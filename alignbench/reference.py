@@ -38,7 +38,7 @@ def logprobs(run: Run, rows: Rows[Any]) -> Callable[[Many[Sequence]], Tensor]:
     Raises PluginError where the start is a decoder.
     """
     from alignbench.models import ModelPolicy
-    from alignbench.models.scoring import response_scores
+    from alignbench.models.forward.scoring import response_scores
     from alignbench.training import reference
 
     start = run.start

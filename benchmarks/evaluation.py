@@ -36,7 +36,8 @@ from alignbench.recipe import schema
 from alignbench.recipe.graph import complete
 from alignbench.recipe.resolve import resolve
 from alignbench.rows import Prompt
-from alignbench.worker import evaluate, samples
+from alignbench.worker.finished import samples
+from alignbench.worker.tasks import evaluate
 
 PLAIN = ["reward", "win_rate", "length_controlled", "bradley_terry", "kl", "preference", "length", "refusal",
          "attack", "hallucination", "capability", "perplexity", "entropy", "words"]  # fmt: skip

@@ -35,9 +35,9 @@ from alignbench import layout
 from alignbench.recipe.resolve import resolve
 from alignbench.recipe.schema import Recipe
 from alignbench.testing.sessions import open_session
-from alignbench.worker import cell as cells
-from alignbench.worker.ledger import Cost
-from alignbench.worker.session import Session
+from alignbench.worker.run.ledger import Cost
+from alignbench.worker.run.session import Session
+from alignbench.worker.tasks import cell as cells
 
 SHORT, LONG, BATCH, ANSWERS = 1, 7, 8, 8
 DRAWN = {"rewards": ["length"], "answers": ANSWERS, "max_new_tokens": 24, "learning_rate": 1e-5}

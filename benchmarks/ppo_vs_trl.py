@@ -76,10 +76,10 @@ def alignbench(scratch: Path) -> dict[str, float]:
     from alignbench.recipe.resolve import resolve
     from alignbench.recipe.schema import Recipe
     from alignbench.rows import Prompt
-    from alignbench.worker import prepare
-    from alignbench.worker.context import CellContext
-    from alignbench.worker.policy_io import load_method
-    from alignbench.worker.session import Session
+    from alignbench.worker.run.context import CellContext
+    from alignbench.worker.run.policy_io import load_method
+    from alignbench.worker.run.session import Session
+    from alignbench.worker.tasks import prepare
 
     torch.set_num_threads(1)
     own = {

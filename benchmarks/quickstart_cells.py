@@ -9,7 +9,7 @@ from alignbench.api.launcher import Task
 from alignbench.recipe.load import load
 from alignbench.recipe.resolve import resolve
 from alignbench.recipe.schema import Recipe
-from alignbench.worker import cell, prepare
+from alignbench.worker.tasks import cell, prepare
 
 RECIPE: Recipe = load(Path(__file__).parents[1] / "recipes" / "quickstart.yaml", ()).recipe
 

@@ -40,7 +40,7 @@ from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM, PreTrained
 
 from alignbench import Answer, DecodingBase, Prompt, Reply, Sampling
 from alignbench.models import Base, load_base
-from alignbench.models.queries import replies_of
+from alignbench.models.trees.queries import replies_of
 from alignbench.recipe import schema
 from alignbench.sandbox import MODEL, rows
 from alignbench.store import Store

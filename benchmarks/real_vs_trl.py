@@ -207,7 +207,7 @@ def both_answers(rows: list[Any]) -> dict[str, Any]:
 def theirs(given: argparse.Namespace) -> dict[str, Any]:
     import transformers
 
-    from alignbench.models.hub import model_folder
+    from alignbench.models.weights.hub import model_folder
 
     method, compute = given.only, given.compute[0]
     folder = model_folder(recipe(given, compute).model, Path())

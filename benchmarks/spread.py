@@ -22,7 +22,7 @@ import torch
 from quickstart_cells import RECIPE, made, prepared
 from safetensors.torch import load_file
 
-from alignbench.worker import samples
+from alignbench.worker.finished import samples
 
 
 def once(folder: Path, label: str) -> dict[str, Any]:

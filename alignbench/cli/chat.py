@@ -44,7 +44,7 @@ def chat(
     from alignbench import results
     from alignbench.cli.chat_view import ChatView
     from alignbench.commands.open_run import finished, recipe_of, reopen
-    from alignbench.worker.context import finished_policy
+    from alignbench.worker.run.context import finished_policy
 
     found = results.read(run)
     cells = finished(found, [label for label in labels.split(",") if label], seed)

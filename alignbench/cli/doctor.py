@@ -160,7 +160,7 @@ def _model(id: str, quantization: str, chat_template: str | None) -> Iterator[Fi
     """Load a model as a base, in a separate process, and report what was found."""
     from alignbench import results
     from alignbench.errors import ModelError
-    from alignbench.models import child
+    from alignbench.models.weights import child
     from alignbench.recipe.schema import Model
     from alignbench.report.text import weights
 

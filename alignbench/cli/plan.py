@@ -207,7 +207,7 @@ def _weights(model: Base, root: Path) -> tuple[Model, str]:
     """Return the shares of a base's weights, and why they are not known where they are not."""
     from alignbench import results
     from alignbench.commands.plan import weights
-    from alignbench.models.child import UnansweredError
+    from alignbench.models.weights.child import UnansweredError
 
     try:
         return weights(model, root), ""
@@ -226,7 +226,7 @@ def _room(plan: Plan) -> str:
     """Say by what `micro_batch: auto` chooses; a device is not asked here."""
     from alignbench.engine import resources
     from alignbench.launchers import machine
-    from alignbench.models.memory import SHARE, for_activations
+    from alignbench.models.forward.memory import SHARE, for_activations
     from alignbench.report.text import size
 
     if plan.training.micro_batch != "auto":

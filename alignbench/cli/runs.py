@@ -86,7 +86,7 @@ def run(
     from alignbench.launchers.choose import choose, split
     from alignbench.recipe.load import load
     from alignbench.recipe.resolve import resolve
-    from alignbench.worker.trackers import check_trackers
+    from alignbench.worker.run.trackers import check_trackers
 
     stop = Stop()
     for sign in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -157,7 +157,7 @@ def check(
     """Check a recipe and report all problems at once."""
     from alignbench.engine.cells import cells_of
     from alignbench.launchers.choose import choose, split
-    from alignbench.models import files
+    from alignbench.models.weights import files
     from alignbench.recipe.load import load
     from alignbench.recipe.resolve import resolve
 

@@ -13,7 +13,7 @@ from alignbench.engine.cells import Cell
 from alignbench.engine.environment import origin
 from alignbench.errors import ModelError, PluginError, RecipeError
 from alignbench.recipe.schema import BASE, Recipe
-from alignbench.worker import samples
+from alignbench.worker.finished import samples
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -80,8 +80,8 @@ def merge(run: Path, cell: Cell, folder: Path, out: Path, threads: int) -> dict[
     import transformers
     from peft import PeftModel
 
-    from alignbench.models.hub import model_folder
-    from alignbench.models.skeleton import kind_of
+    from alignbench.models.weights.hub import model_folder
+    from alignbench.models.weights.skeleton import kind_of
 
     if out.exists() and any(out.iterdir()):
         raise RecipeError(f"{out} is not empty", "name another folder with --out")
@@ -162,7 +162,7 @@ def _measured(run: Path, cell: Cell, asked: Many[Any], threads: int) -> list[Ten
     import torch
 
     from alignbench.rows import Sequence
-    from alignbench.worker.context import finished_policy
+    from alignbench.worker.run.context import finished_policy
 
     policy = finished_policy(reopen(run, threads), cell.label, cell.seed)
     scored = policy.logprobs([Sequence(prompt, answer) for prompt, answer in asked])

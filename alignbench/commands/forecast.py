@@ -19,7 +19,7 @@ from alignbench.engine.cells import Cell, cells_of, parents_of, ranks
 from alignbench.engine.experiment import Progress
 from alignbench.errors import AlignbenchError
 from alignbench.launchers.local import Local
-from alignbench.models import files as model_files
+from alignbench.models.weights import files as model_files
 from alignbench.recipe.plan import Plan
 from alignbench.recipe.schema import BASE, Loaded
 

@@ -18,9 +18,9 @@ from alignbench.recipe.configs import build
 from alignbench.recipe.resolve import resolve
 from alignbench.recipe.schema import BASE, AdapterStart, Loaded
 from alignbench.rows import Prompt
-from alignbench.worker import prepare
-from alignbench.worker.context import CellContext
-from alignbench.worker.session import Session
+from alignbench.worker.run.context import CellContext
+from alignbench.worker.run.session import Session
+from alignbench.worker.tasks import prepare
 
 Kind = Literal["preferences", "demonstrations"]
 

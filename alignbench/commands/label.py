@@ -17,7 +17,7 @@ from alignbench.errors import DataError, Problem, RecipeError
 from alignbench.label import design, exchange, journal, thresholds
 from alignbench.label.design import Choice, Design, Item, Question
 from alignbench.rows import Messages
-from alignbench.worker import samples
+from alignbench.worker.finished import samples
 
 PROMPTS = f"{layout.EVALUATION}/{layout.PROMPTS}"
 SCORES = f"{layout.EVALUATION}/{layout.SCORES}"

@@ -15,7 +15,7 @@ from alignbench.recipe.schema import Recipe
 from alignbench.results import Results
 
 if TYPE_CHECKING:
-    from alignbench.worker.session import Session
+    from alignbench.worker.run.session import Session
 
 
 def recipe_of(run: Path) -> Recipe:
@@ -42,7 +42,7 @@ def reopen(run: Path, threads: int) -> Session:
     """Return the session of a run: its base, and the policies of its finished cells. Imports torch."""
     import torch
 
-    from alignbench.worker.session import Session
+    from alignbench.worker.run.session import Session
 
     torch.set_num_threads(threads)
     plan = _read(run / layout.PLAN)

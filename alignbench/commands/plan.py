@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 from alignbench import layout, results, store
 from alignbench.engine import environment, keys
 from alignbench.engine.cells import Cell
-from alignbench.models import child
-from alignbench.models.files import place_of
+from alignbench.models.weights import child
+from alignbench.models.weights.files import place_of
 from alignbench.recipe.configs import make
 from alignbench.recipe.plan import Plan
 from alignbench.recipe.schema import Model, Recipe

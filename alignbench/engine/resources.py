@@ -15,9 +15,10 @@ from alignbench.data import gguf
 from alignbench.engine.cells import Cell
 from alignbench.errors import ModelError, RecipeError, StorageError
 from alignbench.launchers import machine
-from alignbench.models import arithmetic, child
+from alignbench.models import arithmetic
 from alignbench.models.arithmetic import Compute
-from alignbench.models.files import folder_of
+from alignbench.models.weights import child
+from alignbench.models.weights.files import folder_of
 from alignbench.recipe.plan import Plan
 from alignbench.recipe.schema import BASE, Model
 

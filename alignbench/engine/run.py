@@ -24,7 +24,7 @@ from alignbench.errors import AlignbenchError, Exit
 from alignbench.hooks import Observers
 from alignbench.label import thresholds
 from alignbench.launchers.local import Local
-from alignbench.models import files as model_files
+from alignbench.models.weights import files as model_files
 from alignbench.recipe.plan import Plan
 from alignbench.recipe.resolve import resolve
 from alignbench.recipe.schema import Loaded

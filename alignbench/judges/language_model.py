@@ -41,7 +41,7 @@ class InProcess:
         lead: str = "",
     ) -> tuple[list[Found], int]:
         from alignbench.data.tokens import begun, encode
-        from alignbench.models.choices import options_of, read
+        from alignbench.models.forward.choices import options_of, read
 
         base, tokens = self.policy.base, 0
         turns = [({"role": "user", "content": question},) for question in questions]
@@ -122,7 +122,7 @@ class LanguageModel(Reader):
 
     @classmethod
     def check_files(cls, config: Any, root: Path) -> Sequence[str]:
-        from alignbench.models.files import check_language_model
+        from alignbench.models.weights.files import check_language_model
         from alignbench.recipe.schema import Model
 
         here = check_language_model(Model(id=config.id, revision=config.revision), root)

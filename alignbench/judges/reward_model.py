@@ -79,7 +79,7 @@ class RewardModel(Judge):
 
     @classmethod
     def check_files(cls, config: Any, root: Path) -> Sequence[str]:
-        from alignbench.models.files import check_classifier, labels_of
+        from alignbench.models.weights.files import check_classifier, labels_of
 
         if not config.id:
             return ()

@@ -42,7 +42,7 @@ class Toxicity(Judge):
 
     @classmethod
     def check_files(cls, config: Any, root: Path) -> Sequence[str]:
-        from alignbench.models.files import check_classifier, labels_of
+        from alignbench.models.weights.files import check_classifier, labels_of
 
         if config.classifier is not None:
             folder = (root / config.classifier).resolve()  # absolute: never taken for a hub id

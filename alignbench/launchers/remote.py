@@ -22,7 +22,7 @@ from alignbench import errors, layout, plugins, store
 from alignbench.api.launcher import Event, Finished, LauncherConfig, Needs, Task
 from alignbench.launchers import folders
 from alignbench.launchers.local import Local
-from alignbench.models.files import fingerprint_of
+from alignbench.models.weights.files import fingerprint_of
 from alignbench.recipe.plan import Plan
 from alignbench.recipe.schema import Model, texts
 from alignbench.versions import versions
@@ -348,7 +348,7 @@ class Receiver:
         return None
 
     def _replace(self, folder: Path, data: bytes) -> None:
-        from alignbench.worker.cell import clear
+        from alignbench.worker.tasks.cell import clear
 
         folders.verified(data)
         clear(folder)

@@ -7,21 +7,21 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from alignbench.models.base import Base
-    from alignbench.models.decoding import DecodingBase
+    from alignbench.models.forward.network import Network
     from alignbench.models.loading import load_base, load_classifier
-    from alignbench.models.network import Network
     from alignbench.models.policy import ModelPolicy
-    from alignbench.models.queries import Query, Reply
-    from alignbench.models.token_tree import TokenTree, TokenTrees
+    from alignbench.models.trees.decoding import DecodingBase
+    from alignbench.models.trees.queries import Query, Reply
+    from alignbench.models.trees.token_tree import TokenTree, TokenTrees
 
 _HOMES = {
     "base": ("Base",),
-    "decoding": ("DecodingBase",),
+    "trees.decoding": ("DecodingBase",),
     "loading": ("load_base", "load_classifier"),
-    "network": ("Network",),
+    "forward.network": ("Network",),
     "policy": ("ModelPolicy",),
-    "queries": ("Query", "Reply"),
-    "token_tree": ("TokenTree", "TokenTrees"),
+    "trees.queries": ("Query", "Reply"),
+    "trees.token_tree": ("TokenTree", "TokenTrees"),
 }
 _WHERE = {name: module for module, names in _HOMES.items() for name in names}
 __all__ = [

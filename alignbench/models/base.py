@@ -13,13 +13,13 @@ import torch
 from torch import nn
 
 from alignbench.errors import ModelError, Problem
-from alignbench.models import lora_forward
-from alignbench.models.hub import obtain
-from alignbench.models.lora_config import WEIGHTS, check_dropout, read_config, shape_of, targets_of
-from alignbench.models.network import Network
+from alignbench.models.forward import lora_forward
+from alignbench.models.forward.network import Network
 from alignbench.models.policy import ModelPolicy
 from alignbench.models.trials import find_paths
-from alignbench.models.weights import Weights
+from alignbench.models.weights.counts import Weights
+from alignbench.models.weights.hub import obtain
+from alignbench.models.weights.lora_config import WEIGHTS, check_dropout, read_config, shape_of, targets_of
 from alignbench.recipe import schema
 
 if TYPE_CHECKING:

@@ -25,13 +25,13 @@ def answer(question: str, where: Path, model: Model) -> dict[str, Any]:
         # peft and transformers import them where they find them, which takes a fifth of the whole answer.
         for name in ("bitsandbytes", "scipy"):
             sys.modules[name] = None  # pyright: ignore[reportArgumentType]  (what Python takes for: not installed)
-    from alignbench.models import skeleton
+    from alignbench.models.weights import skeleton
 
     if question == "loaded":
         from alignbench.models.loading import load_base
 
         return load_base(model, root=where).record()
-    from alignbench.models.lora_config import check_dropout
+    from alignbench.models.weights.lora_config import check_dropout
 
     if where.is_file():
         where = gguf.text_folder(where)

@@ -17,12 +17,12 @@ from alignbench.api.config import Sampling
 from alignbench.api.policy import Answer
 from alignbench.errors import ModelError
 from alignbench.models import meter
-from alignbench.models.incremental import GrowingTexts
-from alignbench.models.memory import ANSWERS, CACHE, POSITIONS, positions
+from alignbench.models.forward.incremental import GrowingTexts
+from alignbench.models.forward.memory import ANSWERS, CACHE, POSITIONS, positions
 from alignbench.rows import Prompt
 
 if TYPE_CHECKING:
-    from alignbench.models.network import Adapted, Network
+    from alignbench.models.forward.network import Adapted, Network
 
 STAY = 7 / 8
 """Share of unfinished answers at which finished ones are removed from a batch: that copies the cache."""

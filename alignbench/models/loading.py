@@ -14,23 +14,23 @@ from safetensors import SafetensorError
 from alignbench.errors import ModelError
 from alignbench.models import arithmetic, counting
 from alignbench.models.base import Base
-from alignbench.models.files import (
+from alignbench.models.forward.memory import keep_freed
+from alignbench.models.weights.files import (
     UNDAMAGED,
     check_architecture,
     check_model,
     fingerprint,
     refuse_not_finite,
 )
-from alignbench.models.hub import first_line, model_folder, obtain
-from alignbench.models.memory import keep_freed
-from alignbench.models.quantization import (
+from alignbench.models.weights.hub import first_line, model_folder, obtain
+from alignbench.models.weights.quantization import (
     Quantization,
     bitsandbytes_config,
     check_layers,
     count,
     quantise_experts,
 )
-from alignbench.models.skeleton import kind_of
+from alignbench.models.weights.skeleton import kind_of
 from alignbench.recipe import schema
 from alignbench.store import Store, digest
 

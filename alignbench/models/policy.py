@@ -15,10 +15,10 @@ from alignbench.api.config import Sampling
 from alignbench.api.policy import Answer, Can, LowRank, Setting, TokenScores
 from alignbench.data.tokens import encode, render
 from alignbench.models import meter
+from alignbench.models.forward.network import Network
+from alignbench.models.forward.scoring import token_scores
 from alignbench.models.generation import generate
-from alignbench.models.lora_config import WEIGHTS, shape_of, write_config
-from alignbench.models.network import Network
-from alignbench.models.scoring import token_scores
+from alignbench.models.weights.lora_config import WEIGHTS, shape_of, write_config
 from alignbench.recipe import schema
 from alignbench.rows import Prompt, Sequence
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from alignbench.api.config import Sampling
+from alignbench.models.forward.incremental import GrowingTexts
 from alignbench.models.generation import Row, draw, noise_key, stop_ids
-from alignbench.models.incremental import GrowingTexts
 from alignbench.rows import Prompt
 
 if TYPE_CHECKING:

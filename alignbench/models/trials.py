@@ -10,15 +10,16 @@ import torch
 from torch import Tensor
 
 from alignbench.errors import ModelError
-from alignbench.models import choices, counting, last_layer, varlen
-from alignbench.models.attention import NOT_SUPPORTED, agrees, rounds_activations
-from alignbench.models.incremental import GrowingTexts
+from alignbench.models import counting
+from alignbench.models.forward import choices, last_layer, varlen
+from alignbench.models.forward.attention import NOT_SUPPORTED, agrees, rounds_activations
+from alignbench.models.forward.incremental import GrowingTexts
 from alignbench.models.paths import Paths
 from alignbench.models.policy import ModelPolicy
-from alignbench.models.token_tree import TokenTrees
+from alignbench.models.trees.token_tree import TokenTrees
 
 if TYPE_CHECKING:
-    from alignbench.models.network import Network
+    from alignbench.models.forward.network import Network
 
 LADDER = [
     *(

@@ -13,9 +13,9 @@ from alignbench.api.judge import Judge
 from alignbench.rows import Pair, Prompt
 from alignbench.testing.plugin import PluginSuite
 from alignbench.testing.sessions import open_session
-from alignbench.worker.context import judge_reward_model
-from alignbench.worker.model_access import ModelAccess
-from alignbench.worker.session import Session
+from alignbench.worker.run.context import judge_reward_model
+from alignbench.worker.run.model_access import ModelAccess
+from alignbench.worker.run.session import Session
 
 ASKED = 6
 

@@ -18,7 +18,8 @@ from alignbench.errors import AlignbenchError
 from alignbench.recipe.plan import Plan
 from alignbench.testing.plugin import PluginSuite
 from alignbench.testing.sessions import open_session
-from alignbench.worker import cell, measure, samples
+from alignbench.worker.finished import samples
+from alignbench.worker.tasks import cell, measure
 
 RECIPE: dict[str, Any] = {
     "model": {"id": "sandbox"},

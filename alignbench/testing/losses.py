@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from alignbench.api.method import GroupScores, Loss, Numbers
-from alignbench.models.forward import Scores
+from alignbench.models.forward.groups import Scores
 from alignbench.training.reduction import Reduction
 
 

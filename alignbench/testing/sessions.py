@@ -11,8 +11,8 @@ from alignbench.api.launcher import Task
 from alignbench.recipe.plan import Plan
 from alignbench.recipe.resolve import resolve
 from alignbench.recipe.schema import Recipe
-from alignbench.worker import prepare
-from alignbench.worker.session import Session
+from alignbench.worker.run.session import Session
+from alignbench.worker.tasks import prepare
 
 
 def open_session(

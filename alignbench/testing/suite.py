@@ -25,13 +25,13 @@ from alignbench.recipe.schema import AdapterStart
 from alignbench.rows import Prompt
 from alignbench.testing.sessions import open_session
 from alignbench.training.checkpoint import Checkpoints
-from alignbench.worker import cell as cells
-from alignbench.worker.cell import OVER
-from alignbench.worker.context import CellContext
-from alignbench.worker.ledger import Cost
-from alignbench.worker.metering import CellMeter
-from alignbench.worker.row_origins import MADE
-from alignbench.worker.session import Session
+from alignbench.worker.run.context import CellContext
+from alignbench.worker.run.ledger import Cost
+from alignbench.worker.run.metering import CellMeter
+from alignbench.worker.run.row_origins import MADE
+from alignbench.worker.run.session import Session
+from alignbench.worker.tasks import cell as cells
+from alignbench.worker.tasks.cell import OVER
 
 STEPS, BATCH, ROWS, PROMPTS, SEED = 2, 8, 64, 6, 0
 ROWS_DRAWN = 12
@@ -493,7 +493,7 @@ def _run_with_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
         counted(self, work)
 
     monkeypatch.setattr(CellMeter, "computed", computed)
-    monkeypatch.setattr("alignbench.worker.metering.perf_counter", lambda: now[0])
+    monkeypatch.setattr("alignbench.worker.run.metering.perf_counter", lambda: now[0])
 
 
 class _Killed(BaseException):

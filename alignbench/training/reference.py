@@ -15,7 +15,7 @@ from torch import Tensor
 from alignbench import layout
 from alignbench.errors import DataError
 from alignbench.models import ModelPolicy
-from alignbench.models.scoring import response_scores
+from alignbench.models.forward.scoring import response_scores
 from alignbench.rows import Sequence
 
 

@@ -19,7 +19,7 @@ from alignbench import layout
 from alignbench.api.method import GroupScores, ScoringGroup
 from alignbench.errors import DataError
 from alignbench.models import ModelPolicy
-from alignbench.models.forward import score
+from alignbench.models.forward.groups import score
 from alignbench.rows import Pair, Sequence
 from alignbench.training.reward_quality import Compared, comparisons, quality
 

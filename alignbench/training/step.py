@@ -18,8 +18,8 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from alignbench.api.method import GroupScores, LossFn, ScoreFn, ScoringGroup
 from alignbench.errors import ModelError
 from alignbench.models import ModelPolicy
-from alignbench.models.forward import Group, Scores, bytes_per_token, lay_out, read, response_states
-from alignbench.models.memory import for_activations
+from alignbench.models.forward.groups import Group, Scores, bytes_per_token, lay_out, read, response_states
+from alignbench.models.forward.memory import for_activations
 from alignbench.recipe.schema import Training
 from alignbench.rows import Ids, Sequence
 from alignbench.training.batches import cut

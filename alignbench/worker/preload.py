@@ -22,8 +22,8 @@ import transformers.trainer  # noqa: E402, F401
 
 import alignbench.models.loading  # noqa: E402
 import alignbench.training.trainer  # noqa: E402
-import alignbench.worker.evaluate  # noqa: E402
-import alignbench.worker.prepare  # noqa: E402, F401
+import alignbench.worker.tasks.evaluate  # noqa: E402
+import alignbench.worker.tasks.prepare  # noqa: E402, F401
 
 gc.freeze()
 gc.enable()

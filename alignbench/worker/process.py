@@ -81,17 +81,17 @@ def _run(task: Task, pipe: Connection) -> None:
     stack.import_bitsandbytes()
     torch.set_num_threads(task.threads)
     if task.kind == "prepare":
-        from alignbench.worker.prepare import main as work
+        from alignbench.worker.tasks.prepare import main as work
     elif task.kind == "cell":
-        from alignbench.worker.cell import main as work
+        from alignbench.worker.tasks.cell import main as work
     elif task.kind == "measure":
-        from alignbench.worker.measure import main as work
+        from alignbench.worker.tasks.measure import main as work
     elif task.kind == "judge":
-        from alignbench.worker.judging import main as work
+        from alignbench.worker.tasks.judging import main as work
     elif task.kind == "calibrate":
-        from alignbench.worker.calibrate import main as work
+        from alignbench.worker.tasks.calibrate import main as work
     else:
-        from alignbench.worker.evaluate import main as work
+        from alignbench.worker.tasks.evaluate import main as work
     work(task, lambda event: pipe.send(replace(event, clock=busy_clock())))
 
 

@@ -33,8 +33,8 @@ from alignbench.api.metric import Cell
 from alignbench.commands.open_run import reopen
 from alignbench.metrics.harness import GENERATED, TASKS, Harness, policy_model, run_task
 from alignbench.sandbox import FINGERPRINT
-from alignbench.worker.evidence import RunEvidence
-from alignbench.worker.finished import FinishedCells
+from alignbench.worker.finished.cells import FinishedCells
+from alignbench.worker.finished.evidence import RunEvidence
 
 HERE = Path(__file__).parent
 BASE = Cell("base", 0)

@@ -24,8 +24,8 @@ from alignbench.recipe.schema import Recipe
 from alignbench.rewards import reward_model
 from alignbench.rows import Pair, Prompt, Ranking, Sequence
 from alignbench.sandbox import FINGERPRINT
-from alignbench.worker.context import CellContext
-from alignbench.worker.session import Session
+from alignbench.worker.run.context import CellContext
+from alignbench.worker.run.session import Session
 
 HELD_OUT = 300
 """Pairs that annotators, judges and reward models are asked about."""

@@ -26,9 +26,9 @@ from alignbench.metrics.capability import Capability
 from alignbench.recipe.resolve import resolve
 from alignbench.recipe.schema import Recipe
 from alignbench.sandbox import FINGERPRINT
-from alignbench.worker.evidence import RunEvidence
-from alignbench.worker.finished import FinishedCells
-from alignbench.worker.session import Session
+from alignbench.worker.finished.cells import FinishedCells
+from alignbench.worker.finished.evidence import RunEvidence
+from alignbench.worker.run.session import Session
 
 START, PLAIN = "sft", "rlhf"
 

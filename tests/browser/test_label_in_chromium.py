@@ -19,7 +19,7 @@ from alignbench.judges import people
 from alignbench.label import design, journal
 from alignbench.label.design import Design
 from alignbench.rows import Prompt
-from alignbench.worker import samples
+from alignbench.worker.finished import samples
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 pytest.importorskip("uvicorn", reason="uvicorn is not installed")

@@ -13,7 +13,7 @@ from alignbench.api.config import Sampling
 from alignbench.cli import app
 from alignbench.errors import ModelError
 from alignbench.models import Base, Query, TokenTrees, load_base
-from alignbench.models.forward import Group, lay_out, response_states
+from alignbench.models.forward.groups import Group, lay_out, response_states
 from alignbench.recipe import schema
 from alignbench.rows import Prompt, Sequence
 

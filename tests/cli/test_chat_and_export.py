@@ -16,8 +16,8 @@ from alignbench.api.config import Sampling
 from alignbench.commands.open_run import finished, reopen
 from alignbench.models.streaming import can_stream, stream
 from alignbench.rows import Prompt
-from alignbench.worker import samples
-from alignbench.worker.context import finished_policy
+from alignbench.worker.finished import samples
+from alignbench.worker.run.context import finished_policy
 
 CLI = [sys.executable, "-c", "from alignbench.cli import app; app()"]
 RECIPE = """
@@ -125,7 +125,7 @@ import json, sys
 from pathlib import Path
 from alignbench.commands.open_run import reopen
 from alignbench.rows import Sequence
-from alignbench.worker.context import finished_policy
+from alignbench.worker.run.context import finished_policy
 
 session = reopen(Path(sys.argv[1]), 1)
 asked = [Sequence(*map(tuple, one)) for one in json.loads(sys.argv[2])]

@@ -19,9 +19,9 @@ from alignbench.commands.forecast import Clock, _line, side_by_side
 from alignbench.engine.cells import Cell
 from alignbench.engine.experiment import Progress
 from alignbench.errors import RecipeError
-from alignbench.worker.cell_state import steps_expected
 from alignbench.worker.clock import busy_clock
-from alignbench.worker.trackers import Tracking, check_trackers
+from alignbench.worker.run.cell_state import steps_expected
+from alignbench.worker.run.trackers import Tracking, check_trackers
 
 NEWS = [
     Progress("dpo/seed-0", Event("training", 3, 32, {"loss": float("nan"), "margin": 0.5})),

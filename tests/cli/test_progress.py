@@ -12,7 +12,7 @@ from alignbench.api.launcher import Event, Finished
 from alignbench.cli.progress import watching
 from alignbench.engine.experiment import Progress
 from alignbench.errors import DataError
-from alignbench.worker import answering
+from alignbench.worker.finished import answering
 
 STORY = [
     Progress("data", Event("preparing data")),

@@ -20,7 +20,7 @@ from alignbench.launchers.local import Local
 from alignbench.recipe.load import load
 from alignbench.recipe.resolve import resolve
 from alignbench.recipe.schema import Loaded
-from alignbench.worker.calibrate import OutOfTime, Series, limited, smaller, spread
+from alignbench.worker.tasks.calibrate import OutOfTime, Series, limited, smaller, spread
 
 RECIPE = """
 model: {id: sandbox}
@@ -81,7 +81,7 @@ def test_a_label_that_cannot_be_measured_says_why_and_spoils_no_other(measured) 
 def series(monkeypatch: pytest.MonkeyPatch):
     """A series whose parts take a second and a tenth for each row, by a clock of its own."""
     now = [0.0]
-    monkeypatch.setattr("alignbench.worker.calibrate.busy_clock", lambda: now[0])
+    monkeypatch.setattr("alignbench.worker.tasks.calibrate.busy_clock", lambda: now[0])
 
     def made(whole: int, least: int = 0) -> tuple[Series, list[str]]:
         def work(count: int, whole: int) -> float:

@@ -16,9 +16,9 @@ from alignbench.recipe.resolve import resolve
 from alignbench.recipe.schema import Recipe, Relabelled
 from alignbench.rows import Demonstration, Pair, Prompt, UnpairedPreference
 from alignbench.testing.sessions import open_session
-from alignbench.worker import cell
-from alignbench.worker.context import CellContext, finished_policy
-from alignbench.worker.session import Session
+from alignbench.worker.run.context import CellContext, finished_policy
+from alignbench.worker.run.session import Session
+from alignbench.worker.tasks import cell
 
 LABELS = {"answers": 2, "sampling": {"max_new_tokens": 24}}
 JUDGE = {"self": {"wording": "sandbox"}}

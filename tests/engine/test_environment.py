@@ -13,7 +13,8 @@ from alignbench import plugins
 from alignbench.engine import environment, keys, tuning
 from alignbench.engine.cells import cells_of
 from alignbench.errors import RecipeError
-from alignbench.models import arithmetic, child
+from alignbench.models import arithmetic
+from alignbench.models.weights import child
 from alignbench.recipe.load import load
 from alignbench.recipe.resolve import resolve
 from alignbench.recipe.schema import Loaded, Recipe, canonical

@@ -189,7 +189,7 @@ def curves(path: Path) -> str:
 
 
 def answers(path: Path) -> str:
-    from alignbench.worker import samples
+    from alignbench.worker.finished import samples
 
     found = [(a.prompt_id, a.sample, a.ids, a.text, a.finished) for a in samples.read_all(path.parent)]
     return hashlib.sha256(repr(found).encode()).hexdigest()

@@ -19,8 +19,8 @@ from alignbench.recipe.schema import Curve, Recipe
 from alignbench.rows import Demonstration
 from alignbench.rows import Sequence as Scorable
 from alignbench.testing.sessions import open_session
-from alignbench.worker import learning_curve
-from alignbench.worker.context import CellContext
+from alignbench.worker.run import learning_curve
+from alignbench.worker.run.context import CellContext
 
 CURVE = {"evaluations": 2, "prompts": 4}
 

@@ -19,9 +19,10 @@ from alignbench.errors import AlignbenchError
 from alignbench.recipe.resolve import resolve
 from alignbench.recipe.schema import Recipe
 from alignbench.testing.sessions import open_session
-from alignbench.worker import cell as one_cell
-from alignbench.worker import evaluate, finished, judging, measure
-from alignbench.worker.session import Session
+from alignbench.worker.finished import cells as finished
+from alignbench.worker.run.session import Session
+from alignbench.worker.tasks import cell as one_cell
+from alignbench.worker.tasks import evaluate, judging, measure
 
 METRICS = [
     "reward",

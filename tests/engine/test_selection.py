@@ -13,7 +13,7 @@ from alignbench.api.config import NamedJudge, Sampling, Select
 from alignbench.api.judge import Judge, Score
 from alignbench.rows import Demonstration, Prompt
 from alignbench.testing.sessions import open_session
-from alignbench.worker.context import CellContext
+from alignbench.worker.run.context import CellContext
 
 EVALUATIONS = 4
 

@@ -13,7 +13,7 @@ from alignbench import layout, results
 from alignbench.cli import app
 from alignbench.data.table import open_table
 from alignbench.sandbox import gold
-from alignbench.worker import samples
+from alignbench.worker.finished import samples
 
 RECIPE = """
 model: {{id: sandbox}}

@@ -79,7 +79,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory, faults: Faults):
     torch.set_num_threads(THREADS)
     with pytest.MonkeyPatch.context() as patch:
         lab = Lab(tmp_path_factory.mktemp("lab"), faults, METHODS)
-        from alignbench.worker.session import Session
+        from alignbench.worker.run.session import Session
 
         base = Session(lab.task).base
         patch.setattr(models, "load_base", lambda *_, **__: base)

@@ -27,7 +27,8 @@ from alignbench.api.launcher import Task
 from alignbench.layout import CHECKPOINTS
 from alignbench.recipe.resolve import resolve
 from alignbench.recipe.schema import Recipe
-from alignbench.worker import cell, prepare, samples
+from alignbench.worker.finished import samples
+from alignbench.worker.tasks import cell, prepare
 
 from .injection import Faults
 

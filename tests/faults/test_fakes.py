@@ -14,7 +14,7 @@ import torch
 from alignbench import store
 from alignbench.layout import CHECKPOINTS
 from alignbench.training import checkpoint
-from alignbench.worker.cell import GROWING, clear
+from alignbench.worker.tasks.cell import GROWING, clear
 
 from .injection import Faults, killed
 

@@ -15,9 +15,9 @@ from alignbench.judges.reward_model import RewardModel
 from alignbench.recipe.resolve import resolve
 from alignbench.rows import Demonstration, Pair, Prompt, Ranking
 from alignbench.testing.sessions import open_session
-from alignbench.worker.context import CellContext, judge_reward_model
-from alignbench.worker.model_access import ModelAccess
-from alignbench.worker.session import Session
+from alignbench.worker.run.context import CellContext, judge_reward_model
+from alignbench.worker.run.model_access import ModelAccess
+from alignbench.worker.run.session import Session
 
 JUDGE = {"reward-model": {"train_on": "held-out", "share": 0.4, "learning_rate": 1e-3}}
 

@@ -24,8 +24,8 @@ from alignbench.judges.language_model import Self
 from alignbench.judges.wording import PLAIN, wording
 from alignbench.rows import Prompt
 from alignbench.store import Store
-from alignbench.worker.ledger import Ledger
-from alignbench.worker.metering import metered_judge
+from alignbench.worker.run.ledger import Ledger
+from alignbench.worker.run.metering import metered_judge
 
 Reply = tuple[int, Any]
 PROMPT = Prompt(id="p", prompt=({"role": "user", "content": "what is the sky ?"},))

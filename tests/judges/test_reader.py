@@ -11,7 +11,7 @@ from alignbench.api.judge import PairwiseJudgment
 from alignbench.judges.language_model import LanguageModel, Self
 from alignbench.judges.reader import Asking, Found, Reader
 from alignbench.judges.wording import OWN_LEAD, PLAIN, filled, nonce, wording
-from alignbench.models import choices
+from alignbench.models.forward import choices
 from alignbench.rows import Prompt
 
 

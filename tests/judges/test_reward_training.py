@@ -12,7 +12,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausa
 
 from alignbench.errors import DataError
 from alignbench.models import Base
-from alignbench.models.forward import Scores
+from alignbench.models.forward.groups import Scores
 from alignbench.recipe import schema
 from alignbench.rows import Pair, Ranking, Sequence
 from alignbench.testing.losses import reduced

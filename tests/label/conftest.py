@@ -11,7 +11,7 @@ from alignbench import results, store
 from alignbench.api.policy import Answer
 from alignbench.label import design
 from alignbench.label.journal import Annotation
-from alignbench.worker import samples
+from alignbench.worker.finished import samples
 
 LABELS = ("base", "sft", "dpo", "orpo", "rain")
 HOSTILE = (

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from alignbench.models.skeleton import kind_of
+from alignbench.models.weights.skeleton import kind_of
 
 if TYPE_CHECKING:
     from alignbench.models import Base

@@ -136,7 +136,7 @@ def test_checkpointing_does_recompute(base):
 def test_gradients_after_an_evaluation_pass_are_those_before_it_and_of_the_dequantised_model(
     folder, resident
 ):
-    from alignbench.models.quantization import dequantised
+    from alignbench.models.weights.quantization import dequantised
 
     base = load_base(schema.Model(id=str(folder)), resident=resident)
     policy = base.add_adapter("policy", seed=0)

@@ -15,11 +15,12 @@ from transformers.pytorch_utils import Conv1D
 
 from alignbench import ScoringGroup
 from alignbench.api.config import Sampling
-from alignbench.models import Base, Query, TokenTrees, load_base, skeleton
-from alignbench.models.choices import Options, read
-from alignbench.models.files import linear_layers
-from alignbench.models.forward import score
-from alignbench.models.skeleton import kind_of
+from alignbench.models import Base, Query, TokenTrees, load_base
+from alignbench.models.forward.choices import Options, read
+from alignbench.models.forward.groups import score
+from alignbench.models.weights import skeleton
+from alignbench.models.weights.files import linear_layers
+from alignbench.models.weights.skeleton import kind_of
 from alignbench.recipe import schema
 from alignbench.rows import Ids, Prompt, Sequence
 
@@ -150,7 +151,7 @@ def test_gradients_are_those_of_transformers_forward(base):
 
 
 def trained(policy) -> torch.Tensor:
-    from alignbench.models.forward import Group, Scores, lay_out, read, response_states
+    from alignbench.models.forward.groups import Group, Scores, lay_out, read, response_states
 
     base = policy.base
     groups = {"all": Group(SEQUENCES)}

@@ -8,7 +8,8 @@ from contextlib import nullcontext
 import pytest
 import torch
 
-from alignbench.models import arithmetic, child, load_base
+from alignbench.models import arithmetic, load_base
+from alignbench.models.weights import child
 from alignbench.recipe import schema
 from alignbench.rows import Sequence
 from alignbench.training.step import GradientStep

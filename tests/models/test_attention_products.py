@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from alignbench.models import attention_products
+from alignbench.models.forward import attention_products
 
 SHAPES = [(2, 4, 4, 7, 7, 8), (2, 6, 2, 7, 7, 16), (1, 6, 3, 3, 9, 8)]
 """B, H, G, Q, T, size."""

@@ -9,7 +9,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from alignbench.errors import ModelError
 from alignbench.models import Base, load_base
-from alignbench.models.choices import options_of, read
+from alignbench.models.forward.choices import options_of, read
 from alignbench.recipe import schema
 
 TEMPLATE = (
@@ -129,7 +129,7 @@ def test_what_is_read_together_does_not_change_what_is_read(letters: Base, monke
     questions = [ids(letters, text) for _, _, text in QUESTIONS]
     groups = [(p, first) for p, first, _ in QUESTIONS]
     whole = read(letters.policy(), questions, options, groups)
-    monkeypatch.setattr("alignbench.models.choices.QUESTIONS", {"cpu": 90})
+    monkeypatch.setattr("alignbench.models.forward.choices.QUESTIONS", {"cpu": 90})
     pieces = read(letters.policy(), questions, options, groups)
     assert pieces.forwards > whole.forwards
     torch.testing.assert_close(whole.probabilities, pieces.probabilities, atol=1e-6, rtol=0)

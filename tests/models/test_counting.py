@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 from alignbench.api.config import Sampling
 from alignbench.api.method import ScoringGroup
 from alignbench.models import Base, DecodingBase, Query, counting, load_base
-from alignbench.models.forward import Group, Scores, lay_out, read, response_states, score
+from alignbench.models.forward.groups import Group, Scores, lay_out, read, response_states, score
 from alignbench.models.meter import Meter, Tally, Work, doing, metered
 from alignbench.recipe import schema
 from alignbench.rows import Prompt, Sequence

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from alignbench.api.config import Sampling
-from alignbench.models import generation, incremental, load_base, meter
+from alignbench.models import generation, load_base, meter
+from alignbench.models.forward import incremental
 from alignbench.models.generation import _kept, gumbel, noise_key, stop_ids
 from alignbench.recipe import schema
 from alignbench.rows import Prompt

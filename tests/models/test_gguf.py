@@ -19,10 +19,11 @@ from alignbench.api.config import Sampling
 from alignbench.data import gguf as format
 from alignbench.data.tokens import context, encode, load_tokenizer, render
 from alignbench.errors import ModelError
-from alignbench.models import child, load_base
-from alignbench.models.files import check_classifier, check_language_model, check_targets
-from alignbench.models.hub import model_folder
-from alignbench.models.quantization import quantised_layers
+from alignbench.models import load_base
+from alignbench.models.weights import child
+from alignbench.models.weights.files import check_classifier, check_language_model, check_targets
+from alignbench.models.weights.hub import model_folder
+from alignbench.models.weights.quantization import quantised_layers
 from alignbench.recipe import schema
 from alignbench.rows import Prompt
 from alignbench.store import Store

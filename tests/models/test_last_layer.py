@@ -16,8 +16,8 @@ from transformers import (
     Qwen3Config,
 )
 
-from alignbench.models.attention import install
-from alignbench.models.last_layer import only
+from alignbench.models.forward.attention import install
+from alignbench.models.forward.last_layer import only
 
 SMALL = {"vocab_size": 24, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
 SMALL |= {"intermediate_size": 48, "pad_token_id": 0, "initializer_range": 0.3}

@@ -15,8 +15,9 @@ from safetensors.torch import load_file, save_file
 
 from alignbench.api.config import Sampling
 from alignbench.errors import ModelError
-from alignbench.models import load_base, load_classifier, loading, quantization
-from alignbench.models.quantization import ERROR_LIMIT, dequantised
+from alignbench.models import load_base, load_classifier, loading
+from alignbench.models.weights import quantization
+from alignbench.models.weights.quantization import ERROR_LIMIT, dequantised
 from alignbench.recipe import schema
 from alignbench.rows import Prompt, Sequence
 from alignbench.store import Store

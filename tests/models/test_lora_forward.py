@@ -10,7 +10,7 @@ import torch
 from peft import LoraConfig, inject_adapter_in_model
 from torch import Tensor, nn
 
-from alignbench.models import lora_forward
+from alignbench.models.forward import lora_forward
 
 
 def adapted(*, bias: bool, dropout: float = 0.0) -> Any:

@@ -29,7 +29,7 @@ print(min(faults[1:]))
 
 
 def faults(how: str) -> int:
-    from alignbench.models import memory
+    from alignbench.models.forward import memory
 
     output = subprocess.run([sys.executable, "-c", ROUNDS, how, memory.__file__], stdout=-1, check=True)
     return int(output.stdout)
@@ -42,7 +42,7 @@ def test_freed_memory_is_used_again_without_faults():
 
 
 def test_the_memory_of_a_token_is_measured(base):
-    from alignbench.models.forward import bytes_per_token
+    from alignbench.models.forward.groups import bytes_per_token
 
     policy = base.add_adapter("measured", seed=0)
     config = base.model.config
@@ -54,7 +54,7 @@ def test_the_memory_of_a_token_is_measured(base):
 
 
 def test_cells_that_run_in_parallel_share_the_machine(monkeypatch):
-    from alignbench.models import memory
+    from alignbench.models.forward import memory
 
     assert 1 << 26 < memory.machine() <= memory.psutil.virtual_memory().total
     monkeypatch.setattr(memory.os, "sched_getaffinity", lambda process: set(range(8)))

@@ -16,9 +16,10 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from alignbench.models import Base, choices, varlen
-from alignbench.models.choices import options_of, read
-from alignbench.models.prefix_tree import prefix_tree, tree_states
+from alignbench.models import Base
+from alignbench.models.forward import choices, varlen
+from alignbench.models.forward.choices import options_of, read
+from alignbench.models.forward.prefix_tree import prefix_tree, tree_states
 from alignbench.rows import Ids
 
 SMALL = {"vocab_size": 24, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}

@@ -9,7 +9,7 @@ import pytest
 
 from alignbench.errors import Exit, ModelError, SecurityError
 from alignbench.models import load_base
-from alignbench.models.hub import obtain
+from alignbench.models.weights.hub import obtain
 from alignbench.recipe import schema
 
 

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from alignbench.errors import ModelError
-from alignbench.models import forward, lm_head, load_base, scoring
-from alignbench.models.forward import Group, lay_out, response_states
+from alignbench.models import load_base
+from alignbench.models.forward import groups, lm_head, scoring
+from alignbench.models.forward.groups import Group, lay_out, response_states
 from alignbench.recipe import schema
 from alignbench.rows import Sequence
 
@@ -128,6 +129,6 @@ def test_in_half_precision_a_text_scores_alike_with_a_gradient_and_without(folde
         with torch.set_grad_enabled(gradient), base.using(policy), base.arithmetic():
             layout = lay_out({"": Group(texts)}, base.device)
             found = lm_head.log_probabilities(base, response_states(base, layout), layout.targets)
-        return forward.spread(found, layout.spans[""]).sum(-1).detach()
+        return groups.spread(found, layout.spans[""]).sum(-1).detach()
 
     assert torch.equal(sums(True), sums(False))

@@ -15,8 +15,9 @@ from typer.testing import CliRunner
 
 from alignbench.cli import app
 from alignbench.errors import Exit, ModelError
-from alignbench.models import child, load_base
-from alignbench.models.skeleton import targets_in, weights
+from alignbench.models import load_base
+from alignbench.models.weights import child
+from alignbench.models.weights.skeleton import targets_in, weights
 from alignbench.recipe import schema
 from alignbench.store import Store
 

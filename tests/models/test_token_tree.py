@@ -10,10 +10,12 @@ import pytest
 import torch
 
 from alignbench.errors import ModelError
-from alignbench.models import Query, TokenTrees, attention, kv_pool, load_base, queries, token_tree
+from alignbench.models import Query, TokenTrees, load_base
+from alignbench.models.forward import attention
+from alignbench.models.forward.last_layer import only
 from alignbench.models.generation import gumbel
-from alignbench.models.last_layer import only
-from alignbench.models.queries import replies_of
+from alignbench.models.trees import kv_pool, queries, token_tree
+from alignbench.models.trees.queries import replies_of
 from alignbench.recipe import schema
 
 from .conftest import build_gpt2, build_model, disturb

@@ -15,9 +15,9 @@ from alignbench.recipe.load import load
 from alignbench.recipe.resolve import resolve
 from alignbench.testing import MethodSuite
 from alignbench.testing.sessions import open_session
-from alignbench.worker import cell
-from alignbench.worker.context import CellContext
-from alignbench.worker.session import Session
+from alignbench.worker.run.context import CellContext
+from alignbench.worker.run.session import Session
+from alignbench.worker.tasks import cell
 
 METHODS = '''
 """Methods that train in ways the laws are about. Source: https://example.com"""

@@ -20,9 +20,9 @@ from alignbench.rewards import reward
 from alignbench.rows import Prompt
 from alignbench.testing import JudgeSuite, MethodSuite, MetricSuite, SourceSuite
 from alignbench.testing.sessions import open_session
-from alignbench.worker.context import CellContext
-from alignbench.worker.policy_io import save_policy
-from alignbench.worker.session import Session
+from alignbench.worker.run.context import CellContext
+from alignbench.worker.run.policy_io import save_policy
+from alignbench.worker.run.session import Session
 
 BROKEN = Path(__file__).parent / "broken"
 ROWS = {"budget": {"rows": 12}}

@@ -11,7 +11,7 @@ from alignbench.api.config import Sampling
 from alignbench.testing import JudgeSuite, MetricSuite, SourceSuite
 from alignbench.testing.launchers import RECIPE
 from alignbench.testing.sessions import open_session
-from alignbench.worker import cell as cells
+from alignbench.worker.tasks import cell as cells
 
 
 def test_no_method_need_be_installed_to_try_a_plugin_of_another_kind(

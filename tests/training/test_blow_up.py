@@ -8,8 +8,8 @@ import pytest
 
 from alignbench.testing.sessions import open_session
 from alignbench.training.blow_up import Trace
-from alignbench.worker.context import CellContext
-from alignbench.worker.policy_io import load_method
+from alignbench.worker.run.context import CellContext
+from alignbench.worker.run.policy_io import load_method
 
 
 def trace(*logs: tuple[float, float]) -> Trace:

@@ -8,9 +8,10 @@ import torch
 
 from alignbench import layout
 from alignbench.errors import DataError
-from alignbench.models import attention, lm_head, load_base, varlen
-from alignbench.models.forward import Group, lay_out, response_states, spread
-from alignbench.models.lm_head import log_probabilities
+from alignbench.models import load_base
+from alignbench.models.forward import attention, lm_head, varlen
+from alignbench.models.forward.groups import Group, lay_out, response_states, spread
+from alignbench.models.forward.lm_head import log_probabilities
 from alignbench.recipe import schema
 from alignbench.rows import Sequence
 from alignbench.training import reference

@@ -14,8 +14,9 @@ from torch import nn
 from alignbench.api.config import Budget
 from alignbench.api.method import ScoringGroup
 from alignbench.errors import Diverged, ModelError
-from alignbench.models import Base, ModelPolicy, load_base, memory
-from alignbench.models.forward import bytes_per_token
+from alignbench.models import Base, ModelPolicy, load_base
+from alignbench.models.forward import memory
+from alignbench.models.forward.groups import bytes_per_token
 from alignbench.models.meter import Work
 from alignbench.recipe import schema
 from alignbench.rows import Pair, UnpairedPreference

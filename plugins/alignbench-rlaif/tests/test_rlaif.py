@@ -21,8 +21,8 @@ from alignbench.testing import MethodSuite
 from alignbench.testing.sessions import open_session
 from alignbench.training import reward_model
 from alignbench.training.reward_quality import comparisons
-from alignbench.worker.context import CellContext
-from alignbench.worker.session import Session
+from alignbench.worker.run.context import CellContext
+from alignbench.worker.run.session import Session
 
 JUDGE = {"self": {"wording": "sandbox"}}
 SHORT = {"max_new_tokens": 16}

@@ -16,11 +16,11 @@ from alignbench import ScoringGroup, Sequence
 from alignbench.testing import MethodSuite
 from alignbench.testing.losses import reduced
 from alignbench.testing.sessions import open_session
-from alignbench.worker import cell as cells
-from alignbench.worker import learning_curve
-from alignbench.worker.context import CellContext
-from alignbench.worker.policy_io import load_method
-from alignbench.worker.session import Session
+from alignbench.worker.run import learning_curve
+from alignbench.worker.run.context import CellContext
+from alignbench.worker.run.policy_io import load_method
+from alignbench.worker.run.session import Session
+from alignbench.worker.tasks import cell as cells
 
 SMALL = {"rollout_batch_size": 16, "ppo_epochs": 1, "max_new_tokens": 12}
 
@@ -213,7 +213,7 @@ def gradients(ppo: PPO, weights: list[torch.Tensor], batch: list[Item]) -> list[
 
 
 def _graph(ppo: PPO, name: str, group: ScoringGroup) -> Any:
-    from alignbench.models.forward import Scores
+    from alignbench.models.forward.groups import Scores
 
     policy: Any = group.policy or ppo.policy
     base, items = policy.base, list(group.items)

@@ -16,7 +16,7 @@ from torch.nn import Dropout
 from alignbench import Pair, Sampling, Sequence, layout, plugins
 from alignbench.recipe.resolve import resolve
 from alignbench.testing import MethodSuite
-from alignbench.worker.borrow import borrowed
+from alignbench.worker.run.borrow import borrowed
 
 
 class Laws(MethodSuite):

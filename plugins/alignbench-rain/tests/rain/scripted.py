@@ -11,7 +11,7 @@ import torch
 from alignbench_rain.search import Found, Rated, Response, Search, Words, noise
 
 from alignbench import Query, Reply
-from alignbench.models.queries import replies_of
+from alignbench.models.trees.queries import replies_of
 
 END, COMMA, VOCABULARY = 9, 8, 10
 PROMPT = (0,)

@@ -16,7 +16,7 @@ from alignbench_rain.search import Search
 
 from alignbench import DecodingBase, ModelError, PluginError, Prompt, Query, Reply, Sampling, TokenTrees
 from alignbench.judges.gold import Gold
-from alignbench.models.queries import replies_of
+from alignbench.models.trees.queries import replies_of
 from alignbench.sandbox import gold
 
 from .conftest import QUESTION, THRESHOLD

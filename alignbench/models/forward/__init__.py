@@ -1,0 +1,1 @@
+"""What a frozen network with adapters computes of given tokens: hidden states, log-probabilities, choices."""

@@ -1,0 +1,268 @@
+"""One forward for all sequences under one adapter; only the states that predict response tokens meet a head."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sized
+from collections.abc import Sequence as Many
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import Module
+
+from alignbench.api.method import PerToken, ScoringGroup
+from alignbench.errors import PluginError
+from alignbench.models import counting, meter
+from alignbench.models.forward import memory
+from alignbench.models.forward.lm_head import log_probabilities
+from alignbench.models.forward.network import Adapted, Network
+from alignbench.models.forward.varlen import Varlen, hidden_states
+from alignbench.rows import Sequence
+
+
+@dataclass(frozen=True)
+class Group:
+    """Sequences that a loss knows by one name, and what reads their hidden states."""
+
+    items: Many[Sequence]
+    head: Module | None = None
+    temperature: float = 1.0
+
+
+@dataclass
+class Scores:
+    """What a loss sees of one group: see `alignbench.api.method.GroupScores`."""
+
+    group: str
+    mask: Tensor
+    tolerance: float | None
+    logps: Tensor = field(init=False)
+    values: Tensor = field(init=False)
+
+    def sums(self) -> Tensor:
+        return self.logps.sum(-1)
+
+    def means(self) -> Tensor:
+        return self.logps.sum(-1) / self.mask.sum(-1).clamp(min=1)
+
+    def per_token(self, values: Tensor) -> PerToken:
+        if values.shape != self.mask.shape:
+            raise PluginError(
+                f"per_token of the group '{self.group}' got values of shape {list(values.shape)}, "
+                f"but its mask has shape {list(self.mask.shape)}",
+                "give one value for each place of the mask",
+            )
+        return PerToken(values, self.group)
+
+
+@dataclass(frozen=True)
+class Span:
+    """Where one group's scores lie."""
+
+    part: slice
+    """Of the M response tokens."""
+    mask: Tensor
+    """bool [N, R]: True on response tokens."""
+    place: Tensor
+    """int64: their flat places in [N, R]."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where everything lies: F tokens that go through the network, of which M states meet a head."""
+
+    ids: Tensor
+    """int64 [F]: the tokens of all sequences but their last, which nothing follows."""
+    positions: Tensor
+    """int64 [F]: the position of each token in its sequence."""
+    varlen: Varlen
+    read: Tensor
+    """int64 [E]: the tokens whose states are read, each once."""
+    states: Tensor
+    """int64 [M]: which of these predicts each response token."""
+    targets: Tensor
+    """int64 [M]: the response tokens."""
+    spans: Mapping[str, Span]
+
+
+def lay_out(groups: Mapping[str, Group], device: torch.device) -> Layout:
+    """Place all groups side by side.
+
+    Groups over the same `items` share one forward, and sequences whose prompt is the same object share the
+    prompt's states: the chosen and the rejected answer of a pair, or K answers of a ranking.
+    """
+    prompts: dict[int, tuple[int, int]] = {}
+    flat: list[int] = []
+    positions: list[np.ndarray] = []
+    rows: list[tuple[int, int, int, int]] = []
+    """Of each sequence: where its prompt and its response begin in `flat`, and how long they are there."""
+    first: dict[int, int] = {}
+    for group in groups.values():
+        if id(group.items) in first:
+            continue
+        first[id(group.items)] = len(rows)
+        for sequence in group.items:
+            size, more = len(sequence.prompt), len(sequence.response) - 1
+            if id(sequence.prompt) not in prompts:
+                prompts[id(sequence.prompt)] = len(flat), size
+                flat += sequence.prompt
+                positions.append(np.arange(size))
+            rows.append((prompts[id(sequence.prompt)][0], size, len(flat), more))
+            flat += sequence.response[:more]
+            positions.append(np.arange(size, size + more))
+    width = max(size + more for _, size, _, more in rows)
+    gather = np.zeros((len(rows), width), dtype=np.int64)
+    back = np.zeros(len(flat), dtype=np.int64)
+    for row, (prompt, size, response, more) in enumerate(rows):
+        gather[row, :size] = np.arange(prompt, prompt + size)
+        gather[row, size : size + more] = np.arange(response, response + more)
+        back[prompt : prompt + size] = np.arange(row * width, row * width + size)
+        back[response : response + more] = np.arange(row * width + size, row * width + size + more)
+    states, targets, spans, start = [], [], {}, 0
+    for name, group in groups.items():
+        longest = max(len(sequence.response) for sequence in group.items)
+        mask = np.zeros((len(group.items), longest), dtype=bool)
+        for at, sequence in enumerate(group.items):
+            prompt, size, response, more = rows[first[id(group.items)] + at]
+            mask[at, : more + 1] = True
+            states += [prompt + size - 1, *range(response, response + more)]
+            targets += sequence.response
+        count = int(mask.sum())
+        place = np.flatnonzero(mask)
+        spans[name] = Span(slice(start, start + count), _to(mask, device), _to(place, device))
+        start += count
+    tokens_read, which = np.unique(np.array(states), return_inverse=True)
+    return Layout(
+        ids=_to(np.array(flat), device),
+        positions=_to(np.concatenate(positions), device),
+        varlen=Varlen(_to(gather.reshape(-1), device), _to(back, device), *gather.shape),
+        read=_to(tokens_read, device),
+        states=_to(which, device),
+        targets=_to(np.array(targets), device),
+        spans=spans,
+    )
+
+
+def response_states(base: Network, layout: Layout) -> Tensor:
+    """Return [M, hidden] of the active adapter: the states that predict the response tokens."""
+    # A recomputed last layer would be the whole one: it is recomputed when the block below has ended.
+    short = not (base.recomputes and torch.is_grad_enabled())
+    states = hidden_states(base.model, layout.ids, layout.positions, layout.varlen, layout.read, short=short)
+    return states.index_select(0, layout.states)
+
+
+def bytes_per_token(policy: Adapted) -> float:
+    """Return the bytes that a forward with gradient keeps for its backward pass, for each token of its sequences.
+
+    It is measured once for a base, by two forwards: what the longer one keeps more. The head is not part of it: of
+    the logits no more than a fixed number is there at a time.
+    """
+    base = policy.base
+    if base.kept_per_token is None:
+        short, long = (_kept_bytes(policy, length) for length in (32, 64))
+        base.kept_per_token = max(0.0, (long - short) / 32) + 2 * 4 * base.head.weight.shape[1]
+    return base.kept_per_token
+
+
+def _kept_bytes(policy: Adapted, length: int) -> int:
+    base = policy.base
+    weights = {one.untyped_storage().data_ptr() for one in (*base.model.parameters(), *base.model.buffers())}
+    kept: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    whole = Sequence(base.trial_text(0, 2), base.trial_text(1, length - 1))
+    with (
+        counting.trying(),
+        torch.enable_grad(),
+        torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
+        base.using(policy),
+        base.arithmetic(),
+    ):
+        states = response_states(base, lay_out({"": Group([whole])}, base.device))
+    del states  # until here it holds what is counted, so that no storage is used twice
+    return sum(kept.values())
+
+
+def spread(flat: Tensor, span: Span) -> Tensor:
+    """Return the scores of one group, [M] to [N, R], 0 outside the mask."""
+    return flat.new_zeros(span.mask.numel()).index_copy(0, span.place, flat).view(span.mask.shape)
+
+
+def read(base: Network, group: Group, states: Tensor, layout: Layout, name: str, scores: Scores) -> Scores:
+    """Fill in what one group's head says of the states [M, hidden] of its adapter."""
+    span = layout.spans[name]
+    part = states[span.part]
+    if group.head is None:
+        flat = log_probabilities(base, part, layout.targets[span.part], group.temperature)
+        scores.logps = spread(flat, span)
+    else:
+        scores.values = spread(group.head(part.float()).flatten(), span)
+    return scores
+
+
+def batches(items: Many[Sized], positions: int) -> Iterator[list[int]]:
+    """Yield places of items of similar length that fit into `positions` together, the longest first."""
+    order = sorted(range(len(items)), key=lambda place: (-len(items[place]), place))
+    while order:
+        size = max(1, positions // max(1, len(items[order[0]])))
+        yield order[:size]
+        order = order[size:]
+
+
+@torch.no_grad()
+def score(
+    default: Adapted, groups: Mapping[str, ScoringGroup], positions: int | None = None
+) -> dict[str, Scores]:
+    """Score whole groups as the trainer does, at most `positions` token positions in one forward.
+
+    A group without a policy is scored under `default`; groups over the same `items` share their forwards.
+    """
+    found: dict[str, Scores] = {}
+    together: dict[tuple[int, int], list[str]] = {}
+    for name, group in groups.items():
+        together.setdefault((id(group.policy or default), id(group.items)), []).append(name)
+    for names in together.values():
+        first = groups[names[0]]
+        policy: Any = first.policy or default
+        base, items = policy.base, first.items
+        longest = max(len(one.response) for one in items)
+        mask = torch.tensor([[at < len(one.response) for at in range(longest)] for one in items])
+        for name in names:
+            found[name] = Scores(name, mask.to(base.device), _tolerance(base))
+            whole = torch.zeros(mask.shape, device=base.device)
+            if groups[name].head is None:
+                found[name].logps = whole
+            else:
+                found[name].values = whole
+        for places in batches(items, positions or memory.positions(base, memory.POSITIONS)):
+            part = [items[place] for place in places]
+            given = {name: Group(part, groups[name].head, groups[name].temperature) for name in names}
+            with meter.doing("score"), base.using(policy), base.arithmetic():
+                layout = lay_out(given, base.device)
+                states = response_states(base, layout)
+            for name, group in given.items():
+                span = layout.spans[name]
+                scores = read(base, group, states, layout, name, Scores(name, span.mask, None))
+                whole, some = (
+                    (found[name].logps, scores.logps)
+                    if group.head is None
+                    else (found[name].values, scores.values)
+                )
+                whole[torch.tensor(places, device=base.device), : some.shape[1]] = some
+    return found
+
+
+def _tolerance(base: Network) -> float:
+    return 1e-5 if base.dtype == torch.float32 else 1e-2
+
+
+def _to(array: np.ndarray, device: torch.device) -> Tensor:
+    tensor = torch.from_numpy(array)
+    return tensor if device.type == "cpu" else tensor.pin_memory().to(device, non_blocking=True)

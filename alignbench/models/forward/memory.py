@@ -1,0 +1,113 @@
+"""How much one forward may hold on each device, and how the C library keeps freed memory."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import psutil
+
+if TYPE_CHECKING:
+    from alignbench.models.forward.network import Network
+
+SHARE = {"cpu": 0.25, "cuda": 0.5}
+"""Share of the memory that one forward may take for what its backward pass needs."""
+
+ACTIVATIONS = {"cpu": 1 << 30, "cuda": 1 << 40}
+"""Bytes that it may take at most. On a CPU more is not faster: 700 and 4,700 tokens of a model of 135 million weights
+in one forward train as many tokens a second to within 5 %."""
+
+PASSING = {"cpu": 1 << 29, "cuda": 1 << 33}
+"""Bytes of what one layer holds for the positions of a forward without gradient."""
+
+POSITIONS = {"cpu": 16384, "cuda": 16384}
+"""Token positions of one scoring forward, as if all its sequences were as long as the longest: at most."""
+
+TREE_POSITIONS = {"cpu": 4096, "cuda": 32768}
+"""New positions of one forward over token trees."""
+
+QUESTIONS = {"cpu": 4096, "cuda": 65536}
+"""Tokens of the questions of one forward over their prefix tree, before shared prefixes are taken out."""
+
+CACHED_QUESTIONS = {"cpu": 2048, "cuda": 65536}
+"""The same of one forward with a cache and padding."""
+
+LOGITS = {"cpu": 1 << 22, "cuda": 1 << 27}
+"""Numbers of the largest tensor of logits, float32: positions x vocabulary."""
+
+ANSWERS = {"cpu": 256, "cuda": 256}
+"""Answers that are generated together at most."""
+
+CACHE = {"cpu": 1 << 29, "cuda": 1 << 34}
+"""Bytes of keys and values of one batch of answers at most."""
+
+POOL_GROWTH = {"cpu": 2.0, "cuda": 1.5}
+"""A full pool of keys and values grows by this factor; on a CPU, memory that is not written yet costs nothing."""
+
+TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3
+"""Parameters of glibc's `mallopt`, from malloc.h."""
+
+KEPT = 1 << 28
+"""Bytes of free memory that are not given back."""
+
+LARGEST = 1 << 25
+"""Bytes of the largest block that is kept; glibc allows no more."""
+
+
+def positions(base: Network, most: dict[str, int]) -> int:
+    """Return how many positions one forward without gradient may have: `most`, or what one layer has room for."""
+    config: Any = base.model.config.get_text_config()
+    hidden = base.head.weight.shape[1]
+    inner = getattr(config, "intermediate_size", None) or 4 * hidden
+    held = (8 * hidden + 4 * inner) * base.dtype.itemsize
+    kind = base.device.type
+    return max(1, min(most[kind], PASSING[kind] // held))
+
+
+def for_activations(kind: str, threads: int, taken: int = 0) -> int:
+    """Return the bytes that one forward may keep for its backward pass; `taken`: those that weights take of a device.
+
+    On a CPU the cells that run in parallel, as many as their `threads` allow, share the memory of the machine or
+    of its control group. All of it counts, not what is free at the moment: what is computed together decides the
+    last digits, and equal runs have to be equal.
+    """
+    if kind == "cuda":
+        import torch
+
+        whole = torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory
+        return int((whole - taken) * SHARE[kind])
+    cells = max(1, len(os.sched_getaffinity(0)) // threads)
+    return min(ACTIVATIONS[kind], int(SHARE[kind] * machine() / cells))
+
+
+def machine() -> int:
+    """Return the bytes of memory that this process may use: those of the machine, or of its control group."""
+    limits = [psutil.virtual_memory().total]
+    for file in ("memory.max", "memory/memory.limit_in_bytes"):  # version 2, version 1
+        for group in ("", *_groups()):
+            path = Path("/sys/fs/cgroup") / group.strip("/") / file
+            if path.is_file() and (text := path.read_text().strip()).isdecimal():
+                limits.append(int(text))
+    return min(limits)
+
+
+def _groups() -> list[str]:
+    """The paths of this process's control groups, with those above them."""
+    file = Path("/proc/self/cgroup")
+    paths = [line.split(":", 2)[2] for line in file.read_text().splitlines()] if file.is_file() else []
+    return [str(part) for path in paths for part in (Path(path), *Path(path).parents)]
+
+
+def keep_freed() -> bool:
+    """Let this process keep the memory of freed tensors for the next ones; return whether the C library can.
+
+    By default glibc returns some of it to the system after each layer, and the system clears and maps it again,
+    page by page, for the next: a quarter of the time of a forward whose tensors are some megabytes large.
+    """
+    if sys.platform != "linux":
+        return False
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # musl has none
+    return bool(mallopt and mallopt(MMAP_THRESHOLD, LARGEST) and mallopt(TRIM_THRESHOLD, KEPT))

@@ -1,0 +1,1 @@
+"""Token trees: what follows any path of tokens, each position computed once."""

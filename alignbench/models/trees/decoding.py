@@ -1,0 +1,65 @@
+"""What a decoder needs of a frozen model: prompts to tokens, trees of next tokens, tokens to text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Many
+
+from transformers import PreTrainedTokenizerFast
+
+from alignbench.api.policy import Policy
+from alignbench.errors import PluginError
+from alignbench.models import meter
+from alignbench.models.generation import noise_key
+from alignbench.models.policy import ModelPolicy
+from alignbench.models.trees.token_tree import TokenTrees
+from alignbench.rows import Prompt
+
+
+class DecodingBase(TokenTrees):
+    """A frozen model for a decoder, which picks tokens in a way of its own.
+
+    `new_tree`, `ask` with `Query` and `Reply`, and `free_prefix` read what follows any path of tokens; the other
+    members turn prompts into paths and paths into text. What is computed is charged to the run that computes.
+    Raises PluginError where `policy` is a decoder itself.
+    """
+
+    def __init__(self, policy: Policy):
+        if not isinstance(policy, ModelPolicy):
+            raise PluginError(
+                "a search needs a model to search, and its start is a decoder itself",
+                "let it start from the label below that decoder",
+            )
+        super().__init__(policy)
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerFast:
+        """The model's tokenizer."""
+        return self.base.tokenizer
+
+    @property
+    def ends(self) -> frozenset[int]:
+        """Every token that ends an answer."""
+        return self.stops
+
+    @property
+    def device(self) -> str:
+        """Where the model lies: `cpu` or `cuda`."""
+        return self.base.device.type
+
+    def tokenised(self, prompts: Many[Prompt]) -> list[Prompt]:
+        """Return the prompts with their token ids."""
+        meter.answered(prompts)
+        return self.policy.tokenised(prompts)
+
+    def decode(self, ids: Many[int]) -> str:
+        """Return the text of an answer's tokens, without those that end it."""
+        kept = [one for one in ids if one not in self.stops]
+        return str(self.base.tokenizer.decode(kept, skip_special_tokens=True))
+
+    def noise(self, key: int, prompt_id: str, sample: int) -> int:
+        """Return the key of one answer's noise, for `Query.noise`: it depends on no other prompt."""
+        return noise_key(key, prompt_id, sample)
+
+    def answered(self, count: int) -> None:
+        """Report that `count` answers have ended, for the progress display."""
+        self.base.answered(count)

@@ -1,0 +1,1 @@
+"""Finished cells: their answers, their scores, and what metrics read of them."""

@@ -1,0 +1,162 @@
+"""`alignbench.api.method.Run` for one cell, or for one stage inside a cell."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, MutableMapping
+from collections.abc import Sequence as Many
+from contextlib import AbstractContextManager
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from alignbench.api.config import Budget, Select, Split
+from alignbench.api.method import GroupScores, Method, Rows, ScoringGroup, Sequence
+from alignbench.api.policy import Policy, TrainablePolicy
+from alignbench.recipe.schema import BASE, COMPARISONS, Start
+from alignbench.rows import Row, Text, View
+from alignbench.worker.run import feedback, shared, stages, trainings
+from alignbench.worker.run.cell_state import CellState
+from alignbench.worker.run.isolation import isolated
+from alignbench.worker.run.resume import rows_digest
+from alignbench.worker.run.session import Session
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from torch.nn import Module
+
+    from alignbench.training.checkpoint import Checkpoints
+
+
+class CellContext(CellState):
+    """`alignbench.api.method.Run` for one cell, or for one stage inside a cell.
+
+    What is not in that contract is for the rest of this package.
+    """
+
+    def rows(self, view: type[View], split: Split = "train", given: Many[Row] | None = None) -> Rows[View]:
+        if given is not None:
+            return self.session.table.rows(view, seed=self.seed, given=self.declared(given))
+        rows = self.given
+        if rows is None and split == "train" and view is not Text:
+            relabel = self.comparisons is not None and view in COMPARISONS
+            rows = self.relabelled if relabel else self.session.training_rows(view)
+        return self.session.table.rows(view, split, seed=self.seed, given=rows)
+
+    @cached_property
+    def relabelled(self) -> list[Row]:
+        """The comparisons that `data.source` asks for."""
+        assert self.comparisons is not None
+        return self.declared(feedback.comparisons(self, self.comparisons))
+
+    def train(
+        self,
+        policy: Policy,
+        batches: Rows[Any] | Callable[[int], list[Any]],
+        sequences: Callable[[list[Any]], Mapping[str, Any]],
+        loss: Callable[..., Any],
+        *,
+        learning_rate: float,
+        modules: Mapping[str, Module] | None = None,
+        learning_rates: Mapping[Any, float] | None = None,
+        repeats: int = 1,
+        select: Select | None = None,
+        state: MutableMapping[str, Any] | None = None,
+        proxy: Callable[[list[Sequence]], Tensor] | None = None,
+        before_step: Callable[[list[Any]], None] | None = None,
+        budget: Budget | None = None,
+        limit: Budget | None = None,
+    ) -> None:
+        trainings.train(
+            self,
+            policy,
+            batches,
+            sequences,
+            loss,
+            learning_rate=learning_rate,
+            modules=modules,
+            learning_rates=learning_rates,
+            repeats=repeats,
+            select=select,
+            state=state,
+            proxy=proxy,
+            before_step=before_step,
+            budget=budget,
+            limit=limit,
+        )
+
+    def borrow(self, policy: TrainablePolicy) -> AbstractContextManager[tuple[Any, Any]]:
+        from alignbench.worker.run.borrow import borrowed
+
+        if self.left <= 0:
+            raise stages.nothing_left(self)
+        return borrowed(self, policy)
+
+    def checkpoints(self, rows: Rows[Any]) -> Checkpoints:
+        """Return the checkpoints of the next training, which is another library's."""
+        inputs = {
+            "rows": rows_digest(rows),
+            "budget": self.budget.model_dump(),
+            "training": self.training.model_dump(),
+        }
+        every = self.session.task.every
+        return self.scope.checkpoints(self.ledger, self.meter, self.curves, inputs, every=every)
+
+    def trained(
+        self,
+        *,
+        epochs: float,
+        rows: float,
+        steps: int,
+        view: Rows[Any] | None = None,
+        learned: Many[Row] = (),
+    ) -> None:
+        """Take a training of another library off the budget; `learned`, rows of a view, entered its loss."""
+        self.ledger.account.add(epochs=epochs, rows=rows, steps=steps)
+        if view is not None:
+            self.ledger.cost.add(comparisons=trainings.comparisons(self, view, rows))
+        for row in learned:
+            origin, id = self.origins.of_row(row)
+            self.ledger.learned.setdefault(origin, set()).add(id)
+
+    def score(self, groups: Mapping[str, ScoringGroup]) -> Mapping[str, GroupScores]:
+        from alignbench.models.forward.groups import score
+
+        return score(self.start, groups)  # pyright: ignore[reportArgumentType]
+
+    def stage(
+        self,
+        method: str,
+        *,
+        rows: Many[Row] | None = None,
+        start: Policy | None = None,
+        budget: Budget | None = None,
+        **config: Any,
+    ) -> Policy:
+        return stages.stage(self, method, rows=rows, start=start, budget=budget, config=config)
+
+    def shared(self, make: Callable[[Path], None], **inputs: Any) -> Path:
+        return shared.shared(self, make, inputs)
+
+    def align(self, method: Method) -> Policy:
+        """Run the method, its random state apart, and charge what is computed meanwhile to this run."""
+        with isolated(self.number("global")), self.meter.charging():
+            return method.align(self)
+
+
+def finished_policy(session: Session, label: str, seed: int) -> Policy:
+    """Rebuild the policy of a finished cell."""
+    return _at_base(session, seed).policy(label)
+
+
+def outside_start(session: Session, start: Start, seed: int) -> Policy:
+    """Return the frozen policy that a label starts from, where it lies outside the run."""
+    return CellContext(session, label=BASE, seed=seed, method="", start=start, folder=session.run).start
+
+
+def judge_reward_model(session: Session) -> Callable[..., Any]:
+    """Return what trains the reward models that judge in the evaluation."""
+    return _at_base(session, 0).held_out_reward_model
+
+
+def _at_base(session: Session, seed: int) -> CellContext:
+    return CellContext(session, label=BASE, seed=seed, method="", start=BASE, folder=session.run)

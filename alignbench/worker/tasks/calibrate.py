@@ -1,0 +1,427 @@
+"""What a run will take, measured on parts of it: every label and the evaluation on growing parts, in one process.
+
+A part is a few rows and prompts that are as long as all of them are. What is measured goes to a file, a line for
+each part, so that it outlives a process that is killed.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+from collections.abc import Callable, Iterator
+from collections.abc import Sequence as Many
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from math import ceil, sqrt
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from alignbench import layout, store
+from alignbench.api.config import TOTALS, Budget, Split
+from alignbench.api.launcher import Event, Task
+from alignbench.api.metric import Cell
+from alignbench.api.policy import Answer
+from alignbench.data.split import prompt_key
+from alignbench.data.table import Table
+from alignbench.recipe.plan import LabelPlan, Plan
+from alignbench.recipe.schema import BASE
+from alignbench.recipe.schema import Evaluation as Evaluated
+from alignbench.rows import Prompt, Row
+from alignbench.worker.clock import busy_clock
+from alignbench.worker.finished import samples
+from alignbench.worker.finished.answering import TUNING, answer
+from alignbench.worker.run.context import CellContext
+from alignbench.worker.run.policy_io import save_policy
+from alignbench.worker.run.session import Session
+from alignbench.worker.tasks import evaluate
+from alignbench.worker.tasks.cell import align
+
+if TYPE_CHECKING:
+    from alignbench.models import Base
+
+SMALLEST = (2, 6)
+"""Rows or prompts of the two parts that are always measured."""
+
+LEAST = 2
+"""Rows of a part of another split, or for judges, at least."""
+
+GROWTH = 3
+"""How many times as large the next part is, where those were too small."""
+
+UNTRAINED = 32
+"""Rows that a label which trains nothing is taken to read before it answers, at most: a calibration does not grow."""
+
+SHARE = 0.25
+"""Share of what the whole will take that measuring its parts may take."""
+
+WORTH = 2
+"""A further part is measured where it can be so many times as large as the last."""
+
+Measure = Callable[[int, int], float]
+"""Measures a part of a whole, and returns the seconds."""
+
+
+class OutOfTime(BaseException):
+    """A part took longer than it may. No Exception: nothing on the way is to handle it."""
+
+
+def main(task: Task, emit: Callable[[Event], None]) -> None:
+    """Measure `what["labels"]`, then the evaluation, within about `what["seconds"]`.
+
+    First the two smallest parts of each, which may take longer; then larger ones in what is left, most of it where
+    the whole will take longest. A short run gets less time.
+    """
+    seconds = float(task.what["seconds"])
+    ends = busy_clock() + seconds
+    session = Session(task, emit)
+    record = Lines(task.run / layout.MEASURED)
+    began = busy_clock()
+    model = session.base.record()
+    record.add(loaded=busy_clock() - began, model=model)
+    series: list[Series] = []
+    for name in task.what["labels"]:
+        record.add(label=name, begun=True)
+        series += Label(session, name, record).begun(seconds)
+        record.add(label=name, done=True)
+    series += Evaluation(session, record).begun(seconds)
+    foretold = [one.at(one.most) for one in series]
+    ends = min(ends, began + SHARE * sum(foretold))
+    weights = [sqrt(seconds) for seconds in foretold]
+    for number, one in enumerate(series):
+        one.grow((ends - busy_clock()) * weights[number] / max(sum(weights[number:]), 1e-9))
+
+
+class Series:
+    """Growing parts of a whole, and what they took."""
+
+    def __init__(self, whole: int, work: Measure, failed: Callable[[str], None]):
+        self.whole, self.work, self.failed = whole, work, failed
+        self.most = whole
+        """The size from which nothing grows any more."""
+        self.points: list[tuple[int, float]] = []
+
+    def begin(self, seconds: float) -> None:
+        """Measure the smallest parts; where they fail, larger ones, until `seconds` are spent."""
+        began, why = busy_clock(), ""
+        sizes = sorted({min(size, self.whole) for size in SMALLEST})
+        while sizes:
+            size = sizes.pop(0)
+            why = self._take(size, seconds)
+            late = busy_clock() - began > seconds
+            if not sizes and not self.points and size < self.whole and not late:
+                sizes = [min(GROWTH * size, self.whole)]
+        if why:
+            self.failed(why)
+
+    def grow(self, seconds: float) -> None:
+        """Measure the largest part that `seconds` suffice for, if it says more than the last."""
+        if len(self.points) < 2 or self.points[-1][0] >= self.most:
+            return
+        last = self.points[-1][0]
+        size = next((size for size in range(self.most, last, -1) if self.at(size) <= seconds), last)
+        if size >= min(WORTH * last, self.most):
+            self._take(size, 2 * seconds)
+
+    def at(self, size: int) -> float:
+        """Return what a part is expected to take: by the last two parts, and no less for a row than a quarter of
+        what a row of the last took."""
+        if not self.points:
+            return 0.0
+        last, took = self.points[-1]
+        slope = took / last / 4
+        if len(self.points) > 1:
+            before, less = self.points[-2]
+            slope = max(slope, (took - less) / (last - before))
+        return took + slope * (size - last)
+
+    def _take(self, size: int, seconds: float) -> str:
+        """Measure one part; return why it failed."""
+        began = busy_clock()
+        try:
+            with limited(seconds):
+                self.points.append((size, self.work(size, self.whole)))
+        except OutOfTime:
+            return f"{size} of {self.whole} took longer than {busy_clock() - began:.0f} s"
+        except Exception as error:
+            return str(error) or type(error).__name__
+        return ""
+
+
+class Lines:
+    """The file of what was measured."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        if path.exists():  # an earlier process may have been killed within a line
+            with path.open("a", encoding="utf-8") as file:
+                file.write("\n")
+
+    def add(self, **record: Any) -> None:
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+
+
+class Label:
+    """One label at its first seed, on growing parts of its rows, then of the prompts."""
+
+    def __init__(self, session: Session, label: str, record: Lines):
+        self.session, self.label, self.record = session, label, record
+        self.planned = session.plan.labels.get(label)
+        self.seed = session.recipe.seeds[0] if self.planned is None else self.planned.seeds[0]
+        self.folder = layout.cell_folder(session.run, label, self.seed)
+        self.aligned: tuple[CellContext, Any] | None = None
+
+    def begun(self, seconds: float) -> list[Series]:
+        """Measure the smallest parts, each in `seconds` at most; return what can be measured in larger ones.
+
+        Later labels start from the policy; from the base, where there is none.
+        """
+        whole = len(self.session.training_rows(Prompt))
+        rows = 1 if self.planned is None else self._rows(self.planned, whole)
+        self.session.emit(Event(f"calibrating {self.label}"))
+        series = [Series(rows, self._align, self._failed)]
+        series[0].begin(seconds)
+        if self.aligned is not None:
+            if not self.aligned[0].ledger.cost.train_tokens:
+                series[0].most = min(rows, UNTRAINED)
+            series.append(Series(self.session.recipe.evaluation.prompts, self._answer, self._failed))
+            series[1].begin(seconds)
+            self.session.emit(Event(f"calibrated {self.label}"))
+        if not (self.folder / layout.POLICY / layout.POLICY_KIND).is_file():
+            start = CellContext(
+                self.session, label=BASE, seed=self.seed, method="", start=BASE, folder=self.folder
+            ).start
+            save_policy(start, self.folder / layout.POLICY, method="", config={}, start=BASE)
+        return series
+
+    def _failed(self, why: str) -> None:
+        self.record.add(label=self.label, failed=why)
+
+    def _rows(self, planned: LabelPlan, whole: int) -> int:
+        """Return the rows that the whole draws for its budget; of a budget that counts work, those there are."""
+        budget = planned.budget
+        if budget.steps is not None:
+            return max(1, int(budget.steps) * planned.training.batch)
+        return max(1, int(budget.rows)) if budget.rows is not None else whole
+
+    def _align(self, count: int, whole: int) -> float:
+        part = PartSession(self.session, count, count / whole)
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self.folder.mkdir(parents=True)
+        reset_peak()
+        began = busy_clock()
+        run, policy = align(part, self.label, self.seed, self.folder)
+        took = busy_clock() - began
+        self.aligned = run, policy
+        batch = 1 if self.planned is None else min(count, self.planned.training.batch)
+        cost = run.ledger.cost
+        self.record.add(
+            label=self.label,
+            aligned=count,
+            whole=whole if cost.train_tokens else min(whole, UNTRAINED),
+            seconds=took,
+            tokens=cost.tokens,
+            batch=batch,
+            memory=peak(part.base),
+        )
+        return took
+
+    def _answer(self, count: int, whole: int) -> float:
+        assert self.aligned is not None
+        run, policy = self.aligned
+        part = PartSession(self.session, count, count / whole)
+        began = busy_clock()
+        answer(part, policy, run.start, self.label, self.seed, self.folder)
+        took = busy_clock() - began
+        self.record.add(
+            label=self.label, answered=count, whole=whole, seconds=took, memory=peak(self.session.base)
+        )
+        return took
+
+
+class Evaluation:
+    """The evaluation of all labels that answered, on growing parts of the prompts and of the judges' rows."""
+
+    def __init__(self, session: Session, record: Lines):
+        self.session, self.record = session, record
+
+    def begun(self, seconds: float) -> list[Series]:
+        """Measure the smallest parts, each in `seconds` at most; return what can be measured in larger ones."""
+        recipe = self.session.recipe
+        cells = [Cell(BASE, recipe.seeds[0])]
+        cells += [Cell(label, one.seeds[0]) for label, one in self.session.plan.labels.items()]
+        answered = {
+            cell: samples.read(folder)
+            for cell in cells
+            if ((folder := layout.cell_folder(self.session.run, *cell)) / layout.SAMPLES).is_file()
+        }
+        if not answered:
+            return []
+        self.session.emit(Event("calibrating the evaluation"))
+
+        def one(count: int, whole: int) -> float:
+            part = PartSession(self.session, count, count / whole)
+            for cell, settings in answered.items():
+                _write(part, layout.cell_folder(part.run, *cell), settings)
+            shutil.rmtree(part.run / layout.EVALUATION, ignore_errors=True)
+            (part.run / layout.EVALUATION).mkdir()
+            began = busy_clock()
+            evaluate.measure(part, list(answered), part.run / layout.EVALUATION)
+            took = busy_clock() - began
+            self.record.add(evaluated=count, whole=whole, seconds=took)
+            return took
+
+        series = Series(recipe.evaluation.prompts, one, lambda why: self.record.add(failed=why))
+        series.begin(seconds)
+        return [series]
+
+
+def _write(session: Session, folder: Path, settings: samples.Settings) -> None:
+    """Write the answers again, as those to the prompts of a part: what they say does not matter."""
+    evaluation = session.recipe.evaluation
+
+    def to(prompts: Many[Prompt], many: int) -> dict[float | None, list[Answer]]:
+        return {
+            temperature: [
+                replace(answers[(at * many + number) % len(answers)], prompt_id=prompt.id, sample=number)
+                for at, prompt in enumerate(prompts)
+                for number in range(many)
+            ]
+            for temperature, answers in settings.items()
+        }
+
+    asked = session.table.prompts(evaluation.split, evaluation.prompts)
+    samples.write(folder, to(asked, evaluation.samples_per_prompt))
+    if (folder / layout.TUNING_SAMPLES).is_file():
+        samples.write(
+            folder, to(session.table.prompts(TUNING, evaluation.tuning_prompts), 1), layout.TUNING_SAMPLES
+        )
+
+
+@contextmanager
+def limited(seconds: float) -> Iterator[None]:
+    """Raise OutOfTime inside, once `seconds` of this process's own clock have passed."""
+    began = busy_clock()
+
+    def late(*_: object) -> None:
+        left = seconds - (busy_clock() - began)
+        if left <= 0:
+            raise OutOfTime
+        signal.setitimer(signal.ITIMER_REAL, max(left, 0.01))
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.setitimer(signal.ITIMER_REAL, max(seconds, 0.01))
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0.0)
+        signal.signal(signal.SIGALRM, before)
+
+
+# --- parts --------------------------------------------------------------------------------------------------
+
+
+class PartSession(Session):
+    """A session that sees `rows` training rows and `share` of everything else, on the base of another.
+
+    What was made of another part is not found in its store.
+    """
+
+    def __init__(self, session: Session, rows: int, share: float):
+        self.__dict__.update(session.__dict__)
+        self.rows, self.share = rows, share
+        self.plan = smaller(session.plan, rows, share)
+        self.table = PartTable(session.table, share, self.plan.recipe.evaluation)
+        self.store = store.Store(session.run / "store" / f"{rows}-{share:.6f}")
+
+    def training_rows(self, view: type[Row]) -> Many[Row]:
+        return spread(super().training_rows(view), self.rows)
+
+    def held_out_rows(self, part: tuple[float, float]) -> list[Row]:
+        found = super().held_out_rows(part)
+        return spread(found, max(LEAST, ceil(self.share * len(found))))
+
+
+class PartTable(Table):
+    """A table of which each split has a part; the session takes the part of the training rows."""
+
+    def __init__(self, table: Table, share: float, evaluation: Evaluated):
+        self.__dict__.update(table.__dict__)
+        self._table, self._share = table, share
+        self._prompts = {evaluation.split: evaluation.prompts, TUNING: evaluation.tuning_prompts}
+        self._parts: dict[str, list[Row]] = {}
+
+    def kept(self, split: Split) -> list[Row]:
+        rows = self._table.kept(split)
+        if split == "train":
+            return rows
+        if split not in self._parts:
+            # The first of each prompt, so that there are as many prompts as rows.
+            first = {prompt_key(row.prompt): row for row in reversed(rows) if isinstance(row, Prompt)}
+            count = max(self._prompts.get(split, 0), ceil(self._share * len(rows)), LEAST)
+            self._parts[split] = spread(list(first.values()) or rows, count)
+        return self._parts[split]
+
+
+def spread(rows: Many[Row], count: int) -> list[Row]:
+    """Return `count` rows in their order whose lengths are spread as those of all rows are."""
+    if count >= len(rows):
+        return list(rows)
+    ranked = sorted(range(len(rows)), key=lambda place: (rows[place].length, place))
+    chosen = sorted(ranked[int((number + 0.5) * len(rows) / count)] for number in range(count))
+    return [rows[place] for place in chosen]
+
+
+def smaller(plan: Plan, rows: int, share: float) -> Plan:
+    """Return the plan of a part: `rows` rows for every label, and `share` of the prompts."""
+    evaluation = plan.recipe.evaluation
+    fewer = evaluation.model_copy(
+        update={
+            "prompts": max(1, round(share * evaluation.prompts)),
+            "tuning_prompts": max(1, round(share * evaluation.tuning_prompts)),
+        }
+    )
+    labels = {
+        label: one.model_copy(
+            update={
+                "budget": _less(one.budget, rows, share),
+                "training": one.training.model_copy(update={"batch": min(one.training.batch, rows)}),
+            }
+        )
+        for label, one in plan.labels.items()
+    }
+    training = plan.recipe.training
+    recipe = plan.recipe.model_copy(
+        update={
+            "evaluation": fewer,
+            "training": training.model_copy(update={"batch": min(training.batch, rows)}),
+        }
+    )
+    return plan.model_copy(update={"recipe": recipe, "labels": labels})
+
+
+def _less(budget: Budget, rows: int, share: float) -> Budget:
+    if budget.unit in TOTALS:
+        return budget.model_copy(update={budget.unit: share * budget.amount})
+    if budget.rows is not None:
+        return budget.model_copy(update={"rows": rows})
+    if budget.steps is not None:
+        return budget.model_copy(update={"steps": max(1, round(share * budget.steps))})
+    return budget
+
+
+# --- memory -------------------------------------------------------------------------------------------------
+
+
+def peak(base: Base) -> int:
+    """Return the most bytes in use since `reset_peak`."""
+    from alignbench.training.trainer import peak_memory
+
+    return peak_memory(base.device)
+
+
+def reset_peak() -> None:
+    """Let the kernel forget the most memory that this process has used, where it can."""
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
