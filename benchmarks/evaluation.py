@@ -36,6 +36,7 @@ from alignbench.recipe import schema
 from alignbench.recipe.graph import complete
 from alignbench.recipe.resolve import resolve
 from alignbench.rows import Prompt
+from alignbench.sandbox import FINGERPRINT
 from alignbench.worker.finished import samples
 from alignbench.worker.tasks import evaluate
 
@@ -49,8 +50,8 @@ class Models:
     """What the judge reads with."""
 
     def __init__(self):
-        self.base = load_base(schema.Model(id="sandbox"))
-        self.start, self.root, self.store = self.base.policy(), Path(), None
+        self.base = self.start = load_base(schema.Model(id="sandbox")).policy()
+        self.root, self.store = Path(), None
 
 
 def tokens(run: Path) -> dict[str, Any]:
@@ -141,6 +142,7 @@ def main() -> None:
     print(json.dumps(took), flush=True)
     took["all without extras"] = seconds(given.run, PLAIN)
     record = {
+        "sandbox": FINGERPRINT,
         "threads": given.threads,
         "tokens": counted,
         "limit_share": LIMIT_TOKENS,

@@ -35,7 +35,7 @@ from alignbench.judges.wording import asked, filled, wording
 from alignbench.models import Base, load_base
 from alignbench.recipe import schema
 from alignbench.rows import Prompt
-from alignbench.sandbox import MODEL, rows
+from alignbench.sandbox import FINGERPRINT, MODEL, rows
 
 Pair = tuple[Prompt, str, str]
 
@@ -44,7 +44,8 @@ class Models:
     """What the judge reads with."""
 
     def __init__(self, base: Base):
-        self.base, self.start, self.root, self.store = base, base.policy(), None, None
+        self.base = self.start = base.policy()
+        self.root = self.store = None
 
 
 def questions(prompts: int, answers: int) -> list[Pair]:
@@ -161,6 +162,7 @@ def main() -> None:
 
     apart = [abs(x - y) for x, y in zip(ours, labels["forward"], strict=True) if x is not None]
     preferences = {
+        "sandbox": FINGERPRINT,
         **vars(given),
         "pairs": len(pairs),
         "pairs_per_second": {name: round(len(pairs) / median(times), 1) for name, times in seconds.items()},

@@ -154,7 +154,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--out", type=Path, default=Path("runs/published"))
-    parser.add_argument("--name", default="sandbox")
+    parser.add_argument(
+        "--name", default="the sandbox's base", help="under what the figures stand in the file"
+    )
     given, more = parser.parse_known_args()
     run(given.folder, given.out, more)
     record = results.read(given.out)
@@ -189,7 +191,7 @@ def main() -> None:
     }
     file = Path(__file__).with_suffix(".json")
     known = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-    known["sandbox's fingerprint"] = FINGERPRINT
+    known["sandbox"] = FINGERPRINT
     known[given.name] = entry
     file.write_text(json.dumps(known, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
