@@ -25,7 +25,7 @@ from alignbench import layout, store
 from alignbench.api.method import Departure
 from alignbench.errors import Problem, RecipeError, StorageError
 
-SCHEMA = 4
+SCHEMA = 5
 """Raised when a reader of the old record would misread the new one; an added field does not raise it.
 
 2: `warnings` (was `alarms`), `learning_curve` (was `checkpoints`) with `score` (was `yardstick`), `log`
@@ -36,8 +36,8 @@ SCHEMA = 4
 Status = Literal["done", "failed", "diverged", "degenerate", "blocked", "cancelled"]
 Estimand = Literal["policies", "method"]
 """`policies`: these trained weights, paired by prompt. `method`: any seed, crossed seed x prompt variance."""
-Outcome = Literal["better", "worse", "equivalent", "not distinguishable"]
-"""`equivalent`: closer than the recipe's `evaluation.margin`. Not distinguishable is not equivalent."""
+Outcome = Literal["better", "worse", "equivalent", "not told apart"]
+"""`equivalent`: closer than the recipe's `evaluation.margin`. Not told apart is not equivalent."""
 
 MIN_RATERS = 3
 """Raters from which an interval is about other raters too; fewer show too little of how much raters vary."""

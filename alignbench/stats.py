@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Estimand = Literal["policies", "method"]
-Verdict = Literal["better", "worse", "equivalent", "not distinguishable"]
+Verdict = Literal["better", "worse", "equivalent", "not told apart"]
 Table = NDArray[np.float64]
 Pair = tuple[str, str]
 
@@ -522,7 +522,7 @@ def verdict(
         return None
     if difference != 0 and p_adjusted <= 1 - LEVEL:
         return "better" if (difference > 0) == higher_is_better else "worse"
-    return "equivalent" if p_equivalence is not None and p_equivalence <= 1 - LEVEL else "not distinguishable"
+    return "equivalent" if p_equivalence is not None and p_equivalence <= 1 - LEVEL else "not told apart"
 
 
 _FEW_PROMPTS = "an interval needs two prompts or more (got {})"

@@ -150,7 +150,7 @@ def ours(given: argparse.Namespace) -> dict[str, Any]:
     from alignbench.recipe import schema
     from alignbench.store import Store, default_root
     from alignbench.training import reference, reward_model
-    from alignbench.training.trainer import train
+    from alignbench.training.trainer import Trainer
 
     torch.set_num_threads(1)
     rows = rows_of(given, given.table)
@@ -178,7 +178,7 @@ def ours(given: argparse.Namespace) -> dict[str, Any]:
         sequences, loss = reward_model.sequences_of(base, head), reward_model.ranking_loss
     losses: list[float] = []
     at = iter(range(0, len(rows) + given.batch, given.batch))
-    record = train(
+    record = Trainer(
         policy,
         lambda step: rows[(start := next(at)) : start + given.batch],
         sequences,
@@ -189,7 +189,7 @@ def ours(given: argparse.Namespace) -> dict[str, Any]:
         seed=0,
         modules=modules,
         log=lambda step, numbers: losses.append(numbers["loss"]),
-    )
+    ).run()
     seconds = time.process_time() - begun
     return {
         "seconds": seconds,

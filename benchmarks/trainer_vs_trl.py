@@ -58,7 +58,6 @@ from alignbench.rows import Demonstration, Pair, Row, derive
 from alignbench.training import reference
 from alignbench.training import trainer as ours
 from alignbench.training.batches import epoch
-from alignbench.training.trainer import train
 
 BATCH = 16
 RATE = 1e-3
@@ -190,7 +189,7 @@ def our_arm(method: str, rows: list[Pair], scratch: Path) -> tuple[Arm, ModelPol
         logged: list[dict[str, float]] = []
         ours.LOG_STEPS = 1 if every_step else 10
         at = iter(range(0, 10**9, BATCH))
-        train(
+        ours.Trainer(
             policy,
             lambda step: view[(start := next(at)) : start + BATCH],
             sequences,
@@ -200,7 +199,7 @@ def our_arm(method: str, rows: list[Pair], scratch: Path) -> tuple[Arm, ModelPol
             budget=Budget(steps=steps),
             seed=0,
             log=lambda step, numbers: logged.append(dict(numbers)),
-        )
+        ).run()
         return logged
 
     return Arm(run, base.model.base_model), policy

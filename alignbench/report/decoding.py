@@ -26,7 +26,7 @@ class Reversal:
         parts = []
         for temperature, one in self.by_temperature.items():
             assert one.difference is not None
-            apart = " (not told apart)" if one.verdict == "not distinguishable" else ""
+            apart = " (not told apart)" if one.verdict == "not told apart" else ""
             parts.append(f"{text.signed(one.difference, _places(one))} at {temperature:g}{apart}")
         return f"{self.a} minus {self.b} is {text.listed(parts)}"
 

@@ -78,7 +78,7 @@ def best(results: Results) -> str:
     )
     pairs = {name: results.decisive(first, name, metric) for name in order[1:]}
     found = {name: one for name, one in pairs.items() if one is not None and one.verdict is not None}
-    alike = {name: _power(one) for name, one in found.items() if one.verdict == "not distinguishable"}
+    alike = {name: _power(one) for name, one in found.items() if one.verdict == "not told apart"}
     same = [name for name, one in found.items() if one.verdict == "equivalent"]
     unknown = [name for name in pairs if name not in found]
     if alike:
@@ -119,7 +119,7 @@ def _cost_ratio(results: Results, control: str, label: LabelResult) -> float | N
 
 def _short(results: Results, found: Comparison) -> str:
     assert found.difference is not None
-    if found.verdict == "not distinguishable":
+    if found.verdict == "not told apart":
         phrase = f"not told apart from {found.b}{_power(found)}"
     elif found.verdict == "equivalent":
         phrase = f"equivalent to {found.b} within {text.number(found.margin)}"
@@ -151,7 +151,7 @@ def _sentence(results: Results, found: Comparison) -> str:
         proof.append(f"p {text.probability(found.p_equivalence)} for equivalence")
     bracket = f" ({', '.join(proof)})" if proof else ""
     metric, signed = title(found.metric), text.signed(found.difference, _places(found))
-    if found.verdict == "not distinguishable":
+    if found.verdict == "not told apart":
         sentence = (
             f"{found.a} is not told apart from {found.b} on {metric}{_power(found)}: difference {signed}"
         )
@@ -173,7 +173,7 @@ def _policies(found: Comparison | None) -> str:
     if found is None or found.difference is None or found.verdict is None:
         return ""
     interval = f" ({_interval(found)})" if found.ci95 else ""
-    outcome = "not told apart" if found.verdict == "not distinguishable" else found.verdict
+    outcome = "not told apart" if found.verdict == "not told apart" else found.verdict
     return f"These policies alone: {text.signed(found.difference, _places(found))}{interval}, {outcome}."
 
 

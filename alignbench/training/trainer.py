@@ -63,117 +63,64 @@ class Record:
     """The sign that it blew up with finite numbers; empty where there is none."""
 
 
-def train(
-    policy: ModelPolicy,
-    batches: Batches,
-    sequences: ScoreFn[Any],
-    loss: LossFn[Any],
-    *,
-    learning_rate: float,
-    training: Training,
-    budget: Budget,
-    seed: int,
-    modules: Mapping[str, Module] | None = None,
-    learning_rates: Mapping[Any, float] | None = None,
-    repeats: int = 1,
-    state: MutableMapping[str, Any] | None = None,
-    before_step: Callable[[list[Any]], None] | None = None,
-    log: Log = lambda step, numbers: None,
-    on_step_end: OnStepEnd = lambda step, progress: 0.0,
-    spent: Spent | None = None,
-    totals: Callable[[], Mapping[str, float]] | None = None,
-    limit: Budget | None = None,
-    known: Callable[[Ids], bool] = lambda prompt: True,
-    checkpoints: Checkpoints | None = None,
-    moving: Many[ModelPolicy] = (),
-) -> Record:
-    """Train `policy` until `budget` is spent, and return what it cost; see `alignbench.api.method.Run.train`.
-
-    `spent` is what the cell has spent: what it holds already is taken off the budget. `totals` says what of tokens,
-    FLOPs and seconds is spent by now (default: what this training computes). `limit` is another budget at which it
-    ends too. The last step gets the rows for which what is left suffices. `f(step)` ends the training early by
-    returning no rows; a budget in epochs is for a view of rows only. `known` says which prompts count as rows.
-    With `checkpoints` it continues from the last of them, and leaves one at its end: called again, it trains no
-    further step. `moving` are further adapters whose weights the method itself changes during the training.
-    Raises Diverged where a loss or gradient is not finite: no weight has changed since the step before it.
-    """
-    spent = Spent() if spent is None else spent
-    before = Spent(**vars(spent))
-    trainer = Trainer(
-        GradientStep(policy, sequences, loss, training),
-        Steps(batches, training.batch, seed, budget, spent, repeats, limit),
-        spent,
-        totals=totals,
-        known=known,
-        learning_rate=learning_rate,
-        training=training,
-        seed=seed,
-        modules=modules or {},
-        learning_rates=learning_rates or {},
-        log=log,
-        on_step_end=on_step_end,
-        checkpoints=checkpoints,
-        moving=moving,
-        state=state,
-        before_step=before_step,
-    )
-    trainer.run()
-    return Record(
-        steps=spent.steps - before.steps,
-        rows=spent.rows - before.rows,
-        work=trainer.tally.work,
-        seconds=trainer.seconds,
-        peak_memory_bytes=peak_memory(policy.base.device),
-        micro_batch=trainer.gradient.rows,
-        checkpointing=trainer.gradient.checkpointing,
-        notes=tuple(trainer.gradient.notes),
-        blown_up=trainer.trace.blown_up(given_rows=not callable(batches)),
-    )
-
-
 class Trainer:
-    """Rows to gradient to weights, step after step, with the log and the checkpoints between them."""
+    """Rows to gradient to weights, step after step, with the log and the checkpoints between them.
+
+    See `alignbench.api.method.Run.train`. `spent` is what the cell has spent: what it holds already is taken off the
+    budget. `totals` says what of tokens, FLOPs and seconds is spent by now (default: what this training computes).
+    `limit` is another budget at which it ends too. The last step gets the rows for which what is left suffices.
+    `f(step)` ends the training early by returning no rows; a budget in epochs is for a view of rows only. `known` says
+    which prompts count as rows. With `checkpoints` it continues from the last of them, and leaves one at its end: run
+    again, it trains no further step. `moving` are further adapters whose weights the method itself changes meanwhile.
+    """
 
     def __init__(
         self,
-        gradient: GradientStep,
-        steps: Steps,
-        spent: Spent,
+        policy: ModelPolicy,
+        batches: Batches,
+        sequences: ScoreFn[Any],
+        loss: LossFn[Any],
         *,
-        totals: Callable[[], Mapping[str, float]] | None,
-        known: Callable[[Ids], bool],
         learning_rate: float,
         training: Training,
+        budget: Budget,
         seed: int,
-        modules: Mapping[str, Module],
-        learning_rates: Mapping[Any, float],
-        log: Log,
-        on_step_end: OnStepEnd,
-        checkpoints: Checkpoints | None,
-        moving: Many[ModelPolicy],
-        state: MutableMapping[str, Any] | None,
-        before_step: Callable[[list[Any]], None] | None,
+        modules: Mapping[str, Module] | None = None,
+        learning_rates: Mapping[Any, float] | None = None,
+        repeats: int = 1,
+        state: MutableMapping[str, Any] | None = None,
+        before_step: Callable[[list[Any]], None] | None = None,
+        log: Log = lambda step, numbers: None,
+        on_step_end: OnStepEnd = lambda step, progress: 0.0,
+        spent: Spent | None = None,
+        totals: Callable[[], Mapping[str, float]] | None = None,
+        limit: Budget | None = None,
+        known: Callable[[Ids], bool] = lambda prompt: True,
+        checkpoints: Checkpoints | None = None,
+        moving: Many[ModelPolicy] = (),
     ):
-        self.gradient, self.steps, self.spent = gradient, steps, spent
-        self.base, self.training = gradient.base, training
-        self.learning_rate, self.learning_rates = learning_rate, learning_rates
+        self.spent = Spent() if spent is None else spent
+        self.before = Spent(**vars(self.spent))
+        self.gradient = GradientStep(policy, sequences, loss, training)
+        self.steps = Steps(batches, training.batch, seed, budget, self.spent, repeats, limit)
+        self.base, self.training = self.gradient.base, training
+        self.learning_rate, self.learning_rates = learning_rate, learning_rates or {}
         self.log, self.on_step_end = log, on_step_end
-        self.checkpoints, self.modules, self.state = checkpoints, modules, state
+        self.checkpoints, self.modules, self.state = checkpoints, modules or {}, state
         self.before_step = before_step
-        self.adapters = list(dict.fromkeys((gradient.policy, *moving)))
+        self.adapters = list(dict.fromkeys((policy, *moving)))
         """Every adapter whose weights may change."""
         self.number = self.kept_at = 0
         self.known = known
         self.tally = Tally()
-        self.before = Spent(**vars(spent))
         self.totals = self._own if totals is None else totals
-        self.counted = [one for one in steps.budgets if one.unit in TOTALS]
+        self.counted = [one for one in self.steps.budgets if one.unit in TOTALS]
         """The budgets of which everything that is computed takes its part."""
         self.price: dict[str, list[float]] = {one.unit: [0.0, 0.0] for one in self.counted}
         """By unit: what the gradients so far took, and the tokens of their sequences."""
         self.around: dict[str, float] = {}
         """By unit: what was spent when the last step began."""
-        self.over = steps.progress() >= 1
+        self.over = self.steps.progress() >= 1
         """Whether no step is left to take."""
         self.pending: list[dict[str, Tensor | float]] = []
         """The numbers of the steps since the last log, still on the device."""
@@ -187,8 +134,26 @@ class Trainer:
 
     # --- the loop -------------------------------------------------------------------------------------------
 
-    def run(self) -> None:
-        """Train until the budget is spent or there are no more rows; continue from the last checkpoint."""
+    def run(self) -> Record:
+        """Train until the budget is spent or there are no more rows; return what it cost.
+
+        Raises Diverged where a loss or gradient is not finite: no weight has changed since the step before it.
+        """
+        self._train()
+        return Record(
+            steps=self.spent.steps - self.before.steps,
+            rows=self.spent.rows - self.before.rows,
+            work=self.tally.work,
+            seconds=self.seconds,
+            peak_memory_bytes=peak_memory(self.base.device),
+            micro_batch=self.gradient.rows,
+            checkpointing=self.gradient.checkpointing,
+            notes=tuple(self.gradient.notes),
+            blown_up=self.trace.blown_up(given_rows=not callable(self.steps.batches)),
+        )
+
+    def _train(self) -> None:
+        """Continue from the last checkpoint, until there is no further step."""
         kept = self.checkpoints.last() if self.checkpoints is not None else None
         if kept is not None:
             self.restore(kept)

@@ -473,5 +473,5 @@ def test_win_rates_strengths_and_scores_have_raters_in_their_intervals(
         if (one.a, one.b, one.metric) == ("base", "sft", "win_rate") and one.estimand == "policies"
     ]
     assert pair.raters == 4
-    assert pair.verdict == "not distinguishable"  # three of four prefer sft, on every prompt
+    assert pair.verdict == "not told apart"  # three of four prefer sft, on every prompt
     assert pair.difference == pytest.approx(-0.25)

@@ -169,7 +169,7 @@ def test_holm_runs_over_the_pairs_of_one_column_and_estimand(rng):
             assert [(one.a, one.b) for one in family] == [("a", "b"), ("a", "c"), ("b", "c")]
             expected = multipletests([one.p_value for one in family], method="holm")[1]
             assert [one.p_holm for one in family] == pytest.approx(expected)
-            assert [one.verdict == "not distinguishable" for one in family] == [p > 0.05 for p in expected]
+            assert [one.verdict == "not told apart" for one in family] == [p > 0.05 for p in expected]
 
 
 def test_one_more_correction_runs_over_all_columns_that_have_a_verdict(rng):
@@ -412,13 +412,13 @@ def test_labels_are_equivalent_only_within_a_margin_that_was_named(rng):
         for one in a
     ]
     unnamed, _ = comparisons(less(a, b), JUDGES)
-    assert (unnamed.verdict, unnamed.margin, unnamed.p_equivalence) == ("not distinguishable", None, None)
+    assert (unnamed.verdict, unnamed.margin, unnamed.p_equivalence) == ("not told apart", None, None)
     named, _ = comparisons(less(a, b), JUDGES, margins={"reward": 0.05})
     expected, *_ = ttost_paired(grid(a).mean(axis=0), grid(b).mean(axis=0), -0.05, 0.05)
     assert (named.verdict, named.margin) == ("equivalent", 0.05)
     assert named.p_equivalence == pytest.approx(expected)
     narrow, _ = comparisons(less(a, b), JUDGES, margins={"reward": 0.001})
-    assert narrow.verdict == "not distinguishable"
+    assert narrow.verdict == "not told apart"
 
 
 def test_a_margin_of_no_column_is_refused(given, marks):

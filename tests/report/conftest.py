@@ -200,7 +200,7 @@ class ExampleRun:
                     ci95=(gap - 0.028, gap + 0.028),
                     p_value=0.0004 if significant else 0.41,
                     p_holm=0.006 if significant else 1.0,
-                    verdict=("better" if gap > 0 else "worse") if significant else "not distinguishable",
+                    verdict=("better" if gap > 0 else "worse") if significant else "not told apart",
                     smallest_detectable=0.04,
                 )
             )
@@ -218,7 +218,7 @@ class ExampleRun:
                         ci95=wide,
                         p_value=0.01 if beyond else 0.4,
                         p_holm=0.04 if beyond else 1.0,
-                        verdict=("better" if gap > 0 else "worse") if beyond else "not distinguishable",
+                        verdict=("better" if gap > 0 else "worse") if beyond else "not told apart",
                         smallest_detectable=0.12,
                     )
                 )
@@ -232,7 +232,7 @@ class ExampleRun:
                     ci95=(gap * 1.1 - 0.04, gap * 1.1 + 0.04),
                     p_value=0.001 if significant else 0.5,
                     p_holm=0.01 if significant else 1.0,
-                    verdict=("better" if gap > 0 else "worse") if significant else "not distinguishable",
+                    verdict=("better" if gap > 0 else "worse") if significant else "not told apart",
                 )
             )
         return Results(

@@ -36,7 +36,7 @@ STARTS = {"base": None, "sft": "base", "dpo": "sft", "rain": "sft"}
 
 def compared(temperature: float, a: str, b: str) -> Comparison:
     gap = REWARDS[temperature][a] - REWARDS[temperature][b]
-    verdict = "not distinguishable" if abs(gap) < 0.04 else "better" if gap > 0 else "worse"
+    verdict = "not told apart" if abs(gap) < 0.04 else "better" if gap > 0 else "worse"
     ends = (gap - 0.05, gap + 0.05)
     return Comparison(
         a=a, b=b, metric="reward", judge="gold", difference=gap, ci95=ends, p_holm=0.01, verdict=verdict
@@ -101,7 +101,7 @@ def test_a_verdict_says_where_two_labels_change_places(run: Results):
 
 def test_labels_that_are_nowhere_told_apart_change_no_places(run: Results):
     def untold(one: SettingResult) -> SettingResult:
-        pairs = (pair.model_copy(update={"verdict": "not distinguishable"}) for pair in one.comparisons)
+        pairs = (pair.model_copy(update={"verdict": "not told apart"}) for pair in one.comparisons)
         return one.model_copy(update={"comparisons": tuple(pairs)})
 
     doubted = run.model_copy(update={"settings": tuple(map(untold, run.settings))})

@@ -118,7 +118,7 @@ def test_with_three_seeds_the_verdict_is_on_the_method_and_these_policies_stand_
     )
     assert dpo.policies == "These policies alone: +0.117 (95% interval 0.089 to 0.145), better."
     assert rain is not None
-    assert rain.outcome == "not distinguishable"
+    assert rain.outcome == "not told apart"
     assert rain.short == "not told apart from dpo (could have seen 0.12)"
     assert rain.policies.endswith(", better.")
 
@@ -258,7 +258,7 @@ def test_equal_answers_do_not_hide_what_could_have_been_seen(make_run):
     equal = {
         "difference": 0.0,
         "ci95": (0.0, 0.0),
-        "verdict": "not distinguishable",
+        "verdict": "not told apart",
         "smallest_detectable": 0.084,
     }
     pairs = tuple(
@@ -323,7 +323,7 @@ def test_the_best_label_is_named_with_those_that_are_not_told_apart_from_it(resu
     )
     clear = tuple(
         one.model_copy(update={"verdict": "better" if (one.difference or 0) > 0 else "worse"})
-        if one.verdict == "not distinguishable"
+        if one.verdict == "not told apart"
         else one
         for one in results.comparisons
     )

@@ -80,7 +80,7 @@ def test_equal_results_give_equal_bytes_and_keep_the_recipes_order(tmp_path: Pat
     first = write(a_run(), tmp_path).read_bytes()
     assert write(a_run(), tmp_path).read_bytes() == first
     assert first.index(b'"zeta"') < first.index(b'"alpha"')
-    assert first.startswith(b'{\n "schema": 4,')
+    assert first.startswith(b'{\n "schema": 5,')
 
 
 def test_writing_leaves_nothing_but_the_record(tmp_path: Path):
@@ -151,8 +151,8 @@ def test_fields_that_a_later_version_added_are_passed_over(tmp_path: Path):
 @pytest.mark.parametrize(
     ("schema", "says"),
     [
-        (5, r"written by a newer alignbench \(schema 5; this one reads 4\); upgrade"),
-        (3, r"written by an older alignbench \(schema 3; this one reads 4\); run its recipe again"),
+        (6, r"written by a newer alignbench \(schema 6; this one reads 5\); upgrade"),
+        (4, r"written by an older alignbench \(schema 4; this one reads 5\); run its recipe again"),
     ],
 )
 def test_a_record_of_another_schema_says_what_to_do(tmp_path: Path, schema: int, says: str):
@@ -173,18 +173,18 @@ def test_a_folder_without_a_record_is_named(tmp_path: Path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b'{"schema": 4, "cells": [', r"results\.json:1:25: is not JSON: Expecting value"),
+        (b'{"schema": 5, "cells": [', r"results\.json:1:25: is not JSON: Expecting value"),
         (b"", r"results\.json:1:1: is not JSON"),
         (b"\xff\xfe\x00", "is not JSON"),
-        (b'{"schema": 4, "cost": {"train_seconds": NaN}}', "NaN is not a JSON number"),
+        (b'{"schema": 5, "cost": {"train_seconds": NaN}}', "NaN is not a JSON number"),
         (b"[1, 2]", "has no `schema` number"),
         (b'{"schema": "1"}', "has no `schema` number"),
         (
-            b'{"schema": 4, "cells": [{"label": "a", "seed": 0, "status": "fine"}]}',
+            b'{"schema": 5, "cells": [{"label": "a", "seed": 0, "status": "fine"}]}',
             r"cells\.0\.status: Input should be 'done'",
         ),
         (
-            b'{"schema": 4, "labels": [{"label": "a", "metrics": {"r": {"value": 1, "ci95": ["x", 2]}}}]}',
+            b'{"schema": 5, "labels": [{"label": "a", "metrics": {"r": {"value": 1, "ci95": ["x", 2]}}}]}',
             r"labels\.0\.metrics\.r",
         ),
         (b"[" * 100_000, "is not JSON"),
@@ -202,7 +202,7 @@ def test_a_damaged_record_is_a_storage_error_with_the_place_and_what_to_do(
 
 def test_every_wrong_field_is_told_at_once(tmp_path: Path):
     cells = [{"label": "a", "seed": "x", "status": "fine"} for _ in range(15)]
-    (tmp_path / "results.json").write_text(json.dumps({"schema": 4, "cells": cells}), encoding="utf-8")
+    (tmp_path / "results.json").write_text(json.dumps({"schema": 5, "cells": cells}), encoding="utf-8")
     with pytest.raises(StorageError) as error:
         read(tmp_path)
     assert len(error.value.problems) == 20

@@ -163,9 +163,9 @@ def test_a_value_that_is_no_number_is_a_reason_and_never_averaged():
         (-0.1, 0.01, True, "worse"),
         (0.1, 0.01, False, "worse"),
         (-0.1, 0.05, False, "better"),
-        (0.1, 0.051, True, "not distinguishable"),
-        (0.0, 0.0, True, "not distinguishable"),
-        (0.1, float("nan"), True, "not distinguishable"),
+        (0.1, 0.051, True, "not told apart"),
+        (0.0, 0.0, True, "not told apart"),
+        (0.1, float("nan"), True, "not told apart"),
         (0.1, 0.001, None, None),
     ],
 )
@@ -306,8 +306,8 @@ def test_equal_answers_are_equivalent_at_any_margin_and_a_constant_difference_be
     ("p", "p_equivalence", "expected"),
     [
         (0.3, 0.04, "equivalent"),
-        (0.3, 0.06, "not distinguishable"),
-        (0.3, None, "not distinguishable"),
+        (0.3, 0.06, "not told apart"),
+        (0.3, None, "not told apart"),
         (0.01, 0.01, "better"),
     ],
 )

@@ -19,7 +19,7 @@ from alignbench.recipe import schema
 from alignbench.rows import Demonstration, Pair
 from alignbench.training import checkpoint
 from alignbench.training.checkpoint import Checkpoints
-from alignbench.training.trainer import train
+from alignbench.training.trainer import Trainer
 
 from .conftest import Table, make_pairs
 
@@ -88,7 +88,7 @@ class Session:
             self.folder, "key", every=every, account=lambda: list(self.points), restore=restore
         )
         self.points.clear()
-        record = train(
+        record = Trainer(
             policy,
             on_policy if draws else rows,
             sequences,
@@ -104,7 +104,7 @@ class Session:
             ),
             checkpoints=checkpoints,
             moving=[shadow],
-        )
+        ).run()
         weights = [t.clone() for t in [*policy.parameters(), *shadow.parameters(), *head.parameters()]]
         return {
             "weights": weights,

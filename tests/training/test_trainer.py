@@ -25,7 +25,7 @@ from alignbench.training import optimizer as optimizers
 from alignbench.training import step as step_module
 from alignbench.training import trainer as module
 from alignbench.training.budget import Spent
-from alignbench.training.trainer import train
+from alignbench.training.trainer import Trainer
 
 from .conftest import Table, disturb, make_pairs, save_model
 
@@ -50,7 +50,7 @@ def run(policy: ModelPolicy, tmp_path, *, loss=contrast, sequences=both, batches
     settings = {"learning_rate": 1e-2, "budget": Budget(steps=3), "seed": 0, **given}
     rows = Table(ROWS, Pair) if batches is None else batches
     found: dict[int, dict[str, float]] = {}
-    record = train(
+    record = Trainer(
         policy,
         rows,
         sequences,
@@ -58,7 +58,7 @@ def run(policy: ModelPolicy, tmp_path, *, loss=contrast, sequences=both, batches
         training=schema.Training(**training),
         log=lambda step, numbers: found.__setitem__(step, dict(numbers)),
         **settings,
-    )
+    ).run()
     return record, found
 
 

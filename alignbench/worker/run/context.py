@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, MutableMapping
+from collections.abc import Callable, Mapping
 from collections.abc import Sequence as Many
 from contextlib import AbstractContextManager
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from alignbench.api.config import Budget, Select, Split
-from alignbench.api.method import GroupScores, Method, Rows, ScoringGroup, Sequence
+from alignbench.api.config import Split
+from alignbench.api.method import GroupScores, Method, Rows, ScoringGroup
 from alignbench.api.policy import Policy, TrainablePolicy
 from alignbench.recipe.schema import BASE, COMPARISONS, Start
 from alignbench.rows import Row, Text, View
@@ -21,16 +21,13 @@ from alignbench.worker.run.resume import rows_digest
 from alignbench.worker.run.session import Session
 
 if TYPE_CHECKING:
-    from torch import Tensor
-    from torch.nn import Module
-
     from alignbench.training.checkpoint import Checkpoints
 
 
 class CellContext(CellState):
     """`alignbench.api.method.Run` for one cell, or for one stage inside a cell.
 
-    What is not in that contract is for the rest of this package.
+    Trainings and stages have files of their own. What is not in that contract is for the rest of this package.
     """
 
     def rows(self, view: type[View], split: Split = "train", given: Many[Row] | None = None) -> Rows[View]:
@@ -48,41 +45,8 @@ class CellContext(CellState):
         assert self.comparisons is not None
         return self.declared(feedback.comparisons(self, self.comparisons))
 
-    def train(
-        self,
-        policy: Policy,
-        batches: Rows[Any] | Callable[[int], list[Any]],
-        sequences: Callable[[list[Any]], Mapping[str, Any]],
-        loss: Callable[..., Any],
-        *,
-        learning_rate: float,
-        modules: Mapping[str, Module] | None = None,
-        learning_rates: Mapping[Any, float] | None = None,
-        repeats: int = 1,
-        select: Select | None = None,
-        state: MutableMapping[str, Any] | None = None,
-        proxy: Callable[[list[Sequence]], Tensor] | None = None,
-        before_step: Callable[[list[Any]], None] | None = None,
-        budget: Budget | None = None,
-        limit: Budget | None = None,
-    ) -> None:
-        trainings.train(
-            self,
-            policy,
-            batches,
-            sequences,
-            loss,
-            learning_rate=learning_rate,
-            modules=modules,
-            learning_rates=learning_rates,
-            repeats=repeats,
-            select=select,
-            state=state,
-            proxy=proxy,
-            before_step=before_step,
-            budget=budget,
-            limit=limit,
-        )
+    train = trainings.train
+    stage = stages.stage
 
     def borrow(self, policy: TrainablePolicy) -> AbstractContextManager[tuple[Any, Any]]:
         from alignbench.worker.run.borrow import borrowed
@@ -122,17 +86,6 @@ class CellContext(CellState):
         from alignbench.models.forward.groups import score
 
         return score(self.start, groups)  # pyright: ignore[reportArgumentType]
-
-    def stage(
-        self,
-        method: str,
-        *,
-        rows: Many[Row] | None = None,
-        start: Policy | None = None,
-        budget: Budget | None = None,
-        **config: Any,
-    ) -> Policy:
-        return stages.stage(self, method, rows=rows, start=start, budget=budget, config=config)
 
     def shared(self, make: Callable[[Path], None], **inputs: Any) -> Path:
         return shared.shared(self, make, inputs)

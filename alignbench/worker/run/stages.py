@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from collections.abc import Sequence as Many
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -27,10 +26,10 @@ def stage(
     run: CellState,
     method: str,
     *,
-    rows: Many[Row] | None,
-    start: Policy | None,
-    budget: Budget | None,
-    config: Mapping[str, Any],
+    rows: Many[Row] | None = None,
+    start: Policy | None = None,
+    budget: Budget | None = None,
+    **config: Any,
 ) -> Policy:
     """Return the policy of the method `method`; see `alignbench.api.method.Run.stage`."""
     made = load_method(method, config)

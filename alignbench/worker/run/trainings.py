@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from alignbench import layout, plugins
 from alignbench.api.config import TOTALS, Budget, Select
-from alignbench.api.method import Rows, Run
+from alignbench.api.method import LossFn, Rows, Run, ScoreFn
 from alignbench.api.policy import Policy
 from alignbench.errors import AlignbenchError
 from alignbench.rows import Pair, Prompt, Ranking, Row
@@ -30,23 +30,23 @@ if TYPE_CHECKING:
 def train(
     run: CellState,
     policy: Policy,
-    batches: Any,
-    sequences: Callable[[list[Any]], Mapping[str, Any]],
-    loss: Callable[..., Any],
+    batches: Rows[Any] | Callable[[int], list[Any]],
+    sequences: ScoreFn[Any],
+    loss: LossFn[Any],
     *,
     learning_rate: float,
-    modules: Mapping[str, Module] | None,
-    learning_rates: Mapping[Any, float] | None,
-    repeats: int,
-    select: Select | None,
-    state: MutableMapping[str, Any] | None,
-    proxy: learning_curve.Proxy | None,
-    before_step: Callable[[list[Any]], None] | None,
-    budget: Budget | None,
-    limit: Budget | None,
+    modules: Mapping[str, Module] | None = None,
+    learning_rates: Mapping[Any, float] | None = None,
+    repeats: int = 1,
+    select: Select | None = None,
+    state: MutableMapping[str, Any] | None = None,
+    proxy: learning_curve.Proxy | None = None,
+    before_step: Callable[[list[Any]], None] | None = None,
+    budget: Budget | None = None,
+    limit: Budget | None = None,
 ) -> None:
     """Train `policy`; see `alignbench.api.method.Run.train`."""
-    from alignbench.training.trainer import train as run_trainer
+    from alignbench.training.trainer import Trainer
 
     additional = budget is not None
     if additional:
@@ -94,7 +94,7 @@ def train(
         "modules": sorted(modules or {}),
     }
     with run.weights.training(cast("ModelPolicy", policy), run.ledger):
-        record = run_trainer(
+        record = Trainer(
             policy,  # pyright: ignore[reportArgumentType]
             batches,  # pyright: ignore[reportArgumentType]
             usage.sequences,
@@ -118,7 +118,7 @@ def train(
                 run.ledger, run.meter, curves, inputs, every=run.session.task.every
             ),
             moving=[one for one in run.adapted if one.adapter is not None],
-        )
+        ).run()
         if not record.steps and (allowed.unit in TOTALS or limit is not None) and run.budget.unit in TOTALS:
             raise nothing_left(run)
         if record.blown_up:
