@@ -39,7 +39,7 @@ def cells_of(plan: Plan, only: Iterable[str] = ()) -> tuple[Cell, ...]:
         parents[label], seeds[label] = one.parents, list(one.seeds)
     wanted = set(only) or set(parents)
     if unknown := wanted - set(parents):
-        named = ", ".join([BASE, *plan.recipe.methods])
+        named = ", ".join([BASE, *plan.labels])
         raise RecipeError(
             f"--only names {', '.join(sorted(unknown))}, which the recipe does not have", f"it has {named}"
         )

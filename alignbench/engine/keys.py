@@ -25,6 +25,10 @@ def table_key(plan: Plan, *, files: Mapping[str, str], versions: Mapping[str, st
     return _key(inputs, {"versions": dict(versions), "sources": sources})
 
 
+MAKES_A_CELL = {"method", "config", "start", "budget", "training", "judges"}
+"""Fields of a label's plan that go into its policies and samples; its seeds are no part of one cell."""
+
+
 def cell_key(
     plan: Plan,
     cell: Cell,
@@ -40,10 +44,10 @@ def cell_key(
     of the files that the recipe names.
     """
     recipe = plan.recipe.model_dump(mode="json")
-    label, block = plan.labels.get(cell.label), recipe["methods"].get(cell.label)
+    label, own = plan.labels.get(cell.label), None
     comparisons, sources = None, {}
     if label is not None:
-        del block["seeds"], block["sweep"]  # the cell's own seed and fields hold all of it
+        own = label.model_dump(mode="json", include=MAKES_A_CELL)
         comparisons = label.comparisons
         named = [f"methods {label.method}", *label.builds_on]
         if comparisons is not None:
@@ -58,7 +62,7 @@ def cell_key(
         "model": recipe["model"],
         "training": recipe["training"],
         "budget": recipe["budget"],
-        "block": block,
+        "label": own,
         "comparisons": None if comparisons is None else comparisons.model_dump(mode="json"),
         "reserved": plan.reserved,
         "evaluation": evaluation,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
 import signal
 import subprocess
 import sys
@@ -14,17 +13,21 @@ import pytest
 HEAVY = ("torch", "transformers", "peft", "bitsandbytes", "datasets", "trl", "pydantic", "rich", "yaml")
 
 
-def test_help_answers_in_under_four_tenths_of_a_second(root: Path) -> None:
-    command = [str(Path(sys.executable).with_name("alignbench")), "--help"]
+MODULES = 420
+"""Modules that Python has loaded when the help is printed: a quarter of a second on a processor that runs a loop of
+1e7 steps in half a second. Counted, not timed: machines are noisy."""
 
-    def took() -> float:
-        # Processor time: what the command itself needs, however busy the machine is with other things.
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        subprocess.run(command, check=True, capture_output=True, cwd=root)
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
-    assert min(took() for _ in range(5)) < 0.4
+def test_help_loads_few_modules(root: Path) -> None:
+    script = (
+        "import sys; sys.argv = ['alignbench', '--help']\n"
+        "from alignbench.cli import app\n"
+        "try:\n    app()\n"
+        "finally:\n    print(len(sys.modules), file=sys.stderr)"
+    )
+    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=root)
+    assert "Usage" in ran.stdout
+    assert int(ran.stderr) <= MODULES
 
 
 def test_the_command_line_loads_nothing_heavy_before_a_command_needs_it(root: Path) -> None:

@@ -78,7 +78,7 @@ def test_only_brings_along_what_a_label_starts_from():
 
 def test_only_names_a_label_that_is_not_there():
     with pytest.raises(
-        RecipeError, match="--only names warm, which the recipe does not have; it has base, hot"
+        RecipeError, match="--only names warm, which the recipe does not have; it has base, cold, hot"
     ):
         cells_of(resolve(recipe()), ["warm"])
 

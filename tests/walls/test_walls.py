@@ -345,3 +345,17 @@ def test_the_architecture_page_shows_every_file_of_a_run_and_no_other() -> None:
     of_splits = {layout.rows_file(split) for split in ("train", "validation", "test")}
     of_splits |= {layout.texts_file(split) for split in ("train", "test")}
     assert shown == named | of_splits | {layout.training_log(1)}
+
+
+RESOLVES = ("alignbench/engine/tuning.py", "alignbench/engine/environment.py")
+"""Files that change a recipe before it is resolved, or compare two recipes."""
+
+
+def test_what_reads_the_plan_does_not_ask_the_recipe_about_labels_again() -> None:
+    asked = [
+        path.relative_to(ROOT).as_posix()
+        for folder in ("engine", "launchers", "models", "worker")
+        for path in sorted((ROOT / "alignbench" / folder).rglob("*.py"))
+        if re.search(r"recipe\.methods\b|\[\"methods\"\]|resolve\(.*recipe", path.read_text(encoding="utf-8"))
+    ]
+    assert [path for path in asked if path not in (*RESOLVES, "alignbench/engine/run.py")] == []

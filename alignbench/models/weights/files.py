@@ -80,19 +80,19 @@ def check(plan: Plan, root: Path) -> Unchecked:
 
     Raises what loading them raises, in the same words where the files have them.
     """
-    recipe = plan.recipe
-    starts = [block.start for block in recipe.methods.values()]
-    others = {start.model for start in starts if isinstance(start, ModelStart)} - {recipe.model.id}
+    model = plan.recipe.model
+    starts = [label.start for label in plan.labels.values()]
+    others = {start.model for start in starts if isinstance(start, ModelStart)} - {model.id}
     adapters = {start.adapter for start in starts if isinstance(start, AdapterStart)}
     found = Unchecked()
-    models = [recipe.model, *(_other(recipe.model, id) for id in sorted(others))]
+    models = [model, *(_other(model, id) for id in sorted(others))]
     here = [one for one in models if check_language_model(one, root)]
     for one in here:
         try:
             check_targets(one, root)
         except child.UnansweredError as error:
             found.unknown.append(f"the layers of {one.id} that get an adapter ({error})")
-    if recipe.model in here and len(here) > 1:
+    if model in here and len(here) > 1:
         with without_torch():
             check_same_vocabulary(here, root)
     away = [one.id for one in models if one not in here]
