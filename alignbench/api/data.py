@@ -1,4 +1,4 @@
-"""What the author of a data source or a row filter writes; weighs nothing.
+"""What the author of a data source or a row filter writes; imports no torch.
 
 Groups of entry points: `alignbench.data` for sources, `alignbench.filters` for filters.
 """

@@ -103,7 +103,8 @@ class Judge(ABC):
     trains: ClassVar[bool] = False
     """Whether a method may learn from it inside `align`; one that trains in a run may not evaluate in it."""
     uncounted: ClassVar[tuple[str, ...]] = ()
-    """Units of a budget that it cannot measure, such as the FLOPs of a server: no method may learn from it then."""
+    """Units of a budget that it cannot measure, such as the FLOPs of a server: `check` refuses such a budget for a
+    method that learns from it."""
     recorded: ClassVar[bool] = False
     """Whether its judgments were given beforehand: it has none for other answers, so the controls are left out."""
 

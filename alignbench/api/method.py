@@ -134,7 +134,7 @@ class Record(Protocol):
     """What a method adds to the record of its cell; all of it stands in the results and the report."""
 
     def departure(self, what: str, shared: str = "", own: str = "") -> None:
-        """Record in what this method is not treated like the others: `own` instead of `shared`."""
+        """Record a difference in how this method is treated: `own` instead of `shared`."""
         ...
 
     def judge(self, name: str, **quality: Any) -> None:

@@ -1,4 +1,4 @@
-"""What gives an answer a number to raise: a trained reward model, or a reward function that somebody wrote.
+"""Reward models, trained on comparisons, and reward functions, which somebody wrote.
 
 Group of entry points for reward functions: `alignbench.rewards`.
 """

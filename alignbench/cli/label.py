@@ -42,7 +42,7 @@ def label(
         float, typer.Option(min=0, max=1, help="Share of prompts that are shown a second time.")
     ] = 0.1,
     checks: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Items with a known answer: JSON lines with ranks.")
+        Path | None, typer.Option(metavar="FILE", help="Items with a known answer: JSON lines with ranks, or with chosen and rejected.")
     ] = None,
     ask: Annotated[
         list[str], typer.Option(metavar="score|flags|note", help="Also ask for this; may be repeated.")
@@ -148,7 +148,7 @@ def _is_typed(context: typer.Context, name: str) -> bool:
 def evaluate(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.")],
     allow_env_change: Annotated[
-        bool, typer.Option("--allow-env-change", help="Measure what other libraries or plugins made.")
+        bool, typer.Option("--allow-env-change", help="Evaluate although libraries or plugins have changed.")
     ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
     as_json: ForPrograms = False,

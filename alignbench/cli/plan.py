@@ -235,7 +235,7 @@ def _room(plan: Plan) -> str:
         room = f"{SHARE['cuda']:.0%} of the device's memory without the weights"
     else:
         room = size(for_activations("cpu", resources.threads(plan)))
-    return f" A forward takes as many tokens as keep {room} for its backward pass."
+    return f" A forward pass takes as many tokens as fit, with what their backward pass needs, into {room}."
 
 
 def _forecast(loaded: Loaded, plan: Plan, only: list[str]) -> Forecast:

@@ -18,7 +18,7 @@ from alignbench.errors import Exit, PluginError
 def new(
     kind: Annotated[Kind, typer.Argument(help="What it is.")],
     name: Annotated[str, typer.Argument(help="Its name in a recipe.")],
-    out: Annotated[Path, typer.Option(help="The folder in which its own is written.")] = Path(),
+    out: Annotated[Path, typer.Option(help="The parent folder of the new distribution.")] = Path(),
 ) -> None:
     """Write the distribution of a new plugin, with an entry point and a test that passes."""
     from alignbench.commands.new import write

@@ -46,7 +46,7 @@ def run(
     only: Only = [],  # noqa: B006
     jobs: Annotated[
         str,
-        typer.Option(metavar="N|auto", help="Cells that run in parallel; on several CUDA devices: on each."),
+        typer.Option(metavar="N|auto", help="Cells that run in parallel, on each CUDA device if there are several."),
     ] = "auto",
     launcher: ChosenLauncher = "local",
     fork: Annotated[

@@ -166,7 +166,8 @@ class Check:
                 allowed = self.written(("evaluation", "allow"), [])
                 if not isinstance(allowed, list) or one.name not in allowed:
                     what = f"the judge '{one.name}' is an evaluation judge and never enters training"
-                    self.problem(place, what, "let the method learn from another judge")
+                    fix = f"learn from another judge, or allow it: evaluation.allow: [{one.name}]"
+                    self.problem(place, what, fix)
             elif alike := self.evaluation_judges_like(one):
                 what = f"'{label}' learns from the judge '{one.name}', which also evaluates"
                 fix = f"evaluate with another judge, or allow it: evaluation.allow: [{', '.join(alike)}]"
@@ -262,11 +263,11 @@ class Check:
                     and self.decodes(start, blocks)
                 ):
                     what = f"'{label}' reads the weights of '{start}', which is a decoder and has none"
-                    self.problem(route, what, "name the label below that decoder")
+                    self.problem(route, what, "name the label that the decoder starts from")
             route, start = next(iter(named), ((), BASE))
             if route[-1:] == ("start",) and self.decodes(start, blocks):
                 what = "which is a decoder and has no weights of its own"
-                fix = "let it start from the label below that decoder"
+                fix = "let it start from the label that the decoder starts from"
                 if not self.decodes(label, blocks):
                     self.problem(route, f"'{label}' cannot train from '{start}', {what}", fix)
                 elif not self.method(label, blocks).on_decoders:
