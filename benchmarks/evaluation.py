@@ -23,7 +23,7 @@ from typing import Any
 
 import torch
 
-from alignbench import store
+from alignbench import results, store
 from alignbench.api.config import Named
 from alignbench.api.launcher import Task
 from alignbench.commands.open_run import recipe_of
@@ -62,7 +62,8 @@ def tokens(run: Path) -> dict[str, Any]:
         prompts[fields["id"]] = Prompt(id=fields["id"], prompt=tuple(fields["prompt"]))
     seed = min(int(one.name.partition("-")[2]) for one in (run / "cells/base").glob("seed-*"))
     folders = [one.parent for one in sorted(run.glob(f"cells/*/seed-{seed}/{store.COMMIT}"))]
-    answers = {folder.parent.name: samples.read_all(folder) for folder in folders}
+    ranked = {one.label: one.sampling.temperature for one in results.read(run).labels if one.sampling}
+    answers = {one.parent.name: samples.read(one)[ranked[one.parent.name]] for one in folders}
     pairs = [
         (prompts[one.prompt_id], one.text, other.text)
         for a, b in combinations(answers, 2)

@@ -29,7 +29,8 @@ class OnlineConfig(MethodConfig):
     max_new_tokens: int = Field(256, ge=1)
     """Tokens after which an answer is cut."""
     missing_eos_penalty: float = Field(1.0, ge=0)
-    """Taken off the score of an answer that does not end by itself."""
+    """Subtracted from the score of an answer that does not end by itself. Where a judge compares the two answers to a
+    prompt and only one ends, that one wins, whatever the number is; 0 leaves it to the judge."""
 
 
 class Online(Method):

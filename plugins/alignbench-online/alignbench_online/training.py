@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch.nn.functional import logsigmoid
 
 from alignbench import (
     GroupScores,
+    Judge,
     NamedJudge,
     PerToken,
     Policy,
@@ -44,10 +45,17 @@ class Training(ABC):
     def __init__(self, run: Run, config: Any):
         self.run, self.config = run, config
         self.rows = run.rows(Prompt)
-        judge: NamedJudge | None = config.judge
-        compares = config.answers == 2 and not config.rewards
-        self.judge = run.judge(judge) if judge is not None and compares else None
-        self.reward = reward(run, judge, config.rewards) if self.judge is None else None
+        named: NamedJudge | None = config.judge
+        self.judge: Judge | None = None
+        """Who compares the two answers to a prompt, where it reads both at once."""
+        self.reward: Callable[[list[Prompt], list[str]], list[float | None]]
+        if named is not None and config.answers == 2 and not config.rewards:
+            judge = run.judge(named)
+            if type(judge).judge_pairs is not Judge.judge_pairs:
+                self.judge = judge
+            self.reward = lambda prompts, texts: [one.value for one in judge.score(prompts, texts)]
+        else:
+            self.reward = reward(run, named, config.rewards)
         self.policy = run.adapt(dropout=False)
         self.state: dict[str, Any] = {"round": 0, "left": []}
 
@@ -94,20 +102,21 @@ class Training(ABC):
         return True
 
     def _scores(self, drawn: Rollouts) -> Tensor:
-        """Return the scores [G, K] of the answers, NaN where there is none; of a comparison, its two shares."""
-        texts, each = [one.text for one in drawn.answers], self.config.answers
-        if self.judge is not None:
-            shares = self.judge.compare(drawn.prompts[::2], texts[::2], texts[1::2])
-            found = [x for p in shares for x in ((None, None) if p is None else (p, 1 - p))]
-        else:
-            assert self.reward is not None
+        """Return the scores [G, K] of the answers, NaN where there is none; of a comparison, its two shares.
+
+        An answer that does not end loses `missing_eos_penalty`; in a comparison, it loses against one that does.
+        """
+        texts, penalty = [one.text for one in drawn.answers], self.config.missing_eos_penalty
+        ends = torch.tensor([one.finished for one in drawn.answers]).view(-1, self.config.answers)
+        if self.judge is None:
             found = self.reward(drawn.prompts, texts)
-        penalty = self.config.missing_eos_penalty
-        values = [
-            float("nan") if value is None else value - penalty * (not answer.finished)
-            for value, answer in zip(found, drawn.answers, strict=True)
-        ]
-        return torch.tensor(values).view(-1, each)
+            scores = torch.tensor([float("nan") if value is None else value for value in found])
+            return scores.view_as(ends) - penalty * ~ends
+        shares = self.judge.compare(drawn.prompts[::2], texts[::2], texts[1::2])
+        first = torch.tensor([float("nan") if share is None else share for share in shares])
+        return (
+            ended(torch.stack([first, 1 - first], 1), ends) if penalty else torch.stack([first, 1 - first], 1)
+        )
 
     def _sequences(self, step: list[Item], kind: str) -> list[Sequence]:
         state = self.state
@@ -131,11 +140,14 @@ class Training(ABC):
     def _report(self, step: int, drawn: Rollouts, scores: Tensor, decided: Tensor) -> None:
         known = scores[scores.isfinite()]
         answers = drawn.answers
+        rewards = {
+            "objective/scores": known.mean().item() if len(known) else 0.0,
+            "objective/scores_std": known.std(correction=0).item() if len(known) else 0.0,
+        }
         self.run.log(
             step,
+            **({} if self.judge is not None else rewards),
             **{
-                "objective/scores": known.mean().item() if len(known) else 0.0,
-                "objective/scores_std": known.std(correction=0).item() if len(known) else 0.0,
                 "frac_reward_zero_std": 1 - decided.float().mean().item(),
                 "completions/mean_length": sum(len(one.ids) for one in answers) / len(answers),
                 "completions/clipped_ratio": sum(not one.finished for one in answers) / len(answers),
@@ -201,6 +213,11 @@ class BestTraining(Training):
         best = scores["best"]
         decided = self._column(step, "decided", best.logps)
         return best.per_token(-best.logps * decided[:, None]), {"nll_loss": best.per_token(-best.logps)}
+
+
+def ended(shares: Tensor, ends: Tensor) -> Tensor:
+    """Return the shares [G, 2] of comparisons in which an answer that ends wins against one that does not."""
+    return torch.where(ends.all(1, keepdim=True) | ~ends.any(1, keepdim=True), shares, ends.float())
 
 
 def extremes(scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -7,7 +7,7 @@ from math import exp, log
 import pytest
 import torch
 from alignbench_online import RAFT, OnlineDPO
-from alignbench_online.training import BestTraining, Item, PairTraining, extremes
+from alignbench_online.training import BestTraining, Item, PairTraining, ended, extremes
 
 from alignbench.testing import MethodSuite
 from alignbench.testing.losses import group_scores, reduced
@@ -47,6 +47,26 @@ def test_best_and_worst_leave_out_what_has_no_score():
     assert best.tolist()[:2] == [1, 2]
     assert worst.tolist()[:2] == [0, 1]
     assert decided.tolist() == [True, True, False, False, False]
+
+
+def test_an_answer_that_ends_wins_a_comparison_with_one_that_does_not():
+    shares = torch.tensor([[0.9, 0.1], [0.9, 0.1], [0.9, 0.1], [NAN, NAN], [0.4, 0.6]])
+    ends = torch.tensor([[True, True], [False, True], [True, False], [False, True], [False, False]])
+    found = ended(shares, ends)
+    assert torch.equal(found, torch.tensor([[0.9, 0.1], [0.0, 1.0], [1.0, 0.0], [0.0, 1.0], [0.4, 0.6]]))
+    assert extremes(found)[0].tolist() == [0, 1, 0, 1, 1]
+
+
+class TestOnlineDPOByScores(MethodSuite):
+    """A judge that scores each answer is asked for scores, from which the penalty is subtracted."""
+
+    method = "online-dpo"
+    config = {**SMALL, "judge": {"reward-model": {"train_on": "train"}}}
+    tokens = 40_000
+
+    def test_the_scores_are_logged(self, aligned):
+        text = aligned[0].curves.read_text()
+        assert "objective/scores" in text
 
 
 def made(kind, config, state):
