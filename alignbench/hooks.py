@@ -37,7 +37,7 @@ class Spec:
 
     @hookspec
     def alignbench_cell_finished(self, label: str, seed: int, status: str, reason: str) -> None:
-        """A cell ended as `done`, `failed`, `diverged`, `degenerate`, `blocked` or `cancelled`."""
+        """A cell ended as `done`, `failed`, `diverged`, `blocked` or `cancelled`."""
 
     @hookspec
     def alignbench_run_finished(self, results: Results, folder: Path) -> None:

@@ -33,7 +33,7 @@ SCHEMA = 5
 """
 
 
-Status = Literal["done", "failed", "diverged", "degenerate", "blocked", "cancelled"]
+Status = Literal["done", "failed", "diverged", "blocked", "cancelled"]
 Estimand = Literal["policies", "method"]
 """`policies`: these trained weights, paired by prompt. `method`: any seed, crossed seed x prompt variance."""
 Outcome = Literal["better", "worse", "equivalent", "not told apart"]

@@ -120,7 +120,8 @@ class Judge(ABC):
         self.name = type(self).__name__.lower()
         """Its name in the recipe."""
         self.record_cost: Callable[..., object] = lambda **spent: None
-        """Called with the cost of judging: `judge_calls`, `judge_tokens`, `judge_seconds`, `ai_comparisons`."""
+        """Called with the cost of judging: `judge_calls`, `judge_tokens`, `ai_comparisons`; its
+        seconds are measured."""
         self.quality: Mapping[str, Any] = {}
         """The measured quality of its judgments once it is open, such as its accuracy on human labels."""
         self.abstained: Counter[str] = Counter()

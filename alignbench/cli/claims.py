@@ -42,7 +42,9 @@ def claims(
     ] = False,
     jobs: Annotated[
         int | None,
-        typer.Option(metavar="N", help="Cells that run in parallel, on each CUDA device if there are several."),
+        typer.Option(
+            metavar="N", help="Cells that run in parallel, on each CUDA device if there are several."
+        ),
     ] = None,
 ) -> None:
     """Test claims of the literature on the sandbox, with interim analyses; finished cells are not repeated."""

@@ -42,7 +42,11 @@ def label(
         float, typer.Option(min=0, max=1, help="Share of prompts that are shown a second time.")
     ] = 0.1,
     checks: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Items with a known answer: JSON lines with ranks, or with chosen and rejected.")
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Items with a known answer: JSON lines with ranks, or with chosen and rejected.",
+        ),
     ] = None,
     ask: Annotated[
         list[str], typer.Option(metavar="score|flags|note", help="Also ask for this; may be repeated.")

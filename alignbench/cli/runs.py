@@ -46,7 +46,9 @@ def run(
     only: Only = [],  # noqa: B006
     jobs: Annotated[
         str,
-        typer.Option(metavar="N|auto", help="Cells that run in parallel, on each CUDA device if there are several."),
+        typer.Option(
+            metavar="N|auto", help="Cells that run in parallel, on each CUDA device if there are several."
+        ),
     ] = "auto",
     launcher: ChosenLauncher = "local",
     fork: Annotated[

@@ -201,7 +201,7 @@ def _measure(
     """Return what a child process has measured; where it dies, another goes on with the labels that are left."""
     left, lost, last = list(labels), [], None
     while last is None or last.status != "done":
-        task = _task("calibrate", loaded, plan, out, out / "log.txt", labels=left, seconds=seconds)
+        task = _task("calibrate", loaded, plan, out, out / layout.LOG, labels=left, seconds=seconds)
         last = _run(launcher, task, watch)
         lines = _lines(out)
         if last.status == "done":

@@ -170,8 +170,6 @@ def _label(
     source = plan.source("methods", planned.method) if planned else None
     found = [sealed[cell]["departures"] for cell in cells if cell in sealed]
     seen = over_seeds([Departure(**one) for one in each] for each in found)
-    if planned and not seen:
-        seen = planned.departures
     start = planned.start if planned else None
     done = [cell for cell in cells if cell in own]
     cost = _mean([own[cell] for cell in done])
@@ -181,7 +179,7 @@ def _label(
         distribution=source.distribution if source else None,
         version=source.version if source else None,
         start=start if start is None or isinstance(start, str) else start.model_dump(),
-        departures=(*seen, *_elsewhere(cells, sealed)),
+        departures=(*(planned.departures if planned else ()), *seen, *_elsewhere(cells, sealed)),
         seeds=tuple(cell.seed for cell in cells),
         sampling=summary.get("sampling", {}).get(label),
         metrics=summary.get("labels", {}).get(label, {}),

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 from alignbench import layout, store
-from alignbench.engine import tuning
+from alignbench.engine import keys, tuning
 from alignbench.engine.cells import Cell
 from alignbench.errors import Problem, RecipeError
-from alignbench.recipe.schema import Loaded, canonical
+from alignbench.recipe.schema import Loaded, Recipe, canonical
 
 
 def extend(earlier: Path, out: Path, loaded: Loaded, cells: Iterable[Cell]) -> int:
@@ -25,11 +24,13 @@ def extend(earlier: Path, out: Path, loaded: Loaded, cells: Iterable[Cell]) -> i
     """
     if tuning.labels(loaded.recipe):
         loaded = tuning.chosen(loaded, earlier / layout.SWEEP)
-    before = json.loads((earlier / layout.RECIPE).read_text(encoding="utf-8"))
-    now = json.loads(canonical(loaded.recipe))
+    text = (earlier / layout.RECIPE).read_text(encoding="utf-8")
+    before, now = json.loads(text), json.loads(canonical(loaded.recipe))
     if changed := sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name)):
         others = [name for name in changed if name not in ("seeds", "evaluation")]
-        if others or _asked(before) != _asked(now):
+        if others or keys.asked_of_cells(Recipe.model_validate_json(text)) != keys.asked_of_cells(
+            loaded.recipe
+        ):
             raise RecipeError(
                 Problem(
                     f"{earlier} is a run of another recipe: {', '.join(others) or 'evaluation'} differs",
@@ -53,11 +54,3 @@ def extend(earlier: Path, out: Path, loaded: Loaded, cells: Iterable[Cell]) -> i
         store.write_text(out / layout.RECIPE_TEXT, loaded.text)
         store.write_text(out / layout.RECIPE, canonical(loaded.recipe) + "\n")
     return taken
-
-
-def _asked(recipe: Mapping[str, Any]) -> dict[str, Any]:
-    """What an evaluation asks of a cell itself."""
-    evaluation = recipe["evaluation"]
-    return {
-        name: evaluation.get(name) for name in ("prompts", "split", "samples_per_prompt", "sampling", "curve")
-    }

@@ -8,6 +8,7 @@ from typing import Any
 from alignbench.data.pool import SPLITS, answered, wanted
 from alignbench.engine.cells import Cell
 from alignbench.recipe.plan import Plan
+from alignbench.recipe.schema import Recipe
 from alignbench.store import digest
 
 
@@ -53,10 +54,6 @@ def cell_key(
         if comparisons is not None:
             named.append(f"judges {comparisons.judge.name}")
         sources = {name: [str(one), one.digest] for name in named if (one := plan.sources.get(name))}
-    asked = ["prompts", "split", "samples_per_prompt", "sampling", "curve"]
-    if plan.recipe.evaluation.chooses:
-        asked.append("tuning_prompts")
-    evaluation = {name: recipe["evaluation"][name] for name in asked}
     inputs = {
         "cell": [cell.label, cell.seed],
         "model": recipe["model"],
@@ -65,12 +62,20 @@ def cell_key(
         "label": own,
         "comparisons": None if comparisons is None else comparisons.model_dump(mode="json"),
         "reserved": plan.reserved,
-        "evaluation": evaluation,
+        "evaluation": asked_of_cells(plan.recipe),
         "data": data,
         "parents": dict(parents),
         "files": dict(files),
     }
     return _key(inputs, {"versions": dict(versions), "sources": sources})
+
+
+def asked_of_cells(recipe: Recipe) -> dict[str, Any]:
+    """Return what an evaluation asks of each cell: the answers that it draws, and on the way."""
+    names = {"prompts", "split", "samples_per_prompt", "sampling", "curve"}
+    if recipe.evaluation.chooses:
+        names.add("tuning_prompts")
+    return recipe.evaluation.model_dump(mode="json", include=names)
 
 
 def measured_key(
@@ -87,11 +92,6 @@ def measured_key(
     recipe = plan.recipe.model_dump(mode="json")
     for compared in ("margin", "allow"):
         del recipe["evaluation"][compared]
-    sources = {
-        name: [str(one), one.digest]
-        for name, one in plan.sources.items()
-        if name.startswith(("judges ", "metrics "))
-    }
     inputs = {
         "measured": [cell.label, cell.seed],
         "contents": dict(contents),
@@ -100,7 +100,7 @@ def measured_key(
         "data": data,
         "files": dict(files),
     }
-    return _key(inputs, {"versions": dict(versions), "sources": sources})
+    return _key(inputs, {"versions": dict(versions), "sources": _evaluators(plan)})
 
 
 def evaluation_key(
@@ -112,8 +112,22 @@ def evaluation_key(
     """Return the key of the evaluation; `contents`: content digests of the finished cells, by cell name;
     `people`: digests of the judgments of people, by judge, where there are any."""
     recipe = plan.recipe.model_dump(mode="json")
-    made_of = {"cells": dict(contents), "recipe": recipe, "versions": dict(versions)}
+    made_of = {
+        "cells": dict(contents),
+        "recipe": recipe,
+        "versions": dict(versions),
+        "sources": _evaluators(plan),
+    }
     return digest({**made_of, "people": dict(people)} if people else made_of)
+
+
+def _evaluators(plan: Plan) -> dict[str, list[str]]:
+    """Return the versions and sources of the judges and metrics."""
+    return {
+        name: [str(one), one.digest]
+        for name, one in plan.sources.items()
+        if name.startswith(("judges ", "metrics "))
+    }
 
 
 def same_inputs(one: str, other: str) -> bool:

@@ -21,7 +21,7 @@ class CellStatus:
     """How a cell ended."""
 
     status: str
-    """`done`, `failed`, `diverged`, `degenerate`, `blocked` or `cancelled`."""
+    """`done`, `failed`, `diverged`, `blocked` or `cancelled`."""
     reason: str = ""
     content: str = ""
     """Content digest of a finished cell."""
@@ -89,7 +89,7 @@ class Scheduler:
         return {cell: self.statuses[cell] for cell in self.cells}
 
     @property
-    def room(self) -> int:
+    def max_workers(self) -> int:
         """How many cells may run at a time now."""
         return self.limit or self.launcher.capacity(Needs(cpus=self.experiment.threads))
 
@@ -99,10 +99,10 @@ class Scheduler:
 
     def _sort(self) -> None:
         """Rank the cells again, where a launcher has got room for more than one, or a label's seconds got known."""
-        room = self.room
-        if self._ranked == (now := (room > 1, len(self.seconds))):
+        workers = self.max_workers
+        if self._ranked == (now := (workers > 1, len(self.seconds))):
             return
-        self._ranked, self.rank = now, ranks(self.parents, room, self.seconds)
+        self._ranked, self.rank = now, ranks(self.parents, workers, self.seconds)
         for heap in (self.startable, self.measurable):
             heap[:] = [(self.rank[cell], cell, key) for _, cell, key in heap]
             heapq.heapify(heap)
@@ -112,7 +112,7 @@ class Scheduler:
         self._sort()
         for heap, start in ((self.startable, self._start), (self.measurable, self._start_measuring)):
             waiting = []
-            while heap and len(self.running) < self.room:
+            while heap and len(self.running) < self.max_workers:
                 rank, cell, key = heapq.heappop(heap)
                 needs = self._needs(cell)
                 if not self.running or self.launcher.fits(needs):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from abc import abstractmethod
 from collections import Counter
 from collections.abc import Sequence
@@ -227,12 +226,10 @@ class Reader(Judge):
     def _read(self, questions: Sequence[str], options: Sequence[str], groups: Sequence[Group]) -> list[Found]:
         if not questions:
             return []
-        began = time.perf_counter()
         think = (self.words.conclusion, self.config.think_tokens) if self._thinks(options) else None
         lead = "" if think is not None else self._lead(options)
         found, tokens = self.ask.read(questions, options, groups, think, lead)
-        spent = time.perf_counter() - began
-        self.record_cost(judge_calls=len(questions), judge_tokens=tokens, judge_seconds=spent)
+        self.record_cost(judge_calls=len(questions), judge_tokens=tokens)
         return found
 
     def _lead(self, options: Sequence[str]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
@@ -119,12 +118,11 @@ class RewardModel(Judge):
             for key, text in zip(keys, texts, strict=True)
             if key not in self._known and len(key) <= self.max_length
         }
-        began = time.perf_counter()
         by_length = sorted(unread, key=lambda key: (len(key), key))
         for start in range(0, len(by_length), self.config.batch):
             batch = by_length[start : start + self.config.batch]
             self._known.update(zip(batch, self._read([unread[key] for key in batch]), strict=True))
-        self._record(map(len, unread), began)
+        self._record(map(len, unread))
         return [Score(self._known.get(key)) for key in keys]
 
     def _score_own(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> list[Score]:
@@ -138,17 +136,15 @@ class RewardModel(Judge):
         made = tokenise(rows, tokenizer, ending(tokenizer))
         keys = [row.sequences()[0] if isinstance(row, Demonstration) else None for row in made]
         unread = [key for key in dict.fromkeys(keys) if key is not None and key not in self._known]
-        began = time.perf_counter()
         self._known.update(zip(unread, self.own.score(unread).tolist(), strict=True))
-        self._record(map(len, unread), began)
+        self._record(map(len, unread))
         return [Score(None if key is None else self._known[key]) for key in keys]
 
-    def _record(self, lengths: Iterable[int], began: float) -> None:
+    def _record(self, lengths: Iterable[int]) -> None:
         """Record the cost of scoring texts of these lengths in tokens: one call for each."""
         read = list(lengths)
         if read:
-            spent = time.perf_counter() - began
-            self.record_cost(judge_calls=len(read), judge_tokens=sum(read), judge_seconds=spent)
+            self.record_cost(judge_calls=len(read), judge_tokens=sum(read))
 
     def _encode(self, prompt: Prompt, answer: str) -> Mapping[str, list[int]]:
         from jinja2 import TemplateError

@@ -29,6 +29,12 @@ def pack(folder: Path) -> bytes:
     return pack_files(folder, [*sealed["files"], store.COMMIT])
 
 
+def seal(folder: Path) -> str:
+    """Return what tells a sealed folder from every other: its manifest; of one that is not there yet, its path."""
+    manifest = folder / store.COMMIT
+    return manifest.read_text(encoding="utf-8") if manifest.exists() else str(folder)
+
+
 def pack_files(folder: Path, names: Iterable[str]) -> bytes:
     """Return these files of a folder as bytes."""
     held = {name: (folder / name).read_bytes() for name in names}

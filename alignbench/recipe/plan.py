@@ -51,19 +51,30 @@ class Plan(Settings):
     """A resolved recipe: `alignbench.recipe.resolve.resolve` makes it, once for a run."""
 
     recipe: Recipe
+    """What is asked of all labels alike; what one label does is in `labels` alone."""
     labels: dict[str, LabelPlan]
     """Without `base`; a label comes after those it needs."""
-    seeds: tuple[int, ...]
-    """Of `base`, and of a label that names no others."""
-    budget: Budget
-    """Of a label that names no other."""
-    training: Training
     tuning_judge: Named | None
     """Chooses the sampling temperatures: that of the first evaluation judge that can judge any answer."""
     reserved: float
     """Share of the training rows that judges are trained on, and that no method sees."""
     sources: dict[str, Source]
     """Every installed plugin that the recipe names, by group and name: `judges gold`."""
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """Of `base`, and of a label that names no others."""
+        return tuple(self.recipe.seeds)
+
+    @property
+    def budget(self) -> Budget:
+        """Of a label that names no other."""
+        return self.recipe.budget
+
+    @property
+    def training(self) -> Training:
+        """Of a label that names no other."""
+        return self.recipe.training
 
     def computing(self, compute: Literal["float32", "bfloat16", "float16"]) -> Plan:
         """Return the same plan for a base that computes in this precision, which is part of every key."""

@@ -1,4 +1,4 @@
-"""Resolves a checked recipe into the plan of a run: the last time that anything asks its graph."""
+"""Resolves a checked recipe into the plan of a run: afterwards nothing asks its graph again."""
 
 from __future__ import annotations
 
@@ -30,9 +30,6 @@ def resolve(recipe: Recipe) -> Plan:
     return Plan(
         recipe=recipe,
         labels=labels,
-        seeds=tuple(recipe.seeds),
-        budget=recipe.budget,
-        training=recipe.training,
         tuning_judge=next(map(tuning_judge, able), None),
         reserved=reserved(recipe, judges),
         sources=sources,

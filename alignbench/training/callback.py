@@ -37,8 +37,12 @@ class Observer(TrainerCallback):
         self.done = 0
         """Steps that a killed process took."""
         self._rows, self._drawn, self._amount = rows, 0, UNBOUNDED
+        """What is trained on, the steps that were drawn of it, and the rows that the budget reaches."""
+        self.views = 1
+        """Views of a row: a pair is two unpaired answers. A batch of the trainer has so many for each row."""
         self._checkpoints, self._kept = None, None
         self._begun = self._share = self._rate = 0.0
+        self._of_an_epoch = 1
         self._dearest = 0.0
         self._peaks: list[float] = []
         if rows is not None:
@@ -57,11 +61,11 @@ class Observer(TrainerCallback):
         return self._amount // self.run.batch - self.done
 
     def dataset(self, columns: Callable[[Any], Mapping[str, Any]]) -> Dataset[Mapping[str, Any]]:
-        """Return the rows that are left to train on, each as the columns that the trainer reads, in their order."""
+        """Return the views that are left to train on, each as the columns that the trainer reads, in their order."""
         return _Drawn(self, columns)
 
     def row(self, number: int) -> Any:
-        """Return the row `number` of the training, from its very first."""
+        """Return the view `number` of the training, from its very first."""
         assert self._rows is not None
         while len(self.order) <= number:
             self.order += self.run.draw(self._rows, self._drawn, self.run.batch)
@@ -71,8 +75,18 @@ class Observer(TrainerCallback):
     def _open(self, rows: Rows[Any]) -> None:
         """Take up the last checkpoint, and see how many rows the budget reaches."""
         run, budget = self.run, self.run.budget
-        left = run.left
-        reach = {"epochs": round(left * len(rows)), "rows": round(left), "steps": round(left) * run.batch}
+        left, views = run.left, list(rows)
+        self._of_an_epoch = max(1, len({one.id for one in views}))
+        self.views, odd = divmod(len(views), self._of_an_epoch)
+        if odd:
+            raise PluginError(
+                f"some rows have more {type(views[0]).__name__} views than others, and batches of another library are "
+                "cut by their number",
+                "train it on rows of one kind",
+            )
+        reach = {
+            "epochs": round(left * self._of_an_epoch), "rows": round(left), "steps": round(left) * run.batch
+        }  # fmt: skip
         self._amount = reach.get(budget.unit, UNBOUNDED)
         self._checkpoints = run.checkpoints(rows)
         self._kept = self._checkpoints.last()
@@ -171,8 +185,8 @@ class Observer(TrainerCallback):
         if self._rows is None:
             self.run.trained(epochs=state.epoch or 0, rows=rows, steps=steps)
             return
-        epochs = rows / max(1, len(self._rows))
-        learned = [self.row(number) for number in range(int(rows))]
+        epochs = rows / self._of_an_epoch
+        learned = [self.row(number) for number in range(int(rows) * self.views)]
         self.run.trained(epochs=epochs, rows=rows, steps=steps, view=self._rows, learned=learned)
 
     # --- the budget -----------------------------------------------------------------------------------------
@@ -230,10 +244,10 @@ class _Drawn(Dataset[Mapping[str, Any]]):
 
     def __init__(self, observer: Observer, columns: Callable[[Any], Mapping[str, Any]]):
         self.observer, self.columns = observer, columns
-        self.first = observer.done * observer.run.batch
+        self.first = observer.done * observer.run.batch * observer.views
 
     def __len__(self) -> int:
-        return max(0, self.observer._amount - self.first)
+        return max(0, self.observer._amount * self.observer.views - self.first)
 
     def __getitem__(self, place: int) -> Mapping[str, Any]:
         return self.columns(self.observer.row(self.first + place))

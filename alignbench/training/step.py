@@ -211,6 +211,7 @@ class GradientStep:
                 "lower data.max_length, or set training.micro_batch and training.checkpointing to auto",
             )
         self.notes.append(f"{since} {done}: {reason}")
+        print(self.notes[-1])  # into the log of the cell
 
 
 def _group(given: ScoringGroup | Many[Sequence]) -> ScoringGroup:

@@ -1,1 +1,1 @@
-"""The child process: one task of a run (prepare, cell, evaluate), alone with its memory, its log and its end."""
+"""The child process: one task of a run, alone with its memory, its log and its end; `tasks/` has each kind."""

@@ -104,7 +104,7 @@ def test_what_a_judge_computes_for_a_filter_is_in_the_record_of_the_data_and_the
 def test_what_a_server_says_of_its_tokens_is_what_its_filter_took():
     class Asked(ByLength):
         def compare(self, prompts, a, b):
-            self.record_cost(judge_calls=2 * len(a), judge_tokens=70 * len(a), judge_seconds=0.5)
+            self.record_cost(judge_calls=2 * len(a), judge_tokens=70 * len(a))
             return super().compare(prompts, a, b)
 
     made = Inspector(HALF)

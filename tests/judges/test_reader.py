@@ -217,7 +217,6 @@ def test_what_judging_costs_is_told():
     made.record_cost = lambda **one: spent.append(one)
     made.compare([prompt()] * 3, ["x", "x", "z"], ["y", "y", "y"])
     assert [(one["judge_calls"], one["judge_tokens"]) for one in spent] == [(4, 40)]
-    assert spent[0]["judge_seconds"] >= 0
 
 
 def test_a_principle_is_part_of_the_question():

@@ -146,7 +146,6 @@ def test_every_text_that_is_read_is_charged_once(llama):
     read = {tuple(judge._encode(p, a)["input_ids"]) for p, a in zip(PROMPTS, ANSWERS, strict=True)}
     (once,) = spent
     assert (once["judge_calls"], once["judge_tokens"]) == (len(read), sum(map(len, read)))
-    assert once["judge_seconds"] > 0
 
 
 def test_a_score_does_not_depend_on_what_it_is_batched_with(llama):

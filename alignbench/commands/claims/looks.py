@@ -29,7 +29,7 @@ from alignbench.recipe.schema import Loaded
 
 QUICK_SEED = 0
 """A seed of no look: what it shows is for the eye."""
-ENDED = ("done", "diverged", "degenerate", "blocked")
+ENDED = ("done", "diverged", "blocked")
 """How a cell may have ended for good; one that failed or was stopped runs again."""
 
 

@@ -1,4 +1,4 @@
-"""What the cells of one process share: recipe, base, table, store, finished policies."""
+"""What the cells of one process share: plan, base, table and store."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class Session:
-    """What the cells of one process share: recipe, base, table, store, and the finished cells' policies."""
+    """What the cells of one process share: plan, base, table and store."""
 
     def __init__(self, task: Task, emit: Callable[[Event], None] = lambda event: None):
         self.task = task

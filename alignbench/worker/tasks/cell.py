@@ -79,7 +79,6 @@ def align(session: Session, label: str, seed: int, folder: Path) -> tuple[CellCo
         training=planned.training,
         comparisons=planned.comparisons,
     )
-    run.ledger.departures.extend(planned.departures)
     session.emit(Event("aligning"))
     config = planned.model_dump(mode="json", include={"method", "config", "start", "seeds", "budget"})
 

@@ -35,10 +35,12 @@ class KTO(Method):
             return {"answers": [sequence for row in batch for sequence in row.sequences()]}
 
         def before_step(batch):
-            others = batch[2:] + batch[:2]
+            pairs = zip(batch, batch[2:] + batch[:2], strict=True)
             items = [
-                Sequence(row.prompt_ids, other.response_ids) for row, other in zip(batch, others, strict=True)
+                Sequence(row.prompt_ids, other.response_ids) for row, other in pairs if row.id != other.id
             ]
+            if not items:
+                return
             both = {"policy": ScoringGroup(items, policy), "start": ScoringGroup(items, run.start)}
             scored = run.score(both)
             point[0] = max(0.0, (scored["policy"].sums() - scored["start"].sums()).mean().item())

@@ -89,8 +89,10 @@ class DPO(Method):
 
         @model_validator(mode="after")
         def _target(self) -> DPO.Config:
-            if self.loss == "exo_pair" and not self.label_smoothing:
-                raise ValueError("exo_pair needs a share of wrong labels above 0; set label_smoothing: 0.001")
+            if self.loss in ("exo_pair", "robust") and not self.label_smoothing:
+                raise ValueError(
+                    f"{self.loss} needs a share of wrong labels above 0; set label_smoothing: 0.1"
+                )
             return self
 
     def align(self, run: Run) -> Policy:

@@ -198,7 +198,7 @@ def odpo(pairs: Pairs, by: Fields) -> Tensor:
 
 
 def beta_dpo(pairs: Pairs, by: Fields) -> Tensor:
-    """-log s(b h), b = beta (1 + a (step's mean margin - running mean)): dynamic beta, without its row filter."""
+    """-log s(b h), b = beta (1 + a (step's mean beta h - running mean)): dynamic beta, without its row filter."""
     beta = (by.beta * (1 + by.sensitivity * torch.as_tensor(pairs.shift))).clamp(min=1e-3)
     return -logsigmoid(beta * pairs.margin)
 
@@ -270,8 +270,8 @@ def apo_down(pairs: Pairs, by: Fields) -> Tensor:
 
 
 def cal_dpo(pairs: Pairs, by: Fields) -> Tensor:
-    """DPO + (log pi/ref(w) - 1/(2 beta))^2 + (log pi/ref(l) + 1/(2 beta))^2: rewards of a known scale."""
-    return sigmoid(pairs, by) + sppo_hard(pairs, by)
+    """-log s(h) + (log pi/ref(w) - 1/(2 beta))^2 + (log pi/ref(l) + 1/(2 beta))^2: rewards of a known scale."""
+    return -logsigmoid(pairs.margin) + sppo_hard(pairs, by)
 
 
 # --- of the step's distribution -----------------------------------------------------------------------------

@@ -20,7 +20,11 @@ class TestDPO(MethodSuite):
 
     @pytest.mark.parametrize("loss", [name for name, loss in LOSSES.items() if not loss.strength])
     def test_every_loss_trains_and_logs_finite_numbers(self, session, monkeypatch, loss):
-        block = {"method": "dpo", "loss": loss, "label_smoothing": 0.1 if loss == "exo_pair" else 0.0}
+        block = {
+            "method": "dpo",
+            "loss": loss,
+            "label_smoothing": 0.1 if loss in ("exo_pair", "robust") else 0.0,
+        }
         recipe = type(session.recipe).model_validate(
             {**session.recipe.model_dump(exclude_unset=True), "methods": {"tried": block}}
         )

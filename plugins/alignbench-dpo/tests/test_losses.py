@@ -84,7 +84,7 @@ def formula(loss: str, w: float, l: float, rw: float, rl: float, nw: int, nl: in
         "odpo": lambda: log(1 + exp(log(log(0.99 / 0.01)) - 0.1 * h)),
         "dpop": lambda: dpo(h - 50 * max(0, rw - w), 0.1),
         "rpo": lambda: dpo(h, 0.1) - w / nw,
-        "cal_dpo": lambda: dpo(h, 0.1) + (a - 5) ** 2 + (b + 5) ** 2,
+        "cal_dpo": lambda: dpo(h, 1) + (a - 5) ** 2 + (b + 5) ** 2,
         "beta_dpo": lambda: dpo(h, 0.1),
         "wpo": lambda: exp(w / nw) * exp(l / nl) * dpo(h, 0.1),
         "simpo": lambda: log(1 + exp(1 - 2 * (w / nw - l / nl))),

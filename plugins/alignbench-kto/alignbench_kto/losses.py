@@ -18,7 +18,8 @@ def kto(ratio: Tensor, desirable: Tensor, beta: float, kl: Tensor | float) -> Te
 def bco(ratio: Tensor, desirable: Tensor, beta: float, shift: Tensor | float) -> Tensor:
     """Return -log s(beta ratio - shift), for an undesirable answer -log s(shift - beta ratio); [N].
 
-    `shift` is the mean reward of the answers seen so far (arXiv:2404.04656).
+    `shift` is half the sum of the mean rewards of the desirable and of the undesirable answers so far
+    (arXiv:2404.04656).
     """
     return -logsigmoid(_sign(desirable) * (beta * ratio - shift))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -17,15 +18,20 @@ LEAST = 0.75
 """Smallest ratio of the two kinds' total weights that the paper advises, 3 to 4 (arXiv:2402.01306, eq. 9)."""
 
 
+KINDS = ("chosen", "rejected")
+RUNNING = tuple(f"{kind} {what}" for kind in KINDS for what in ("answers", "reward"))
+"""What `bco` adds up over the training."""
+
+
 class Objective:
     """One training on unpaired preferences."""
 
     def __init__(self, run: Run, rows: Rows[UnpairedPreference], policy: TrainablePolicy, config: Any):
         self.run, self.policy, self.config = run, policy, config
         self.reference = logprobs(run, rows)
-        self.state: dict[str, Any] = {"checked": False, "answers": 0, "reward": 0.0}
-        self.point: Tensor | float = 0.0
-        """What a reward of the step is compared with: the KL (`kto`), or the mean reward so far (`bco`)."""
+        self.state: dict[str, Any] = {"checked": False, "kl": 0.0, **dict.fromkeys(RUNNING, 0.0)}
+        self.point = 0.0
+        """What a reward of the step is compared with: the KL (`kto`), or the middle of both kinds' rewards (`bco`)."""
         self.desirable: list[bool] = []
         """Of each answer of the step, whether it is desirable."""
         self._check_balance(rows)
@@ -43,15 +49,20 @@ class Objective:
         if self.config.loss == "apo_zero":
             return
         if self.config.loss == "kto":
-            found = self._log_ratios(mismatched(rows))
-            self.point = found.mean().clamp(min=0)
+            if items := mismatched(rows):
+                self.state["kl"] = self._log_ratios(items).mean().clamp(min=0).item()
+            self.point = self.state["kl"]
             return
         items, state = _answers(rows), self.state
         scored = self.run.score({"answers": ScoringGroup(items, self.policy)})
         rewards = self.config.beta * (scored["answers"].sums() - self.reference(items))
-        state["reward"] += rewards.sum().item()
-        state["answers"] += len(items)
-        self.point = state["reward"] / state["answers"]
+        for row, reward in zip(rows, rewards.tolist(), strict=True):
+            kind = "chosen" if row.desirable else "rejected"
+            state[f"{kind} answers"] += 1
+            state[f"{kind} reward"] += reward
+        self.point = fmean(
+            state[f"{kind} reward"] / state[f"{kind} answers"] for kind in KINDS if state[f"{kind} answers"]
+        )
 
     def loss(
         self, scores: Mapping[str, GroupScores], rows: list[UnpairedPreference]
@@ -69,7 +80,7 @@ class Objective:
             "rewards/accuracies": ahead(torch.where(desirable, ratio, -ratio).detach(), tolerance)
         }
         if config.loss != "apo_zero":
-            numbers["kl" if config.loss == "kto" else "rewards/shift"] = float(self.point)
+            numbers["kl" if config.loss == "kto" else "rewards/shift"] = self.point
         return found, numbers | self._of_kinds(config.beta * ratio.detach(), logps, desirable)
 
     def _of_kinds(self, rewards: Tensor, logps: Tensor, desirable: Tensor) -> dict[str, Tensor]:
@@ -120,7 +131,10 @@ def _answers(rows: list[UnpairedPreference]) -> list[Sequence]:
 
 
 def mismatched(rows: list[UnpairedPreference]) -> list[Sequence]:
-    """Return each prompt with the answer to another prompt of the step, by a shift past the answers to its own."""
+    """Return each prompt with the answer to another prompt of the step, by a shift past the answers to its own.
+
+    A prompt that the shift brings back to itself is left out: a step of one prompt has none.
+    """
     step = max(Counter(row.id for row in rows).values())
-    others = rows[step:] + rows[:step]
-    return [Sequence(row.prompt_ids, other.response_ids) for row, other in zip(rows, others, strict=True)]
+    pairs = zip(rows, rows[step:] + rows[:step], strict=True)
+    return [Sequence(row.prompt_ids, other.response_ids) for row, other in pairs if row.id != other.id]

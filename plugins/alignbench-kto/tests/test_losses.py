@@ -204,14 +204,39 @@ def test_the_numbers_of_each_kind_are_means_over_its_answers_of_the_step(loss, m
     assert not {"rewards/rejected", "logps/rejected", "rewards/margins"} & mine.loss(groups, only)[1].keys()
 
 
-def test_bco_shifts_by_the_mean_reward_of_all_answers_so_far(monkeypatch):
+def test_bco_shifts_by_the_middle_of_both_kinds_mean_rewards_so_far(monkeypatch):
     recorded = RecordedRun(seen())
     mine = objective(recorded, KTO.Config(loss="bco", beta=0.5), monkeypatch=monkeypatch)
     rewards = 0.5 * (recorded.seen["policy"] - recorded.seen["start"]).sum(-1)
+    good = torch.tensor([item.desirable for item in ROWS])
+    assert good[:3].tolist() == [False, True, True]
     mine.before_step(ROWS[:3])
-    assert mine.point == pytest.approx(rewards[:3].mean().item())
+    assert mine.point == pytest.approx((rewards[0] + rewards[1:3].mean()).item() / 2)
     mine.before_step(ROWS[3:])
-    assert mine.point == pytest.approx(rewards.mean().item(), rel=1e-5)
+    middle = (rewards[good].mean() + rewards[~good].mean()).item() / 2
+    assert mine.point == pytest.approx(middle, rel=1e-5)
+    assert mine.point != pytest.approx(rewards.mean().item(), rel=1e-3), "the kinds are not equally many"
+
+
+def test_bco_with_one_kind_of_answer_shifts_by_its_mean(monkeypatch):
+    recorded = RecordedRun(seen())
+    mine = objective(recorded, KTO.Config(loss="bco", beta=0.5), monkeypatch=monkeypatch)
+    rewards = 0.5 * (recorded.seen["policy"] - recorded.seen["start"]).sum(-1)
+    mine.before_step(ROWS[1:3])
+    assert mine.point == pytest.approx(rewards[1:3].mean().item(), rel=1e-5)
+
+
+def test_a_step_with_a_single_prompt_keeps_the_last_estimate_of_the_kl(monkeypatch):
+    """No answer of such a step belongs to another prompt."""
+    recorded = RecordedRun(seen())
+    mine = objective(recorded, KTO.Config(), monkeypatch=monkeypatch)
+    mine.before_step(ROWS[:1])
+    assert mine.point == 0.0
+    mine.before_step(ROWS)
+    known = mine.point
+    mine.before_step(ROWS[:1])
+    assert mine.point == known
+    assert mismatched(ROWS[:1]) == []
 
 
 @pytest.mark.parametrize("loss", ["kto", "bco"])

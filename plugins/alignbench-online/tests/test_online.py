@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from math import exp, log
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -57,16 +58,15 @@ def test_an_answer_that_ends_wins_a_comparison_with_one_that_does_not():
     assert extremes(found)[0].tolist() == [0, 1, 0, 1, 1]
 
 
-class TestOnlineDPOByScores(MethodSuite):
-    """A judge that scores each answer is asked for scores, from which the penalty is subtracted."""
-
-    method = "online-dpo"
-    config = {**SMALL, "judge": {"reward-model": {"train_on": "train"}}}
-    tokens = 40_000
-
-    def test_the_scores_are_logged(self, aligned):
-        text = aligned[0].curves.read_text()
-        assert "objective/scores" in text
+def test_a_judge_that_scores_is_asked_for_scores_from_which_the_penalty_is_subtracted():
+    answers = [SimpleNamespace(text=text, finished=ends) for text, ends in (("a", True), ("b", False)) * 2]
+    drawn = SimpleNamespace(answers=answers, prompts=["p"] * 4)
+    training = made(PairTraining, OnlineDPO.Config(missing_eos_penalty=0.5), {})
+    training.judge, training.reward = None, lambda prompts, texts: [0.1, 0.7, None, 0.2]
+    scores = training._scores(drawn)
+    assert scores[0].tolist() == pytest.approx([0.1, 0.2])
+    assert scores[1].isnan().tolist() == [True, False]
+    assert extremes(scores)[2].tolist() == [True, False]
 
 
 def made(kind, config, state):

@@ -1,4 +1,4 @@
-"""The launcher `ray`: each cell is a task on a node of a Ray cluster."""
+"""The launcher `ray`: each task of a run is one on a node of a Ray cluster."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from alignbench import AlignbenchError, Event, Finished, Launcher, LauncherConfig, Needs, Problem, Task
-from alignbench.launchers import Receiver, TransferError, identity, order, pack
+from alignbench.launchers import Receiver, TransferError, identity, order, pack, seal
 
 if TYPE_CHECKING:
     import ray
@@ -243,12 +243,9 @@ class Ray(Launcher):
         """Return a sealed folder as an object of Ray, put there once."""
         import ray
 
-        manifest = (
-            (folder / "COMMIT").read_text(encoding="utf-8") if (folder / "COMMIT").exists() else str(folder)
-        )
-        if manifest not in self._objects:
-            self._objects[manifest] = ray.put(pack(folder))
-        return self._objects[manifest]
+        if (known := seal(folder)) not in self._objects:
+            self._objects[known] = ray.put(pack(folder))
+        return self._objects[known]
 
     # --- what comes back ------------------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""What runs on a node: one cell, in a process of its own below Ray's worker."""
+"""What runs on a node: one task of a run, in a process of its own below Ray's worker."""
 
 from __future__ import annotations
 

@@ -17,6 +17,7 @@ def train_groups(run: Run, config: Any, trainer: str) -> Policy:
     """Train the start's copy with a trainer of groups: GRPO, RLOO, or what is built like them."""
     rows = run.rows(Prompt)
     score = reward(run, config.judge, config.rewards)
+    run.record.departure("reward of an answer that does not end", "", "no penalty: TRL's trainers have none")
 
     def columns(row: Prompt) -> Mapping[str, Any]:
         return {"prompt": messages(row), "row": row}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -110,14 +111,18 @@ def train_kto(run: Run, config: Any) -> Policy:
 
 
 class _Mismatched:
-    """Gives each prompt the answer of the row before it in the step, as TRL does where it prepares the rows."""
+    """Gives each prompt the answer to another one of the step, as TRL does where it prepares the rows.
+
+    Both answers of a pair stand side by side here, so that the shift goes past all answers to a prompt.
+    """
 
     def __init__(self, collate: Callable[[list[dict[str, Any]]], Any]):
         self.collate = collate
 
     def __call__(self, rows: list[dict[str, Any]]) -> Any:
         answers = [row["completion_ids"] for row in rows]
-        others = [answers[-1], *answers[:-1]]
+        past = max(Counter(tuple(row["prompt_ids"]) for row in rows).values())
+        others = answers[-past:] + answers[:-past]
         return self.collate(
             [{**row, "KL_completion_ids": other} for row, other in zip(rows, others, strict=True)]
         )
@@ -229,7 +234,7 @@ def train(
     with TemporaryDirectory() as folder, run.borrow(policy) as (model, tokenizer):
         leading = callback(run, rows, leave_out=NOT_OF_THE_STEP)
         settings = _settings(run, together=together)
-        settings["per_device_train_batch_size"] *= answers
+        settings["per_device_train_batch_size"] *= answers * leading.views
         # A step of groups is whole: TRL deals them out by their number.
         steps = leading.steps if answers == 1 else leading.whole_steps
         args = {

@@ -52,6 +52,28 @@ class TestTRLSFT(Laws):
 class TestTRLKTO(Laws):
     method = "trl-kto"
 
+    def test_a_step_has_the_rows_that_one_of_kto_has(self, session, monkeypatch):
+        """Both answers of each pair: TRL counts an answer as a row."""
+        runs = {}
+        for method in ("kto", "trl-kto"):
+            recipe = type(session.recipe).model_validate(
+                {**session.recipe.model_dump(exclude_unset=True), "methods": {"tried": {"method": method}}}
+            )
+            monkeypatch.setattr(session, "plan", resolve(recipe))
+            runs[method] = self._align(session, f"rows-{method}")[0]
+        ours, theirs = runs["kto"].ledger, runs["trl-kto"].ledger
+        assert theirs.account == ours.account
+        assert theirs.learned == ours.learned
+        assert len(theirs.learned["train"]) == 16, "two steps of eight rows"
+
+    def test_a_prompt_never_meets_its_own_other_answer(self):
+        from alignbench_trl.trainers import _Mismatched
+
+        rows = [{"prompt_ids": [at // 2], "completion_ids": [at]} for at in range(6)]
+        others = _Mismatched(lambda made: [one["KL_completion_ids"][0] for one in made])(rows)
+        assert sorted(others) == list(range(6))
+        assert all(other // 2 != at // 2 for at, other in enumerate(others))
+
 
 class TestTRLGRPO(Laws):
     method = "trl-grpo"
