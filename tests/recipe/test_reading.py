@@ -170,7 +170,7 @@ def test_training_from_a_decoder_is_refused_before_anything_runs(problems, loade
     )
     assert problems(HEAD + f"methods: {blocks % 'learner'}") == [
         "r.yaml:3:105: methods.next.start: 'next' cannot train from 'found', which is a decoder and has no "
-        "weights of its own; let it start from the label below that decoder"
+        "weights of its own; let it start from the label that the decoder starts from"
     ]
     assert loaded(HEAD + f"methods: {blocks % 'searcher'}"), "one decoder may stand on another"
 
@@ -180,7 +180,7 @@ def test_a_field_that_reads_weights_names_no_decoder(problems, loaded):
     (found,) = problems(HEAD + f"methods: {blocks % 'found'}")
     assert found.endswith(
         "methods.merger.labels: 'merger' reads the weights of 'found', which is a decoder and has none; "
-        "name the label below that decoder"
+        "name the label that the decoder starts from"
     )
     assert loaded(HEAD + f"methods: {blocks % 'sft'}")
 
@@ -190,7 +190,7 @@ def test_a_search_of_a_search_is_refused_where_the_method_says_that_it_cannot(pr
     (found,) = problems(HEAD + f"methods: {{{block % ', start: found'}}}")
     assert found.endswith(
         "methods.next.start: 'next' cannot decode 'found', which is a decoder and has no weights of its own; "
-        "let it start from the label below that decoder"
+        "let it start from the label that the decoder starts from"
     )
     (found,) = problems(HEAD + "start: found\nmethods: {found: {method: searcher, start: base}, "
                        "next: {method: digger}}")  # fmt: skip

@@ -27,13 +27,9 @@ def ruler(script):
 
 SIMULATED = {"claims", "power", "raters"}
 """Of random numbers alone."""
-OF_AN_EARLIER_BASE = {"evaluation", "judge", "judge_rubric", "published"}
-"""Equal numbers of two programs on one model, whichever it is; benchmarks/RESULTS.md says that it is an earlier one."""
 
 
-@pytest.mark.parametrize(
-    "name", sorted({path.stem for path in PROOFS.glob("*.json")} - SIMULATED - OF_AN_EARLIER_BASE)
-)
+@pytest.mark.parametrize("name", sorted({path.stem for path in PROOFS.glob("*.json")} - SIMULATED))
 def test_a_proof_is_of_this_sandbox(name: str):
     assert proof(name)["sandbox"] == FINGERPRINT
 

@@ -27,7 +27,7 @@ class DecodingBase(TokenTrees):
         if not isinstance(policy, ModelPolicy):
             raise PluginError(
                 "a search needs a model to search, and its start is a decoder itself",
-                "let it start from the label below that decoder",
+                "let it start from the label that the decoder starts from",
             )
         super().__init__(policy)
 

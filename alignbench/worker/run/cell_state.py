@@ -154,7 +154,7 @@ class CellState:
         if not isinstance(start, ModelPolicy):
             raise PluginError(
                 f"'{self.label}' cannot train from its start, which is a decoder and has no weights of its own",
-                "let it start from the label below that decoder",
+                "let it start from the label that the decoder starts from",
             )
         made = self.session.base.add_adapter(
             self.session.adapter_name(name), seed=self.number("init", name), like=start, dropout=dropout
