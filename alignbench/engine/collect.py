@@ -179,7 +179,9 @@ def _label(
         distribution=source.distribution if source else None,
         version=source.version if source else None,
         start=start if start is None or isinstance(start, str) else start.model_dump(),
-        departures=(*(planned.departures if planned else ()), *seen, *_elsewhere(cells, sealed)),
+        departures=tuple(
+            dict.fromkeys((*(planned.departures if planned else ()), *seen, *_elsewhere(cells, sealed)))
+        ),
         seeds=tuple(cell.seed for cell in cells),
         sampling=summary.get("sampling", {}).get(label),
         metrics=summary.get("labels", {}).get(label, {}),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from statistics import fmean
 
 import pytest
 
@@ -128,6 +129,30 @@ def test_the_page_of_rlaif_quotes_the_labels_that_were_compared():
             if one is not None:
                 low, high = one["ci95"]
                 assert against == [f"{one['difference']:+.3f} [{low:+.3f}, {high:+.3f}]"], label
+
+
+def test_the_page_of_grpo_quotes_the_comparison_at_equal_flops():
+    text = (ROOT / "docs" / "methods" / "grpo.md").read_text(encoding="utf-8")
+    page, found = (
+        tables(text[text.index("## At equal FLOPs") : text.index("## Known pitfalls")]),
+        proof("equal_flops"),
+    )
+    trials = proof("equal_flops_tuning")["trials"]
+    kinds = ("minus sft, method", "minus rlhf, method, T 0", "minus rlhf, method, T 1")
+    for label in ("dpo", "kto", "rlhf", "grpo", "rloo", "online-dpo"):
+        numbers, (rate, flops, reward, *differences) = found[label], page[label]
+        assert float(rate) == numbers["learning_rate"], label
+        best = max(trials[label], key=lambda one: one["reward"])
+        assert best["learning_rate"] == numbers["learning_rate"], label
+        assert flops == f"{fmean(numbers['flops']) / 1e12:.2f}e12", label
+        assert reward == f"{numbers['reward']:.3f}", label
+        differences += [""] * (len(kinds) - len(differences))
+        for said, one in zip(differences, map(numbers.get, kinds), strict=True):
+            low, high = (0, 0) if one is None else one["ci95"]
+            assert said == ("" if one is None else f"{one['difference']:+.3f} [{low:+.3f}, {high:+.3f}]"), (
+                label
+            )
+        assert numbers["minus sft, method"]["ci95"][0] > 0, f"{label} is above its start"
 
 
 def test_pages_quote_the_ruler_the_budgets_and_the_power():
