@@ -1,7 +1,7 @@
 """What the two pieces of code that compute token trees cost: the questions of a judge, by either of them.
 
-A judge asks many questions at once, reads each once and keeps nothing: `models/forward/choices.py` computes them as rows
-of forwards, as training and log-probabilities do. A search grows its paths a token at a time and asks again:
+A judge asks many questions at once, reads each once and keeps nothing: `models/forward/choices.py` computes them as
+rows of forwards, as training and log-probabilities do. A search grows its paths a token at a time and asks again:
 `models/trees` keeps keys and values of every position. Here both answer the same questions, all pairs of the answers to
 some prompts in both orders, on one core; the search's code gets a tree for each prompt, all in one call, and the
 prompts' common beginning as a shared prefix. Arms alternate A B B A; times are the processor's, a ratio is the median.
