@@ -173,7 +173,7 @@ def _policies(found: Comparison | None) -> str:
     if found is None or found.difference is None or found.verdict is None:
         return ""
     interval = f" ({_interval(found)})" if found.ci95 else ""
-    outcome = "not told apart" if found.verdict == "not told apart" else found.verdict
+    outcome = found.verdict
     return f"These policies alone: {text.signed(found.difference, _places(found))}{interval}, {outcome}."
 
 

@@ -14,8 +14,7 @@ HEAVY = ("torch", "transformers", "peft", "bitsandbytes", "datasets", "trl", "py
 
 
 MODULES = 420
-"""Modules that Python has loaded when the help is printed: a quarter of a second on a processor that runs a loop of
-1e7 steps in half a second. Counted, not timed: machines are noisy."""
+"""Modules that Python has loaded when the help is printed, at most. Counted, not timed: machines are noisy."""
 
 
 def test_help_loads_few_modules(root: Path) -> None:

@@ -159,7 +159,7 @@ def test_a_part_has_its_share_of_every_budget(tmp_path: Path, budget: Budget, pa
     plan = smaller(resolve(recipe(tmp_path, text).recipe), 8, 8 / 400)
     planned = plan.labels["sft"]
     assert getattr(planned.budget, part.unit) == part.amount
-    assert planned.training.batch == plan.recipe.training.batch == 8
+    assert planned.training.batch == plan.training.batch == plan.recipe.training.batch == 8
     assert (plan.recipe.evaluation.prompts, plan.recipe.evaluation.tuning_prompts) == (1, 2)
 
 

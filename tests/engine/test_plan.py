@@ -212,3 +212,26 @@ def test_a_run_resolves_its_recipe_once_and_builds_each_config_once(
     assert done.exit_code == 0, done.output
     assert resolved == {"asked": 1, "again": 1}
     assert built["FewShot.Config"] == 2, "one for each label"
+
+
+def test_another_source_of_a_judge_or_metric_is_another_evaluation():
+    plan = resolve(recipe(evaluation={"prompts": 4, "judges": ["gold"]}))
+    changed = {
+        name: one.model_copy(update={"digest": "other"}) if name.startswith("judges ") else one
+        for name, one in plan.sources.items()
+    }
+    assert changed != plan.sources
+    one, other = (
+        keys.evaluation_key(of, {"base/seed-0": "c"}, VERSIONS)
+        for of in (plan, plan.model_copy(update={"sources": changed}))
+    )
+    assert one != other
+
+
+def test_what_is_asked_of_cells_holds_the_prompts_that_choose_a_temperature():
+    grid = {"prompts": 4, "sampling": {"temperature": [0, 1]}}
+    few, more = (recipe(evaluation={**grid, "tuning_prompts": n}) for n in (10, 20))
+    assert keys.asked_of_cells(few) != keys.asked_of_cells(more)
+    one = {"prompts": 4, "sampling": {"temperature": 1}}
+    few, more = (recipe(evaluation={**one, "tuning_prompts": n}) for n in (10, 20))
+    assert keys.asked_of_cells(few) == keys.asked_of_cells(more), "nothing is chosen"

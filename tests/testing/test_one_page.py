@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 
+import alignbench
 from alignbench import DecodingBase, Sampling
 from alignbench.testing.sessions import open_session
 
@@ -45,7 +46,16 @@ def test_there_are_eleven_and_each_has_a_file_that_the_pages_list():
 def test_a_plugin_of_one_page_is_one_page_of_public_names(file: Path):
     text = file.read_text(encoding="utf-8")
     assert len(text.splitlines()) <= LINES
+    modules = {
+        alias.asname or alias.name
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, ast.Import)
+        for alias in node.names
+        if alias.name == "alignbench"
+    }
     for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in modules:
+            assert node.attr in alignbench.__all__
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("alignbench"):
             assert node.module in PUBLIC
             assert not any(alias.name.startswith("_") for alias in node.names)

@@ -66,3 +66,9 @@ def test_every_plugin_module_loads_nothing_heavy(root: Path) -> None:
         "for name in plugins.installed('methods'):\n    plugins.load('methods', name)\n"
     )
     assert loaded_by(statement, root) == []
+
+
+def test_a_child_process_does_not_load_the_compiler_of_torch() -> None:
+    script = "import sys, alignbench.worker.preload; print('torch._inductor.compile_fx' in sys.modules)"
+    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert ran.stdout == "False\n"

@@ -86,6 +86,7 @@ def _kept(base: Base) -> dict[str, Any]:
         ],
         "modules": modules,
         "gradients": {name: weight.requires_grad for name, weight in base.model.named_parameters()},
+        "data": {name: weight.data for name, weight in base.model.named_parameters()},
         "configs": [(config, dict(vars(config))) for config in _configs(base)],
         "tokenizer": {
             name: getattr(base.tokenizer, name)
@@ -131,6 +132,11 @@ def _restore_modules(base: Base, kept: dict[str, Any]) -> None:
     for name, weight in base.model.named_parameters():
         weight.requires_grad_(kept["gradients"].get(name, False))
         weight.grad = None
+        data = kept["data"].get(name)
+        if (
+            data is not None and weight.dtype != data.dtype
+        ):  # a trainer has cast it; these are the values it had
+            weight.data = data
     for config, own in kept["configs"]:
         vars(config).clear()
         vars(config).update(own)

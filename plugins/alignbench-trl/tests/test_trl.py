@@ -149,6 +149,8 @@ class TestTRLDPO(Laws):
             }
 
         before, others = state(), [tensor.clone() for tensor in policy.parameters()]
+        norm = next(weight for name, weight in base.peft.named_parameters() if "norm" in name)
+        values = norm.data.clone()
         with borrowed(run, fresh) as (model, tokenizer):
             assert [
                 name
@@ -163,6 +165,7 @@ class TestTRLDPO(Laws):
             for module in model.modules():
                 if isinstance(module, Dropout):
                     module.p = 0.5
+            norm.data = norm.data.bfloat16()
             base.model.config.use_cache = not base.model.config.use_cache
             base.model.generation_config.pad_token_id = 5
             for weight in model.parameters():
@@ -171,6 +174,7 @@ class TestTRLDPO(Laws):
         after = state()
         del base.peft.dropout
         assert {name for name in before if after[name] != before[name]} == set()
+        assert torch.equal(norm.data, values), "a weight that was cast has the values that it had"
         assert all(tensor.equal(other) for tensor, other in zip(policy.parameters(), others, strict=True))
         assert any(tensor.abs().min() >= 0.5 for tensor in fresh.parameters()), "it has learnt"
         assert "precision of the trained adapter: bfloat16 instead of float32" in map(
