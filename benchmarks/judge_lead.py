@@ -14,7 +14,7 @@ from pathlib import Path
 from alignbench.data.tokens import begun, encode
 from alignbench.judges.wording import OPTIONS, PLAIN, filled
 from alignbench.models import load_base
-from alignbench.models.forward.choices import options_of, read
+from alignbench.models.trees.choices import options_of, read
 from alignbench.recipe.schema import Model
 from alignbench.store import Store, default_root
 

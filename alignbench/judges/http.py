@@ -21,7 +21,7 @@ from pydantic import Field, field_validator, model_validator
 from alignbench import layout, store
 from alignbench.api.judge import Models
 from alignbench.errors import ModelError, Problem, RecipeError, SecurityError
-from alignbench.judges.reader import Ask, Asking, Found, Group, Reader
+from alignbench.judges.reader import Ask, Asking, Found, Reader
 
 if TYPE_CHECKING:
     import httpx
@@ -194,7 +194,6 @@ class Server:
         self,
         questions: Sequence[str],
         options: Sequence[str],
-        groups: Sequence[Group],
         think: tuple[str, int] | None,
         lead: str = "",
     ) -> tuple[list[Found], int]:

@@ -10,7 +10,7 @@ from alignbench.api.config import Sampling
 from alignbench.api.judge import Models
 from alignbench.api.policy import Policy
 from alignbench.errors import PluginError
-from alignbench.judges.reader import Ask, Asking, Found, Group, Reader
+from alignbench.judges.reader import Ask, Asking, Found, Reader
 from alignbench.rows import Prompt
 
 Compute = Literal["auto", "float32", "bfloat16", "float16"]
@@ -36,12 +36,11 @@ class InProcess:
         self,
         questions: Sequence[str],
         options: Sequence[str],
-        groups: Sequence[Group],
         think: tuple[str, int] | None,
         lead: str = "",
     ) -> tuple[list[Found], int]:
         from alignbench.data.tokens import begun, encode
-        from alignbench.models.forward.choices import options_of, read
+        from alignbench.models.trees.choices import options_of, read
 
         base, tokens = self.policy.base, 0
         turns = [({"role": "user", "content": question},) for question in questions]
@@ -61,7 +60,7 @@ class InProcess:
         fits = [
             place for place, one in enumerate(ids) if context is None or len(one) + ways.longest <= context
         ]
-        reading = read(self.policy, [ids[place] for place in fits], ways, [groups[place] for place in fits])
+        reading = read(self.policy, [ids[place] for place in fits], ways)
         found: list[Found] = ["too long"] * len(questions)
         self.likeliest = [""] * len(questions)
         for place, row, first in zip(fits, reading.probabilities.tolist(), reading.likeliest, strict=True):

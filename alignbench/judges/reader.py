@@ -19,9 +19,6 @@ CLAMP = (0.4, 0.6)
 """Bounds of the probability after reasons were given: they make a model overconfident (arXiv:2212.08073)."""
 
 
-Group = tuple[str, ...]
-"""The shared beginning of a question: its prompt, then its first answer."""
-
 Found = list[float] | str
 """The probability of each option, or the reason why there is none."""
 
@@ -44,7 +41,6 @@ class Ask(Protocol):
         self,
         questions: Sequence[str],
         options: Sequence[str],
-        groups: Sequence[Group],
         think: tuple[str, int] | None,
         lead: str = "",
     ) -> tuple[list[Found], int]:
@@ -151,7 +147,7 @@ class Reader(Judge):
         new = [key for key in dict.fromkeys(wanted) if key not in self._scores]
         template = self.config.rate or self.words.rate
         texts = [filled(template, question, answer=answer) for question, answer in new]
-        for key, found in zip(new, self._read(texts, SCORES, [(key[0],) for key in new]), strict=True):
+        for key, found in zip(new, self._read(texts, SCORES), strict=True):
             mass = 0.0 if isinstance(found, str) else sum(found)
             self._scores[key] = None
             if isinstance(found, str):
@@ -179,8 +175,7 @@ class Reader(Judge):
         new = [key for key in dict.fromkeys(asked_as) if key not in self._judgments]
         orders = [(q, *pair, principle) for q, x, y, principle in new for pair in ((x, y), (y, x))]
         texts = [self._question(*order) for order in orders]
-        groups = [(question, first) for question, first, _, _ in orders]
-        found = self._read(texts, OPTIONS, groups)
+        found = self._read(texts, OPTIONS)
         for key, first, second in zip(new, found[::2], found[1::2], strict=True):
             self._judgments[key] = self._judgment(first, second)
         likeliest = (self.ask.likeliest if found else []) or [""] * len(found)
@@ -223,12 +218,12 @@ class Reader(Judge):
         self.abstained[judgment.reason] += 1
         return judgment
 
-    def _read(self, questions: Sequence[str], options: Sequence[str], groups: Sequence[Group]) -> list[Found]:
+    def _read(self, questions: Sequence[str], options: Sequence[str]) -> list[Found]:
         if not questions:
             return []
         think = (self.words.conclusion, self.config.think_tokens) if self._thinks(options) else None
         lead = "" if think is not None else self._lead(options)
-        found, tokens = self.ask.read(questions, options, groups, think, lead)
+        found, tokens = self.ask.read(questions, options, think, lead)
         self.record_cost(judge_calls=len(questions), judge_tokens=tokens)
         return found
 

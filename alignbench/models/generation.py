@@ -18,7 +18,7 @@ from alignbench.api.policy import Answer
 from alignbench.errors import ModelError
 from alignbench.models import meter
 from alignbench.models.forward.incremental import GrowingTexts
-from alignbench.models.forward.memory import ANSWERS, CACHE, POSITIONS, positions
+from alignbench.models.forward.memory import ANSWERS, CACHE, POSITIONS, cached, positions
 from alignbench.rows import Prompt
 
 if TYPE_CHECKING:
@@ -34,27 +34,15 @@ decided: in float32 the row is then computed again, alone. That rounding is abou
 
 def _batch(base: Network, order: list[Row], new: int) -> int:
     """Return how many of the first rows, each with up to `new` tokens more, are decoded together."""
-    first = len(order[0].prompt.prompt_ids)
-    size = min(
-        ANSWERS[base.device.type], _fit(base, first + new), max(1, positions(base, POSITIONS) // first)
-    )
+    first, kind = len(order[0].prompt.prompt_ids), base.device.type
+    fit = CACHE[kind] // max(1, cached(base) * (first + new))
+    size = max(1, min(ANSWERS[kind], fit, positions(base, POSITIONS) // first))
     if base.paths.batch == "padded":
         return size
     if base.paths.batch == "one by one":
         return 1
     alike = next((at for at, row in enumerate(order) if len(row.prompt.prompt_ids) != first), len(order))
     return min(size, alike)
-
-
-def _fit(base: Network, length: int) -> int:
-    """Return for how many texts of `length` tokens there is room for keys and values."""
-    config = base.model.config.get_text_config()
-    heads = getattr(config, "num_attention_heads", None)
-    if not heads:  # a recurrent model, whose state does not grow
-        return ANSWERS[base.device.type]
-    size = getattr(config, "head_dim", None) or config.hidden_size // heads
-    per_token = 2 * config.num_hidden_layers * (getattr(config, "num_key_value_heads", None) or heads) * size
-    return max(1, CACHE[base.device.type] // (per_token * base.dtype.itemsize * length))
 
 
 TIMED = 8

@@ -27,9 +27,7 @@ class Paths:
     last_layer: bool = False
     """Whether the last layer is computed only for the tokens that are read."""
     trees: Literal["one row", "rows", "whole texts"] = "whole texts"
-    """How a search computes its paths: what they share once, in one row or a row for each tree; or each by itself."""
-    questions: Literal["one row", "cache", "whole texts"] = "whole texts"
-    """How a judge's questions are read: what they share once, in one row or behind a cache; or each by itself."""
+    """How searches and judges compute what texts share: once, in one row or a row for each tree; or not."""
 
     def slower(self) -> list[str]:
         """Return what is slower than it could be, because the faster way gave other numbers."""
@@ -42,9 +40,7 @@ class Paths:
             and self.batch != "one by one",
             "sequences are trained on and scored with padding": not self.one_row and self.padding,
             "sequences are trained on and scored one by one": not self.one_row and not self.padding,
-            "searches compute a row for each tree": self.trees == "rows",
-            "searches compute every path as a whole text": self.trees == "whole texts",
-            "judges read questions behind a cache": self.questions == "cache",
-            "judges read every question as a whole text": self.questions == "whole texts",
+            "searches and judges compute a row for each tree": self.trees == "rows",
+            "searches and judges compute every path as a whole text": self.trees == "whole texts",
         }
         return [note for note, holds in notes.items() if holds]

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from alignbench.errors import ModelError
 from alignbench.models import counting
-from alignbench.models.forward import choices, last_layer, varlen
+from alignbench.models.forward import last_layer, varlen
 from alignbench.models.forward.attention import NOT_SUPPORTED, agrees, rounds_activations
 from alignbench.models.forward.incremental import GrowingTexts
 from alignbench.models.paths import Paths
@@ -44,15 +44,13 @@ def find_paths(base: Network) -> Paths:
     with torch.no_grad(), base.arithmetic(), counting.trying():
         _check_causal(base)
         base.paths = paths = next((paths for paths in LADDER if _right(base, paths)), Paths())
-        one_row = varlen.supports(model, 0)
         trees = TokenTrees(ModelPolicy(base, None))
         return replace(
             paths,
-            one_row=one_row,
+            one_row=varlen.supports(model, 0),
             padding=varlen.pads(model),
             last_layer=last_layer.supports(model),
             trees="one row" if trees.in_one_row else "whole texts" if trees.whole_texts else "rows",
-            questions="one row" if one_row else "cache" if choices.continues(base) else "whole texts",
         )
 
 

@@ -11,7 +11,7 @@ from alignbench.api.judge import PairwiseJudgment
 from alignbench.judges.language_model import LanguageModel, Self
 from alignbench.judges.reader import Asking, Found, Reader
 from alignbench.judges.wording import OWN_LEAD, PLAIN, filled, nonce, wording
-from alignbench.models.forward import choices
+from alignbench.models.trees import choices
 from alignbench.rows import Prompt
 
 
@@ -31,7 +31,7 @@ class Script:
 
     def forget(self) -> None: ...
 
-    def read(self, questions: Sequence[str], options: Sequence[str], groups: Any, think: Any, lead: str = ""):
+    def read(self, questions: Sequence[str], options: Sequence[str], think: Any, lead: str = ""):
         self.asked += questions
         self.thinks.append(think)
         self.leads.append(lead)

@@ -199,8 +199,8 @@ WRITE = "python -m tests.models.architectures"
 """The command that writes the table of the page."""
 
 HEAD = """\
-| architecture | answers | training and scoring | search | judge's questions | quantised | adapted |
-| --- | --- | --- | --- | --- | ---: | ---: |"""
+| architecture | answers | training and scoring | searches and judges | quantised | adapted |
+| --- | --- | --- | --- | ---: | ---: |"""
 
 
 def row(name: str, base: Base) -> str:
@@ -211,7 +211,7 @@ def row(name: str, base: Base) -> str:
         paths.batch
     ]
     scored = "one row" if paths.one_row else "padded" if paths.padding else "one by one"
-    cells = (name, answers, scored, paths.trees, paths.questions)
+    cells = (name, answers, scored, paths.trees)
     return f"| {' | '.join(cells)} | {shares['quantised']:.0%} | {shares['adapted']:.0%} |"
 
 

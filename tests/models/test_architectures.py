@@ -16,8 +16,8 @@ from transformers.pytorch_utils import Conv1D
 from alignbench import ScoringGroup
 from alignbench.api.config import Sampling
 from alignbench.models import Base, Query, TokenTrees, load_base
-from alignbench.models.forward.choices import Options, read
 from alignbench.models.forward.groups import score
+from alignbench.models.trees.choices import Options, read
 from alignbench.models.weights import skeleton
 from alignbench.models.weights.files import linear_layers
 from alignbench.models.weights.skeleton import kind_of
@@ -126,7 +126,7 @@ def test_a_search_finds_what_follows_every_path(base, plain):
 def test_a_judge_reads_what_transformers_reads(base, plain):
     options = Options((((20,), (21,)), ((22,),)))
     questions = [(*ids_of(80, 9), *ids_of(81 + at, 2 + at)) for at in range(3)]
-    found = read(base.policy(), questions, options, [("one",)] * 3).probabilities
+    found = read(base.policy(), questions, options).probabilities
     for question, chance in zip(questions, found, strict=True):
         with torch.no_grad():
             chances = whole(plain, question)[-1].softmax(-1)

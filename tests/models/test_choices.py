@@ -9,7 +9,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from alignbench.errors import ModelError
 from alignbench.models import Base, load_base
-from alignbench.models.forward.choices import options_of, read
+from alignbench.models.trees.choices import options_of, read
 from alignbench.recipe import schema
 
 TEMPLATE = (
@@ -89,7 +89,7 @@ def test_options_that_cannot_be_told_apart_are_refused(letters: Base):
 
 
 QUESTIONS = [
-    (prompt, first, f"abcdefgh{prompt} {first} {second}>")
+    f"abcdefgh{prompt} {first} {second}>"
     for prompt in ("cab", "dad", "aaaaaaaaaaaaaaaa")
     for first in ("jij", "bbbbbbbb", "f")
     for second in ("a", "gegege")
@@ -98,8 +98,8 @@ QUESTIONS = [
 
 def test_shared_text_read_once_gives_what_separate_forwards_give(letters: Base):
     options = options_of(letters, ">", [str(mark) for mark in range(1, 11)])
-    questions = [ids(letters, text) for _, _, text in QUESTIONS]
-    together = read(letters.policy(), questions, options, [(p, first) for p, first, _ in QUESTIONS])
+    questions = [ids(letters, text) for text in QUESTIONS]
+    together = read(letters.policy(), questions, options)
     apart = torch.cat([read(letters.policy(), [one], options).probabilities for one in questions])
     torch.testing.assert_close(together.probabilities, apart, atol=1e-6, rtol=0)
 
@@ -117,8 +117,8 @@ def test_the_likeliest_token_after_each_question_is_known(letters: Base):
 
 def test_shared_text_is_counted_once(letters: Base):
     options = options_of(letters, ">", "AB")
-    questions = [ids(letters, text) for _, _, text in QUESTIONS]
-    together = read(letters.policy(), questions, options, [(p, first) for p, first, _ in QUESTIONS])
+    questions = [ids(letters, text) for text in QUESTIONS]
+    together = read(letters.policy(), questions, options)
     prefixes = {question[:cut] for question in questions for cut in range(1, len(question) + 1)}
     assert together.tokens < 0.7 * sum(map(len, questions))
     assert together.tokens >= len(prefixes)  # nothing can be read less often than once
@@ -126,11 +126,11 @@ def test_shared_text_is_counted_once(letters: Base):
 
 def test_what_is_read_together_does_not_change_what_is_read(letters: Base, monkeypatch: pytest.MonkeyPatch):
     options = options_of(letters, ">", "AB")
-    questions = [ids(letters, text) for _, _, text in QUESTIONS]
-    groups = [(p, first) for p, first, _ in QUESTIONS]
-    whole = read(letters.policy(), questions, options, groups)
-    monkeypatch.setattr("alignbench.models.forward.choices.QUESTIONS", {"cpu": 90})
-    pieces = read(letters.policy(), questions, options, groups)
+    questions = [ids(letters, text) for text in QUESTIONS]
+    whole = read(letters.policy(), questions, options)
+    monkeypatch.setattr("alignbench.models.trees.choices.QUESTIONS", {"cpu": 1 << 16})
+    monkeypatch.setattr("alignbench.models.trees.choices.WIDTH", 20)
+    pieces = read(letters.policy(), questions, options)
     assert pieces.forwards > whole.forwards
     torch.testing.assert_close(whole.probabilities, pieces.probabilities, atol=1e-6, rtol=0)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from collections.abc import Sequence as Many
-from dataclasses import replace
 from inspect import signature
 from typing import TYPE_CHECKING, Any
 
@@ -182,21 +181,12 @@ def select(cache: Any, index: Tensor) -> Any:
     return [state.index_select(0, index) for state in cache]
 
 
-def last_states(base: Network, texts: Many[Many[int]]) -> Tensor:
-    """Return [texts, hidden]: the last hidden state of each text, computed without a cache."""
-    found: list[Tensor] = [torch.empty(0)] * len(texts)
-    paths = replace(base.paths, cache=False)
-    for places in together(paths.batch, texts):
-        states = GrowingTexts(base, [texts[place] for place in places], paths).states()
-        for place, state in zip(places, states, strict=True):
-            found[place] = state
-    return torch.stack(found)
-
-
-def together(batch: Batch, texts: Many[Many[int]]) -> Iterator[list[int]]:
-    """Yield places of texts that share a forward."""
-    by_length: dict[int, list[int]] = {}
-    for place, text in enumerate(texts):
-        key = {"padded": 0, "equal lengths": len(text), "one by one": place}[batch]
-        by_length.setdefault(key, []).append(place)
-    yield from by_length.values()
+def together(batch: Batch, texts: Many[Many[int]], positions: int) -> Iterator[list[int]]:
+    """Yield places of texts that share a forward of at most `positions`, padding counted."""
+    alike: dict[int, list[int]] = {}
+    for place in sorted(range(len(texts)), key=lambda place: -len(texts[place])):
+        key = {"padded": 0, "equal lengths": len(texts[place]), "one by one": place}[batch]
+        alike.setdefault(key, []).append(place)
+    for places in alike.values():
+        size = max(1, positions // len(texts[places[0]]))
+        yield from (places[at : at + size] for at in range(0, len(places), size))

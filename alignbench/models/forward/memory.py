@@ -26,14 +26,11 @@ PASSING = {"cpu": 1 << 29, "cuda": 1 << 33}
 POSITIONS = {"cpu": 16384, "cuda": 16384}
 """Token positions of one scoring forward, as if all its sequences were as long as the longest: at most."""
 
-TREE_POSITIONS = {"cpu": 4096, "cuda": 32768}
+TREE_POSITIONS = {"cpu": 2048, "cuda": 32768}
 """New positions of one forward over token trees."""
 
-QUESTIONS = {"cpu": 4096, "cuda": 65536}
-"""Tokens of the questions of one forward over their prefix tree, before shared prefixes are taken out."""
-
-CACHED_QUESTIONS = {"cpu": 2048, "cuda": 65536}
-"""The same of one forward with a cache and padding."""
+QUESTIONS = {"cpu": 1 << 25, "cuda": 1 << 32}
+"""Bytes of keys and values of a judge's questions that are read together."""
 
 LOGITS = {"cpu": 1 << 22, "cuda": 1 << 27}
 """Numbers of the largest tensor of logits, float32: positions x vocabulary."""
@@ -65,6 +62,17 @@ def positions(base: Network, most: dict[str, int]) -> int:
     held = (8 * hidden + 4 * inner) * base.dtype.itemsize
     kind = base.device.type
     return max(1, min(most[kind], PASSING[kind] // held))
+
+
+def cached(base: Network) -> int:
+    """Return the bytes of keys and values of one position; 0 for a recurrent model, whose state does not grow."""
+    config: Any = base.model.config.get_text_config()
+    heads = getattr(config, "num_attention_heads", None)
+    if not heads:
+        return 0
+    size = getattr(config, "head_dim", None) or config.hidden_size // heads
+    heads = getattr(config, "num_key_value_heads", None) or heads
+    return 2 * config.num_hidden_layers * heads * size * base.dtype.itemsize
 
 
 def for_activations(kind: str, threads: int, taken: int = 0) -> int:

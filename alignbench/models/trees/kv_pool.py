@@ -43,15 +43,22 @@ class Pool:
     def take(self) -> int:
         """Return a free slot."""
         if not self._free:
-            have = len(self.column)
-            want = max(1024, int(have * POOL_GROWTH[self.states.device.type]))
-            states = _grown(self.states, want)
-            keys, values = ([_grown(one, want) for one in stores] for stores in (self.keys, self.values))
-            # Assigned last: a failed allocation leaves the pool as it was.
-            self.states, self.keys, self.values = states, keys, values
-            self.column = np.zeros(want, np.int64)
-            self._free = list(range(want - 1, have - 1, -1))
+            self._grow(max(1024, int(len(self.column) * POOL_GROWTH[self.states.device.type])))
         return self._free.pop()
+
+    def reserve(self, slots: int) -> None:
+        """Make room for so many slots in all."""
+        if slots > len(self.column):
+            self._grow(slots)
+
+    def _grow(self, want: int) -> None:
+        have = len(self.column)
+        states = _grown(self.states, want)
+        keys, values = ([_grown(one, want) for one in stores] for stores in (self.keys, self.values))
+        # Assigned last: a failed allocation leaves the pool as it was.
+        self.states, self.keys, self.values = states, keys, values
+        self.column = np.zeros(want, np.int64)
+        self._free = [*range(want - 1, have - 1, -1), *self._free]
 
     def give(self, slot: int) -> None:
         """Free a slot."""

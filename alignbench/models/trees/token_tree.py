@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from collections.abc import Sequence as Many
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from copy import copy
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ from transformers import DynamicCache
 from alignbench.errors import ModelError
 from alignbench.models import counting, meter
 from alignbench.models.forward.attention import computes_same, installed, no_mask
+from alignbench.models.forward.incremental import together
 from alignbench.models.forward.last_layer import only
 from alignbench.models.forward.memory import LOGITS, TREE_POSITIONS, positions
 from alignbench.models.forward.varlen import attends_to_all
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 FEW = 7 / 8
 """Share of new positions that are read, below which a last layer for these alone is faster."""
 
-FULL = 1 / 2
+FULL = 3 / 4
 """Trees attend together where each has at least this share of the new positions of the longest."""
 
 APART = 32
@@ -140,6 +141,10 @@ class TokenTrees:
         """Bytes of the keys, values and states that the trees hold now."""
         return self._pool.used * self._pool.per_position
 
+    def reserve(self, positions: int) -> None:
+        """Make room for so many positions at once: to grow is to copy what is there."""
+        self._pool.reserve(positions)
+
     def new_tree(self, prefix: Ids = ()) -> TokenTree:
         """Return a new tree whose paths all begin with `prefix`, which is computed once for all its trees."""
         if prefix and prefix not in self._prefixes:
@@ -161,34 +166,29 @@ class TokenTrees:
 
     def ask(self, asked: Many[tuple[TokenTree, Many[Query]]]) -> list[list[Reply]]:
         """Answer the queries of each tree, each tree once at most; unknown positions are computed."""
-        base = self.base
-        with (
-            meter.doing("search"),
-            torch.inference_mode(),
-            base.using(self.policy),
-            base.arithmetic(),
-        ):
-            try:
-                grown = [(tree, *self._grow(tree, queries)) for tree, queries in asked]
-                self._compute([(tree, new) for tree, new, _ in grown if new])
-            except BaseException:
-                for tree, _ in asked:
-                    tree.prune(())  # what was not computed must not count as known
-                raise
+        with self._computing():
+            ends = self._ends(asked)
             replies = self._reply(
                 [
                     (node, tree, query)
-                    for (tree, queries), (_, _, ends) in zip(asked, grown, strict=True)
-                    for query, node in zip(queries, ends, strict=True)
+                    for (tree, queries), nodes in zip(asked, ends, strict=True)
+                    for query, node in zip(queries, nodes, strict=True)
                 ]
             )
         done = iter(replies)
         return [[next(done) for _ in queries] for _, queries in asked]
 
+    def states(self, asked: Many[tuple[TokenTree, Many[Ids]]]) -> Tensor:
+        """Return the hidden states [paths, hidden] after the paths of each tree, which is named once at most."""
+        queries = [(tree, [Query(path) for path in paths]) for tree, paths in asked]
+        with self._computing():
+            slots = [node.slot for nodes in self._ends(queries) for node in nodes]
+            return self._pool.states[torch.tensor(slots, device=self.base.device)]
+
     def alone(self, path: Ids) -> Tensor:
         """Return the float32 logits [1, vocabulary] after `path`, computed by itself and without a cache."""
         base = self.base
-        with meter.doing("search"), torch.inference_mode(), base.using(self.policy), base.arithmetic():
+        with self._computing():
             ids, mask = base.pad([path], "left")
             return base.logits(base.hidden(ids, mask)[:, -1])[:, : base.vocabulary]
 
@@ -269,42 +269,58 @@ class TokenTrees:
 
     # --- the network ----------------------------------------------------------------------------------------
 
+    @contextmanager
+    def _computing(self) -> Iterator[None]:
+        base = self.base
+        with meter.doing("search"), torch.inference_mode(), base.using(self.policy), base.arithmetic():
+            yield
+
+    def _ends(self, asked: Many[tuple[TokenTree, Many[Query]]]) -> list[list[Node]]:
+        """Return the last node of each path, by tree, once what they need is computed."""
+        try:
+            grown = [(tree, *self._grow(tree, queries)) for tree, queries in asked]
+            self._compute([(tree, new) for tree, new, _ in grown if new])
+        except BaseException:
+            for tree, _ in asked:
+                tree.prune(())  # what was not computed must not count as known
+            raise
+        return [ends for _, _, ends in grown]
+
     def _compute(self, work: list[Row]) -> None:
+        texts: list[Row] = []
         fast: list[Row] = []
-        with (
-            meter.doing("search"),
-            torch.inference_mode(),
-            self.base.using(self.policy),
-            self.base.arithmetic(),
-        ):
+        with self._computing():
             for tree, new in work:
                 deepest = max(node.depth for node in new)
                 tree.whole_texts |= self.whole_texts or not attends_to_all(self.base.model, deepest)
-                if tree.whole_texts:
-                    self._compute_paths(tree, new)
-                else:
-                    fast.append((tree, new))
+                (texts if tree.whole_texts else fast).append((tree, new))
+            self._compute_texts(texts)
             for rows in _batches(fast, positions(self.base, TREE_POSITIONS)):
                 self.forward(rows)
         self.peak_bytes = max(self.peak_bytes, self.bytes)
 
-    def _compute_paths(self, tree: TokenTree, new: list[Node]) -> None:
+    def _compute_texts(self, work: list[Row]) -> None:
         """Compute the states of positions from whole texts, one for each of the paths that end with them."""
-        inner = {node.parent for node in new}
-        left = set(new)
-        for node in new:
-            if node in inner:
-                continue
-            path = tree.path_to(node)
-            states = self.base.plain_states(path)
-            tree.forwards += 1
-            tree.tokens += len(path)
-            above: Node | None = node
-            while above is not None and above in left:
-                self._pool.states[above.slot] = states[above.depth - 1]
-                above.has_state = True
-                left.remove(above)
-                above = above.parent
+        ends: list[tuple[TokenTree, Node]] = []
+        for tree, new in work:
+            inner = {node.parent for node in new}
+            ends += [(tree, node) for node in new if node not in inner]
+        texts = [tree.path_to(node) for tree, node in ends]
+        left = {node for _, new in work for node in new}
+        for places in together(self.base.paths.batch, texts, positions(self.base, TREE_POSITIONS)):
+            counting.expect(sum(len(texts[place]) for place in places))
+            found = self.base.hidden(*self.base.pad([texts[place] for place in places], "left"))
+            for tree in {ends[place][0] for place in places}:
+                tree.forwards += 1
+            for place, states in zip(places, found, strict=True):
+                tree, node = ends[place]
+                tree.tokens += len(texts[place])
+                above: Node | None = node
+                while above is not None and above in left:
+                    self._pool.states[above.slot] = states[above.depth - len(texts[place]) - 1]
+                    above.has_state = True
+                    left.remove(above)
+                    above = above.parent
 
     def forward(self, rows: list[Row]) -> None:
         """Compute positions and put them into the pool."""
@@ -334,9 +350,9 @@ class TokenTrees:
         for similar, block in blocks:
             # Some models have masks for as many keys as their context, and no more.
             if self.base.context is not None and block.mask.shape[-1] > self.base.context:
-                for tree, new in similar:
+                for tree, _ in similar:
                     tree.whole_texts = True
-                    self._compute_paths(tree, new)
+                self._compute_texts(similar)
                 continue
             ours = block.flat(block.places)
             cache = RowPerTree(pool, where[ours], block)

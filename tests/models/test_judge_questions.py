@@ -1,4 +1,4 @@
-"""Texts with shared prefixes in one forward: each token once, and the same states as each text alone."""
+"""A judge's questions of every kind of model: what they share once, and the probabilities of separate forwards."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from transformers import (
 )
 
 from alignbench.models import Base
-from alignbench.models.forward import choices, varlen
-from alignbench.models.forward.choices import options_of, read
-from alignbench.models.forward.prefix_tree import prefix_tree, tree_states
+from alignbench.models.trees import choices
+from alignbench.models.trees.choices import options_of, read
+from alignbench.models.trees.token_tree import TokenTrees
 from alignbench.rows import Ids
 
 SMALL = {"vocab_size": 24, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
@@ -32,8 +32,8 @@ CONFIGS: dict[str, Any] = {
     "biased by distance": lambda: BloomConfig(**SMALL),
     "short window": lambda: MistralConfig(**ROTARY, num_key_value_heads=4, sliding_window=9),
 }
-WHOLE = ("rotary", "shared keys", "learned positions")
-"""Models that read a tree in one row; the others read shared prefixes first, and go on with their cache."""
+SHARED = ("rotary", "shared keys", "learned positions")
+"""Models that compute what questions share once; the others compute whole texts."""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -54,7 +54,7 @@ def base(request: pytest.FixtureRequest) -> Base:
     )
     torch.manual_seed(0)
     made = Base(AutoModelForCausalLM.from_config(CONFIGS[request.param]()).eval(), tokenizer)
-    made.whole = request.param in WHOLE  # pyright: ignore[reportAttributeAccessIssue]
+    made.shares = request.param in SHARED  # pyright: ignore[reportAttributeAccessIssue]
     return made
 
 
@@ -62,12 +62,12 @@ ANSWERS = ["", "a", "A", "B", "AB BA", "A>B>", "a", "bcdefg" * 9, "gfe"]
 """Nine answers to a prompt: none, one letter, the options' own letters, an equal one, one far longer than the rest."""
 
 
-def questions(*answers: str) -> tuple[list[Ids], list[tuple[str, str]]]:
+def questions(*answers: str) -> list[Ids]:
     """Every answer against every other, itself too, in both orders; then once more for another prompt."""
     named = [("cab", x, y) for x in answers for y in answers] + [("cabbage", answers[0], answers[-1])]
     texts = [f"0123{p} A {x} B {y}>" for p, x, y in named]
     ids = {letter: id for id, letter in enumerate("0123456789AB >abcdefg", start=3)}
-    return [tuple(ids[letter] for letter in text) for text in texts], [(p, x) for p, x, _ in named]
+    return [tuple(ids[letter] for letter in text) for text in texts]
 
 
 def separately(base: Base, asked: list[Ids], found: choices.Options) -> torch.Tensor:
@@ -88,49 +88,44 @@ def separately(base: Base, asked: list[Ids], found: choices.Options) -> torch.Te
 
 
 @pytest.mark.parametrize("answers", [ANSWERS, ["a"], [""]], ids=["nine", "one", "none"])
-def test_a_tree_gives_the_probabilities_of_separate_forwards(
-    base: Base, answers: list[str], monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.setattr(choices, "QUESTIONS", {"cpu": 1 << 14})  # one forward
-    asked, groups = questions(*answers)
-    found = options_of(base, ">", "AB")
+def test_questions_give_the_probabilities_of_separate_forwards(base: Base, answers: list[str]):
+    asked, found = questions(*answers), options_of(base, ">", "AB")
     few = slice(None, None, max(1, len(asked) // 10))
-    together = read(base.policy(), asked, found, groups)
+    together = read(base.policy(), asked, found)
     wanted = separately(base, asked[few], found)
     torch.testing.assert_close(together.probabilities[few], wanted, atol=1e-6, rtol=0)
-    distinct = len({text[:cut] for text in asked for cut in range(1, len(text) + 1)})
+
+
+def test_what_questions_share_is_computed_once(base: Base, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(choices, "ALIKE", 0)  # one tree
+    asked, found = questions(*ANSWERS), options_of(base, ">", "AB")
+    together = read(base.policy(), asked, found)
     behind = {way[:cut] for way in found.ways for cut in range(1, len(way))}
-    if base.whole:  # pyright: ignore[reportAttributeAccessIssue]
-        assert together.tokens == distinct + len(behind) * len(set(asked))
+    distinct = {text[:cut] for text in asked for cut in range(1, len(text) + 1)}
+    once = len(distinct) + len(behind) * len(set(asked))
+    if base.shares:  # pyright: ignore[reportAttributeAccessIssue]
+        assert together.tokens == once
+    else:
+        assert together.tokens > once
 
 
-def test_only_a_model_that_computes_the_same_reads_a_tree(base: Base):
-    assert varlen.supports(base.model, 100) == base.whole  # pyright: ignore[reportAttributeAccessIssue]
-
-
-def test_a_cache_and_a_tree_give_the_same_probabilities(base: Base, monkeypatch: pytest.MonkeyPatch):
-    asked, groups = questions(*ANSWERS[:4])
+def test_a_row_for_each_tree_and_whole_texts_give_the_same_probabilities(
+    base: Base, monkeypatch: pytest.MonkeyPatch
+):
+    asked = questions(*ANSWERS[:4])
     found = options_of(base, ">", [str(mark) for mark in range(1, 11)])
-    tree = read(base.policy(), asked, found, groups).probabilities
-    monkeypatch.setattr(varlen, "supports", lambda model, width: False)
-    steps = read(base.policy(), asked, found, groups).probabilities
-    torch.testing.assert_close(tree, steps, atol=1e-6, rtol=0)
+    best = read(base.policy(), asked, found).probabilities
+    init = TokenTrees.__init__
 
+    def whole(self: TokenTrees, policy: Any) -> None:
+        init(self, policy)
+        self.whole_texts = True
 
-@pytest.mark.parametrize(
-    "texts",
-    [[(1, 2, 3)], [(1,), (1,)], [(1, 2), (1, 2, 3), (1,)], [(5, 1), (4, 1), (5, 1, 2)]],
-    ids=["one", "equal", "prefixes", "different"],
-)
-def test_a_shared_prefix_is_there_once(base: Base, texts: list[Ids]):
-    tree = prefix_tree(texts)
-    distinct = {text[:cut] for text in texts for cut in range(1, len(text) + 1)}
-    assert len(tree.ids) == len(distinct)
-    assert [tuple(tree.ids[path]) for path in tree.paths] == texts
-    for text, path in zip(texts, tree.paths, strict=True):
-        assert tree.depths[path].tolist() == list(range(len(text)))
-    if varlen.supports(base.model, 4):
-        with torch.no_grad():
-            found = tree_states(base, tree)
-        for text, last in zip(texts, found, strict=True):
-            assert torch.isfinite(last).all(), text
+    def rows(self: TokenTrees, policy: Any) -> None:
+        init(self, policy)
+        self.in_one_row = False
+
+    for slower in (whole, rows):
+        monkeypatch.setattr(TokenTrees, "__init__", slower)
+        again = read(base.policy(), asked, found).probabilities
+        torch.testing.assert_close(best, again, atol=1e-6, rtol=0)
