@@ -17,7 +17,7 @@ from alignbench.api.config import Labelling
 from alignbench.api.judge import Judge, PairwiseJudgment
 from alignbench.api.policy import Answer, Policy
 from alignbench.errors import DataError, PluginError, Problem
-from alignbench.judges.controls import agreement
+from alignbench.evaluation.controls import agreement
 from alignbench.rows import Pair, Prompt, Ranking, Row
 
 FIRST_WORDS = 5
@@ -209,7 +209,7 @@ def agreement_with_people(
     """Return how far the labels that `judge` gives to `pairs` agree with those of the people who labelled them.
 
     Labelled as `label` does it, by principles drawn alike. `asked`; of the `n` that both sides label,
-    `accuracy` with `ci95`, Cohen's `kappa`, Krippendorff's `alpha` (see `alignbench.judges.controls`);
+    `accuracy` with `ci95`, Cohen's `kappa`, Krippendorff's `alpha` (see `alignbench.evaluation.controls`);
     `consistent`, `first` and `mass` of the judge's two orders, and what labelled nothing as `dropped`.
     """
     rng = Random(key)

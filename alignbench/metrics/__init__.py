@@ -1,1 +1,1 @@
-"""The built-in metrics, and how their values per prompt become comparisons."""
+"""The built-in metrics."""

@@ -8,7 +8,7 @@ from typing import ClassVar
 import numpy as np
 
 from alignbench.api.metric import Cell, Evidence, Measure, Metric, Missing, Need, by_prompt
-from alignbench.metrics.comparison import column
+from alignbench.evaluation.comparison import column
 from alignbench.metrics.fits import NoFitError, kappa
 from alignbench.recipe.schema import BASE
 

@@ -144,7 +144,7 @@ def highest_means(tables: Mapping[str, Mapping[float, Array]]) -> dict[str, floa
 
 
 def adjusted(values: Array, disjoint: bool) -> list[float]:
-    """Return each pair's p value after Holm's correction, by the estimates of `alignbench.metrics.comparison`."""
+    """Return each pair's p value after Holm's correction, by the estimates of `alignbench.evaluation.comparison`."""
     pairs = list(combinations(range(len(values)), 2))
     if disjoint:
         found = [stats.unpaired(values[a][:, None] - values[b][None]) for a, b in pairs]

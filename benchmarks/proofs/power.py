@@ -4,7 +4,7 @@
 
 With names, of numbers in power.json, only those are measured again.
 Seven labels on 400 prompts, one answer each, drawn with the standard deviations of the sandbox's quickstart
-(`alignbench.stats.PLANNING`); every verdict by `alignbench.metrics.comparison`'s own estimates and Holm's
+(`alignbench.stats.PLANNING`); every verdict by `alignbench.evaluation.comparison`'s own estimates and Holm's
 correction. "by itself": each pair is estimated by itself (`alignbench.stats.method`), and a share by t alone.
 Writes power.json next to this file. About five minutes on one core.
 """

@@ -4,7 +4,7 @@
 
 Three labels. A rater sees the worth of an answer with a liking for its label (the rater's bias), a liking for
 the answer, and noise of the moment; from it come wins, Bradley-Terry strengths and scores from 1 to 7. Every
-interval is `alignbench.metrics.comparison`'s own: of the numbers of each label, and of the differences. The truth
+interval is `alignbench.evaluation.comparison`'s own: of the numbers of each label, and of the differences. The truth
 is what raters and prompts without end would give. Writes raters.json next to this file: coverage now, and before,
 when raters counted as fixed. About ten minutes on one core.
 """
@@ -25,8 +25,8 @@ from numpy.typing import NDArray
 from scipy.special import ndtr
 
 from alignbench.api.metric import Difference, Measure
+from alignbench.evaluation.comparison import by_label, comparisons
 from alignbench.metrics.bradley_terry import ELO
-from alignbench.metrics.comparison import by_label, comparisons
 from alignbench.metrics.fits import NoFitError, keyed, strengths
 
 Values = NDArray[np.float64]

@@ -10,7 +10,7 @@ from statsmodels.stats.inter_rater import cohens_kappa
 from statsmodels.stats.proportion import proportion_confint
 
 from alignbench.api.judge import Judge, PairwiseJudgment, Score
-from alignbench.judges.controls import NULL, agreement, controls, kappa, wilson
+from alignbench.evaluation.controls import NULL, agreement, controls, kappa, wilson
 from alignbench.rows import Pair
 
 PAIRS = [

@@ -17,6 +17,8 @@ from alignbench import layout, stats
 from alignbench.api.judge import Judge, Score
 from alignbench.api.metric import Cell
 from alignbench.errors import RecipeError
+from alignbench.evaluation.comparison import summarise
+from alignbench.evaluation.raters import raters_of, with_raters
 from alignbench.judges import people
 from alignbench.judges.people import People
 from alignbench.label import design
@@ -25,12 +27,10 @@ from alignbench.label.journal import opened
 from alignbench.label.quality import pair_signs, quality, share
 from alignbench.metrics.agreement import Agreement
 from alignbench.metrics.bradley_terry import BradleyTerry
-from alignbench.metrics.comparison import summarise
-from alignbench.metrics.raters import raters_of, with_raters
 from alignbench.metrics.reward import Reward
-from alignbench.metrics.second_person import as_a_rater
 from alignbench.metrics.win_rate import WinRate
 from alignbench.rows import Prompt
+from alignbench.worker.finished.second_person import as_a_rater
 
 LABELS = ("base", "sft", "dpo", "orpo", "rain")
 

@@ -13,7 +13,7 @@ from scipy import stats as reference
 
 from alignbench import results
 from alignbench.api.metric import Cell, Difference, Measure, Missing
-from alignbench.metrics.comparison import by_cell, by_label, column, comparisons, infos, summarise
+from alignbench.evaluation.comparison import by_cell, by_label, column, comparisons, infos, summarise
 from alignbench.metrics.kl import KL
 from alignbench.metrics.length import Length
 from alignbench.metrics.preference import Preference

@@ -231,7 +231,7 @@ def test_the_contract_and_every_first_party_metric_import_no_torch():
     modules = sorted(point.value.partition(":")[0] for point in entry_points(group="alignbench.metrics"))
     assert "alignbench.metrics.diversity" in modules
     code = (
-        f"import sys, alignbench.metrics.comparison, {', '.join(modules)};"
+        f"import sys, alignbench.evaluation.comparison, {', '.join(modules)};"
         "heavy = {'torch', 'transformers', 'scipy'} & set(sys.modules);"
         "sys.exit(str(heavy) if heavy else 0)"
     )

@@ -9,9 +9,9 @@ import pytest
 
 from alignbench.api.judge import Judge, Score
 from alignbench.api.metric import Cell, Measure
+from alignbench.evaluation.comparison import summarise
 from alignbench.metrics.agreement import Agreement
 from alignbench.metrics.bradley_terry import ELO, BradleyTerry
-from alignbench.metrics.comparison import summarise
 from alignbench.metrics.length_controlled import NAME, LengthControlled
 from alignbench.metrics.win_rate import WinRate
 

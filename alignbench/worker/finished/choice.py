@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from alignbench import results, stats
-from alignbench.metrics.comparison import clusters_of
+from alignbench.evaluation.comparison import clusters_of
 from alignbench.worker.finished.answering import TUNING
 from alignbench.worker.finished.cells import FinishedCells
 

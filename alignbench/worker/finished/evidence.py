@@ -16,13 +16,13 @@ from alignbench.api.judge import Judge, Score
 from alignbench.api.launcher import Event
 from alignbench.api.metric import Cell, Measure, Metric, Missing, Need, PairLogprobs, Request, Under, matches
 from alignbench.api.policy import Answer, TokenScores
-from alignbench.judges.controls import controls
+from alignbench.evaluation.controls import controls
 from alignbench.judges.people import People
-from alignbench.metrics.second_person import as_a_rater
 from alignbench.recipe.schema import BASE
 from alignbench.rows import Ids, Text
 from alignbench.rows import Sequence as Scorable
 from alignbench.worker.finished.cells import Drawn, FinishedCells
+from alignbench.worker.finished.second_person import as_a_rater
 from alignbench.worker.run import learning_curve
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ class RunEvidence:
         return [_measure(one) for cell in self.cells for one in known[cell]]
 
     def quality(self) -> list[dict[str, Any]]:
-        """Return what is known of each judge, its controls among it: see `alignbench.judges.controls`."""
+        """Return what is known of each judge, its controls among it: see `alignbench.evaluation.controls`."""
         records = []
         for name, judge in self.judges.items():
             self._finished.emit(Event(f"the judge {name} under control"))

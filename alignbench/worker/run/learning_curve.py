@@ -17,8 +17,8 @@ import numpy as np
 from alignbench import stats, store
 from alignbench.api.config import Split
 from alignbench.api.policy import Policy
+from alignbench.evaluation.comparison import clusters_of
 from alignbench.layout import LEARNING_CURVE
-from alignbench.metrics.comparison import clusters_of
 from alignbench.metrics.kl import k1
 from alignbench.recipe.schema import Curve
 from alignbench.rows import Sequence as Scorable

@@ -13,7 +13,7 @@ from typing import Any
 from alignbench import layout, store
 from alignbench.api.launcher import Event, Task
 from alignbench.api.metric import Cell, Measure, Metric, Missing, Need
-from alignbench.metrics.comparison import LIKELIHOODS, Summary, summarise
+from alignbench.evaluation.comparison import LIKELIHOODS, Summary, summarise
 from alignbench.recipe.schema import Named
 from alignbench.results import Choice
 from alignbench.rows import Prompt

@@ -13,7 +13,7 @@ from alignbench import layout, plugins, store
 from alignbench.api.launcher import Event, Task
 from alignbench.api.metric import Cell, Metric
 from alignbench.errors import AlignbenchError
-from alignbench.metrics.comparison import LIKELIHOODS
+from alignbench.evaluation.comparison import LIKELIHOODS
 from alignbench.worker.finished.cells import FinishedCells, make_named
 from alignbench.worker.finished.evidence import DRAWN, RunEvidence
 from alignbench.worker.run.session import Session

@@ -12,7 +12,7 @@ from typing import Any
 from alignbench import plugins, results, stats
 from alignbench.api.metric import Cell, Difference, Evidence, Measure, Metric, Missing, Need
 from alignbench.errors import AlignbenchError, Problem, RecipeError
-from alignbench.metrics.raters import Raters, raters_of, with_raters
+from alignbench.evaluation.raters import Raters, raters_of, with_raters
 from alignbench.rows import Prompt, conversation
 
 Clusters = Mapping[str, str]

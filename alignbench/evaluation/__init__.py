@@ -1,0 +1,1 @@
+"""From values per prompt to verdicts, and whether a judge may rank: what is common to all metrics and judges."""
