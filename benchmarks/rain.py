@@ -105,6 +105,10 @@ class Lenient(SelfEvaluation):
         )
 
 
+GAP = 1e-4
+"""The least distance of a threshold's neighbours: ten times what rounding changes a share by."""
+
+
 def thresholds(evaluation: Lenient, prompts: list[Prompt], tokens: int, share: float) -> tuple[float, float]:
     """Return the shares above which about `share` of all answers, long or short, pass in both orders."""
     policy = evaluation.decoding.policy
@@ -118,8 +122,10 @@ def thresholds(evaluation: Lenient, prompts: list[Prompt], tokens: int, share: f
                 found.append([evaluation.share(order, reply) for order, reply in enumerate(replies)])
         about.tree.prune(())
     shares = np.array(found)
-    levels = np.linspace(0, 1, 201)
-    cuts = np.quantile(shares, levels, axis=0)
+    ordered = np.sort(shares, axis=0)
+    # In the middle of a gap: at the share of an answer that the search meets again, rounding would vote.
+    wide = (np.diff(ordered, axis=0) > GAP).all(-1)
+    cuts = ((ordered[1:] + ordered[:-1]) / 2)[wide]
     passing = (shares[None] > cuts[:, None]).all(-1).mean(-1)
     first, second = cuts[np.abs(passing - share).argmin()]
     return float(first), float(second)
