@@ -157,7 +157,12 @@ class OneByOne:
         return self.again(query, logits), logits, cache
 
     def again(self, query, logits):
-        return replies_of(logits, self.first, [query])[0][0]
+        """Answer from logits; a choice that rounding could decide is made by the path alone, as the other arm does."""
+        (reply,), (sure,) = replies_of(logits, self.first, [query])
+        if not sure:
+            logits = self.base.logits(self.base.plain_states(query.path)[-1:])[:, : self.base.vocabulary]
+            (reply,), _ = replies_of(logits, self.first, [query])
+        return reply
 
     def questions(self, text):
         return [len(query.path) for query in self.about.queries(text)]
