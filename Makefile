@@ -14,7 +14,7 @@ quickstart: $(VENV)/installed           ## compare base, SFT, DPO, ORPO, RLHF, R
 	$(BIN)/alignbench run recipes/quickstart.yaml
 
 smollm2: $(VENV)/installed-smollm2       ## the same on a real chat model and real preferences (ROWS: a file of pairs)
-	$(BIN)/alignbench run recipes/smollm2.yaml --jobs 1 --set model.id=$$($(BIN)/python -c "$(FIND)") \
+	$(BIN)/alignbench run recipes/smollm2.yaml --set model.id=$$($(BIN)/python -c "$(FIND)") \
 	    $(if $(ROWS),--set data.train=$(abspath $(ROWS)))
 
 test: $(VENV)/installed-test            ## run the whole test suite

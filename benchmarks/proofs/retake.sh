@@ -54,7 +54,6 @@ alignbench run recipes/claims/aa.yaml --out "$out/aa"
 proof aa "$out/aa"
 OMP_NUM_THREADS=1 python benchmarks/rain.py
 python benchmarks/groups_vs_trl.py --pairs 2
-python benchmarks/token_trees.py
 python benchmarks/judge.py --prompts 25 --answers 4
 python benchmarks/judge.py --prompts 25 --answers 4 --rubric
 python benchmarks/evaluation.py "$out/quickstart"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers
@@ -9,7 +11,11 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from alignbench.errors import ModelError
 from alignbench.models import Base, load_base
+from alignbench.models.meter import Tally, metered
+from alignbench.models.paths import Paths
+from alignbench.models.trees import choices
 from alignbench.models.trees.choices import options_of, read
+from alignbench.models.trees.token_tree import TokenTrees
 from alignbench.recipe import schema
 
 TEMPLATE = (
@@ -125,14 +131,44 @@ def test_shared_text_is_counted_once(letters: Base):
 
 
 def test_what_is_read_together_does_not_change_what_is_read(letters: Base, monkeypatch: pytest.MonkeyPatch):
+    options = options_of(letters, ">", [str(mark) for mark in range(1, 11)])
+    questions = [ids(letters, text) for text in QUESTIONS] + [ids(letters, "ja>")] * 2
+    whole = read(letters.policy(), questions, options)
+    pools: list[tuple[int, int]] = []
+    states = choices._states
+
+    def watched(trees: TokenTrees, *given: Any) -> Any:
+        before = len(trees._pool.column)
+        found = states(trees, *given)
+        pools.append((before, len(trees._pool.column)))
+        return found
+
+    monkeypatch.setattr(choices, "_states", watched)
+    monkeypatch.setattr(choices, "QUESTIONS", {"cpu": 0})
+    for floor, width in ((60, 20), (120, 1000), (1, 1)):
+        pools.clear()
+        monkeypatch.setattr(choices, "FLOOR", floor)
+        monkeypatch.setattr(choices, "WIDTH", {"cpu": width})
+        pieces = read(letters.policy(), questions, options)
+        torch.testing.assert_close(whole.probabilities, pieces.probabilities, atol=1e-6, rtol=0)
+        assert pieces.likeliest == whole.likeliest
+        assert len(pools) > 1, "they are in memory batch by batch"
+        assert len({size for pair in pools for size in pair}) == 1, "what was reserved suffices"
+
+
+def test_the_questions_of_a_model_without_trees_share_forwards(
+    letters: Base, monkeypatch: pytest.MonkeyPatch
+):
     options = options_of(letters, ">", "AB")
     questions = [ids(letters, text) for text in QUESTIONS]
-    whole = read(letters.policy(), questions, options)
-    monkeypatch.setattr("alignbench.models.trees.choices.QUESTIONS", {"cpu": 1 << 16})
-    monkeypatch.setattr("alignbench.models.trees.choices.WIDTH", 20)
-    pieces = read(letters.policy(), questions, options)
-    assert pieces.forwards > whole.forwards
-    torch.testing.assert_close(whole.probabilities, pieces.probabilities, atol=1e-6, rtol=0)
+    shared = read(letters.policy(), questions, options)
+    monkeypatch.setattr(TokenTrees, "_gives_the_plain_states", lambda self, in_one_row: False)
+    monkeypatch.setattr(letters, "paths", Paths("padded"))
+    with metered(Tally()) as tally:
+        apart = read(letters.policy(), questions, options)
+    torch.testing.assert_close(shared.probabilities, apart.probabilities, atol=1e-6, rtol=0)
+    assert apart.tokens > shared.tokens
+    assert tally.work.forwards <= 2
 
 
 def test_the_sandbox_model_reads_its_letters_as_single_words():

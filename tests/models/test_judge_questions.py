@@ -97,7 +97,7 @@ def test_questions_give_the_probabilities_of_separate_forwards(base: Base, answe
 
 
 def test_what_questions_share_is_computed_once(base: Base, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(choices, "ALIKE", 0)  # one tree
+    monkeypatch.setattr(choices, "MIN_SHARED", 0)  # one tree
     asked, found = questions(*ANSWERS), options_of(base, ">", "AB")
     together = read(base.policy(), asked, found)
     behind = {way[:cut] for way in found.ways for cut in range(1, len(way))}

@@ -263,6 +263,10 @@ def test_attention_in_parts_is_attention(monkeypatch):
     wide, same = kv_pool.attended(query, keys, torch.cat([values, values], -1), mask, None)
     assert torch.allclose(wide, torch.cat([found, found], -1), atol=1e-6)
     assert torch.allclose(same, weight, atol=1e-5)
+    monkeypatch.setattr(kv_pool, "SCORES", 400)  # a few queries at a time
+    again, weights = kv_pool.attended(query, keys, torch.cat([values, values], -1), mask, None)
+    assert torch.allclose(again, wide, atol=1e-6)
+    assert torch.allclose(weights, same, atol=1e-6)
 
 
 def test_a_freed_prefix_leaves_nothing(policy):

@@ -18,17 +18,14 @@ AT_ONCE = 1 << 19
 """Weights of all heads that are computed together: 2 MiB in float32, what a core's cache holds."""
 
 
-def attend(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, scale: float | None) -> Tensor:
-    """Return [B, H, Q, size] of queries [B, H, Q, size], keys and values [B, G, T, size], where G divides H.
+def attend(queries: Tensor, keys: Tensor, values: Tensor, scale: float | None) -> Tensor:
+    """Return [B, H, T, size] of queries [B, H, T, size], keys and values [B, G, T, size], where G divides H.
 
-    `mask`, bool [B or 1, 1, Q, T], is True where a query attends; without one it is causal, and Q is T. The softmax is
-    computed in float32. Source: scaled dot-product attention, equation 1 of arXiv:1706.03762.
+    Causal; the softmax is computed in float32. Source: scaled dot-product attention, equation 1 of arXiv:1706.03762.
     """
-    if mask is None:
-        mask = torch.ones(queries.shape[2], keys.shape[2], dtype=torch.bool, device=keys.device).tril()[
-            None, None
-        ]
-    hidden = (~mask).expand(len(queries), -1, -1, -1)
+    length = keys.shape[2]
+    later = torch.ones(length, length, dtype=torch.bool, device=keys.device).triu(1)
+    hidden = later.expand(len(queries), 1, -1, -1)
     scale = queries.shape[3] ** -0.5 if scale is None else scale
     rows = max(1, AT_ONCE // (queries.shape[1] * queries.shape[2] * keys.shape[2]))
     blocks = zip(*(one.split(rows) for one in (queries, keys, values, hidden)), strict=True)

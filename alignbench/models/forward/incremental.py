@@ -13,6 +13,7 @@ from transformers import Cache, DynamicCache
 from transformers.cache_utils import DynamicLayer
 
 from alignbench.models import counting
+from alignbench.models.forward.groups import batches
 
 if TYPE_CHECKING:
     from alignbench.models.forward.network import Network
@@ -60,7 +61,7 @@ class GrowingTexts:
         if hidden is None:
             mask = self._mask if self.paths.mask or not self._cache else None
             output = self.base.forward(self._ids, mask, use_cache=True, **self._cache)
-            self._cache = handed_on(self.base, output)
+            self._cache = _handed_on(self.base, output)
             hidden = output.last_hidden_state[:, -1]
         if self._rows == list(range(len(hidden))):
             return hidden
@@ -85,7 +86,7 @@ class GrowingTexts:
             counting.expect(sum(lengths[part]))
             ids, mask = self._ids[part, begin:], self._mask[part, begin:]
             output = self.base.forward(ids, mask, use_cache=True)
-            cache = handed_on(self.base, output)
+            cache = _handed_on(self.base, output)
             known = cache.get("past_key_values")
             if len(cache) != 1 or type(known) is not DynamicCache:
                 return None
@@ -117,7 +118,7 @@ class GrowingTexts:
     def _take(self, rows: Many[int]) -> None:
         """Give each text the row `rows` names, and a row of its own."""
         index = torch.tensor(rows, dtype=torch.long, device=self.base.device)
-        self._cache = {name: select(cache, index) for name, cache in self._cache.items()}
+        self._cache = {name: _select(cache, index) for name, cache in self._cache.items()}
         self._ids, self._mask = self._ids[index], self._mask[index]
         self._rows = list(range(len(rows)))
 
@@ -157,7 +158,7 @@ def parts_of(lengths: Many[int]) -> list[slice]:
     return [*parts, slice(begin, len(lengths))]
 
 
-def handed_on(base: Network, output: Any) -> dict[str, Any]:
+def _handed_on(base: Network, output: Any) -> dict[str, Any]:
     """Return the cache in a forward's output, by the name under which the next forward takes it.
 
     Attention layers call it `past_key_values`, state-space models `cache_params`, RWKV `state`.
@@ -166,7 +167,7 @@ def handed_on(base: Network, output: Any) -> dict[str, Any]:
     return {name: cache for name, cache in output.items() if name in taken and cache is not None}
 
 
-def select(cache: Any, index: Tensor) -> Any:
+def _select(cache: Any, index: Tensor) -> Any:
     """Return a cache with the rows `index`, int64 [rows], each any number of times.
 
     transformers 5.23 selects the rows of keys and values with `batch_select_indices`, which recurrent layers lack and
@@ -184,9 +185,9 @@ def select(cache: Any, index: Tensor) -> Any:
 def together(batch: Batch, texts: Many[Many[int]], positions: int) -> Iterator[list[int]]:
     """Yield places of texts that share a forward of at most `positions`, padding counted."""
     alike: dict[int, list[int]] = {}
-    for place in sorted(range(len(texts)), key=lambda place: -len(texts[place])):
-        key = {"padded": 0, "equal lengths": len(texts[place]), "one by one": place}[batch]
+    for place, text in enumerate(texts):
+        key = {"padded": 0, "equal lengths": len(text), "one by one": place}[batch]
         alike.setdefault(key, []).append(place)
     for places in alike.values():
-        size = max(1, positions // len(texts[places[0]]))
-        yield from (places[at : at + size] for at in range(0, len(places), size))
+        for part in batches([texts[place] for place in places], positions):
+            yield [places[number] for number in part]

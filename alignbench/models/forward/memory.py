@@ -30,7 +30,7 @@ TREE_POSITIONS = {"cpu": 2048, "cuda": 32768}
 """New positions of one forward over token trees."""
 
 QUESTIONS = {"cpu": 1 << 25, "cuda": 1 << 32}
-"""Bytes of keys and values of a judge's questions that are read together."""
+"""Bytes of what trees keep of a judge's questions that are in memory together, `choices.FLOOR` positions at least."""
 
 LOGITS = {"cpu": 1 << 22, "cuda": 1 << 27}
 """Numbers of the largest tensor of logits, float32: positions x vocabulary."""
@@ -64,15 +64,20 @@ def positions(base: Network, most: dict[str, int]) -> int:
     return max(1, min(most[kind], PASSING[kind] // held))
 
 
-def cached(base: Network) -> int:
+def kv_bytes(base: Network) -> int:
     """Return the bytes of keys and values of one position; 0 for a recurrent model, whose state does not grow."""
     config: Any = base.model.config.get_text_config()
     heads = getattr(config, "num_attention_heads", None)
     if not heads:
         return 0
     size = getattr(config, "head_dim", None) or config.hidden_size // heads
+    both = 2 * size
+    if latent := getattr(
+        config, "qk_head_dim", None
+    ):  # multi-head latent attention: keys are longer than values
+        both = latent + config.v_head_dim
     heads = getattr(config, "num_key_value_heads", None) or heads
-    return 2 * config.num_hidden_layers * heads * size * base.dtype.itemsize
+    return config.num_hidden_layers * heads * both * base.dtype.itemsize
 
 
 def for_activations(kind: str, threads: int, taken: int = 0) -> int:

@@ -20,7 +20,7 @@ from alignbench.models.forward.attention import computes_same, decoder_of, insta
 class Varlen:
     """How F tokens in one row form B sequences of at most T tokens; a shared prompt is there once.
 
-    A pattern of `alignbench.models.forward.attention`. By default attention is causal inside each sequence.
+    A pattern of `alignbench.models.forward.attention`: attention is causal inside each sequence.
     """
 
     gather: Tensor
@@ -29,12 +29,6 @@ class Varlen:
     """int64 [F]: a place of each token."""
     batch: int
     width: int
-    queries: Tensor | None = None
-    """int64 [B * Q]: the tokens that attend, where these are not all tokens; `back` then counts among these."""
-    mask: Tensor | None = None
-    """bool [B, 1, Q, T]: the places that each of them attends to."""
-    last: Varlen | None = None
-    """The pattern of the tokens that are read, for a last layer that is computed for these alone."""
 
     def attend(
         self,
@@ -47,11 +41,8 @@ class Varlen:
         read: Tensor | None,
     ) -> Tensor:
         """Attend with padding, which exists only here, on the right, where no token attends to it."""
-        if read is not None and self.last is not None:
-            rows = self.last.attend(query, key, value, scale=scale, dropout=dropout, read=None)
-            return rows.new_zeros(1, query.shape[2], *rows.shape[2:]).index_copy_(1, read, rows)
         heads = query.shape[1]
-        queries = self._padded(query, self.gather if self.queries is None else self.queries)
+        queries = self._padded(query, self.gather)
         keys = self._padded(key, self.gather)
         gradient = torch.is_grad_enabled() and (query.requires_grad or key.requires_grad)
         counting.attended(
@@ -61,7 +52,7 @@ class Varlen:
         half_on_cpu = query.device.type == "cpu" and dtype != torch.float32
         # With a gradient or without, so that a policy which equals its reference scores as the reference does.
         if half_on_cpu and not dropout and keys.shape[2] <= attention_products.LONGEST:
-            out = attention_products.attend(queries, keys, values, self.mask, scale)
+            out = attention_products.attend(queries, keys, values, scale)
         else:
             if half_on_cpu:
                 # The backward pass in half precision takes twice as long as in float32, the forward pass as long.
@@ -70,8 +61,7 @@ class Varlen:
                 queries,
                 keys,
                 values,
-                attn_mask=self.mask,
-                is_causal=self.mask is None,
+                is_causal=True,
                 dropout_p=dropout,
                 scale=scale,
                 enable_gqa=key.shape[1] != heads,
@@ -103,13 +93,13 @@ def hidden_states(
     if not supports(model, varlen.width):
         return _padded_states(model, ids, varlen).index_select(0, read)
     if not short:
-        return row_states(model, ids, positions, varlen).index_select(0, read)
+        return _row_states(model, ids, positions, varlen).index_select(0, read)
     with last_layer.only(model, read) as shortened:
-        states = row_states(model, ids, positions, varlen)
+        states = _row_states(model, ids, positions, varlen)
     return states if shortened else states.index_select(0, read)
 
 
-def row_states(model: PreTrainedModel, ids: Tensor, positions: Tensor, varlen: Varlen) -> Tensor:
+def _row_states(model: PreTrainedModel, ids: Tensor, positions: Tensor, varlen: Varlen) -> Tensor:
     """Return the same of a model that `supports` it; inside `last_layer.only` those of the tokens that are read."""
     found = decoder_of(model)(
         input_ids=ids[None],
@@ -189,7 +179,7 @@ def _alone(model: PreTrainedModel, ids: Tensor, varlen: Varlen) -> Tensor:
 
 def _row(model: PreTrainedModel, ids: Tensor, varlen: Varlen) -> Tensor:
     positions = torch.tensor([0, 1, 2, 3, 4, 2], device=model.device)
-    return row_states(model, ids, positions, varlen)
+    return _row_states(model, ids, positions, varlen)
 
 
 def _trial(model: PreTrainedModel, forward: Callable[[PreTrainedModel, Tensor, Varlen], Tensor]) -> Tensor:

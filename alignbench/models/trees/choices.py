@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from collections.abc import Sequence as Many
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -13,7 +13,7 @@ from torch import Tensor
 from alignbench.data.tokens import encode, spelled
 from alignbench.errors import ModelError
 from alignbench.models import meter
-from alignbench.models.forward.memory import LOGITS, QUESTIONS, cached
+from alignbench.models.forward.memory import LOGITS, QUESTIONS, kv_bytes
 from alignbench.models.trees.token_tree import TokenTrees
 from alignbench.rows import Ids
 
@@ -21,11 +21,14 @@ if TYPE_CHECKING:
     from alignbench.models.forward.network import Network
     from alignbench.models.policy import ModelPolicy
 
-ALIKE = 8
+MIN_SHARED = 8
 """Questions that share fewer tokens than this, behind what all share, are in trees of their own."""
 
-WIDTH = 256
+WIDTH = {"cpu": 256, "cuda": 2048}
 """New positions of a tree in one forward: each attends to the others, or a mask hides them."""
+
+FLOOR = 1024
+"""Positions that are in memory together at least."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +87,6 @@ class Reading:
     """float32 [questions, options]: of each whole option, over all ways to write it."""
     tokens: int = 0
     """Positions that the model computed, without padding."""
-    forwards: int = 0
     likeliest: list[int] = field(default_factory=list)
     """The likeliest token after each question, whether it belongs to an option or not."""
 
@@ -93,95 +95,107 @@ class Reading:
 def read(policy: ModelPolicy, questions: Many[Ids], options: Options) -> Reading:
     """Return how likely each option is after each question, at temperature 1 over the full vocabulary.
 
-    What questions share is computed once where the model supports token trees, in whatever order they are given. An
+    What questions share is computed once where the model supports token trees, but for a few tokens of questions
+    that differ early and for what trees that are not in memory together share behind the beginning of all. An
     option that begins another one ("1" of "10") does not get the other's probability.
     """
-    base = policy.base
+    base, kind = policy.base, policy.base.device.type
     reading = Reading(torch.empty(len(questions), len(options.variants)), likeliest=[0] * len(questions))
+    if not questions:
+        return reading
     base.model.eval()
     trees = TokenTrees(policy)
-    held = cached(base) + base.head.in_features * base.dtype.itemsize
-    batches = _batches(questions, len(options.begun), max(QUESTIONS[base.device.type] // held, 1024))
-    trees.reserve(max((positions for _, positions in batches), default=0))
+    order = sorted(range(len(questions)), key=lambda place: questions[place])
+    texts = [questions[place] for place in order]
+    begins: Ids = ()
+    if not trees.whole_texts:
+        begins = texts[0][: min(_common(texts[0], texts[-1]), len(texts[0]) - 1)]
+    held = kv_bytes(base) + base.head.in_features * base.dtype.itemsize
+    capacity = max(QUESTIONS[kind] // held, FLOOR)
+    planned = list(_planned(texts, len(begins), len(options.begun), WIDTH[kind], capacity))
+    batches = list(_batches(planned, capacity))
+    trees.reserve(len(begins) + max(sum(one.positions for one in batch) for batch in batches))
     with meter.metered(meter.Tally()) as tally:
-        for places, _ in batches:
-            after = _states(trees, [questions[place] for place in places], options.begun)
+        for batch in batches:
+            after = _states(trees, begins, batch, texts, options.begun)
             with base.using(policy), base.arithmetic():
                 chances, likeliest = _of_each(base, after, options)
+            places = [order[number] for tree in batch for part in tree.parts for number in part]
             reading.probabilities[places] = chances.cpu()
             for place, token in zip(places, likeliest.tolist(), strict=True):
                 reading.likeliest[place] = token
-    reading.tokens, reading.forwards = tally.work.positions, tally.work.forwards
+        trees.free_prefix(begins)
+    reading.tokens = tally.work.positions
     return reading
 
 
-def _batches(questions: Many[Ids], begun: int, capacity: int) -> list[tuple[list[int], int]]:
-    """Return the places of questions, sorted by their tokens, that are in memory together, and their positions.
+@dataclass
+class _Planned:
+    """The questions of one tree."""
 
-    At most `capacity` positions, or one question.
+    parts: list[list[int]]
+    """The numbers of the texts that are added to it, forward by forward."""
+    positions: int
+    """What it holds at the end, without the beginning of all."""
+
+
+def _planned(texts: Many[Ids], begins: int, spellings: int, width: int, capacity: int) -> Iterator[_Planned]:
+    """Yield the trees of sorted texts that have their first `begins` tokens in common.
+
+    In the order of tuples no earlier text shares a longer prefix with one than its predecessor.
     """
-    batches: list[tuple[list[int], int]] = []
-    last: Ids = ()
-    # In the order of tuples no earlier text shares a longer prefix with one than its predecessor.
-    for place in sorted(range(len(questions)), key=lambda place: questions[place]):
-        text = questions[place]
-        new = len(text) - _shared(last, text) + begun - 1
-        if batches and batches[-1][1] + new <= capacity:
-            places, held = batches[-1]
-            places.append(place)
-            batches[-1] = places, held + new
+    tree, held, last = _Planned([], 0), 0, ()
+    for number, text in enumerate(texts):
+        shared = _common(last, text)
+        new = len(text) - shared + spellings - 1
+        if not tree.parts or shared < begins + MIN_SHARED or tree.positions + new > capacity:
+            if tree.parts:
+                yield tree
+            held = len(text) - begins + spellings - 1
+            tree = _Planned([[number]], held)
         else:
-            batches.append(([place], len(text) + begun - 1))
-        last = text
-    return batches
-
-
-def _states(trees: TokenTrees, questions: Many[Ids], begun: Many[Ids]) -> dict[Ids, Tensor]:
-    """Return states [questions, hidden] after sorted questions with each of `begun` behind them.
-
-    A tree for each of the texts that differ soon after what all share; what a tree has beyond `WIDTH` waits for the
-    next forward.
-    """
-    common: Ids = ()
-    if not trees.whole_texts:
-        common = questions[0][: min(_shared(questions[0], questions[-1]), len(questions[0]) - 1)]
-    waiting = [(trees.new_tree(common), parts) for parts in _parts(questions, len(common), len(begun))]
-    after: dict[int, Tensor] = {}
-    for turn in range(max(len(parts) for _, parts in waiting)):
-        asked = [(tree, parts[turn]) for tree, parts in waiting if turn < len(parts)]
-        paths = [(tree, [questions[place] + ids for place in part for ids in begun]) for tree, part in asked]
-        found = trees.states(paths).view(-1, len(begun), trees.base.head.in_features)
-        after.update(zip((place for _, part in asked for place in part), found, strict=True))
-    for tree, _ in waiting:
-        tree.prune(common)
-    trees.free_prefix(common)
-    states = torch.stack([after[place] for place in range(len(questions))])
-    return {ids: states[:, number] for number, ids in enumerate(begun)}
-
-
-def _parts(questions: Many[Ids], common: int, begun: int) -> list[list[list[int]]]:
-    """Return by tree, and in it by forward, the places of sorted questions that begin with `common` equal tokens."""
-    trees: list[list[list[int]]] = []
-    last: Ids = ()
-    held = 0
-    for place, text in enumerate(questions):
-        shared = _shared(last, text)
-        new = len(text) - shared + begun - 1
-        if not trees or shared < common + ALIKE:
-            trees.append([[place]])
-            held = new - common
-        elif held + new > WIDTH:
-            trees[-1].append([place])
-            held = new
-        else:
-            trees[-1][-1].append(place)
+            if held + new > width:
+                tree.parts.append([])
+                held = 0
+            tree.parts[-1].append(number)
             held += new
+            tree.positions += new
         last = text
-    return trees
+    yield tree
 
 
-def _shared(one: Ids, other: Ids) -> int:
-    """How many tokens both begin with."""
+def _batches(planned: Many[_Planned], capacity: int) -> Iterator[list[_Planned]]:
+    """Yield trees that are in memory together: of at most `capacity` positions, or one."""
+    batch: list[_Planned] = []
+    for tree in planned:
+        if batch and sum(one.positions for one in batch) + tree.positions > capacity:
+            yield batch
+            batch = []
+        batch.append(tree)
+    yield batch
+
+
+def _states(
+    trees: TokenTrees, begins: Ids, batch: Many[_Planned], texts: Many[Ids], begun: Many[Ids]
+) -> dict[Ids, Tensor]:
+    """Return states [texts of the batch, hidden] after its texts, tree by tree, with each of `begun` behind them."""
+    grown = [(trees.new_tree(begins), tree.parts) for tree in batch]
+    if trees.whole_texts:  # nothing waits for what an earlier forward computed
+        grown = [(tree, [[number for part in parts for number in part]]) for tree, parts in grown]
+    after: dict[int, Tensor] = {}
+    for turn in range(max(len(parts) for _, parts in grown)):
+        asked = [(tree, parts[turn]) for tree, parts in grown if turn < len(parts)]
+        paths = [(tree, [texts[number] + ids for number in part for ids in begun]) for tree, part in asked]
+        found = trees.states(paths).view(-1, len(begun), trees.base.head.in_features)
+        after.update(zip((number for _, part in asked for number in part), found, strict=True))
+    for tree, _ in grown:
+        tree.prune(begins)
+    states = torch.stack([after[number] for tree in batch for part in tree.parts for number in part])
+    return {ids: states[:, place] for place, ids in enumerate(begun)}
+
+
+def _common(one: Ids, other: Ids) -> int:
+    """Return how many tokens both begin with."""
     most = min(len(one), len(other))
     return next((at for at in range(most) if one[at] != other[at]), most)
 
@@ -201,7 +215,7 @@ def _of_each(base: Network, after: Mapping[Ids, Tensor], options: Options) -> tu
         wanted = torch.tensor([ids[-1] for ids in following], device=base.device)
         parts, tops = [], []
         for part in known.split(rows):
-            logits = base.logits(part)
+            logits = base.logits(part)[:, : base.vocabulary]
             parts.append(logits.log_softmax(-1)[:, wanted])
             tops.append(logits.argmax(-1))
         likeliest = likeliest if begun else torch.cat(tops)

@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from alignbench.models.trees.nodes import Node, SharedPrefix
 
 
+SCORES = 1 << 26
+"""Attention scores, float32, that are in memory at a time where no kernel returns the denominators too."""
+
+
 class Pool:
     """Keys, values and last hidden states of all positions, a slot for each."""
 
@@ -297,10 +301,22 @@ def attended(
             queries, keys, values, 0.0, False, attn_mask=mask, scale=factor
         )
     else:
-        scores = (queries @ keys.transpose(-1, -2)).float() * factor
-        scores = scores if mask is None else scores + mask
-        weight = scores.logsumexp(-1)
-        found = (scores - weight[..., None]).exp().to(values.dtype) @ values
+        found, weight = _by_products(queries, keys, values, mask, factor)
     if groups > 1:
         found, weight = found.reshape(rows, heads, width, -1), weight.reshape(rows, heads, width)
     return found.transpose(1, 2), weight.transpose(1, 2)
+
+
+def _by_products(
+    queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, factor: float
+) -> tuple[Tensor, Tensor]:
+    """Return the same of [B, heads, T, size] by plain products, of so many queries at a time that scores fit."""
+    step = max(1, SCORES // (queries.shape[0] * queries.shape[1] * keys.shape[2]))
+    found, weights = [], []
+    for at in range(0, queries.shape[2], step):
+        some = slice(at, at + step)
+        scores = (queries[:, :, some] @ keys.transpose(-1, -2)).float() * factor
+        scores = scores if mask is None else scores + mask[:, :, some]
+        weights.append(scores.logsumexp(-1))
+        found.append((scores - weights[-1][..., None]).exp().to(values.dtype) @ values)
+    return torch.cat(found, dim=2), torch.cat(weights, dim=2)

@@ -149,10 +149,14 @@ class TokenTrees:
         """Return a new tree whose paths all begin with `prefix`, which is computed once for all its trees."""
         if prefix and prefix not in self._prefixes:
             first = TokenTree(self, (), None)
-            new, (last,) = self._grow(first, [Query(prefix)])
-            for node in new:
-                node.has_state = False
-            self._compute([(first, new)])
+            try:
+                new, (last,) = self._grow(first, [Query(prefix)])
+                for node in new:
+                    node.has_state = False
+                self._compute([(first, new)])
+            except BaseException:
+                first.prune(())
+                raise
             self._prefixes[prefix] = SharedPrefix(last, first.whole_texts)
         return TokenTree(self, prefix, self._prefixes.get(prefix))
 
@@ -295,7 +299,7 @@ class TokenTrees:
                 tree.whole_texts |= self.whole_texts or not attends_to_all(self.base.model, deepest)
                 (texts if tree.whole_texts else fast).append((tree, new))
             self._compute_texts(texts)
-            for rows in _batches(fast, positions(self.base, TREE_POSITIONS)):
+            for rows in _batches(fast, positions(self.base, TREE_POSITIONS), copied=not self.in_one_row):
                 self.forward(rows)
         self.peak_bytes = max(self.peak_bytes, self.bytes)
 
@@ -420,17 +424,21 @@ Row = tuple[TokenTree, list[Node]]
 """A tree and its new positions."""
 
 
-def _batches(rows: list[Row], positions: int) -> Iterator[list[Row]]:
-    """Yield the rows of each forward: those of one shared prefix side by side, and of these the longest first."""
+def _batches(rows: list[Row], positions: int, *, copied: bool) -> Iterator[list[Row]]:
+    """Yield the rows of each forward: those of one shared prefix side by side, and of these the longest first.
+
+    Of at most `positions`, with those of its past where each row has a copy of them.
+    """
     prefixes = {id(tree._shared): place for place, (tree, _) in enumerate(rows)}
     batch: list[Row] = []
     count = 0
     for row in sorted(rows, key=lambda row: (prefixes[id(row[0]._shared)], -len(row[1]))):
-        if batch and count + len(row[1]) > positions:
+        size = len(row[1]) + (min(node.depth for node in row[1]) if copied else 0)
+        if batch and count + size > positions:
             yield batch
             batch, count = [], 0
         batch.append(row)
-        count += len(row[1])
+        count += size
     if batch:
         yield batch
 
