@@ -113,16 +113,21 @@ def train_kto(run: Run, config: Any) -> Policy:
 class _Mismatched:
     """Gives each prompt the answer to another one of the step, as TRL does where it prepares the rows.
 
-    Both answers of a pair stand side by side here, so that the shift goes past all answers to a prompt.
+    Both answers of a pair stand side by side here, so that the shift goes past all answers to a prompt. A step with a
+    single prompt takes answers of the step before it.
     """
 
     def __init__(self, collate: Callable[[list[dict[str, Any]]], Any]):
         self.collate = collate
+        self.before: list[Any] = []
 
     def __call__(self, rows: list[dict[str, Any]]) -> Any:
         answers = [row["completion_ids"] for row in rows]
         past = max(Counter(tuple(row["prompt_ids"]) for row in rows).values())
         others = answers[-past:] + answers[:-past]
+        if past == len(rows) and self.before:
+            others = [self.before[place % len(self.before)] for place in range(past)]
+        self.before = answers
         return self.collate(
             [{**row, "KL_completion_ids": other} for row, other in zip(rows, others, strict=True)]
         )

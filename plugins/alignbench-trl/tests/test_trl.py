@@ -70,9 +70,13 @@ class TestTRLKTO(Laws):
         from alignbench_trl.trainers import _Mismatched
 
         rows = [{"prompt_ids": [at // 2], "completion_ids": [at]} for at in range(6)]
-        others = _Mismatched(lambda made: [one["KL_completion_ids"][0] for one in made])(rows)
+        mismatched = _Mismatched(lambda made: [one["KL_completion_ids"][0] for one in made])
+        others = mismatched(rows)
         assert sorted(others) == list(range(6))
         assert all(other // 2 != at // 2 for at, other in enumerate(others))
+        assert set(mismatched([{"prompt_ids": [9], "completion_ids": [9]}])) <= set(range(6)), (
+            "a last step of one"
+        )
 
 
 class TestTRLGRPO(Laws):
