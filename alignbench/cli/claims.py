@@ -10,7 +10,7 @@ import typer
 from alignbench.errors import AlignbenchError, Exit, RecipeError, StorageError
 
 if TYPE_CHECKING:
-    from alignbench.commands.claims.looks import Wanted
+    from alignbench.commands.claims.looks import State, Wanted
 
 QUICK = ("evaluation.prompts=100",)
 """Recipe overrides of `--quick`."""
@@ -73,12 +73,15 @@ def claims(
     failed: dict[Path, str] = {}
 
     def write() -> None:
-        known = looks.quick()[1] if quick else looks.state().found
+        state = None if quick else looks.state()
+        known = looks.quick()[1] if state is None else state.found
         again = {} if quick else looks.replication(known)[0]
         text, figure = pages.page(
             registry,
             known,
             again,
+            state=state,
+            records=None if quick else looks.records,
             sandbox=sandbox.FINGERPRINT,
             figure=page.with_suffix(".svg").name,
             quick=quick,
@@ -104,6 +107,9 @@ def claims(
         for one in left():
             typer.echo(f"next: {one.folder}, {len(one.missing)} cells to run, for {', '.join(one.claims)}")
         typer.echo(f"cells to run in this look: {sum(len(one.missing) for one in left())}")
+        if only and not quick and not replicate and not left() and (waiting := _open(looks.state(), only)):
+            others = ", ".join(dict.fromkeys(name for one in looks.state().next for name in one.claims))
+            typer.echo(f"{', '.join(waiting)} goes on once this look is over, for which {others} must run")
 
     show_status()
     while not status and (wanted := left()):
@@ -139,3 +145,10 @@ def claims(
     write()
     typer.echo(f"page: {page}")
     raise typer.Exit(Exit.FAILED if failed else Exit.DONE)
+
+
+def _open(state: State, names: list[str]) -> list[str]:
+    """Return which of these claims have parts that no look has decided."""
+    from alignbench.commands.claims.verdicts import DECIDED
+
+    return [name for name in names if any(one.word not in DECIDED for one in state.found.get(name, []))]

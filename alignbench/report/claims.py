@@ -8,10 +8,14 @@ from pathlib import Path
 
 from markupsafe import escape
 
+from alignbench.commands.claims.looks import State
+from alignbench.commands.claims.records import Records
 from alignbench.commands.claims.registry import Claim, Procedure, Registry
-from alignbench.commands.claims.verdicts import DECIDED, Found, spelled, summary
+from alignbench.commands.claims.verdicts import DECIDED, Found, p_values, summary
+from alignbench.recipe import yaml
 from alignbench.recipe.load import load
 
+NOTES = "notes.yaml"
 EDGE = 4.0
 """Effects in units of d beyond which the forest plot shows an arrow."""
 NO_EFFECT = "no effect larger than d"
@@ -29,18 +33,23 @@ def page(
     known: Mapping[str, list[Found]],
     again: Mapping[tuple[str, int], Found],
     *,
+    state: State | None = None,
+    records: Records | None = None,
     sandbox: str,
     figure: str,
     quick: bool = False,
 ) -> tuple[str, str]:
     """Return docs/claims.md and its figure, an SVG file of the name `figure`.
 
-    `known`: what is known of each part, by claim; `again`: what the replication says of a part, by its place.
+    `known`: what is known of each part, by claim; `again`: what the replication says of a part, by its place; `state`
+    and `records`: how far the looks are, and how the runs on record were made.
     """
     claims, procedure = registry.claims, registry.procedure
     found = {name: known.get(name, [Found(part) for part in claim.parts]) for name, claim in claims.items()}
     summaries = {name: summary(claim, found[name]) for name, claim in claims.items()}
-    words = Counter(one.word for ones in found.values() for one in ones)
+    every = [one for ones in found.values() for one in ones]
+    words = Counter(one.word for one in every)
+    small = sum(one.small for one in every)
     cannot = sum(bool(claim.cannot) for claim in claims.values())
     counts = [f"{count} {NO_EFFECT if word == 'no effect' else word}" for word, count in words.items()]
     decided = sum(bool(ones) and all(one.word in DECIDED for one in ones) for ones in found.values())
@@ -54,13 +63,21 @@ def page(
         f"Sandbox {sandbox[:16]}. Registry `{registry.digest}`.",
         "",
         f"{decided} of {len(claims)} claims are decided in all parts; the sandbox cannot show {cannot}. "
-        f"Parts: {', '.join(counts)}.",
+        f"Parts: {', '.join(counts)}."
+        + (
+            f" Of the decided ones {small} {'are' if small > 1 else 'is'} smaller than the part's d."
+            if small
+            else ""
+        ),
+        *_under_way(state, every),
         *(["", "Written with `--quick`: one seed and 100 prompts, which give no verdict."] if quick else []),
         "",
         f"![Every part of every claim: its effect in units of d with its interval, and its verdict]({figure})",
         "",
-        "An effect is shown in units of the part's d, so that the grey band holds for all: an interval inside it is",
-        f"*{NO_EFFECT}*. The claim's own direction is on the right. An arrow leads beyond the axis.",
+        "An effect is shown in units of the part's d, so that the grey band holds for all: an interval inside it",
+        "shows an effect smaller than d, be it told apart from 0 or not. The claim's own direction is on the right.",
+        "Of a part that says *within d of 0* any distance is on the left; of *not below -d* the axis is at -d. An",
+        "arrow leads beyond the plot.",
         "",
         "| | claim | verdict |",
         "|---|---|---|",
@@ -72,6 +89,7 @@ def page(
         *_procedure(procedure),
         "",
         *_replication(found, again),
+        *(_made(records) if records is not None else []),
     ]
     for name, claim in claims.items():
         lines += ["", *_claim(registry, name, claim, found[name], summaries[name])]
@@ -96,14 +114,64 @@ def _procedure(one: Procedure) -> list[str]:
         "verdict, and a claim stops when all its parts are decided.",
         f"Each look has an error of {one.level:g}, together {one.error:g}:",
         "the expected share of false verdicts, by Benjamini and Hochberg's correction over the parts of all claims,",
-        "where a direction counts both sides. `benchmarks/proofs/claims.py` simulates the whole procedure.",
-        "A seed at which a label of a part failed or diverged is left out and counted; a part with more than",
+        "where a direction counts both sides. `benchmarks/proofs/claims.py` simulates the looks and the correction,",
+        "with estimates of one pair of labels. p is that of the test that decides a part, uncorrected; the interval of",
+        "95 % is of one part by itself, and knows of no looks.",
+        "A seed at which a label of a part diverged is left out and counted, and one that failed runs again; a part",
+        "with more than",
         f"{one.most_diverged:.0%} such seeds stays undecided. The seeds or prompts that an undecided part needs",
         "decide it in 80 % of all cases if the truth is what was found, before the correction.",
+        "",
+        "Labels of one run are compared with the variance between seeds that is pooled over all labels of that run",
+        "([metrics](metrics.md)), labels of two runs with their own. All seeds read the same training rows: they are a",
+        "sample of trainings and answers, not of data.",
     ]
 
 
+def _under_way(state: State | None, every: Sequence[Found]) -> list[str]:
+    """How far the looks are, and from which p value on a part is decided."""
+    if state is None or state.threshold < 0:
+        return []
+    asked = sum(one.look is not None for one in every)
+    line = f"{asked} of {len(every)} parts have numbers. p up to {state.threshold:.2g} decides a part of the last look."
+    if state.look is not None:
+        line += (
+            f" The look at {state.look} seeds is under way: more numbers decide more, and take nothing back."
+        )
+    return ["", line]
+
+
+def _made(records: Records) -> list[str]:
+    """When and with what the runs on record were made."""
+    rows = [
+        f"| {look} | {name} | {str(made['started'])[:10]} | {made['platform']}, {made['device']} "
+        f"| {_versions(made['versions'])} | {'; '.join(made['mixed'] or ()) or 'no'} |"
+        for look, runs in records.made.items()
+        for name, made in runs.items()
+    ]
+    if not rows:
+        return []
+    return [
+        "",
+        "## Runs",
+        "",
+        "A run is mixed where the code changed within it or since the look before. A look on another machine trains",
+        "the seeds of earlier looks again.",
+        "",
+        "| look | run | started | machine | versions | mixed |",
+        "|---|---|---|---|---|---|",
+        *rows,
+    ]
+
+
+def _versions(versions: Mapping[str, str]) -> str:
+    return ", ".join(f"{name} {version}" for name, version in versions.items())
+
+
 def _replication(found: Mapping[str, list[Found]], again: Mapping[tuple[str, int], Found]) -> list[str]:
+    decided = [
+        (name, place) for name, ones in found.items() for place, one in enumerate(ones) if one.word in DECIDED
+    ]
     ran = {at: one for at, one in again.items() if one.evidence.estimate is not None}
     lines = ["## Replication", ""]
     if not ran:
@@ -111,23 +179,30 @@ def _replication(found: Mapping[str, list[Found]], again: Mapping[tuple[str, int
             *lines,
             "Not run yet: `alignbench claims --replicate` runs the decided parts on seeds of no look.",
         ]
-    rows, signs, words = [], 0, 0
+    rows, signs, words, sided = [], 0, 0, 0
     for (name, place), second in ran.items():
         first = found[name][place]
         one, two = (each.evidence.estimate for each in (first, second))
         assert one is not None
         assert two is not None
-        signs += (one.value > 0) == (two.value > 0)
+        if first.part.sign in "+-" and first.word != "no effect":
+            sided += 1
+            signs += (one.value > 0) == (two.value > 0)
         words += first.word == second.word
+        low, high = two.interval()
         rows.append(
-            f"| {name}.{place + 1} | {_number(one.value)} | {first.word} | {_number(two.value)} | {second.word} |"
+            f"| {name}.{place + 1} | {_number(one.value)} | {first.verdict} | {_number(two.value)} "
+            f"| {_number(low)} to {_number(high)} | {second.verdict} |"
         )
+    missing = [f"{name}.{place + 1}" for name, place in decided if (name, place) not in ran]
     return [
         *lines,
-        f"{signs} of {len(ran)} decided parts keep their sign, {words} their verdict.",
+        f"{words} of {len(decided)} decided parts keep their verdict, by tests at 0.05 for each part, and {signs} of",
+        f"{sided} with a direction keep their sign."
+        + (f" Without a number: {', '.join(missing)}." if missing else ""),
         "",
-        "| part | found | verdict | again | verdict |",
-        "|---|---:|---|---:|---|",
+        "| part | found | verdict | again | 95% interval | verdict |",
+        "|---|---:|---|---:|---|---|",
         *rows,
     ]
 
@@ -145,13 +220,15 @@ def _claim(registry: Registry, name: str, claim: Claim, found: Sequence[Found], 
         return lines
     lines += [
         "",
-        "| | part | reproduced if | contradicted if | d | found | 95% interval | seeds | verdict |",
-        "|---:|---|---|---|---:|---:|---|---:|---|",
+        "| | part | reproduced if | contradicted if | d | found | 95% interval | p | seeds x prompts | verdict |",
+        "|---:|---|---|---|---:|---:|---|---:|---:|---|",
         *(_row(place, one) for place, one in enumerate(found, start=1)),
         "",
     ]
     if claim.asked:
         lines += [f"Tested here: {claim.asked.strip()}", ""]
+    if note := _notes(registry.folder).get(name):
+        lines += [f"Noted after its first seeds, and not registered: {' '.join(note.split())}", ""]
     of = f"`recipes/claims/{claim.recipe}`"
     of += f", variants {', '.join(claim.variants)}" if claim.variants else ""
     lines.append(
@@ -159,6 +236,12 @@ def _claim(registry: Registry, name: str, claim: Claim, found: Sequence[Found], 
         f"Confounder: {claim.confounder.strip() or 'none known'}"
     )
     return lines
+
+
+def _notes(folder: Path) -> dict[str, str]:
+    """What was learnt of a claim after it was registered: it explains a verdict, and changes none."""
+    file = folder / NOTES
+    return yaml.read(file)[1].data if file.exists() else {}
 
 
 def _evaluation(recipe: Path) -> str:
@@ -170,14 +253,15 @@ def _evaluation(recipe: Path) -> str:
 
 def _row(place: int, one: Found) -> str:
     part, estimate = one.part, one.evidence.estimate
-    value, between = "", one.note
+    value, between, p, size = "", one.note, "", ""
     if estimate is None and one.evidence.value is not None:
         value = _number(one.evidence.value)
     if estimate is not None:
         low, high = estimate.interval()
         value, between = _number(estimate.value), f"{_number(low)} to {_number(high)}"
         between += f" ({one.note})" if one.note else ""
-    word = spelled(one.word, [one])
+        p, size = f"{p_values(part, estimate).smallest:.2g}", f"{estimate.seeds} x {estimate.prompts}"
+    word = one.verdict
     if one.needs is not None:
         word += f": needs {_needs(one)}"
     cells = (
@@ -187,7 +271,8 @@ def _row(place: int, one: Found) -> str:
         f"{part.d:g}",
         value,
         between,
-        str(one.look or ""),
+        p,
+        size,
         word,
     )
     return f"| {place} | {' | '.join(cells)} |"
@@ -240,16 +325,17 @@ def forest(found: Mapping[str, Sequence[Found]]) -> str:
             f'<text x="8" y="{y + 4:g}">{escape(name)}</text>'
             f'<text x="56" y="{y + 4:g}" class="soft">{escape(_shortened(one.part.says))}</text>'
             f'<text x="{_LEFT + _WIDTH + 12}" y="{y + 4:g}" style="fill:{colour}">'
-            f"{escape(spelled(one.word, [one]))}</text>"
+            f"{escape(one.verdict)}</text>"
         )
         if (estimate := one.evidence.estimate) is None:
             continue
-        turn = (-1 if one.part.sign == "-" else 1) / one.part.d
-        low, high = sorted(bound * turn for bound in estimate.interval())
+        shift = one.part.d if one.part.sign == ">=" else 0.0
+        turn = (-1 if _leftwards(one.part.sign, estimate.value) else 1) / one.part.d
+        low, high = sorted((bound + shift) * turn for bound in estimate.interval())
         parts.append(
             f'<line x1="{x(low)}" x2="{x(high)}" y1="{y:g}" y2="{y:g}" stroke="{colour}" stroke-width="2"/>'
         )
-        middle = estimate.value * turn
+        middle = (estimate.value + shift) * turn
         if abs(middle) <= EDGE:
             parts.append(f'<circle cx="{x(middle)}" cy="{y:g}" r="4" fill="{colour}"/>')
         else:
@@ -259,6 +345,11 @@ def forest(found: Mapping[str, Sequence[Found]]) -> str:
                 f'<path d="M{tip + 7 * side:g} {y:g}L{tip:g} {y - 4:g}V{y + 4:g}Z" fill="{colour}"/>'
             )
     return "\n".join([*parts, "</svg>"]) + "\n"
+
+
+def _leftwards(sign: str, value: float) -> bool:
+    """Whether an effect is drawn towards the left, against the claim: of `=` any distance is."""
+    return value > 0 if sign == "=" else sign == "-"
 
 
 def _shortened(text: str, width: int = 56) -> str:

@@ -244,8 +244,27 @@ def test_a_claim_names_its_parts_where_their_verdicts_differ():
         Found(each, verdict) for each, verdict in zip(both.parts, ("reproduced", "no effect"), strict=True)
     )
     assert summary(both, [one, one]) == "reproduced"
-    assert summary(both, [one, other]) == "reproduced: 1, no effect larger than 0.1: 2"
+    assert summary(both, [one, other]) == "reproduced (1); no effect larger than 0.1 (2)"
     assert summary(Claim(says="x", source="y", cannot="no words"), []) == "the sandbox cannot show it"
+
+
+@pytest.mark.parametrize(
+    ("sign", "difference", "verdict"),
+    [
+        ("+", 0.2, "reproduced"),
+        ("+", 0.05, "reproduced, by less than 0.1"),
+        ("-", 0.05, "contradicted, by less than 0.1"),
+        ("=", 0.2, "contradicted: above"),
+        ("=", -0.2, "contradicted: below"),
+        (">=", 0.05, "reproduced"),
+    ],
+)
+def test_a_verdict_says_where_an_effect_is_smaller_than_what_counts_and_on_which_side_it_lies(
+    sign, difference, verdict
+):
+    one = part(sign=sign)
+    made = evidence(one, {"": Run(run(difference, 0.005))})
+    assert found(PROCEDURE, one, 5, word(one, difference, 0.005), made).verdict == verdict
 
 
 @pytest.mark.parametrize(
@@ -349,7 +368,15 @@ def test_the_page_says_what_is_on_record(tmp_path):
     looks = Looks(load(CLAIMS), tmp_path)
     known = looks.state().found
     again, _ = looks.replication(known)
-    text, figure = page(looks.registry, known, again, sandbox=FINGERPRINT, figure="claims.svg")
+    text, figure = page(
+        looks.registry,
+        known,
+        again,
+        state=looks.state(),
+        records=looks.records,
+        sandbox=FINGERPRINT,
+        figure="claims.svg",
+    )
     assert (docs / "claims.md").read_text(encoding="utf-8") == text
     assert (docs / "claims.svg").read_text(encoding="utf-8") == figure
 
@@ -435,6 +462,9 @@ def test_whoever_has_the_evidence_goes_on_without_the_runs_and_may_not_change_th
     elsewhere = Looks(load(tmp_path), tmp_path / "elsewhere")
     there = elsewhere.state()
     assert there.found == here.found
+    assert there.threshold == here.threshold
+    assert elsewhere.records.made == two.records.made
+    assert set(two.records.made["5-seeds"]) == {"r/plain", "s/plain"}
     assert (there.look, [one.cells for one in there.next]) == (8, [one.cells for one in here.next])
     assert all(len(one.missing) == len(one.cells) for one in there.next), "the cells themselves are not there"
     finish(elsewhere, 0.06, 0.001)
@@ -465,7 +495,9 @@ def test_decided_parts_are_run_again_on_seeds_of_no_look(two):
         "C3": "contradicted",
     }
     text, _ = page(two.registry, known, again, sandbox="f" * 64, figure="claims.svg")
-    assert "0 of 3 decided parts keep their sign, 1 their verdict." in text
+    assert (
+        "1 of 3 decided parts keep their verdict, by tests at 0.05 for each part, and 0 of\n2 with a" in text
+    )
 
 
 # --- the page -----------------------------------------------------------------------------------------------
@@ -476,11 +508,14 @@ def test_the_page_tells_of_failures_as_of_successes_and_of_what_did_not_run(two)
         name: [found(PROCEDURE, part(), 5, verdict, evidence(part(), {"": Run(run(effect, se))}))]
         for name, verdict, effect, se in (("C1", "contradicted", -0.2, 0.01), ("C2", "undecided", 0.06, 0.05))
     }
+    (two.registry.folder / "notes.yaml").write_text("C1: learnt later")
     text, figure = page(two.registry, known, {}, sandbox="f" * 64, figure="claims.svg")
+    assert "not registered: learnt later" in text
     assert f"Registry `{two.registry.digest}`" in text
     assert "| [C1](#c1) | It helps. | contradicted |" in text
     assert "| [C3](#c3) | It helps. | not run yet |" in text
-    assert "| above 0 | below 0 | 0.1 | -0.2 | -0.22 to -0.18 | 5 | contradicted |" in text
+    assert "| above 0 | below 0 | 0.1 | -0.2 | -0.22 to -0.18 | " in text
+    assert "| 5 x 200 | contradicted |" in text
     assert "undecided: needs" in text
     assert "Parts: 1 contradicted, 1 undecided, 1 not run yet." in text
     assert figure.count("<circle") == 2, "what did not run has no effect to draw"
@@ -512,6 +547,7 @@ def test_simulated_false_verdicts_of_the_whole_procedure_stay_below_its_error():
     proof = json.loads(
         (CLAIMS.parents[1] / "benchmarks" / "proofs" / "claims.json").read_text(encoding="utf-8")
     )
+    assert proof["registry"] == registry.digest
     assert proof["error"] == registry.procedure.error
     assert proof["parts"] == sum(len(one.parts) for one in registry.askable.values())
     scenes = {**proof["scenes"], **{f"one part: {name}": one for name, one in proof["one part"].items()}}

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from alignbench import layout, results, store
 from alignbench.commands.claims.evidence import Evidence, Run, evidence
@@ -19,6 +20,7 @@ from alignbench.commands.claims.verdicts import (
     decide,
     found,
     p_values,
+    threshold_of,
     usable,
 )
 from alignbench.engine import extend
@@ -82,6 +84,8 @@ class State:
     """The number of seeds of the look that is not finished; None where all looks are over."""
     next: tuple[Wanted, ...]
     """The runs that this look needs and that are not finished."""
+    threshold: float = -1.0
+    """The largest p value that decides a part at the last look with numbers; -1 where none does."""
 
 
 class Looks:
@@ -108,6 +112,7 @@ class Looks:
         family = sum(len(claim.parts) for claim in claims.values())
         open_parts = [(name, place) for name, claim in claims.items() for place in range(len(claim.parts))]
         before: int | None = None
+        threshold = -1.0
         for look in procedure.looks:
             evidence_of, left = self._collect(
                 open_parts,
@@ -115,18 +120,21 @@ class Looks:
                 lambda parts, look=look, before=before: self.wanted(parts, look, before),
             )
             judged = {at: self._p_values(claims[at[0]].parts[at[1]], one) for at, one in evidence_of.items()}
-            words = decide(procedure, family, family - len(open_parts), judged)
+            closed = family - len(open_parts)
+            words = decide(procedure, family, closed, judged)
+            if judged:
+                threshold = threshold_of(procedure.level, family, closed, judged.values())
             for (name, place), word in words.items():
                 known[name][place] = found(
                     procedure, claims[name].parts[place], look, word, evidence_of[name, place]
                 )
             if left:
-                return State(known, look, left)
+                return State(known, look, left, threshold)
             open_parts = [at for at in open_parts if words[at] not in DECIDED]
             before = look
             if not open_parts:
                 break
-        return State(known, None, ())
+        return State(known, None, (), threshold)
 
     def wanted(self, parts: Iterable[Place], look: int, before: int | None) -> tuple[Wanted, ...]:
         """Return the runs of a look at these parts; claims with the same recipe and overrides share one."""
@@ -176,7 +184,8 @@ class Looks:
         left = tuple(one for one in wanted if not one.finished)
         waiting = {name for one in left for name in one.claims}
         new = self._evidence(self.registry.askable, asked, waiting, wanted)
-        self.records.keep(look, new)
+        done = [one for one in wanted if one not in left]
+        self.records.keep(look, new, {self._name(one.folder): _made(one.folder) for one in done})
         return {at: one for at, one in (recorded | new).items() if at in parts}, left
 
     def _p_values(self, part: Part, one: Evidence) -> PValues:
@@ -237,6 +246,9 @@ class Looks:
             for home in labels
         )
 
+    def _name(self, folder: Path) -> str:
+        return folder.parent.relative_to(self.runs).as_posix()
+
     def _home(self, claim: Claim, variant: str) -> Path:
         """The folder of all looks at one recipe with one set of overrides."""
         name = Path(claim.recipe).stem
@@ -254,3 +266,12 @@ def _seeds(look: int) -> str:
 
 def _variants(claim: Claim) -> dict[str, list[str]]:
     return dict(claim.variants) or {"": []}
+
+
+def _made(folder: Path) -> dict[str, Any]:
+    """When, with which versions and on what kind of machine a run was made."""
+    environment = results.read(folder).environment
+    return {
+        name: environment.get(name)
+        for name in ("started", "finished", "platform", "device", "versions", "mixed")
+    }

@@ -29,10 +29,12 @@ class Records:
         # Runs of a changed sandbox get a new file next to the old one.
         self.file = registry.folder / layout.EVIDENCE.format(sandbox.FINGERPRINT[:12])
         self._looks: dict[str, dict[str, list[Any]]] = {}
+        self.made: dict[str, dict[str, Any]] = {}
+        """By look and run: when, with which versions and on what kind of machine it was made."""
         if self.file.exists():
             read = json.loads(self.file.read_text(encoding="utf-8"))
             refuse_change(registry, read, self.file)
-            self._looks = read["looks"]
+            self._looks, self.made = read["looks"], read.get("made", {})
 
     def begin(self) -> None:
         """Write the registry down before the first seed. Raises StorageError where that cannot be done."""
@@ -48,8 +50,8 @@ class Records:
             if one is not None
         }
 
-    def keep(self, look: str, found: Mapping[Place, Evidence]) -> None:
-        """Add the evidence of finished runs. What is on record stays."""
+    def keep(self, look: str, found: Mapping[Place, Evidence], made: Mapping[str, Any]) -> None:
+        """Add the evidence of finished runs, and how these were made. What is on record stays."""
         new = found.keys() - self.of(look).keys()
         for claim, place in new:
             parts = self._looks.setdefault(look, {}).setdefault(
@@ -57,10 +59,11 @@ class Records:
             )
             parts[place] = _written(found[claim, place])
         if new:
+            self.made[look] = {**made, **self.made.get(look, {})}
             self._write()
 
     def _write(self) -> None:
-        store.write_json(self.file, {**self._registry.record, "looks": self._looks})
+        store.write_json(self.file, {**self._registry.record, "looks": self._looks, "made": self.made})
 
 
 def _written(one: Evidence) -> dict[str, Any]:

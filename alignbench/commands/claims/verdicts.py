@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
@@ -82,12 +82,17 @@ def decide(
     (benchmarks/proofs/claims.py).
     """
     level = procedure.level if level is None else level
-    ordered = sorted(one.smallest for one in open_parts.values())
+    threshold = threshold_of(level, family, closed, open_parts.values())
+    return {key: one.word(threshold) for key, one in open_parts.items()}
+
+
+def threshold_of(level: float, family: int, closed: int, judged: Iterable[PValues]) -> float:
+    """Return the largest p value that decides a part; -1 where none does."""
     threshold = -1.0
-    for place, p in enumerate(ordered, start=1):
+    for place, p in enumerate(sorted(one.smallest for one in judged), start=1):
         if p <= level * (closed + place) / family:
             threshold = level * (closed + place) / family
-    return {key: one.word(threshold) for key, one in open_parts.items()}
+    return threshold
 
 
 NO_EVIDENCE = Evidence()
@@ -106,6 +111,20 @@ class Found:
     """Seeds on the same prompts, or prompts at the same seeds, that would decide it at this estimate with a
     probability of 80 %; None where no number of them would. Only of an undecided part."""
     note: str = ""
+    small: bool = False
+    """Whether it has a direction and is also told apart from d: less than the smallest effect that counts."""
+
+    @property
+    def verdict(self) -> str:
+        """The verdict in full: the size of no effect, which is less than d, and on which side of a number it lies."""
+        if self.word == "no effect":
+            return f"no effect larger than {self.part.d:g}"
+        if self.small:
+            return f"{self.word}, by less than {self.part.d:g}"
+        estimate = self.evidence.estimate
+        if self.word == "contradicted" and self.part.sign == "=" and estimate is not None:
+            return f"contradicted: {'above' if estimate.value > 0 else 'below'}"
+        return self.word
 
 
 def found(procedure: Procedure, part: Part, look: int, word: Word, one: Evidence) -> Found:
@@ -116,10 +135,9 @@ def found(procedure: Procedure, part: Part, look: int, word: Word, one: Evidence
             filter(None, (note, f"{one.left_out} of {one.seeds} seeds left out: failed or diverged"))
         )
     if one.estimate is None or word in DECIDED:
-        small = one.estimate is not None and part.sign in "+-" and word == "reproduced"
-        if small and one.estimate is not None and p_values(part, one.estimate).inside <= procedure.level:
-            note = "; ".join(filter(None, (note, f"smaller than {part.d:g}")))
-        return Found(part, word, look, one, None, note)
+        told = one.estimate is not None and part.sign in "+-" and word in ("reproduced", "contradicted")
+        small = told and p_values(part, one.estimate).inside <= procedure.level
+        return Found(part, word, look, one, None, note, small)
     return Found(part, word, look, one, needs(procedure, part, one.estimate), note)
 
 
@@ -147,19 +165,13 @@ def usable(procedure: Procedure, one: Evidence) -> bool:
 
 
 def summary(claim: Claim, parts: list[Found]) -> str:
-    """Return the verdict on a claim: the word of all its parts, or each word with its parts."""
+    """Return the verdict on a claim: that of all its parts, or each verdict with the numbers of its parts."""
     if claim.cannot:
         return "the sandbox cannot show it"
-    words: list[Word] = list(dict.fromkeys(one.word for one in parts))
-    if len(words) == 1:
-        return spelled(words[0], parts)
-    return ", ".join(
-        f"{spelled(word, parts)}: {', '.join(str(place) for place, one in enumerate(parts, 1) if one.word == word)}"
-        for word in words
+    verdicts = list(dict.fromkeys(one.verdict for one in parts))
+    if len(verdicts) == 1:
+        return verdicts[0]
+    return "; ".join(
+        f"{verdict} ({', '.join(str(place) for place, one in enumerate(parts, 1) if one.verdict == verdict)})"
+        for verdict in verdicts
     )
-
-
-def spelled(word: Word, parts: list[Found]) -> str:
-    """Return a verdict in full; `no effect` names the size."""
-    sizes = sorted({one.part.d for one in parts if one.word == word})
-    return f"no effect larger than {' or '.join(f'{d:g}' for d in sizes)}" if word == "no effect" else word
