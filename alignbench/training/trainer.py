@@ -20,6 +20,7 @@ from alignbench.api.config import TOTALS, Budget
 from alignbench.api.method import LossFn, ScoreFn
 from alignbench.errors import Diverged
 from alignbench.models import ModelPolicy
+from alignbench.models.forward.memory import give_back
 from alignbench.models.meter import Tally, Work, doing, metered
 from alignbench.recipe.schema import Training
 from alignbench.rows import Ids
@@ -189,6 +190,7 @@ class Trainer:
         done = self.gradient.run(rows, self.steps.rows(rows), self.number + 1)
         self._account(rows, before)
         self._update(done)
+        give_back()
         self.number += 1
 
     def _prepare(self, kept: Mapping[str, Any] | None) -> None:

@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 SHARE = {"cpu": 0.25, "cuda": 0.5}
 """Share of the memory that one forward may take for what its backward pass needs."""
 
-ACTIVATIONS = {"cpu": 1 << 30, "cuda": 1 << 40}
+ACTIVATIONS = {"cpu": 1 << 29, "cuda": 1 << 40}
 """Bytes that it may take at most. On a CPU more is not faster: 700 and 4,700 tokens of a model of 135 million weights
-in one forward train as many tokens a second to within 5 %."""
+in one forward train as many tokens a second to within 5 %, and 1.0 GB takes 1.1 of the time of 0.5 GB."""
 
 PASSING = {"cpu": 1 << 29, "cuda": 1 << 33}
 """Bytes of what one layer holds for the positions of a forward without gradient."""
@@ -124,3 +124,29 @@ def keep_freed() -> bool:
         return False
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # musl has none
     return bool(mallopt and mallopt(MMAP_THRESHOLD, LARGEST) and mallopt(TRIM_THRESHOLD, KEPT))
+
+
+class _Heap(ctypes.Structure):
+    """What glibc's `mallinfo2` returns, from malloc.h."""
+
+    _fields_ = [(f"unused_{place}", ctypes.c_size_t) for place in range(8)] + [
+        ("fordblks", ctypes.c_size_t),  # bytes that are free inside the heap
+        ("keepcost", ctypes.c_size_t),
+    ]
+
+
+def give_back() -> None:
+    """Return freed memory to the system, where more than `KEPT` bytes of it lie between what is in use.
+
+    Tensors of many sizes leave gaps that the next ones do not fit, and a process grows from step to step: three
+    steps of DPO on a model of 135 million weights took 3.2 GB, of which 2.2 GB were ever in use.
+    """
+    if sys.platform != "linux":
+        return
+    library = ctypes.CDLL(None)
+    heap, trim = getattr(library, "mallinfo2", None), getattr(library, "malloc_trim", None)
+    if heap is None or trim is None:  # musl, or a glibc before 2.33
+        return
+    heap.restype = _Heap
+    if heap().fordblks > KEPT:
+        trim(0)

@@ -57,10 +57,12 @@ class Pool:
 
     def _grow(self, want: int) -> None:
         have = len(self.column)
-        states = _grown(self.states, want)
-        keys, values = ([_grown(one, want) for one in stores] for stores in (self.keys, self.values))
-        # Assigned last: a failed allocation leaves the pool as it was.
-        self.states, self.keys, self.values = states, keys, values
+        # One store after the other, so that one alone is there twice. What has grown before a failed allocation
+        # is longer than it has to be, and waits for the next try.
+        self.states = _grown(self.states, want)
+        for stores in (self.keys, self.values):
+            for place, one in enumerate(stores):
+                stores[place] = _grown(one, want)
         self.column = np.zeros(want, np.int64)
         self._free = [*range(want - 1, have - 1, -1), *self._free]
 
@@ -79,6 +81,8 @@ class Pool:
 
 
 def _grown(tensor: Tensor, want: int) -> Tensor:
+    if len(tensor) >= want:
+        return tensor
     grown = tensor.new_empty(want, *tensor.shape[1:])
     grown[: len(tensor)] = tensor
     return grown

@@ -40,7 +40,7 @@ Ids = tuple[int, ...]
 SIDE_BY_SIDE = 256
 """Prompts that are searched in step at most."""
 
-MEMORY = {"cpu": 1 << 31, "cuda": 1 << 35}
+MEMORY = {"cpu": 1 << 30, "cuda": 1 << 35}
 """Bytes of all trees beyond which only the prompt that was begun first goes on."""
 
 RARELY = (20_000, 2, 2)

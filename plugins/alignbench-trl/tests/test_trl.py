@@ -51,6 +51,8 @@ class TestTRLSFT(Laws):
 
 class TestTRLKTO(Laws):
     method = "trl-kto"
+    tokens = 20_000
+    """TRL's last step is whole: both answers of eight rows, and each again as the answer to another prompt."""
 
     def test_a_step_has_the_rows_that_one_of_kto_has(self, session, monkeypatch):
         """Both answers of each pair: TRL counts an answer as a row."""
