@@ -147,7 +147,7 @@ def _made(records: Records) -> list[str]:
         f"| {look} | {name} | {str(made['started'])[:10]} | {made['platform']}, {made['device']} "
         f"| {_versions(made['versions'])} | {'; '.join(made['mixed'] or ()) or 'no'} |"
         for look, runs in records.made.items()
-        for name, made in runs.items()
+        for name, made in sorted(runs.items())
     ]
     if not rows:
         return []
@@ -165,7 +165,7 @@ def _made(records: Records) -> list[str]:
 
 
 def _versions(versions: Mapping[str, str]) -> str:
-    return ", ".join(f"{name} {version}" for name, version in versions.items())
+    return ", ".join(f"{name} {version}" for name, version in sorted(versions.items()))
 
 
 def _replication(found: Mapping[str, list[Found]], again: Mapping[tuple[str, int], Found]) -> list[str]:

@@ -135,8 +135,9 @@ def found(procedure: Procedure, part: Part, look: int, word: Word, one: Evidence
             filter(None, (note, f"{one.left_out} of {one.seeds} seeds left out: failed or diverged"))
         )
     if one.estimate is None or word in DECIDED:
-        told = one.estimate is not None and part.sign in "+-" and word in ("reproduced", "contradicted")
-        small = told and p_values(part, one.estimate).inside <= procedure.level
+        small = False
+        if one.estimate is not None and part.sign in "+-" and word in ("reproduced", "contradicted"):
+            small = p_values(part, one.estimate).inside <= procedure.level
         return Found(part, word, look, one, None, note, small)
     return Found(part, word, look, one, needs(procedure, part, one.estimate), note)
 
