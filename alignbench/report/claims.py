@@ -88,7 +88,7 @@ def page(
         "",
         *_procedure(procedure),
         "",
-        *_replication(found, again),
+        *_replication(found, again, procedure.replication.error),
         *(_made(records) if records is not None else []),
     ]
     for name, claim in claims.items():
@@ -118,9 +118,8 @@ def _procedure(one: Procedure) -> list[str]:
         "with estimates of one pair of labels. p is that of the test that decides a part, uncorrected; the interval of",
         "95 % is of one part by itself, and knows of no looks.",
         "A seed at which a label of a part diverged is left out and counted, and one that failed runs again; a part",
-        "with more than",
-        f"{one.most_diverged:.0%} such seeds stays undecided. The seeds or prompts that an undecided part needs",
-        "decide it in 80 % of all cases if the truth is what was found, before the correction.",
+        f"with over {one.most_diverged:.0%} such seeds stays undecided. The seeds or prompts that an undecided part",
+        "needs decide it in 80 % of all cases if the truth is what was found, before the correction.",
         "",
         "Labels of one run are compared with the variance between seeds that is pooled over all labels of that run",
         "([metrics](metrics.md)), labels of two runs with their own. All seeds read the same training rows: they are a",
@@ -168,7 +167,9 @@ def _versions(versions: Mapping[str, str]) -> str:
     return ", ".join(f"{name} {version}" for name, version in sorted(versions.items()))
 
 
-def _replication(found: Mapping[str, list[Found]], again: Mapping[tuple[str, int], Found]) -> list[str]:
+def _replication(
+    found: Mapping[str, list[Found]], again: Mapping[tuple[str, int], Found], error: float
+) -> list[str]:
     decided = [
         (name, place) for name, ones in found.items() for place, one in enumerate(ones) if one.word in DECIDED
     ]
@@ -197,8 +198,8 @@ def _replication(found: Mapping[str, list[Found]], again: Mapping[tuple[str, int
     missing = [f"{name}.{place + 1}" for name, place in decided if (name, place) not in ran]
     return [
         *lines,
-        f"{words} of {len(decided)} decided parts keep their verdict, by tests at 0.05 for each part, and {signs} of",
-        f"{sided} with a direction keep their sign."
+        f"{words} of {len(decided)} decided parts keep their verdict, by tests at {error:g} for each part, and",
+        f"{signs} of {sided} with a direction keep their sign."
         + (f" Without a number: {', '.join(missing)}." if missing else ""),
         "",
         "| part | found | verdict | again | 95% interval | verdict |",

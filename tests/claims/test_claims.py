@@ -496,7 +496,7 @@ def test_decided_parts_are_run_again_on_seeds_of_no_look(two):
     }
     text, _ = page(two.registry, known, again, sandbox="f" * 64, figure="claims.svg")
     assert (
-        "1 of 3 decided parts keep their verdict, by tests at 0.05 for each part, and 0 of\n2 with a" in text
+        "1 of 3 decided parts keep their verdict, by tests at 0.05 for each part, and\n0 of 2 with a" in text
     )
 
 

@@ -24,14 +24,6 @@ TEMPLATE = (
 )
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
 def letters() -> Base:
     """A random model that reads letter by letter, so that `10` is two tokens and ` A` is another than `A`."""

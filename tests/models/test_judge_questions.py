@@ -36,14 +36,6 @@ SHARED = ("rotary", "shared keys", "learned positions")
 """Models that compute what questions share once; the others compute whole texts."""
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module", params=CONFIGS)
 def base(request: pytest.FixtureRequest) -> Base:
     names = ["<pad>", "<unk>", "<end>", *"0123456789AB >abcdefg"]

@@ -51,7 +51,7 @@ class Evidence:
     value: float | None = None
     """The number, where there are too few seeds for an estimate."""
     left_out: int = 0
-    """Seeds at which a label of the part failed or diverged."""
+    """Seeds at which a label of the part, or what it starts from, diverged."""
     seeds: int = 0
     """Seeds that were run."""
 

@@ -132,7 +132,13 @@ def found(procedure: Procedure, part: Part, look: int, word: Word, one: Evidence
     note = one.missing
     if one.left_out:
         note = "; ".join(
-            filter(None, (note, f"{one.left_out} of {one.seeds} seeds left out: failed or diverged"))
+            filter(
+                None,
+                (
+                    note,
+                    f"{one.left_out} of {one.seeds} seeds left out: they, or what they start from, diverged",
+                ),
+            )
         )
     if one.estimate is None or word in DECIDED:
         small = False
