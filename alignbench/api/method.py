@@ -55,6 +55,9 @@ class ScoringGroup:
     predicts it. The last token itself is never read: one more, of any kind, gives the state after the end."""
     temperature: float = 1.0
     """Divides the logits before log-probabilities are taken: an on-policy method draws and scores alike."""
+    kl_from: Policy | None = None
+    """Another policy, of weights, whose distributions of each next token are compared with these: see
+    `GroupScores.kl`. It costs a forward of that policy without gradient and twice the head."""
     term: str = ""
     """The term of the loss that reads this group, where the loss has several. A term has forwards of its own."""
 
@@ -75,6 +78,9 @@ class GroupScores(Protocol):
     """float32 [N, R]: log-probability of each response token; 0 outside the mask."""
     values: Tensor
     """float32 [N, R]: the head's values, where the group has a head."""
+    kl: Tensor
+    """float32 [N, R]: KL(`kl_from` || the policy that scores) over the whole vocabulary where each response token
+    stands, in nats; 0 outside the mask. Only where the group has `kl_from`, which gets no gradient."""
     mask: Tensor
     """bool [N, R]: True on response tokens, the end of sequence included."""
     tolerance: float | None

@@ -60,6 +60,13 @@ def attended(batch: int, heads: int, queries: int, keys: int, size: int, *, grad
         _call.attention += 4.0 * batch * heads * queries * keys * size * (3 if gradient else 1)
 
 
+def backward_again(head: nn.Module, inputs: Tensor) -> None:
+    """Report one more backward pass of a head than each of its forwards with a gradient is counted with."""
+    shape = _shape(head)
+    if shape is not None and not _trying:
+        meter.computed(Work(flops=2.0 * inputs.numel() * shape[1]))
+
+
 def skipped(module: nn.Module, positions: int) -> None:
     """Report that so many positions of the running call do not pass through a module."""
     if _call is not None:

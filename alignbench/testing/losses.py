@@ -19,14 +19,14 @@ def group_scores(
     *,
     logps: Tensor | None = None,
     values: Tensor | None = None,
+    kl: Tensor | None = None,
     tolerance: float | None = 1e-5,
 ) -> Scores:
-    """Return the scores of one group: `mask` bool [N, R], `logps` and `values` float32 [N, R]."""
+    """Return the scores of one group: `mask` bool [N, R], `logps`, `values` and `kl` float32 [N, R]."""
     scores = Scores(group, mask, tolerance)
-    if logps is not None:
-        scores.logps = logps.masked_fill(~mask, 0.0)
-    if values is not None:
-        scores.values = values.masked_fill(~mask, 0.0)
+    for kind, given in (("logps", logps), ("values", values), ("kl", kl)):
+        if given is not None:
+            setattr(scores, kind, given.masked_fill(~mask, 0.0))
     return scores
 
 

@@ -18,7 +18,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from alignbench.api.method import GroupScores, LossFn, ScoreFn, ScoringGroup
 from alignbench.errors import ModelError
 from alignbench.models import ModelPolicy
-from alignbench.models.forward.groups import Group, Scores, bytes_per_token, lay_out, read, response_states
+from alignbench.models.forward.groups import Group, bytes_per_token, read, to_group
 from alignbench.models.forward.memory import for_activations
 from alignbench.recipe.schema import Training
 from alignbench.rows import Ids, Sequence
@@ -115,16 +115,11 @@ class GradientStep:
         together: dict[tuple[ModelPolicy, str], dict[str, Group]] = {}
         for name, group in groups.items():
             policy: Any = group.policy or self.policy
-            given = Group(group.items, group.head, group.temperature)
-            together.setdefault((policy, group.term), {})[name] = given
+            together.setdefault((policy, group.term), {})[name] = to_group(name, group)
         scores: dict[str, GroupScores] = {}
         for (policy, _), same in together.items():
-            with torch.set_grad_enabled(policy.trainable), self.base.using(policy), self.base.arithmetic():
-                layout = lay_out(same, self.base.device)
-                states = response_states(self.base, layout)
-            for name, group in same.items():
-                empty = Scores(name, layout.spans[name].mask, self.tolerance)
-                scores[name] = read(self.base, group, states, layout, name, empty)
+            with torch.set_grad_enabled(policy.trainable):
+                scores |= read(policy, same, self.tolerance)
         return scores
 
     def _choose(self) -> int | None:

@@ -151,15 +151,9 @@ def test_gradients_are_those_of_transformers_forward(base):
 
 
 def trained(policy) -> torch.Tensor:
-    from alignbench.models.forward.groups import Group, Scores, lay_out, read, response_states
+    from alignbench.models.forward import groups
 
-    base = policy.base
-    groups = {"all": Group(SEQUENCES)}
-    with base.using(policy):
-        layout = lay_out(groups, base.device)
-        states = response_states(base, layout)
-    span = layout.spans["all"]
-    return read(base, groups["all"], states, layout, "all", Scores("all", span.mask, None)).sums().sum()
+    return groups.read(policy, {"all": groups.Group(SEQUENCES)}, None)["all"].sums().sum()
 
 
 def test_an_adapter_is_saved_read_back_and_merged(base, folder, tmp_path):

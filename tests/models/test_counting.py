@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 from alignbench.api.config import Sampling
 from alignbench.api.method import ScoringGroup
 from alignbench.models import Base, DecodingBase, Query, counting, load_base
-from alignbench.models.forward.groups import Group, Scores, lay_out, read, response_states, score
+from alignbench.models.forward.groups import Group, lay_out, read, response_states, score
 from alignbench.models.meter import Meter, Tally, Work, doing, metered
 from alignbench.recipe import schema
 from alignbench.rows import Prompt, Sequence
@@ -87,17 +87,28 @@ def test_a_backward_pass_has_the_flops_that_torch_counts(base: Base):
     items = sequences(8)
 
     def step() -> None:
-        with base.using(policy), base.arithmetic():
-            layout = lay_out({"all": Group(items)}, base.device)
-            states = response_states(base, layout)
-            empty = Scores("all", layout.spans["all"].mask, None)
-            read(base, Group(items), states, layout, "all", empty).logps.sum().backward()
+        read(policy, {"all": Group(items)}, None)["all"].logps.sum().backward()
 
     for _ in range(2):  # the first call of a kind is counted layer by layer, the others by what it found
         ours, theirs = counted(step)
         assert ours.flops == pytest.approx(theirs, rel=CLOSE)
     assert ours.trained == sum(len(one) - 1 for one in items)
     assert ours.positions == 0
+
+
+def test_a_comparison_of_distributions_has_the_flops_that_torch_counts(base: Base):
+    """The other policy's forward, the head on both, and two passes back through it."""
+    policy = base.add_adapter("policy", seed=0)
+    items = sequences(8)
+
+    def step() -> None:
+        scores = read(policy, {"all": Group(items, kl_from=base.policy())}, None)["all"]
+        (scores.logps.sum() + scores.kl.sum()).backward()
+
+    for _ in range(2):
+        ours, theirs = counted(step)
+        assert ours.flops == pytest.approx(theirs, rel=CLOSE)
+    assert ours.trained == ours.positions == sum(len(one) - 1 for one in items)
 
 
 def test_answers_have_the_flops_that_torch_counts(base: Base):

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from alignbench.errors import ModelError
+from alignbench.api.method import ScoringGroup
+from alignbench.errors import ModelError, PluginError
 from alignbench.models import load_base
 from alignbench.models.forward import groups, lm_head, scoring
-from alignbench.models.forward.groups import Group, lay_out, response_states
+from alignbench.models.forward.groups import Group, lay_out, read, response_states, score
 from alignbench.recipe import schema
 from alignbench.rows import Sequence
 
@@ -72,6 +73,65 @@ def test_no_tensor_of_logits_is_larger_than_a_tile(policy, monkeypatch):
     hook.remove()
     assert max(seen) <= 10 * 95
     assert sum(seen) == 95 * sum(len(one.response) for one in asked)
+
+
+@pytest.mark.parametrize("rows", [1, 7, 1000])
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_kl_and_its_gradient_are_those_of_the_whole_distributions(policy, monkeypatch, rows, temperature):
+    """Against the plain model, one sequence at a time, whatever the tile of logits is."""
+    monkeypatch.setitem(lm_head.LOGITS, "cpu", rows * 95)
+    base, asked = policy.base, talks(12)
+    group = Group(asked, temperature=temperature, kl_from=base.policy())
+    with torch.enable_grad():
+        scores = read(policy, {"all": group}, None)["all"]
+        weights = torch.linspace(-1, 1, scores.mask.numel()).view(scores.mask.shape)
+        found = torch.autograd.grad(
+            (weights * (scores.kl + 2 * scores.logps)).sum(), list(policy.parameters())
+        )
+
+        def plain(sequence: Sequence, of) -> torch.Tensor:
+            with base.using(of):
+                logits = base.model(input_ids=torch.tensor([sequence.prompt + sequence.response])).logits
+            return (logits[0, len(sequence.prompt) - 1 : -1] / temperature).log_softmax(-1)
+
+        total = torch.zeros(())
+        for place, sequence in enumerate(asked):
+            size = len(sequence.response)
+            ours, start = plain(sequence, policy), plain(sequence, base.policy()).detach()
+            kl = (start.exp() * (start - ours)).sum(-1)
+            torch.testing.assert_close(scores.kl[place, :size], kl, rtol=1e-4, atol=1e-6)
+            assert not scores.kl[place, size:].any()
+            logps = ours[range(size), list(sequence.response)]
+            total = total + (weights[place, :size] * (kl + 2 * logps)).sum()
+        wanted = torch.autograd.grad(total, list(policy.parameters()))
+    assert scores.kl.min() > -1e-6
+    assert scores.kl.max() > 1e-3, "the two policies differ"
+    for ours, theirs in zip(found, wanted, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-5)
+
+
+def test_without_gradient_kl_is_the_same_in_batches_and_a_policy_does_not_differ_from_itself(
+    policy, monkeypatch
+):
+    start, asked = policy.base.policy(), talks(20)
+    groups = {
+        "start": ScoringGroup(asked, policy, kl_from=start),
+        "itself": ScoringGroup(asked, policy, kl_from=policy),
+        "plain": ScoringGroup(asked, policy),
+    }
+    usual = score(policy, groups)
+    assert usual["itself"].kl.abs().max() < 1e-6
+    torch.testing.assert_close(usual["start"].logps, usual["plain"].logps)
+    assert not hasattr(usual["plain"], "kl")
+    torch.testing.assert_close(score(policy, groups, 30)["start"].kl, usual["start"].kl, rtol=1e-4, atol=1e-6)
+
+
+def test_what_has_no_distributions_cannot_be_compared(policy):
+    head = torch.nn.Linear(policy.base.head.weight.shape[1], 1)
+    with pytest.raises(PluginError, match="the group 'values' has both `head` and `kl_from`"):
+        score(policy, {"values": ScoringGroup(talks(2), head=head, kl_from=policy)})
+    with pytest.raises(PluginError, match="has no distribution of each next token: object"):
+        score(policy, {"all": ScoringGroup(talks(2), kl_from=object())})
 
 
 def test_an_empty_response_has_no_scores_and_an_empty_prompt_is_refused(policy):

@@ -15,6 +15,7 @@ from alignbench.api.config import Budget
 from alignbench.api.method import ScoringGroup
 from alignbench.errors import Diverged, ModelError
 from alignbench.models import Base, ModelPolicy, load_base
+from alignbench.models.forward import groups as groups_module
 from alignbench.models.forward import memory
 from alignbench.models.forward.groups import bytes_per_token
 from alignbench.models.meter import Work
@@ -488,14 +489,14 @@ def test_numbers_are_means_over_the_steps_since_the_last_look(base, tmp_path, mo
 
 
 def fails_above(monkeypatch, limit: int) -> None:
-    lay_out = step_module.lay_out
+    lay_out = groups_module.lay_out
 
     def too_large(groups, device):
         if sum(len(group.items) for group in groups.values()) > limit:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nmore")
         return lay_out(groups, device)
 
-    monkeypatch.setattr(step_module, "lay_out", too_large)
+    monkeypatch.setattr(groups_module, "lay_out", too_large)
 
 
 def test_out_of_memory_halves_the_micro_batch_and_the_result_is_the_same(base, tmp_path, monkeypatch):

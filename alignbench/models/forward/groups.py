@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sized
 from collections.abc import Sequence as Many
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from alignbench.api.method import PerToken, ScoringGroup
 from alignbench.errors import PluginError
 from alignbench.models import counting, meter
 from alignbench.models.forward import memory
-from alignbench.models.forward.lm_head import log_probabilities
+from alignbench.models.forward.lm_head import log_probabilities, log_probabilities_and_kl
 from alignbench.models.forward.network import Adapted, Network
 from alignbench.models.forward.varlen import Varlen, hidden_states
 from alignbench.rows import Sequence
@@ -29,6 +29,7 @@ class Group:
     items: Many[Sequence]
     head: Module | None = None
     temperature: float = 1.0
+    kl_from: Adapted | None = None
 
 
 @dataclass
@@ -40,12 +41,22 @@ class Scores:
     tolerance: float | None
     logps: Tensor = field(init=False)
     values: Tensor = field(init=False)
+    kl: Tensor = field(init=False)
 
     def sums(self) -> Tensor:
         return self.logps.sum(-1)
 
     def means(self) -> Tensor:
         return self.logps.sum(-1) / self.mask.sum(-1).clamp(min=1)
+
+    def put(self, places: Tensor, some: Scores) -> None:
+        """Write the scores of the sequences at `places` [n]; what has not been written yet is 0."""
+        for kind in ("logps", "values", "kl"):
+            if hasattr(some, kind):
+                if not hasattr(self, kind):
+                    setattr(self, kind, torch.zeros(self.mask.shape, device=places.device))
+                values = getattr(some, kind)
+                getattr(self, kind)[places, : values.shape[1]] = values
 
     def per_token(self, values: Tensor) -> PerToken:
         if values.shape != self.mask.shape:
@@ -195,16 +206,58 @@ def spread(flat: Tensor, span: Span) -> Tensor:
     return flat.new_zeros(span.mask.numel()).index_copy(0, span.place, flat).view(span.mask.shape)
 
 
-def read(base: Network, group: Group, states: Tensor, layout: Layout, name: str, scores: Scores) -> Scores:
-    """Fill in what one group's head says of the states [M, hidden] of its adapter."""
-    span = layout.spans[name]
-    part = states[span.part]
-    if group.head is None:
-        flat = log_probabilities(base, part, layout.targets[span.part], group.temperature)
-        scores.logps = spread(flat, span)
-    else:
-        scores.values = spread(group.head(part.float()).flatten(), span)
-    return scores
+def read(policy: Adapted, groups: Mapping[str, Group], tolerance: float | None) -> dict[str, Scores]:
+    """Score groups under one adapter, in one forward; where groups have `kl_from`, in one more of each such policy."""
+    base = policy.base
+    others = _other_states(base, groups)
+    with base.using(policy), base.arithmetic():
+        layout = lay_out(groups, base.device)
+        states = response_states(base, layout)
+    found = {}
+    for name, group in groups.items():
+        span = layout.spans[name]
+        found[name] = scores = Scores(name, span.mask, tolerance)
+        part, targets = states[span.part], layout.targets[span.part]
+        if group.head is not None:
+            scores.values = spread(group.head(part.float()).flatten(), span)
+        elif name in others:
+            both = log_probabilities_and_kl(base, part, others[name], targets, group.temperature)
+            scores.logps, scores.kl = (spread(flat, span) for flat in both)
+        else:
+            scores.logps = spread(log_probabilities(base, part, targets, group.temperature), span)
+    return found
+
+
+@torch.no_grad()
+def _other_states(base: Network, groups: Mapping[str, Group]) -> dict[str, Tensor]:
+    """Return [M, hidden] of each group that has `kl_from`: the states of that policy."""
+    together: dict[Adapted, dict[str, Group]] = {}
+    for name, group in groups.items():
+        if group.kl_from is not None:
+            together.setdefault(group.kl_from, {})[name] = group
+    found = {}
+    for policy, same in together.items():
+        with base.using(policy), base.arithmetic():
+            layout = lay_out(same, base.device)
+            states = response_states(base, layout)
+        found |= {name: states[span.part] for name, span in layout.spans.items()}
+    return found
+
+
+def to_group(name: str, group: ScoringGroup) -> Group:
+    """Return the group of this name as it is computed. Raises PluginError where `kl_from` cannot be compared."""
+    other: Any = group.kl_from
+    if other is not None and group.head is not None:
+        raise PluginError(
+            f"the group '{name}' has both `head` and `kl_from`",
+            "compare distributions in a group of their own, which reads the language-model head",
+        )
+    if other is not None and not hasattr(other, "adapter"):
+        raise PluginError(
+            f"`kl_from` of the group '{name}' has no distribution of each next token: {type(other).__name__}",
+            "name a policy of weights, such as the start of a method that trains",
+        )
+    return Group(group.items, group.head, group.temperature, other)
 
 
 def batches(items: Many[Sized], positions: int) -> Iterator[list[int]]:
@@ -234,28 +287,15 @@ def score(
         base, items = policy.base, first.items
         longest = max(len(one.response) for one in items)
         mask = torch.tensor([[at < len(one.response) for at in range(longest)] for one in items])
+        given = {name: to_group(name, groups[name]) for name in names}
         for name in names:
             found[name] = Scores(name, mask.to(base.device), _tolerance(base))
-            whole = torch.zeros(mask.shape, device=base.device)
-            if groups[name].head is None:
-                found[name].logps = whole
-            else:
-                found[name].values = whole
         for places in batches(items, positions or memory.positions(base, memory.POSITIONS)):
             part = [items[place] for place in places]
-            given = {name: Group(part, groups[name].head, groups[name].temperature) for name in names}
-            with meter.doing("score"), base.using(policy), base.arithmetic():
-                layout = lay_out(given, base.device)
-                states = response_states(base, layout)
-            for name, group in given.items():
-                span = layout.spans[name]
-                scores = read(base, group, states, layout, name, Scores(name, span.mask, None))
-                whole, some = (
-                    (found[name].logps, scores.logps)
-                    if group.head is None
-                    else (found[name].values, scores.values)
-                )
-                whole[torch.tensor(places, device=base.device), : some.shape[1]] = some
+            with meter.doing("score"):
+                scores = read(policy, {name: replace(one, items=part) for name, one in given.items()}, None)
+            for name, some in scores.items():
+                found[name].put(torch.tensor(places, device=base.device), some)
     return found
 
 

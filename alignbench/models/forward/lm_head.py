@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from alignbench.models import counting
 from alignbench.models.forward.memory import LOGITS
 from alignbench.models.forward.network import Network
 
@@ -16,8 +17,18 @@ from alignbench.models.forward.network import Network
 def log_probabilities(base: Network, states: Tensor, targets: Tensor, temperature: float = 1.0) -> Tensor:
     """Return float32 [M]: the log-probability of each target [M] after a state [M, hidden]."""
     if base.device.type == "cpu" and len(states) <= _rows(base):
-        return _project(base, states, targets, temperature)
-    return _InPieces.apply(base, states, targets, temperature)  # pyright: ignore[reportReturnType]
+        return _project(base, states, targets, temperature)[0]
+    return _InPieces.apply(base, states, targets, temperature, None)[0]  # pyright: ignore[reportIndexIssue]
+
+
+def log_probabilities_and_kl(
+    base: Network, states: Tensor, others: Tensor, targets: Tensor, temperature: float = 1.0
+) -> tuple[Tensor, Tensor]:
+    """Return two float32 [M]: log-probabilities, and KL(other || this) of the distributions after two states.
+
+    `states` and `others` are [M, hidden]; `others` are those of the other policy and get no gradient.
+    """
+    return _InPieces.apply(base, states, targets, temperature, others)  # pyright: ignore[reportReturnType]
 
 
 @torch.no_grad()
@@ -37,35 +48,62 @@ class _InPieces(torch.autograd.Function):
 
     A log-probability depends on its own state alone, so its slope can be computed while the piece's logits are at
     hand, whatever the loss will be. For the backward pass [M, hidden] is kept, and the head is applied twice, as
-    with all logits in memory; recomputing the logits would apply it three times.
+    with all logits in memory; recomputing the logits would apply it three times. With `others` the same holds of the
+    KL, whose slope is kept beside.
     """
 
     @staticmethod
-    def forward(ctx: Any, base: Network, states: Tensor, targets: Tensor, temperature: float) -> Tensor:
-        logps = torch.empty(len(states), device=states.device)
-        slopes = torch.empty_like(states) if ctx.needs_input_grad[1] else None
+    def forward(
+        ctx: Any, base: Network, states: Tensor, targets: Tensor, temperature: float, others: Tensor | None
+    ) -> tuple[Tensor, ...]:
+        kinds = 1 if others is None else 2
+        found = [torch.empty(len(states), device=states.device) for _ in range(kinds)]
+        slopes = states.new_empty(kinds, *states.shape) if ctx.needs_input_grad[1] else None
         for piece in _pieces(base, states):
-            part = states[piece].detach()
+            part, other = states[piece].detach(), None if others is None else others[piece]
             with torch.set_grad_enabled(slopes is not None):
-                found = _project(base, part.requires_grad_(slopes is not None), targets[piece], temperature)
-                if slopes is not None:
-                    slopes[piece] = torch.autograd.grad(found.sum(), part)[0]
-            logps[piece] = found.detach()
+                part.requires_grad_(slopes is not None)
+                read = _project(base, part, targets[piece], temperature, other)
+                for kind, values in enumerate(read):
+                    if slopes is not None:
+                        more = kind + 1 < kinds
+                        slopes[kind, piece] = torch.autograd.grad(values.sum(), part, retain_graph=more)[0]
+                        if more:
+                            counting.backward_again(base.head, part)
+                    found[kind][piece] = values.detach()
         if slopes is not None:
             ctx.save_for_backward(slopes)
-        return logps
+        return tuple(found)
 
     @staticmethod
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
-        ctx: Any, gradient: Tensor
-    ) -> tuple[None, Tensor, None, None]:
+        ctx: Any, *gradients: Tensor
+    ) -> tuple[None, Tensor, None, None, None]:
         (slopes,) = ctx.saved_tensors
-        return None, gradient[:, None].to(slopes.dtype) * slopes, None, None
+        total = sum(
+            gradient[:, None].to(slopes.dtype) * slope
+            for gradient, slope in zip(gradients, slopes, strict=True)
+        )
+        return None, total, None, None, None  # pyright: ignore[reportReturnType]
 
 
-def _project(base: Network, states: Tensor, targets: Tensor, temperature: float) -> Tensor:
+def _project(
+    base: Network, states: Tensor, targets: Tensor, temperature: float, others: Tensor | None = None
+) -> tuple[Tensor, ...]:
+    """Return the log-probability of each target; with the states of another policy, the KL from it as well."""
+    logits = _logits(base, states, temperature)
+    if others is None:
+        return (-F.cross_entropy(logits, targets, reduction="none"),)
+    logps = logits.log_softmax(-1)
+    with torch.no_grad():
+        other = _logits(base, others, temperature).log_softmax(-1)
+    kl = F.kl_div(logps, other, reduction="none", log_target=True).sum(-1)
+    return logps.gather(-1, targets[:, None])[:, 0], kl
+
+
+def _logits(base: Network, states: Tensor, temperature: float) -> Tensor:
     logits = base.logits(states)
-    return -F.cross_entropy(logits if temperature == 1 else logits / temperature, targets, reduction="none")
+    return logits if temperature == 1 else logits / temperature
 
 
 def _pieces(base: Network, states: Tensor) -> Iterator[slice]:

@@ -45,6 +45,8 @@ class DPO(Method):
         """Weight of what a chosen answer falls below its reference. Only `dpop`: 50."""
         tau: float | None = Field(None, gt=0, validate_default=True)
         """Temperature of the mixture. Only `discopop`: 0.05."""
+        kl_weight: float | None = Field(None, ge=0, validate_default=True)
+        """Weight of the difference of the two answers' sequential KL. Only `tdpo2`: 0.5."""
         sensitivity: float | None = Field(None, ge=0, lt=1, validate_default=True)
         """How much beta follows the step's mean margin. Only `beta_dpo`: 0.6."""
 
@@ -62,6 +64,7 @@ class DPO(Method):
             "offset_weight",
             "penalty",
             "tau",
+            "kl_weight",
             "sensitivity",
             mode="after",
         )

@@ -32,6 +32,8 @@ Name = Literal[
     "cal_dpo",
     "beta_dpo",
     "wpo",
+    "tdpo1",
+    "tdpo2",
     "simpo",
     "alpha_po",
     "cpo",
@@ -58,6 +60,8 @@ class Loss:
     """Whether it needs a number or an order of all rows of a step."""
     token_nll: bool = False
     """Whether the chosen answers' NLL is added as a mean over all their tokens of the step, and not for each pair."""
+    kl: bool = False
+    """Whether it needs the KL over the whole vocabulary at each token of an answer, from the start to the policy."""
     strength: bool = False
     """Whether the probability of a label says how much better the answer is, and not only how sure the label is."""
 
@@ -88,6 +92,8 @@ LOSSES: Mapping[Name, Loss] = {
     "cal_dpo": Loss("2412.14516"),
     "beta_dpo": Loss("2407.08639", {"sensitivity": 0.6}, smoothing=True, whole_step=True),
     "wpo": Loss("2406.11827, eq. 2", smoothing=True),
+    "tdpo1": Loss("2404.11999, TDPO1", smoothing=True, kl=True),
+    "tdpo2": Loss("2404.11999, TDPO2", {"kl_weight": 0.5}, smoothing=True, kl=True),
     "simpo": Loss("2405.14734, eq. 6", {"margin": 1.0}, beta=2.0, reference=False, smoothing=True),
     "alpha_po": Loss(
         "2501.03884", {"margin": 1.0, "exponent": 0.25}, beta=2.0, reference=False, smoothing=True

@@ -38,6 +38,7 @@ class Fields(Protocol):
     offset_weight: float
     penalty: float
     tau: float
+    kl_weight: float
     sensitivity: float
 
 
@@ -51,6 +52,8 @@ class Answers:
     """float32 [N]: log ref(y|x); zeros for a loss without a reference."""
     length: Tensor
     """[N]: tokens of each, the end included."""
+    kl: Tensor | None = None
+    """[N]: for `tdpo1` and `tdpo2`, D: the sum over its tokens of KL(ref || pi) of the distributions there."""
     matched: Tensor | None = None
     """[N]: for `aot_unpaired`, the log-ratio of equal rank among the step's answers of the other kind."""
 
@@ -71,7 +74,7 @@ class Answers:
 
     def at_reference(self) -> Answers:
         """Return the same answers as a policy that equals its reference sees them."""
-        return replace(self, logps=self.reference)
+        return replace(self, logps=self.reference, kl=None if self.kl is None else torch.zeros_like(self.kl))
 
 
 @dataclass(frozen=True)
@@ -207,6 +210,22 @@ def wpo(pairs: Pairs, by: Fields) -> Tensor:
     """DPO, each pair weighted by the policy's mean probability of a token of w times that of l, as constants."""
     weight = torch.exp(pairs.chosen.mean + pairs.rejected.mean).detach()
     return weight * sigmoid(pairs, by)
+
+
+def tdpo1(pairs: Pairs, by: Fields) -> Tensor:
+    """-log s(beta (h - (D_l - D_w))), D the sum over an answer's tokens of KL(ref || pi) at each."""
+    assert pairs.chosen.kl is not None
+    assert pairs.rejected.kl is not None
+    return -logsigmoid(by.beta * (pairs.margin - (pairs.rejected.kl - pairs.chosen.kl)))
+
+
+def tdpo2(pairs: Pairs, by: Fields) -> Tensor:
+    """-log s(beta (h - a (D_l - D_w))), a TDPO1 that does not learn through D_w, and learns a times as much by D_l."""
+    assert pairs.chosen.kl is not None
+    assert pairs.rejected.kl is not None
+    return -logsigmoid(
+        by.beta * (pairs.margin - by.kl_weight * (pairs.rejected.kl - pairs.chosen.kl.detach()))
+    )
 
 
 def dpop(pairs: Pairs, by: Fields) -> Tensor:

@@ -47,9 +47,10 @@ class Objective:
         """Whether the loss needs a number or an order of all rows of a step."""
         return LOSSES[self.config.loss].whole_step
 
-    def sequences(self, rows: list[Pair]) -> Mapping[str, list[Sequence]]:
+    def sequences(self, rows: list[Pair]) -> Mapping[str, ScoringGroup]:
         """Return the chosen and the rejected answers; those of a pair share their prompt's computation."""
-        return sequences(rows)
+        start = self.run.start if LOSSES[self.config.loss].kl else None
+        return {name: ScoringGroup(items, kl_from=start) for name, items in sequences(rows).items()}
 
     def before_step(self, rows: list[Pair]) -> None:
         """Score all rows of a step, for a loss that compares each with the others."""
@@ -86,6 +87,8 @@ class Objective:
             "logps/chosen": chosen.logps,
             "logps/rejected": rejected.logps,
         }
+        if chosen.kl is not None and rejected.kl is not None:
+            numbers |= {"kl/chosen": chosen.kl.detach(), "kl/rejected": rejected.kl.detach()}
         if not LOSSES[config.loss].token_nll:
             return losses, numbers
         numbers["nll_loss"] = scores["chosen"].per_token(-scores["chosen"].logps)
@@ -96,7 +99,8 @@ class Objective:
         for name, items in sequences(rows).items():
             logps = scores[name].sums()
             reference = torch.zeros_like(logps) if self.reference is None else self.reference(items)
-            made.append(Answers(logps, reference, scores[name].mask.sum(-1)))
+            kl = scores[name].kl.sum(-1) if LOSSES[self.config.loss].kl else None
+            made.append(Answers(logps, reference, scores[name].mask.sum(-1), kl))
         return Pairs(*made)
 
     def _of_step(self, pairs: Pairs, rows: list[Pair]) -> Pairs:

@@ -49,6 +49,11 @@ class TestALossOfTheWholeStep(MethodSuite):
     config = {"loss": "beta_dpo"}
 
 
+class TestALossOfDistributions(MethodSuite):
+    method = "dpo"
+    config = {"loss": "tdpo2"}
+
+
 class TestALossWithoutAReference(MethodSuite):
     method = "dpo"
     config = {"loss": "cpo"}

@@ -35,7 +35,7 @@ def make_pairs(seed: int = 0, n: int = N, *, reference: bool = True) -> Pairs:
         length = torch.randint(1, 8, (n,), generator=draw)
         logps = -torch.rand(n, generator=draw) * length
         known = logps + torch.randn(n, generator=draw) if reference else torch.zeros(n)
-        made.append(Answers(logps, known, length))
+        made.append(Answers(logps, known, length, torch.rand(n, generator=draw) * length))
     return Pairs(*made)
 
 
@@ -58,8 +58,8 @@ def dpo(h: float, beta: float) -> float:
     return log(1 + exp(-beta * h))
 
 
-def formula(loss: str, w: float, l: float, rw: float, rl: float, nw: int, nl: int) -> float:  # noqa: E741
-    """The loss of one pair with its default fields: log pi, log ref and lengths of chosen and rejected."""
+def formula(loss: str, w, l, rw, rl, nw, nl, dw, dl) -> float:  # noqa: E741
+    """The loss of one pair with its default fields: log pi, log ref, lengths and KLs of chosen and rejected."""
     beta = BETA.get(loss, 0.1)
     a, b = w - rw, l - rl
     h = a - b
@@ -87,6 +87,8 @@ def formula(loss: str, w: float, l: float, rw: float, rl: float, nw: int, nl: in
         "cal_dpo": lambda: dpo(h, 1) + (a - 5) ** 2 + (b + 5) ** 2,
         "beta_dpo": lambda: dpo(h, 0.1),
         "wpo": lambda: exp(w / nw) * exp(l / nl) * dpo(h, 0.1),
+        "tdpo1": lambda: dpo(h - (dl - dw), 0.1),
+        "tdpo2": lambda: dpo(h - 0.5 * (dl - dw), 0.1),
         "simpo": lambda: log(1 + exp(1 - 2 * (w / nw - l / nl))),
         "alpha_po": lambda: log(
             1 + exp(1 - 2 * ((1 - exp(w / nw) ** -0.25) / 0.25 - (1 - exp(l / nl) ** -0.25) / 0.25))
@@ -111,6 +113,8 @@ def test_a_loss_equals_its_formula(loss):
             pairs.rejected.reference,
             pairs.chosen.length,
             pairs.rejected.length,
+            pairs.chosen.kl,
+            pairs.rejected.kl,
         )
         rows = zip(*(column.tolist() for column in columns), strict=True)
         assert of(loss, pairs).tolist() == pytest.approx([formula(loss, *row) for row in rows], rel=2e-5)
@@ -205,6 +209,21 @@ def test_wpo_does_not_learn_through_its_weight():
     assert logps.grad.item() == pytest.approx(-weight * 0.1 * s(-0.1 * pairs.margin.item()), rel=1e-5)
 
 
+@pytest.mark.parametrize(("loss", "chosen", "rejected"), [("tdpo1", -1.0, 1.0), ("tdpo2", 0.0, 0.5)])
+def test_tdpo_learns_through_the_kl_of_both_answers_or_of_the_rejected_one(loss, chosen, rejected):
+    """By the chain rule, in units of the slope of DPO's loss at the same margin and KL."""
+    pairs = make_pairs()
+    pairs.chosen.kl.requires_grad_()
+    pairs.rejected.kl.requires_grad_()
+    of(loss, pairs).sum().backward()
+    weight = 1.0 if loss == "tdpo1" else 0.5
+    slope = (
+        0.1 * torch.sigmoid(-0.1 * (pairs.margin - weight * (pairs.rejected.kl - pairs.chosen.kl))).detach()
+    )
+    torch.testing.assert_close(pairs.chosen.kl.grad, chosen * slope)
+    torch.testing.assert_close(pairs.rejected.kl.grad, rejected * slope)
+
+
 def test_robust_takes_the_expected_share_of_flips_out_again():
     """With a share e of labels flipped, the mean of the robust loss is the loss on clean labels."""
     pairs = make_pairs()
@@ -229,7 +248,8 @@ def test_far_away_every_loss_and_gradient_is_finite(loss):
     far = torch.tensor([-5e3, -1.0, -5e3]).requires_grad_()
     other = torch.tensor([-1.0, -5e3, -5e3])
     length = torch.full((3,), 9)
-    found = of(loss, Pairs(Answers(far, other, length), Answers(other, far.detach(), length)))
+    kl = torch.tensor([0.0, 5e3, 5e3])
+    found = of(loss, Pairs(Answers(far, other, length, kl), Answers(other, far.detach(), length, kl.flip(0))))
     found.sum().backward()
     assert torch.isfinite(found).all()
     assert torch.isfinite(far.grad).all()
@@ -375,7 +395,10 @@ TRLS = {
     "f_js": "sigmoid",
     "wpo": "sigmoid",
 }
-for only_ours in ("exponential", "chi_po", "r_dpo", "odpo", "dpop", "rpo", "cal_dpo", "beta_dpo"):
+for only_ours in (
+    *("exponential", "chi_po", "r_dpo", "odpo", "dpop", "rpo", "cal_dpo", "beta_dpo"),
+    *("tdpo1", "tdpo2"),
+):
     del TRLS[only_ours]
 
 
@@ -435,7 +458,7 @@ def test_a_smoothed_margin_is_asked_of_the_other_answer(loss):
     """TRL turns the sign of the whole logit instead, so that its flipped label has the margin on its side."""
     pairs = make_pairs(reference=False)
     wanted = [
-        0.8 * formula(loss, w, l, 0, 0, nw, nl) + 0.2 * formula(loss, l, w, 0, 0, nl, nw)
+        0.8 * formula(loss, w, l, 0, 0, nw, nl, 0, 0) + 0.2 * formula(loss, l, w, 0, 0, nl, nw, 0, 0)
         for w, l, nw, nl in zip(  # noqa: E741
             pairs.chosen.logps.tolist(),
             pairs.rejected.logps.tolist(),
