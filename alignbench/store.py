@@ -317,14 +317,15 @@ def _record(folder: Path) -> dict[str, Any]:
 
 
 @contextmanager
-def alone(folder: Path) -> Iterator[None]:
+def alone(folder: Path, *, wait: bool = False) -> Iterator[None]:
     """Hold a folder for this process, until it ends at the latest.
 
-    Raises StorageError where another process holds it. A file system without locks lets everybody in.
+    Where another process holds it, `wait` for its end; else raises StorageError. A file system without locks lets
+    everybody in.
     """
     handle = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except BlockingIOError:
         os.close(handle)
         raise StorageError(

@@ -119,7 +119,7 @@ def _procedure(one: Procedure) -> list[str]:
         "95 % is of one part by itself, and knows of no looks.",
         "A seed at which a label of a part diverged is left out and counted, and one that failed runs again; a part",
         f"with over {one.most_diverged:.0%} such seeds stays undecided. The seeds or prompts that an undecided part",
-        "needs decide it in 80 % of all cases if the truth is what was found, before the correction.",
+        "needs decide it in 80 % of all cases if the truth is what was found, at the p that decides one part more.",
         "",
         "Labels of one run are compared with the variance between seeds that is pooled over all labels of that run",
         "([metrics](metrics.md)), labels of two runs with their own. All seeds read the same training rows: they are a",

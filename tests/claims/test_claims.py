@@ -169,14 +169,36 @@ def _with_p(p: float) -> stats.Estimate:
 
 def test_an_undecided_part_says_how_many_seeds_or_prompts_decide_it():
     one = stats.Estimate("method", 0.03, 0.02, 40.0, 200, 5, of_seeds=0.0002, of_prompts=0.0)
-    seeds, prompts = needs(PROCEDURE, part(d=0.05), one)
+    seeds, prompts = needs(PROCEDURE.level, part(d=0.05), one)
     assert seeds is not None
     assert prompts is None, "the seeds' part alone is too much, and prompts do not reduce it"
     larger = stats.Estimate("method", 0.03, 0.02 * (5 / seeds) ** 0.5, 40.0 * (seeds - 1) / 4, 200, seeds)
     assert larger.smallest_detectable(PROCEDURE.level) <= 0.03 < one.smallest_detectable(PROCEDURE.level)
     quiet = stats.Estimate("method", 0.03, 0.02, 40.0, 200, 5, of_seeds=0.0, of_prompts=0.0004)
-    assert needs(PROCEDURE, part(d=0.05), quiet)[0] is None
-    assert needs(PROCEDURE, part(d=0.05), quiet)[1] > 200  # pyright: ignore[reportOptionalOperand]
+    assert needs(PROCEDURE.level, part(d=0.05), quiet)[0] is None
+    assert needs(PROCEDURE.level, part(d=0.05), quiet)[1] > 200  # pyright: ignore[reportOptionalOperand]
+
+
+def test_what_an_undecided_part_needs_is_said_at_the_p_that_decides_one_part_more(two):
+    """One of three parts is decided, so that a second one is at two thirds of a look's error."""
+    finish(two, 0.06, 0.03)
+    found = two.state().found["C1"][0]
+    estimate = found.evidence.estimate
+    assert found.needs == needs(PROCEDURE.level * 2 / 3, part(), estimate)
+    assert found.needs[0] > needs(PROCEDURE.level, part(), estimate)[0]
+
+
+def test_two_processes_put_what_each_has_run_on_one_record(two):
+    """Each began before the other had finished anything."""
+    other = Looks(two.registry, two.runs)
+    two.records.begin()
+    assert other.records.of("5-seeds") == two.records.of("5-seeds") == {}
+    finish(two, 0.06, 0.05, only="/r/")
+    two.state()
+    next(two.runs.rglob("r")).rename(two.runs / "elsewhere")
+    finish(other, 0.06, 0.05, only="/s/")
+    other.state()
+    assert set(Looks(two.registry, two.runs).records.of("5-seeds")) == {("C1", 0), ("C2", 0), ("C3", 0)}
 
 
 def test_a_value_of_its_own_is_compared_with_a_number():

@@ -19,6 +19,7 @@ from alignbench.commands.claims.verdicts import (
     PValues,
     decide,
     found,
+    next_threshold,
     p_values,
     threshold_of,
     usable,
@@ -124,9 +125,11 @@ class Looks:
             words = decide(procedure, family, closed, judged)
             if judged:
                 threshold = threshold_of(procedure.level, family, closed, judged.values())
+            closed += sum(word in DECIDED for word in words.values())
+            level = next_threshold(procedure, family, closed)
             for (name, place), word in words.items():
                 known[name][place] = found(
-                    procedure, claims[name].parts[place], look, word, evidence_of[name, place]
+                    procedure, claims[name].parts[place], look, word, evidence_of[name, place], level
                 )
             if left:
                 return State(known, look, left, threshold)
@@ -159,7 +162,7 @@ class Looks:
             part = claims[name].parts[place]
             judged = self._p_values(part, one)
             word = judged.word(procedure.replication.error)
-            again[name, place] = found(procedure, part, len(seeds), word, one)
+            again[name, place] = found(procedure, part, len(seeds), word, one, procedure.replication.error)
         return again, left
 
     def quick(self) -> tuple[tuple[Wanted, ...], dict[str, list[Found]]]:

@@ -31,10 +31,7 @@ class Records:
         self._looks: dict[str, dict[str, list[Any]]] = {}
         self.made: dict[str, dict[str, Any]] = {}
         """By look and run: when, with which versions and on what kind of machine it was made."""
-        if self.file.exists():
-            read = json.loads(self.file.read_text(encoding="utf-8"))
-            refuse_change(registry, read, self.file)
-            self._looks, self.made = read["looks"], read.get("made", {})
+        self._read()
 
     def begin(self) -> None:
         """Write the registry down before the first seed. Raises StorageError where that cannot be done."""
@@ -51,16 +48,27 @@ class Records:
         }
 
     def keep(self, look: str, found: Mapping[Place, Evidence], made: Mapping[str, Any]) -> None:
-        """Add the evidence of finished runs, and how these were made. What is on record stays."""
-        new = found.keys() - self.of(look).keys()
-        for claim, place in new:
-            parts = self._looks.setdefault(look, {}).setdefault(
-                claim, [None] * len(self._registry.claims[claim].parts)
-            )
-            parts[place] = _written(found[claim, place])
-        if new:
+        """Add the evidence of finished runs, and how these were made.
+
+        What is on record stays, also what another process has put there since this one has read the file.
+        """
+        if not found.keys() - self.of(look).keys():
+            return
+        with store.alone(self.file.parent, wait=True):
+            self._read()
+            for claim, place in found.keys() - self.of(look).keys():
+                parts = self._looks.setdefault(look, {}).setdefault(
+                    claim, [None] * len(self._registry.claims[claim].parts)
+                )
+                parts[place] = _written(found[claim, place])
             self.made[look] = {**made, **self.made.get(look, {})}
             self._write()
+
+    def _read(self) -> None:
+        if self.file.exists():
+            read = json.loads(self.file.read_text(encoding="utf-8"))
+            refuse_change(self._registry, read, self.file)
+            self._looks, self.made = read["looks"], read.get("made", {})
 
     def _write(self) -> None:
         store.write_json(self.file, {**self._registry.record, "looks": self._looks, "made": self.made})

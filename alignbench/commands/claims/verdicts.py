@@ -95,6 +95,11 @@ def threshold_of(level: float, family: int, closed: int, judged: Iterable[PValue
     return threshold
 
 
+def next_threshold(procedure: Procedure, family: int, closed: int) -> float:
+    """Return the largest p value that decides one part more, where `closed` of `family` parts are decided."""
+    return procedure.level * min(family, closed + 1) / family
+
+
 NO_EVIDENCE = Evidence()
 
 
@@ -127,8 +132,14 @@ class Found:
         return self.word
 
 
-def found(procedure: Procedure, part: Part, look: int, word: Word, one: Evidence) -> Found:
-    """Return what a look has shown of a part, with what an undecided one needs."""
+def found(
+    procedure: Procedure, part: Part, look: int, word: Word, one: Evidence, level: float | None = None
+) -> Found:
+    """Return what a look has shown of a part, with what an undecided one needs.
+
+    `level` is the p value that decides; default: that of a look, for a part by itself.
+    """
+    level = procedure.level if level is None else level
     note = one.missing
     if one.left_out:
         note = "; ".join(
@@ -145,20 +156,20 @@ def found(procedure: Procedure, part: Part, look: int, word: Word, one: Evidence
         if one.estimate is not None and part.sign in "+-" and word in ("reproduced", "contradicted"):
             small = p_values(part, one.estimate).inside <= procedure.level
         return Found(part, word, look, one, None, note, small)
-    return Found(part, word, look, one, needs(procedure, part, one.estimate), note)
+    return Found(part, word, look, one, needs(level, part, one.estimate), note)
 
 
-def needs(procedure: Procedure, part: Part, one: stats.Estimate) -> tuple[int | None, int | None]:
+def needs(level: float, part: Part, one: stats.Estimate) -> tuple[int | None, int | None]:
     """Return the seeds, or the prompts, that would decide a part if the truth were its estimate.
 
-    By the test that needs fewest; uncorrected, at one half of a look's error for a direction.
+    By the test that needs fewest, where p values of at most `level` decide; a direction has half of it on each side.
     """
     size = abs(one.value)
     ways = {
-        "+": [(size, procedure.level / 2), (part.d - size, procedure.level)],
-        "-": [(size, procedure.level / 2), (part.d - size, procedure.level)],
-        "=": [(abs(part.d - size), procedure.level)],
-        ">=": [(abs(one.value + part.d), procedure.level / 2)],
+        "+": [(size, level / 2), (part.d - size, level)],
+        "-": [(size, level / 2), (part.d - size, level)],
+        "=": [(abs(part.d - size), level)],
+        ">=": [(abs(one.value + part.d), level / 2)],
     }[part.sign]
     asked = [one.needed(distance, alpha) for distance, alpha in ways if distance > 0]
     seeds = [count for count, _ in asked if count is not None]
