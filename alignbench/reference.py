@@ -76,7 +76,7 @@ def check_first_loss(losses: Tensor, known: Tensor, tolerance: float | None) -> 
     if not abs(found - wanted) <= tolerance * max(abs(wanted), 1e-3):
         raise PluginError(
             f"the first loss is {found:.6f}, not {wanted:.6f}: policy and reference differ before training",
-            "the reference log-probabilities do not belong to this start, data or precision",
+            "take the reference of this start, these rows and this precision: alignbench.reference.logprobs(run, rows)",
         )
 
 

@@ -13,7 +13,7 @@ from alignbench.rows import Prompt, Sequence
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["Rollouts", "advantages", "draw", "leave_one_out"]
+__all__ = ["Rollouts", "advantages", "draw", "equal_rewards", "leave_one_out"]
 
 
 @dataclass(frozen=True)
@@ -64,6 +64,14 @@ def leave_one_out(rewards: Tensor) -> Tensor:
     total = rewards.nan_to_num(0.0).sum(1, keepdim=True)
     mean = (total - rewards.nan_to_num(0.0)) / others.clamp(min=1)
     return (rewards - mean).masked_fill(~known | (others < 1), 0.0)
+
+
+def equal_rewards(rewards: Tensor) -> Tensor:
+    """Return for each group of rewards [G, K] whether those that are known are equal, bool [G]: nothing to learn."""
+    known = rewards.isfinite()
+    most = rewards.masked_fill(~known, float("-inf")).amax(1)
+    least = rewards.masked_fill(~known, float("inf")).amin(1)
+    return ~(most - least >= 1e-6)
 
 
 def advantages(rewards: Tensor, scale: str = "group") -> Tensor:

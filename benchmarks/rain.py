@@ -32,7 +32,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "plugins" / "alignbench-rain"
 import numpy as np
 import torch
 from alignbench_rain import RAIN
-from alignbench_rain.decoder import Decoder, OwnStates
+from alignbench_rain.decoder import OwnStates, SearchDecoder
 from alignbench_rain.evaluation import SelfEvaluation
 from alignbench_rain.questions import Question
 from reference import Reference
@@ -134,7 +134,7 @@ def thresholds(evaluation: Lenient, prompts: list[Prompt], tokens: int, share: f
 class OneByOne:
     """The model as the authors' program calls it: one row, one token, keys and values inside one walk."""
 
-    def __init__(self, decoder: Decoder, prompt: Prompt):
+    def __init__(self, decoder: SearchDecoder, prompt: Prompt):
         self.base, self.evaluation = decoder.decoding.base, decoder.evaluation
         self.about = decoder.evaluation.about(prompt)
         words = decoder.words
@@ -210,11 +210,11 @@ def main() -> None:
     rules = RAIN.Config(question=question, similarity=0.0, spread=0.0, clause_ends="gy.,")
     sampling = Sampling(max_new_tokens=chosen.tokens)
 
-    def decoder(decoding: DecodingBase | None = None) -> Decoder:
+    def decoder(decoding: DecodingBase | None = None) -> SearchDecoder:
         decoding = DecodingBase(base.policy()) if decoding is None else decoding
         evaluation = Lenient(decoding, question, soft=False)
         evaluation.thresholds = votes
-        return Decoder(rules, decoding, evaluation, OwnStates(np.zeros(1, np.float32), 2.0))
+        return SearchDecoder(rules, decoding, evaluation, OwnStates(np.zeros(1, np.float32), 2.0))
 
     decoder().answer(prompts[:1], Sampling(max_new_tokens=2), KEY)  # warm
     some = prompts[:: max(1, len(prompts) // chosen.reference)][: chosen.reference]

@@ -126,6 +126,8 @@ class Judge(ABC):
         """The measured quality of its judgments once it is open, such as its accuracy on human labels."""
         self.abstained: Counter[str] = Counter()
         """Abstentions so far, by reason."""
+        self.first_words: Counter[str] = Counter()
+        """First words that stood where a judgment should, of a judge that reads what a model writes: how often each."""
 
     def open(self, models: Models) -> None:  # noqa: B027  (most judges need no model)
         """Load what judging needs; called once per process, before the first judgment."""

@@ -118,7 +118,7 @@ def label(
         raise RecipeError(
             "--data ranks all answers of its file", "leave --prompts, --choose and --answers out"
         )
-    design = command.begun(folder, data, typed)
+    design = command.existing(folder, data, typed)
     if design is None and run is not None:
         made = command.design_of_run(run, prompts=prompts, choice=choose, most=answers, **how)
         design = command.keep(folder, made, data, options)

@@ -91,7 +91,7 @@ def design_of_file(
     return _with_checks(made, checks)
 
 
-def begun(folder: Path, data: Path | None, typed: Mapping[str, Any]) -> Design | None:
+def existing(folder: Path, data: Path | None, typed: Mapping[str, Any]) -> Design | None:
     """Return the design of a labelling that has begun in `folder`; None where none has.
 
     While nobody has ranked anything, other options start a new design. `typed`: the options of the design on

@@ -14,18 +14,25 @@ from alignbench.errors import Problem, RecipeError
 if TYPE_CHECKING:
     from alignbench.plugins import Group
 
-Kind = Literal["method", "judge", "metric", "source"]
+Kind = Literal["method", "judge", "metric", "reward", "source"]
 """What `alignbench new` writes."""
-Checked = Literal["method", "judge", "metric", "source", "launcher"]
+Checked = Literal["method", "judge", "metric", "reward", "source", "launcher"]
 """What `alignbench check-plugin` has a suite for."""
 
-GROUPS: dict[Kind, Group] = {"method": "methods", "judge": "judges", "metric": "metrics", "source": "data"}
+GROUPS: dict[Kind, Group] = {
+    "method": "methods",
+    "judge": "judges",
+    "metric": "metrics",
+    "reward": "rewards",
+    "source": "data",
+}
 """The group of entry points of each kind."""
 CHECKED: dict[Checked, Group] = {**GROUPS, "launcher": "launchers"}
 SUITES: dict[Checked, str] = {
     "method": "MethodSuite",
     "judge": "JudgeSuite",
     "metric": "MetricSuite",
+    "reward": "RewardSuite",
     "source": "SourceSuite",
     "launcher": "LauncherSuite",
 }

@@ -195,7 +195,7 @@ def render(tokenizer: PreTrainedTokenizerFast, turns: Many[Message], *, answer: 
     return str(tokenizer.apply_chat_template(given, tokenize=False, add_generation_prompt=answer))
 
 
-def begun(tokenizer: PreTrainedTokenizerFast, turns: Many[Message], lead: str) -> str:
+def open_answer(tokenizer: PreTrainedTokenizerFast, turns: Many[Message], lead: str) -> str:
     """Return a conversation opened for its next answer, which begins with `lead`, in the template's own form.
 
     What the template writes between the opening and an answer, a space as it may be, stands before `lead`.

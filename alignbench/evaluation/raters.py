@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from alignbench.api.metric import ByRater
 from alignbench.results import MIN_RATERS
-from alignbench.stats import Estimate
+from alignbench.stats import Estimate, far_tail
 
 Array = NDArray[np.float64]
 
@@ -91,8 +91,8 @@ def with_raters(one: Estimate, raters: Raters | None) -> Estimate:
     total = one.se**2 + raters.added
     share = min(1.0, raters.share / total)
     df = 1 / (share / raters.df + (1 - share) / one.df)
-    tail = df**0.25 * min(raters.df, one.tail or one.df) ** 0.75
-    return replace(one, se=math.sqrt(total), df=df, tail=min(df, tail))
+    tail = far_tail(df, min(raters.df, one.tail or one.df))
+    return replace(one, se=math.sqrt(total), df=df, tail=tail)
 
 
 def _components(y: Array, row: NDArray[np.int64], column: NDArray[np.int64]) -> tuple[float, float]:

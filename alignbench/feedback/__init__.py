@@ -67,7 +67,7 @@ def label(
     )
     found = labelling.load(folder)
     people = agreement_with_people(run, judge, how) if people is None else people
-    facts = {name: value for name, value in found.facts.items() if name != "begun"}
+    facts = {name: value for name, value in found.facts.items() if name != "first_words"}
     run.record.judge(found.facts["judge"], **{**facts, **people})
     _warn_of_chance(run, found.facts["judge"], people.get("people"))
     _warn_of_cut_answers(run, found.facts, how)

@@ -32,7 +32,7 @@ class Labelled:
     rows: list[Row]
     facts: dict[str, Any]
     """`judge`; answers that are `unfinished`; `compared`, `kept`, `dropped` by reason; `consistent`, `first` of two
-    orders; mean `mass` of its options; first words where it chose neither, as `begun`."""
+    orders; mean `mass` of its options; first words where it chose neither, as `first_words`."""
 
     def save(self, folder: Path) -> None:
         """Write the rows as JSON lines with TRL's field names, which every recipe can read, and the facts."""
@@ -60,8 +60,8 @@ def load(folder: Path) -> Labelled:
         what = f"the judge '{facts.get('judge', '')}' gave no label for any of {compared} comparisons: " + (
             ", ".join(why) or "no two answers differ"
         )
-        if begun := facts.get("begun"):
-            words = ", ".join(f"{word!r} ({count})" for word, count in begun.items())
+        if found := facts.get("first_words"):
+            words = ", ".join(f"{word!r} ({count})" for word, count in found.items())
             what += f"; what it would write first: {words}"
         raise DataError(what, _remedy(facts))
     return Labelled(rows, facts)
@@ -69,7 +69,7 @@ def load(folder: Path) -> Labelled:
 
 def _remedy(facts: Mapping[str, Any]) -> str:
     """What to do about a judge that labels nothing."""
-    if facts.get("begun"):
+    if facts.get("first_words"):
         return "begin its turn in other words (the judge's field `lead`), or name another judge"
     if facts.get("unfinished") or not facts.get("compared"):
         return "draw answers of more tokens (labels.sampling)"
@@ -138,7 +138,7 @@ def label(
     if constitution and (lost := type(judge).check_principles(judge.config)):
         what = f"a principle is drawn for each comparison, and the judge '{judge.name}' loses it: {lost.what}"
         raise PluginError(Problem(what, f"{lost.fix}, or leave `constitution` out", field=lost.field))
-    before, openings = Counter(judge.abstained), Counter(_begun(judge))
+    before, openings = Counter(judge.abstained), Counter(judge.first_words)
     answers: list[Answer] = []
     drawn: dict[str, list[str]] = {}
     done: list[Prompt] = []
@@ -192,8 +192,8 @@ def label(
         **_shares(orders),
         **_mass(judgments),
     }
-    if words := dict((Counter(_begun(judge)) - openings).most_common(FIRST_WORDS)):
-        facts["begun"] = words
+    if words := dict((judge.first_words - openings).most_common(FIRST_WORDS)):
+        facts["first_words"] = words
     return Labelled(rows, facts)
 
 
@@ -244,11 +244,6 @@ def agreement_with_people(
         **_shares([one for one in judgments if one.orders is not None]),
         **_mass(judgments),
     }
-
-
-def _begun(judge: Judge) -> Mapping[str, int]:
-    """What the answers of a judge that reads would have begun with, where they were not a judgment."""
-    return getattr(judge, "begun", {})
 
 
 def _side(preference: float | None) -> int | None:

@@ -39,12 +39,12 @@ class InProcess:
         think: tuple[str, int] | None,
         lead: str = "",
     ) -> tuple[list[Found], int]:
-        from alignbench.data.tokens import begun, encode
+        from alignbench.data.tokens import encode, open_answer
         from alignbench.models.trees.choices import options_of, read
 
         base, tokens = self.policy.base, 0
         turns = [({"role": "user", "content": question},) for question in questions]
-        texts = [begun(base.tokenizer, turn, lead) for turn in turns]
+        texts = [open_answer(base.tokenizer, turn, lead) for turn in turns]
         if think is not None:
             conclusion, most = think
             asked = [Prompt(id=str(place), prompt=turn) for place, turn in enumerate(turns)]

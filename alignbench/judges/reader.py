@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections import Counter
 from collections.abc import Sequence
 from typing import Any, ClassVar, Literal, Protocol
 
@@ -130,8 +129,6 @@ class Reader(Judge):
         self.words = wording(self.config.wording)
         self._judgments: dict[tuple[str, str, str, str], PairwiseJudgment] = {}
         self._scores: dict[tuple[str, str], float | None] = {}
-        self.begun: Counter[str] = Counter()
-        """What an answer would have begun with, where neither option was likely."""
 
     def fingerprint(self) -> Any:
         return [*super().fingerprint(), self.ask.fingerprint()]
@@ -181,7 +178,7 @@ class Reader(Judge):
         likeliest = (self.ask.likeliest if found else []) or [""] * len(found)
         for key, pair in zip(new, zip(likeliest[::2], likeliest[1::2], strict=True), strict=True):
             if self._judgments[key].reason in ("neither option", "no judgment"):
-                self.begun.update(word for word in pair if word)
+                self.first_words.update(word for word in pair if word)
         return [
             judgment if (key[1], key[2]) == (as_asked[1], as_asked[2]) else judgment.swapped()
             for key, as_asked in zip(wanted, asked_as, strict=True)

@@ -37,7 +37,7 @@ class RewardModel(Judge):
         share: float = Field(0.2, gt=0, lt=1)
         """Share of the training rows that is held out for it."""
         after: float = Field(0.0, ge=0, lt=1)
-        """Share of the training rows before its own, which belong to another judge. A sweep sets it."""
+        """Share of the training rows before its own, which belong to another judge. It is set for the tuning judge."""
         learning_rate: float = Field(1e-4, gt=0)
         """Peak learning rate of its adapter, if trained."""
         head_learning_rate: float = Field(1e-3, gt=0)
@@ -60,7 +60,7 @@ class RewardModel(Judge):
             if self.train_on == "held-out" and self.after + self.share >= 1:
                 raise ValueError(
                     f"holding out the share {self.after:g} to {self.after + self.share:g} leaves no rows to the "
-                    "methods; lower `share` (a sweep holds out the same share again for its tuning judge)"
+                    "methods; lower `share` (the tuning judge of a sweep or of temperatures needs as much again)"
                 )
             return self
 

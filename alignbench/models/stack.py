@@ -13,6 +13,19 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
 
+HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+"""Where a module of torch keeps its hooks, which has no public list: what a borrowed network must have as before."""
+PATCHED = (
+    "forward",
+    "generate",
+    "gradient_checkpointing",
+    "_gradient_checkpointing_func",
+    "p",
+    "warnings_issued",
+)
+"""Attributes that trainers of other libraries set on instances; `p` is the share that a dropout drops."""
+
+
 def import_bitsandbytes() -> None:
     """Import bitsandbytes without torch's compiler.
 

@@ -13,6 +13,10 @@ OWN = "own"
 """Instead of a temperature: the policy ignores it and draws in a way of its own."""
 
 
+CHANGED = "Labels that change places between temperatures:"
+"""Stands before the list of `reversals`."""
+
+
 @dataclass(frozen=True)
 class Reversal:
     """Two labels of which now the one, now the other is ahead."""
@@ -67,18 +71,35 @@ def table(results: Results, metric: str) -> dict[float, dict[str, Measured]]:
 def reversal(results: Results, a: str, b: str, metric: str) -> Reversal | None:
     """Return how two labels change places between temperatures; None where they do not.
 
-    They do where one is told apart at a temperature, and the other is ahead at another one.
+    They do where one is told apart at a temperature, and the other is ahead at another one. A temperature at which one
+    of them is a decoder that has its start's own answers, such as the best of n equal ones at 0, says nothing of it.
     """
     found = {
         setting.temperature: one
         for setting in results.settings
-        if (one := compared(setting, a, b, metric)) is not None and one.difference is not None
+        if not any(_as_its_start(results, label, setting, metric) for label in (a, b))
+        and (one := compared(setting, a, b, metric)) is not None
+        and one.difference is not None
     }
     decided = [one for one in found.values() if one.verdict in ("better", "worse")]
     turned = any(
         (one.difference or 0) * (other.difference or 0) < 0 for one in decided for other in found.values()
     )
     return Reversal(a, b, found) if turned else None
+
+
+def _as_its_start(results: Results, label: str, setting: SettingResult, metric: str) -> bool:
+    """Return whether a decoder's number at temperature 0 is that of the label it starts from."""
+    own = results.label(label)
+    if (
+        setting.temperature
+        or own is None
+        or own.decoding is None
+        or own.decoding.against not in setting.labels
+    ):
+        return False
+    values = [setting.labels[name].get(metric, Measured()).value for name in (label, own.decoding.against)]
+    return values[0] is not None and values[0] == values[1]
 
 
 def reversals(results: Results, metric: str) -> Iterator[Reversal]:

@@ -18,6 +18,8 @@ from alignbench.results import (
     Results,
 )
 
+SHOWN = 4
+"""Columns of a run without a metric that ranks; those of plugins stand beside them."""
 LEADING = ("win_rate", "kl.base", "length.tokens")
 """The columns that follow the headline metric, where a run has them; then come the metrics of plugins."""
 
@@ -119,7 +121,8 @@ def leaderboard(*runs: Results) -> Leaderboard:
     wanted = [name for name in (lead, *LEADING[:1], *others, *LEADING[1:], *custom) if name in infos]
     wanted = list(dict.fromkeys(wanted))
     if not lead:
-        wanted = list(dict.fromkeys([*wanted, *infos]))[:4]
+        wanted = list(dict.fromkeys([*wanted, *infos]))
+        wanted = [name for place, name in enumerate(wanted) if place < SHOWN or name in custom]
     columns = tuple(Column(name, infos[name], places(runs, name)) for name in wanted)
     order = list(dict.fromkeys(label.label for results in runs for label in results.labels))
     rows = tuple(
@@ -130,7 +133,7 @@ def leaderboard(*runs: Results) -> Leaderboard:
     )
     caption = _caption(rows, columns)
     for results in runs[:1] if len(runs) == 1 and lead else ():
-        caption += _decoded(results, lead or "") + _near(results)
+        caption += _decoded(results) + _near(results)
     for run, results in named.items():
         if lead and (why := unfit(results, lead)):
             caption += f" No verdicts{f' for {run}' if len(runs) > 1 else ''}: {why}."
@@ -259,23 +262,21 @@ def _on_raters(rows: tuple[Row, ...], columns: tuple[Column, ...]) -> Iterator[s
         yield f"{text.listed(names)}: {sentence}."
 
 
-def _decoded(results: Results, lead: str) -> str:
-    """Say at which temperature labels are ranked, and which of them change places."""
+def _decoded(results: Results) -> str:
+    """Say at which temperature labels are ranked."""
     if not results.settings:
         return ""
-    sentence = ""
-    if any(label.sampling and label.sampling.scores for label in results.labels):
-        sentence = (
-            " Each label is ranked at the temperature T that validation prompts choose: its own best where they"
-            " tell it apart, else the one that is best for most labels."
-        )
     if any(label.sampling and label.sampling.same_prompts for label in results.labels):
-        sentence = (
+        return (
             " Each label is ranked at the temperature T that is best on these same prompts: its numbers are"
             " too high."
         )
-    turned = [str(one) for one in decoding.reversals(results, lead)]
-    return sentence + (f" Change places between temperatures: {'; '.join(turned)}." if turned else "")
+    if any(label.sampling and label.sampling.scores for label in results.labels):
+        return (
+            " Each label is ranked at the temperature T that validation prompts choose: its own best where they"
+            " tell it apart, else the one that is best for most labels."
+        )
+    return ""
 
 
 def _near(results: Results) -> str:

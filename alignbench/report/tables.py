@@ -89,6 +89,8 @@ def _temperatures(results: Results, column: Column) -> list[str]:
         if any(label.label in labels for labels in settings.values()):
             cells = (labels.get(label.label, Measured()) for labels in settings.values())
             lines.append(_line([_cell(label.label), *(text.estimate(one, column.places) for one in cells)]))
+    if turned := [f"- {_cell(str(one))}" for one in decoding.reversals(results, column.metric)]:
+        lines += ["", decoding.CHANGED, "", *turned]
     return lines
 
 

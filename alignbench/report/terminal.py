@@ -92,6 +92,10 @@ def _temperatures(results: Results, column: Column, console: Console) -> None:
             cells = [labels.get(label.label, Measured()) for labels in settings.values()]
             table.add_row(text.line(label.label), *(text.estimate(one, column.places) for one in cells))
     console.print(table)
+    if turned := list(decoding.reversals(results, column.metric)):
+        console.print(Text(decoding.CHANGED))
+        for one in turned:
+            console.print(Text(f"  {text.line(str(one))}"))
 
 
 def _others(seen: Leaderboard) -> Table:

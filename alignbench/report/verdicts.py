@@ -86,6 +86,8 @@ def best(results: Results) -> str:
         if others:
             power, names = "", [name + of for name, of in alike.items()]
         sentence += f"; not told apart from it{power}: {text.listed(names)}"
+    if ahead := [name for name, one in found.items() if one.verdict == "worse"]:
+        sentence += f"; worse than {text.listed(ahead)} where the two are compared directly"
     if same:
         sentence += f"; equivalent within {text.number(found[same[0]].margin)}: {text.listed(same)}"
     if found and not unknown and all(one.verdict == "better" for one in found.values()):

@@ -16,14 +16,16 @@ _HOME = {
     "JudgeSuite": "alignbench.testing.judges",
     "LauncherSuite": "alignbench.testing.launchers",
     "MetricSuite": "alignbench.testing.metrics",
+    "RewardSuite": "alignbench.testing.rewards",
     "SourceSuite": "alignbench.testing.sources",
 }
-__all__ = ["JudgeSuite", "LauncherSuite", "MethodSuite", "MetricSuite", "SourceSuite"]
+__all__ = ["JudgeSuite", "LauncherSuite", "MethodSuite", "MetricSuite", "RewardSuite", "SourceSuite"]
 
 if TYPE_CHECKING:
     from alignbench.testing.judges import JudgeSuite as JudgeSuite
     from alignbench.testing.launchers import LauncherSuite as LauncherSuite
     from alignbench.testing.metrics import MetricSuite as MetricSuite
+    from alignbench.testing.rewards import RewardSuite as RewardSuite
     from alignbench.testing.sources import SourceSuite as SourceSuite
     from alignbench.testing.suite import MethodSuite as MethodSuite
 

@@ -166,7 +166,7 @@ class GradientStep:
         """How far equal policies may differ: see `alignbench.api.method.GroupScores.tolerance`."""
         if self.dropouts:
             return None
-        return 1e-5 if self.base.dtype == torch.float32 else 1e-2
+        return self.base.tolerance
 
     @contextmanager
     def _training_mode(self) -> Iterator[None]:

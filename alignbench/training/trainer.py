@@ -43,7 +43,7 @@ of what it did are not the training's."""
 
 
 @dataclass(frozen=True)
-class Record:
+class TrainingResult:
     """What one training did and cost."""
 
     steps: int
@@ -135,13 +135,13 @@ class Trainer:
 
     # --- the loop -------------------------------------------------------------------------------------------
 
-    def run(self) -> Record:
+    def run(self) -> TrainingResult:
         """Train until the budget is spent or there are no more rows; return what it cost.
 
         Raises Diverged where a loss or gradient is not finite: no weight has changed since the step before it.
         """
         self._train()
-        return Record(
+        return TrainingResult(
             steps=self.spent.steps - self.before.steps,
             rows=self.spent.rows - self.before.rows,
             work=self.tally.work,

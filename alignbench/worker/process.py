@@ -1,4 +1,4 @@
-"""The child process: one task of a run, alone with its memory, its log and its end."""
+"""The entry point of a child process: it reads a task, runs it, and writes its log and its end."""
 
 from __future__ import annotations
 

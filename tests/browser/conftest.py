@@ -1,4 +1,4 @@
-"""The report's own example_run of results."""
+"""The example run of the report's tests, for the tests in Chromium."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ import pytest
 @pytest.fixture(scope="session")
 def make_run() -> Any:
     place = Path(__file__).parents[1] / "report" / "conftest.py"
-    spec = importlib.util.spec_from_file_location("report_world", place)
+    spec = importlib.util.spec_from_file_location("report_conftest", place)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules["report_world"] = module
+    sys.modules["report_conftest"] = module
     spec.loader.exec_module(module)
     return module.ExampleRun

@@ -106,6 +106,30 @@ def run(difference: float, se: float = 0.01, *, seeds: int = 5, diverged: int = 
     )
 
 
+def test_without_enough_seeds_the_number_at_the_temperature_of_the_part_is_shown():
+    made = run(0.3, seeds=1)
+    between = {"a": "new", "b": "old", "metric": "reward", "estimand": "policies"}
+    settings = tuple(
+        results.SettingResult(
+            temperature=temperature,
+            labels={"new": {"reward": Measured(value=0.5 + difference)}},
+            comparisons=(Comparison(**between, difference=difference),),
+        )
+        for temperature, difference in ((0.0, 0.05), (1.0, 0.2))
+    )
+    made = made.model_copy(
+        update={
+            "settings": settings,
+            "comparisons": (Comparison(**between, difference=0.9),),
+            "recipe": {"evaluation": {"sampling": {"temperature": [0.0, 1.0]}}},
+        }
+    )
+    runs = {"": Run(made)}
+    assert evidence(part(temperature=0.0), runs).value == pytest.approx(0.05)
+    assert evidence(part(temperature=1.0), runs).value == pytest.approx(0.2)
+    assert evidence(part(temperature=1.0, b=None, around=0.5), runs).value == pytest.approx(0.2)
+
+
 def word(one: Part, difference: float, se: float = 0.01, **more) -> str:
     found = evidence(one, {"": Run(run(difference, se, **more))})
     judged = p_values(one, found.estimate) if found.estimate and usable(PROCEDURE, found) else NOTHING

@@ -37,7 +37,7 @@ def test_labels_of_which_none_can_be_used_are_an_error_with_the_reasons(tmp_path
 
 def test_a_judge_that_never_chose_is_named_with_the_words_it_would_have_begun_with(tmp_path: Path):
     facts = {"judge": "self", "compared": 104, "abstained": {"neither option": 104}}
-    Labelled([], {**facts, "begun": {"Based": 180, "The": 28}}).save(tmp_path)
+    Labelled([], {**facts, "first_words": {"Based": 180, "The": 28}}).save(tmp_path)
     with pytest.raises(DataError) as caught:
         load(tmp_path)
     assert "the judge 'self' gave no label for any of 104 comparisons: neither option (104)" in str(

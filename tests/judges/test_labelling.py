@@ -295,13 +295,13 @@ def test_what_a_judge_would_have_said_instead_is_among_the_facts_of_its_labels()
     class Rambles(Table):
         def judge_pairs(self, prompts, a, b, principles=None):
             self.abstained["neither option"] += len(prompts)
-            self.begun.update(["Both"] * len(prompts))
+            self.first_words.update(["Both"] * len(prompts))
             return [PairwiseJudgment(None, mass=0.002, reason="neither option")] * len(prompts)
 
     judge = Rambles({})
-    judge.begun = Counter(Earlier=7)
+    judge.first_words = Counter(Earlier=7)
     facts = labelled(judge, "x", "y").facts
-    assert facts["begun"] == {"Both": 1}
+    assert facts["first_words"] == {"Both": 1}
     assert facts["mass"] == 0.002
 
 

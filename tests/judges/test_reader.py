@@ -124,7 +124,7 @@ def test_a_judge_that_would_rather_say_something_else_abstains_and_what_it_would
     script.begun = "Both"
     assert made.compare([prompt()], ["x"], ["y"]) == [None]
     assert made.abstained == {"neither option": 1}
-    assert made.begun == {"Both": 2}
+    assert made.first_words == {"Both": 2}
     made, _ = judge(lambda question: [0.0, 0.0], min_mass=0)
     assert made.compare([prompt()], ["x"], ["y"]) == [None]
 

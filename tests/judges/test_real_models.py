@@ -50,7 +50,7 @@ def test_the_smallest_real_model_gives_judgments_or_says_what_it_would_rather_sa
     hopeless = [one for one in found if one.preference is None]
     assert all(one.reason in ("neither option", "too long") for one in hopeless)
     assert all(one.mass < 0.01 for one in hopeless if one.reason == "neither option")
-    assert sum(judge.begun.values()) == 2 * sum(one.reason == "neither option" for one in hopeless)
+    assert sum(judge.first_words.values()) == 2 * sum(one.reason == "neither option" for one in hopeless)
     anyway = opened(Self, Self.Config(min_mass=0), judge.ask.policy)
     result = anyway.judge_pairs(some, [one.chosen for one in some], [one.rejected for one in some])
     assert [one.preference is None for one in result] == [one.reason == "too long" for one in found]
@@ -69,4 +69,4 @@ def test_all_judgments_of_smollm2_count_and_their_quality_is_known(shared: Path)
     assert quality["mass"] > 0.5
     unled = opened(Self, Self.Config(lead="", min_mass=0.5), base)
     assert agreement_with_people(unled, some[:2], Labelling(), key=0)["dropped"] == {"neither option": 2}
-    assert unled.begun
+    assert unled.first_words

@@ -99,6 +99,31 @@ def test_a_verdict_says_where_two_labels_change_places(run: Results):
     assert "places" not in rows["sft"].sentence
 
 
+def test_labels_that_change_places_are_listed_under_the_table_of_temperatures(run: Results):
+    for shown in (terminal(run), report.markdown(run)):
+        lines = [line.strip(" -") for line in shown.splitlines()]
+        place = lines.index("Labels that change places between temperatures:")
+        assert "sft minus dpo is +0.030 at 0 (not told apart) and \N{MINUS SIGN}0.080 at 1" in lines[place:]
+
+
+def test_a_decoder_that_has_its_starts_own_answers_at_0_changes_no_places_there(run: Results):
+    """The best of n equal answers is the answer of its start."""
+    found = reversal(run, "dpo", "sft", "reward")
+    assert found is not None
+    assert set(found.by_temperature) == {0.0, 1.0}
+    labels = tuple(
+        label.model_copy(update={"decoding": Decoding(against="sft")}) if label.label == "dpo" else label
+        for label in run.labels
+    )
+    of_two_kinds = run.model_copy(update={"labels": labels})
+    assert reversal(of_two_kinds, "dpo", "sft", "reward") is not None, "its answers at 0 are its own"
+    greedy, other = run.settings
+    equal = greedy.model_copy(update={"labels": {**greedy.labels, "dpo": greedy.labels["sft"]}})
+    assert (
+        reversal(of_two_kinds.model_copy(update={"settings": (equal, other)}), "dpo", "sft", "reward") is None
+    )
+
+
 def test_labels_that_are_nowhere_told_apart_change_no_places(run: Results):
     def untold(one: SettingResult) -> SettingResult:
         pairs = (pair.model_copy(update={"verdict": "not told apart"}) for pair in one.comparisons)

@@ -50,6 +50,14 @@ def test_the_metric_of_a_plugin_has_a_column_in_every_table(results: Results):
         assert re.search("distinct[ _]words", shown)
 
 
+def test_every_metric_of_a_plugin_has_a_column_where_nothing_ranks():
+    mine = {f"mine_{number}": MetricInfo(plugin=True) for number in range(3)}
+    infos = {"kl.base": MetricInfo(), "length.tokens": MetricInfo(), **mine}
+    measured = dict.fromkeys(infos, Measured(value=0.5))
+    results = Results(metrics=infos, labels=(LabelResult(label="tried", metrics=measured),))
+    assert [column.metric for column in leaderboard(results).columns] == [*infos]
+
+
 def test_a_run_without_reward_is_led_by_its_first_judged_metric():
     results = Results(
         metrics={
@@ -329,6 +337,14 @@ def test_the_best_label_is_named_with_those_that_are_not_told_apart_from_it(resu
     )
     changed = results.model_copy(update={"comparisons": clear})
     assert verdicts.best(changed).startswith(f"{found}; every other label is worse;")
+    beaten = tuple(
+        one.model_copy(update={"verdict": "worse" if one.a == "rain-on-dpo" else "better"})
+        if {one.a, one.b} == {"rain-on-dpo", "dpo"}
+        else one
+        for one in clear
+    )
+    changed = results.model_copy(update={"comparisons": beaten})
+    assert verdicts.best(changed).startswith(f"{found}; worse than dpo where the two are compared directly;")
     close = tuple(
         one.model_copy(update={"verdict": "equivalent", "margin": 0.1})
         if {one.a, one.b} == {"rain-on-dpo", "dpo"}

@@ -18,7 +18,7 @@ from alignbench.recipe.resolve import resolve
 from alignbench.recipe.schema import Recipe
 from alignbench.rewards import reward
 from alignbench.rows import Prompt
-from alignbench.testing import JudgeSuite, MethodSuite, MetricSuite, SourceSuite
+from alignbench.testing import JudgeSuite, MethodSuite, MetricSuite, RewardSuite, SourceSuite
 from alignbench.testing.sessions import open_session
 from alignbench.worker.run.context import CellContext
 from alignbench.worker.run.policy_io import save_policy
@@ -312,6 +312,34 @@ def test_a_metric_that_breaks_a_law_fails_its_suite(name, law, sentence, install
 
     class Kept(MetricSuite):
         metric = "honest"
+
+    getattr(Kept(), f"test_{law}")()
+    with pytest.raises(AssertionError, match=sentence):
+        getattr(Suite(), f"test_{law}")()
+
+
+REWARDS = [
+    ("Company", "a_reward_does_not_depend_on_the_rest_of_the_batch", "depends on what else is rewarded"),
+    ("Place", "a_reward_does_not_depend_on_the_rest_of_the_batch", "depends on the order"),
+    ("Moody", "made_again_it_says_the_same", "rewards otherwise"),
+    ("Endless", "a_reward_is_a_finite_number_or_none", "not finite"),
+    ("Silent", "a_reward_is_a_finite_number_or_none", "name that in `columns`"),
+    ("Short", "a_reward_is_a_finite_number_or_none", "one reward for each answer"),
+    ("Shares", "an_empty_answer_gets_a_finite_reward_or_none", "of an empty answer is not finite"),
+]
+
+
+@pytest.mark.parametrize(("name", "law", "sentence"), REWARDS, ids=[one[0] for one in REWARDS])
+def test_a_reward_function_that_breaks_a_law_fails_its_suite(name, law, sentence, install):
+    source = (BROKEN / "rewards.py").read_text()
+    points = {"tried": f"rewards_plugin:{name}", "honest": "rewards_plugin:Honest"}
+    install("broken-rewards", modules={"rewards_plugin": source}, rewards=points)
+
+    class Suite(RewardSuite):
+        reward = "tried"
+
+    class Kept(RewardSuite):
+        reward = "honest"
 
     getattr(Kept(), f"test_{law}")()
     with pytest.raises(AssertionError, match=sentence):

@@ -107,9 +107,8 @@ def test_check_plugin_names_the_law_that_is_broken(tmp_path: Path):
 def test_check_plugin_says_that_there_is_no_such_plugin(kind: str, tmp_path: Path):
     ran = run(*CLI, "check-plugin", "nobody", "--kind", kind, cwd=tmp_path)
     assert ran.returncode == 5
-    assert (
-        f"no installed plugin provides the {'data ' if kind == 'source' else ''}{kind} 'nobody'" in ran.stderr
-    )
+    called = {"source": "data source", "reward": "reward function"}.get(kind, kind)
+    assert f"no installed plugin provides the {called} 'nobody'" in ran.stderr
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ import pytest
 
 from alignbench import plugins
 from alignbench.api.config import Sampling
-from alignbench.testing import JudgeSuite, MetricSuite, SourceSuite
+from alignbench.testing import JudgeSuite, MetricSuite, RewardSuite, SourceSuite
 from alignbench.testing.launchers import RECIPE
 from alignbench.testing.sessions import open_session
 from alignbench.worker.tasks import cell as cells
@@ -57,6 +57,19 @@ class TestPreference(MetricSuite):
 
 class TestDiversity(MetricSuite):
     metric = "diversity"
+
+
+class TestRegularExpression(RewardSuite):
+    reward = "regex"
+
+
+class TestExactAnswer(RewardSuite):
+    reward = "exact"
+    columns = {"answer": "yes"}
+
+
+class TestLengthReward(RewardSuite):
+    reward = "length"
 
 
 class TestSandbox(SourceSuite):

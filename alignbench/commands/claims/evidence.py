@@ -80,22 +80,18 @@ def _estimate(
         return _of_judges(part.metric.partition(".")[2], sides, runs, seeds)
     if len({variant for variant, _ in sides}) > 1:
         return _by_prompt(sides, runs, seeds)
-    run = runs[sides[0][0]].results
-    compared, labels = run.comparisons, {one.label: one.metrics for one in run.labels}
-    if part.temperature is not None and len(run.recipe["evaluation"]["sampling"]["temperature"]) > 1:
-        at = next((one for one in run.settings if one.temperature == part.temperature), None)
-        if at is None:
-            return f"nothing was measured at temperature {part.temperature:g}"
-        compared, labels = at.comparisons, at.labels
+    at = _at(part, runs[sides[0][0]].results)
+    if at is None:
+        return f"nothing was measured at temperature {part.temperature:g}"
+    run, labels = at
     first, second = sides[0][1], sides[-1][1]
     if len(sides) == 1:
         measured = labels.get(first, {}).get(part.metric, results.Measured())
         return _restored(measured.method or results.Estimate(missing=measured.missing or _FEW))
-    at_setting = run.model_copy(update={"comparisons": compared})
-    found = at_setting.comparison(first, second, part.metric, "method")
+    found = run.comparison(first, second, part.metric, "method")
     if found is not None:
         return _restored(found)
-    policies = at_setting.comparison(first, second, part.metric)
+    policies = run.comparison(first, second, part.metric)
     return _NONE if policies is None else policies.missing or _FEW
 
 
@@ -104,13 +100,23 @@ def _of_policies(part: Part, sides: Sequence[tuple[str, str]], runs: Mapping[str
     variants = {variant for variant, _ in sides}
     if len(variants) > 1 or part.metric.startswith("judge."):
         return None
-    run = runs[variants.pop()].results
+    at = _at(part, runs[variants.pop()].results)
+    if at is None:
+        return None
+    run, labels = at
     if len(sides) == 1:
-        label = run.label(part.a.rpartition("/")[2])
-        value = label.metrics.get(part.metric, results.Measured()).value if label else None
+        value = labels.get(sides[0][1], {}).get(part.metric, results.Measured()).value
         return None if value is None else value - part.around
     found = run.comparison(sides[0][1], sides[1][1], part.metric)
     return found.difference if found else None
+
+
+def _at(part: Part, run: Results) -> tuple[Results, Mapping[str, Mapping[str, results.Measured]]] | None:
+    """Return a run with the comparisons at the part's temperature, and each label's numbers there."""
+    if part.temperature is None or len(run.recipe["evaluation"]["sampling"]["temperature"]) == 1:
+        return run, {one.label: one.metrics for one in run.labels}
+    at = next((one for one in run.settings if one.temperature == part.temperature), None)
+    return None if at is None else (run.model_copy(update={"comparisons": at.comparisons}), at.labels)
 
 
 def _restored(one: results.Comparison | results.Estimate) -> stats.Estimate | str:

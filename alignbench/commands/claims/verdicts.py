@@ -51,7 +51,8 @@ NOTHING = PValues()
 
 
 def p_values(part: Part, one: stats.Estimate) -> PValues:
-    """Return the p values of a part, by the estimate of its effect."""
+    """Return the p values of a part, by the estimate of its effect; the correction looks far out: see `cautious`."""
+    one = stats.cautious(one)
     inside = max(one.p_above(-part.d), one.p_below(part.d))
     if part.sign == "=":
         outside = min(one.p_above(part.d), one.p_below(-part.d))
@@ -154,7 +155,7 @@ def found(
     if one.estimate is None or word in DECIDED:
         small = False
         if one.estimate is not None and part.sign in "+-" and word in ("reproduced", "contradicted"):
-            small = p_values(part, one.estimate).inside <= procedure.level
+            small = p_values(part, one.estimate).inside <= level
         return Found(part, word, look, one, None, note, small)
     return Found(part, word, look, one, needs(level, part, one.estimate), note)
 
@@ -171,6 +172,7 @@ def needs(level: float, part: Part, one: stats.Estimate) -> tuple[int | None, in
         "=": [(abs(part.d - size), level)],
         ">=": [(abs(one.value + part.d), level / 2)],
     }[part.sign]
+    one = stats.cautious(one)
     asked = [one.needed(distance, alpha) for distance, alpha in ways if distance > 0]
     seeds = [count for count, _ in asked if count is not None]
     prompts = [count for _, count in asked if count is not None]

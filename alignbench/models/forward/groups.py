@@ -289,7 +289,7 @@ def score(
         mask = torch.tensor([[at < len(one.response) for at in range(longest)] for one in items])
         given = {name: to_group(name, groups[name]) for name in names}
         for name in names:
-            found[name] = Scores(name, mask.to(base.device), _tolerance(base))
+            found[name] = Scores(name, mask.to(base.device), base.tolerance)
         for places in batches(items, positions or memory.positions(base, memory.POSITIONS)):
             part = [items[place] for place in places]
             with meter.doing("score"):
@@ -297,10 +297,6 @@ def score(
             for name, some in scores.items():
                 found[name].put(torch.tensor(places, device=base.device), some)
     return found
-
-
-def _tolerance(base: Network) -> float:
-    return 1e-5 if base.dtype == torch.float32 else 1e-2
 
 
 def _to(array: np.ndarray, device: torch.device) -> Tensor:

@@ -101,6 +101,11 @@ class Network:
         return counting.weights(self.model)
 
     @property
+    def tolerance(self) -> float:
+        """How far the scores of equal policies may differ in this arithmetic."""
+        return 1e-5 if self.dtype == torch.float32 else 1e-2
+
+    @property
     def head(self) -> nn.Linear:
         """The language-model head: [..., hidden] to [..., vocabulary]."""
         return self.model.get_output_embeddings()  # pyright: ignore[reportReturnType]

@@ -43,7 +43,7 @@ class Options:
         return [ids for of_one in self.variants for ids in of_one]
 
     @property
-    def begun(self) -> list[Ids]:
+    def prefixes(self) -> list[Ids]:
         """What stands before each token of an option; the shortest, nothing, is first."""
         return sorted({ids[:cut] for ids in self.ways for cut in range(len(ids))})
 
@@ -112,12 +112,12 @@ def read(policy: ModelPolicy, questions: Many[Ids], options: Options) -> Reading
         begins = texts[0][: min(_common(texts[0], texts[-1]), len(texts[0]) - 1)]
     held = kv_bytes(base) + base.head.in_features * base.dtype.itemsize
     capacity = max(QUESTIONS[kind] // held, FLOOR)
-    planned = list(_planned(texts, len(begins), len(options.begun), WIDTH[kind], capacity))
+    planned = list(_planned(texts, len(begins), len(options.prefixes), WIDTH[kind], capacity))
     batches = list(_batches(planned, capacity))
     trees.reserve(len(begins) + max(sum(one.positions for one in batch) for batch in batches))
     with meter.metered(meter.Tally()) as tally:
         for batch in batches:
-            after = _states(trees, begins, batch, texts, options.begun)
+            after = _states(trees, begins, batch, texts, options.prefixes)
             with base.using(policy), base.arithmetic():
                 chances, likeliest = _of_each(base, after, options)
             places = [order[number] for tree in batch for part in tree.parts for number in part]
@@ -176,22 +176,22 @@ def _batches(planned: Many[_Planned], capacity: int) -> Iterator[list[_Planned]]
 
 
 def _states(
-    trees: TokenTrees, begins: Ids, batch: Many[_Planned], texts: Many[Ids], begun: Many[Ids]
+    trees: TokenTrees, begins: Ids, batch: Many[_Planned], texts: Many[Ids], prefixes: Many[Ids]
 ) -> dict[Ids, Tensor]:
-    """Return states [texts of the batch, hidden] after its texts, tree by tree, with each of `begun` behind them."""
+    """Return states [texts of the batch, hidden] after its texts, tree by tree, with each of `prefixes` behind them."""
     grown = [(trees.new_tree(begins), tree.parts) for tree in batch]
     if trees.whole_texts:  # nothing waits for what an earlier forward computed
         grown = [(tree, [[number for part in parts for number in part]]) for tree, parts in grown]
     after: dict[int, Tensor] = {}
     for turn in range(max(len(parts) for _, parts in grown)):
         asked = [(tree, parts[turn]) for tree, parts in grown if turn < len(parts)]
-        paths = [(tree, [texts[number] + ids for number in part for ids in begun]) for tree, part in asked]
-        found = trees.states(paths).view(-1, len(begun), trees.base.head.in_features)
+        paths = [(tree, [texts[number] + ids for number in part for ids in prefixes]) for tree, part in asked]
+        found = trees.states(paths).view(-1, len(prefixes), trees.base.head.in_features)
         after.update(zip((number for _, part in asked for number in part), found, strict=True))
     for tree, _ in grown:
         tree.prune(begins)
     states = torch.stack([after[number] for tree in batch for part in tree.parts for number in part])
-    return {ids: states[:, place] for place, ids in enumerate(begun)}
+    return {ids: states[:, place] for place, ids in enumerate(prefixes)}
 
 
 def _common(one: Ids, other: Ids) -> int:
@@ -208,9 +208,9 @@ def _of_each(base: Network, after: Mapping[Ids, Tensor], options: Options) -> tu
     likeliest = torch.empty(0)
     chances: dict[Ids, Tensor] = {(): torch.zeros((), device=base.device)}
     rows = max(1, LOGITS[base.device.type] // base.vocabulary)
-    for begun, known in sorted(after.items()):
+    for prefix, known in sorted(after.items()):
         following = sorted(
-            {ids[: len(begun) + 1] for ids in options.ways if ids[: len(begun)] == begun} - {begun}
+            {ids[: len(prefix) + 1] for ids in options.ways if ids[: len(prefix)] == prefix} - {prefix}
         )
         wanted = torch.tensor([ids[-1] for ids in following], device=base.device)
         parts, tops = [], []
@@ -218,9 +218,9 @@ def _of_each(base: Network, after: Mapping[Ids, Tensor], options: Options) -> tu
             logits = base.logits(part)[:, : base.vocabulary]
             parts.append(logits.log_softmax(-1)[:, wanted])
             tops.append(logits.argmax(-1))
-        likeliest = likeliest if begun else torch.cat(tops)
+        likeliest = likeliest if prefix else torch.cat(tops)
         for ids, logps in zip(following, torch.cat(parts).T, strict=True):
-            chances[ids] = chances[begun] + logps
+            chances[ids] = chances[prefix] + logps
 
     def alone(ids: Ids) -> Tensor:
         # What another option begins with counts for that option.

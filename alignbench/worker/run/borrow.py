@@ -13,6 +13,7 @@ from alignbench import heartbeat
 from alignbench.api.policy import TrainablePolicy
 from alignbench.errors import PluginError
 from alignbench.models import meter
+from alignbench.models.stack import HOOKS, PATCHED
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -81,7 +82,7 @@ def _kept(base: Base) -> dict[str, Any]:
         "training": [module.training for module in modules],
         "own": [dict(vars(module)) for module in modules],
         "hooks": [
-            {name: list(getattr(module, name)) for name in _HOOKS if getattr(module, name, None) is not None}
+            {name: list(getattr(module, name)) for name in HOOKS if getattr(module, name, None) is not None}
             for module in modules
         ],
         "modules": modules,
@@ -93,18 +94,6 @@ def _kept(base: Base) -> dict[str, Any]:
             for name in ("pad_token", "padding_side", "truncation_side", "chat_template")
         },
     }
-
-
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-_PLAIN = (
-    "forward",
-    "generate",
-    "gradient_checkpointing",
-    "_gradient_checkpointing_func",
-    "p",
-    "warnings_issued",
-)
-"""Attributes that trainers set on instances; `p` is the share that a dropout drops."""
 
 
 def _configs(base: Base) -> list[Any]:
@@ -120,7 +109,7 @@ def _restore_modules(base: Base, kept: dict[str, Any]) -> None:
         kept["modules"], kept["training"], kept["own"], kept["hooks"], strict=True
     ):
         module.training = training
-        for name in _PLAIN:
+        for name in PATCHED:
             if name in own:
                 object.__setattr__(module, name, own[name])
             elif name in vars(module):

@@ -77,7 +77,7 @@ class CellContext(CellState):
         """Take a training of another library off the budget; `learned`, rows of a view, entered its loss."""
         self.ledger.account.add(epochs=epochs, rows=rows, steps=steps)
         if view is not None:
-            self.ledger.cost.add(comparisons=trainings.comparisons(self, view, rows))
+            self.ledger.cost.add(comparisons=trainings.comparisons_read(self, view, rows))
         for row in learned:
             origin, id = self.origins.of_row(row)
             self.ledger.learned.setdefault(origin, set()).add(id)

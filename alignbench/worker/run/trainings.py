@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from alignbench.models import ModelPolicy
     from alignbench.training.budget import Spent
-    from alignbench.training.trainer import Record
+    from alignbench.training.trainer import TrainingResult
 
 
 def train(
@@ -94,7 +94,7 @@ def train(
         "modules": sorted(modules or {}),
     }
     with run.weights.training(cast("ModelPolicy", policy), run.ledger):
-        record = Trainer(
+        result = Trainer(
             policy,  # pyright: ignore[reportArgumentType]
             batches,  # pyright: ignore[reportArgumentType]
             usage.sequences,
@@ -119,12 +119,12 @@ def train(
             ),
             moving=[one for one in run.adapted if one.adapter is not None],
         ).run()
-        if not record.steps and (allowed.unit in TOTALS or limit is not None) and run.budget.unit in TOTALS:
+        if not result.steps and (allowed.unit in TOTALS or limit is not None) and run.budget.unit in TOTALS:
             raise nothing_left(run)
-        if record.blown_up:
-            text = f"a training blew up: {record.blown_up}; lower the learning rate of {learning_rate:g}"
-            run.record.warning("blow-up", record.steps, text)
-        _charge(run, record, batches, size, additional, allowed)
+        if result.blown_up:
+            text = f"a training blew up: {result.blown_up}; lower the learning rate of {learning_rate:g}"
+            run.record.warning("blow-up", result.steps, text)
+        _charge(run, result, batches, size, additional, allowed)
         if selection is not None:
             selection.restore_best()
     if followed is not None:
@@ -200,7 +200,7 @@ def _curves(run: CellState, additional: bool) -> Path:
     return (run.building or run.folder) / layout.training_log(run.scope.trainings)
 
 
-def comparisons(run: CellState, rows: Rows[Any], drawn: float) -> float:
+def comparisons_read(run: CellState, rows: Rows[Any], drawn: float) -> float:
     """Return how many human comparisons so many drawn rows of a view read; none where the rows are none, or prompts."""
     human = (
         run.given is None and run.comparisons is None and issubclass(run.session.table.view, (Pair, Ranking))
@@ -213,16 +213,16 @@ def comparisons(run: CellState, rows: Rows[Any], drawn: float) -> float:
 
 
 def _charge(
-    run: CellState, record: Record, batches: Any, size: int, additional: bool, budget: Budget
+    run: CellState, result: TrainingResult, batches: Any, size: int, additional: bool, budget: Budget
 ) -> None:
     ledger = run.ledger
-    ledger.cost.add(peak_memory_bytes=record.peak_memory_bytes)
-    count = 0 if callable(batches) else comparisons(run, batches, record.rows)
+    ledger.cost.add(peak_memory_bytes=result.peak_memory_bytes)
+    count = 0 if callable(batches) else comparisons_read(run, batches, result.rows)
     compared = f", {count:,.0f} comparisons" if count else ""
     ledger.cost.add(comparisons=count)
     if additional:
         reach = budget.rows or (budget.epochs or 0) * size
-        read = str(budget) if record.rows >= reach - 1e-9 else f"{record.rows:,.0f} rows of {budget}"
-        ledger.departure("an additional training", "", f"{read}{compared}, {record.work.trained:,} tokens")
+        read = str(budget) if result.rows >= reach - 1e-9 else f"{result.rows:,.0f} rows of {budget}"
+        ledger.departure("an additional training", "", f"{read}{compared}, {result.work.trained:,} tokens")
     else:
-        ledger.account.add(epochs=record.rows / size, rows=record.rows, steps=record.steps)
+        ledger.account.add(epochs=result.rows / size, rows=result.rows, steps=result.steps)

@@ -82,9 +82,9 @@ def main(task: Task, emit: Callable[[Event], None]) -> None:
     series: list[Series] = []
     for name in task.what["labels"]:
         record.add(label=name, begun=True)
-        series += Label(session, name, record).begun(seconds)
+        series += Label(session, name, record).smallest(seconds)
         record.add(label=name, done=True)
-    series += Evaluation(session, record).begun(seconds)
+    series += Evaluation(session, record).smallest(seconds)
     foretold = [one.at(one.most) for one in series]
     ends = min(ends, began + SHARE * sum(foretold))
     weights = [sqrt(seconds) for seconds in foretold]
@@ -172,7 +172,7 @@ class Label:
         self.folder = layout.cell_folder(session.run, label, self.seed)
         self.aligned: tuple[CellContext, Any] | None = None
 
-    def begun(self, seconds: float) -> list[Series]:
+    def smallest(self, seconds: float) -> list[Series]:
         """Measure the smallest parts, each in `seconds` at most; return what can be measured in larger ones.
 
         Later labels start from the policy; from the base, where there is none.
@@ -246,7 +246,7 @@ class Evaluation:
     def __init__(self, session: Session, record: Lines):
         self.session, self.record = session, record
 
-    def begun(self, seconds: float) -> list[Series]:
+    def smallest(self, seconds: float) -> list[Series]:
         """Measure the smallest parts, each in `seconds` at most; return what can be measured in larger ones."""
         recipe = self.session.recipe
         cells = [Cell(BASE, recipe.seeds[0])]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from math import exp, log
 from types import SimpleNamespace
@@ -259,7 +260,11 @@ def test_every_name_has_a_loss_a_source_and_a_formula_in_its_docstring():
     assert set(get_args(Name)) == set(LOSSES)
     assert len(LOSSES) >= 20
     for name, loss in LOSSES.items():
-        assert callable(getattr(losses, name))
+        formula = re.match(r"\S.*", getattr(losses, name).__doc__)
+        assert formula, f"{name} has no formula"
+        assert re.search(r"\bh\b|log|DPO|s\(|KL", formula[0]), (
+            f"the docstring of {name} begins with no formula"
+        )
         assert loss.source[:4].isdigit(), name
 
 

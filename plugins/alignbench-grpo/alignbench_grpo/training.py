@@ -12,7 +12,7 @@ from torch import Tensor
 
 from alignbench import GroupScores, PerToken, Policy, Prompt, Run, Sampling, ScoringGroup, Sequence
 from alignbench.rewards import reward
-from alignbench.rollouts import Rollouts, advantages, draw, leave_one_out
+from alignbench.rollouts import Rollouts, advantages, draw, equal_rewards, leave_one_out
 from alignbench.spending import affordable
 from alignbench_grpo import losses
 
@@ -185,8 +185,7 @@ class GroupTraining:
         """Log a round, and warn of rewards from which nothing can be learnt."""
         run, answers = self.run, drawn.answers
         known = rewards[rewards.isfinite()]
-        groups = rewards.view(-1, self.config.answers)
-        equal = (groups.nan_to_num(0.0).amax(1) - groups.nan_to_num(0.0).amin(1)) < 1e-6
+        equal = equal_rewards(rewards.view(-1, self.config.answers))
         numbers = {
             "reward": known.mean().item() if len(known) else 0.0,
             "reward_std": known.std().item() if len(known) > 1 else 0.0,

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from alignbench_grpo import GRPO, RLOO, losses
 from alignbench_grpo.training import Group, GroupTraining
 
-from alignbench.rollouts import advantages, leave_one_out
+from alignbench import Answer, Prompt
+from alignbench.rollouts import Rollouts, advantages, equal_rewards, leave_one_out
 from alignbench.testing.losses import group_scores, reduced
 
 K, G, R, LONGEST = 4, 3, 6, 9
@@ -38,6 +40,54 @@ def test_an_answer_without_a_reward_changes_nothing_for_the_others(of):
     found = of(torch.tensor([[1.0, NAN, 2.0, 6.0]]))[0]
     assert found.tolist() == pytest.approx([known[0].item(), 0.0, known[1].item(), known[2].item()])
     assert of(torch.tensor([[NAN, 3.0, NAN]])).tolist() == [[0, 0, 0]]
+
+
+def test_a_group_teaches_nothing_where_its_known_rewards_are_equal():
+    rewards = torch.tensor(
+        [[NAN, 1.0, 1.0], [0.0, NAN, 0.5], [2.0, 2.0, 2.0], [NAN, NAN, NAN], [1, NAN, NAN]]
+    )
+    assert equal_rewards(rewards).tolist() == [True, False, True, True, True]
+    assert (advantages(rewards).abs().amax(1) < 1e-6).tolist() == equal_rewards(rewards).tolist()
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.3])
+def test_rloo_takes_the_kl_of_each_answer_from_its_reward(beta, monkeypatch):
+    """Against the formula on plain floats: r - beta (log pi(y) - log start(y)), less the mean of the others."""
+    given = seen(0)
+    answers = [
+        Answer(str(at // K), "", tuple(range(int(row.sum()))), finished=True, sample=at % K)
+        for at, row in enumerate(given["mask"])
+    ]
+    prompts = [Prompt(id=one.prompt_id, prompt=(), prompt_ids=(1,)) for one in answers]
+    policies = {"policy": given["logps"], "start": given["start"]}
+    run = SimpleNamespace(
+        batch=G,
+        start="start",
+        score=lambda wanted: {
+            name: group_scores(name, given["mask"], logps=policies[name]) for name in wanted
+        },
+        log=lambda *args, **numbers: None,
+        record=SimpleNamespace(warning=lambda *args: None),
+        rng=np.random.default_rng,
+    )
+    made = GroupTraining.__new__(GroupTraining)
+    made.config, made.leave_one_out, made.run = RLOO.Config(answers=K, beta=beta), True, run
+    made.policy, made.rows, made.state = "policy", [], {"round": 0, "left": []}
+    made.reward = lambda prompts, texts: given["rewards"].flatten().tolist()
+    monkeypatch.setattr("alignbench_grpo.training.draw", lambda *args, **more: Rollouts(prompts, answers, K))
+    monkeypatch.setattr("alignbench_grpo.training.affordable", lambda *args, **more: G)
+    monkeypatch.setattr(made, "_plan", lambda groups: [[0]])
+    assert made._draw(0)
+    kl = ((given["logps"] - given["start"]) * given["mask"]).sum(1).tolist()
+    rewards = [
+        reward - beta * one for reward, one in zip(given["rewards"].flatten().tolist(), kl, strict=True)
+    ]
+    for group in range(G):
+        mine = rewards[group * K : (group + 1) * K]
+        wanted = [one - (sum(mine) - one) / (K - 1) for one in mine]
+        assert made.state["advantages"][group * K : (group + 1) * K].tolist() == pytest.approx(
+            wanted, rel=1e-4
+        )
 
 
 def test_clip_high_lets_a_ratio_rise_further_than_it_may_fall():

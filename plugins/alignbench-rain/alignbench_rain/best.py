@@ -7,18 +7,16 @@ from collections.abc import Sequence as Many
 from dataclasses import replace
 from pathlib import Path
 
-from alignbench import Answer, Can, PluginError, Policy, Prompt, Sampling, Sequence, Setting, TokenScores
+from alignbench import Answer, Decoder, Policy, Prompt, Sampling
 from alignbench_rain.evaluation import Evaluation, SelfEvaluation
 
 
-class BestOf:
+class BestOf(Decoder):
     """A frozen start that answers n times and gives the best answer."""
-
-    can: frozenset[Can] = frozenset(("answer",))
 
     def __init__(self, start: Policy, evaluation: Evaluation, n: int):
         self.start, self.evaluation, self.n = start, evaluation, n
-        self.follows: frozenset[Setting] = start.follows
+        self.follows = start.follows
 
     def answer(
         self, prompts: Many[Prompt], sampling: Sampling, key: int, *, samples: int = 1
@@ -47,9 +45,6 @@ class BestOf:
                 )
             )
         return best
-
-    def logprobs(self, sequences: Many[Sequence], *, entropy: bool = False) -> list[TokenScores]:
-        raise PluginError("the best of several answers has no probability of its own", "compare its answers")
 
     def save(self, folder: Path) -> None:
         """Write n: where it was matched to another label's cost, it is a finding."""

@@ -12,7 +12,7 @@ import numpy as np
 from alignbench import DecodingBase, Pair, PluginError, Policy, Prompt, Query, Run, Sampling
 from alignbench.integrations import count
 from alignbench_rain.best import BestOf
-from alignbench_rain.decoder import Decoder, OwnStates, SentenceEncoder
+from alignbench_rain.decoder import OwnStates, SearchDecoder, SentenceEncoder
 from alignbench_rain.evaluation import Evaluation, JudgeEvaluation, SelfEvaluation
 from alignbench_rain.questions import question
 
@@ -40,25 +40,26 @@ class Maker:
         self.decoding = DecodingBase(self.start)
         self.base = run.policy("base")
 
-    def decoder(self) -> Decoder:
+    def decoder(self) -> SearchDecoder:
         """Return the decoder of a run that aligns."""
         encoder = self.encoder()
-        return Decoder(self.config, self.decoding, self.evaluation(), encoder, self.report())
+        self.measure_evaluator()
+        return SearchDecoder(self.config, self.decoding, self.evaluation(), encoder, self.record)
 
-    def restored(self, folder: Path) -> Decoder:
+    def restored(self, folder: Path) -> SearchDecoder:
         """Return the decoder that was saved in `folder`."""
         record = json.loads((folder / "encoder.json").read_text(encoding="utf-8"))
         if "centre" in record:
             encoder = OwnStates(np.asarray(record["centre"], np.float32), record["threshold"])
         else:
             encoder = SentenceEncoder(self.sentences(), record["threshold"])
-        return Decoder(self.config, self.decoding, self.evaluation(), encoder)
+        return SearchDecoder(self.config, self.decoding, self.evaluation(), encoder)
 
     def best_of_n(self, n: int | None = None) -> BestOf:
         """Return the best-of-n decoder; without `n` as the config says."""
         evaluation = self.evaluation()
         if n is None:
-            self.report()
+            self.measure_evaluator()
             like = self.config.like
             n = int(self.config.n) if like is None else self.matched(self.run.policy(like))
         return BestOf(self.start, evaluation, n)
@@ -97,8 +98,8 @@ class Maker:
         """Return the self-evaluation of a model."""
         return SelfEvaluation(decoding, question(self.config.question), soft=soft)
 
-    def report(self) -> Any:
-        """Measure how well start and base evaluate; return the log of what answers cost."""
+    def measure_evaluator(self) -> None:
+        """Put on record how well start and base evaluate validation pairs."""
         pairs = list(self.run.rows(Pair, "validation"))[: self.config.pairs]
         measured: dict[str, float] = {}
         if pairs:
@@ -109,7 +110,6 @@ class Maker:
             self.run.record.judge(
                 f"self-evaluation (judged by {named if isinstance(named, str) else named.name})", **measured
             )
-        return self.record
 
     def record(self, **numbers: float) -> None:
         """Log what answers cost, and warn where many searches ended at their bounds."""

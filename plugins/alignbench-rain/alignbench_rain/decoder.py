@@ -16,16 +16,12 @@ import numpy as np
 
 from alignbench import (
     Answer,
-    Can,
+    Decoder,
     DecodingBase,
-    PluginError,
     Prompt,
     Query,
     Reply,
     Sampling,
-    Sequence,
-    Setting,
-    TokenScores,
     TokenTree,
     TokenTrees,
 )
@@ -114,12 +110,11 @@ def _rarely_collected() -> Iterator[None]:
         gc.set_threshold(*before)
 
 
-class Decoder:
-    """A frozen start that searches, judges and rewinds its answers."""
+class SearchDecoder(Decoder):
+    """A frozen start that searches, judges and rewinds its answers.
 
-    can: frozenset[Can] = frozenset(("answer",))
-    follows: frozenset[Setting] = frozenset()
-    """None of the recipe's settings: the rules say how sets of tokens are drawn."""
+    It follows none of the recipe's settings: the rules say how sets of tokens are drawn.
+    """
 
     def __init__(
         self,
@@ -194,9 +189,6 @@ class Decoder:
         answers = [self._answer(done[place]) for place in sorted(done)]
         self._report(list(done.values()), answers)
         return answers
-
-    def logprobs(self, sequences: Many[Sequence], *, entropy: bool = False) -> list[TokenScores]:
-        raise PluginError("a search gives no token a probability", "compare its answers")
 
     def save(self, folder: Path) -> None:
         """Write how texts are compared; the rules stand in the recipe, and the start is the run's."""

@@ -24,7 +24,11 @@ from alignbench_trl.source import check_fields, refuse, taken_by
 
 SHARED = frozenset(
     {
+        "activation_checkpointing",
+        "bf16",
+        "disable_tqdm",
         "gradient_accumulation_steps",
+        "gradient_checkpointing",
         "learning_rate",
         "logging_steps",
         "lr_scheduler_type",
@@ -35,9 +39,13 @@ SHARED = frozenset(
         "optim",
         "output_dir",
         "per_device_train_batch_size",
+        "report_to",
+        "save_strategy",
         "seed",
         "train_sampling_strategy",
+        "use_cpu",
         "warmup_steps",
+        "weight_decay",
     }
 )
 """Fields that the recipe or the contract sets for all methods."""
@@ -50,6 +58,8 @@ DRAWN = frozenset(
     }
 )
 """Fields that say which prompts a step answers: those of all methods, once each."""
+OF_PROMPTS = frozenset({"answers", "judge", "max_new_tokens", "rewards", "temperature"})
+"""Fields of a trainer that draws answers itself."""
 ELSEWHERE = frozenset({"use_vllm"})
 """Fields that let another engine draw the answers, where nothing is counted and the base is another."""
 ROWS: dict[str, type[Row]] = {
@@ -279,6 +289,11 @@ class TRLTrainer(Method):
             if taken_by(self.trainer).rewards != (self.rows == "prompts"):
                 reads = "prompts" if taken_by(self.trainer).rewards else "answers, and no prompts alone"
                 raise ValueError(f"{self.trainer} learns from {reads}; rows is '{self.rows}'")
+            unread = sorted(self.model_fields_set & OF_PROMPTS) if self.rows != "prompts" else []
+            if unread:
+                raise ValueError(
+                    f"{', '.join(unread)}: only read with rows: prompts, where the trainer draws answers; leave it out"
+                )
             return self
 
         def given(self) -> dict[str, Any]:

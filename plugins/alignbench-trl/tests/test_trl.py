@@ -238,6 +238,12 @@ class TestTRLDPO(Laws):
     ("method", "fields", "words"),
     [
         ("trl-dpo", {"args": {"max_steps": 3}}, "args sets max_steps, which the recipe sets for all methods"),
+        (
+            "trl-dpo",
+            {"args": {"weight_decay": 0.1}},
+            "args sets weight_decay, which the recipe sets for all methods",
+        ),
+        ("trl", {"answers": 4, "judge": "gold"}, "answers, judge: only read with rows: prompts"),
         ("trl-dpo", {"args": {"beta": 3}}, "args sets beta, which is a field of the method"),
         (
             "trl-dpo",

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from alignbench_rain import RAIN
-from alignbench_rain.decoder import Decoder, OwnStates
+from alignbench_rain.decoder import OwnStates, SearchDecoder
 from alignbench_rain.evaluation import SelfEvaluation
 from alignbench_rain.questions import Question
 
@@ -47,6 +47,6 @@ def make(base):
         judging = decoding if evaluator is None else DecodingBase(evaluator)
         config = RAIN.Config(question=question, **rules)
         evaluation = SelfEvaluation(judging, question, soft=config.votes == "soft")
-        return Decoder(config, decoding, evaluation, OwnStates(np.zeros(1, np.float32), THRESHOLD), log)
+        return SearchDecoder(config, decoding, evaluation, OwnStates(np.zeros(1, np.float32), THRESHOLD), log)
 
     return make

@@ -419,5 +419,5 @@ def test_a_stop_string_ends_an_answer_and_is_cut_off(make, prompts):
 
 
 def test_a_search_has_no_probabilities(make):
-    with pytest.raises(PluginError, match="no token a probability"):
+    with pytest.raises(PluginError, match="gives no log-probabilities"):
         make().logprobs([])
