@@ -33,6 +33,7 @@ from alignbench.rows import (
 _VIEWS: dict[str, type[Row]] = {
     view.__name__: view for view in (Ranking, Pair, UnpairedPreference, Demonstration, Prompt, Text)
 }
+NO_VIEW = "docs/data.md lists which rows each view is made of"
 _JSON = ("prompt", "extra")
 """Fields kept as JSON text, since their shape is the source's."""
 
@@ -70,7 +71,9 @@ class Table:
             rows = self.texts(split) if view is Text and self.view is not Text else self.kept(split)
         for kind in {type(row) for row in rows}:
             if not can_derive(kind, view):
-                raise DataError(f"the data has {kind.__name__} rows, which cannot be seen as {view.__name__}")
+                raise DataError(
+                    f"the data has {kind.__name__} rows, which cannot be seen as {view.__name__}", NO_VIEW
+                )
         return TableRows(rows, view, seed=seed, draw=draw)
 
     def prompts(self, split: Split = "test", count: int | None = None) -> list[Prompt]:
@@ -82,7 +85,7 @@ class Table:
         first: dict[str, Prompt] = {}
         for row in self.kept(split):
             if not isinstance(row, Prompt):
-                raise DataError(f"the data has {type(row).__name__} rows, which have no prompts")
+                raise DataError(f"the data has {type(row).__name__} rows, which have no prompts", NO_VIEW)
             key = prompt_key(row.prompt)
             if key not in first:
                 if len(first) == count:

@@ -141,7 +141,10 @@ def _set(config: dict[str, Any], field: str, value: Any, label: str) -> None:
         if not isinstance(config, dict):
             break
     if not isinstance(config, dict) or last not in config:
-        raise RecipeError(f"methods.{label}.sweep.{field}: the method has no such field")
+        raise RecipeError(
+            f"methods.{label}.sweep.{field}: the method has no such field",
+            "`alignbench methods NAME` lists its fields",
+        )
     config[last] = value
 
 

@@ -90,7 +90,10 @@ class Base(Network):
         from peft import LoraConfig
 
         if like is not None and like.base is not self:
-            raise ModelError(f"{like.name} is another model, which no adapter on this base can equal")
+            raise ModelError(
+                f"{like.name} is another model, which no adapter on this base can equal",
+                "name a policy of this run",
+            )
         shape, source = self.adapter, None
         if like is not None and like.adapter is not None and like.lora_config is not None:
             source, config = like.tensors(), LoraConfig(**shape_of(like.lora_config))
@@ -186,7 +189,9 @@ class Base(Network):
                     self.peft.add_adapter(inner, config)
                     self.peft.active_adapter = inner
             except ValueError as error:
-                raise ModelError(f"the adapter {name} does not fit this model: {error}") from error
+                raise ModelError(
+                    f"the adapter {name} does not fit this model: {error}", "name one that was trained on it"
+                ) from error
         self._layers = [module for module in self.model.modules() if isinstance(module, LoraLayer)]
         for layer in self._layers:
             lora_forward.install(layer)

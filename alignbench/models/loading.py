@@ -118,7 +118,7 @@ def load_classifier(
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
-        raise ModelError(f"{id}: its tokenizer cannot be loaded: {first_line(error)}") from error
+        raise ModelError(f"{id}: its tokenizer cannot be loaded: {first_line(error)}", UNDAMAGED) from error
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     if network.config.pad_token_id is None:

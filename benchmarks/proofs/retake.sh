@@ -31,6 +31,8 @@ python -m alignbench.sandbox.measure --adapter "$out/quickstart/cells/sft/seed-0
 alignbench run "$proofs/rlhf_ptx.yaml" --out "$out/ptx"
 proof rlhf_ptx "$out/ptx"
 proof rlhf_vs_sft "$out/ptx"
+alignbench run "$proofs/equal_flops_tuning.yaml" --out "$out/equal-flops-tuning" --only sft
+proof equal_flops_tuning "$out/equal-flops-tuning"
 alignbench run "$proofs/equal_flops.yaml" --out "$out/equal-flops"
 proof equal_flops "$out/equal-flops"
 alignbench run "$proofs/sft_by_reward.yaml" --out "$out/epochs"
@@ -53,7 +55,9 @@ python "$proofs/budgets.py" "$out/budgets"
 alignbench run recipes/claims/aa.yaml --out "$out/aa"
 proof aa "$out/aa"
 OMP_NUM_THREADS=1 python benchmarks/rain.py
-python benchmarks/groups_vs_trl.py --pairs 2
+python benchmarks/trainer_vs_trl.py | tee "$proofs/trainer_vs_trl.txt"
+python benchmarks/groups_vs_trl.py --pairs 2 | tee "$proofs/groups_vs_trl.txt"
+python benchmarks/forecast.py recipes/quickstart.yaml | tee "$proofs/forecast.txt"
 python benchmarks/judge.py --prompts 25 --answers 4
 python benchmarks/judge.py --prompts 25 --answers 4 --rubric
 python benchmarks/evaluation.py "$out/quickstart"

@@ -31,7 +31,10 @@ def token_scores(policy: Adapted, sequences: Many[Sequence], *, entropy: bool = 
     """
     for place, sequence in enumerate(sequences):
         if not sequence.prompt:
-            raise ModelError(f"sequence {place} has no prompt tokens, so its first token cannot be scored")
+            raise ModelError(
+                f"sequence {place} has no prompt tokens, so its first token cannot be scored",
+                "give it at least one, such as the token that begins a text",
+            )
     base, none = policy.base, np.zeros(0, np.float32)
     scores = [TokenScores(none, none if entropy else None)] * len(sequences)
     answered = [place for place, one in enumerate(sequences) if one.response]

@@ -55,7 +55,10 @@ def answer(
         )
         wanted = [(prompt.id, number) for prompt in prompts for number in range(_drawn(temperature, count))]
         if [(one.prompt_id, one.sample) for one in found] != wanted:
-            raise PluginError(f"'{label}' did not answer every prompt once for each sample, in order")
+            raise PluginError(
+                f"'{label}' did not answer every prompt once for each sample, in order",
+                "return one Answer for each prompt and sample, prompt by prompt",
+            )
         return found
 
     answers: dict[float | None, list[Answer]] = {}

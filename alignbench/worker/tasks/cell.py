@@ -98,7 +98,8 @@ def align(session: Session, label: str, seed: int, folder: Path) -> tuple[CellCo
         ]
         raise PluginError(
             f"'{planned.method}' returned {type(policy).__name__}, which is not a policy"
-            + (f": it has no {', '.join(lacks)}" if lacks else "")
+            + (f": it has no {', '.join(lacks)}" if lacks else ""),
+            "return the policy of run.adapt, or a Decoder",
         )
     _audit(run, policy)
     if any(one is policy for one in run.additional):
