@@ -236,6 +236,7 @@ def theirs(given: argparse.Namespace) -> dict[str, Any]:
         "save_strategy": "no",
         "logging_steps": given.steps,
         **({"beta": BETA} if method == "dpo" else {}),
+        **({"lora_task_type": "SEQ_CLS"} if method == "reward" else {}),
     }
     script: Any = import_module(f"trl.scripts.{method}")
     spent: list[float] = []

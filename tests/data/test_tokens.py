@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 
 from alignbench.data.tokens import (
-    begun,
     check_vocabulary,
     context,
     encode,
     ending,
     load_tokenizer,
+    open_answer,
     render,
     tokenise,
 )
@@ -438,7 +438,7 @@ def test_a_begun_answer_stands_as_the_template_writes_answers(
     tokenizer.chat_template = template
     turns = talk("q")
     opened = render(tokenizer, turns, answer=True)
-    assert begun(tokenizer, turns, "") == opened
-    text = begun(tokenizer, turns, "So it is")
+    assert open_answer(tokenizer, turns, "") == opened
+    text = open_answer(tokenizer, turns, "So it is")
     assert text.startswith(opened)
     assert text.endswith(wanted)
