@@ -289,8 +289,10 @@ class TRLTrainer(Method):
             if taken_by(self.trainer).rewards != (self.rows == "prompts"):
                 reads = "prompts" if taken_by(self.trainer).rewards else "answers, and no prompts alone"
                 raise ValueError(f"{self.trainer} learns from {reads}; rows is '{self.rows}'")
-            unread = sorted(self.model_fields_set & OF_PROMPTS) if self.rows != "prompts" else []
-            if unread:
+            fields = type(self).model_fields
+            # By its value: a config that is written out and read again has all its fields set.
+            unread = [name for name in sorted(OF_PROMPTS) if getattr(self, name) != fields[name].default]
+            if unread and self.rows != "prompts":
                 raise ValueError(
                     f"{', '.join(unread)}: only read with rows: prompts, where the trainer draws answers; leave it out"
                 )

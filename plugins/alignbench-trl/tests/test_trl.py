@@ -234,6 +234,13 @@ class TestTRLDPO(Laws):
         assert costs["trl-dpo"].scored_tokens == sum(each), "and the reference likewise"
 
 
+def test_a_config_that_is_written_out_is_the_same_config():
+    from alignbench_trl import TRLTrainer
+
+    made = TRLTrainer.Config(trainer="experimental.orpo.ORPOTrainer")
+    assert TRLTrainer.Config(**made.model_dump()) == made
+
+
 @pytest.mark.parametrize(
     ("method", "fields", "words"),
     [
