@@ -182,8 +182,8 @@ def _replication(
             "Not run yet: `alignbench claims --replicate` runs the decided parts on seeds of no look.",
         ]
     rows, signs, words, sided = [], 0, 0, 0
-    for (name, place), second in ran.items():
-        first = found[name][place]
+    for name, place in (at for at in decided if at in ran):
+        first, second = found[name][place], ran[name, place]
         one, two = (each.evidence.estimate for each in (first, second))
         assert one is not None
         assert two is not None
@@ -199,8 +199,8 @@ def _replication(
     missing = [f"{name}.{place + 1}" for name, place in decided if (name, place) not in ran]
     return [
         *lines,
-        f"{words} of {len(decided)} decided parts keep their verdict, by tests at {error:g} for each part, and",
-        f"{signs} of {sided} with a direction keep their sign."
+        f"{len(rows)} of {len(decided)} decided parts have run again: {words} of these keep their verdict, by tests",
+        f"at {error:g} for each part, and {signs} of {sided} with a direction keep their sign."
         + (f" Without a number: {', '.join(missing)}." if missing else ""),
         "",
         "| part | found | verdict | again | 95% interval | verdict |",

@@ -541,9 +541,11 @@ def test_decided_parts_are_run_again_on_seeds_of_no_look(two):
         "C3": "contradicted",
     }
     text, _ = page(two.registry, known, again, sandbox="f" * 64, figure="claims.svg")
-    assert (
-        "1 of 3 decided parts keep their verdict, by tests at 0.05 for each part, and\n0 of 2 with a" in text
-    )
+    assert "3 of 3 decided parts have run again: 1 of these keep their verdict" in text
+    assert "at 0.05 for each part, and 0 of 2 with a direction keep their sign" in text
+    text, _ = page(two.registry, known, dict(reversed(again.items())), sandbox="f" * 64, figure="claims.svg")
+    rows = [line.split("|")[1].strip() for line in text.splitlines() if line.startswith("| C")]
+    assert rows[-3:] == ["C1.1", "C2.1", "C3.1"], "in the order of the registry, whatever ran first"
 
 
 # --- the page -----------------------------------------------------------------------------------------------
