@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
@@ -39,6 +40,9 @@ SCENES: Mapping[str, tuple[float, float]] = {
     "one label without any noise of seeds": (0, 1),
 }
 """What one of the labels has, times what the others have: of seeds, of answers."""
+
+LEVELS = (0.05, 0.0065)
+"""p values of which it is measured how often they are stated: the usual one, and one after a correction."""
 
 LENGTHS = (
     (0.5, 2, 0.4, 0.0),
@@ -107,6 +111,19 @@ def false_positives(
     rng = np.random.default_rng(seeds)
     drawings = (drawn(rng, seeds, prompts, odd=odd) for _ in range(runs))
     return sum(min(adjusted(values, estimate)) <= 1 - stats.LEVEL for values in drawings) / runs
+
+
+def far_out(seeds: int, odd: tuple[float, float] = (3, 1), runs: int = 3000) -> dict[str, dict[str, float]]:
+    """Return how often p is at most a level for pairs of the odd label and an equal one: pooled, and `cautious`."""
+    rng, hits = np.random.default_rng(seeds), {"pooled": Counter[float](), "cautious": Counter[float]()}
+    for _ in range(runs):
+        estimates = stats.pooled(pairs(drawn(rng, seeds, odd=odd)))
+        for pair in ((str(other), str(LABELS - 1)) for other in range(LABELS - 1)):
+            one = estimates[pair]
+            for name, p in (("pooled", one.p_value()), ("cautious", stats.cautious(one).p_value())):
+                hits[name].update(level for level in LEVELS if p <= level)
+    count = runs * (LABELS - 1)
+    return {name: {str(level): round(of[level] / count, 4) for level in LEVELS} for name, of in hits.items()}
 
 
 def held(seeds: int, odd: tuple[float, float], runs: int = RUNS) -> dict[str, float]:
@@ -268,6 +285,9 @@ def measured(names: Sequence[str] = ()) -> dict[str, Any]:
         "family-wise error, each pair by itself, 400 prompts": lambda: {
             scene: {seeds: false_positives(seeds, odd, estimate=alone) for seeds in SEEDS}
             for scene, odd in SCENES.items()
+        },
+        "p of pairs with a label of three times the seeds' deviation, far out": lambda: {
+            seeds: far_out(seeds) for seeds in SEEDS
         },
         "coverage of intervals": lambda: {
             scene: {seeds: held(seeds, odd) for seeds in SEEDS} for scene, odd in SCENES.items()

@@ -155,6 +155,15 @@ def test_the_page_of_grpo_quotes_the_comparison_at_equal_flops():
         assert numbers["minus sft, method"]["ci95"][0] > 0, f"{label} is above its start"
 
 
+def test_the_page_quotes_how_far_out_a_pooled_p_is_of_an_unstable_label():
+    far = proof("power")["p of pairs with a label of three times the seeds' deviation, far out"]["5"]
+    page = (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8")
+    for level in ("0.05", "0.0065"):
+        assert f"{far['pooled'][level]:.3f}".removeprefix("0") in page, level
+        assert far["cautious"][level] <= far["pooled"][level]
+    assert far["cautious"]["0.0065"] < 0.75 * far["pooled"]["0.0065"]
+
+
 def test_pages_quote_the_ruler_the_budgets_and_the_power():
     fairness, metrics, sandbox = (
         (ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8")

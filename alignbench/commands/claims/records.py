@@ -31,7 +31,7 @@ class Records:
         self._looks: dict[str, dict[str, list[Any]]] = {}
         self.made: dict[str, dict[str, Any]] = {}
         """By look and run: when, with which versions and on what kind of machine it was made."""
-        self._read()
+        self._refresh()
 
     def begin(self) -> None:
         """Write the registry down before the first seed. Raises StorageError where that cannot be done."""
@@ -55,7 +55,7 @@ class Records:
         if not found.keys() - self.of(look).keys():
             return
         with store.alone(self.file.parent, wait=True):
-            self._read()
+            self._refresh()
             for claim, place in found.keys() - self.of(look).keys():
                 parts = self._looks.setdefault(look, {}).setdefault(
                     claim, [None] * len(self._registry.claims[claim].parts)
@@ -64,7 +64,8 @@ class Records:
             self.made[look] = {**made, **self.made.get(look, {})}
             self._write()
 
-    def _read(self) -> None:
+    def _refresh(self) -> None:
+        """Take what is in the file now. Raises RecipeError where it is of another registry."""
         if self.file.exists():
             read = json.loads(self.file.read_text(encoding="utf-8"))
             refuse_change(self._registry, read, self.file)
