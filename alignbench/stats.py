@@ -37,6 +37,8 @@ EXACT = 12
 RESAMPLES = 4999
 MOST = 100_000
 """Seeds, or prompts, beyond which `Estimate.needed` asks for none."""
+UNLIKE = 0.01
+"""Probability that one of several labels that vary alike is kept out of the pool: see `pooled`."""
 APART = 2.0
 """Standard errors by which a label's own best setting must lead the one that is best for most: see `best_settings`."""
 
@@ -262,15 +264,19 @@ def cautious(one: Estimate) -> Estimate:
 
 
 def pooled(tables: Mapping[Pair, Table]) -> dict[Pair, Estimate]:
-    """Estimate the differences of several methods, with the seeds' variance pooled over all labels.
+    """Estimate the differences of several methods, with the seeds' variance pooled over the labels that vary alike.
 
     `tables` holds, for each pair of labels, the differences [seeds, prompts], complete. Three seeds say
     little about how much seeds vary, seven labels with three seeds each say a lot. The variance of a pair's
     seed means is the sum of those of its two labels, so that all pairs together give one variance w for each
     label by least squares (Grubbs 1948). Its part `rest / prompts` is well known; what is left over is the
     seeds' own, and its mean over the labels, cut at zero, is the pool. A label counts with the pool's
-    variance, or with its own where that is larger: the guard for one label that is less stable than the
+    variance, or with its own where that is larger: the guard for a label that is somewhat less stable than the
     others. Var(mean) = (w_a + w_b)/S + prompt/P.
+
+    A label that varies far more than the others would hide their differences behind its own variance. While the
+    largest variance is beyond what chance makes of equal ones (`outlier`), its label leaves the pool, and its pairs
+    are estimated by themselves, as `method` does.
 
     Degrees of freedom: the parts of Var(mean) weigh as in `method`, by their shares: the pool's has
     (L-1)(S-1), rest (S-1)(P-1), the prompts' P-1. What a label varies beyond the pool rests on its own S-1
@@ -278,33 +284,44 @@ def pooled(tables: Mapping[Pair, Table]) -> dict[Pair, Estimate]:
     power and false positives.
 
     Where the pairs do not determine a variance for each label (two labels, or one against all others only),
-    each pair is estimated by itself, as `method` does. Raises NotEstimableError for a table with fewer than
-    three seeds or two prompts.
+    each pair is estimated by itself too. Raises NotEstimableError for a table with fewer than three seeds or two
+    prompts.
     """
     for table in tables.values():
         _check(*table.shape)
-    labels = list(dict.fromkeys(label for pair in tables for label in pair))
-    design = np.array([[float(label in pair) for label in labels] for pair in tables])
-    if len(labels) < 3 or np.linalg.matrix_rank(design) < len(labels):
-        return {pair: method(table) for pair, table in tables.items()}
-    found = [components(table) for table in tables.values()]
-    prompts = np.array([table.shape[1] for table in tables.values()])
-    seeds = np.array([table.shape[0] for table in tables.values()])
-    weights = np.sqrt(seeds - 1)[:, None]
-    sides = np.stack([[one.seed_means for one in found], [one.rest for one in found] / prompts], axis=1)
-    solved = np.linalg.lstsq(design * weights, sides * weights, rcond=None)[0]
-    own, rest = solved[:, 0], np.maximum(0.0, solved[:, 1])
-    pool = max(0.0, float((own - rest).mean()))
-    beyond = np.maximum(0.0, own - rest - pool)
-    freedom = (len(labels) - 1) * (int(seeds.min()) - 1)
-    estimates = {}
-    for (pair, table), one, of_labels in zip(tables.items(), found, design, strict=True):
+    alike = dict(tables)
+    while (pool := _pool(alike)) is not None:
+        odd = outlier(pool.own, min(len(table) for table in alike.values()) - 1)
+        if odd is None:
+            break
+        alike = {pair: table for pair, table in alike.items() if odd not in pair}
+    return {
+        pair: method(table) if pool is None or pair not in alike else pool.estimate(pair, table)
+        for pair, table in tables.items()
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class _Pool:
+    """The seeds' variance of several labels."""
+
+    own: Mapping[str, float]
+    """Of a label's seed means, `rest` included."""
+    rest: Mapping[str, float]
+    """What the answers leave in it."""
+    seeds: float
+    """Of the seeds themselves: a mean over the labels."""
+    freedom: int
+
+    def estimate(self, pair: Pair, table: Table) -> Estimate:
+        """Return the estimate of one pair's difference."""
         count, asked = table.shape
-        of_rest, excess = (float(of_labels @ part) / count for part in (rest, beyond))
-        of_pool, of_prompts = 2 * pool / count, one.prompt / asked
+        of_rest = sum(self.rest[label] for label in pair) / count
+        excess = sum(max(0.0, self.own[one] - self.rest[one] - self.seeds) for one in pair) / count
+        of_pool, of_prompts = 2 * self.seeds / count, components(table).prompt / asked
         total = of_pool + of_rest + excess + of_prompts
-        df = _freedom(total, count, asked, pool=(of_pool, freedom), rest=of_rest, beyond=excess)
-        estimates[pair] = Estimate(
+        df = _freedom(total, count, asked, pool=(of_pool, self.freedom), rest=of_rest, beyond=excess)
+        return Estimate(
             "method",
             float(table.mean()),
             math.sqrt(total),
@@ -314,7 +331,42 @@ def pooled(tables: Mapping[Pair, Table]) -> dict[Pair, Estimate]:
             of_seeds=of_pool + excess,
             of_prompts=of_prompts,
         )
-    return estimates
+
+
+def _pool(tables: Mapping[Pair, Table]) -> _Pool | None:
+    """Return the pool of all labels; None where the pairs do not determine a variance for each."""
+    labels = list(dict.fromkeys(label for pair in tables for label in pair))
+    design = np.array([[float(label in pair) for label in labels] for pair in tables])
+    if len(labels) < 3 or np.linalg.matrix_rank(design) < len(labels):
+        return None
+    found = [components(table) for table in tables.values()]
+    seeds, prompts = np.array([table.shape for table in tables.values()]).T
+    weights = np.sqrt(seeds - 1)[:, None]
+    sides = np.stack([[one.seed_means for one in found], [one.rest for one in found] / prompts], axis=1)
+    solved = np.linalg.lstsq(design * weights, sides * weights, rcond=None)[0]
+    own, rest = solved[:, 0], np.maximum(0.0, solved[:, 1])
+    return _Pool(
+        dict(zip(labels, own.tolist(), strict=True)),
+        dict(zip(labels, rest.tolist(), strict=True)),
+        max(0.0, float((own - rest).mean())),
+        (len(labels) - 1) * (int(seeds.min()) - 1),
+    )
+
+
+def outlier(variances: Mapping[str, float], df: int, alpha: float = UNLIKE) -> str | None:
+    """Return the label whose variance is larger than chance makes the largest of equal ones; None if there is none.
+
+    Each rests on `df` degrees of freedom. By the largest share of their sum, with probability `alpha` of a false
+    outlier (Cochran 1941, Annals of Eugenics 11).
+    """
+    from scipy.special import fdtri
+
+    total, count = sum(max(0.0, one) for one in variances.values()), len(variances)
+    odd = max(variances, key=variances.__getitem__)
+    if total <= 0:
+        return None
+    bound = float(fdtri(df, (count - 1) * df, 1 - alpha / count))
+    return odd if variances[odd] / total > bound / (bound + count - 1) else None
 
 
 def unpaired(table: Table) -> Estimate:

@@ -144,7 +144,11 @@ class Record(Protocol):
         ...
 
     def judge(self, name: str, **quality: Any) -> None:
-        """Record how good a judge of the method's own is: shares in [0, 1] by name."""
+        """Record how good a judge of the method's own is: shares in [0, 1] by name.
+
+        `of_rows`, where given, has such shares for each held-out row by its id. It stays in the cell's record, and
+        lets two judges be compared on the same rows.
+        """
         ...
 
     def warning(self, name: str, step: int, text: str) -> None:

@@ -24,7 +24,7 @@ from alignbench.recipe.plan import Plan
 from alignbench.recipe.schema import BASE, Loaded
 
 SECONDS = 60.0
-"""What measuring parts may take, the reading of the data aside. The smallest part of each label is always taken."""
+"""What measuring parts may take, the reading of the data aside; of a run that takes more than half an hour, 3 %."""
 HEADROOM = 1.2
 """How much more memory the whole is taken to need than its parts: its longest rows are longer than theirs.
 The quickstart needed 1.12 to 1.21 times as much."""
@@ -108,8 +108,8 @@ def calibrate(
 
     `only`: these labels and what they start from.
 
-    Nothing that is made on the way is kept. Measuring takes about `seconds`, and longer only where the smallest
-    parts do. A label that cannot be measured says why, and the others are measured without it.
+    Nothing that is made on the way is kept. Measuring takes `seconds`, or 3 % of what it foretells where that is
+    more. A label that cannot be measured in its share of it says why, and the others are measured without it.
     """
     began = time.monotonic()
     model_files.check(plan, loaded.path.parent)
@@ -120,9 +120,7 @@ def calibrate(
             read = _read(launcher, loaded, plan, folder, watch)
             lines = _measure(launcher, loaded, plan, folder, planned, seconds, watch)
     load = next((line["loaded"] for line in lines if "loaded" in line), 0.0)
-    labels = {
-        label: _label(plan, label, load, [x for x in lines if x.get("label") == label]) for label in planned
-    }
+    labels = {label: _label(plan, label, load, lines) for label in planned}
     evaluated = [(line["evaluated"], line["seconds"]) for line in lines if "evaluated" in line]
     whole = _line(evaluated, loaded.recipe.evaluation.prompts) if evaluated else 0.0
     evaluate, measure = (load + of if evaluated else 0.0 for of in (whole, whole / max(1, len(planned))))
@@ -238,17 +236,20 @@ def _lines(out: Path) -> list[dict[str, Any]]:
     return found
 
 
-def _label(plan: Plan, label: str, load: float, lines: list[Mapping[str, Any]]) -> Estimate:
-    aligned = [line for line in lines if "aligned" in line]
-    answered = [line for line in lines if "answered" in line]
-    failed = next((line["failed"] for line in lines if "failed" in line), "")
+def _label(plan: Plan, label: str, load: float, lines: Iterable[Mapping[str, Any]]) -> Estimate:
+    own = [line for line in lines if line.get("label") == label]
+    aligned = [line for line in own if "aligned" in line]
+    like = next((line["answers_like"] for line in own if "answers_like" in line), label)
+    answered = [line for line in lines if line.get("label") == like and "answered" in line]
+    failed = next((line["failed"] for line in own if "failed" in line), "")
     if not aligned or not answered:
         return Estimate(0.0, 0.0, 0.0, failed or "it was not measured")
-    whole, prompts = aligned[-1]["whole"], plan.recipe.evaluation.prompts
+    whole = aligned[-1]["whole"]
     training = plan.recipe.training if label == BASE else plan.labels[label].training
     batch = training.batch if training.micro_batch == "auto" else min(training.batch, training.micro_batch)
     seconds = _line([(line["aligned"], line["seconds"]) for line in aligned], whole)
-    seconds += _line([(line["answered"], line["seconds"]) for line in answered], prompts)
+    answering = [(line["answered"], line["seconds"]) for line in answered]
+    seconds += sum(_line(answering, count) for count in answered[-1]["requests"])
     memory = _line([(line["batch"], line["memory"]) for line in aligned], batch, proportional=False)
     return Estimate(
         load + seconds,

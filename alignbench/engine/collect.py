@@ -80,7 +80,7 @@ def write(
         fairness=_fairness(recipe, data, summary),
         model=results.Model(**summary.get("model", {})),
         data=_counts(data),
-        judges=tuple(summary.get("judges", ())),
+        judges=_judges(summary),
         metrics={name: summary["metrics"][name] for name in summary.get("order", ())},
         labels=tuple(_label(label, plan, statuses, sealed, own, summary) for label in _labels(statuses)),
         cells=tuple(
@@ -94,7 +94,7 @@ def write(
                     *sealed.get(cell, {}).get("warnings", ()),
                     *followed.get(Cell(cell.label, cell.seed), {}).get("warnings", ()),
                 ),
-                judges=tuple(sealed.get(cell, {}).get("judges", ())),
+                judges=_judges(sealed.get(cell, {})),
                 device=sealed.get(cell, {}).get("device"),
                 cost=own.get(cell, results.Cost()),
                 samples=_there(cell, run, layout.SAMPLES),
@@ -249,6 +249,14 @@ def _chain(cell: Cell, cells: Mapping[Cell, Any]) -> list[Cell]:
             found.append(link)
             queue += [other for other in cells if other.seed == link.seed and other.label in link.parents]
     return found
+
+
+def _judges(record: Mapping[str, Any]) -> tuple[dict[str, Any], ...]:
+    """What is known of judges, without their quality on each row."""
+    return tuple(
+        {**one, "quality": {name: known for name, known in one["quality"].items() if name != layout.OF_ROWS}}
+        for one in record.get("judges", ())
+    )
 
 
 def _sum(costs: Any, *, last: results.Cost | None = None) -> results.Cost:

@@ -7,9 +7,10 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from statistics import pstdev
+from statistics import fmean
 from typing import Any
 
+from alignbench.layout import OF_ROWS
 from alignbench.rows import Pair, Ranking
 
 BINS = 10
@@ -39,14 +40,13 @@ def quality(rows: Sequence[Compared], scores: Sequence[Sequence[float]]) -> dict
     `accuracy`: share of untied comparisons ordered as the label has them, all rows with equal weight; `log_loss` and
     `calibration` (expected calibration error over ten bins) of the logistic function of the margin;
     `length_accuracy`: the better of "longer wins" and "shorter wins"; `groups`: accuracy by annotator group;
-    `accuracy_deviation`, `log_loss_deviation`: standard deviations of the two from row to row;
     `agreement`: how often two annotators of the same answers agree, an upper bound of the accuracy, where the
-    rows name their annotators and answers were ranked twice.
+    rows name their annotators and answers were ranked twice; `of_rows`: accuracy and log loss of each row by its id.
     """
     margins: list[tuple[float, float]] = []
     by_group: dict[str, list[float]] = defaultdict(list)
     longer: list[float] = []
-    losses: list[float] = []
+    of_rows: dict[str, dict[str, float]] = {}
     for row, given in zip(rows, scores, strict=True):
         pairs = comparisons(row)
         lengths = [len(one.response) for one in row.sequences()]
@@ -59,20 +59,17 @@ def quality(rows: Sequence[Compared], scores: Sequence[Sequence[float]]) -> dict
             longer.append(_right(lengths[one.better] - lengths[one.worse], one.preference))
         if pairs:
             by_group[str(row.extra.get("group", ""))].append(sum(right) / len(right))
-            losses.append(sum(lost) / len(lost))
+            of_rows[row.id] = {"accuracy": sum(right) / len(right), "log_loss": sum(lost) / len(lost)}
     if not margins:
         return {"comparisons": 0}
-    every = [one for group in by_group.values() for one in group]
     length = sum(longer) / len(longer)
     found: dict[str, Any] = {
         "comparisons": len(margins),
-        "rows": len(every),
-        "accuracy": sum(every) / len(every),
-        "accuracy_deviation": pstdev(every),
-        "log_loss": sum(losses) / len(losses),
-        "log_loss_deviation": pstdev(losses),
+        "rows": len(of_rows),
+        **{name: fmean(one[name] for one in of_rows.values()) for name in ("accuracy", "log_loss")},
         "calibration": calibration(margins),
         "length_accuracy": max(length, 1 - length),
+        OF_ROWS: of_rows,
     }
     if set(by_group) != {""}:
         ceiling = agreement(rows)

@@ -89,15 +89,21 @@ def adjusted(values: Values, estimate: Estimate = stats.pooled) -> list[float]:
 
 
 def found(
-    seeds: int, difference: float = DIFFERENCE, runs: int = RUNS, estimate: Estimate = stats.pooled
+    seeds: int,
+    difference: float = DIFFERENCE,
+    runs: int = RUNS,
+    estimate: Estimate = stats.pooled,
+    odd: tuple[float, float] = (1, 1),
 ) -> float:
-    """Return the share of pairs with a true difference that a run finds: one label above six equal ones."""
+    """Return the share of pairs with a true difference that a run finds: one label above others that are equal. Pairs
+    of the `odd` label, where its deviations are others, do not count."""
     rng, hits = np.random.default_rng(seeds), 0
+    others = LABELS - 1 if odd == (1, 1) else LABELS - 2
     for _ in range(runs):
-        values = drawn(rng, seeds)
+        values = drawn(rng, seeds, odd=odd)
         values[0] += difference
-        hits += sum(p <= 1 - stats.LEVEL for p in adjusted(values, estimate)[: LABELS - 1])
-    return hits / runs / (LABELS - 1)
+        hits += sum(p <= 1 - stats.LEVEL for p in adjusted(values, estimate)[:others])
+    return hits / runs / others
 
 
 def false_positives(
@@ -271,6 +277,9 @@ def measured(names: Sequence[str] = ()) -> dict[str, Any]:
         "asked": lambda: ASKED,
         "power": lambda: {seeds: found(seeds) for seeds in SEEDS},
         "power, each pair by itself": lambda: {seeds: found(seeds, estimate=alone) for seeds in SEEDS},
+        "power beside a label of ten times the seeds' deviation": lambda: {
+            seeds: found(seeds, odd=(10, 1)) for seeds in SEEDS
+        },
         "found with 80 % power, planned": lambda: {
             seeds: stats.detectable(stats.PLANNING, "method", seeds=seeds, prompts=PROMPTS, labels=LABELS)
             for seeds in SEEDS

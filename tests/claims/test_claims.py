@@ -89,18 +89,8 @@ def run(difference: float, se: float = 0.01, *, seeds: int = 5, diverged: int = 
                 label=label,
                 seed=100 + number,
                 status="diverged" if label == "new" and number < diverged else "done",
-                judges=(
-                    {
-                        "name": "reward-model",
-                        "quality": {
-                            "accuracy": value + number / 1000,
-                            "accuracy_deviation": 0.4,
-                            "rows": 400,
-                        },
-                    },
-                ),
             )
-            for label, value in (("new", 0.7), ("old", 0.6))
+            for label in ("new", "old")
             for number in range(seeds)
         ),
     )
@@ -231,14 +221,37 @@ def test_a_value_of_its_own_is_compared_with_a_number():
     assert word(own.model_copy(update={"around": 0.5}), 0.0) == "contradicted"
 
 
-def test_held_out_rows_of_a_trained_judge_are_a_sample_too():
-    one = part(metric="judge.accuracy", a="clean/new", b="noisy/old")
-    found = evidence(one, {"clean": Run(run(0)), "noisy": Run(run(0))})
-    assert found.estimate is not None
-    assert found.estimate.value == pytest.approx(0.1)
-    assert found.estimate.se == pytest.approx((2 * 0.4**2 / 400) ** 0.5), (
-        "equal seeds, so that rows alone vary"
-    )
+def test_trained_judges_are_paired_by_seed_and_held_out_row(tmp_path):
+    import numpy as np
+
+    rng = np.random.default_rng(0)
+    of_row = rng.normal(0, 0.4, 60)
+    tables = {
+        place: mean + of_row + rng.normal(0, 0.02, (5, 60))
+        for place, mean in (("clean/new", 0.7), ("noisy/old", 0.6))
+    }
+    runs = {}
+    for place, table in tables.items():
+        variant, _, label = place.partition("/")
+        for number, rows in enumerate(table):
+            quality = {
+                "rows": 60,
+                layout.OF_ROWS: {f"row {id}": {"accuracy": a} for id, a in enumerate(rows)},
+            }
+            folder = layout.cell_folder(tmp_path / variant, label, 100 + number)
+            folder.mkdir(parents=True)
+            judges = [{"name": "other", "quality": {}}, {"name": "reward-model", "quality": quality}]
+            (folder / layout.CELL).write_text(json.dumps({"judges": judges}))
+        runs[variant] = Run(run(0), tmp_path / variant)
+    both = evidence(part(metric="judge.accuracy", a="clean/new", b="noisy/old"), runs)
+    assert both.estimate == stats.method(tables["clean/new"] - tables["noisy/old"])
+    alone = evidence(part(metric="judge.accuracy", a="clean/new", b=None, around=0.5), runs)
+    assert both.estimate is not None
+    assert alone.estimate is not None
+    assert alone.estimate.value == pytest.approx(tables["clean/new"].mean() - 0.5)
+    assert both.estimate.se < alone.estimate.se / 5, "what a row does to both judges is no noise"
+    missing = evidence(part(metric="judge.log_loss", a="clean/new", b="noisy/old"), runs)
+    assert missing.missing == "there is no such number in this run"
 
 
 def test_labels_of_two_variants_are_paired_by_prompt(tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -20,7 +21,7 @@ from alignbench.launchers.local import Local
 from alignbench.recipe.load import load
 from alignbench.recipe.resolve import resolve
 from alignbench.recipe.schema import Loaded
-from alignbench.worker.tasks.calibrate import OutOfTime, Series, limited, smaller, spread
+from alignbench.worker.tasks.calibrate import OutOfTime, Series, Time, limited, smaller, spread
 
 RECIPE = """
 model: {id: sandbox}
@@ -100,19 +101,60 @@ def sizes(one: Series) -> list[int]:
     return [size for size, _ in one.points]
 
 
-def test_two_parts_are_always_measured_and_a_larger_one_where_it_fits(series) -> None:
+def test_a_small_part_is_always_measured_and_a_larger_one_where_it_fits(series) -> None:
     one, failed = series(1000)
     one.begin(60.0)
-    assert (sizes(one), failed) == ([2, 6], [])
+    assert (sizes(one), failed) == ([2], [])
+    one.grow(1.2)
+    assert sizes(one) == [2], "three rows would say little more than two"
+    one.grow(2.4)
+    assert sizes(one) == [2, 6], "half of the first part is taken to be what rows do not change"
     assert one.at(1000) == pytest.approx(101)
-    one.grow(2.0)
-    assert sizes(one) == [2, 6], "ten rows would say little more than six"
+    one.times = 3.0
+    assert one.foretold() == pytest.approx(303)
     one.grow(6.05)
     assert sizes(one) == [2, 6, 50]
     small, _ = series(4)
     small.begin(60.0)
     small.grow(60.0)
     assert sizes(small) == [2, 4], "the whole is the largest part"
+
+
+def test_all_parts_share_the_time_and_one_that_takes_it_all_spoils_no_other(monkeypatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr("alignbench.worker.tasks.calibrate.busy_clock", lambda: now[0])
+    monkeypatch.setattr("alignbench.worker.tasks.calibrate.limited", limits := Limits(now))
+    together = Time(60.0, now[0], 6)
+    failed: list[str] = []
+    for seconds in (1.0, 500.0, 2.0, 500.0, 3.0, 1.0):
+        together.begin(Series(1000, limits.taking(seconds), failed.append))
+    assert [len(one.points) for one in together.series] == [1, 0, 1, 0, 1, 1]
+    assert len(failed) == 2
+    assert now[0] - 100 <= 60
+    assert together.ends() == 160
+    together.series[0].times = 100
+    assert together.ends() == pytest.approx(100 + 0.03 * together.foretold()), "a long run has more time"
+
+
+class Limits:
+    """Parts that take a number of seconds by a clock of their own, or as many as they may."""
+
+    def __init__(self, now: list[float]):
+        self.now, self.most = now, 0.0
+
+    def taking(self, seconds: float):
+        def work(count: int, whole: int) -> float:
+            self.now[0] += min(seconds, self.most)
+            if seconds > self.most:
+                raise OutOfTime
+            return seconds
+
+        return work
+
+    @contextmanager
+    def __call__(self, seconds: float):
+        self.most = seconds
+        yield
 
 
 def test_a_part_that_is_too_small_is_followed_by_a_larger_one(series) -> None:

@@ -206,6 +206,10 @@ def test_quality_counts_pairs_as_a_person_would():
     assert found["length_accuracy"] == 1  # each longer answer is ranked worse: shorter wins
     losses = [plain(3, 1), plain(3, 2), plain(1, 2)]
     assert found["log_loss"] == pytest.approx((sum(losses) / 3 + plain(0, 1)) / 2)
+    assert {id: one["accuracy"] for id, one in found["of_rows"].items()} == pytest.approx(
+        {"a": 2 / 3, "b": 0}
+    )
+    assert found["of_rows"]["b"]["log_loss"] == pytest.approx(plain(0, 1))
 
 
 def test_calibration_is_zero_where_the_probabilities_are_the_shares():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -34,6 +33,14 @@ class Run:
                 of = found.setdefault((row["label"], row["seed"]), {})
                 of.setdefault(row["prompt_id"], []).append(row["score"])
         return {cell: {id: fmean(ones) for id, ones in of.items()} for cell, of in found.items()}
+
+    def judged(self, label: str, seed: int, share: str) -> dict[str, float]:
+        """Return a share, such as `accuracy`, of the judge that a cell trained on each held-out row; {} if none was."""
+        cell = json.loads(
+            (layout.cell_folder(self.folder, label, seed) / layout.CELL).read_text(encoding="utf-8")
+        )
+        of_rows = (one["quality"].get(layout.OF_ROWS) for one in cell["judges"])
+        return {id: row[share] for id, row in next(filter(None, of_rows), {}).items() if share in row}
 
     @cached_property
     def conversations(self) -> dict[str, str]:
@@ -157,42 +164,24 @@ def _by_prompt(
 
 
 def _of_judges(
-    field: str, sides: Sequence[tuple[str, str]], runs: Mapping[str, Run], seeds: Sequence[int]
+    share: str, sides: Sequence[tuple[str, str]], runs: Mapping[str, Run], seeds: Sequence[int]
 ) -> stats.Estimate | str:
-    """What judges that were trained on the way are worth on held-out rows: rows are a sample as seeds are.
-
-    The record has a mean over rows for each seed, and the deviation of one row. The rows' part of the variance is
-    that of one judge on its rows, for each side: more than that of the difference on the same rows, so that the
-    interval is too wide and never too narrow.
-    """
-    values: list[list[float]] = []
-    rows: list[int] = []
-    spread = 0.0
-    for variant, label in sides:
-        cells = {cell.seed: cell for cell in runs[variant].results.cells_of(label)}
-        deviations = [
-            next(
-                (one["quality"] for one in cells[seed].judges if f"{field}_deviation" in one["quality"]), None
-            )
-            for seed in seeds
-        ]
-        if any(one is None for one in deviations):
-            return _NONE
-        known = [one for one in deviations if one is not None]
-        values.append([float(one[field]) for one in known])
-        rows += [one["rows"] for one in known]
-        spread += fmean(one[f"{field}_deviation"] ** 2 / one["rows"] for one in known) if known else 0.0
-    if len(seeds) < stats.MIN_SEEDS:
-        return _FEW
-    differences = [a - b for a, b in zip(*values, strict=True)] if len(values) > 1 else values[0]
-    mean = fmean(differences)
-    of_seeds = sum((one - mean) ** 2 for one in differences) / (len(seeds) - 1) / len(seeds)
-    total = of_seeds + spread
-    share = of_seeds / total if total else 1.0
-    df = 1 / (share / (len(seeds) - 1) + (1 - share) / (min(rows) - 1))
-    return stats.Estimate(
-        "method", mean, math.sqrt(total), df, min(rows), len(seeds), of_seeds=of_seeds, of_prompts=spread
-    )
+    """What judges that were trained on the way are worth on held-out rows, paired by seed and row where there are two:
+    rows are a sample as seeds are."""
+    per_seed = []
+    for seed in seeds:
+        first, *second = (runs[variant].judged(label, seed, share) for variant, label in sides)
+        per_seed.append(
+            {id: value - (second[0][id] if second else 0.0) for id, value in first.items()}
+            if not second or first.keys() == second[0].keys()
+            else {}
+        )
+    if not all(per_seed):
+        return _NONE
+    try:
+        return stats.method(stats.tabulate(per_seed))
+    except stats.NotEstimableError as reason:
+        return str(reason)
 
 
 def _shifted(one: stats.Estimate, around: float) -> stats.Estimate:

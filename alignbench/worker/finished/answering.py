@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from alignbench import layout
+from alignbench.api.config import Split
 from alignbench.api.launcher import Event
 from alignbench.api.policy import Answer, Policy
 from alignbench.errors import PluginError
@@ -34,19 +35,32 @@ def temperatures(evaluation: Evaluation, policy: Policy) -> Many[float | None]:
     return evaluation.sampling.temperature if "temperature" in policy.follows else [None]
 
 
+def requests(
+    evaluation: Evaluation, grid: Many[float | None]
+) -> Iterator[tuple[float | None, Split, int, int]]:
+    """Yield what a policy is asked for: a temperature, the prompts' split and number, and samples of each."""
+    tuned = evaluation.chooses and len(grid) > 1 and evaluation.split != TUNING
+    for temperature in grid:
+        yield (
+            temperature,
+            evaluation.split,
+            evaluation.prompts,
+            _drawn(temperature, evaluation.samples_per_prompt),
+        )
+        if tuned:
+            yield temperature, TUNING, evaluation.tuning_prompts, 1
+
+
 def answer(
     session: Session, policy: Policy, start: Policy, label: str, seed: int, folder: Path
 ) -> list[dict[str, Any]]:
     """Write a policy's answers to `folder`; return the cost of one answer at each temperature."""
     evaluation = session.recipe.evaluation
     grid = temperatures(evaluation, policy)
-    asked = session.table.prompts(evaluation.split, evaluation.prompts)
-    tuning: Many[Prompt] = ()
-    if evaluation.chooses and len(grid) > 1 and evaluation.split != TUNING:
-        tuning = session.table.prompts(TUNING, evaluation.tuning_prompts)
-    total = sum(
-        len(asked) * _drawn(one, evaluation.samples_per_prompt) + len(tuning) * _drawn(one, 1) for one in grid
-    )
+    wanted = list(requests(evaluation, grid))
+    prompts = {split: session.table.prompts(split, count) for _, split, count, _ in wanted}
+    total = sum(len(prompts[split]) * samples for _, split, _, samples in wanted)
+    asked, tuning = prompts[evaluation.split], prompts.get(TUNING, ()) if len(prompts) > 1 else ()
     session.base.answered = counting(session.emit, total)
 
     def drawn(prompts: Many[Prompt], temperature: float | None, count: int) -> list[Answer]:

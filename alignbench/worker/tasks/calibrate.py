@@ -21,7 +21,7 @@ from alignbench import layout, store
 from alignbench.api.config import TOTALS, Budget, Split
 from alignbench.api.launcher import Event, Task
 from alignbench.api.metric import Cell
-from alignbench.api.policy import Answer
+from alignbench.api.policy import Policy
 from alignbench.data.split import prompt_key
 from alignbench.data.table import Table
 from alignbench.recipe.plan import LabelPlan, Plan
@@ -30,7 +30,7 @@ from alignbench.recipe.schema import Evaluation as Evaluated
 from alignbench.rows import Prompt, Row
 from alignbench.worker.clock import busy_clock
 from alignbench.worker.finished import samples
-from alignbench.worker.finished.answering import TUNING, answer
+from alignbench.worker.finished.answering import TUNING, answer, requests, temperatures
 from alignbench.worker.run.context import CellContext
 from alignbench.worker.run.policy_io import save_policy
 from alignbench.worker.run.session import Session
@@ -40,20 +40,32 @@ from alignbench.worker.tasks.cell import align
 if TYPE_CHECKING:
     from alignbench.models import Base
 
-SMALLEST = (2, 6)
-"""Rows or prompts of the two parts that are always measured."""
+SMALLEST = 2
+"""Rows or prompts of the first part."""
 
 LEAST = 2
 """Rows of a part of another split, or for judges, at least."""
 
 GROWTH = 3
-"""How many times as large the next part is, where those were too small."""
+"""How many times as large the next part is, where the first was too small."""
+
+ROUNDS = (1 / 3, 1)
+"""Shares of the time left, once there is a first part of everything, in which two larger parts are measured."""
+
+FIXED = 0.5
+"""Share of the time of a first part that is taken not to grow with its size, to choose the size of the next."""
+
+SHARES = 2
+"""Fair shares of the time left that a first part may take: most need less than one."""
 
 UNTRAINED = 32
 """Rows that a label which trains nothing is taken to read before it answers, at most: a calibration does not grow."""
 
 SHARE = 0.25
 """Share of what the whole will take that measuring its parts may take."""
+
+OF_A_LONG_RUN = 0.03
+"""Share of what the whole will take that measuring may take although that is more than it was given."""
 
 WORTH = 2
 """A further part is measured where it can be so many times as large as the last."""
@@ -67,29 +79,61 @@ class OutOfTime(BaseException):
 
 
 def main(task: Task, emit: Callable[[Event], None]) -> None:
-    """Measure `what["labels"]`, then the evaluation, within about `what["seconds"]`.
+    """Measure `what["labels"]`, then the evaluation, within `what["seconds"]` or 3 % of what is foretold.
 
-    First the two smallest parts of each, which may take longer; then larger ones in what is left, most of it where
-    the whole will take longest. A short run gets less time.
+    First a small part of everything; then larger ones in what is left, most of it where the whole will take longest.
+    A short run gets less time.
     """
-    seconds = float(task.what["seconds"])
-    ends = busy_clock() + seconds
+    began = busy_clock()
     session = Session(task, emit)
     record = Lines(task.run / layout.MEASURED)
-    began = busy_clock()
+    loading = busy_clock()
     model = session.base.record()
-    record.add(loaded=busy_clock() - began, model=model)
-    series: list[Series] = []
-    for name in task.what["labels"]:
+    record.add(loaded=busy_clock() - loading, model=model)
+    labels = task.what["labels"]
+    time = Time(float(task.what["seconds"]), began, 2 * len(labels) + 1)
+    like: Label | None = None
+    for name in labels:
         record.add(label=name, begun=True)
-        series += Label(session, name, record).smallest(seconds)
+        one = Label(session, name, record)
+        one.smallest(time, like)
+        like = like or (one if one.speaks_for_others else None)
         record.add(label=name, done=True)
-    series += Evaluation(session, record).smallest(seconds)
-    foretold = [one.at(one.most) for one in series]
-    ends = min(ends, began + SHARE * sum(foretold))
-    weights = [sqrt(seconds) for seconds in foretold]
-    for number, one in enumerate(series):
-        one.grow((ends - busy_clock()) * weights[number] / max(sum(weights[number:]), 1e-9))
+    Evaluation(session, record).smallest(time)
+    ends = min(time.ends(), loading + SHARE * time.foretold())
+    for share in ROUNDS:
+        until = busy_clock() + share * (ends - busy_clock())
+        weights = [sqrt(one.foretold()) for one in time.series]
+        for number, one in enumerate(time.series):
+            one.grow((until - busy_clock()) * weights[number] / max(sum(weights[number:]), 1e-9))
+
+
+class Time:
+    """The time of a whole calibration, and what shares it."""
+
+    def __init__(self, seconds: float, began: float, count: int):
+        self.seconds, self.began, self.left = seconds, began, count
+        self.series: list[Series] = []
+        """What was measured so far."""
+
+    def foretold(self) -> float:
+        """Return what the whole of everything measured so far will take."""
+        return sum(one.foretold() for one in self.series)
+
+    def ends(self) -> float:
+        """Return when all is to be measured; a long run has more time."""
+        return self.began + max(self.seconds, OF_A_LONG_RUN * self.foretold())
+
+    def begin(self, one: Series) -> None:
+        """Measure the first part of a series, in a few shares of what is left at most."""
+        left = self.ends() - busy_clock()
+        one.begin(left * min(1.0, SHARES / max(1, self.left)))
+        self.series.append(one)
+        self.left -= 1
+
+    def skip(self, count: int) -> None:
+        """Leave the share of `count` series to the others."""
+        self.left -= count
 
 
 class Series:
@@ -99,29 +143,29 @@ class Series:
         self.whole, self.work, self.failed = whole, work, failed
         self.most = whole
         """The size from which nothing grows any more."""
+        self.times = 1.0
+        """How often the whole is done."""
         self.points: list[tuple[int, float]] = []
 
     def begin(self, seconds: float) -> None:
-        """Measure the smallest parts; where they fail, larger ones, until `seconds` are spent."""
-        began, why = busy_clock(), ""
-        sizes = sorted({min(size, self.whole) for size in SMALLEST})
-        while sizes:
-            size = sizes.pop(0)
-            why = self._take(size, seconds)
-            late = busy_clock() - began > seconds
-            if not sizes and not self.points and size < self.whole and not late:
-                sizes = [min(GROWTH * size, self.whole)]
-        if why:
+        """Measure a small part; where it fails, larger ones, until `seconds` are spent."""
+        ends, why, size = busy_clock() + seconds, "", min(SMALLEST, self.whole)
+        while not self.points:
+            why = self._take(size, ends - busy_clock())
+            if size == self.whole or busy_clock() >= ends:
+                break
+            size = min(GROWTH * size, self.whole)
+        if not self.points:
             self.failed(why)
 
     def grow(self, seconds: float) -> None:
         """Measure the largest part that `seconds` suffice for, if it says more than the last."""
-        if len(self.points) < 2 or self.points[-1][0] >= self.most:
+        if not self.points or self.points[-1][0] >= self.most:
             return
         last = self.points[-1][0]
         size = next((size for size in range(self.most, last, -1) if self.at(size) <= seconds), last)
-        if size >= min(WORTH * last, self.most):
-            self._take(size, 2 * seconds)
+        if size >= min(WORTH * last, self.most) and (why := self._take(size, 2 * seconds)):
+            self.failed(why)
 
     def at(self, size: int) -> float:
         """Return what a part is expected to take: by the last two parts, and no less for a row than a quarter of
@@ -129,11 +173,14 @@ class Series:
         if not self.points:
             return 0.0
         last, took = self.points[-1]
-        slope = took / last / 4
-        if len(self.points) > 1:
-            before, less = self.points[-2]
-            slope = max(slope, (took - less) / (last - before))
-        return took + slope * (size - last)
+        if len(self.points) == 1:
+            return took * (FIXED + (1 - FIXED) * size / last)
+        before, less = self.points[-2]
+        return took + max(took / last / 4, (took - less) / (last - before)) * (size - last)
+
+    def foretold(self) -> float:
+        """Return what the whole is expected to take, as often as it is done."""
+        return self.times * self.at(self.most)
 
     def _take(self, size: int, seconds: float) -> str:
         """Measure one part; return why it failed."""
@@ -171,29 +218,41 @@ class Label:
         self.seed = session.recipe.seeds[0] if self.planned is None else self.planned.seeds[0]
         self.folder = layout.cell_folder(session.run, label, self.seed)
         self.aligned: tuple[CellContext, Any] | None = None
+        self.speaks_for_others = False
+        """Whether it answered as the base with an adapter does. Such policies are equally fast, and after a few rows
+        they answer as what they start from, so that one is measured for all."""
 
-    def smallest(self, seconds: float) -> list[Series]:
-        """Measure the smallest parts, each in `seconds` at most; return what can be measured in larger ones.
+    def smallest(self, time: Time, like: Label | None) -> None:
+        """Measure the smallest parts; `like` is an earlier label that answered for others.
 
         Later labels start from the policy; from the base, where there is none.
         """
         whole = len(self.session.training_rows(Prompt))
         rows = 1 if self.planned is None else self._rows(self.planned, whole)
         self.session.emit(Event(f"calibrating {self.label}"))
-        series = [Series(rows, self._align, self._failed)]
-        series[0].begin(seconds)
-        if self.aligned is not None:
-            if not self.aligned[0].ledger.cost.train_tokens:
-                series[0].most = min(rows, UNTRAINED)
-            series.append(Series(self.session.recipe.evaluation.prompts, self._answer, self._failed))
-            series[1].begin(seconds)
+        aligning = Series(rows, self._align, self._failed)
+        time.begin(aligning)
+        if self.aligned is None:
+            time.skip(1)
+        else:
+            run, policy = self.aligned
+            if not run.ledger.cost.train_tokens:
+                aligning.most = min(rows, UNTRAINED)
+            adapted = "adapter" in policy.can and self.label != BASE
+            if adapted and like is not None:
+                time.skip(1)
+                self._answer_like(like)
+            else:
+                answering = Series(self.session.recipe.evaluation.prompts, self._answer, self._failed)
+                answering.times = sum(self._requests(policy)) / answering.whole
+                time.begin(answering)
+                self.speaks_for_others = adapted and bool(answering.points)
             self.session.emit(Event(f"calibrated {self.label}"))
         if not (self.folder / layout.POLICY / layout.POLICY_KIND).is_file():
             start = CellContext(
                 self.session, label=BASE, seed=self.seed, method="", start=BASE, folder=self.folder
             ).start
             save_policy(start, self.folder / layout.POLICY, method="", config={}, start=BASE)
-        return series
 
     def _failed(self, why: str) -> None:
         self.record.add(label=self.label, failed=why)
@@ -231,13 +290,29 @@ class Label:
         assert self.aligned is not None
         run, policy = self.aligned
         part = PartSession(self.session, count, count / whole)
+        part.plan = at_one_temperature(part.plan)
         began = busy_clock()
         answer(part, policy, run.start, self.label, self.seed, self.folder)
         took = busy_clock() - began
         self.record.add(
-            label=self.label, answered=count, whole=whole, seconds=took, memory=peak(self.session.base)
+            label=self.label,
+            answered=count,
+            requests=self._requests(policy),
+            seconds=took,
+            memory=peak(self.session.base),
         )
         return took
+
+    def _requests(self, policy: Policy) -> list[float]:
+        """Return the prompts of each call of the whole, at as many samples of each as those of a part have."""
+        evaluation = self.session.recipe.evaluation
+        grid = temperatures(evaluation, policy)
+        most = max(samples for *_, samples in requests(evaluation, grid))
+        return [count * samples / most for _, _, count, samples in requests(evaluation, grid)]
+
+    def _answer_like(self, other: Label) -> None:
+        self.record.add(label=self.label, answers_like=other.label)
+        shutil.copy2(other.folder / layout.SAMPLES, self.folder / layout.SAMPLES)
 
 
 class Evaluation:
@@ -246,8 +321,8 @@ class Evaluation:
     def __init__(self, session: Session, record: Lines):
         self.session, self.record = session, record
 
-    def smallest(self, seconds: float) -> list[Series]:
-        """Measure the smallest parts, each in `seconds` at most; return what can be measured in larger ones."""
+    def smallest(self, time: Time) -> None:
+        """Measure the smallest parts."""
         recipe = self.session.recipe
         cells = [Cell(BASE, recipe.seeds[0])]
         cells += [Cell(label, one.seeds[0]) for label, one in self.session.plan.labels.items()]
@@ -257,7 +332,7 @@ class Evaluation:
             if ((folder := layout.cell_folder(self.session.run, *cell)) / layout.SAMPLES).is_file()
         }
         if not answered:
-            return []
+            return
         self.session.emit(Event("calibrating the evaluation"))
 
         def one(count: int, whole: int) -> float:
@@ -273,30 +348,26 @@ class Evaluation:
             return took
 
         series = Series(recipe.evaluation.prompts, one, lambda why: self.record.add(failed=why))
-        series.begin(seconds)
-        return [series]
+        time.begin(series)
 
 
 def _write(session: Session, folder: Path, settings: samples.Settings) -> None:
-    """Write the answers again, as those to the prompts of a part: what they say does not matter."""
+    """Write the answers again, as those to the prompts of a part at all temperatures: what they say does not matter."""
     evaluation = session.recipe.evaluation
+    grid = [None] if None in settings else evaluation.sampling.temperature
+    known = next(iter(settings.values()))
 
-    def to(prompts: Many[Prompt], many: int) -> dict[float | None, list[Answer]]:
-        return {
-            temperature: [
-                replace(answers[(at * many + number) % len(answers)], prompt_id=prompt.id, sample=number)
-                for at, prompt in enumerate(prompts)
-                for number in range(many)
-            ]
-            for temperature, answers in settings.items()
-        }
+    def write(split: Split, count: int, many: int, name: str) -> None:
+        answers = [
+            replace(known[(at * many + number) % len(known)], prompt_id=prompt.id, sample=number)
+            for at, prompt in enumerate(session.table.prompts(split, count))
+            for number in range(many)
+        ]
+        samples.write(folder, dict.fromkeys(grid, answers), name)
 
-    asked = session.table.prompts(evaluation.split, evaluation.prompts)
-    samples.write(folder, to(asked, evaluation.samples_per_prompt))
-    if (folder / layout.TUNING_SAMPLES).is_file():
-        samples.write(
-            folder, to(session.table.prompts(TUNING, evaluation.tuning_prompts), 1), layout.TUNING_SAMPLES
-        )
+    write(evaluation.split, evaluation.prompts, evaluation.samples_per_prompt, layout.SAMPLES)
+    if len({split for _, split, *_ in requests(evaluation, grid)}) > 1:
+        write(TUNING, evaluation.tuning_prompts, 1, layout.TUNING_SAMPLES)
 
 
 @contextmanager
@@ -399,6 +470,16 @@ def smaller(plan: Plan, rows: int, share: float) -> Plan:
         }
     )
     return plan.model_copy(update={"recipe": recipe, "labels": labels})
+
+
+def at_one_temperature(plan: Plan) -> Plan:
+    """Return a plan that asks for answers at the highest temperature only: each takes about as long."""
+    evaluation = plan.recipe.evaluation
+    sampling = evaluation.sampling.model_copy(update={"temperature": [max(evaluation.sampling.temperature)]})
+    recipe = plan.recipe.model_copy(
+        update={"evaluation": evaluation.model_copy(update={"sampling": sampling})}
+    )
+    return plan.model_copy(update={"recipe": recipe})
 
 
 def _less(budget: Budget, rows: int, share: float) -> Budget:
