@@ -37,7 +37,7 @@ EXACT = 12
 RESAMPLES = 4999
 MOST = 100_000
 """Seeds, or prompts, beyond which `Estimate.needed` asks for none."""
-UNLIKE = 0.01
+UNLIKE = 0.001
 """Probability that one of several labels that vary alike is kept out of the pool: see `pooled`."""
 APART = 2.0
 """Standard errors by which a label's own best setting must lead the one that is best for most: see `best_settings`."""

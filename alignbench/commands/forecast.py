@@ -29,7 +29,7 @@ HEADROOM = 1.2
 """How much more memory the whole is taken to need than its parts: its longest rows are longer than theirs.
 The quickstart needed 1.12 to 1.21 times as much."""
 CALIBRATION = "calibration"
-"""The task that measures, and its log."""
+"""The tasks that measure."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,6 +187,41 @@ def _read(
     return clock.spent(layout.DATA)
 
 
+@dataclass
+class Part:
+    """The labels that one process measures after the other, and the folder for what it makes."""
+
+    labels: list[str]
+    folder: Path
+    evaluates: bool
+    lost: list[dict[str, Any]] = field(default_factory=list)
+    """Labels at which a process died, and why."""
+
+    def task(self, loaded: Loaded, plan: Plan, labels: list[str], seconds: float) -> Task:
+        """Return the task that measures `labels`, of those that are this part's."""
+        what = {"labels": labels, "seconds": seconds, "evaluates": self.evaluates}
+        return _task("calibrate", loaded, plan, self.folder, self.folder / layout.LOG, **what)
+
+    def after(self, ended: Finished) -> list[str]:
+        """Return the labels that are left for another process. Raises where not even the base could be loaded."""
+        lines = _lines(self.folder)
+        done = {line["label"] for line in lines if line.get("done")}
+        begun = next((line["label"] for line in reversed(lines) if line.get("begun")), None)
+        if ended.status == "done":
+            return []
+        if begun is None:
+            raise ended.error or AlignbenchError(f"{CALIBRATION}: {ended.reason}")
+        if begun in done:  # it died in the evaluation, or in a larger part of what is measured already
+            if self.evaluates and not any("evaluated" in line for line in lines):
+                self.lost.append({"failed": ended.reason})
+            return []
+        self.lost.append({"label": begun, "failed": ended.reason})
+        return self.labels[self.labels.index(begun) + 1 :]
+
+    def lines(self) -> list[dict[str, Any]]:
+        return [*_lines(self.folder), *self.lost]
+
+
 def _measure(
     launcher: Launcher,
     loaded: Loaded,
@@ -196,33 +231,31 @@ def _measure(
     seconds: float,
     watch: Callable[[Progress], None],
 ) -> list[dict[str, Any]]:
-    """Return what a child process has measured; where it dies, another goes on with the labels that are left."""
-    left, lost, last = list(labels), [], None
-    while last is None or last.status != "done":
-        task = _task("calibrate", loaded, plan, out, out / layout.LOG, labels=left, seconds=seconds)
-        last = _run(launcher, task, watch)
-        lines = _lines(out)
-        if last.status == "done":
-            break
-        ended = {line["label"] for line in lines if line.get("done")}
-        begun = next((line["label"] for line in reversed(lines) if line.get("begun")), None)
-        if begun is None:  # not even the base could be loaded
-            raise last.error or AlignbenchError(f"{CALIBRATION}: {last.reason}")
-        if begun in ended:  # it died in the evaluation, or in a larger part of what is measured already
-            measured = any("evaluated" in line for line in lines)
-            return [*lines, *lost, *([] if measured else [{"failed": last.reason}])]
-        lost.append({"label": begun, "failed": last.reason})
-        left = labels[labels.index(begun) + 1 :]
-    return [*_lines(out), *lost]
-
-
-def _run(launcher: Launcher, task: Task, watch: Callable[[Progress], None]) -> Finished:
-    launcher.start(CALIBRATION, task, Needs(cpus=task.threads))
-    while True:
+    """Return what child processes have measured, as many side by side as the run would have; where one dies, another
+    goes on with the labels that are left."""
+    count = max(1, min(resources.max_workers(plan, launcher), len(labels)))
+    parts: dict[str, Part] = {}
+    for number in range(count):
+        part = Part(labels[number::count], out / f"{CALIBRATION}-{number}", number == count - 1)
+        part.folder.mkdir()
+        (part.folder / layout.DATA).symlink_to(out / layout.DATA, target_is_directory=True)
+        name = CALIBRATION if count == 1 else f"{CALIBRATION} {number + 1}"
+        parts[name] = part
+        _start(launcher, name, part.task(loaded, plan, part.labels, seconds))
+    active = set(parts)
+    while active:
         ended = launcher.wait(lambda name, event: watch(Progress(name, event=event)))
-        if CALIBRATION in ended:
-            watch(Progress(CALIBRATION, ended=ended[CALIBRATION]))
-            return ended[CALIBRATION]
+        for name, one in ended.items():
+            watch(Progress(name, ended=one))
+            if left := parts[name].after(one):
+                _start(launcher, name, parts[name].task(loaded, plan, left, seconds))
+            else:
+                active.discard(name)
+    return [line for part in parts.values() for line in part.lines()]
+
+
+def _start(launcher: Launcher, name: str, task: Task) -> None:
+    launcher.start(name, task, Needs(cpus=task.threads))
 
 
 def _lines(out: Path) -> list[dict[str, Any]]:

@@ -14,10 +14,9 @@ from safetensors.torch import save_file
 
 from alignbench import layout
 from alignbench.api.config import Budget
-from alignbench.api.launcher import Finished
+from alignbench.api.launcher import Finished, Needs, Task
 from alignbench.commands import forecast
 from alignbench.engine.cells import Cell
-from alignbench.launchers.local import Local
 from alignbench.recipe.load import load
 from alignbench.recipe.resolve import resolve
 from alignbench.recipe.schema import Loaded
@@ -104,20 +103,20 @@ def sizes(one: Series) -> list[int]:
 def test_a_small_part_is_always_measured_and_a_larger_one_where_it_fits(series) -> None:
     one, failed = series(1000)
     one.begin(60.0)
-    assert (sizes(one), failed) == ([2], [])
-    one.grow(1.2)
-    assert sizes(one) == [2], "three rows would say little more than two"
-    one.grow(2.4)
-    assert sizes(one) == [2, 6], "half of the first part is taken to be what rows do not change"
+    assert (sizes(one), failed) == ([5], [])
+    one.grow(2.0)
+    assert sizes(one) == [5], "eight rows would say little more than five"
+    one.grow(3.001)
+    assert sizes(one) == [5, 15], "half of the first part is taken to be done once"
     assert one.at(1000) == pytest.approx(101)
     one.times = 3.0
     assert one.foretold() == pytest.approx(303)
     one.grow(6.05)
-    assert sizes(one) == [2, 6, 50]
-    small, _ = series(4)
+    assert sizes(one) == [5, 15, 50]
+    small, _ = series(8)
     small.begin(60.0)
     small.grow(60.0)
-    assert sizes(small) == [2, 4], "the whole is the largest part"
+    assert sizes(small) == [5, 8], "the whole is the largest part"
 
 
 def test_all_parts_share_the_time_and_one_that_takes_it_all_spoils_no_other(monkeypatch) -> None:
@@ -127,13 +126,23 @@ def test_all_parts_share_the_time_and_one_that_takes_it_all_spoils_no_other(monk
     together = Time(60.0, now[0], 6)
     failed: list[str] = []
     for seconds in (1.0, 500.0, 2.0, 500.0, 3.0, 1.0):
-        together.begin(Series(1000, limits.taking(seconds), failed.append))
+        together.begin(Series(100, limits.taking(seconds), failed.append))
     assert [len(one.points) for one in together.series] == [1, 0, 1, 0, 1, 1]
     assert len(failed) == 2
     assert now[0] - 100 <= 60
     assert together.ends() == 160
-    together.series[0].times = 100
+    together.series[0].times = 1000
     assert together.ends() == pytest.approx(100 + 0.03 * together.foretold()), "a long run has more time"
+
+
+def test_a_part_of_a_long_run_may_take_half_of_the_time(monkeypatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr("alignbench.worker.tasks.calibrate.busy_clock", lambda: now[0])
+    monkeypatch.setattr("alignbench.worker.tasks.calibrate.limited", limits := Limits(now))
+    together, failed = Time(60.0, now[0], 20), list[str]()
+    together.begin(Series(100, limits.taking(25.0), failed.append, 2))
+    together.begin(Series(30, limits.taking(25.0), failed.append, 2))
+    assert [len(one.points) for one in together.series] == [1, 0], "2 of 30 are more than 3 %"
 
 
 class Limits:
@@ -158,10 +167,10 @@ class Limits:
 
 
 def test_a_part_that_is_too_small_is_followed_by_a_larger_one(series) -> None:
-    one, failed = series(100, least=18)
+    one, failed = series(100, least=15)
     one.begin(60.0)
-    assert (sizes(one), failed) == ([18], [])
-    none, failed = series(4, least=18)
+    assert (sizes(one), failed) == ([15], [])
+    none, failed = series(4, least=15)
     none.begin(60.0)
     assert (sizes(none), failed) == ([], ["nothing to learn from 4 rows"])
 
@@ -205,34 +214,52 @@ def test_a_part_has_its_share_of_every_budget(tmp_path: Path, budget: Budget, pa
     assert (plan.recipe.evaluation.prompts, plan.recipe.evaluation.tuning_prompts) == (1, 2)
 
 
-def test_a_killed_process_costs_its_label_and_no_other(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    loaded = recipe(tmp_path)
-    asked: list[list[str]] = []
+class Killed:
+    """A launcher whose processes die at the label `broken`."""
 
-    def killed(launcher: Local, task, watch) -> Finished:
-        labels = task.what["labels"]
-        asked.append(labels)
+    def __init__(self) -> None:
+        self.asked: list[list[str]] = []
+        self.ended: dict[str, Finished] = {}
+
+    def start(self, name: str, task: Task, needs: Needs) -> None:
+        self.asked.append(task.what["labels"])
+        self.ended[name] = Finished()
         with (task.run / layout.MEASURED).open("a") as file:
-            for label in labels:
+            for label in task.what["labels"]:
                 file.write(json.dumps({"label": label, "begun": True}) + "\n")
                 if label == "broken":
                     file.write('{"label": "bro')
-                    return Finished("failed", "killed by SIGKILL (out of memory?)")
+                    self.ended[name] = Finished("failed", "killed by SIGKILL (out of memory?)")
+                    return
                 file.write(json.dumps({"label": label, "done": True}) + "\n")
-        return Finished()
 
-    monkeypatch.setattr(forecast, "_run", killed)
+    def wait(self, on_event: object, timeout: float | None = None) -> dict[str, Finished]:
+        ended, self.ended = self.ended, {}
+        return ended
+
+
+@pytest.mark.parametrize(
+    ("workers", "asked"),
+    [
+        (1, [["base", "sft", "broken", "after-it"], ["after-it"]]),
+        (2, [["base", "broken"], ["sft", "after-it"]]),
+    ],
+)
+def test_a_killed_process_costs_its_label_and_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int, asked: list[list[str]]
+) -> None:
+    loaded, launcher = recipe(tmp_path), Killed()
+    monkeypatch.setattr("alignbench.engine.resources.max_workers", lambda plan, launcher: workers)
+    labels = ["base", "sft", "broken", "after-it"]
     found = forecast._measure(
-        Local(),
+        launcher,  # pyright: ignore[reportArgumentType]
         loaded,
         resolve(loaded.recipe),
         tmp_path,
-        ["base", "sft", "broken", "after-it"],
+        labels,
         9.0,
         lambda one: None,
     )
-    assert asked == [["base", "sft", "broken", "after-it"], ["after-it"]]
-    assert [line["label"] for line in found if line.get("done")] == ["base", "sft", "after-it"]
+    assert launcher.asked == asked
+    assert {line["label"] for line in found if line.get("done")} == {"base", "sft", "after-it"}
     assert {"label": "broken", "failed": "killed by SIGKILL (out of memory?)"} in found

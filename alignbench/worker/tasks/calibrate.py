@@ -40,8 +40,14 @@ from alignbench.worker.tasks.cell import align
 if TYPE_CHECKING:
     from alignbench.models import Base
 
-SMALLEST = 2
-"""Rows or prompts of the first part."""
+SMALLEST = 5
+"""Rows or prompts of the first part: fewer would mostly measure what is done once."""
+
+TOGETHER = 16
+"""Prompts of the first part of a policy's answers: they are decoded together, and few take as long as one."""
+
+FEWEST = 2
+"""Prompts of the first part of what may take long for each, a decoder's answers and the evaluation."""
 
 LEAST = 2
 """Rows of a part of another split, or for judges, at least."""
@@ -53,16 +59,22 @@ ROUNDS = (1 / 3, 1)
 """Shares of the time left, once there is a first part of everything, in which two larger parts are measured."""
 
 FIXED = 0.5
-"""Share of the time of a first part that is taken not to grow with its size, to choose the size of the next."""
+"""Share of the time of a first part that is taken to be done once, to choose the size of the next."""
 
-SHARES = 2
-"""Fair shares of the time left that a first part may take: most need less than one."""
+SHARES = 3
+"""About how many fair shares of the time left a first part may take: most need less than one."""
+
+PATIENCE = 0.5
+"""Share of its time that measuring may take for one first part, where that is at most OF_A_LONG_RUN of its whole."""
 
 UNTRAINED = 32
 """Rows that a label which trains nothing is taken to read before it answers, at most: a calibration does not grow."""
 
 SHARE = 0.25
 """Share of what the whole will take that measuring its parts may take."""
+
+AT_LEAST = 0.1
+"""Share of its time that measuring may take however short the whole is."""
 
 OF_A_LONG_RUN = 0.03
 """Share of what the whole will take that measuring may take although that is more than it was given."""
@@ -79,28 +91,35 @@ class OutOfTime(BaseException):
 
 
 def main(task: Task, emit: Callable[[Event], None]) -> None:
-    """Measure `what["labels"]`, then the evaluation, within `what["seconds"]` or 3 % of what is foretold.
+    """Measure `what["labels"]`, then the evaluation if it `evaluates`, in `what["seconds"]` or 3 % of what is foretold.
 
     First a small part of everything; then larger ones in what is left, most of it where the whole will take longest.
     A short run gets less time.
     """
-    began = busy_clock()
+    began, labels = busy_clock(), task.what["labels"]
     session = Session(task, emit)
     record = Lines(task.run / layout.MEASURED)
     loading = busy_clock()
     model = session.base.record()
     record.add(loaded=busy_clock() - loading, model=model)
-    labels = task.what["labels"]
-    time = Time(float(task.what["seconds"]), began, 2 * len(labels) + 1)
+    for (
+        label,
+        planned,
+    ) in session.plan.labels.items():  # others start from it, and another process measures it
+        if label not in labels:
+            cell = Cell(label, planned.seeds[0])
+            save_base(session, cell, layout.cell_folder(session.run, *cell))
+    time = Time(float(task.what["seconds"]), began, 2 * len(labels) + task.what["evaluates"])
     like: Label | None = None
     for name in labels:
         record.add(label=name, begun=True)
         one = Label(session, name, record)
         one.smallest(time, like)
-        like = like or (one if one.speaks_for_others else None)
+        like = like or (one if one.answering is not None else None)
         record.add(label=name, done=True)
-    Evaluation(session, record).smallest(time)
-    ends = min(time.ends(), loading + SHARE * time.foretold())
+    if task.what["evaluates"]:
+        Evaluation(session, record).smallest(time)
+    ends = min(time.ends(), loading + max(SHARE * time.foretold(), AT_LEAST * time.seconds))
     for share in ROUNDS:
         until = busy_clock() + share * (ends - busy_clock())
         weights = [sqrt(one.foretold()) for one in time.series]
@@ -125,9 +144,14 @@ class Time:
         return self.began + max(self.seconds, OF_A_LONG_RUN * self.foretold())
 
     def begin(self, one: Series) -> None:
-        """Measure the first part of a series, in a few shares of what is left at most."""
-        left = self.ends() - busy_clock()
-        one.begin(left * min(1.0, SHARES / max(1, self.left)))
+        """Measure the first part of a series, in a few shares of what is left at most.
+
+        A part of so long a run that it is worth its time may take longer, since the whole has more time then.
+        """
+        seconds = (self.ends() - busy_clock()) * SHARES / (self.left + SHARES - 1)
+        if one.smallest <= OF_A_LONG_RUN * one.times * one.whole:
+            seconds = max(seconds, PATIENCE * self.seconds)
+        one.begin(seconds)
         self.series.append(one)
         self.left -= 1
 
@@ -139,8 +163,9 @@ class Time:
 class Series:
     """Growing parts of a whole, and what they took."""
 
-    def __init__(self, whole: int, work: Measure, failed: Callable[[str], None]):
+    def __init__(self, whole: int, work: Measure, failed: Callable[[str], None], smallest: int = SMALLEST):
         self.whole, self.work, self.failed = whole, work, failed
+        self.smallest = min(smallest, whole)
         self.most = whole
         """The size from which nothing grows any more."""
         self.times = 1.0
@@ -148,10 +173,10 @@ class Series:
         self.points: list[tuple[int, float]] = []
 
     def begin(self, seconds: float) -> None:
-        """Measure a small part; where it fails, larger ones, until `seconds` are spent."""
-        ends, why, size = busy_clock() + seconds, "", min(SMALLEST, self.whole)
+        """Measure a small part; where it fails, larger ones, until `seconds` are spent. The last may take as long."""
+        ends, why, size = busy_clock() + seconds, "", self.smallest
         while not self.points:
-            why = self._take(size, ends - busy_clock())
+            why = self._take(size, seconds)
             if size == self.whole or busy_clock() >= ends:
                 break
             size = min(GROWTH * size, self.whole)
@@ -162,21 +187,23 @@ class Series:
         """Measure the largest part that `seconds` suffice for, if it says more than the last."""
         if not self.points or self.points[-1][0] >= self.most:
             return
-        last = self.points[-1][0]
-        size = next((size for size in range(self.most, last, -1) if self.at(size) <= seconds), last)
-        if size >= min(WORTH * last, self.most) and (why := self._take(size, 2 * seconds)):
-            self.failed(why)
+        last, took = self.points[-1]
+        slope = self._slope() * (1 if len(self.points) > 1 else 1 - FIXED)
+        size = min(last + int(max(0.0, seconds - took) / max(slope, 1e-9)), self.most)
+        if size >= min(WORTH * last, self.most):
+            self._take(size, 2 * seconds)
 
     def at(self, size: int) -> float:
-        """Return what a part is expected to take: by the last two parts, and no less for a row than a quarter of
-        what a row of the last took."""
-        if not self.points:
-            return 0.0
+        """Return what a part is expected to take."""
+        return self.points[-1][1] + self._slope() * (size - self.points[-1][0]) if self.points else 0.0
+
+    def _slope(self) -> float:
+        """What a row takes more: by the last two parts, and no less than a quarter of what one of the last took."""
         last, took = self.points[-1]
         if len(self.points) == 1:
-            return took * (FIXED + (1 - FIXED) * size / last)
+            return took / last
         before, less = self.points[-2]
-        return took + max(took / last / 4, (took - less) / (last - before)) * (size - last)
+        return max(took / last / 4, (took - less) / (last - before))
 
     def foretold(self) -> float:
         """Return what the whole is expected to take, as often as it is done."""
@@ -218,9 +245,9 @@ class Label:
         self.seed = session.recipe.seeds[0] if self.planned is None else self.planned.seeds[0]
         self.folder = layout.cell_folder(session.run, label, self.seed)
         self.aligned: tuple[CellContext, Any] | None = None
-        self.speaks_for_others = False
-        """Whether it answered as the base with an adapter does. Such policies are equally fast, and after a few rows
-        they answer as what they start from, so that one is measured for all."""
+        self.answering: Series | None = None
+        """Its answers, where it is the base with an adapter. Such policies are equally fast, and after a few rows they
+        answer as what they start from, so that one is measured for all."""
 
     def smallest(self, time: Time, like: Label | None) -> None:
         """Measure the smallest parts; `like` is an earlier label that answered for others.
@@ -241,18 +268,16 @@ class Label:
             adapted = "adapter" in policy.can and self.label != BASE
             if adapted and like is not None:
                 time.skip(1)
-                self._answer_like(like)
+                self._answer_like(like, policy)
             else:
-                answering = Series(self.session.recipe.evaluation.prompts, self._answer, self._failed)
+                prompts = self.session.recipe.evaluation.prompts
+                smallest = TOGETHER if "adapter" in policy.can else FEWEST
+                answering = Series(prompts, self._answer, self._failed, smallest)
                 answering.times = sum(self._requests(policy)) / answering.whole
                 time.begin(answering)
-                self.speaks_for_others = adapted and bool(answering.points)
+                self.answering = answering if adapted and answering.points else None
             self.session.emit(Event(f"calibrated {self.label}"))
-        if not (self.folder / layout.POLICY / layout.POLICY_KIND).is_file():
-            start = CellContext(
-                self.session, label=BASE, seed=self.seed, method="", start=BASE, folder=self.folder
-            ).start
-            save_policy(start, self.folder / layout.POLICY, method="", config={}, start=BASE)
+        save_base(self.session, Cell(self.label, self.seed), self.folder)
 
     def _failed(self, why: str) -> None:
         self.record.add(label=self.label, failed=why)
@@ -310,9 +335,19 @@ class Label:
         most = max(samples for *_, samples in requests(evaluation, grid))
         return [count * samples / most for _, _, count, samples in requests(evaluation, grid)]
 
-    def _answer_like(self, other: Label) -> None:
+    def _answer_like(self, other: Label, policy: Policy) -> None:
+        assert other.answering is not None
+        other.answering.times += sum(self._requests(policy)) / other.answering.whole
         self.record.add(label=self.label, answers_like=other.label)
         shutil.copy2(other.folder / layout.SAMPLES, self.folder / layout.SAMPLES)
+
+
+def save_base(session: Session, cell: Cell, folder: Path) -> None:
+    """Save the base as the policy of a cell that has none."""
+    if not (folder / layout.POLICY / layout.POLICY_KIND).is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        start = CellContext(session, label=BASE, seed=cell.seed, method="", start=BASE, folder=folder).start
+        save_policy(start, folder / layout.POLICY, method="", config={}, start=BASE)
 
 
 class Evaluation:
@@ -322,18 +357,22 @@ class Evaluation:
         self.session, self.record = session, record
 
     def smallest(self, time: Time) -> None:
-        """Measure the smallest parts."""
+        """Measure a small part. A label of another process counts as the base with the answers of a label here."""
         recipe = self.session.recipe
         cells = [Cell(BASE, recipe.seeds[0])]
         cells += [Cell(label, one.seeds[0]) for label, one in self.session.plan.labels.items()]
-        answered = {
+        folders = {cell: layout.cell_folder(self.session.run, *cell) for cell in cells}
+        known = {
             cell: samples.read(folder)
-            for cell in cells
-            if ((folder := layout.cell_folder(self.session.run, *cell)) / layout.SAMPLES).is_file()
+            for cell, folder in folders.items()
+            if (folder / layout.SAMPLES).is_file()
         }
-        if not answered:
+        if not known:
             return
         self.session.emit(Event("calibrating the evaluation"))
+        answered = {cell: known.get(cell, next(iter(known.values()))) for cell in cells}
+        for cell, folder in folders.items():
+            save_base(self.session, cell, folder)
 
         def one(count: int, whole: int) -> float:
             part = PartSession(self.session, count, count / whole)
@@ -347,7 +386,7 @@ class Evaluation:
             self.record.add(evaluated=count, whole=whole, seconds=took)
             return took
 
-        series = Series(recipe.evaluation.prompts, one, lambda why: self.record.add(failed=why))
+        series = Series(recipe.evaluation.prompts, one, lambda why: self.record.add(failed=why), FEWEST)
         time.begin(series)
 
 
