@@ -233,13 +233,13 @@ def _measure(
 ) -> list[dict[str, Any]]:
     """Return what child processes have measured, as many side by side as the run would have; where one dies, another
     goes on with the labels that are left."""
-    count = max(1, min(resources.max_workers(plan, launcher), len(labels)))
+    shared = divided(plan, labels, max(1, resources.max_workers(plan, launcher)))
     parts: dict[str, Part] = {}
-    for number in range(count):
-        part = Part(labels[number::count], out / f"{CALIBRATION}-{number}", number == count - 1)
+    for number, some in enumerate(shared):
+        part = Part(some, out / f"{CALIBRATION}-{number}", number == len(shared) - 1)
         part.folder.mkdir()
         (part.folder / layout.DATA).symlink_to(out / layout.DATA, target_is_directory=True)
-        name = CALIBRATION if count == 1 else f"{CALIBRATION} {number + 1}"
+        name = CALIBRATION if len(shared) == 1 else f"{CALIBRATION} {number + 1}"
         parts[name] = part
         _start(launcher, name, part.task(loaded, plan, part.labels, seconds))
     active = set(parts)
@@ -252,6 +252,20 @@ def _measure(
             else:
                 active.discard(name)
     return [line for part in parts.values() for line in part.lines()]
+
+
+def divided(plan: Plan, labels: Iterable[str], most: int) -> list[list[str]]:
+    """Return `labels` in at most so many parts of about equal size.
+
+    The base stands for a start that another process measures, but for no other label that a label names.
+    """
+    found: list[list[str]] = [[] for _ in range(most)]
+    for label in labels:
+        planned = plan.labels.get(label)
+        named = [] if planned is None else [one for one in planned.parents if one != planned.start]
+        beside = next((some for some in found if set(named) & set(some)), None)
+        (min(found, key=len) if beside is None else beside).append(label)
+    return [some for some in found if some]
 
 
 def _start(launcher: Launcher, name: str, task: Task) -> None:

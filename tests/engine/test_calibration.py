@@ -214,6 +214,15 @@ def test_a_part_has_its_share_of_every_budget(tmp_path: Path, budget: Budget, pa
     assert (plan.recipe.evaluation.prompts, plan.recipe.evaluation.tuning_prompts) == (1, 2)
 
 
+def test_labels_are_measured_where_what_they_name_is_measured(tmp_path: Path) -> None:
+    text = RECIPE.replace("  broken:", "  rain: {}\n  best-of-n: {like: rain}\n  broken:")
+    plan = resolve(recipe(tmp_path, text).recipe)
+    labels = ["base", "sft", "rain", "best-of-n", "broken", "after-it"]
+    assert forecast.divided(plan, labels, 2) == [["base", "rain", "best-of-n"], ["sft", "broken", "after-it"]]
+    assert forecast.divided(plan, labels, 1) == [labels]
+    assert forecast.divided(plan, ["base"], 4) == [["base"]]
+
+
 class Killed:
     """A launcher whose processes die at the label `broken`."""
 
