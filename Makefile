@@ -26,8 +26,8 @@ browser: $(VENV)/installed-browser      ## run the tests in Chromium, which must
 faults: $(VENV)/installed-test          ## kill cells at every file mutation; takes up to an hour
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 TESTS=long $(BIN)/python -m pytest -q -s tests/faults
 
-ray: $(VENV)/installed-test             ## of the test suite: kill nodes, workers and commands of runs on Ray
-	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q plugins/alignbench-ray
+ray: $(VENV)/installed-test             ## run the whole suite of runs on Ray: kill nodes, workers and commands
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 TESTS=long $(BIN)/python -m pytest -q plugins/alignbench-ray
 
 examples: $(VENV)/installed-test        ## run the whole suite of every example and of TRL's trainers; takes minutes
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 TESTS=long $(BIN)/python -m pytest -q tests/testing/test_one_page.py plugins/alignbench-trl

@@ -38,7 +38,7 @@ RESAMPLES = 4999
 MOST = 100_000
 """Seeds, or prompts, beyond which `Estimate.needed` asks for none."""
 UNLIKE = 0.001
-"""Probability that one of several labels that vary alike is kept out of the pool: see `pooled`."""
+"""Nominal probability that a label which varies like the others is kept out of the pool: see `alike`."""
 APART = 2.0
 """Standard errors by which a label's own best setting must lead the one that is best for most: see `best_settings`."""
 
@@ -274,9 +274,8 @@ def pooled(tables: Mapping[Pair, Table]) -> dict[Pair, Estimate]:
     variance, or with its own where that is larger: the guard for a label that is somewhat less stable than the
     others. Var(mean) = (w_a + w_b)/S + prompt/P.
 
-    A label that varies far more than the others would hide their differences behind its own variance. While the
-    largest variance is beyond what chance makes of equal ones (`outlier`), its label leaves the pool, and its pairs
-    are estimated by themselves, as `method` does.
+    Labels that vary far more than the others would hide their differences behind their own variance. They leave
+    the pool (`alike`), and their pairs are estimated by themselves, as `method` does.
 
     Degrees of freedom: the parts of Var(mean) weigh as in `method`, by their shares: the pool's has
     (L-1)(S-1), rest (S-1)(P-1), the prompts' P-1. What a label varies beyond the pool rests on its own S-1
@@ -289,16 +288,59 @@ def pooled(tables: Mapping[Pair, Table]) -> dict[Pair, Estimate]:
     """
     for table in tables.values():
         _check(*table.shape)
-    alike = dict(tables)
-    while (pool := _pool(alike)) is not None:
-        odd = outlier(pool.own, min(len(table) for table in alike.values()) - 1)
-        if odd is None:
-            break
-        alike = {pair: table for pair, table in alike.items() if odd not in pair}
+    found = {pair: _side(table) for pair, table in tables.items()}
+    pool = _pool(same := _alike(found))
     return {
-        pair: method(table) if pool is None or pair not in alike else pool.estimate(pair, table)
+        pair: method(table) if pool is None or pair not in same else pool.estimate(pair, table)
         for pair, table in tables.items()
     }
+
+
+def alike(tables: Mapping[Pair, Table]) -> dict[Pair, Table]:
+    """Return the tables of labels whose seeds vary alike: those of the pool.
+
+    Left out are labels whose variance is beyond what chance makes of equal ones (`outlier`): of at most half of the
+    labels the largest number such that the last of them still is, among all that vary less. Several unstable labels
+    then do not hide one another. It is done again with what is left.
+    """
+    return {pair: tables[pair] for pair in _alike({pair: _side(table) for pair, table in tables.items()})}
+
+
+class _Side(NamedTuple):
+    """What is known of one pair's table."""
+
+    seeds: int
+    prompts: int
+    found: Components
+
+
+def _side(table: Table) -> _Side:
+    seeds, prompts = table.shape
+    return _Side(seeds, prompts, components(table))
+
+
+def _alike(sides: Mapping[Pair, _Side]) -> dict[Pair, _Side]:
+    same = dict(sides)
+    while (pool := _pool(same)) is not None and (odd := _outliers(same, pool.own)):
+        same = _without(same, odd)
+    return same
+
+
+def _outliers(sides: Mapping[Pair, _Side], own: Mapping[str, float]) -> list[str]:
+    ranked = sorted(own, key=own.__getitem__, reverse=True)
+    for count in range((len(ranked) - 1) // 2, 0, -1):
+        larger = ranked[: count - 1]
+        # Estimated again without the larger ones, whose noise is in every variance that is estimated with them.
+        pool = _pool(rest := _without(sides, larger))
+        if pool is not None:
+            last = outlier(pool.own, min(one.seeds for one in rest.values()) - 1)
+            if last is not None:
+                return [*larger, last]
+    return []
+
+
+def _without(sides: Mapping[Pair, _Side], labels: Sequence[str]) -> dict[Pair, _Side]:
+    return {pair: one for pair, one in sides.items() if not set(pair) & set(labels)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -333,17 +375,17 @@ class _Pool:
         )
 
 
-def _pool(tables: Mapping[Pair, Table]) -> _Pool | None:
+def _pool(sides: Mapping[Pair, _Side]) -> _Pool | None:
     """Return the pool of all labels; None where the pairs do not determine a variance for each."""
-    labels = list(dict.fromkeys(label for pair in tables for label in pair))
-    design = np.array([[float(label in pair) for label in labels] for pair in tables])
+    labels = list(dict.fromkeys(label for pair in sides for label in pair))
+    design = np.array([[float(label in pair) for label in labels] for pair in sides])
     if len(labels) < 3 or np.linalg.matrix_rank(design) < len(labels):
         return None
-    found = [components(table) for table in tables.values()]
-    seeds, prompts = np.array([table.shape for table in tables.values()]).T
+    seeds, prompts = (np.array(column) for column in zip(*(one[:2] for one in sides.values()), strict=True))
+    found = [one.found for one in sides.values()]
     weights = np.sqrt(seeds - 1)[:, None]
-    sides = np.stack([[one.seed_means for one in found], [one.rest for one in found] / prompts], axis=1)
-    solved = np.linalg.lstsq(design * weights, sides * weights, rcond=None)[0]
+    values = np.stack([[one.seed_means for one in found], [one.rest for one in found] / prompts], axis=1)
+    solved = np.linalg.lstsq(design * weights, values * weights, rcond=None)[0]
     own, rest = solved[:, 0], np.maximum(0.0, solved[:, 1])
     return _Pool(
         dict(zip(labels, own.tolist(), strict=True)),
@@ -357,7 +399,8 @@ def outlier(variances: Mapping[str, float], df: int, alpha: float = UNLIKE) -> s
     """Return the label whose variance is larger than chance makes the largest of equal ones; None if there is none.
 
     Each rests on `df` degrees of freedom. By the largest share of their sum, with probability `alpha` of a false
-    outlier (Cochran 1941, Annals of Eugenics 11).
+    outlier where they are independent (Cochran 1941, Annals of Eugenics 11). Those of `pooled` are estimated together;
+    `benchmarks/proofs/power.py` measures how often a label leaves the pool.
     """
     from scipy.special import fdtri
 

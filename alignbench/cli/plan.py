@@ -27,7 +27,8 @@ def plan(
     estimate: Annotated[
         bool,
         typer.Option(
-            "--estimate", help="Predict time and memory from parts of every label, in about a minute."
+            "--estimate",
+            help="Predict time and memory from parts of every label, in about a minute or 3 % of a long run.",
         ),
     ] = False,
     launcher: ChosenLauncher = "local",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,7 +24,7 @@ from alignbench.recipe.plan import Plan
 from alignbench.recipe.schema import BASE, Loaded
 
 SECONDS = 60.0
-"""What measuring parts may take, the reading of the data aside; of a run that takes more than half an hour, 3 %."""
+"""What measuring parts may take, reading the data and loading the base aside; or 3 % of what one seed takes."""
 HEADROOM = 1.2
 """How much more memory the whole is taken to need than its parts: its longest rows are longer than theirs.
 The quickstart needed 1.12 to 1.21 times as much."""
@@ -108,8 +108,9 @@ def calibrate(
 
     `only`: these labels and what they start from.
 
-    Nothing that is made on the way is kept. Measuring takes `seconds`, or 3 % of what it foretells where that is
-    more. A label that cannot be measured in its share of it says why, and the others are measured without it.
+    Nothing that is made on the way is kept. Measuring takes `seconds`, or 3 % of what it foretells of one seed where
+    that is more, and half a minute more at most. A label that cannot be measured in its share of it says why, and the
+    others are measured without it.
     """
     began = time.monotonic()
     model_files.check(plan, loaded.path.parent)
@@ -196,27 +197,38 @@ class Part:
     evaluates: bool
     lost: list[dict[str, Any]] = field(default_factory=list)
     """Labels at which a process died, and why."""
+    error: AlignbenchError | None = None
+    """Why not even the base could be loaded."""
+    asked: list[str] = field(default_factory=list)
+    """What the last process was to measure."""
+    read: int = 0
+    """Lines that earlier processes have written."""
 
-    def task(self, loaded: Loaded, plan: Plan, labels: list[str], seconds: float) -> Task:
-        """Return the task that measures `labels`, of those that are this part's."""
-        what = {"labels": labels, "seconds": seconds, "evaluates": self.evaluates}
+    def task(self, loaded: Loaded, plan: Plan, planned: list[str], labels: list[str], seconds: float) -> Task:
+        """Return the task that measures `labels`, of those that are this part's; `planned` are those of all parts."""
+        self.asked, self.read = labels, len(_lines(self.folder))
+        what = {"labels": labels, "planned": planned, "seconds": seconds, "evaluates": self.evaluates}
         return _task("calibrate", loaded, plan, self.folder, self.folder / layout.LOG, **what)
 
-    def after(self, ended: Finished) -> list[str]:
-        """Return the labels that are left for another process. Raises where not even the base could be loaded."""
-        lines = _lines(self.folder)
-        done = {line["label"] for line in lines if line.get("done")}
-        begun = next((line["label"] for line in reversed(lines) if line.get("begun")), None)
+    def after(self, ended: Finished) -> list[str] | None:
+        """Return the labels that another process is to measure, none if only the evaluation; None: nothing is left."""
         if ended.status == "done":
-            return []
-        if begun is None:
-            raise ended.error or AlignbenchError(f"{CALIBRATION}: {ended.reason}")
-        if begun in done:  # it died in the evaluation, or in a larger part of what is measured already
-            if self.evaluates and not any("evaluated" in line for line in lines):
-                self.lost.append({"failed": ended.reason})
-            return []
-        self.lost.append({"label": begun, "failed": ended.reason})
-        return self.labels[self.labels.index(begun) + 1 :]
+            return None
+        lines = _lines(self.folder)
+        new = lines[self.read :]
+        begun = next((str(line["label"]) for line in reversed(new) if line.get("begun")), "")
+        died = begun and not any(line.get("done") and line["label"] == begun for line in new)
+        evaluating = self.evaluates and not any("evaluated" in line for line in lines)
+        if died:
+            self.lost.append({"label": begun, "failed": ended.reason})
+            left = self.asked[self.asked.index(begun) + 1 :]
+            return left if left or evaluating else None
+        if not begun and self.asked:  # not even the base could be loaded
+            self.error = ended.error or AlignbenchError(f"{CALIBRATION}: {ended.reason}")
+            self.lost += [{"label": label, "failed": ended.reason} for label in self.asked]
+        if evaluating:
+            self.lost.append({"failed": ended.reason})
+        return None
 
     def lines(self) -> list[dict[str, Any]]:
         return [*_lines(self.folder), *self.lost]
@@ -232,7 +244,7 @@ def _measure(
     watch: Callable[[Progress], None],
 ) -> list[dict[str, Any]]:
     """Return what child processes have measured, as many side by side as the run would have; where one dies, another
-    goes on with the labels that are left."""
+    goes on with the labels that are left. Raises where none could load the base."""
     shared = divided(plan, labels, max(1, resources.max_workers(plan, launcher)))
     parts: dict[str, Part] = {}
     for number, some in enumerate(shared):
@@ -241,31 +253,40 @@ def _measure(
         (part.folder / layout.DATA).symlink_to(out / layout.DATA, target_is_directory=True)
         name = CALIBRATION if len(shared) == 1 else f"{CALIBRATION} {number + 1}"
         parts[name] = part
-        _start(launcher, name, part.task(loaded, plan, part.labels, seconds))
+        _start(launcher, name, part.task(loaded, plan, labels, part.labels, seconds))
     active = set(parts)
     while active:
         ended = launcher.wait(lambda name, event: watch(Progress(name, event=event)))
         for name, one in ended.items():
             watch(Progress(name, ended=one))
-            if left := parts[name].after(one):
-                _start(launcher, name, parts[name].task(loaded, plan, left, seconds))
+            if (left := parts[name].after(one)) is not None:
+                _start(launcher, name, parts[name].task(loaded, plan, labels, left, seconds))
             else:
                 active.discard(name)
-    return [line for part in parts.values() for line in part.lines()]
+    lines = [line for part in parts.values() for line in part.lines()]
+    error = next((part.error for part in parts.values() if part.error), None)
+    if error is not None and not any("loaded" in line for line in lines):
+        raise error
+    return lines
 
 
-def divided(plan: Plan, labels: Iterable[str], most: int) -> list[list[str]]:
+def divided(plan: Plan, labels: Sequence[str], most: int) -> list[list[str]]:
     """Return `labels` in at most so many parts of about equal size.
 
     The base stands for a start that another process measures, but for no other label that a label names.
     """
-    found: list[list[str]] = [[] for _ in range(most)]
+    together: list[list[str]] = []
     for label in labels:
         planned = plan.labels.get(label)
-        named = [] if planned is None else [one for one in planned.parents if one != planned.start]
-        beside = next((some for some in found if set(named) & set(some)), None)
-        (min(found, key=len) if beside is None else beside).append(label)
-    return [some for some in found if some]
+        named = set() if planned is None else {one for one in planned.parents if one != planned.start}
+        joined = [some for some in together if named & set(some)]
+        together = [some for some in together if some not in joined]
+        together.append([*(one for some in joined for one in some), label])
+    order = list(labels)
+    found: list[list[str]] = [[] for _ in range(most)]
+    for some in sorted(together, key=lambda some: order.index(some[0])):
+        min(found, key=len).extend(some)
+    return [sorted(some, key=order.index) for some in found if some]
 
 
 def _start(launcher: Launcher, name: str, task: Task) -> None:

@@ -277,7 +277,7 @@ def _estimates(
     pairs: Mapping[stats.Pair, Sequence[Difference]],
     tables: Mapping[stats.Pair, stats.Table | str],
 ) -> dict[stats.Pair, stats.Estimate | str]:
-    """Each pair's estimate, or the reason why there is none; the method's seeds are pooled over all labels."""
+    """Each pair's estimate, or the reason why there is none; the method's seeds are pooled over labels."""
     found: dict[stats.Pair, stats.Estimate | str] = {}
     shared: dict[stats.Pair, stats.Table] = {}
     for pair, table in tables.items():
@@ -305,7 +305,8 @@ def _detectable(
 ) -> dict[stats.Pair, float]:
     """What each pair would have shown, by the variance of the whole column and not by the pair's own.
 
-    By the pair's own where it has no paired table in `tables`: seeds of its own, or raters who vary.
+    By the pair's own where it has no paired table in `tables` (seeds of its own, or raters who vary), and where a label
+    of it varies far more than the others.
     """
     found: dict[stats.Pair, float] = {}
     paired = {
@@ -313,6 +314,8 @@ def _detectable(
         for pair in known
         if (table := tables.get(pair)) is not None and not isinstance(table, str) and table.ndim == 2
     }
+    if estimand == "method" and all(len(table) >= stats.MIN_SEEDS for table in paired.values()):
+        paired = stats.alike(paired)
     if paired:
         planning = stats.planned(paired.values())
         found = {

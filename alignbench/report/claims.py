@@ -122,9 +122,9 @@ def _procedure(one: Procedure) -> list[str]:
         f"with over {one.most_diverged:.0%} such seeds stays undecided. The seeds or prompts that an undecided part",
         "needs decide it in 80 % of all cases if the truth is what was found, at the p that decides one part more.",
         "",
-        "Labels of one run are compared with the variance between seeds that is pooled over all labels of that run",
-        "([metrics](metrics.md)), labels of two runs with their own. All seeds read the same training rows: they are a",
-        "sample of trainings and answers, not of data.",
+        "Labels of one run are compared with the variance between seeds that is pooled over those of its labels that",
+        "vary alike ([metrics](metrics.md)), labels of two runs with their own. All seeds read the same training rows:",
+        "they are a sample of trainings and answers, not of data.",
     ]
 
 

@@ -57,6 +57,8 @@ def _scores(one: Reward, prompts: Many[Prompt], answers: Many[str]) -> list[floa
         return one.score(prompts, answers)
 
 
+FORMAT = 2
+"""Of what is kept with a reward model; one of another format is made again."""
 MEASURED = 0.1
 """Share of what a reward model may take of a budget that counts everything, for measuring and scaling it."""
 
@@ -122,6 +124,7 @@ def reward_model(
     folder = run.shared(
         make,
         what="training the reward model",
+        format=FORMAT,
         seed=run.seed,
         start=start,
         rows=store.digest([_content(row) for row in compared]),

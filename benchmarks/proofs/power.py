@@ -37,6 +37,7 @@ SCENES: Mapping[str, tuple[float, float]] = {
     "all labels alike": (1, 1),
     "one label with three times the seeds' deviation": (3, 1),
     "one label with three times the deviation of seeds and answers": (3, 3),
+    "one label with ten times the seeds' deviation": (10, 1),
     "one label without any noise of seeds": (0, 1),
 }
 """What one of the labels has, times what the others have: of seeds, of answers."""
@@ -130,6 +131,15 @@ def far_out(seeds: int, odd: tuple[float, float] = (3, 1), runs: int = 3000) -> 
                 hits[name].update(level for level in LEVELS if p <= level)
     count = runs * (LABELS - 1)
     return {name: {str(level): round(of[level] / count, 4) for level in LEVELS} for name, of in hits.items()}
+
+
+def left_out(seeds: int, labels: int, runs: int = 2000) -> float:
+    """Return the share of runs of equal labels in which any of them leaves the pool."""
+    rng, hits = np.random.default_rng(seeds), 0
+    for _ in range(runs):
+        tables = pairs(drawn(rng, seeds, 50)[:labels])
+        hits += len(stats.alike(tables)) < len(tables)
+    return hits / runs
 
 
 def held(seeds: int, odd: tuple[float, float], runs: int = RUNS) -> dict[str, float]:
@@ -279,6 +289,10 @@ def measured(names: Sequence[str] = ()) -> dict[str, Any]:
         "power, each pair by itself": lambda: {seeds: found(seeds, estimate=alone) for seeds in SEEDS},
         "power beside a label of ten times the seeds' deviation": lambda: {
             seeds: found(seeds, odd=(10, 1)) for seeds in SEEDS
+        },
+        "a label of equal ones leaves the pool": lambda: {
+            f"{labels} labels": {seeds: left_out(seeds, labels) for seeds in SEEDS}
+            for labels in (3, 4, LABELS)
         },
         "found with 80 % power, planned": lambda: {
             seeds: stats.detectable(stats.PLANNING, "method", seeds=seeds, prompts=PROMPTS, labels=LABELS)

@@ -17,6 +17,7 @@ from alignbench.api.config import Budget
 from alignbench.api.launcher import Finished, Needs, Task
 from alignbench.commands import forecast
 from alignbench.engine.cells import Cell
+from alignbench.errors import AlignbenchError
 from alignbench.recipe.load import load
 from alignbench.recipe.resolve import resolve
 from alignbench.recipe.schema import Loaded
@@ -131,7 +132,7 @@ def test_all_parts_share_the_time_and_one_that_takes_it_all_spoils_no_other(monk
     assert len(failed) == 2
     assert now[0] - 100 <= 60
     assert together.ends() == 160
-    together.series[0].times = 1000
+    together.series[0].times = 400
     assert together.ends() == pytest.approx(100 + 0.03 * together.foretold()), "a long run has more time"
 
 
@@ -220,20 +221,31 @@ def test_labels_are_measured_where_what_they_name_is_measured(tmp_path: Path) ->
     labels = ["base", "sft", "rain", "best-of-n", "broken", "after-it"]
     assert forecast.divided(plan, labels, 2) == [["base", "rain", "best-of-n"], ["sft", "broken", "after-it"]]
     assert forecast.divided(plan, labels, 1) == [labels]
+    soup = SimpleNamespace(parents=("sft", "rain", "broken"), start="base")
+    named = SimpleNamespace(labels={**plan.labels, "soup": soup})
+    assert forecast.divided(named, [*labels, "soup"], 2) == [  # pyright: ignore[reportArgumentType]
+        ["base", "after-it"],
+        ["sft", "rain", "best-of-n", "broken", "soup"],
+    ], "what a label names is measured beside it, wherever it would have been"
     assert forecast.divided(plan, ["base"], 4) == [["base"]]
 
 
 class Killed:
-    """A launcher whose processes die at the label `broken`."""
+    """A launcher whose processes die at the label `broken`, or before anything if there is `nothing`."""
 
-    def __init__(self) -> None:
+    def __init__(self, nothing: bool = False) -> None:
+        self.nothing = nothing
         self.asked: list[list[str]] = []
         self.ended: dict[str, Finished] = {}
 
     def start(self, name: str, task: Task, needs: Needs) -> None:
         self.asked.append(task.what["labels"])
         self.ended[name] = Finished()
+        if self.nothing:
+            self.ended[name] = Finished("failed", "no room on the disk")
+            return
         with (task.run / layout.MEASURED).open("a") as file:
+            file.write("\n")
             for label in task.what["labels"]:
                 file.write(json.dumps({"label": label, "begun": True}) + "\n")
                 if label == "broken":
@@ -241,6 +253,8 @@ class Killed:
                     self.ended[name] = Finished("failed", "killed by SIGKILL (out of memory?)")
                     return
                 file.write(json.dumps({"label": label, "done": True}) + "\n")
+            if task.what["evaluates"]:
+                file.write(json.dumps({"evaluated": 2, "seconds": 1.0}) + "\n")
 
     def wait(self, on_event: object, timeout: float | None = None) -> dict[str, Finished]:
         ended, self.ended = self.ended, {}
@@ -248,27 +262,39 @@ class Killed:
 
 
 @pytest.mark.parametrize(
-    ("workers", "asked"),
+    ("workers", "labels", "asked"),
     [
-        (1, [["base", "sft", "broken", "after-it"], ["after-it"]]),
-        (2, [["base", "broken"], ["sft", "after-it"]]),
+        (1, "base sft broken after-it", [["base", "sft", "broken", "after-it"], ["after-it"]]),
+        (2, "base sft broken after-it", [["base", "broken"], ["sft", "after-it"]]),
+        (1, "base sft broken", [["base", "sft", "broken"], []]),
     ],
 )
 def test_a_killed_process_costs_its_label_and_no_other(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int, asked: list[list[str]]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int, labels: str, asked: list[list[str]]
 ) -> None:
-    loaded, launcher = recipe(tmp_path), Killed()
+    found = measured_by(launcher := Killed(), tmp_path, monkeypatch, workers, labels.split())
+    assert launcher.asked == asked
+    assert {line["label"] for line in found if line.get("done")} == set(labels.split()) - {"broken"}
+    assert {"label": "broken", "failed": "killed by SIGKILL (out of memory?)"} in found
+    assert any("evaluated" in line for line in found)
+
+
+def test_where_no_process_can_load_the_base_the_forecast_ends(tmp_path: Path, monkeypatch) -> None:
+    launcher = Killed(nothing=True)
+    with pytest.raises(AlignbenchError, match="no room on the disk"):
+        measured_by(launcher, tmp_path, monkeypatch, 2, ["base", "sft"])
+    assert launcher.asked == [["base"], ["sft"]]
+
+
+def measured_by(launcher: Killed, folder: Path, monkeypatch, workers: int, labels: list[str]) -> list[dict]:
+    loaded = recipe(folder)
     monkeypatch.setattr("alignbench.engine.resources.max_workers", lambda plan, launcher: workers)
-    labels = ["base", "sft", "broken", "after-it"]
-    found = forecast._measure(
+    return forecast._measure(
         launcher,  # pyright: ignore[reportArgumentType]
         loaded,
         resolve(loaded.recipe),
-        tmp_path,
+        folder,
         labels,
         9.0,
         lambda one: None,
     )
-    assert launcher.asked == asked
-    assert {line["label"] for line in found if line.get("done")} == {"base", "sft", "after-it"}
-    assert {"label": "broken", "failed": "killed by SIGKILL (out of memory?)"} in found

@@ -56,7 +56,7 @@ METHODS = {
     },
 }
 """What is killed: every method that trains or searches, as tried on the sandbox."""
-LIKE_ANOTHER = ("kto", "rloo", "raft", "trl-sft", "trl-kto", "trl-rloo", "trl-reward", "trl")
+LIKE_ANOTHER = ("kto", "rloo", "raft", "trl-sft", "trl-kto", "trl-rloo", "trl-reward", "trl-grpo", "trl")
 """Methods that are led as another one is: they are killed in the long version."""
 
 

@@ -254,14 +254,17 @@ def test_a_label_that_varies_somewhat_more_than_the_pool_counts_with_its_own_var
             assert one.df > 50
 
 
-@pytest.mark.parametrize("odd", [("0",), ("0", "4")])
-def test_labels_that_vary_far_more_leave_the_pool_and_hide_no_difference_of_others(odd):
-    values = np.random.default_rng(2).normal(0, 0.1, (6, 5, 50))
+@pytest.mark.parametrize("odd", [("0",), ("0", "4"), ("0", "1", "4")])
+@pytest.mark.parametrize("equal", [True, False])
+def test_labels_that_vary_far_more_leave_the_pool_and_hide_no_difference_of_others(odd, equal):
+    values = np.random.default_rng(2).normal(0, 0.1, (7, 5, 50))
     alike = {pair: table for pair, table in pairs_of(values).items() if not set(odd) & set(pair)}
     for label in odd:
-        values[int(label)] += (1 + int(label)) * np.array([-2.0, 2.0, 0.0, 1.0, -1.0])[:, None]
+        far = np.roll([-2.0, 2.0, 0.0, 1.0, -1.0], int(label))
+        values[int(label)] += (1 if equal else 1 + int(label)) * far[:, None]
     found, tables = stats.pooled(pairs_of(values)), pairs_of(values)
     assert {pair: found[pair] for pair in alike} == stats.pooled(alike)
+    assert stats.alike(tables).keys() == alike.keys()
     for pair in found.keys() - alike:
         assert found[pair] == stats.method(tables[pair])
 

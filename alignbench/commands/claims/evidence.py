@@ -171,13 +171,11 @@ def _of_judges(
     per_seed = []
     for seed in seeds:
         first, *second = (runs[variant].judged(label, seed, share) for variant, label in sides)
-        per_seed.append(
-            {id: value - (second[0][id] if second else 0.0) for id, value in first.items()}
-            if not second or first.keys() == second[0].keys()
-            else {}
-        )
-    if not all(per_seed):
-        return _NONE
+        if not first or not all(second):
+            return _NONE
+        if second and first.keys() != second[0].keys():
+            return "the two judges were measured on different rows"
+        per_seed.append({id: value - (second[0][id] if second else 0.0) for id, value in first.items()})
     try:
         return stats.method(stats.tabulate(per_seed))
     except stats.NotEstimableError as reason:

@@ -1,4 +1,4 @@
-"""What a run will take, measured on parts of it: every label and the evaluation on growing parts, in one process.
+"""What a run will take, measured on parts of it: labels and the evaluation on growing parts, in one process.
 
 A part is a few rows and prompts that are as long as all of them are. What is measured goes to a file, a line for
 each part, so that it outlives a process that is killed.
@@ -21,7 +21,7 @@ from alignbench import layout, store
 from alignbench.api.config import TOTALS, Budget, Split
 from alignbench.api.launcher import Event, Task
 from alignbench.api.metric import Cell
-from alignbench.api.policy import Policy
+from alignbench.api.policy import Answer, Policy
 from alignbench.data.split import prompt_key
 from alignbench.data.table import Table
 from alignbench.recipe.plan import LabelPlan, Plan
@@ -65,7 +65,10 @@ SHARES = 3
 """About how many fair shares of the time left a first part may take: most need less than one."""
 
 PATIENCE = 0.5
-"""Share of its time that measuring may take for one first part, where that is at most OF_A_LONG_RUN of its whole."""
+"""Share of its time that measuring may take for a first part, where that is at most OF_A_LONG_RUN of its whole."""
+
+MOST = 5
+"""Times its time that measuring takes at most, however long the run is."""
 
 UNTRAINED = 32
 """Rows that a label which trains nothing is taken to read before it answers, at most: a calibration does not grow."""
@@ -96,19 +99,20 @@ def main(task: Task, emit: Callable[[Event], None]) -> None:
     First a small part of everything; then larger ones in what is left, most of it where the whole will take longest.
     A short run gets less time.
     """
-    began, labels = busy_clock(), task.what["labels"]
+    labels = task.what["labels"]
     session = Session(task, emit)
     record = Lines(task.run / layout.MEASURED)
-    loading = busy_clock()
+    began = busy_clock()
     model = session.base.record()
-    record.add(loaded=busy_clock() - loading, model=model)
+    record.add(loaded=busy_clock() - began, model=model)
     for (
         label,
         planned,
     ) in session.plan.labels.items():  # others start from it, and another process measures it
         if label not in labels:
             cell = Cell(label, planned.seeds[0])
-            save_base(session, cell, layout.cell_folder(session.run, *cell))
+            stand_in(session, cell)
+    began = busy_clock()
     time = Time(float(task.what["seconds"]), began, 2 * len(labels) + task.what["evaluates"])
     like: Label | None = None
     for name in labels:
@@ -118,8 +122,8 @@ def main(task: Task, emit: Callable[[Event], None]) -> None:
         like = like or (one if one.answering is not None else None)
         record.add(label=name, done=True)
     if task.what["evaluates"]:
-        Evaluation(session, record).smallest(time)
-    ends = min(time.ends(), loading + max(SHARE * time.foretold(), AT_LEAST * time.seconds))
+        Evaluation(session, record, task.what["planned"]).smallest(time)
+    ends = min(time.ends(), began + max(SHARE * time.foretold(), AT_LEAST * time.seconds))
     for share in ROUNDS:
         until = busy_clock() + share * (ends - busy_clock())
         weights = [sqrt(one.foretold()) for one in time.series]
@@ -141,15 +145,17 @@ class Time:
 
     def ends(self) -> float:
         """Return when all is to be measured; a long run has more time."""
-        return self.began + max(self.seconds, OF_A_LONG_RUN * self.foretold())
+        return self.began + min(max(self.seconds, OF_A_LONG_RUN * self.foretold()), MOST * self.seconds)
 
     def begin(self, one: Series) -> None:
         """Measure the first part of a series, in a few shares of what is left at most.
 
-        A part of so long a run that it is worth its time may take longer, since the whole has more time then.
+        A part of so long a run that it is worth its time may take longer while there is time, since the whole has more
+        time then.
         """
-        seconds = (self.ends() - busy_clock()) * SHARES / (self.left + SHARES - 1)
-        if one.smallest <= OF_A_LONG_RUN * one.times * one.whole:
+        left = max(0.0, self.ends() - busy_clock())
+        seconds = left * SHARES / (self.left + SHARES - 1)
+        if left and one.smallest <= OF_A_LONG_RUN * one.times * one.whole:
             seconds = max(seconds, PATIENCE * self.seconds)
         one.begin(seconds)
         self.series.append(one)
@@ -265,7 +271,7 @@ class Label:
             run, policy = self.aligned
             if not run.ledger.cost.train_tokens:
                 aligning.most = min(rows, UNTRAINED)
-            adapted = "adapter" in policy.can and self.label != BASE
+            adapted = self.label != BASE and getattr(policy, "base", None) is self.session.base
             if adapted and like is not None:
                 time.skip(1)
                 self._answer_like(like, policy)
@@ -277,7 +283,7 @@ class Label:
                 time.begin(answering)
                 self.answering = answering if adapted and answering.points else None
             self.session.emit(Event(f"calibrated {self.label}"))
-        save_base(self.session, Cell(self.label, self.seed), self.folder)
+        stand_in(self.session, Cell(self.label, self.seed))
 
     def _failed(self, why: str) -> None:
         self.record.add(label=self.label, failed=why)
@@ -295,7 +301,11 @@ class Label:
         self.folder.mkdir(parents=True)
         reset_peak()
         began = busy_clock()
-        run, policy = align(part, self.label, self.seed, self.folder)
+        try:
+            run, policy = align(part, self.label, self.seed, self.folder)
+        except BaseException:
+            stand_in(self.session, Cell(self.label, self.seed))
+            raise
         took = busy_clock() - began
         self.aligned = run, policy
         batch = 1 if self.planned is None else min(count, self.planned.training.batch)
@@ -316,6 +326,7 @@ class Label:
         run, policy = self.aligned
         part = PartSession(self.session, count, count / whole)
         part.plan = at_one_temperature(part.plan)
+        reset_peak()
         began = busy_clock()
         answer(part, policy, run.start, self.label, self.seed, self.folder)
         took = busy_clock() - began
@@ -342,25 +353,32 @@ class Label:
         shutil.copy2(other.folder / layout.SAMPLES, self.folder / layout.SAMPLES)
 
 
-def save_base(session: Session, cell: Cell, folder: Path) -> None:
-    """Save the base as the policy of a cell that has none."""
+def stand_in(session: Session, cell: Cell) -> None:
+    """Save the base with an adapter that changes nothing as the policy of a cell that has none."""
+    folder = layout.cell_folder(session.run, *cell)
     if not (folder / layout.POLICY / layout.POLICY_KIND).is_file():
         folder.mkdir(parents=True, exist_ok=True)
-        start = CellContext(session, label=BASE, seed=cell.seed, method="", start=BASE, folder=folder).start
-        save_policy(start, folder / layout.POLICY, method="", config={}, start=BASE)
+        # A seed of its own, so that nothing takes it for another label's policy.
+        policy = session.base.add_adapter(
+            f"stand-in {cell.label}", seed=store.stream_key(cell.seed, cell.label)
+        )
+        save_policy(policy, folder / layout.POLICY, method="", config={}, start=BASE)
+        session.base.drop(policy)
 
 
 class Evaluation:
-    """The evaluation of all labels that answered, on growing parts of the prompts and of the judges' rows."""
+    """The evaluation of all labels, on growing parts of the prompts and of the judges' rows."""
 
-    def __init__(self, session: Session, record: Lines):
-        self.session, self.record = session, record
+    def __init__(self, session: Session, record: Lines, labels: Many[str]):
+        self.session, self.record, self.labels = session, record, labels
 
     def smallest(self, time: Time) -> None:
-        """Measure a small part. A label of another process counts as the base with the answers of a label here."""
+        """Measure a small part. A label of another process counts with a stand-in and the answers of a label here."""
         recipe = self.session.recipe
-        cells = [Cell(BASE, recipe.seeds[0])]
-        cells += [Cell(label, one.seeds[0]) for label, one in self.session.plan.labels.items()]
+        planned = self.session.plan.labels
+        cells = [
+            Cell(one, planned[one].seeds[0] if one in planned else recipe.seeds[0]) for one in self.labels
+        ]
         folders = {cell: layout.cell_folder(self.session.run, *cell) for cell in cells}
         known = {
             cell: samples.read(folder)
@@ -368,16 +386,17 @@ class Evaluation:
             if (folder / layout.SAMPLES).is_file()
         }
         if not known:
+            self.record.add(failed="no label could be measured in the process that measures the evaluation")
             return
         self.session.emit(Event("calibrating the evaluation"))
         answered = {cell: known.get(cell, next(iter(known.values()))) for cell in cells}
-        for cell, folder in folders.items():
-            save_base(self.session, cell, folder)
+        for cell in cells:
+            stand_in(self.session, cell)
 
         def one(count: int, whole: int) -> float:
             part = PartSession(self.session, count, count / whole)
-            for cell, settings in answered.items():
-                _write(part, layout.cell_folder(part.run, *cell), settings)
+            for number, (cell, settings) in enumerate(answered.items()):
+                _write(part, layout.cell_folder(part.run, *cell), settings, number)
             shutil.rmtree(part.run / layout.EVALUATION, ignore_errors=True)
             (part.run / layout.EVALUATION).mkdir()
             began = busy_clock()
@@ -390,23 +409,41 @@ class Evaluation:
         time.begin(series)
 
 
-def _write(session: Session, folder: Path, settings: samples.Settings) -> None:
-    """Write the answers again, as those to the prompts of a part at all temperatures: what they say does not matter."""
+def _write(session: Session, folder: Path, settings: samples.Settings, turn: int) -> None:
+    """Write the answers again, as those to the prompts of a part at all temperatures.
+
+    What they say does not matter, but that they differ: of equal answers a judge reads one. Each is turned by `turn`
+    words and tokens, and by more at each temperature.
+    """
     evaluation = session.recipe.evaluation
     grid = [None] if None in settings else evaluation.sampling.temperature
     known = next(iter(settings.values()))
 
     def write(split: Split, count: int, many: int, name: str) -> None:
-        answers = [
-            replace(known[(at * many + number) % len(known)], prompt_id=prompt.id, sample=number)
-            for at, prompt in enumerate(session.table.prompts(split, count))
-            for number in range(many)
-        ]
-        samples.write(folder, dict.fromkeys(grid, answers), name)
+        prompts = session.table.prompts(split, count)
+        answers = {
+            temperature: [
+                replace(
+                    _turned(known[(at * many + number) % len(known)], turn * len(grid) + place),
+                    prompt_id=prompt.id,
+                    sample=number,
+                )
+                for at, prompt in enumerate(prompts)
+                for number in range(many)
+            ]
+            for place, temperature in enumerate(grid)
+        }
+        samples.write(folder, answers, name)
 
     write(evaluation.split, evaluation.prompts, evaluation.samples_per_prompt, layout.SAMPLES)
     if len({split for _, split, *_ in requests(evaluation, grid)}) > 1:
         write(TUNING, evaluation.tuning_prompts, 1, layout.TUNING_SAMPLES)
+
+
+def _turned(answer: Answer, by: int) -> Answer:
+    words, ids = answer.text.split(" "), answer.ids
+    at, place = by % max(1, len(words)), by % max(1, len(ids))
+    return replace(answer, text=" ".join(words[at:] + words[:at]), ids=ids[place:] + ids[:place])
 
 
 @contextmanager

@@ -30,6 +30,9 @@ METHODS = """
 EVERY_STEP = ("--checkpoint-every", "0")
 
 
+LONG = pytest.mark.skipif(os.environ.get("TESTS") != "long", reason="in the long version: make ray")
+
+
 @pytest.fixture(scope="module")
 def reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run on this machine that nobody disturbs."""
@@ -154,6 +157,7 @@ def test_ctrl_c_keeps_the_step_of_every_cell_and_the_same_command_goes_on_from_t
     assert theirs.items() <= ours.items()
 
 
+@LONG
 def test_a_node_that_is_not_like_this_machine_is_refused_by_name(user: Folder, reference: Path):
     """On it a plugin has another line."""
     other = user.folder / "other"
@@ -177,6 +181,7 @@ def test_a_node_that_is_not_like_this_machine_is_refused_by_name(user: Folder, r
     assert outcome(user.folder / "run") == outcome(reference)
 
 
+@LONG
 def test_runs_of_two_users_on_one_cluster_do_not_mix(cluster: Nodes, tmp_path: Path, reference: Path):
     users = []
     for name, rate in (("one", "1.0e-3"), ("two", "2.0e-3")):
@@ -249,6 +254,7 @@ def test_a_cell_that_is_lost_again_and_again_fails_and_one_that_says_why_it_fail
     assert wrong.log.read_text().count("Traceback") == 1
 
 
+@LONG
 def test_the_quickstart_in_small_ends_with_the_same_bytes(cluster: Nodes, user: Folder):
     shutil.copy(ROOT / "recipes/quickstart.yaml", user.folder / "recipe.yaml")
     small = ["data.limit=48", "evaluation.prompts=6", "evaluation.tuning_prompts=4", "training.threads=1"]
