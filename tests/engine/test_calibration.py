@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,13 +16,14 @@ from safetensors.torch import save_file
 from alignbench import layout
 from alignbench.api.config import Budget
 from alignbench.api.launcher import Finished, Needs, Task
+from alignbench.api.policy import Answer
 from alignbench.commands import forecast
 from alignbench.engine.cells import Cell
 from alignbench.errors import AlignbenchError
 from alignbench.recipe.load import load
 from alignbench.recipe.resolve import resolve
 from alignbench.recipe.schema import Loaded
-from alignbench.worker.tasks.calibrate import OutOfTime, Series, Time, limited, smaller, spread
+from alignbench.worker.tasks.calibrate import OutOfTime, Series, Time, _turned, limited, smaller, spread
 
 RECIPE = """
 model: {id: sandbox}
@@ -60,6 +62,27 @@ def test_every_label_and_the_evaluation_are_forecast(measured) -> None:
     assert measured.labels["sft"].peak_memory_bytes > 1e8
     assert measured.evaluate_seconds > 0
     assert measured.model.weights
+
+
+def test_a_label_that_answers_like_another_takes_its_time_for_every_request(tmp_path: Path) -> None:
+    plan = resolve(recipe(tmp_path).recipe)
+    trained = {"aligned": 5, "whole": 100, "seconds": 5.0, "tokens": 10, "batch": 5, "memory": 1}
+    lines = [
+        {"label": "sft", **trained},
+        {"label": "sft", "answered": 10, "requests": [100.0, 20.0], "seconds": 1.0, "memory": 1},
+        {"label": "after-it", **trained},
+        {"label": "after-it", "answers_like": "sft"},
+    ]
+    for label in ("sft", "after-it"):
+        assert forecast._label(plan, label, 3.0, lines).seconds == pytest.approx(3 + 100 + 10 + 2)
+
+
+def test_stand_ins_have_texts_of_their_own_at_each_temperature() -> None:
+    one = Answer("prompt", "a b c d e", (1, 2, 3, 4, 5), finished=True)
+    turned = [_turned(one, by) for by in range(5)]
+    assert len({each.text for each in turned}) == len({each.ids for each in turned}) == 5
+    assert all(sorted(each.ids) == sorted(one.ids) for each in turned)
+    assert _turned(replace(one, text="", ids=()), 3).text == ""
 
 
 def test_cells_and_what_measures_them_run_side_by_side():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from alignbench.engine.collect import _decoding
+from alignbench.engine.collect import _decoding, _judges
 from alignbench.results import Cost
 
 PLAIN = Cost(answer_tokens=30, answer_forwards=10, answer_seconds=0.5, answer_length=10)
@@ -32,3 +32,10 @@ def test_a_decoder_is_held_against_its_start_token_by_token():
 ], ids=["it decodes plainly, or its start does not", "its start is not a label", "nothing was measured"])  # fmt: skip
 def test_where_there_is_nothing_to_hold_it_against_nothing_is_said(cost, plain):
     assert _decoding(cost, "sft", plain) is None
+
+
+def test_what_a_judge_is_on_each_row_stays_in_the_cell():
+    rows = {"a": {"accuracy": 1.0}}
+    cell = {"judges": [{"name": "reward-model", "quality": {"accuracy": 1.0, "of_rows": rows}}]}
+    assert _judges(cell) == ({"name": "reward-model", "quality": {"accuracy": 1.0}},)
+    assert _judges({}) == ()
