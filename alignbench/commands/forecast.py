@@ -109,8 +109,8 @@ def calibrate(
     `only`: these labels and what they start from.
 
     Nothing that is made on the way is kept. Measuring takes `seconds`, or 3 % of what it foretells of one seed where
-    that is more, and half a minute more at most. A label that cannot be measured in its share of it says why, and the
-    others are measured without it.
+    that is more, and three quarters of `seconds` more at most. A label that cannot be measured in its share of it says
+    why, and the others are measured without it.
     """
     began = time.monotonic()
     model_files.check(plan, loaded.path.parent)

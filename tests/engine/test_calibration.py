@@ -159,7 +159,7 @@ def test_all_parts_share_the_time_and_one_that_takes_it_all_spoils_no_other(monk
     assert together.ends() == pytest.approx(100 + 0.03 * together.foretold()), "a long run has more time"
 
 
-def test_a_part_of_a_long_run_may_take_half_of_the_time(monkeypatch) -> None:
+def test_a_part_of_a_long_run_may_take_most_of_the_time(monkeypatch) -> None:
     now = [0.0]
     monkeypatch.setattr("alignbench.worker.tasks.calibrate.busy_clock", lambda: now[0])
     monkeypatch.setattr("alignbench.worker.tasks.calibrate.limited", limits := Limits(now))

@@ -64,7 +64,7 @@ FIXED = 0.5
 SHARES = 3
 """About how many fair shares of the time left a first part may take: most need less than one."""
 
-PATIENCE = 0.5
+PATIENCE = 0.75
 """Share of its time that measuring may take for a first part, where that is at most OF_A_LONG_RUN of its whole."""
 
 MOST = 5
