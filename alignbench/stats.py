@@ -263,7 +263,7 @@ def cautious(one: Estimate) -> Estimate:
     return replace(one, tail=far_tail(one.df, one.seeds - 1))
 
 
-def pooled(tables: Mapping[Pair, Table]) -> dict[Pair, Estimate]:
+def pooled(tables: Mapping[Pair, Table], alpha: float = UNLIKE) -> dict[Pair, Estimate]:
     """Estimate the differences of several methods, with the seeds' variance pooled over the labels that vary alike.
 
     `tables` holds, for each pair of labels, the differences [seeds, prompts], complete. Three seeds say
@@ -275,7 +275,7 @@ def pooled(tables: Mapping[Pair, Table]) -> dict[Pair, Estimate]:
     others. Var(mean) = (w_a + w_b)/S + prompt/P.
 
     Labels that vary far more than the others would hide their differences behind their own variance. They leave
-    the pool (`alike`), and their pairs are estimated by themselves, as `method` does.
+    the pool (`alike`), and their pairs are estimated by themselves, as `method` does. With an `alpha` of 0 none does.
 
     Degrees of freedom: the parts of Var(mean) weigh as in `method`, by their shares: the pool's has
     (L-1)(S-1), rest (S-1)(P-1), the prompts' P-1. What a label varies beyond the pool rests on its own S-1
@@ -289,7 +289,7 @@ def pooled(tables: Mapping[Pair, Table]) -> dict[Pair, Estimate]:
     for table in tables.values():
         _check(*table.shape)
     found = {pair: _side(table) for pair, table in tables.items()}
-    pool = _pool(same := _alike(found))
+    pool = _pool(same := _alike(found, alpha))
     return {
         pair: method(table) if pool is None or pair not in same else pool.estimate(pair, table)
         for pair, table in tables.items()
@@ -303,7 +303,9 @@ def alike(tables: Mapping[Pair, Table]) -> dict[Pair, Table]:
     labels the largest number such that the last of them still is, among all that vary less. Several unstable labels
     then do not hide one another. It is done again with what is left.
     """
-    return {pair: tables[pair] for pair in _alike({pair: _side(table) for pair, table in tables.items()})}
+    return {
+        pair: tables[pair] for pair in _alike({pair: _side(table) for pair, table in tables.items()}, UNLIKE)
+    }
 
 
 class _Side(NamedTuple):
@@ -319,21 +321,21 @@ def _side(table: Table) -> _Side:
     return _Side(seeds, prompts, components(table))
 
 
-def _alike(sides: Mapping[Pair, _Side]) -> dict[Pair, _Side]:
+def _alike(sides: Mapping[Pair, _Side], alpha: float) -> dict[Pair, _Side]:
     same = dict(sides)
-    while (pool := _pool(same)) is not None and (odd := _outliers(same, pool.own)):
+    while (pool := _pool(same)) is not None and (odd := _outliers(same, pool.own, alpha)):
         same = _without(same, odd)
     return same
 
 
-def _outliers(sides: Mapping[Pair, _Side], own: Mapping[str, float]) -> list[str]:
+def _outliers(sides: Mapping[Pair, _Side], own: Mapping[str, float], alpha: float) -> list[str]:
     ranked = sorted(own, key=own.__getitem__, reverse=True)
     for count in range((len(ranked) - 1) // 2, 0, -1):
         larger = ranked[: count - 1]
         # Estimated again without the larger ones, whose noise is in every variance that is estimated with them.
         pool = _pool(rest := _without(sides, larger))
         if pool is not None:
-            last = outlier(pool.own, min(one.seeds for one in rest.values()) - 1)
+            last = outlier(pool.own, min(one.seeds for one in rest.values()) - 1, alpha)
             if last is not None:
                 return [*larger, last]
     return []
@@ -406,7 +408,7 @@ def outlier(variances: Mapping[str, float], df: int, alpha: float = UNLIKE) -> s
 
     total, count = sum(max(0.0, one) for one in variances.values()), len(variances)
     odd = max(variances, key=variances.__getitem__)
-    if total <= 0:
+    if total <= 0 or alpha == 0:
         return None
     bound = float(fdtri(df, (count - 1) * df, 1 - alpha / count))
     return odd if variances[odd] / total > bound / (bound + count - 1) else None

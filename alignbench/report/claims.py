@@ -25,7 +25,7 @@ _COLOURS = {
     "no effect": "#0969da",
     "undecided": "#8c6d1f",
 }
-_ROW, _TOP, _LEFT, _WIDTH, _RIGHT = 18, 46, 400, 420, 170
+_ROW, _TOP, _LEFT, _WIDTH, _RIGHT = 18, 46, 400, 420, 220
 
 
 def page(

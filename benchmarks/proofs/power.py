@@ -15,6 +15,7 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -289,6 +290,9 @@ def measured(names: Sequence[str] = ()) -> dict[str, Any]:
         "power, each pair by itself": lambda: {seeds: found(seeds, estimate=alone) for seeds in SEEDS},
         "power beside a label of ten times the seeds' deviation": lambda: {
             seeds: found(seeds, odd=(10, 1)) for seeds in SEEDS
+        },
+        "the same with that label in the pool": lambda: {
+            seeds: found(seeds, odd=(10, 1), estimate=partial(stats.pooled, alpha=0.0)) for seeds in SEEDS
         },
         "a label of equal ones leaves the pool": lambda: {
             f"{labels} labels": {seeds: left_out(seeds, labels) for seeds in SEEDS}

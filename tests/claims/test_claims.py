@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import xml.etree.ElementTree as ET
 from pathlib import Path
 
 import pytest
@@ -582,8 +583,17 @@ def test_the_page_tells_of_failures_as_of_successes_and_of_what_did_not_run(two)
     assert figure.count("<circle") == 2, "what did not run has no effect to draw"
 
 
+def test_no_verdict_of_the_forest_plot_is_cut_at_its_edge():
+    tree = ET.fromstring((CLAIMS.parents[1] / "docs" / "claims.svg").read_text(encoding="utf-8"))
+    ends = [
+        float(one.get("x", 0)) + 6.5 * len(one.text or "")
+        for one in tree.iter("{http://www.w3.org/2000/svg}text")
+        if one.get("text-anchor") is None
+    ]
+    assert max(ends) <= float(tree.get("width", 0))
+
+
 def test_the_forest_plot_draws_an_effect_in_units_of_d_towards_the_claim():
-    import xml.etree.ElementTree as ET
 
     less = found(
         PROCEDURE, part(sign="-", d=0.1), 5, "reproduced", evidence(part(sign="-"), {"": Run(run(-0.2))})

@@ -23,7 +23,9 @@ from alignbench.errors import AlignbenchError
 from alignbench.recipe.load import load
 from alignbench.recipe.resolve import resolve
 from alignbench.recipe.schema import Loaded
-from alignbench.worker.tasks.calibrate import OutOfTime, Series, Time, _turned, limited, smaller, spread
+from alignbench.worker.tasks.calibrate import _turned
+from alignbench.worker.tasks.growing import OutOfTime, Series, SharedTime, limited
+from alignbench.worker.tasks.parts import smaller, spread
 
 RECIPE = """
 model: {id: sandbox}
@@ -105,7 +107,7 @@ def test_a_label_that_cannot_be_measured_says_why_and_spoils_no_other(measured) 
 def series(monkeypatch: pytest.MonkeyPatch):
     """A series whose parts take a second and a tenth for each row, by a clock of its own."""
     now = [0.0]
-    monkeypatch.setattr("alignbench.worker.tasks.calibrate.busy_clock", lambda: now[0])
+    monkeypatch.setattr("alignbench.worker.tasks.growing.busy_clock", lambda: now[0])
 
     def made(whole: int, least: int = 0) -> tuple[Series, list[str]]:
         def work(count: int, whole: int) -> float:
@@ -145,9 +147,9 @@ def test_a_small_part_is_always_measured_and_a_larger_one_where_it_fits(series) 
 
 def test_all_parts_share_the_time_and_one_that_takes_it_all_spoils_no_other(monkeypatch) -> None:
     now = [100.0]
-    monkeypatch.setattr("alignbench.worker.tasks.calibrate.busy_clock", lambda: now[0])
-    monkeypatch.setattr("alignbench.worker.tasks.calibrate.limited", limits := Limits(now))
-    together = Time(60.0, now[0], 6)
+    monkeypatch.setattr("alignbench.worker.tasks.growing.busy_clock", lambda: now[0])
+    monkeypatch.setattr("alignbench.worker.tasks.growing.limited", limits := Limits(now))
+    together = SharedTime(60.0, now[0], 6)
     failed: list[str] = []
     for seconds in (1.0, 500.0, 2.0, 500.0, 3.0, 1.0):
         together.begin(Series(100, limits.taking(seconds), failed.append))
@@ -161,9 +163,9 @@ def test_all_parts_share_the_time_and_one_that_takes_it_all_spoils_no_other(monk
 
 def test_a_part_of_a_long_run_may_take_most_of_the_time(monkeypatch) -> None:
     now = [0.0]
-    monkeypatch.setattr("alignbench.worker.tasks.calibrate.busy_clock", lambda: now[0])
-    monkeypatch.setattr("alignbench.worker.tasks.calibrate.limited", limits := Limits(now))
-    together, failed = Time(60.0, now[0], 20), list[str]()
+    monkeypatch.setattr("alignbench.worker.tasks.growing.busy_clock", lambda: now[0])
+    monkeypatch.setattr("alignbench.worker.tasks.growing.limited", limits := Limits(now))
+    together, failed = SharedTime(60.0, now[0], 20), list[str]()
     together.begin(Series(100, limits.taking(25.0), failed.append, 2))
     together.begin(Series(30, limits.taking(25.0), failed.append, 2))
     assert [len(one.points) for one in together.series] == [1, 0], "2 of 30 are more than 3 %"

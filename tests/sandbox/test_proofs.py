@@ -155,6 +155,19 @@ def test_the_page_of_grpo_quotes_the_comparison_at_equal_flops():
         assert numbers["minus sft, method"]["ci95"][0] > 0, f"{label} is above its start"
 
 
+@pytest.mark.parametrize("page", ["metrics", "fairness"])
+def test_pages_quote_what_is_found_beside_an_unstable_label(page):
+    power, text = proof("power"), (ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8")
+    text = " ".join(text.split())
+    for name in (
+        "power beside a label of ten times the seeds' deviation",
+        "the same with that label in the pool",
+    ):
+        found = " / ".join(f"{value:.2f}".removeprefix("0") for value in power[name].values())
+        assert found in text, name
+    assert power["power beside a label of ten times the seeds' deviation"]["5"] > 0.85
+
+
 def test_the_page_quotes_how_far_out_a_pooled_p_is_of_an_unstable_label():
     far = proof("power")["p of pairs with a label of three times the seeds' deviation, far out"]["5"]
     page = (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8")
