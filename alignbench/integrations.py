@@ -21,8 +21,8 @@ def callback(run: Run, rows: Rows[Any] | None = None, *, leave_out: Collection[s
     What it logs goes to the run's curves, what its model computes to the run's costs, it stops where the run's budget
     is spent, and a loss that is not finite raises Diverged. `leave_out` names numbers that are not logged.
 
-    With `rows` it leads the training too. Its `dataset(columns)` is what the trainer reads in the order of all
-    methods, one row at a time, without shuffling, and `steps` its `max_steps`. The learning rate follows the recipe's
+    With `rows` it leads the training too. Its `lead(trainer, columns)` gives a trainer the rows in the order of all
+    methods, and `steps` is its `max_steps`; set it not to shuffle. The learning rate follows the recipe's
     schedule, whatever the trainer's own is. The rows are recorded as learnt from. Checkpoints are kept at steps that
     the trainer logs, and a killed training goes on from the last one: log every step.
     """

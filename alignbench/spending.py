@@ -7,12 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, MutableMapping
 from collections.abc import Sequence as Many
-from typing import Any, TypeVar
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from alignbench.api.config import TOTALS
 from alignbench.api.method import Run
 
-__all__ = ["affordable", "counts_everything", "parts"]
+if TYPE_CHECKING:
+    from alignbench.models.meter import Work
+
+__all__ = ["affordable", "computed", "counts_everything", "parts"]
 
 Item = TypeVar("Item")
 
@@ -59,3 +63,15 @@ def affordable(run: Run, state: MutableMapping[str, Any], wanted: int, *, first:
     else:
         state["spending"] = {"left": left, "spent": 0.0, "drawn": number}
     return number
+
+
+@contextmanager
+def computed() -> Iterator[Work]:
+    """Yield what networks compute inside the block, as the ledger counts it: a prompt that answers share counts once.
+
+    Its `forwards`, `positions` (without gradient), `trained` (positions with one) and `flops` are complete at the end.
+    """
+    from alignbench.models.meter import Tally, metered
+
+    with metered(Tally()) as tally:
+        yield tally.work

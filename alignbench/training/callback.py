@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from alignbench import heartbeat
@@ -20,6 +20,9 @@ from alignbench.training.random_state import random_state, set_random_state
 
 UNBOUNDED = 2**31 - 1
 """Steps and rows where the budget counts everything: how many it pays for shows on the way."""
+
+RECENT = 2
+"""Steps whose dearer one says what the last can pay for: answers get longer or shorter as a policy learns."""
 
 
 class Observer(TrainerCallback):
@@ -43,7 +46,13 @@ class Observer(TrainerCallback):
         self._checkpoints, self._kept = None, None
         self._begun = self._share = self._rate = 0.0
         self._of_an_epoch = 1
-        self._dearest = 0.0
+        self._micro_batches = self._answers = 1
+        self._prices: list[float] = []
+        """What a token of the rows, or a prompt of one's own answers, cost of a budget that counts everything, in each
+        of the last steps; without `rows` what a step did."""
+        self._last: int | None = None
+        """Rows of the step that spends the budget; none: that step is not known yet, and each takes a batch."""
+        self._data: _Drawn | None = None
         self._peaks: list[float] = []
         if rows is not None:
             self._open(rows)
@@ -60,9 +69,35 @@ class Observer(TrainerCallback):
         """Optimiser steps that are left to take with all their rows, for a trainer that cannot take a smaller one."""
         return self._amount // self.run.batch - self.done
 
-    def dataset(self, columns: Callable[[Any], Mapping[str, Any]]) -> Dataset[Mapping[str, Any]]:
-        """Return the views that are left to train on, each as the columns that the trainer reads, in their order."""
-        return _Drawn(self, columns)
+    def lead(self, trainer: Any, columns: Callable[[Any], Mapping[str, Any]]) -> None:
+        """Give a trainer the views that are left to train on, each as the columns that it reads, in their order.
+
+        The last step under a budget that counts everything has as many rows as what is left pays for, by what a token
+        of the rows cost in the steps before it; of a trainer that draws its own answers, by what a prompt did.
+        """
+        trainer.train_dataset = self._data = _Drawn(self, columns)
+        loader = trainer.get_train_dataloader
+
+        def in_time() -> DataLoader[Any]:
+            # What accelerate has prepared reads a step ahead, when it is not known yet what this one costs.
+            made = loader()
+            return DataLoader(made.dataset, batch_sampler=made.batch_sampler, collate_fn=made.collate_fn)
+
+        trainer.get_train_dataloader = in_time
+
+    def cut(self, places: list[int], micro_batch: int) -> list[int]:
+        """Return the places of a micro-batch that the step has rows for: all, but in the last one."""
+        if self._last is None:
+            return places
+        if (
+            self._answers > 1
+        ):  # a batch of groups is read whole, again for each micro-batch, and dealt out later
+            return places[: self._last * len(places) // self.run.batch]
+        views, count = self._last * self.views, self._micro_batches
+        first = len(places) * micro_batch
+        begun = sum(views // count + (at < views % count) for at in range(micro_batch))
+        most = views // count + (micro_batch < views % count)
+        return [place - first + begun for place in places[:most]]
 
     def row(self, number: int) -> Any:
         """Return the view `number` of the training, from its very first."""
@@ -106,6 +141,8 @@ class Observer(TrainerCallback):
     ):
         # This filter replaces a loss that is not finite by the mean of the steps before it.
         args.logging_nan_inf_filter = False
+        self._micro_batches = args.gradient_accumulation_steps
+        self._answers = getattr(args, "num_generations", None) or 1
         whole, model = model, getattr(model, "get_base_model", lambda: model)()
         if isinstance(model, PreTrainedModel):
             counting.count(model)
@@ -117,6 +154,8 @@ class Observer(TrainerCallback):
         if self._kept is not None:
             self._restore(self._kept, whole, optimizer)
         self.left = self.before = self.run.left
+        if self._prices:
+            self._look_ahead(self.done)
         self._begun = self.run.budget.amount - self.left
         if self._rows is not None:
             # A schedule of the trainer's own has changed `lr` already.
@@ -195,19 +234,40 @@ class Observer(TrainerCallback):
         """Rows read: several answers to one prompt are one row."""
         if self._rows is not None:
             return min((self.done + state.global_step) * self.run.batch, self._amount)
-        answers = getattr(args, "num_generations", None) or 1
-        return state.global_step * args.train_batch_size * args.gradient_accumulation_steps / answers
+        return state.global_step * args.train_batch_size * args.gradient_accumulation_steps / self._answers
 
     def _spent(self, args: TrainingArguments, state: TrainerState) -> bool:
-        """Whether the budget is spent; where it counts everything, whether a step like the dearest is too much."""
+        """Whether the budget is spent; where it counts everything, whether what is left pays for nothing more."""
         if (unit := self.run.budget.unit) in TOTALS:
-            self._dearest = max(self._dearest, self.before - self.run.left)
-            self.before = self.run.left
-            return self.before < self._dearest
+            spent, self.before = self.before - self.run.left, self.run.left
+            if self._data is None:
+                self._prices.append(spent)
+                return self.before < max(self._prices)
+            if self._last is not None:
+                return True
+            self._prices = [*self._prices, spent / (self._data.step_size() or 1.0)][-RECENT:]
+            return self._look_ahead(self.done + state.global_step) == 0
         if self._rows is not None:
             return self.done + state.global_step >= math.ceil(self._amount / self.run.batch)
         done = {"epochs": state.epoch or 0, "rows": self._read(args, state), "steps": state.global_step}
         return done[unit] >= self.left
+
+    def _look_ahead(self, step: int) -> int:
+        """Return how many rows what is left pays for after `step` steps, at most a batch; with fewer it is the last."""
+        assert self._data is not None
+        batch, pays = self.run.batch, self.before / max(self._prices)
+        rows, size = 0, 0.0
+        while rows < batch and (size := size + self._data.size(step * batch + rows)) <= pays:
+            rows += 1
+        if rows == batch:
+            return batch
+        if self._answers > 1:
+            # The answers of a step are dealt out evenly to its micro-batches.
+            rows -= rows % (self._micro_batches // math.gcd(self._micro_batches, self._answers))
+        elif rows * self.views < self._micro_batches:
+            rows = 0
+        self._last, self._amount = rows, step * batch + rows
+        return rows
 
     def _progress(self, step: int) -> float:
         """Return the share of the budget that is spent when `step` steps of this process are done."""
@@ -225,6 +285,7 @@ class Observer(TrainerCallback):
             return
         kept = {
             "step": step,
+            "prices": self._prices,
             "weights": {name: one for name, one in model.named_parameters() if one.requires_grad},
             "optimizer": optimizer.state_dict(),
             "random": random_state(),
@@ -237,17 +298,44 @@ class Observer(TrainerCallback):
             if weight.requires_grad:
                 weight.data.copy_(kept["weights"][name])
         optimizer.load_state_dict(kept["optimizer"])
+        self._prices = kept["prices"]
 
 
 class _Drawn(Dataset[Mapping[str, Any]]):
-    """Rows in the order of all methods, drawn as they are asked for."""
+    """Rows in the order of all methods, drawn as they are asked for, a micro-batch at a time."""
 
     def __init__(self, observer: Observer, columns: Callable[[Any], Mapping[str, Any]]):
         self.observer, self.columns = observer, columns
         self.first = observer.done * observer.run.batch * observer.views
+        self._micro_batch = 0
+        self._step: dict[int, float] = {}
+        """The sizes of what the step has read, by place."""
 
     def __len__(self) -> int:
         return max(0, self.observer._amount * self.observer.views - self.first)
 
     def __getitem__(self, place: int) -> Mapping[str, Any]:
         return self.columns(self.observer.row(self.first + place))
+
+    def __getitems__(self, places: list[int]) -> list[Mapping[str, Any]]:
+        places = self.observer.cut(places, self._micro_batch)
+        self._micro_batch += 1
+        found = [self[place] for place in places]
+        self._step |= {place: _size(row) for place, row in zip(places, found, strict=True)}
+        return found
+
+    def size(self, row: int) -> float:
+        """Return the size of row `row` of the training, from its very first: that of its views."""
+        views = self.observer.views
+        return sum(_size(self.columns(self.observer.row(row * views + view))) for view in range(views))
+
+    def step_size(self) -> float:
+        """Return the size of what was read since this was asked last."""
+        read, self._step, self._micro_batch = self._step, {}, 0
+        return sum(read.values())
+
+
+def _size(row: Mapping[str, Any]) -> float:
+    """Tokens of a row; 1 where its columns have none, as the prompts of a trainer that draws its own answers."""
+    tokens = (one for one in row.values() if isinstance(one, list) and one and isinstance(one[0], int))
+    return sum(map(len, tokens)) or 1

@@ -21,6 +21,12 @@ from alignbench.models.forward.network import Adapted, Network
 from alignbench.models.forward.varlen import Varlen, hidden_states
 from alignbench.rows import Sequence
 
+BLOCK = 256
+"""Tokens for which a block of its own pays: what a smaller one saves, its calls cost."""
+
+MOST_BLOCKS = 4
+"""More of them save nothing more (32 pairs of the sandbox)."""
+
 
 @dataclass(frozen=True)
 class Group:
@@ -123,14 +129,22 @@ def lay_out(groups: Mapping[str, Group], device: torch.device) -> Layout:
             rows.append((prompts[id(sequence.prompt)][0], size, len(flat), more))
             flat += sequence.response[:more]
             positions.append(np.arange(size, size + more))
-    width = max(size + more for _, size, _, more in rows)
-    gather = np.zeros((len(rows), width), dtype=np.int64)
+    gather: list[np.ndarray] = []
     back = np.zeros(len(flat), dtype=np.int64)
-    for row, (prompt, size, response, more) in enumerate(rows):
-        gather[row, :size] = np.arange(prompt, prompt + size)
-        gather[row, size : size + more] = np.arange(response, response + more)
-        back[prompt : prompt + size] = np.arange(row * width, row * width + size)
-        back[response : response + more] = np.arange(row * width + size, row * width + size + more)
+    blocks: list[tuple[int, int]] = []
+    begin = 0
+    for places in _blocks([size + more for _, size, _, more in rows], device):
+        width = max(rows[place][1] + rows[place][3] for place in places)
+        blocks.append((len(places), width))
+        for place in places:
+            prompt, size, response, more = rows[place]
+            row = np.zeros(width, dtype=np.int64)
+            row[:size] = np.arange(prompt, prompt + size)
+            row[size : size + more] = np.arange(response, response + more)
+            gather.append(row)
+            back[prompt : prompt + size] = np.arange(begin, begin + size)
+            back[response : response + more] = np.arange(begin + size, begin + size + more)
+            begin += width
     states, targets, spans, start = [], [], {}, 0
     for name, group in groups.items():
         longest = max(len(sequence.response) for sequence in group.items)
@@ -148,12 +162,20 @@ def lay_out(groups: Mapping[str, Group], device: torch.device) -> Layout:
     return Layout(
         ids=_to(np.array(flat), device),
         positions=_to(np.concatenate(positions), device),
-        varlen=Varlen(_to(gather.reshape(-1), device), _to(back, device), *gather.shape),
+        varlen=Varlen(_to(np.concatenate(gather), device), _to(back, device), tuple(blocks)),
         read=_to(tokens_read, device),
         states=_to(which, device),
         targets=_to(np.array(targets), device),
         spans=spans,
     )
+
+
+def _blocks(lengths: Many[int], device: torch.device) -> Iterator[list[int]]:
+    """Yield the places of sequences whose attention is computed together: on a CPU those of similar length."""
+    order = sorted(range(len(lengths)), key=lambda place: lengths[place])
+    count = min(MOST_BLOCKS, len(order), sum(lengths) // BLOCK) if device.type == "cpu" else 1
+    for part in np.array_split(order, max(1, count)):
+        yield part.tolist()
 
 
 def response_states(base: Network, layout: Layout) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -18,17 +18,29 @@ from alignbench.models.forward.attention import computes_same, decoder_of, insta
 
 @dataclass(frozen=True)
 class Varlen:
-    """How F tokens in one row form B sequences of at most T tokens; a shared prompt is there once.
+    """How F tokens in one row form sequences; a shared prompt is there once.
 
-    A pattern of `alignbench.models.forward.attention`: attention is causal inside each sequence.
+    A pattern of `alignbench.models.forward.attention`: attention is causal inside each sequence. Sequences of similar
+    length are a block, which is as wide as its longest.
     """
 
     gather: Tensor
-    """int64 [B * T]: the token at each place of the sequences, any token behind a sequence's end."""
+    """int64 [P]: the token at each place of the sequences, any token behind a sequence's end; block after block."""
     back: Tensor
     """int64 [F]: a place of each token."""
-    batch: int
-    width: int
+    blocks: tuple[tuple[int, int], ...]
+    """How many sequences each block has, and how wide it is; P is the sum of the products."""
+
+    @property
+    def width(self) -> int:
+        """Tokens of the longest sequence."""
+        return max(width for _, width in self.blocks)
+
+    def split(self, places: Tensor) -> Iterator[Tensor]:
+        """Yield [sequences, width, ...] of each block, of [P, ...]."""
+        parts = places.split([batch * width for batch, width in self.blocks])
+        for part, (batch, width) in zip(parts, self.blocks, strict=True):
+            yield part.view(batch, width, *part.shape[1:])
 
     def attend(
         self,
@@ -41,39 +53,47 @@ class Varlen:
         read: Tensor | None,
     ) -> Tensor:
         """Attend with padding, which exists only here, on the right, where no token attends to it."""
-        heads = query.shape[1]
-        queries = self._padded(query, self.gather)
-        keys = self._padded(key, self.gather)
-        gradient = torch.is_grad_enabled() and (query.requires_grad or key.requires_grad)
-        counting.attended(
-            self.batch, heads, queries.shape[2], keys.shape[2], queries.shape[3], gradient=gradient
+        heads, gradient = (
+            query.shape[1],
+            torch.is_grad_enabled() and (query.requires_grad or key.requires_grad),
         )
-        values, dtype = self._padded(value, self.gather), query.dtype
-        half_on_cpu = query.device.type == "cpu" and dtype != torch.float32
-        # With a gradient or without, so that a policy which equals its reference scores as the reference does.
-        if half_on_cpu and not dropout and keys.shape[2] <= attention_products.LONGEST:
-            out = attention_products.attend(queries, keys, values, scale)
-        else:
-            if half_on_cpu:
-                # The backward pass in half precision takes twice as long as in float32, the forward pass as long.
-                queries, keys, values = queries.float(), keys.float(), values.float()
-            out = F.scaled_dot_product_attention(
-                queries,
-                keys,
-                values,
-                is_causal=True,
-                dropout_p=dropout,
-                scale=scale,
-                enable_gqa=key.shape[1] != heads,
-            ).to(dtype)
-        rows = out.transpose(1, 2).reshape(-1, heads * out.shape[3]).index_select(0, self.back)
+        found = []
+        for queries, keys, values in zip(*map(self._padded, (query, key, value)), strict=True):
+            counting.attended(
+                len(queries), heads, queries.shape[2], keys.shape[2], queries.shape[3], gradient=gradient
+            )
+            out = _attend(queries, keys, values, scale, dropout)
+            found.append(out.transpose(1, 2).reshape(-1, heads * out.shape[3]))
+        rows = (found[0] if len(found) == 1 else torch.cat(found)).index_select(0, self.back)
         return rows.view(1, rows.shape[0], heads, -1)
 
-    def _padded(self, states: Tensor, places: Tensor) -> Tensor:
-        """Return [1, heads, F, size] as [B, heads, places of a sequence, size]."""
+    def _padded(self, states: Tensor) -> Iterator[Tensor]:
+        """Yield [sequences, heads, width, size] of each block, of [1, heads, F, size]."""
         heads, size = states.shape[1], states.shape[3]
-        rows = states[0].transpose(0, 1).reshape(-1, heads * size).index_select(0, places)
-        return rows.view(self.batch, -1, heads, size).transpose(1, 2)
+        rows = states[0].transpose(0, 1).reshape(-1, heads * size).index_select(0, self.gather)
+        for block in self.split(rows):
+            yield block.view(*block.shape[:2], heads, size).transpose(1, 2)
+
+
+def _attend(queries: Tensor, keys: Tensor, values: Tensor, scale: float | None, dropout: float) -> Tensor:
+    """Return [B, heads, T, size], causal."""
+    dtype = queries.dtype
+    half_on_cpu = queries.device.type == "cpu" and dtype != torch.float32
+    # With a gradient or without, so that a policy which equals its reference scores as the reference does.
+    if half_on_cpu and not dropout and keys.shape[2] <= attention_products.LONGEST:
+        return attention_products.attend(queries, keys, values, scale)
+    if half_on_cpu:
+        # The backward pass in half precision takes twice as long as in float32, the forward pass as long.
+        queries, keys, values = queries.float(), keys.float(), values.float()
+    return F.scaled_dot_product_attention(
+        queries,
+        keys,
+        values,
+        is_causal=True,
+        dropout_p=dropout,
+        scale=scale,
+        enable_gqa=keys.shape[1] != queries.shape[1],
+    ).to(dtype)
 
 
 def hidden_states(
@@ -161,18 +181,23 @@ def _padded_states(model: PreTrainedModel, ids: Tensor, varlen: Varlen) -> Tenso
 
 def _padded(model: PreTrainedModel, ids: Tensor, varlen: Varlen) -> Tensor:
     # Padded on the right, where the mask that a model makes by itself is correct.
-    rows = ids.index_select(0, varlen.gather).view(varlen.batch, varlen.width)
     counting.expect(len(ids))
-    found = decoder_of(model)(input_ids=rows, use_cache=False).last_hidden_state
-    return found.flatten(0, 1).index_select(0, varlen.back)
+    found = [
+        decoder_of(model)(input_ids=rows, use_cache=False).last_hidden_state.flatten(0, 1)
+        for rows in varlen.split(ids.index_select(0, varlen.gather))
+    ]
+    return torch.cat(found).index_select(0, varlen.back)
 
 
 def _alone(model: PreTrainedModel, ids: Tensor, varlen: Varlen) -> Tensor:
     # Whatever follows a sequence in its row, no token of the sequence attends to it.
-    rows = ids.index_select(0, varlen.gather).view(varlen.batch, 1, varlen.width)
-    decoder, mask = decoder_of(model), torch.ones_like(rows[0])
+    decoder = decoder_of(model)
     found = [
-        decoder(input_ids=row, attention_mask=mask, use_cache=False).last_hidden_state[0] for row in rows
+        decoder(
+            input_ids=row[None], attention_mask=torch.ones_like(row[None]), use_cache=False
+        ).last_hidden_state[0]
+        for rows in varlen.split(ids.index_select(0, varlen.gather))
+        for row in rows
     ]
     return torch.cat(found).index_select(0, varlen.back)
 
@@ -187,4 +212,4 @@ def _trial(model: PreTrainedModel, forward: Callable[[PreTrainedModel, Tensor, V
     ids = trial_tokens(model, 6)
     gather = torch.tensor([0, 1, 2, 3, 4, 0, 1, 5, 0, 0], device=model.device)
     back = torch.tensor([0, 1, 2, 3, 4, 7], device=model.device)
-    return forward(model, ids, Varlen(gather, back, 2, 5))
+    return forward(model, ids, Varlen(gather, back, ((2, 5),)))

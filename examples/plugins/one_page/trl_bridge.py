@@ -49,7 +49,7 @@ class Bridge(Method):
             nothing = Dataset.from_dict({"prompt": ["a"], "chosen": ["a"], "rejected": ["a"]})
             made = {"train_dataset": nothing, "processing_class": tokenizer, "callbacks": [leading]}
             trainer = DPOTrainer(model, args=args, **made)
-            trainer.train_dataset = leading.dataset(columns)
+            leading.lead(trainer, columns)
             trainer.train()
         return policy
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from alignbench import DecodingBase, Pair, PluginError, Policy, Prompt, Query, Run, Sampling
 from alignbench.integrations import count
+from alignbench.spending import computed
 from alignbench_rain.best import BestOf
 from alignbench_rain.decoder import OwnStates, SearchDecoder, SentenceEncoder
 from alignbench_rain.evaluation import Evaluation, JudgeEvaluation, SelfEvaluation
@@ -72,7 +73,9 @@ class Maker:
         prompts = list(self.run.rows(Prompt))[:CALIBRATION]
 
         def cost(policy: Policy) -> float:
-            return float(sum(answer.tokens for answer in policy.answer(prompts, PLAIN, self.run.seed)))
+            with computed() as work:
+                policy.answer(prompts, PLAIN, self.run.seed)
+            return float(work.positions)
 
         def plain(n: int) -> float:
             return cost(BestOf(self.start, self.evaluation(), n))

@@ -257,7 +257,7 @@ def train(
             )
         trainer = make(model, tokenizer, args, callbacks=[leading])
         # TRL tokenises what it is given when it is made; these rows are tokenised already.
-        trainer.train_dataset = leading.dataset(columns)
+        leading.lead(trainer, columns)
         trainer.train()
     return policy
 

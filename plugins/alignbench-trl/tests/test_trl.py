@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from torch.nn import Dropout
 
 from alignbench import Pair, Sampling, Sequence, layout, plugins
+from alignbench.api.config import Budget
 from alignbench.recipe.resolve import resolve
 from alignbench.testing import MethodSuite
 from alignbench.worker.run.borrow import borrowed
@@ -31,6 +32,25 @@ class Laws(MethodSuite):
             pytest.skip("in the long version: make examples")
 
 
+class OnGivenRows(Laws):
+    """Of a trainer that learns from rows that are there."""
+
+    @pytest.mark.parametrize("micro_batch", ["auto", 2])
+    def test_its_last_step_takes_the_rows_that_what_is_left_pays_for(self, session, micro_batch, monkeypatch):
+        amount = 2_700  # two steps and two thirds
+        recipe = session.recipe.model_copy(
+            update={
+                "budget": Budget(tokens=amount),
+                "training": session.recipe.training.model_copy(update={"micro_batch": micro_batch}),
+            }
+        )
+        monkeypatch.setattr(session, "plan", resolve(recipe))
+        run = self._align(session, f"last-step-{micro_batch}")[0]
+        account, batch = run.ledger.account, recipe.training.batch
+        assert 0.95 * amount <= run.drawn("tokens") <= 1.02 * amount
+        assert (account.steps - 1) * batch < account.rows <= account.steps * batch
+
+
 OF_EACH = (
     "answers_cost",
     "counted_once",
@@ -45,7 +65,7 @@ OF_EACH = (
 """Laws that rest on what a trainer does, and not on what leads it."""
 
 
-class TestTRLSFT(Laws):
+class TestTRLSFT(OnGivenRows):
     method = "trl-sft"
 
 
@@ -98,7 +118,7 @@ class TestTRLRLOO(Laws):
     config = {"rewards": ["length"], "answers": 2, "max_new_tokens": 6, "learning_rate": 1e-3}
 
 
-class TestTRLReward(Laws):
+class TestTRLReward(OnGivenRows):
     method = "trl-reward"
     config = {"n": 2, "learning_rate": 1e-3}
 
@@ -125,12 +145,12 @@ class TestTRLReward(Laws):
         assert found == pytest.approx(policy.head(state.float()).item(), abs=1e-3)
 
 
-class TestAnyTrainer(Laws):
+class TestAnyTrainer(OnGivenRows):
     method = "trl"
     config = {"trainer": "experimental.orpo.ORPOTrainer", "args": {"beta": 0.2}}
 
 
-class TestTRLDPO(Laws):
+class TestTRLDPO(OnGivenRows):
     method = "trl-dpo"
 
     def test_the_network_is_as_before(self, session, aligned):

@@ -20,6 +20,7 @@ from alignbench.models.meter import Tally, metered
 from alignbench.recipe.load import load
 from alignbench.recipe.named import open_source
 from alignbench.recipe.schema import Named
+from alignbench.spending import computed
 
 from .conftest import QUESTION
 
@@ -51,7 +52,9 @@ def maker(base, few):
 
 
 def positions(policy, prompts):
-    return sum(answer.tokens for answer in policy.answer(prompts, PLAIN, SEED))
+    with computed() as work:
+        policy.answer(prompts, PLAIN, SEED)
+    return work.positions
 
 
 def test_as_many_answers_are_drawn_as_cost_the_positions_of_the_label(maker, make, few, base):
@@ -66,11 +69,14 @@ def test_as_many_answers_are_drawn_as_cost_the_positions_of_the_label(maker, mak
         like: maker(BestOfN.Config(question=QUESTION, like=like), fives=fives, **searches).best_of_n().n
         for like in ("few", "many", "fives")
     }
-    single = positions(BestOf(base.policy(), evaluation, 1), few)
     assert found["fives"] == 5
     assert 1 < found["few"] < found["many"]
     for name, search in searches.items():
-        assert found[name] == round(positions(search, few) / single)
+        n = found[name]
+        fewer, same, more = (
+            positions(BestOf(base.policy(), evaluation, n + step), few) for step in (-1, 0, 1)
+        )
+        assert abs(same - positions(search, few)) < max(same - fewer, more - same)
 
 
 def test_without_a_label_as_many_are_drawn_as_the_recipe_says(maker):
