@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,6 +20,8 @@ NOTES = "notes.yaml"
 EDGE = 4.0
 """Effects in units of d beyond which the forest plot shows an arrow."""
 NO_EFFECT = "no effect larger than d"
+_SOURCE = re.compile(r'plugins\.\S+ \S+ was "(.+), source (\w+)", is "\1, source (\w+)"')
+"""How a record says that the source of a distribution changed, once for each of its plugins."""
 _COLOURS = {
     "reproduced": "#1a7f37",
     "contradicted": "#cf222e",
@@ -145,7 +148,7 @@ def _made(records: Records) -> list[str]:
     """When and with what the runs on record were made."""
     rows = [
         f"| {look} | {name} | {str(made['started'])[:10]} | {made['platform']}, {made['device']} "
-        f"| {_versions(made['versions'])} | {'; '.join(made['mixed'] or ()) or 'no'} |"
+        f"| {_versions(made['versions'])} | {_mixed(made['mixed'] or ())} |"
         for look, runs in records.made.items()
         for name, made in sorted(runs.items())
     ]
@@ -162,6 +165,21 @@ def _made(records: Records) -> list[str]:
         "|---|---|---|---|---|---|",
         *rows,
     ]
+
+
+def _mixed(changes: Sequence[str]) -> str:
+    """Return what changed within a run: all plugins of a distribution have its source in common."""
+    sources: dict[str, list[str]] = {}
+    others = []
+    for change in changes:
+        if found := _SOURCE.fullmatch(change):
+            distribution, old, new = found.groups()
+            known = sources.setdefault(distribution, [old])
+            known += [new] if new not in known else []
+        else:
+            others.append(change)
+    same = [f"source of {name}: {', then '.join(known)}" for name, known in sources.items()]
+    return "; ".join([*same, *others]) or "no"
 
 
 def _versions(versions: Mapping[str, str]) -> str:

@@ -605,6 +605,21 @@ def test_the_forest_plot_draws_an_effect_in_units_of_d_towards_the_claim():
     assert places[0] == places[1], "both are two d in the claim's direction"
 
 
+def test_a_run_whose_code_changed_says_so_once_for_all_plugins(two):
+    old, *new = (f"alignbench 0.1.0, source {code}" for code in ("aaa", "bbb", "ccc"))
+    changed = [
+        f'plugins.{one} was "{old}", is "{now}"' for now in new for one in ("judges gold", "metrics kl")
+    ]
+    finish(two, 0.2, 0.001)
+    state = two.state()
+    for made in two.records.made["5-seeds"].values():
+        made |= {"versions": {"torch": "2"}, "mixed": [*changed, "versions.torch was 1, is 2"]}
+    text, _ = page(
+        two.registry, state.found, {}, state=state, records=two.records, sandbox="f" * 64, figure="claims.svg"
+    )
+    assert "| source of alignbench 0.1.0: aaa, then bbb, then ccc; versions.torch was 1, is 2 |" in text
+
+
 def test_evidence_of_a_run_that_is_not_there_says_so():
     assert evidence(part(), {}) == Evidence(missing="not run yet")
     assert (
