@@ -67,9 +67,10 @@ def affordable(run: Run, state: MutableMapping[str, Any], wanted: int, *, first:
 
 @contextmanager
 def computed() -> Iterator[Work]:
-    """Yield what networks compute inside the block, as the ledger counts it: a prompt that answers share counts once.
+    """Yield what this process's networks compute inside the block: a prompt that answers share counts once.
 
-    Its `forwards`, `positions` (without gradient), `trained` (positions with one) and `flops` are complete at the end.
+    The ledger counts the same, and the tokens of judges on a server in addition. What is yielded is complete at the
+    end of the block: `forwards`, `positions` (without gradient), `trained` (positions with one) and `flops`.
     """
     from alignbench.models.meter import Tally, metered
 

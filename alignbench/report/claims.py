@@ -16,7 +16,8 @@ from alignbench.commands.claims.verdicts import DECIDED, Found, p_values, summar
 from alignbench.recipe import yaml
 from alignbench.recipe.load import load
 
-NOTES = "notes.yaml"
+NOTES, PROCEDURE = "notes.yaml", "procedure"
+"""The file of what was learnt after the first seeds, by claim, and its entry about how verdicts come about."""
 EDGE = 4.0
 """Effects in units of d beyond which the forest plot shows an arrow."""
 NO_EFFECT = "no effect larger than d"
@@ -53,8 +54,9 @@ def page(
     every = [one for ones in found.values() for one in ones]
     words = Counter(one.word for one in every)
     small = sum(one.small for one in every)
-    cannot = sum(bool(claim.cannot) for claim in claims.values())
+    cannot = [name for name, claim in claims.items() if claim.cannot]
     counts = [f"{count} {NO_EFFECT if word == 'no effect' else word}" for word, count in words.items()]
+    noted = _notes(registry.folder).get(PROCEDURE, "")
     decided = sum(bool(ones) and all(one.word in DECIDED for one in ones) for ones in found.values())
     lines = [
         "# Claims of the literature, on the sandbox",
@@ -65,14 +67,15 @@ def page(
         "",
         f"Sandbox {sandbox[:16]}. Registry `{registry.digest}`.",
         "",
-        f"{decided} of {len(claims)} claims are decided in all parts; the sandbox cannot show {cannot}. "
-        f"Parts: {', '.join(counts)}."
+        f"{decided} of {len(claims)} claims are decided in all parts by runs"
+        + (f"; what runs of the sandbox cannot show is declared: {', '.join(cannot)}" if cannot else "")
+        + f". Parts: {', '.join(counts)}."
         + (
-            f" Of the decided ones {small} {'are' if small > 1 else 'is'} smaller than the part's d."
+            f" {small} of the effects with a direction {'are' if small > 1 else 'is'} smaller than d."
             if small
             else ""
         ),
-        *_under_way(state, every),
+        *_under_way(state, found),
         *(["", "Written with `--quick`: one seed and 100 prompts, which give no verdict."] if quick else []),
         "",
         f"![Every part of every claim: its effect in units of d with its interval, and its verdict]({figure})",
@@ -91,11 +94,16 @@ def page(
         "",
         *_procedure(procedure),
         "",
+        *(
+            [f"Noted after the first seeds, and not registered: {' '.join(noted.split())}", ""]
+            if noted
+            else []
+        ),
         *_replication(found, again, procedure.replication.error),
-        *(_made(records) if records is not None else []),
     ]
     for name, claim in claims.items():
         lines += ["", *_claim(registry, name, claim, found[name], summaries[name])]
+    lines += _made(records) if records is not None else []
     return "\n".join(lines) + "\n", forest(found)
 
 
@@ -110,7 +118,7 @@ def _procedure(one: Procedure) -> list[str]:
         "| reproduced | the truth lies where the part says, such as above 0 |",
         "| contradicted | it lies on the other side |",
         f"| {NO_EFFECT} | it lies within d of 0, by two one-sided tests |",
-        "| undecided | not enough data for any of these; the seeds or the prompts that would decide it are given |",
+        "| undecided | not enough data for any of these; the seeds or the rows that would decide it are given |",
         "| the sandbox cannot show it | declared in the registry, with the reason |",
         "",
         f"Seeds {last[0]} to {last[-1]}; interim analyses (looks) at {looks} seeds. A part that is decided keeps its",
@@ -122,25 +130,31 @@ def _procedure(one: Procedure) -> list[str]:
         "part, uncorrected; the interval of 95 % is of one part by itself, and knows of no looks. Beyond that level",
         "every p has the heavier tail that its own seeds give it: the pool is too small for an unstable label.",
         "A seed at which a label of a part diverged is left out and counted, and one that failed runs again; a part",
-        f"with over {one.most_diverged:.0%} such seeds stays undecided. The seeds or prompts that an undecided part",
+        f"with over {one.most_diverged:.0%} such seeds stays undecided. The seeds or rows that an undecided part",
         "needs decide it in 80 % of all cases if the truth is what was found, at the p that decides one part more.",
         "",
         "Labels of one run are compared with the variance between seeds that is pooled over those of its labels that",
         "vary alike ([metrics](metrics.md)), labels of two runs with their own. All seeds read the same training rows:",
-        "they are a sample of trainings and answers, not of data.",
+        "they are a sample of trainings and answers, not of data. A row of the tables is what the metric samples: a",
+        "prompt, of which those of one conversation are one, a held-out pair, a question or a sum.",
     ]
 
 
-def _under_way(state: State | None, every: Sequence[Found]) -> list[str]:
+def _under_way(state: State | None, found: Mapping[str, Sequence[Found]]) -> list[str]:
     """How far the looks are, and from which p value on a part is decided."""
     if state is None or state.threshold < 0:
         return []
+    every = [one for ones in found.values() for one in ones]
     asked = sum(one.look is not None for one in every)
     line = f"{asked} of {len(every)} parts have numbers. p up to {state.threshold:.2g} decides a part of the last look."
     if state.look is not None:
-        line += (
-            f" The look at {state.look} seeds is under way: more numbers decide more, and take nothing back."
-        )
+        waiting = [
+            f"{name}.{place}"
+            for name, ones in found.items()
+            for place, one in enumerate(ones, start=1)
+            if one.word not in DECIDED and one.look != state.look
+        ]
+        line += f" Without numbers of {state.look} seeds yet: {', '.join(waiting)}. They may be decided by that look."
     return ["", line]
 
 
@@ -149,7 +163,9 @@ def _made(records: Records) -> list[str]:
     rows = [
         f"| {look} | {name} | {str(made['started'])[:10]} | {made['platform']}, {made['device']} "
         f"| {_versions(made['versions'])} | {_mixed(made['mixed'] or ())} |"
-        for look, runs in records.made.items()
+        for look, runs in sorted(
+            records.made.items(), key=lambda made: (not made[0][0].isdigit(), len(made[0]), made[0])
+        )
         for name, made in sorted(runs.items())
     ]
     if not rows:
@@ -200,6 +216,8 @@ def _replication(
             "Not run yet: `alignbench claims --replicate` runs the decided parts on seeds of no look.",
         ]
     rows, signs, words, sided = [], 0, 0, 0
+    lost: list[str] = []
+    turned: list[str] = []
     for name, place in (at for at in decided if at in ran):
         first, second = found[name][place], ran[name, place]
         one, two = (each.evidence.estimate for each in (first, second))
@@ -209,6 +227,10 @@ def _replication(
             sided += 1
             signs += (one.value > 0) == (two.value > 0)
         words += first.word == second.word
+        if second.word not in DECIDED:
+            lost.append(f"{name}.{place + 1}")
+        elif first.word != second.word:
+            turned.append(f"{name}.{place + 1}")
         low, high = two.interval()
         rows.append(
             f"| {name}.{place + 1} | {_number(one.value)} | {first.verdict} | {_number(two.value)} "
@@ -218,8 +240,10 @@ def _replication(
     return [
         *lines,
         f"{len(rows)} of {len(decided)} decided parts have run again: {words} of these keep their verdict, by tests",
-        f"at {error:g} for each part, and {signs} of {sided} with a direction keep their sign."
-        + (f" Without a number: {', '.join(missing)}." if missing else ""),
+        f"at {error:g} for each part, and {signs} of {sided} that were found above or below 0 keep their sign.",
+        *([f"Without a number: {', '.join(missing)}."] if missing else []),
+        *([f"Undecided now: {', '.join(lost)}."] if lost else []),
+        *([f"Decided otherwise: {', '.join(turned)}."] if turned else []),
         "",
         "| part | found | verdict | again | 95% interval | verdict |",
         "|---|---:|---|---:|---|---|",
@@ -235,20 +259,21 @@ def _claim(registry: Registry, name: str, claim: Claim, found: Sequence[Found], 
         "",
         f"**{conclusion[0].upper()}{conclusion[1:]}.**",
     ]
+    note = _notes(registry.folder).get(name)
+    noted = [f"Noted after its first seeds, and not registered: {' '.join(note.split())}"] if note else []
     if claim.cannot:
-        lines[-1] += f" {claim.cannot[0].upper()}{claim.cannot[1:].strip().rstrip('.')}."
-        return lines
+        lines[-1] = f"**{conclusion[0].upper()}{conclusion[1:]}**: {claim.cannot.strip().rstrip('.')}."
+        return [*lines, *(["", *noted] if noted else [])]
     lines += [
         "",
-        "| | part | reproduced if | contradicted if | d | found | 95% interval | p | seeds x prompts | verdict |",
+        "| | part | reproduced if | contradicted if | d | found | 95% interval | p | seeds x rows | verdict |",
         "|---:|---|---|---|---:|---:|---|---:|---:|---|",
         *(_row(place, one) for place, one in enumerate(found, start=1)),
         "",
     ]
     if claim.asked:
         lines += [f"Tested here: {claim.asked.strip()}", ""]
-    if note := _notes(registry.folder).get(name):
-        lines += [f"Noted after its first seeds, and not registered: {' '.join(note.split())}", ""]
+    lines += [*noted, ""] if noted else []
     of = f"`recipes/claims/{claim.recipe}`"
     of += f", variants {', '.join(claim.variants)}" if claim.variants else ""
     lines.append(
@@ -303,7 +328,7 @@ def _needs(one: Found) -> str:
     seeds, prompts = one.needs
     ways = [
         *([f"{seeds} seeds"] if seeds is not None else []),
-        *([f"{prompts:,} prompts"] if prompts is not None else []),
+        *([f"{prompts:,} rows"] if prompts is not None else []),
     ]
     return " or ".join(ways) or "more of both"
 

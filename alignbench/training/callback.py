@@ -22,7 +22,7 @@ UNBOUNDED = 2**31 - 1
 """Steps and rows where the budget counts everything: how many it pays for shows on the way."""
 
 RECENT = 2
-"""Steps whose dearer one says what the last can pay for: answers get longer or shorter as a policy learns."""
+"""The higher price of so many steps is that of the last one: answers get longer or shorter as a policy learns."""
 
 
 class Observer(TrainerCallback):
@@ -47,11 +47,14 @@ class Observer(TrainerCallback):
         self._begun = self._share = self._rate = 0.0
         self._of_an_epoch = 1
         self._micro_batches = self._answers = 1
+        self._dearest = 0.0
+        """The most that a step has cost, without `rows`."""
         self._prices: list[float] = []
-        """What a token of the rows, or a prompt of one's own answers, cost of a budget that counts everything, in each
-        of the last steps; without `rows` what a step did."""
+        """What a token of the rows, or a prompt that the trainer answers itself, cost in each of the last steps."""
         self._last: int | None = None
-        """Rows of the step that spends the budget; none: that step is not known yet, and each takes a batch."""
+        """Rows of the last step; none until it is known, and each step takes a batch."""
+        self._end: int | None = None
+        """Rows of all steps, with it."""
         self._data: _Drawn | None = None
         self._peaks: list[float] = []
         if rows is not None:
@@ -72,8 +75,9 @@ class Observer(TrainerCallback):
     def lead(self, trainer: Any, columns: Callable[[Any], Mapping[str, Any]]) -> None:
         """Give a trainer the views that are left to train on, each as the columns that it reads, in their order.
 
-        The last step under a budget that counts everything has as many rows as what is left pays for, by what a token
-        of the rows cost in the steps before it; of a trainer that draws its own answers, by what a prompt did.
+        Under a budget that counts everything the last step has as many rows as what is left pays for, by the price of
+        a token of the rows in the steps before. Where the trainer draws its own answers, it is the price of a prompt.
+        Each micro-batch of that step has as many rows as the others.
         """
         trainer.train_dataset = self._data = _Drawn(self, columns)
         loader = trainer.get_train_dataloader
@@ -89,15 +93,10 @@ class Observer(TrainerCallback):
         """Return the places of a micro-batch that the step has rows for: all, but in the last one."""
         if self._last is None:
             return places
-        if (
-            self._answers > 1
-        ):  # a batch of groups is read whole, again for each micro-batch, and dealt out later
-            return places[: self._last * len(places) // self.run.batch]
-        views, count = self._last * self.views, self._micro_batches
-        first = len(places) * micro_batch
-        begun = sum(views // count + (at < views % count) for at in range(micro_batch))
-        most = views // count + (micro_batch < views % count)
-        return [place - first + begun for place in places[:most]]
+        size = self._last * len(places) // self.run.batch
+        # A batch of groups is read whole, again for each micro-batch, and dealt out later.
+        moved = 0 if self._answers > 1 else micro_batch * (len(places) - size)
+        return [place - moved for place in places[:size]]
 
     def row(self, number: int) -> Any:
         """Return the view `number` of the training, from its very first."""
@@ -154,8 +153,6 @@ class Observer(TrainerCallback):
         if self._kept is not None:
             self._restore(self._kept, whole, optimizer)
         self.left = self.before = self.run.left
-        if self._prices:
-            self._look_ahead(self.done)
         self._begun = self.run.budget.amount - self.left
         if self._rows is not None:
             # A schedule of the trainer's own has changed `lr` already.
@@ -233,41 +230,39 @@ class Observer(TrainerCallback):
     def _read(self, args: TrainingArguments, state: TrainerState) -> float:
         """Rows read: several answers to one prompt are one row."""
         if self._rows is not None:
-            return min((self.done + state.global_step) * self.run.batch, self._amount)
+            rows = (self.done + state.global_step) * self.run.batch
+            return min(rows, self._amount if self._end is None else self._end)
         return state.global_step * args.train_batch_size * args.gradient_accumulation_steps / self._answers
 
     def _spent(self, args: TrainingArguments, state: TrainerState) -> bool:
-        """Whether the budget is spent; where it counts everything, whether what is left pays for nothing more."""
+        """Find out whether the budget is spent; where it counts everything, whether what is left pays for no more."""
+        size = None if self._data is None else self._data.step_size()
         if (unit := self.run.budget.unit) in TOTALS:
             spent, self.before = self.before - self.run.left, self.run.left
-            if self._data is None:
-                self._prices.append(spent)
-                return self.before < max(self._prices)
-            if self._last is not None:
-                return True
-            self._prices = [*self._prices, spent / (self._data.step_size() or 1.0)][-RECENT:]
-            return self._look_ahead(self.done + state.global_step) == 0
+            if size is None:
+                self._dearest = max(self._dearest, spent)
+                return self.before < self._dearest
+            if self._last is None:
+                self._prices = [*self._prices, spent / (size or 1.0)][-RECENT:]
+                self._plan_last(self.done + state.global_step)
+                return self._last == 0
+            return True
         if self._rows is not None:
             return self.done + state.global_step >= math.ceil(self._amount / self.run.batch)
         done = {"epochs": state.epoch or 0, "rows": self._read(args, state), "steps": state.global_step}
         return done[unit] >= self.left
 
-    def _look_ahead(self, step: int) -> int:
-        """Return how many rows what is left pays for after `step` steps, at most a batch; with fewer it is the last."""
+    def _plan_last(self, step: int) -> None:
+        """Set the rows of the last step, if what is left after `step` steps pays for less than a batch."""
         assert self._data is not None
-        batch, pays = self.run.batch, self.before / max(self._prices)
-        rows, size = 0, 0.0
-        while rows < batch and (size := size + self._data.size(step * batch + rows)) <= pays:
+        batch, price = self.run.batch, max(self._prices)
+        rows, cost = 0, 0.0
+        while rows < batch and (cost := cost + price * self._data.size(step * batch + rows)) <= self.before:
             rows += 1
-        if rows == batch:
-            return batch
-        if self._answers > 1:
-            # The answers of a step are dealt out evenly to its micro-batches.
-            rows -= rows % (self._micro_batches // math.gcd(self._micro_batches, self._answers))
-        elif rows * self.views < self._micro_batches:
-            rows = 0
-        self._last, self._amount = rows, step * batch + rows
-        return rows
+        if rows < batch:
+            each = self._answers if self._answers > 1 else self.views
+            rows -= rows % (self._micro_batches // math.gcd(self._micro_batches, each))
+            self._last, self._end = rows, step * batch + rows
 
     def _progress(self, step: int) -> float:
         """Return the share of the budget that is spent when `step` steps of this process are done."""
@@ -285,7 +280,7 @@ class Observer(TrainerCallback):
             return
         kept = {
             "step": step,
-            "prices": self._prices,
+            "spending": (self._prices, self._last, self._end),
             "weights": {name: one for name, one in model.named_parameters() if one.requires_grad},
             "optimizer": optimizer.state_dict(),
             "random": random_state(),
@@ -298,7 +293,7 @@ class Observer(TrainerCallback):
             if weight.requires_grad:
                 weight.data.copy_(kept["weights"][name])
         optimizer.load_state_dict(kept["optimizer"])
-        self._prices = kept["prices"]
+        self._prices, self._last, self._end = kept["spending"]
 
 
 class _Drawn(Dataset[Mapping[str, Any]]):
@@ -308,8 +303,8 @@ class _Drawn(Dataset[Mapping[str, Any]]):
         self.observer, self.columns = observer, columns
         self.first = observer.done * observer.run.batch * observer.views
         self._micro_batch = 0
-        self._step: dict[int, float] = {}
-        """The sizes of what the step has read, by place."""
+        self._read: dict[int, float] = {}
+        """The sizes of what was read since `step_size` was asked last, by place."""
 
     def __len__(self) -> int:
         return max(0, self.observer._amount * self.observer.views - self.first)
@@ -321,7 +316,7 @@ class _Drawn(Dataset[Mapping[str, Any]]):
         places = self.observer.cut(places, self._micro_batch)
         self._micro_batch += 1
         found = [self[place] for place in places]
-        self._step |= {place: _size(row) for place, row in zip(places, found, strict=True)}
+        self._read |= {place: _size(row) for place, row in zip(places, found, strict=True)}
         return found
 
     def size(self, row: int) -> float:
@@ -330,12 +325,12 @@ class _Drawn(Dataset[Mapping[str, Any]]):
         return sum(_size(self.columns(self.observer.row(row * views + view))) for view in range(views))
 
     def step_size(self) -> float:
-        """Return the size of what was read since this was asked last."""
-        read, self._step, self._micro_batch = self._step, {}, 0
+        """Return the size of the step that has ended, and begin the next."""
+        read, self._read, self._micro_batch = self._read, {}, 0
         return sum(read.values())
 
 
 def _size(row: Mapping[str, Any]) -> float:
-    """Tokens of a row; 1 where its columns have none, as the prompts of a trainer that draws its own answers."""
+    """Return the tokens of a row; 1 where its columns have none, as the prompts that a trainer answers itself."""
     tokens = (one for one in row.values() if isinstance(one, list) and one and isinstance(one[0], int))
     return sum(map(len, tokens)) or 1

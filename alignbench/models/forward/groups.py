@@ -22,10 +22,10 @@ from alignbench.models.forward.varlen import Varlen, hidden_states
 from alignbench.rows import Sequence
 
 BLOCK = 256
-"""Tokens for which a block of its own pays: what a smaller one saves, its calls cost."""
+"""A block has so many tokens at least, on average: a smaller one costs more in calls than it saves."""
 
 MOST_BLOCKS = 4
-"""More of them save nothing more (32 pairs of the sandbox)."""
+"""More blocks save nothing more (32 pairs of the sandbox)."""
 
 
 @dataclass(frozen=True)
@@ -173,7 +173,8 @@ def lay_out(groups: Mapping[str, Group], device: torch.device) -> Layout:
 def _blocks(lengths: Many[int], device: torch.device) -> Iterator[list[int]]:
     """Yield the places of sequences whose attention is computed together: on a CPU those of similar length."""
     order = sorted(range(len(lengths)), key=lambda place: lengths[place])
-    count = min(MOST_BLOCKS, len(order), sum(lengths) // BLOCK) if device.type == "cpu" else 1
+    alike = device.type != "cpu" or lengths[order[0]] == lengths[order[-1]]
+    count = 1 if alike else min(MOST_BLOCKS, len(order), sum(lengths) // BLOCK)
     for part in np.array_split(order, max(1, count)):
         yield part.tolist()
 

@@ -181,11 +181,11 @@ def _padded_states(model: PreTrainedModel, ids: Tensor, varlen: Varlen) -> Tenso
 
 def _padded(model: PreTrainedModel, ids: Tensor, varlen: Varlen) -> Tensor:
     # Padded on the right, where the mask that a model makes by itself is correct.
-    counting.expect(len(ids))
-    found = [
-        decoder_of(model)(input_ids=rows, use_cache=False).last_hidden_state.flatten(0, 1)
-        for rows in varlen.split(ids.index_select(0, varlen.gather))
-    ]
+    found, expected = [], len(ids)
+    for rows in varlen.split(ids.index_select(0, varlen.gather)):
+        counting.expect(expected)
+        expected = 0  # a prompt that sequences of several blocks share is counted once
+        found.append(decoder_of(model)(input_ids=rows, use_cache=False).last_hidden_state.flatten(0, 1))
     return torch.cat(found).index_select(0, varlen.back)
 
 

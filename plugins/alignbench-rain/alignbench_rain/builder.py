@@ -68,7 +68,7 @@ class Maker:
     def matched(self, other: Policy) -> int:
         """Return how many plain answers, judged, cost the positions of one answer of `other`.
 
-        Answers share their prompt, so that n of them cost less than n times one: the cost is measured near the end too.
+        Answers share their prompt, so that n of them cost less than n times one: it is measured at one and near n.
         """
         prompts = list(self.run.rows(Prompt))[:CALIBRATION]
 

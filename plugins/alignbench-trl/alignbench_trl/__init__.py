@@ -51,13 +51,17 @@ SHARED = frozenset(
 """Fields that the recipe or the contract sets for all methods."""
 DRAWN = frozenset(
     {
+        "dataloader_multiprocessing_context",
+        "dataloader_num_workers",
+        "dataloader_persistent_workers",
+        "dataloader_prefetch_factor",
         "generation_batch_size",
         "num_iterations",
         "shuffle_dataset",
         "steps_per_generation",
     }
 )
-"""Fields that say which prompts a step answers: those of all methods, once each."""
+"""Fields that say which rows a step has, or read them ahead."""
 OF_PROMPTS = frozenset({"answers", "judge", "max_new_tokens", "rewards", "temperature"})
 """Fields of a trainer that draws answers itself."""
 ELSEWHERE = frozenset({"use_vllm"})
@@ -86,7 +90,7 @@ class TRLConfig(MethodConfig):
         trainer = getattr(self, "trainer", self.trained_by)
         for names, reason in (
             (SHARED, "which the recipe sets for all methods; set it there"),
-            (DRAWN, "but the prompts of a step are those of all methods, once each"),
+            (DRAWN, "but the rows of a step are those of all methods, drawn as they are needed"),
             (ELSEWHERE, "but the run counts what its own base draws"),
             (self.given().keys(), "which is a field of the method; set it there"),
         ):

@@ -104,7 +104,8 @@ def train_kto(run: Run, config: Any) -> Policy:
         nothing = Dataset.from_dict({"prompt": ["a", "a"], "completion": ["a", "b"], "label": [True, False]})
         trainer = KTOTrainer(model, args=settings, train_dataset=nothing, processing_class=tokenizer, **more)
         if trainer.calculate_KL:
-            trainer.data_collator = _Mismatched(trainer.data_collator)
+            first = {tuple(row.prompt_ids): list(row.response_ids) for row in run.rows(UnpairedPreference)}
+            trainer.data_collator = _Mismatched(trainer.data_collator, dict(list(first.items())[:2]))
         return trainer
 
     return train(run, config, run.rows(UnpairedPreference), columns, make, together=True)
@@ -114,22 +115,24 @@ class _Mismatched:
     """Gives each prompt the answer to another one of the step, as TRL does where it prepares the rows.
 
     Both answers of a pair stand side by side here, so that the shift goes past all answers to a prompt. A step with a
-    single prompt takes answers of the step before it.
+    single prompt takes an answer to one of `others`, which are two prompts with their answers.
     """
 
-    def __init__(self, collate: Callable[[list[dict[str, Any]]], Any]):
-        self.collate = collate
-        self.before: list[Any] = []
+    def __init__(
+        self, collate: Callable[[list[dict[str, Any]]], Any], others: Mapping[tuple[int, ...], list[int]]
+    ):
+        self.collate, self.others = collate, others
 
     def __call__(self, rows: list[dict[str, Any]]) -> Any:
         answers = [row["completion_ids"] for row in rows]
-        past = max(Counter(tuple(row["prompt_ids"]) for row in rows).values())
-        others = answers[-past:] + answers[:-past]
-        if past == len(rows) and self.before:
-            others = [self.before[place % len(self.before)] for place in range(past)]
-        self.before = answers
+        prompts = Counter(tuple(row["prompt_ids"]) for row in rows)
+        past = max(prompts.values())
+        mismatched = answers[-past:] + answers[:-past]
+        if past == len(rows):
+            other = next((one for prompt, one in self.others.items() if prompt not in prompts), answers[0])
+            mismatched = [other] * past
         return self.collate(
-            [{**row, "KL_completion_ids": other} for row, other in zip(rows, others, strict=True)]
+            [{**row, "KL_completion_ids": one} for row, one in zip(rows, mismatched, strict=True)]
         )
 
 
@@ -240,7 +243,7 @@ def train(
         leading = callback(run, rows, leave_out=NOT_OF_THE_STEP)
         settings = _settings(run, together=together)
         settings["per_device_train_batch_size"] *= answers * leading.views
-        # A step of groups is whole: TRL deals them out by their number.
+        # Of a budget in epochs, rows or steps a step of groups is whole: TRL deals them out by their number.
         steps = leading.steps if answers == 1 else leading.whole_steps
         args = {
             **settings,
