@@ -127,8 +127,8 @@ def _procedure(one: Procedure) -> list[str]:
         "the expected share of false verdicts, by Benjamini and Hochberg's correction over the parts of all claims,",
         "where a direction counts both sides. `benchmarks/proofs/claims.py` simulates the looks and the correction,",
         "also with a label three times less stable than those it is pooled with. p is that of the test that decides a",
-        "part, uncorrected; the interval of 95 % is of one part by itself, and knows of no looks. Beyond that level",
-        "every p has the heavier tail that its own seeds give it: the pool is too small for an unstable label.",
+        "part, uncorrected, with the heavier tail of that part's own seeds where it is below .05: the pool is too small",
+        "for an unstable label. The interval of 95 % is of one part by itself, and knows of no looks.",
         "A seed at which a label of a part diverged is left out and counted, and one that failed runs again; a part",
         f"with over {one.most_diverged:.0%} such seeds stays undecided. The seeds or rows that an undecided part",
         "needs decide it in 80 % of all cases if the truth is what was found, at the p that decides one part more.",
@@ -154,7 +154,7 @@ def _under_way(state: State | None, found: Mapping[str, Sequence[Found]]) -> lis
             for place, one in enumerate(ones, start=1)
             if one.word not in DECIDED and one.look != state.look
         ]
-        line += f" Without numbers of {state.look} seeds yet: {', '.join(waiting)}. They may be decided by that look."
+        line += f" Without numbers of {state.look} seeds yet: {', '.join(waiting)}."
     return ["", line]
 
 

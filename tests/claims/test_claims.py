@@ -556,7 +556,8 @@ def test_decided_parts_are_run_again_on_seeds_of_no_look(two):
     }
     text, _ = page(two.registry, known, again, sandbox="f" * 64, figure="claims.svg")
     assert "3 of 3 decided parts have run again: 1 of these keep their verdict" in text
-    assert "at 0.05 for each part, and 0 of 2 with a direction keep their sign" in text
+    assert "at 0.05 for each part, and 0 of 2 that were found above or below 0 keep their sign." in text
+    assert "Decided otherwise: C1.1, C3.1." in text
     text, _ = page(two.registry, known, dict(reversed(again.items())), sandbox="f" * 64, figure="claims.svg")
     rows = [line.split("|")[1].strip() for line in text.splitlines() if line.startswith("| C")]
     assert rows[-3:] == ["C1.1", "C2.1", "C3.1"], "in the order of the registry, whatever ran first"
