@@ -22,7 +22,7 @@ UNBOUNDED = 2**31 - 1
 """Steps and rows where the budget counts everything: how many it pays for shows on the way."""
 
 RECENT = 2
-"""The higher price of so many steps is that of the last one: answers get longer or shorter as a policy learns."""
+"""The higher price of so many steps is that of the next: answers get longer or shorter as a policy learns."""
 
 
 class Observer(TrainerCallback):
@@ -51,10 +51,10 @@ class Observer(TrainerCallback):
         """The most that a step has cost, without `rows`."""
         self._prices: list[float] = []
         """What a token of the rows, or a prompt that the trainer answers itself, cost in each of the last steps."""
-        self._last: int | None = None
-        """Rows of the last step; none until it is known, and each step takes a batch."""
-        self._end: int | None = None
-        """Rows of all steps, with it."""
+        self._few: int | None = None
+        """Rows of the next step, where what is left pays for less than a batch."""
+        self._skipped = 0
+        """Rows by which the steps so far were smaller than batches."""
         self._data: _Drawn | None = None
         self._peaks: list[float] = []
         if rows is not None:
@@ -75,9 +75,9 @@ class Observer(TrainerCallback):
     def lead(self, trainer: Any, columns: Callable[[Any], Mapping[str, Any]]) -> None:
         """Give a trainer the views that are left to train on, each as the columns that it reads, in their order.
 
-        Under a budget that counts everything the last step has as many rows as what is left pays for, by the price of
+        Under a budget that counts everything the last steps have as many rows as what is left pays for, by the price of
         a token of the rows in the steps before. Where the trainer draws its own answers, it is the price of a prompt.
-        Each micro-batch of that step has as many rows as the others.
+        Each micro-batch of such a step has as many rows as the others.
         """
         trainer.train_dataset = self._data = _Drawn(self, columns)
         loader = trainer.get_train_dataloader
@@ -90,13 +90,11 @@ class Observer(TrainerCallback):
         trainer.get_train_dataloader = in_time
 
     def cut(self, places: list[int], micro_batch: int) -> list[int]:
-        """Return the places of a micro-batch that the step has rows for: all, but in the last one."""
-        if self._last is None:
-            return places
-        size = self._last * len(places) // self.run.batch
+        """Return the places of a micro-batch that the step has rows for: all, but where it has fewer."""
+        size = len(places) if self._few is None else self._few * len(places) // self.run.batch
         # A batch of groups is read whole, again for each micro-batch, and dealt out later.
         moved = 0 if self._answers > 1 else micro_batch * (len(places) - size)
-        return [place - moved for place in places[:size]]
+        return [place - moved - self._skipped * self.views for place in places[:size]]
 
     def row(self, number: int) -> Any:
         """Return the view `number` of the training, from its very first."""
@@ -230,8 +228,7 @@ class Observer(TrainerCallback):
     def _read(self, args: TrainingArguments, state: TrainerState) -> float:
         """Rows read: several answers to one prompt are one row."""
         if self._rows is not None:
-            rows = (self.done + state.global_step) * self.run.batch
-            return min(rows, self._amount if self._end is None else self._end)
+            return min((self.done + state.global_step) * self.run.batch - self._skipped, self._amount)
         return state.global_step * args.train_batch_size * args.gradient_accumulation_steps / self._answers
 
     def _spent(self, args: TrainingArguments, state: TrainerState) -> bool:
@@ -242,27 +239,26 @@ class Observer(TrainerCallback):
             if size is None:
                 self._dearest = max(self._dearest, spent)
                 return self.before < self._dearest
-            if self._last is None:
-                self._prices = [*self._prices, spent / (size or 1.0)][-RECENT:]
-                self._plan_last(self.done + state.global_step)
-                return self._last == 0
-            return True
+            self._prices = [*self._prices, spent / (size or 1.0)][-RECENT:]
+            self._skipped += 0 if self._few is None else self.run.batch - self._few
+            self._few = self._affordable((self.done + state.global_step) * self.run.batch - self._skipped)
+            return self._few == 0
         if self._rows is not None:
             return self.done + state.global_step >= math.ceil(self._amount / self.run.batch)
         done = {"epochs": state.epoch or 0, "rows": self._read(args, state), "steps": state.global_step}
         return done[unit] >= self.left
 
-    def _plan_last(self, step: int) -> None:
-        """Set the rows of the last step, if what is left after `step` steps pays for less than a batch."""
+    def _affordable(self, read: int) -> int | None:
+        """Return how many rows what is left pays for after the `read` ones; None: a batch, or more."""
         assert self._data is not None
         batch, price = self.run.batch, max(self._prices)
         rows, cost = 0, 0.0
-        while rows < batch and (cost := cost + price * self._data.size(step * batch + rows)) <= self.before:
+        while rows < batch and (cost := cost + price * self._data.size(read + rows)) <= self.before:
             rows += 1
-        if rows < batch:
-            each = self._answers if self._answers > 1 else self.views
-            rows -= rows % (self._micro_batches // math.gcd(self._micro_batches, each))
-            self._last, self._end = rows, step * batch + rows
+        if rows == batch:
+            return None
+        each = self._answers if self._answers > 1 else self.views
+        return rows - rows % (self._micro_batches // math.gcd(self._micro_batches, each))
 
     def _progress(self, step: int) -> float:
         """Return the share of the budget that is spent when `step` steps of this process are done."""
@@ -280,7 +276,7 @@ class Observer(TrainerCallback):
             return
         kept = {
             "step": step,
-            "spending": (self._prices, self._last, self._end),
+            "spending": (self._prices, self._few, self._skipped),
             "weights": {name: one for name, one in model.named_parameters() if one.requires_grad},
             "optimizer": optimizer.state_dict(),
             "random": random_state(),
@@ -293,7 +289,7 @@ class Observer(TrainerCallback):
             if weight.requires_grad:
                 weight.data.copy_(kept["weights"][name])
         optimizer.load_state_dict(kept["optimizer"])
-        self._prices, self._last, self._end = kept["spending"]
+        self._prices, self._few, self._skipped = kept["spending"]
 
 
 class _Drawn(Dataset[Mapping[str, Any]]):

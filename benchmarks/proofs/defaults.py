@@ -21,7 +21,10 @@ METHODS = ("kto", "grpo", "rloo", "online-dpo")
 
 
 def main() -> None:
-    found = figures(results.read(Path(sys.argv[1])))
+    record = results.read(Path(sys.argv[1]))
+    found = figures(record)
+    for label in METHODS:
+        found[label]["learning_rate"] = record.recipe["methods"][label]["config"]["learning_rate"]
     text = json.dumps(found, indent=1)
     Path(__file__).with_suffix(".json").write_text(text + "\n", encoding="utf-8")
     print(text)

@@ -134,7 +134,7 @@ def test_the_page_of_rlaif_quotes_the_labels_that_were_compared():
 def test_the_page_of_grpo_quotes_the_comparison_at_equal_flops():
     text = (ROOT / "docs" / "methods" / "grpo.md").read_text(encoding="utf-8")
     page, found = (
-        tables(text[text.index("## At equal FLOPs") : text.index("## Known pitfalls")]),
+        tables(text[text.index("## At equal FLOPs") : text.index("## With defaults")]),
         proof("equal_flops"),
     )
     trials = proof("equal_flops_tuning")["trials"]
@@ -153,6 +153,23 @@ def test_the_page_of_grpo_quotes_the_comparison_at_equal_flops():
                 label
             )
         assert numbers["minus sft, method"]["ci95"][0] > 0, f"{label} is above its start"
+
+
+def test_the_page_of_grpo_quotes_the_comparison_with_defaults():
+    text = (ROOT / "docs" / "methods" / "grpo.md").read_text(encoding="utf-8")
+    page = tables(text[text.index("## With defaults") : text.index("## Known pitfalls")])
+    found = proof("defaults")
+    for label in ("kto", "grpo", "rloo", "online-dpo"):
+        one = found[label]["minus sft, method"]
+        low, high = one["ci95"]
+        rate, *said = page[label]
+        assert float(rate) == found[label]["learning_rate"], label
+        assert said == [
+            f"{found[label]['reward']:.3f}",
+            f"{one['difference']:+.3f} [{low:+.3f}, {high:+.3f}]",
+            f"{one['p_holm']:.2g}",
+        ], label
+        assert low > 0, f"{label} is above its start"
 
 
 @pytest.mark.parametrize("page", ["metrics", "fairness"])
