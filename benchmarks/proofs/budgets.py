@@ -2,8 +2,7 @@
 
     python benchmarks/proofs/budgets.py [OUT]
 
-writes budgets.json next to this file, and fails where a method that trains is more than 2 % off. A trainer of TRL ends
-before the step that is too much, whose rows it cannot make fewer: it may leave one step more unspent.
+writes budgets.json next to this file, and fails where a method that trains is more than 2 % off.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from alignbench import layout, results
+from alignbench import results
 from alignbench.sandbox import FINGERPRINT
 
 HERE = Path(__file__).parent
@@ -32,12 +31,6 @@ KINDS = (
 KINDS += ("prompts", "comparisons", "ai_comparisons", "answer_tokens", "answer_flops")
 
 
-def steps(cell: Path) -> int:
-    """Return how many optimiser steps a cell took."""
-    lines = (cell / layout.TRAINING_LOG).read_text(encoding="utf-8").splitlines()
-    return max(int(json.loads(line)["step"]) for line in lines)
-
-
 def main(out: Path) -> None:
     """Run the recipe once for each unit, and write down what each cell spent."""
     found: dict[str, dict[str, dict[str, float | None]]] = {}
@@ -52,8 +45,6 @@ def main(out: Path) -> None:
             found[unit][cell.label] = {kind: getattr(cell.cost, kind) for kind in KINDS}
             spent = getattr(cell.cost, unit) or 0.0
             least = 0.0 if cell.label in TRAIN_NOTHING else 0.98 * amount
-            if cell.label.startswith("trl-"):
-                least -= spent / steps(layout.cell_folder(out / unit, cell.label, cell.seed))
             if not least <= spent <= 1.02 * amount:
                 off.append(f"{cell.label}: {spent:,.0f} of {amount:,.0f} {unit}")
     text = json.dumps({"sandbox": FINGERPRINT, **found}, indent=1) + "\n"
