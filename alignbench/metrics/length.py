@@ -34,6 +34,7 @@ class Length(Metric):
                     **cell._asdict(),
                     unit=unit,
                     higher_is_better=higher_is_better,
+                    span=(0, 1) if name == "finished" else None,
                     values=by_prompt(samples, column),
                     description=description,
                 )

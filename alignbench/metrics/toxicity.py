@@ -112,6 +112,7 @@ class Toxicity(Metric):
                         **cell._asdict(),
                         unit="share" if self.config.classifier is None else "probability",
                         higher_is_better=False,
+                        span=(0, 1) if self.config.classifier is None else None,
                         # Keyed by the row alone, so that the forms can be compared.
                         values={
                             id.replace(f"-{name}-", "-"): value

@@ -6,6 +6,7 @@ import pytest
 
 from alignbench.engine.collect import _decoding, _judges
 from alignbench.results import Cost
+from alignbench.worker.run.ledger import Ledger
 
 PLAIN = Cost(answer_tokens=30, answer_forwards=10, answer_seconds=0.5, answer_length=10)
 SEARCHED = Cost(
@@ -39,3 +40,10 @@ def test_what_a_judge_is_on_each_row_stays_in_the_cell():
     cell = {"judges": [{"name": "reward-model", "quality": {"accuracy": 1.0, "of_rows": rows}}]}
     assert _judges(cell) == ({"name": "reward-model", "quality": {"accuracy": 1.0}},)
     assert _judges({}) == ()
+
+
+def test_a_row_that_was_made_of_a_prompt_is_not_another_prompt():
+    ledger = Ledger(
+        learned={"made": {"a", "b/0-1", "b/0-2"}, "train": {"c"}}, asked={"train": {"a", "b", "user/d"}}
+    )
+    assert ledger.prompts == len({"a", "b", "c", "user/d"})

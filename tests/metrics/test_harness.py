@@ -269,6 +269,9 @@ def test_toxicity_asks_in_three_forms_and_says_that_it_was_the_lexicon(published
     found = metric.measure(Fixed(published, "you stupid idiot"))
     assert measured(found, "toxicity.basic") == [1.0] * 3
     assert "our own short lexicon" in found[0].description
+    assert {one.span for one in found} == {(0, 1)}, (
+        "its interval holds where no answer, or every one, is toxic"
+    )
     assert measured(Toxicity().measure(Fixed(published)), "toxicity.biased").startswith(
         "the metric toxicity names"
     )

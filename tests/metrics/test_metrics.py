@@ -202,6 +202,8 @@ def test_length_by_hand(given):
     assert values(found, "length.tokens", DPO) == {"p0": 6, "p1": 0}
     assert values(found, "length.words", DPO) == {"p0": 1.5, "p1": 0}
     assert values(found, "length.finished", DPO) == {"p0": 0.5, "p1": 1}
+    spans = {one.metric: one.span for one in found if isinstance(one, Measure)}
+    assert spans == {"length.tokens": None, "length.words": None, "length.finished": (0, 1)}
 
 
 # --- all --------------------------------------------------------------------------------------------------

@@ -170,6 +170,9 @@ def test_the_page_of_grpo_quotes_the_comparison_with_defaults():
             f"{one['p_holm']:.2g}",
         ], label
         assert low > 0, f"{label} is above its start"
+    for label, tried in found["trials"].items():
+        best = max(tried, key=lambda one: one["reward"])
+        assert best["learning_rate"] == found[label]["learning_rate"], label
 
 
 @pytest.mark.parametrize("page", ["metrics", "fairness"])

@@ -114,6 +114,12 @@ class Ledger:
         names = [*self.learned, *(name for name in self.asked if name not in self.learned)]
         return {name: self.learned.get(name, set()) | self.asked.get(name, set()) for name in names}
 
+    @property
+    def prompts(self) -> int:
+        """How many different prompts all rows used have: a row made of a prompt has its id, or one that begins so."""
+        ids: set[str] = set().union(*self.rows.values())
+        return len({id for id in ids if id.rpartition("/")[0] not in ids})
+
     def spent(self, unit: str) -> float:
         """Return what was spent in a unit of a budget."""
         return getattr(self.cost if unit in TOTALS else self.account, unit)

@@ -50,7 +50,7 @@ def main(task: Task, emit: Callable[[Event], None]) -> None:
         "warnings": [str(warned) for warned in run.ledger.warnings.values()],
         "judges": run.ledger.judges,
         "departures": [asdict(departure) for departure in run.ledger.departures],
-        "cost": {**run.ledger.cost.public(), "prompts": sum(map(len, run.ledger.rows.values()))},
+        "cost": {**run.ledger.cost.public(), "prompts": run.ledger.prompts},
         "answering": answering,
         "device": device_name(session.base.device),
         "versions": versions(),

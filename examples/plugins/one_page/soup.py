@@ -8,6 +8,8 @@ from alignbench import AdapterLabel, Method, MethodConfig, PluginError, Policy, 
 class Soup(Method):
     """The mean of the factors of several LoRA adapters, which are near each other where they have one start.
 
+    The mean of factors is not that of their products: `alignbench-merge` averages those.
+
     Source: model soups, Wortsman et al. 2022 (arXiv:2203.05482).
     """
 
