@@ -4,9 +4,9 @@
     alignbench run benchmarks/proofs/defaults_tuning.yaml --out runs/defaults-tuning
     python benchmarks/proofs/defaults.py runs/defaults runs/defaults-tuning
 
-Reads the records of both runs and writes defaults.json next to this file: rewards, the differences of the methods (seeds
-and prompts are samples), and the trials of the learning rates, each at the temperature where it is best. Exits 1 where
-a method is not above its start.
+Reads the records of both runs and writes defaults.json next to this file: rewards, the differences of the methods
+(seeds and prompts are samples), and the trials of the learning rates, each at the temperature where it is best. Exits 1
+where a method is not above its start.
 """
 
 from __future__ import annotations

@@ -48,7 +48,8 @@ class Laws(MethodSuite):
         monkeypatch.setattr(session, "plan", resolve(recipe))
         run, policy = self._align(session, "last-step")
         account, cost, batch = run.ledger.account, run.ledger.cost, recipe.training.batch
-        assert (account.steps, 2 * batch < account.rows < 3 * batch) == (3, True)
+        assert account.steps >= 3
+        assert 2 * batch < account.rows < 3 * batch
         assert cost.tokens <= 1.02 * amount
         assert len(run.ledger.learned["train"]) == account.rows
         self.test_killed_after_any_checkpoint_and_called_again_it_ends_the_same(
