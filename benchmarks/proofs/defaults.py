@@ -11,12 +11,11 @@ where a method is not above its start.
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import Any
 
-from quickstart_seeds import figures
+from quickstart_seeds import conclude, figures
 
 from alignbench import results
 
@@ -40,11 +39,7 @@ def main() -> None:
     for label in METHODS:
         found[label]["learning_rate"] = record.recipe["methods"][label]["config"]["learning_rate"]
     found["trials"] = trials(results.read(Path(sys.argv[2])))
-    text = json.dumps(found, indent=1)
-    Path(__file__).with_suffix(".json").write_text(text + "\n", encoding="utf-8")
-    print(text)
-    low = [label for label in METHODS if found[label]["minus sft, method"]["ci95"][0] <= 0]
-    sys.exit(f"not above its start: {', '.join(low)}" if low else 0)
+    conclude(__file__, found, METHODS)
 
 
 if __name__ == "__main__":

@@ -10,11 +10,10 @@ its start.
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 
-from quickstart_seeds import figures
+from quickstart_seeds import conclude, figures
 
 from alignbench import results
 
@@ -39,11 +38,7 @@ def main() -> None:
                 "ci95": one.ci95,
                 "p_holm": one.p_holm,
             }
-    text = json.dumps(found, indent=1)
-    Path(__file__).with_suffix(".json").write_text(text + "\n", encoding="utf-8")
-    print(text)
-    low = [label for label in ABOVE_START if found[label]["minus sft, method"]["ci95"][0] <= 0]
-    sys.exit(f"not above its start: {', '.join(low)}" if low else 0)
+    conclude(__file__, found, ABOVE_START)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,15 @@ def figures(record: results.Results) -> dict[str, Any]:
                         "p_holm": found.p_holm,
                     }
     return summary
+
+
+def conclude(script: str, found: dict[str, Any], above: Sequence[str]) -> None:
+    """Write what a script found next to it, and exit 1 where a label of `above` is not above its start `sft`."""
+    text = json.dumps(found, indent=1)
+    Path(script).with_suffix(".json").write_text(text + "\n", encoding="utf-8")
+    print(text)
+    low = [label for label in above if found[label]["minus sft, method"]["ci95"][0] <= 0]
+    sys.exit(f"not above its start: {', '.join(low)}" if low else 0)
 
 
 def main() -> None:

@@ -595,7 +595,6 @@ def test_no_verdict_of_the_forest_plot_is_cut_at_its_edge():
 
 
 def test_the_forest_plot_draws_an_effect_in_units_of_d_towards_the_claim():
-
     less = found(
         PROCEDURE, part(sign="-", d=0.1), 5, "reproduced", evidence(part(sign="-"), {"": Run(run(-0.2))})
     )

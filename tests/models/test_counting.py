@@ -14,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 from alignbench.api.config import Sampling
 from alignbench.api.method import ScoringGroup
 from alignbench.models import Base, DecodingBase, Query, counting, load_base
+from alignbench.models.forward import groups, varlen
 from alignbench.models.forward.groups import Group, lay_out, read, response_states, score
 from alignbench.models.meter import Meter, Tally, Work, doing, metered
 from alignbench.recipe import schema
@@ -79,6 +80,25 @@ def test_a_forward_has_the_flops_that_torch_counts(base: Base):
     assert ours.flops == pytest.approx(theirs, rel=CLOSE)
     assert ours.positions == sum(len(one) - 1 for one in items)
     assert ours.trained == 0
+
+
+def test_blocks_of_similar_length_change_neither_states_nor_positions(base: Base, monkeypatch):
+    """In one row, padded and one by one; a prompt that sequences of several blocks share is counted once."""
+    shared = (7, 8, 9, 10)
+    items = [*sequences(40), *(Sequence(shared, tuple(range(5, 5 + count))) for count in (2, 25, 50))]
+    layout = lay_out({"": Group(items)}, base.device)
+    assert len(layout.varlen.blocks) > 2
+    with torch.no_grad(), base.using(base.policy()), base.arithmetic():
+        alone = varlen._alone(base.model, layout.ids, layout.varlen)
+        with metered(Tally()) as tally:
+            padded = varlen._padded(base.model, layout.ids, layout.varlen)
+        assert tally.work.positions == len(layout.ids)
+        torch.testing.assert_close(padded, alone, atol=1e-3, rtol=1e-3)
+        several = response_states(base, layout)
+        monkeypatch.setattr(groups, "MOST_BLOCKS", 1)
+        whole = lay_out({"": Group(items)}, base.device)
+        assert len(whole.varlen.blocks) == 1
+        torch.testing.assert_close(several, response_states(base, whole), atol=1e-3, rtol=1e-3)
 
 
 def test_a_backward_pass_has_the_flops_that_torch_counts(base: Base):

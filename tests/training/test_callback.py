@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
-from transformers import Trainer, TrainingArguments
+from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainingArguments
 
 from alignbench.api.config import Budget
 from alignbench.errors import Diverged, PluginError
@@ -101,8 +102,6 @@ def test_a_model_that_is_not_counted_cannot_be_trained_under_a_budget_that_count
 
 @pytest.mark.parametrize("unit", ["tokens", "flops"])
 def test_what_its_model_computes_is_counted_and_the_budget_kept_to_a_step(tmp_path, unit):
-    from transformers import LlamaConfig, LlamaForCausalLM
-
     config = LlamaConfig(vocab_size=50, hidden_size=32, intermediate_size=64, num_hidden_layers=2,
                          num_attention_heads=2, max_position_embeddings=32)  # fmt: skip
     ids = torch.arange(3, 13)
@@ -120,3 +119,52 @@ def test_what_its_model_computes_is_counted_and_the_budget_kept_to_a_step(tmp_pa
     assert work.trained == 40 * trainer.state.global_step
     a_step = {"tokens": work.trained, "flops": work.flops}[unit] / trainer.state.global_step
     assert 0 <= run.left < a_step
+
+
+class Led(Run):
+    """What the callback needs of a run whose rows it gives to the trainer, in steps of four."""
+
+    batch, training = 4, SimpleNamespace(schedule="constant", warmup=0.0)
+
+    def draw(self, rows, step, size):
+        return [rows[place % len(rows)] for place in range(step * size, (step + 1) * size)]
+
+    def checkpoints(self, rows):
+        return SimpleNamespace(last=lambda: None, due=lambda: False)
+
+
+@pytest.mark.parametrize("micro_batches", [1, 2])
+@pytest.mark.parametrize(("steps", "rows"), [(3.0, 12), (3.4, 13), (3.8, 15)])
+def test_the_last_step_takes_the_rows_that_what_is_left_pays_for(tmp_path, micro_batches, steps, rows):
+    config = LlamaConfig(vocab_size=90, hidden_size=32, intermediate_size=64, num_hidden_layers=2,
+                         num_attention_heads=2, max_position_embeddings=32)  # fmt: skip
+    run = Led(Budget(tokens=round(steps * 40)))
+    given = [SimpleNamespace(id=str(number)) for number in range(20)]
+    leading = callback(run, given)
+    arguments = TrainingArguments(
+        str(tmp_path), max_steps=leading.steps, per_device_train_batch_size=4 // micro_batches,
+        gradient_accumulation_steps=micro_batches, train_sampling_strategy="sequential", logging_steps=1,
+        report_to="none", save_strategy="no", use_cpu=True, disable_tqdm=True,
+    )  # fmt: skip
+    seen: list[int] = []
+
+    def columns(row):
+        ids = [int(row.id) + 3, *range(40, 49)]
+        return {"input_ids": ids, "labels": ids}
+
+    def collate(batch):
+        seen.extend(row["input_ids"][0] - 3 for row in batch)
+        return {name: torch.tensor([row[name] for row in batch]) for name in batch[0]}
+
+    trainer = Trainer(
+        LlamaForCausalLM(config), arguments, data_collator=collate, train_dataset=given, callbacks=[leading]
+    )
+    leading.lead(trainer, columns)
+    with metered(run.tally):
+        trainer.train()
+    # Each micro-batch has as many rows as the others.
+    rows -= rows % micro_batches
+    assert seen == list(range(rows))
+    assert run.tally.work.trained == 10 * rows <= run.budget.amount
+    assert run.account["rows"] == rows
+    assert [one.id for one in run.account["learned"]] == [str(number) for number in range(rows)]

@@ -53,10 +53,8 @@ class Varlen:
         read: Tensor | None,
     ) -> Tensor:
         """Attend with padding, which exists only here, on the right, where no token attends to it."""
-        heads, gradient = (
-            query.shape[1],
-            torch.is_grad_enabled() and (query.requires_grad or key.requires_grad),
-        )
+        heads = query.shape[1]
+        gradient = torch.is_grad_enabled() and (query.requires_grad or key.requires_grad)
         found = []
         for queries, keys, values in zip(*map(self._padded, (query, key, value)), strict=True):
             counting.attended(
