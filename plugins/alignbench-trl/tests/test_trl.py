@@ -283,7 +283,7 @@ def test_a_config_that_is_written_out_is_the_same_config():
             {"args": {"los_type": ["ipo"]}},
             "DPOTrainer has no setting los_type; did you mean loss_type?",
         ),
-        ("trl-grpo", {"args": {"num_iterations": 2}}, "the prompts of a step are those of all methods"),
+        ("trl-grpo", {"args": {"num_iterations": 2}}, "the rows of a step are those of all methods"),
         ("trl-grpo", {"args": {"use_vllm": True}}, "the run counts what its own base draws"),
         ("trl", {"trainer": "ORPOTrainer"}, "has no trainer ORPOTrainer"),
         ("trl", {"trainer": "experimental.orpo.ORPTrainer"}, "did you mean ORPOTrainer?"),
