@@ -28,12 +28,17 @@ class Gold(Judge):
 
     @classmethod
     def check_prompts(cls, config: Any, prompts: Sequence[Prompt]) -> None:
-        _refuse_foreign([(prompt, _gold(prompt, "")) for prompt in prompts])
+        refuse_foreign(prompts, "gold")
 
     def score(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> list[Score]:
         truths = [_gold(prompt, answer) for prompt, answer in zip(prompts, answers, strict=True)]
-        _refuse_foreign(zip(prompts, truths, strict=True))
+        _refuse_foreign(zip(prompts, truths, strict=True), "gold")
         return [Score(truth.reward, {part: getattr(truth, part) for part in PARTS}) for truth in truths]
+
+
+def refuse_foreign(prompts: Sequence[Prompt], judge: str) -> None:
+    """Raise DataError, which names the judge, where one of the prompts is not from the sandbox."""
+    _refuse_foreign([(prompt, _gold(prompt, "")) for prompt in prompts], judge)
 
 
 def _gold(prompt: Prompt, answer: str) -> Truth:
@@ -42,7 +47,7 @@ def _gold(prompt: Prompt, answer: str) -> Truth:
     return gold([dict(message) for message in prompt.prompt], answer)
 
 
-def _refuse_foreign(judged: Iterable[tuple[Prompt, Truth]]) -> None:
+def _refuse_foreign(judged: Iterable[tuple[Prompt, Truth]], judge: str) -> None:
     # `harmless` applies to every sandbox prompt: no part at all means that gold cannot read the prompt.
     foreign = {
         prompt.id: prompt for prompt, truth in judged if all(getattr(truth, part) is None for part in PARTS)
@@ -51,7 +56,7 @@ def _refuse_foreign(judged: Iterable[tuple[Prompt, Truth]]) -> None:
         raise DataError(
             [
                 Problem(
-                    f"the gold judge reads only the sandbox's own prompts, not {_shortened(prompt)!r}",
+                    f"the {judge} judge reads only the sandbox's own prompts, not {_shortened(prompt)!r}",
                     "use another judge for this data, such as reward-model",
                     field="evaluation.judges",
                 )

@@ -72,11 +72,13 @@ def reward_model(
     epochs: float = 1,
     batching: Literal["per-prompt", "shuffled-pairs"] = "per-prompt",
     share: float = 0.5,
+    gap: bool = False,
 ) -> RewardModel:
     """Return a reward model of `rows` (default: the training rows, rankings whole), which starts as `run.start`.
 
     An adapter and a float32 head, trained for `epochs` in addition to the policy's budget. Shared by all cells that
-    ask for the same. Its quality on held-out rows goes into the record. The head learns with `head_learning_rate`
+    ask for the same. Its quality on held-out rows goes into the record, and with `gap` that on as many of the rows that
+    it was trained on, and the difference of the losses. The head learns with `head_learning_rate`
     (default: ten times `learning_rate`). `batching`: all comparisons of a prompt as one element of a batch, or
     each comparison on its own. Of a budget that counts everything it takes at most `share` of what is left, that it
     is measured on held-out rows included.
@@ -114,11 +116,12 @@ def reward_model(
             budget=Budget(epochs=epochs),
             limit=None if limit is None else limit.part(1 - MEASURED),
         )
-        some = None
+        learned = reward.usable(compared)[: len(held_out)] if gap else []
+        of_held_out, of_learned = [[held_out], [learned] if gap else []]
         if limit is not None:
-            left = (limit.amount - (begun - run.left)) / max(run.left, 1e-9)
-            some = parts(run, held_out, share=left, first=4)
-        reward.finish(policy, head, held_out, some).save(folder)
+            left = (limit.amount - (begun - run.left)) / max(run.left, 1e-9) / (2 if gap else 1)
+            of_held_out, of_learned = (parts(run, one, share=left, first=4) for one in (held_out, learned))
+        reward.finish(policy, head, of_held_out, of_learned).save(folder)
         base.drop(policy)
 
     folder = run.shared(
@@ -134,6 +137,7 @@ def reward_model(
         batching=batching,
         training=run.training.model_dump(),
         **({} if limit is None else {"limit": limit.model_dump()}),
+        **({"gap": True} if gap else {}),
     )
     made = reward.load(base, folder, "reward")
     run.record.judge("reward-model", **made.quality)

@@ -21,7 +21,7 @@ from alignbench.errors import DataError
 from alignbench.models import ModelPolicy
 from alignbench.models.forward.groups import score
 from alignbench.rows import Pair, Sequence
-from alignbench.training.reward_quality import Compared, comparisons, quality
+from alignbench.training.reward_quality import Compared, comparisons, quality, with_gap
 
 if TYPE_CHECKING:
     from alignbench.models import Base, Network
@@ -166,22 +166,19 @@ def usable(rows: Iterable[Compared]) -> list[Compared]:
 def finish(
     policy: ModelPolicy,
     head: nn.Linear,
-    held_out: Many[Compared],
-    some: Iterable[Many[Compared]] | None = None,
+    held_out: Iterable[Many[Compared]],
+    learned: Iterable[Many[Compared]] = (),
 ) -> RewardModel:
     """Return the trained reward model, centred on the best of the held-out answers, scaled and measured.
 
-    Centring and scale let one KL coefficient mean the same for every reward model. `some` parts of the held-out rows,
-    where given, are read one after the other, as long as there are more.
+    Centring and scale let one KL coefficient mean the same for every reward model. The held-out rows come in parts,
+    which are read one after the other, as long as there are more; so do rows that it has `learned` from, where it is
+    measured on these as well (`alignbench.training.reward_quality.with_gap`).
     """
-    rows: list[Compared] = []
-    found: list[Tensor] = []
-    for part in (held_out,) if some is None else some:
-        found.append(raw_scores(policy, head, [one for row in part for one in row.sequences()]))
-        rows += part
-    held_out, scores = rows, torch.cat(found)
-    parts = scores.split([len(row.sequences()) for row in held_out])
-    best = torch.stack([part[_best(row)] for row, part in zip(held_out, parts, strict=True)])
+    rows, parts = _read(policy, head, held_out)
+    seen, of_seen = _read(policy, head, learned)
+    scores = torch.cat(parts)
+    best = torch.stack([part[_best(row)] for row, part in zip(rows, parts, strict=True)])
     mean = best.mean().item()
     deviation = max(scores.std().item(), 1e-6) if len(scores) > 1 else 1.0
     with torch.no_grad():
@@ -190,8 +187,23 @@ def finish(
         head.bias.div_(deviation)
     head.requires_grad_(False)
     # In the units of the loss: calibration cannot be measured on scaled margins.
-    measured = quality(held_out, [part.tolist() for part in parts])
+    measured = quality(rows, [part.tolist() for part in parts])
+    if seen:
+        measured = with_gap(measured, quality(seen, [part.tolist() for part in of_seen]))
     return RewardModel(policy, head, mean, deviation, measured)
+
+
+def _read(
+    policy: ModelPolicy, head: nn.Linear, parts: Iterable[Many[Compared]]
+) -> tuple[list[Compared], list[Tensor]]:
+    """Return the rows of all parts, and float32 [K] for each: the scores of its K answers."""
+    rows: list[Compared] = []
+    found: list[Tensor] = []
+    for part in parts:
+        scores = raw_scores(policy, head, [one for row in part for one in row.sequences()])
+        found += scores.split([len(row.sequences()) for row in part])
+        rows += part
+    return rows, found
 
 
 def _best(row: Compared) -> int:

@@ -80,6 +80,25 @@ def quality(rows: Sequence[Compared], scores: Sequence[Sequence[float]]) -> dict
     return found
 
 
+def with_gap(held_out: Mapping[str, Any], learned: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the quality on held-out rows with that on rows it was trained on, and the gap of the two.
+
+    `train_accuracy`, `train_log_loss`; `gap`: the log loss on held-out rows less that on the others, which grows as it
+    over-fits. In `of_rows` it is that of each held-out row.
+    """
+    if not held_out["comparisons"] or not learned["comparisons"]:
+        return dict(held_out)
+    train = learned["log_loss"]
+    of_rows = {id: {**one, "gap": one["log_loss"] - train} for id, one in held_out[OF_ROWS].items()}
+    return {
+        **held_out,
+        "train_accuracy": learned["accuracy"],
+        "train_log_loss": train,
+        "gap": held_out["log_loss"] - train,
+        OF_ROWS: of_rows,
+    }
+
+
 def calibration(margins: Sequence[tuple[float, float]]) -> float:
     """Return the expected calibration error of s(margin): mean distance of probability and share, by bin."""
     bins: dict[int, list[tuple[float, float]]] = defaultdict(list)

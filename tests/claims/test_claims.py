@@ -287,6 +287,51 @@ def test_labels_of_two_variants_are_paired_by_prompt(tmp_path):
     assert found.estimate == stats.method(tables["own"] - tables["other"])
 
 
+def test_a_reward_is_compared_with_a_frontier_at_equal_kl_seed_by_seed(tmp_path):
+    """The frontier's reward is its KL over ten; `new` lies 0.05 above it, between other neighbours at each seed."""
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    rng = np.random.default_rng(0)
+    folder = tmp_path / layout.EVALUATION
+    folder.mkdir(parents=True)
+    prompt, rows, cells = rng.normal(0, 0.3, 40), [], []
+    for seed in range(5):
+        kl = {"low": 1.0, "middle": 2.0 + 0.2 * seed, "high": 4.0, "new": 2.5}
+        for label, at in kl.items():
+            reward = 0.1 * at + 0.05 * (label == "new") + prompt
+            cells.append(
+                Cell(label=label, seed=100 + seed, status="done", metrics={"kl.base": Measured(value=at)})
+            )
+            rows += [
+                {"judge": "gold", "label": label, "seed": 100 + seed, "prompt_id": f"p{p}", "score": float(v)}
+                for p, v in enumerate(reward + rng.normal(0, 0.01, 40))
+            ]
+    pq.write_table(pa.Table.from_pylist(rows), folder / layout.SCORES)
+    lines = (json.dumps({"id": f"p{p}", "conversation": f"c{p}"}) for p in range(40))
+    (folder / layout.PROMPTS).write_text("\n".join(lines))
+    record = run(0).model_copy(update={"judges": ({"name": "gold"},), "cells": tuple(cells)})
+    above = part(b=None, frontier=["high", "low", "middle"])
+    estimate = evidence(above, {"": Run(record, tmp_path)}).estimate
+    assert estimate is not None
+    assert estimate.value == pytest.approx(0.05, abs=0.004)
+    assert (estimate.seeds, estimate.prompts) == (5, 40)
+    assert estimate.se < 0.01, "what a prompt does to all labels is no noise"
+    outside = evidence(part(b=None, frontier=["middle", "high"], a="low"), {"": Run(record, tmp_path)})
+    assert outside.estimate is None
+    assert "outside of 2.00 to 4.00" in outside.missing
+    assert above.what == "reward: new minus that of high, low, middle at equal KL"
+
+
+def test_a_frontier_is_of_rewards_and_of_two_labels_or_more():
+    for wrong in ({"frontier": ["old"]}, {"frontier": ["x", "y"], "metric": "kl.base"}):
+        with pytest.raises(ValueError, match="frontier"):
+            part(b=None, **wrong)
+    with pytest.raises(ValueError, match="frontier"):
+        part(frontier=["x", "y"])
+
+
 def test_seeds_that_diverged_are_left_out_and_counted_and_too_many_decide_nothing():
     few = evidence(part(), {"": Run(run(0.2, diverged=1))})
     assert (few.left_out, few.seeds, usable(PROCEDURE, few)) == (1, 5, True)

@@ -175,7 +175,7 @@ def test_adapter_and_head_come_back_bit_for_bit(base: Base, tmp_path):
         for tensor in policy.tensors().values():
             tensor.add_(0.1 * torch.randn(tensor.shape, generator=torch.Generator().manual_seed(5)))
     rows = [ranking((2, 1, 3), id=f"row {place}") for place in range(3)]
-    made = reward.finish(policy, reward.new_head(base, seed=1), rows)
+    made = reward.finish(policy, reward.new_head(base, seed=1), [rows])
     made.save(tmp_path)
     again = reward.load(base, tmp_path, "again")
     assert torch.equal(again.head.weight, made.head.weight)
@@ -189,7 +189,7 @@ def test_a_finished_reward_model_gives_the_best_held_out_answers_a_mean_of_zero_
 ):
     policy = base.add_adapter("reward", seed=0)
     rows = [ranking((2, 1, 3), id=f"row {place}") for place in range(4)]
-    made = reward.finish(policy, reward.new_head(base, seed=1), rows)
+    made = reward.finish(policy, reward.new_head(base, seed=1), [rows])
     scores = made.score([one for row in rows for one in row.sequences()])
     assert scores[1::3].mean().item() == pytest.approx(0, abs=1e-5)
     assert scores.std().item() == pytest.approx(1, abs=1e-5)
@@ -210,6 +210,30 @@ def test_quality_counts_pairs_as_a_person_would():
         {"a": 2 / 3, "b": 0}
     )
     assert found["of_rows"]["b"]["log_loss"] == pytest.approx(plain(0, 1))
+
+
+def test_the_gap_is_the_loss_on_held_out_rows_less_that_on_rows_learnt_from(base: Base):
+    policy = base.add_adapter("reward", seed=0)
+    held_out = [ranking((2, 1, 3), id="h0"), ranking((1, 2, 3), id="h1")]
+    learned = [ranking((3, 1, 2), id="l0")]
+    found = reward.finish(
+        policy, reward.new_head(base, seed=1), [held_out[:1], held_out[1:]], [learned]
+    ).quality
+    alone = reward.finish(
+        base.add_adapter("again", seed=0), reward.new_head(base, seed=1), [held_out]
+    ).quality
+    of_learned = reward.finish(
+        base.add_adapter("other", seed=0), reward.new_head(base, seed=1), [learned]
+    ).quality
+    assert {name: found[name] for name in ("accuracy", "log_loss")} == pytest.approx(
+        {name: alone[name] for name in ("accuracy", "log_loss")}
+    ), "rows in parts are the same rows"
+    assert "gap" not in alone
+    assert found["train_log_loss"] == pytest.approx(of_learned["log_loss"])
+    assert found["gap"] == pytest.approx(alone["log_loss"] - of_learned["log_loss"])
+    assert {id: one["gap"] for id, one in found["of_rows"].items()} == pytest.approx(
+        {id: one["log_loss"] - of_learned["log_loss"] for id, one in alone["of_rows"].items()}
+    )
 
 
 def test_calibration_is_zero_where_the_probabilities_are_the_shares():

@@ -133,3 +133,32 @@ def test_every_two_of_three_judges_agree_as_scikit_learn_counts(given, marks):
 def test_one_judge_has_nobody_to_agree_with(given, marks):
     found = Agreement().measure(given({BASE: [["1"]], DPO: [["1"]]}, {"gold": marks()}))
     assert {one.reason for one in found} == {"the recipe names fewer than two judges"}
+
+
+class TwoPeople(Longest):
+    """One prefers the longer answer, the other the one with the larger number."""
+
+    def by_rater(self, prompts, a, b):
+        def side(x, y):
+            return 0.5 if x == y else float(x > y)
+
+        return [
+            {"ann": side(len(x), len(y)), "bob": side(float(x), float(y))} for x, y in zip(a, b, strict=True)
+        ]
+
+
+def test_a_judge_is_compared_with_a_second_person_as_counted_by_hand(given, marks):
+    """The judge is bob's equal: it agrees with him always, with ann as often as he does."""
+    texts = {BASE: [["1"], ["5"], ["11"], ["2"], ["7"]], DPO: [["2"], ["1.25"], ["3"], ["2"], ["9.5"]]}
+    judges = {"gold": marks(), "two": TwoPeople()}
+    found = Agreement().measure(given(texts, judges))
+    (measure,) = [one for one in found if one.metric == "agreement.person"]
+    # Ann and bob: a tie of ann's, opposite, alike, equal texts, alike.
+    assert measure.values == pytest.approx({"p0": 0.75 - 0.5, "p1": 0.5 - 0, "p2": 0.0, "p4": 0.0})
+    assert (measure.label, measure.judge) == (DPO.label, "gold")
+    assert "agreement.person" in summarise([Agreement()], given(texts, judges)).metrics
+
+
+def test_judges_who_are_one_instrument_are_nobodys_second_person(given, marks):
+    found = Agreement().measure(given({BASE: [["1"]], DPO: [["2"]]}, {"gold": marks(), "longest": Longest()}))
+    assert {one.metric for one in found if one.metric.startswith("agreement.person")} == set()

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from statistics import fmean
 
@@ -33,6 +34,11 @@ class Run:
                 of = found.setdefault((row["label"], row["seed"]), {})
                 of.setdefault(row["prompt_id"], []).append(row["score"])
         return {cell: {id: fmean(ones) for id, ones in of.items()} for cell, of in found.items()}
+
+    def kl(self, label: str, seed: int) -> float | None:
+        """The KL from base of a cell's answers, in nats an answer: the mean over the evaluation prompts."""
+        (cell,) = (one for one in self.results.cells if (one.label, one.seed) == (label, seed))
+        return cell.metrics.get("kl.base", results.Measured()).value
 
     def judged(self, label: str, seed: int, share: str) -> dict[str, float]:
         """Return a share, such as `accuracy`, of the judge that a cell trained on each held-out row; {} if none was."""
@@ -65,7 +71,7 @@ class Evidence:
 
 def evidence(part: Part, runs: Mapping[str, Run]) -> Evidence:
     """Return what `runs`, by variant, say of a part."""
-    sides = [_place(label) for label in (part.a, part.b) if label]
+    sides = [_place(label) for label in part.labels]
     absent = [variant for variant, _ in sides if variant not in runs]
     if absent:
         return Evidence(missing="not run yet")
@@ -83,6 +89,8 @@ def evidence(part: Part, runs: Mapping[str, Run]) -> Evidence:
 def _estimate(
     part: Part, sides: Sequence[tuple[str, str]], runs: Mapping[str, Run], seeds: Sequence[int]
 ) -> stats.Estimate | str:
+    if part.frontier:
+        return _at_equal_kl([label for _, label in sides], runs[sides[0][0]], seeds)
     if part.metric.startswith("judge."):
         return _of_judges(part.metric.partition(".")[2], sides, runs, seeds)
     if len({variant for variant, _ in sides}) > 1:
@@ -105,7 +113,7 @@ def _estimate(
 def _of_policies(part: Part, sides: Sequence[tuple[str, str]], runs: Mapping[str, Run]) -> float | None:
     """The number that the trained policies show, where it is in one run's record."""
     variants = {variant for variant, _ in sides}
-    if len(variants) > 1 or part.metric.startswith("judge."):
+    if len(variants) > 1 or part.frontier or part.metric.startswith("judge."):
         return None
     at = _at(part, runs[variants.pop()].results)
     if at is None:
@@ -159,6 +167,35 @@ def _by_prompt(
     ]
     try:
         return stats.method(stats.tabulate(per_seed, runs[one].conversations))
+    except stats.NotEstimableError as reason:
+        return str(reason)
+
+
+def _at_equal_kl(labels: Sequence[str], run: Run, seeds: Sequence[int]) -> stats.Estimate | str:
+    """The reward of the first label less that of the others at its KL from base, prompt by prompt.
+
+    The reward at a KL lies on the straight line between the two labels whose KL, the mean over the prompts of that
+    seed, is next to it. Seeds and prompts are samples; the weights of the line vary with the seed.
+    """
+    first = labels[0]
+    per_seed = []
+    for seed in seeds:
+        kl = {label: run.kl(label, seed) for label in labels}
+        at = kl.pop(first)
+        if at is None or None in kl.values():
+            return _NONE
+        known = sorted((value, label) for label, value in kl.items() if value is not None)
+        around = next((both for both in pairwise(known) if both[0][0] <= at <= both[1][0]), None)
+        if around is None:
+            return f"at seed {seed} the KL of {first}, {at:.2f}, is outside of {known[0][0]:.2f} to {known[-1][0]:.2f}"
+        (low, lower), (high, upper) = around
+        share = (at - low) / (high - low) if high > low else 0.5
+        mine, below, above = (run.scores[label, seed] for label in (first, lower, upper))
+        per_seed.append(
+            {id: value - (1 - share) * below[id] - share * above[id] for id, value in mine.items()}
+        )
+    try:
+        return stats.method(stats.tabulate(per_seed, run.conversations))
     except stats.NotEstimableError as reason:
         return str(reason)
 

@@ -84,6 +84,25 @@ class Part(Settings):
     """What a's own value is compared with."""
     temperature: float | None = Field(default=None, ge=0)
     """The sampling temperature; none: the one that each label is ranked at."""
+    frontier: list[str] = []
+    """Instead of `b`, labels of the same run: the reward of `a` is compared with theirs at the KL of `a`, seed by seed, on
+    the straight line between the two whose KL is next to it. A mixture of these two policies has that reward, and no
+    more KL."""
+
+    @model_validator(mode="after")
+    def _against_a_frontier(self) -> Part:
+        if self.frontier and (self.b is not None or self.around or self.metric != "reward"):
+            raise ValueError("frontier compares rewards, and stands instead of b and around")
+        if self.frontier and (len(self.frontier) < 2 or self.temperature is not None):
+            raise ValueError("frontier needs two labels or more, at the temperature of the recipe")
+        if len({label.rpartition("/")[0] for label in (self.a, *self.frontier)}) > 1:
+            raise ValueError("frontier compares labels of one variant")
+        return self
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Every label that it names."""
+        return tuple(label for label in (self.a, self.b, *self.frontier) if label)
 
     @model_validator(mode="after")
     def _around_a_value(self) -> Part:
@@ -100,6 +119,8 @@ class Part(Settings):
     def what(self) -> str:
         """What is measured, in a line."""
         against = f" minus {self.b}" if self.b else f" minus {self.around:g}" if self.around else ""
+        if self.frontier:
+            against = f" minus that of {', '.join(self.frontier)} at equal KL"
         at = "" if self.temperature is None else f", T {self.temperature:g}"
         return f"{self.metric}{at}: {self.a}{against}"
 
@@ -149,7 +170,7 @@ class Claim(Settings):
             raise ValueError("give a recipe with parts, or say why the sandbox cannot show it")
         known = set(self.variants) or {""}
         for part in self.parts:
-            for label in filter(None, (part.a, part.b)):
+            for label in part.labels:
                 if label.rpartition("/")[0] not in known:
                     raise ValueError(f"'{label}' is of no variant of this claim")
         return self
@@ -157,7 +178,7 @@ class Claim(Settings):
     def labels(self, variant: str, parts: Sequence[int] | None = None) -> tuple[str, ...]:
         """Return the labels of a variant that the parts (by their places; all if None) need, once each."""
         wanted = [one for place, one in enumerate(self.parts) if parts is None or place in parts]
-        named = [label.rpartition("/") for one in wanted for label in (one.a, one.b) if label]
+        named = [label.rpartition("/") for one in wanted for label in one.labels]
         return tuple(dict.fromkeys(name for of, _, name in named if of == variant))
 
 
@@ -233,8 +254,9 @@ def load(folder: Path) -> Registry:
 def _unanswerable(part: Part, recipe: Any) -> Iterator[tuple[str, str, str]]:
     """Yield what of a part its recipe does not measure: the part's field, the problem, and how to fix it."""
     labels = ["base", *recipe["methods"]]
-    for field, label in (("a", part.a), ("b", part.b)):
-        if label and label.rpartition("/")[2] not in labels:
+    named = [("a", part.a), ("b", part.b or part.a), *(("frontier", one) for one in part.frontier)]
+    for field, label in named:
+        if label.rpartition("/")[2] not in labels:
             yield field, f"there is no label '{label}'", f"choose from {', '.join(labels)}"
     try:
         evaluation = Evaluation.model_validate(recipe.get("evaluation", {}))
@@ -244,6 +266,8 @@ def _unanswerable(part: Part, recipe: Any) -> Iterator[tuple[str, str, str]]:
     metric = re.split(r"[.@]", part.metric)[0]
     if metric not in ("judge", *metrics):
         yield "metric", f"nothing measures '{metric}'", f"choose from {', '.join(metrics)}"
+    if part.frontier and ("kl" not in metrics or len(evaluation.sampling.temperature) > 1):
+        yield "frontier", "a frontier needs the metric kl and one temperature", "name them"
     if part.temperature is not None and part.temperature not in evaluation.sampling.temperature:
         grid = ", ".join(f"{one:g}" for one in evaluation.sampling.temperature)
         yield "temperature", f"nothing is sampled at {part.temperature:g}", f"choose from {grid}"

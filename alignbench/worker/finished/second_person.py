@@ -7,11 +7,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
-import numpy as np
-
 from alignbench.api.metric import Cell, Evidence, matches
 from alignbench.judges.people import People
 from alignbench.label.quality import share
+from alignbench.metrics.agreement import alike
 
 Compared = Mapping[tuple[str, Cell, Cell], Sequence[float | None]]
 """(judge, a, b) -> how probably a's answers are better, aligned with the samples of both."""
@@ -36,19 +35,15 @@ def as_a_rater(evidence: Evidence, people: People, compared: Compared) -> dict[s
             if evidence.samples(cells[0])[place].text == evidence.samples(cells[1])[place].text:
                 continue  # a tie of everybody
             ones = list(by_rater.values())
-            count("another rater", prompt, [_match(x, y) for x, y in combinations(ones, 2)])
+            count("another rater", prompt, [alike(x, y) for x, y in combinations(ones, 2)])
             for name in others:
                 one_cell, other_cell = cells
                 a_first = compared.get((name, one_cell, other_cell))
                 b_first = compared.get((name, other_cell, one_cell))
                 judgment = a_first[place] if a_first else b_first[place] if b_first else None
                 if judgment is not None:
-                    count(name, prompt, [_match(judgment if a_first else 1 - judgment, one) for one in ones])
+                    count(name, prompt, [alike(judgment if a_first else 1 - judgment, one) for one in ones])
     return {who: found for who, of in counts.items() if (found := share(of.values()))}
-
-
-def _match(x: float, y: float) -> float:
-    return 1 - abs(int(np.sign(x - 0.5)) - int(np.sign(y - 0.5))) / 2
 
 
 def _preferences(

@@ -22,6 +22,8 @@ class RewardModelConfig(MethodConfig):
     """All comparisons of a prompt as one element of a batch, or each comparison on its own."""
     share: float = Field(default=0.4, gt=0, lt=1)
     """Share of a budget in tokens, FLOPs or seconds that it may take; PPO gets the rest."""
+    gap: bool = False
+    """Also measure it on rows that it was trained on, as many as are held out: the gap shows over-fitting."""
 
 
 class RLHF(Method):
