@@ -20,12 +20,15 @@ def claims(
     folder: Annotated[
         Path, typer.Argument(metavar="FOLDER", help="The folder with registry.yaml and its recipes.")
     ] = Path("recipes/claims"),
-    out: Annotated[Path, typer.Option(help="The folder for the runs.")] = Path("runs/claims"),
+    out: Annotated[
+        Path | None,
+        typer.Option(help="The folder for the runs. Default: runs/claims, or runs/claims-follow-up."),
+    ] = None,
     page: Annotated[
         Path | None,
         typer.Option(
-            help="The page to write; its figure is written next to it. Default: docs/claims.md; with --quick, "
-            "quick.md in the folder of the runs."
+            help="The page to write; its figure is written next to it. Default: docs/claims.md, or "
+            "docs/claims-follow-up.md; with --quick, quick.md in the folder of the runs."
         ),
     ] = None,
     only: Annotated[
@@ -50,7 +53,7 @@ def claims(
     """Test claims of the literature on the sandbox, with interim analyses; finished cells are not repeated."""
     from alignbench import report, sandbox, store
     from alignbench.cli.progress import watching
-    from alignbench.commands.claims.looks import Looks
+    from alignbench.commands.claims.looks import Looks, later
     from alignbench.commands.claims.registry import load, register
     from alignbench.commands.claims.verdicts import summary
     from alignbench.engine import run as engine
@@ -62,9 +65,10 @@ def claims(
         raise RecipeError(
             f"unknown claim: {', '.join(sorted(unknown))}", f"choose from {', '.join(registry.claims)}"
         )
+    out = out or Path("runs") / registry.name
     # Runs of a changed sandbox get a new folder next to the old one.
     runs = out / f"{sandbox.FINGERPRINT[:12]}{'-quick' if quick else ''}"
-    page = page or (out / "quick.md" if quick else Path("docs/claims.md"))
+    page = page or (out / "quick.md" if quick else Path("docs") / f"{registry.name}.md")
     looks = Looks(registry, runs, QUICK if quick else ())
     if not quick:
         looks.records  # noqa: B018  (refuses a registry that changed)
@@ -85,6 +89,7 @@ def claims(
             sandbox=sandbox.FINGERPRINT,
             figure=page.with_suffix(".svg").name,
             quick=quick,
+            later=None if quick else later(registry),
         )
         store.write_text(page.with_suffix(".svg"), figure)
         store.write_text(page, text)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from markupsafe import escape
@@ -42,11 +42,13 @@ def page(
     sandbox: str,
     figure: str,
     quick: bool = False,
+    later: tuple[Registry, Mapping[str, list[Found]]] | None = None,
 ) -> tuple[str, str]:
     """Return docs/claims.md and its figure, an SVG file of the name `figure`.
 
     `known`: what is known of each part, by claim; `again`: what the replication says of a part, by its place; `state`
-    and `records`: how far the looks are, and how the runs on record were made.
+    and `records`: how far the looks are, and how the runs on record were made; `later`: the registry that asks some of
+    the claims again, with what is known of its parts.
     """
     claims, procedure = registry.claims, registry.procedure
     found = {name: known.get(name, [Found(part) for part in claim.parts]) for name, claim in claims.items()}
@@ -57,17 +59,18 @@ def page(
     cannot = [name for name, claim in claims.items() if claim.cannot]
     counts = [f"{count} {NO_EFFECT if word == 'no effect' else word}" for word, count in words.items()]
     noted = _notes(registry.folder).get(PROCEDURE, "")
-    decided = sum(bool(ones) and all(one.word in DECIDED for one in ones) for ones in found.values())
+    decided = {name for name, ones in found.items() if _all_decided(ones)}
     lines = [
-        "# Claims of the literature, on the sandbox",
+        f"# {registry.title}",
         "",
+        *([" ".join(registry.about.split()), ""] if registry.about else []),
         "Written by `alignbench claims`. Each claim has a recipe and parts, each part a measure, a sign and the",
         "smallest effect d that counts. They are registered before the first seed, and a change after it is refused.",
         "A verdict is about the *method*, with seeds and prompts as samples; it says nothing of larger models.",
         "",
         f"Sandbox {sandbox[:16]}. Registry `{registry.digest}`.",
         "",
-        f"{decided} of {len(claims)} claims are decided in all parts by runs"
+        f"{len(decided)} of {len(claims)} claims are decided in all parts by runs"
         + (f"; what runs of the sandbox cannot show is declared: {', '.join(cannot)}" if cannot else "")
         + f". Parts: {', '.join(counts)}."
         + (
@@ -100,6 +103,7 @@ def page(
             else []
         ),
         *_replication(found, again, procedure.replication.error),
+        *(_asked_again(*later, decided, len(claims)) if later else []),
     ]
     for name, claim in claims.items():
         lines += ["", *_claim(registry, name, claim, found[name], summaries[name])]
@@ -251,6 +255,34 @@ def _replication(
     ]
 
 
+def _asked_again(
+    registry: Registry, known: Mapping[str, list[Found]], before: Collection[str], count: int
+) -> list[str]:
+    """The claims that a later registry asks again: what it says of each, and how many are decided by both together."""
+    page = f"{registry.name}.md"
+    now = {name for name in registry.askable if _all_decided(known.get(name, []))}
+    decided = len((set(before) - set(registry.claims)) | now)
+    return [
+        "",
+        "## Asked again",
+        "",
+        f"[{registry.title}]({page}): other parts, registered later, on seeds {registry.procedure.first_seed} and on.",
+        f"With these claims counted by their new parts alone, {decided} of {count} are decided in all parts by runs.",
+        "",
+        "| | claim | asked anew | verdict |",
+        "|---|---|---|---|",
+        *(
+            f"| [{name}]({page}#{name.lower()}) | {claim.says} | {claim.asked.strip()} "
+            f"| {summary(claim, known.get(name, [Found(part) for part in claim.parts]))} |"
+            for name, claim in registry.claims.items()
+        ),
+    ]
+
+
+def _all_decided(parts: Sequence[Found]) -> bool:
+    return bool(parts) and all(one.word in DECIDED for one in parts)
+
+
 def _claim(registry: Registry, name: str, claim: Claim, found: Sequence[Found], conclusion: str) -> list[str]:
     lines = [
         f"## {name}",
@@ -274,7 +306,7 @@ def _claim(registry: Registry, name: str, claim: Claim, found: Sequence[Found], 
     if claim.asked:
         lines += [f"Tested here: {claim.asked.strip()}", ""]
     lines += [*noted, ""] if noted else []
-    of = f"`recipes/claims/{claim.recipe}`"
+    of = f"`recipes/{'/'.join(registry.name.split('-', 1))}/{claim.recipe}`"
     of += f", variants {', '.join(claim.variants)}" if claim.variants else ""
     lines.append(
         f"Recipe: {of}; {_evaluation(registry.folder / claim.recipe)}. "

@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 import shutil
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from alignbench import layout, results, stats
 from alignbench.commands.claims.evidence import Evidence, Run, evidence
-from alignbench.commands.claims.looks import Looks
-from alignbench.commands.claims.registry import Claim, Part, Procedure, load, register
+from alignbench.commands.claims.looks import Looks, later
+from alignbench.commands.claims.registry import FOLLOW_UP, Claim, Part, Procedure, load, register
 from alignbench.commands.claims.verdicts import (
     NOTHING,
     Found,
@@ -468,9 +469,11 @@ def test_the_shipped_registry_has_23_claims_and_each_recipe_is_good_and_has_thei
                 assert loaded.recipe.sweep.seed not in registry.procedure.seeds(20)
 
 
-def test_the_page_says_what_is_on_record(tmp_path):
+@pytest.mark.parametrize("folder", [CLAIMS, CLAIMS / FOLLOW_UP])
+def test_the_page_says_what_is_on_record(folder, tmp_path):
     docs = CLAIMS.parents[1] / "docs"
-    looks = Looks(load(CLAIMS), tmp_path)
+    looks = Looks(load(folder), tmp_path)
+    name = looks.registry.name
     known = looks.state().found
     again, _ = looks.replication(known)
     text, figure = page(
@@ -480,10 +483,41 @@ def test_the_page_says_what_is_on_record(tmp_path):
         state=looks.state(),
         records=looks.records,
         sandbox=FINGERPRINT,
-        figure="claims.svg",
+        figure=f"{name}.svg",
+        later=later(looks.registry),
     )
-    assert (docs / "claims.md").read_text(encoding="utf-8") == text
-    assert (docs / "claims.svg").read_text(encoding="utf-8") == figure
+    assert (docs / f"{name}.md").read_text(encoding="utf-8") == text
+    assert (docs / f"{name}.svg").read_text(encoding="utf-8") == figure
+
+
+def test_a_claim_that_a_later_registry_asks_again_counts_by_its_new_parts_on_the_first_page(two):
+    """C1 is decided at first and open now, C2 stays as it was, C3 is open at first and decided now."""
+    folder = two.registry.folder / FOLLOW_UP
+    folder.mkdir()
+    text = json.loads((two.registry.folder / "registry.yaml").read_text())
+    text["claims"] = {name: {**text["claims"][name], "recipe": "../r.yaml"} for name in ("C1", "C3")}
+    text["procedure"]["first_seed"] = 300
+    text["title"] = "Asked anew"
+    (folder / "registry.yaml").write_text(json.dumps(text))
+    again = Looks(load(folder), folder / "runs")
+    finish(again, 0.0001, 0.06)
+    again.state()
+    found = again.recorded()
+    assert [ones[0].word for ones in found.values()] == ["undecided", "undecided"]
+    found["C3"][0] = replace(found["C3"][0], word="reproduced")
+    finish(two, 0.06, 0.001, only="/r/")
+    state = two.state()
+    assert [state.found[name][0].word for name in ("C1", "C2", "C3")] == ["reproduced"] * 2 + ["not run yet"]
+    text, _ = page(two.registry, state.found, {}, sandbox="f" * 64, figure="f", later=(again.registry, found))
+    assert "## Asked again" in text
+    assert "2 of 3 are decided in all parts by runs" in " ".join(text.split())
+    assert f"on seeds {again.registry.procedure.first_seed}" in text
+    assert "| [C3](claims.md#c3) | It helps. |" in text
+
+
+def test_pages_and_runs_of_a_registry_bear_the_name_of_its_folder():
+    assert load(CLAIMS).name == "claims"
+    assert load(CLAIMS / FOLLOW_UP).name == "claims-follow-up"
 
 
 # --- looks --------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from typing import Any
 from alignbench import layout, results, store
 from alignbench.commands.claims.evidence import Evidence, Run, evidence
 from alignbench.commands.claims.records import REPLICATION, Place, Records
-from alignbench.commands.claims.registry import Claim, Part, Registry
+from alignbench.commands.claims.registry import Claim, Part, Registry, load
 from alignbench.commands.claims.verdicts import (
     DECIDED,
     NOTHING,
@@ -99,6 +99,10 @@ class Looks:
     def records(self) -> Records:
         """What is on record. Raises RecipeError where it is of another registry."""
         return Records(self.registry)
+
+    def recorded(self) -> dict[str, list[Found]]:
+        """Return what the evidence on record has decided, without a look at any run."""
+        return Looks(self.registry, self.registry.folder / "no runs").state().found
 
     def state(self) -> State:
         """Return what the finished runs have decided, look by look.
@@ -260,6 +264,14 @@ class Looks:
             / name
             / (f"{variant}-{store.digest(claim.variants[variant])[:6]}" if variant else "plain")
         )
+
+
+def later(registry: Registry) -> tuple[Registry, dict[str, list[Found]]] | None:
+    """Return the registry that asks some of the claims again, and what is on record of each of its parts."""
+    if registry.follow_up is None:
+        return None
+    again = load(registry.follow_up)
+    return again, Looks(again, again.folder).recorded()
 
 
 def _seeds(look: int) -> str:

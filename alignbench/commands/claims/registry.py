@@ -18,6 +18,9 @@ from alignbench.recipe import yaml
 from alignbench.recipe.schema import Evaluation
 
 REGISTRY = "registry.yaml"
+CLAIMS = "claims"
+FOLLOW_UP = "follow-up"
+"""The folder, next to a registry, of a later one that asks some of its claims again, on seeds of its own."""
 
 Sign = Literal["+", "-", "=", ">="]
 
@@ -85,9 +88,9 @@ class Part(Settings):
     temperature: float | None = Field(default=None, ge=0)
     """The sampling temperature; none: the one that each label is ranked at."""
     frontier: list[str] = []
-    """Instead of `b`, labels of the same run: the reward of `a` is compared with theirs at the KL of `a`, seed by seed, on
-    the straight line between the two whose KL is next to it. A mixture of these two policies has that reward, and no
-    more KL."""
+    """Instead of `b`, labels of the same run: the reward of `a` is compared with theirs at the KL of `a`, seed by seed,
+    on the straight line between the two whose KL is next to it. A mixture of these two policies has that reward, and
+    no more KL."""
 
     @model_validator(mode="after")
     def _against_a_frontier(self) -> Part:
@@ -183,6 +186,10 @@ class Claim(Settings):
 
 
 class _File(Settings):
+    title: str = "Claims of the literature, on the sandbox"
+    """Of the page."""
+    about: str = ""
+    """What the page begins with: why these claims are asked."""
     procedure: Procedure
     claims: dict[str, dict[str, Any]]
 
@@ -197,6 +204,8 @@ class Registry:
     """By name, in the order of the file."""
     content: dict[str, Any]
     """What is registered: the file, and the recipes that it names, as they are written."""
+    title: str = ""
+    about: str = ""
 
     @property
     def digest(self) -> str:
@@ -207,6 +216,18 @@ class Registry:
     def record(self) -> dict[str, Any]:
         """What is written down before the first seed."""
         return {"digest": self.digest, **self.content}
+
+    @property
+    def name(self) -> str:
+        """What its pages and runs are called: `claims`, or `claims-` and the name of its folder."""
+        names = [one for one in (self.folder.parent.name, self.folder.name) if one]
+        return "-".join(names) if names[0] == CLAIMS and len(names) > 1 else CLAIMS
+
+    @property
+    def follow_up(self) -> Path | None:
+        """The folder of the registry that asks some of its claims again, where there is one."""
+        folder = self.folder / FOLLOW_UP
+        return folder if (folder / REGISTRY).exists() else None
 
     @property
     def askable(self) -> dict[str, Claim]:
@@ -248,7 +269,8 @@ def load(folder: Path) -> Registry:
                 )
     if problems:
         raise RecipeError(problems)
-    return Registry(folder, file.procedure, claims, {"registry": document.data, "recipes": recipes})
+    content = {"registry": document.data, "recipes": recipes}
+    return Registry(folder, file.procedure, claims, content, file.title, file.about)
 
 
 def _unanswerable(part: Part, recipe: Any) -> Iterator[tuple[str, str, str]]:

@@ -135,6 +135,13 @@ def test_dropout_of_the_recipe_is_off_in_rollout_and_update(make: Make):
     assert "ratio" not in ppo.run.ledger.warnings
 
 
+def test_the_gap_of_a_reward_model_is_measured_where_it_is_asked_for(make: Make):
+    asked = make(reward_model={"learning_rate": 1e-3, "epochs": 1.0, "gap": True}).reward.quality
+    plain = make(reward_model={"learning_rate": 1e-3, "epochs": 1.0}).reward.quality
+    assert asked["gap"] == pytest.approx(plain["log_loss"] - asked["train_log_loss"])
+    assert "gap" not in plain
+
+
 def test_a_critic_begins_as_the_reward_model(make: Make):
     ppo = make()
     ppo.minibatch(0)
