@@ -286,7 +286,7 @@ class MethodSuite:
         if unit in plugins.load("methods", self.method).uncounted:
             pytest.skip(f"{self.method} cannot count {unit}: alignbench check refuses it")
         if unit == "seconds":
-            _run_with_the_work(monkeypatch)
+            run_with_the_work(monkeypatch)
         recipe = session.recipe.model_copy(update={"budget": Budget.model_validate({unit: amount})})
         monkeypatch.setattr(session, "plan", resolve(recipe))
         computed = self._align(session, f"{unit}-computed")[0]
@@ -484,7 +484,7 @@ def _counted(cost: Cost) -> dict[str, float]:
     return {name: value for name, value in vars(cost).items() if not name.endswith(("_seconds", "_bytes"))}
 
 
-def _run_with_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
+def run_with_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the clock of a run stand still but for calls of a network, which take as long on every machine."""
     now, counted = [0.0], CellMeter.computed
 

@@ -17,6 +17,7 @@ from alignbench.errors import Diverged, PluginError
 from alignbench.models import counting, meter
 from alignbench.training.budget import rate
 from alignbench.training.random_state import random_state, set_random_state
+from alignbench.training.trainer import forget_peak, peak_memory
 
 UNBOUNDED = 2**31 - 1
 """Steps and rows where the budget counts everything: how many it pays for shows on the way."""
@@ -155,6 +156,7 @@ class Observer(TrainerCallback):
         if self._rows is not None:
             # A schedule of the trainer's own has changed `lr` already.
             self._peaks = [group.get("initial_lr", group["lr"]) for group in optimizer.param_groups]
+        forget_peak(args.device)
         meter.begin("train")
 
     def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any):
@@ -215,13 +217,18 @@ class Observer(TrainerCallback):
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any):
         meter.end()
-        steps, rows = self.done + state.global_step, self._read(args, state)
+        peak, steps, rows = peak_memory(args.device), self.done + state.global_step, self._read(args, state)
         if self._rows is None:
-            self.run.trained(epochs=state.epoch or 0, rows=rows, steps=steps)
+            self.run.trained(epochs=state.epoch or 0, rows=rows, steps=steps, peak_memory_bytes=peak)
             return
-        epochs = rows / self._of_an_epoch
-        learned = [self.row(number) for number in range(int(rows) * self.views)]
-        self.run.trained(epochs=epochs, rows=rows, steps=steps, view=self._rows, learned=learned)
+        self.run.trained(
+            epochs=rows / self._of_an_epoch,
+            rows=rows,
+            steps=steps,
+            peak_memory_bytes=peak,
+            view=self._rows,
+            learned=[self.row(number) for number in range(int(rows) * self.views)],
+        )
 
     # --- the budget -----------------------------------------------------------------------------------------
 

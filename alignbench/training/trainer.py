@@ -129,8 +129,7 @@ class Trainer:
         self.diverged_at = torch.full((), -1.0, device=self.base.device)
         """The steps that were finite before the first one that was not; -1 while there is none."""
         self.begun = time.perf_counter()
-        if self.base.device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(self.base.device)
+        forget_peak(self.base.device)
         seed_all(seed)
 
     # --- the loop -------------------------------------------------------------------------------------------
@@ -392,6 +391,12 @@ def _to(device: torch.device, value: Any) -> Any:
 def device_name(device: torch.device) -> str:
     """Return the model of a device, as its driver names it; `cpu` for a processor."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+def forget_peak(device: torch.device) -> None:
+    """Let `peak_memory` begin anew; on a CPU it stays that of the whole process."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
 
 
 def peak_memory(device: torch.device) -> int:

@@ -71,6 +71,7 @@ def train(tmp_path, budget: Budget, nan_at: int | None = None) -> tuple[int, lis
     trainer = Trainer(Line(nan_at), arguments, train_dataset=rows, callbacks=[callback(run)])
     trainer.train()
     assert run.account["steps"] == trainer.state.global_step, "it is taken off the budget"
+    assert run.account["peak_memory_bytes"] > 1e8, "torch alone takes more"
     return trainer.state.global_step, run.logged
 
 

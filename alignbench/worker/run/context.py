@@ -71,11 +71,13 @@ class CellContext(CellState):
         epochs: float,
         rows: float,
         steps: int,
+        peak_memory_bytes: int = 0,
         view: Rows[Any] | None = None,
         learned: Many[Row] = (),
     ) -> None:
         """Take a training of another library off the budget; `learned`, rows of a view, entered its loss."""
         self.ledger.account.add(epochs=epochs, rows=rows, steps=steps)
+        self.ledger.cost.add(peak_memory_bytes=peak_memory_bytes)
         if view is not None:
             self.ledger.cost.add(comparisons=trainings.comparisons_read(self, view, rows))
         for row in learned:

@@ -54,16 +54,15 @@ def taken_by(trainer: str) -> Taken:
     parameters = {one.arg: one for init in inits for one in (*init.args.args, *init.args.kwonlyargs)}
     if missing := sorted(LED - parameters.keys()):
         raise ValueError(f"{name} does not take {', '.join(missing)}, by which a trainer is led")
-    needed = _required(inits[0]) - LED - {"self", "reward_funcs"}
-    teachers = {one for one in parameters if "teacher" in one or one in ("rollout_worker", "weight_transfer")}
-    if needed | teachers:
-        raise ValueError(
-            f"{name} works with {', '.join(sorted(needed | teachers))}, which a recipe cannot give it"
-        )
     config = ast.unparse(parameters["args"].annotation or ast.Constant(None)).strip("'\"").partition(" ")[0]
     if config not in classes:
         config = name.removesuffix("Trainer") + "Config"
     taken = Taken("reward_funcs" in parameters, frozenset(_fields(config, {**classes, **_settings()})))
+    needed = _required(inits[0]) - LED - {"self", "reward_funcs"}
+    needed |= {one for one in parameters if "teacher" in one or one in ("rollout_worker", "weight_transfer")}
+    needed |= {one for one in taken.fields if one.startswith("teacher_") and one.endswith("_url")}
+    if needed:
+        raise ValueError(f"{name} works with {', '.join(sorted(needed))}, which a recipe cannot give it")
     if taken.rewards and (unknown := GROUPED - taken.fields):
         raise ValueError(
             f"{name} draws its answers otherwise than GRPO: it has no {', '.join(sorted(unknown))}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -104,11 +104,11 @@ def train_kto(run: Run, config: Any) -> Policy:
         nothing = Dataset.from_dict({"prompt": ["a", "a"], "completion": ["a", "b"], "label": [True, False]})
         trainer = KTOTrainer(model, args=settings, train_dataset=nothing, processing_class=tokenizer, **more)
         if trainer.calculate_KL:
-            first = {tuple(row.prompt_ids): list(row.response_ids) for row in run.rows(UnpairedPreference)}
-            trainer.data_collator = _Mismatched(trainer.data_collator, dict(list(first.items())[:2]))
+            trainer.data_collator = _mismatched(trainer.data_collator, map(columns, rows))
         return trainer
 
-    return train(run, config, run.rows(UnpairedPreference), columns, make, together=True)
+    rows = run.rows(UnpairedPreference)
+    return train(run, config, rows, columns, make, together=True)
 
 
 class _Mismatched:
@@ -136,6 +136,14 @@ class _Mismatched:
         )
 
 
+def _mismatched(
+    collate: Callable[[list[dict[str, Any]]], Any], rows: Iterable[Mapping[str, Any]]
+) -> _Mismatched:
+    """Return what mismatches the rows of a step; two prompts of `rows` are there for a step with a single one."""
+    first = {tuple(row["prompt_ids"]): list(row["completion_ids"]) for row in rows}
+    return _Mismatched(collate, dict(list(first.items())[:2]))
+
+
 # --- any trainer --------------------------------------------------------------------------------------------
 
 
@@ -146,7 +154,10 @@ def train_any(run: Run, config: Any, view: type[Row]) -> Policy:
     prepared: dict[tuple[str, ...], Mapping[str, Any]] = {}
 
     def columns(row: Any) -> Mapping[str, Any]:
-        return prepared[_key(row)]
+        made = prepared[_key(row)]
+        if not _as_shared(made, row):
+            run.record.departure("token ids", "the shared ones", "as TRL makes them")
+        return made
 
     def make(model: Any, tokenizer: Any, args: dict[str, Any], **more: Any) -> Any:
         kind, settings = named(config.trainer)
@@ -163,9 +174,11 @@ def train_any(run: Run, config: Any, view: type[Row]) -> Policy:
                 "switch off in args whatever drops, splits or packs rows",
             )
         prepared.update(zip(known, made, strict=True))
+        if "KL_completion_ids" in made.column_names:
+            # TRL has paired each prompt with its neighbour's answer, which here is the other answer to the same one.
+            trainer.data_collator = _mismatched(trainer.data_collator, prepared.values())
         return trainer
 
-    run.record.departure("token ids", "the shared ones", "as TRL makes them")
     # What a trainer takes the mean of is not known here: a step is one forward.
     return train(run, config, rows, columns, make, together=True)
 
@@ -210,6 +223,17 @@ def _possible(run: Run, rows: Rows[Any], view: type[Row]) -> Iterator[tuple[tupl
         else:
             label = {"label": row.desirable} if isinstance(row, UnpairedPreference) else {}
             yield _key(row), {"prompt": messages(row), "completion": turn(row.response), **label}
+
+
+def _as_shared(made: Mapping[str, Any], row: Any) -> bool:
+    """Return whether the token ids that a trainer has made of a row are the shared ones of its prompt and answers."""
+    shared = {tuple(row.prompt_ids)}
+    for one in row.sequences():
+        shared |= {one.response, one.prompt + one.response}
+    mine = [
+        name for name in made if name.endswith("_ids") and not name.startswith("KL_") and "type" not in name
+    ]
+    return all(tuple(made[name]) in shared for name in mine)
 
 
 def _key(row: Any) -> tuple[str, ...]:

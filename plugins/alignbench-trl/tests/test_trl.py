@@ -7,22 +7,46 @@ import os
 import re
 import subprocess
 import sys
+from contextlib import suppress
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, ClassVar
 
+import numpy as np
+import psutil
 import pytest
 import torch
+from alignbench_trl.source import refuse, taken_by
 from pydantic import ValidationError
 from torch.nn import Dropout
 
 from alignbench import Pair, Sampling, Sequence, layout, plugins
 from alignbench.api.config import Budget
 from alignbench.recipe.resolve import resolve
-from alignbench.testing import MethodSuite
+from alignbench.testing import MethodSuite, suite
+from alignbench.training.callback import Observer
+from alignbench.training.trainer import peak_memory
 from alignbench.worker.run.borrow import borrowed
+from alignbench.worker.tasks.calibrate import reset_peak
+
+OF_EACH = (
+    "answers_cost",
+    "counted_once",
+    "depends_on_its_prompt",
+    "killed",
+    "micro_batch",
+    "saved_policy",
+    "short_run",
+    "the_same_seed",
+)
+"""Laws that rest on what a trainer does, and not on what leads it."""
 
 
 class Laws(MethodSuite):
     tokens = 10_000
     """TRL's steps are slow, and these methods measure nothing before they train."""
+    short: ClassVar[tuple[str, ...]] = OF_EACH
+    """Laws of the short version."""
 
     @pytest.fixture(autouse=True)
     def _some_in_the_short_version(self, request):
@@ -31,8 +55,17 @@ class Laws(MethodSuite):
         if not long and "last_step" in request.node.name:
             pytest.skip("in the long version: make examples")
         whole = long or self.method in ("trl-dpo", "trl-grpo")
-        if not whole and not any(law in request.node.name for law in OF_EACH):
+        law = hasattr(MethodSuite, request.function.__name__)
+        if law and not whole and not any(one in request.node.name for one in self.short):
             pytest.skip("in the long version: make examples")
+
+    def aligned_as(self, session, block, monkeypatch):
+        """The run of another method on the same rows."""
+        recipe = type(session.recipe).model_validate(
+            {**session.recipe.model_dump(exclude_unset=True), "methods": {"tried": block}}
+        )
+        monkeypatch.setattr(session, "plan", resolve(recipe))
+        return self._align(session, "-".join((block["method"], block.get("trainer", "own"))))[0]
 
     def test_a_last_step_of_fewer_rows_is_learnt_from_and_ends_the_same_after_a_kill(
         self, session, aligned, tmp_path, monkeypatch
@@ -57,20 +90,6 @@ class Laws(MethodSuite):
         )
 
 
-OF_EACH = (
-    "answers_cost",
-    "counted_once",
-    "depends_on_its_prompt",
-    "killed",
-    "micro_batch",
-    "reward",
-    "saved_policy",
-    "short_run",
-    "the_same_seed",
-)
-"""Laws that rest on what a trainer does, and not on what leads it."""
-
-
 class TestTRLSFT(Laws):
     method = "trl-sft"
 
@@ -80,16 +99,10 @@ class TestTRLKTO(Laws):
     tokens = 20_000
     """Its first steps are whole: both answers of eight rows, and each again as the answer to another prompt."""
 
-    def test_a_step_has_the_rows_that_one_of_kto_has(self, session, monkeypatch):
+    def test_a_step_has_the_rows_that_one_of_kto_has(self, session, aligned, monkeypatch):
         """Both answers of each pair: TRL counts an answer as a row."""
-        runs = {}
-        for method in ("kto", "trl-kto"):
-            recipe = type(session.recipe).model_validate(
-                {**session.recipe.model_dump(exclude_unset=True), "methods": {"tried": {"method": method}}}
-            )
-            monkeypatch.setattr(session, "plan", resolve(recipe))
-            runs[method] = self._align(session, f"rows-{method}")[0]
-        ours, theirs = runs["kto"].ledger, runs["trl-kto"].ledger
+        ours = self.aligned_as(session, {"method": "kto"}, monkeypatch).ledger
+        theirs = aligned[0].ledger
         assert theirs.account == ours.account
         assert theirs.learned == ours.learned
         assert len(theirs.learned["train"]) == 16, "two steps of eight rows"
@@ -151,9 +164,97 @@ class TestTRLReward(Laws):
         assert found == pytest.approx(policy.head(state.float()).item(), abs=1e-3)
 
 
+READ = {
+    "pairs": ["DPOTrainer", "experimental.cpo.CPOTrainer", "experimental.orpo.ORPOTrainer"],
+    "demonstrations": ["SFTTrainer"],
+    "unpaired": ["KTOTrainer"],
+    "prompts": ["GRPOTrainer", "RLOOTrainer", "experimental.gmpo.GMPOTrainer"],
+}
+"""Every trainer of TRL 1.16 that `trl` takes, by the rows that it reads."""
+
+
 class TestAnyTrainer(Laws):
     method = "trl"
     config = {"trainer": "experimental.orpo.ORPOTrainer", "args": {"beta": 0.2}}
+
+    @pytest.mark.parametrize("trainer", [name for names in READ.values() for name in names])
+    def test_whatever_it_is_it_learns_from_the_rows_that_it_reads(self, session, trainer, monkeypatch):
+        if os.environ.get("TESTS") != "long":
+            pytest.skip("in the long version: make examples")
+        rows = next(rows for rows, names in READ.items() if trainer in names)
+        block = {"method": "trl", "trainer": trainer, "rows": rows, "learning_rate": 1e-3}
+        if rows == "prompts":
+            block |= {"rewards": ["length"], "answers": 2, "max_new_tokens": 6}
+        ledger = self.aligned_as(session, block, monkeypatch).ledger
+        assert (ledger.account.steps, ledger.account.rows) == (2, 16)
+        assert len(ledger.learned["train"]) == 16
+        assert "token ids" not in [one.what for one in ledger.departures], (
+            "those of the sandbox are the shared ones"
+        )
+
+
+class ByName(Laws):
+    """A trainer that has a method of its own too, which logs the same on the same rows and keeps all laws."""
+
+    method = "trl"
+    short = ("killed", "micro_batch", "short_run")
+    same: ClassVar[dict[str, Any]]
+
+    def test_it_learns_what_the_method_of_its_own_learns(self, session, aligned, monkeypatch):
+        other = self.aligned_as(session, self.same, monkeypatch)
+        logged = [logs(one) for one in (aligned[0], other)]
+        assert len(logged[0]) == 2
+        assert logged[0] == logged[1]
+        assert aligned[0].ledger.account == other.ledger.account
+        assert aligned[0].ledger.learned == other.ledger.learned
+        assert aligned[0].ledger.cost.tokens == other.ledger.cost.tokens
+
+
+class TestSFTByName(ByName):
+    config = {"trainer": "SFTTrainer", "rows": "demonstrations", "learning_rate": 1e-3}
+    same = {"method": "trl-sft", "learning_rate": 1e-3}
+
+
+class TestKTOByName(ByName):
+    config = {"trainer": "KTOTrainer", "rows": "unpaired", "learning_rate": 1e-3, "args": {"beta": 0.2}}
+    same = {"method": "trl-kto", "learning_rate": 1e-3, "beta": 0.2}
+    tokens = 20_000
+    """As for `trl-kto`."""
+
+
+class TestGMPOByName(Laws):
+    method = "trl"
+    config = {
+        "trainer": "experimental.gmpo.GMPOTrainer",
+        "rows": "prompts",
+        "rewards": ["length"],
+        "answers": 2,
+        "max_new_tokens": 6,
+        "learning_rate": 1e-3,
+    }
+
+    def test_it_draws_what_grpo_draws_and_learns_by_another_loss(self, session, aligned, monkeypatch):
+        given = {"rewards": ["length"], "answers": 2, "max_new_tokens": 6, "learning_rate": 1e-3}
+        first = (
+            logs(aligned[0])[0],
+            logs(self.aligned_as(session, {"method": "trl-grpo", **given}, monkeypatch))[0],
+        )
+        assert first[0]["reward"] == first[1]["reward"]
+        assert first[0]["grad_norm"] != pytest.approx(first[1]["grad_norm"], rel=1e-3)
+
+
+def can_forget_the_peak() -> bool:
+    """Whether `reset_peak` does something here."""
+    np.ones(1 << 27, np.uint8)
+    before = peak_memory(torch.device("cpu"))
+    reset_peak()
+    return peak_memory(torch.device("cpu")) < before
+
+
+def logs(run) -> list[dict[str, float]]:
+    """What a run has logged, without the time it took."""
+    lines = (run.folder / layout.TRAINING_LOG).read_text().splitlines()
+    return [{name: x for name, x in json.loads(line).items() if name != "seconds"} for line in lines]
 
 
 class TestTRLDPO(Laws):
@@ -214,10 +315,42 @@ class TestTRLDPO(Laws):
         )
 
     def test_what_it_computed_is_charged(self, aligned):
-        ledger = aligned[0].ledger
+        ledger, policy = aligned[0].ledger, aligned[1]
         assert ledger.account.steps == 2
         assert ledger.account.rows == 16
         assert ledger.cost.train_tokens > 0
+        adapter = sum(one.numel() * one.element_size() for one in policy.tensors().values())
+        assert ledger.cost.peak_memory_bytes > 4 * adapter, (
+            "its weights, their gradients and both moments of each"
+        )
+
+    def test_its_seconds_are_those_of_its_training(self, session, monkeypatch):
+        """By a clock that runs while a network is called: the reference is computed inside the training."""
+        suite.run_with_the_work(monkeypatch)
+        cost = self._align(session, "seconds")[0].ledger.cost
+        assert cost.train_seconds == pytest.approx(
+            suite.CALL * cost.forward_passes + cost.flops / suite.SPEED
+        )
+        assert cost.seconds == cost.train_seconds
+
+    def test_its_peak_of_memory_is_that_of_its_training(self, session, monkeypatch):
+        """What a step takes for a moment shows in it; on a CPU it is the peak of the process."""
+        if not can_forget_the_peak():
+            pytest.skip("this system cannot forget the most memory that a process has used")
+        extra, begin = 1 << 28, Observer.on_step_begin
+
+        def with_more(*args, **more):
+            np.ones(extra, np.uint8)
+            return begin(*args, **more)
+
+        peaks = []
+        for name, function in (("plain", begin), ("with-more", with_more)):
+            monkeypatch.setattr(Observer, "on_step_begin", function)
+            reset_peak()
+            before = psutil.Process().memory_info().rss
+            peaks.append(self._align(session, f"peak-{name}")[0].ledger.cost.peak_memory_bytes - before)
+        assert 0 <= peaks[0] < extra / 2
+        assert peaks[1] > 0.9 * extra
 
     def test_on_equal_rows_it_has_the_losses_and_the_ledger_of_dpo(self, session, monkeypatch):
         """Float32, no dropout, with the recipe's schedule: step by step."""
@@ -260,6 +393,40 @@ class TestTRLDPO(Laws):
         assert costs["trl-dpo"].scored_tokens == sum(each), "and the reference likewise"
 
 
+def test_token_ids_are_shared_where_they_are_those_of_the_prompt_or_of_an_answer():
+    from alignbench_trl.trainers import _as_shared
+
+    row = Pair(
+        id="0", prompt=(), chosen="", rejected="", prompt_ids=(1, 2), chosen_ids=(3, 9), rejected_ids=(4,)
+    )
+    apart = {"prompt_ids": [1, 2], "chosen_ids": [3, 9], "rejected_ids": [4]}
+    joined = {
+        "chosen_input_ids": [1, 2, 3, 9],
+        "chosen_labels": [-100, -100, 3, 9],
+        "prompt_input_ids": [1, 2],
+    }
+    assert _as_shared(apart, row)
+    assert _as_shared(joined, row)
+    assert not _as_shared({**apart, "prompt_ids": [0, 1, 2]}, row), "a beginning of its own"
+    assert not _as_shared({**joined, "chosen_input_ids": [1, 2, 3]}, row), "an end cut off"
+
+
+def test_the_page_lists_every_trainer_that_can_be_named():
+    package = Path(find_spec("trl").origin).parent
+    taken = set()
+    for file in package.rglob("*_trainer.py"):
+        folder = ".".join(file.relative_to(package).parts[:-1])
+        for name in re.findall(r"^class ([A-Z]\w+Trainer)\(", file.read_text(encoding="utf-8"), re.MULTILINE):
+            full = name if folder == "trainer" else f"{folder}.{name}"
+            with suppress(ValueError):
+                refuse(full)
+                taken |= {full} if taken_by(full) else set()
+    assert taken == {name for names in READ.values() for name in names}
+    page = Path(__file__).parents[3].joinpath("docs", "methods", "trl.md").read_text(encoding="utf-8")
+    for rows, names in READ.items():
+        assert f"| `{rows}` | {', '.join(f'`{name}`' for name in names)} |" in page
+
+
 def test_a_config_that_is_written_out_is_the_same_config():
     from alignbench_trl import TRLTrainer
 
@@ -290,6 +457,11 @@ def test_a_config_that_is_written_out_is_the_same_config():
         ("trl", {"trainer": "orpo.ORPOTrainer"}, "write DPOTrainer or experimental.orpo.ORPOTrainer"),
         ("trl", {"trainer": "RewardTrainer"}, "trains a reward model, which answers nothing"),
         ("trl", {"trainer": "DistillationTrainer"}, "works with teacher_model"),
+        (
+            "trl",
+            {"trainer": "experimental.server_distillation.ServerDistillationTrainer"},
+            "works with teacher_model_server_url",
+        ),
         ("trl", {"trainer": "experimental.tpo.TPOTrainer"}, "reads a third answer of each row"),
         (
             "trl",
