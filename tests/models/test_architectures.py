@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,7 +16,8 @@ from transformers.pytorch_utils import Conv1D
 
 from alignbench import ScoringGroup
 from alignbench.api.config import Sampling
-from alignbench.models import Base, Query, TokenTrees, load_base
+from alignbench.models import Base, DecodingBase, Query, TokenTrees, load_base
+from alignbench.models.forward import residual
 from alignbench.models.forward.groups import score
 from alignbench.models.trees.choices import Options, read
 from alignbench.models.weights import skeleton
@@ -104,6 +106,48 @@ def test_answers_do_not_depend_on_their_batch_also_once_some_have_ended(base, mo
     assert len({len(answer.ids) for answer in together}) > 2
     alone = [one for prompt in PROMPTS for one in policy.answer([prompt], sampling, 3, samples=2)]
     assert [one.ids for one in together] == [one.ids for one in alone]
+
+
+def test_what_leaves_a_layer_is_read_and_shifted_as_a_hook_on_transformers_does(base, plain):
+    decoding, policy = DecodingBase(base.policy()), base.policy()
+    found = decoding.response_states(SEQUENCES[:3], 0)
+    layer = residual.layers(SimpleNamespace(model=plain, decoder=plain.get_decoder()))[0]
+    seen: list[torch.Tensor] = []
+
+    def first(made: Any) -> torch.Tensor:
+        return made[0] if isinstance(made, tuple) else made
+
+    reading = layer.register_forward_hook(lambda module, args, made: seen.append(first(made)))
+    with torch.no_grad():
+        for one, states in zip(SEQUENCES, found, strict=False):
+            whole(plain, (*one.prompt, *one.response))
+            wanted = seen.pop()[0, -len(one.response) :].mean(0)
+            torch.testing.assert_close(torch.tensor(states), wanted, atol=1e-4, rtol=1e-4)
+    reading.remove()
+    vector = found.std() * torch.randn(found.shape[1], generator=torch.Generator().manual_seed(0)).numpy()
+
+    def moved(module: Any, args: Any, made: Any) -> Any:
+        states = first(made) + torch.tensor(vector)
+        return (states, *made[1:]) if isinstance(made, tuple) else states
+
+    adding = layer.register_forward_hook(moved)
+    before = policy.logprobs(SEQUENCES)
+    with decoding.shifted(0, vector):
+        scores = policy.logprobs(SEQUENCES)
+        answers = policy.answer(PROMPTS, Sampling(temperature=0, max_new_tokens=6), 0)
+    with torch.no_grad():
+        for one, after, unmoved in zip(SEQUENCES, scores, before, strict=True):
+            torch.testing.assert_close(torch.tensor(after.logps), logps(plain, one), atol=1e-3, rtol=0)
+            assert abs(after.logps - unmoved.logps).max() > 1e-3
+        for prompt, answer in zip(PROMPTS, answers, strict=True):
+            ids = prompt.prompt_ids
+            for token in answer.ids:
+                assert token == int(whole(plain, ids)[-1].argmax())
+                ids = (*ids, token)
+    adding.remove()
+    assert [one.logps.tolist() for one in policy.logprobs(SEQUENCES)] == [
+        one.logps.tolist() for one in before
+    ]
 
 
 def test_a_search_finds_what_follows_every_path(base, plain):

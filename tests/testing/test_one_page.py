@@ -12,12 +12,14 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 import alignbench
-from alignbench import DecodingBase, Sampling
+from alignbench import DecodingBase, Pair, PluginError, Sampling, Sequence
 from alignbench.testing.sessions import open_session
+from alignbench.worker.run.session import Session
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "examples" / "plugins"
@@ -29,13 +31,16 @@ SHORT = {"one-page-rloo", "distinct_words", "keywords", "csv"}
 """Whose suites run in the short version: one of each kind."""
 PUBLIC = {
     "alignbench",
-    *(f"alignbench.{name}" for name in ("feedback", "integrations", "reference", "rewards", "rollouts")),
+    *(
+        f"alignbench.{name}"
+        for name in ("feedback", "integrations", "reference", "rewards", "rollouts", "spending")
+    ),
 }
 LINES = 60
 
 
-def test_there_are_eleven_and_each_has_a_file_that_the_pages_list():
-    assert len(PLUGINS) == len(FILES) == 11
+def test_there_are_twelve_and_each_has_a_file_that_the_pages_list():
+    assert len(PLUGINS) == len(FILES) == 12
     named = re.findall(r"`(\w+\.py)`", (ROOT / "docs" / "plugins.md").read_text(encoding="utf-8"))
     assert sorted(named) == [file.name for file in FILES]
     listed = re.findall(r"^\| `(\w+\.py)`", (FOLDER / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
@@ -64,35 +69,70 @@ def test_a_plugin_of_one_page_is_one_page_of_public_names(file: Path):
             assert not any(alias.name.startswith("alignbench.") for alias in node.names)
 
 
-def test_emulated_fine_tuning_of_the_base_itself_is_the_tuned_policy(tmp_path: Path):
-    """p_base (p_tuned / p_base) is p_tuned, and with no strength it is p_base."""
-    spec = importlib.util.spec_from_file_location("emulated", FOLDER / "one_page" / "emulated.py")
+def load(name: str) -> Any:
+    """Return the module of one page."""
+    spec = importlib.util.spec_from_file_location(name, FOLDER / "one_page" / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
-    emulated = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(emulated)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def session(tmp_path_factory: pytest.TempPathFactory) -> Session:
     recipe = {
         "model": {"id": "sandbox"},
         "data": {"train": "sandbox", "limit": 32, "max_length": 128},
         "methods": {"sft": {}},
     }
-    session = open_session(tmp_path, recipe)
+    return open_session(tmp_path_factory.mktemp("pages"), recipe)
+
+
+def ids(session: Session, policy: Any) -> list[tuple[int, ...]]:
+    """The greedy answers to eight prompts."""
+    prompts, sampling = session.table.prompts("test", 8), Sampling(temperature=0.0, max_new_tokens=8)
+    return [one.ids for one in policy.answer(prompts, sampling, 0)]
+
+
+def test_emulated_fine_tuning_of_the_base_itself_is_the_tuned_policy(session: Session):
+    """p_base (p_tuned / p_base) is p_tuned, and with no strength it is p_base."""
     tuned, base = session.base.add_adapter("tuned", seed=0), session.base.policy()
     noise = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for weight in tuned.tensors().values():
             weight.add_(0.02 * torch.randn(weight.shape, generator=noise))
-    prompts, sampling = session.table.prompts("test", 8), Sampling(temperature=0.0, max_new_tokens=8)
-
-    def ids(policy: Any) -> list[tuple[int, ...]]:
-        return [one.ids for one in policy.answer(prompts, sampling, 0)]
 
     def emulation(strength: float) -> Any:
-        return emulated.Emulation([DecodingBase(one) for one in (base, tuned, base)], strength)
+        return load("emulated").Emulation([DecodingBase(one) for one in (base, tuned, base)], strength)
 
-    assert ids(tuned) != ids(base)
-    assert ids(emulation(1.0)) == ids(tuned)
-    assert ids(emulation(0.0)) == ids(base)
+    assert ids(session, tuned) != ids(session, base)
+    assert ids(session, emulation(1.0)) == ids(session, tuned)
+    assert ids(session, emulation(0.0)) == ids(session, base)
+
+
+def test_steering_adds_its_vector_to_the_layer_while_it_answers_and_never_else(session: Session):
+    base, rows = DecodingBase(session.base.policy()), list(session.table.rows(Pair, seed=0))
+    sequences = [one for row in rows for one in row.sequences()]
+    states = base.response_states(sequences, 1)
+    vector = (states[::2] - states[1::2]).mean(0)
+    with base.shifted(1, vector):
+        moved = base.response_states(sequences, 1)
+    np.testing.assert_allclose(moved - states, np.tile(vector, (len(states), 1)), atol=1e-4)
+    plain, steered = ids(session, base.policy), load("steering").Steered
+    assert ids(session, steered(base, 1, 0 * vector)) == plain
+    assert ids(session, steered(base, 1, 8 * vector)) != plain
+    assert ids(session, base.policy) == plain
+
+
+def test_what_cannot_be_steered_is_refused(session: Session):
+    base = DecodingBase(session.base.policy())
+    with pytest.raises(PluginError, match="there is no layer 4; the model has the layers 0 to 3"):
+        base.response_states([Sequence((1,), (2,))], base.layers)
+    with pytest.raises(PluginError, match="without tokens"):
+        base.response_states([Sequence((1,), ())], 0)
+    with pytest.raises(PluginError, match=r"of shape \[3\] cannot"), base.shifted(0, np.zeros(3, np.float32)):
+        pass
 
 
 @pytest.fixture(scope="module")

@@ -1,25 +1,33 @@
-"""What a decoder needs of a frozen model: prompts to tokens, trees of next tokens, tokens to text."""
+"""What a decoder needs of a frozen model: prompts to tokens, trees of next tokens, states of layers, tokens to text."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence as Many
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING
 
 from transformers import PreTrainedTokenizerFast
 
 from alignbench.api.policy import Policy
 from alignbench.errors import PluginError
 from alignbench.models import meter
+from alignbench.models.forward import residual
 from alignbench.models.generation import noise_key
 from alignbench.models.policy import ModelPolicy
 from alignbench.models.trees.token_tree import TokenTrees
-from alignbench.rows import Prompt
+from alignbench.rows import Prompt, Sequence
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 
 class DecodingBase(TokenTrees):
     """A frozen model for a decoder, which picks tokens in a way of its own.
 
-    `new_tree`, `ask` with `Query` and `Reply`, and `free_prefix` read what follows any path of tokens; the other
-    members turn prompts into paths and paths into text. What is computed is charged to the run that computes.
+    `new_tree`, `ask` with `Query` and `Reply`, and `free_prefix` read what follows any path of tokens;
+    `response_states` reads what leaves a layer, and `shifted` changes it; the other members turn prompts into paths
+    and paths into text. What is computed is charged to the run that computes.
     Raises PluginError where `policy` is a decoder itself.
     """
 
@@ -45,6 +53,26 @@ class DecodingBase(TokenTrees):
     def device(self) -> str:
         """Where the model lies: `cpu` or `cuda`."""
         return self.base.device.type
+
+    @property
+    def layers(self) -> int:
+        """How many layers the model has. Raises PluginError where they are not one after the other."""
+        return len(residual.layers(self.base))
+
+    def response_states(self, sequences: Many[Sequence], layer: int) -> NDArray[np.float32]:
+        """Return float32 [N, hidden]: what leaves layer `layer` (from 0), the mean over each response's tokens.
+
+        Raises PluginError for a layer that the model does not have, and for a response without tokens.
+        """
+        return residual.response_states(self.policy, sequences, layer)
+
+    def shifted(self, layer: int, vector: NDArray[np.float32]) -> AbstractContextManager[None]:
+        """Let `vector`, float32 [hidden], be added to what leaves layer `layer`, at each position, inside the block.
+
+        Whatever the model computes there is so shifted: answers and log-probabilities of every policy on it. A tree
+        is asked on that side of the block on which it was made. Raises PluginError where the shape is another one.
+        """
+        return residual.shifted(self.base, layer, vector)
 
     def tokenised(self, prompts: Many[Prompt]) -> list[Prompt]:
         """Return the prompts with their token ids."""

@@ -224,6 +224,8 @@ class TestKTOByName(ByName):
 
 class TestGMPOByName(Laws):
     method = "trl"
+    tokens = 20_000
+    """As for `trl-rloo`."""
     config = {
         "trainer": "experimental.gmpo.GMPOTrainer",
         "rows": "prompts",
