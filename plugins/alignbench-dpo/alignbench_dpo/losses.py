@@ -1,6 +1,7 @@
 """The losses of the family on tensors: each maps N pairs to float32 [N]; `catalogue.py` names the sources.
 
-Written out: pi is the policy, ref the reference, w the chosen answer and l the rejected one, |y| an answer's tokens.
+Written out, L is the loss of a pair, pi the policy, ref the reference, w the chosen answer and l the rejected one,
+|y| an answer's tokens, s the logistic function, and h = log pi/ref(w) - log pi/ref(l).
 """
 
 from __future__ import annotations
@@ -146,81 +147,100 @@ def strength(preference: Tensor) -> Tensor:
 
 
 def sigmoid(pairs: Pairs, by: Fields) -> Tensor:
-    """-log s(beta h): DPO."""
+    """L = -log s(beta h): DPO, arXiv:2305.18290, eq. 7."""
     return -logsigmoid(by.beta * pairs.margin)
 
 
 def sigmoid_norm(pairs: Pairs, by: Fields) -> Tensor:
-    """-log s(beta h), each log-ratio divided by |y|: length-normalised DPO of Tulu 3."""
+    """L = -log s(beta (log pi/ref(w)/|w| - log pi/ref(l)/|l|)): length-normalised DPO of Tulu 3, arXiv:2411.15124."""
     return -logsigmoid(by.beta * (pairs.chosen.mean_ratio - pairs.rejected.mean_ratio))
 
 
 def ipo(pairs: Pairs, by: Fields) -> Tensor:
-    """(h - 1/(2 beta))^2, each log-ratio divided by |y|, as its authors do in their experiments."""
+    """L = (log pi/ref(w)/|w| - log pi/ref(l)/|l| - 1/(2 beta))^2: IPO, by length as its authors do in their
+    experiments, arXiv:2310.12036, eq. 17.
+    """
     return (pairs.chosen.mean_ratio - pairs.rejected.mean_ratio - 1 / (2 * by.beta)) ** 2
 
 
 def hinge(pairs: Pairs, by: Fields) -> Tensor:
-    """max(0, 1 - beta h)."""
+    """L = max(0, 1 - beta h): SLiC, arXiv:2305.10425, on DPO's margin."""
     return relu(1 - by.beta * pairs.margin)
 
 
 def exponential(pairs: Pairs, by: Fields) -> Tensor:
-    """exp(-beta h): GPO's exponential loss."""
+    """L = exp(-beta h): GPO's exponential loss, arXiv:2402.05749."""
     return torch.exp((-by.beta * pairs.margin).clamp(max=LARGEST))
 
 
-robust = sigmoid
-"""-log s(beta h) with the labels' flips taken out: see `pair_loss`."""
+def robust(pairs: Pairs, by: Fields) -> Tensor:
+    """L = ((1 - e) (-log s(beta h)) + e log s(-beta h)) / (1 - 2e), e the label smoothing: DPO without the labels'
+    flips, arXiv:2403.00409.
+    """
+    return sigmoid(pairs, by)  # `pair_loss` takes the flips out
 
 
 def exo_pair(pairs: Pairs, by: Fields) -> Tensor:
-    """KL of q = (s(beta h), s(-beta h)) from the labels (1 - eps, eps), eps the label smoothing."""
+    """L = q log(q/(1 - e)) + (1 - q) log((1 - q)/e), q = s(beta h) and e the label smoothing: KL from the label,
+    arXiv:2402.00856, eq. 16.
+    """
     h = by.beta * pairs.margin
     right = torch.sigmoid(h) * (logsigmoid(h) - math.log(1 - by.label_smoothing))
     return right + torch.sigmoid(-h) * (logsigmoid(-h) - math.log(by.label_smoothing))
 
 
 def discopop(pairs: Pairs, by: Fields) -> Tensor:
-    """(1 - m) (-log s(beta h)) + m exp(-beta h) with m = s(beta h / tau): log-ratio modulated loss."""
+    """L = (1 - m) (-log s(beta h)) + m exp(-beta h), m = s(beta h / tau): log-ratio modulated loss,
+    arXiv:2406.08414, eq. 5.
+    """
     h = by.beta * pairs.margin
     share = torch.sigmoid(h / by.tau)
     return (1 - share) * -logsigmoid(h) + share * torch.exp((-h).clamp(max=LARGEST))
 
 
 def r_dpo(pairs: Pairs, by: Fields) -> Tensor:
-    """-log s(beta h + a (|w| - |l|)): DPO for a reward that loses a with each token."""
+    """L = -log s(beta h + a (|w| - |l|)): DPO for a reward that loses a with each token, arXiv:2403.19159."""
     longer = pairs.chosen.length - pairs.rejected.length
     return -logsigmoid(by.beta * pairs.margin + by.length_weight * longer)
 
 
 def odpo(pairs: Pairs, by: Fields) -> Tensor:
-    """-log s(beta h - a log d), d the difference of scores, log p/(1-p) of a label p: DPO with an offset."""
+    """L = -log s(beta h - a log d), d the difference of scores, log p/(1-p) of a label p: DPO with an offset,
+    arXiv:2402.10571.
+    """
     assert pairs.strength is not None
     return -logsigmoid(by.beta * pairs.margin - by.offset_weight * pairs.strength.log().clamp(min=-LARGEST))
 
 
 def beta_dpo(pairs: Pairs, by: Fields) -> Tensor:
-    """-log s(b h), b = beta (1 + a (step's mean beta h - running mean)): dynamic beta, without its row filter."""
+    """L = -log s(b h), b = beta (1 + a (step's mean beta h - running mean)): dynamic beta, without its row filter,
+    arXiv:2407.08639.
+    """
     beta = (by.beta * (1 + by.sensitivity * torch.as_tensor(pairs.shift))).clamp(min=1e-3)
     return -logsigmoid(beta * pairs.margin)
 
 
 def wpo(pairs: Pairs, by: Fields) -> Tensor:
-    """DPO, each pair weighted by the policy's mean probability of a token of w times that of l, as constants."""
+    """L = -p(w) p(l) log s(beta h), p(y) = exp(log pi(y)/|y|) as a constant: DPO weighted by the policy's
+    probabilities, arXiv:2406.11827, eq. 2.
+    """
     weight = torch.exp(pairs.chosen.mean + pairs.rejected.mean).detach()
     return weight * sigmoid(pairs, by)
 
 
 def tdpo1(pairs: Pairs, by: Fields) -> Tensor:
-    """-log s(beta (h - (D_l - D_w))), D the sum over an answer's tokens of KL(ref || pi) at each."""
+    """L = -log s(beta (h - (D_l - D_w))), D the sum over an answer's tokens of the KL from ref to pi there: token-level
+    DPO, arXiv:2404.11999, TDPO1.
+    """
     assert pairs.chosen.kl is not None
     assert pairs.rejected.kl is not None
     return -logsigmoid(by.beta * (pairs.margin - (pairs.rejected.kl - pairs.chosen.kl)))
 
 
 def tdpo2(pairs: Pairs, by: Fields) -> Tensor:
-    """-log s(beta (h - a (D_l - D_w))), a TDPO1 that does not learn through D_w, and learns a times as much by D_l."""
+    """L = -log s(beta (h - a (D_l - D_w))), D_w a constant: TDPO that learns through the KL of the rejected answer
+    alone, arXiv:2404.11999, TDPO2.
+    """
     assert pairs.chosen.kl is not None
     assert pairs.rejected.kl is not None
     return -logsigmoid(
@@ -229,12 +249,14 @@ def tdpo2(pairs: Pairs, by: Fields) -> Tensor:
 
 
 def dpop(pairs: Pairs, by: Fields) -> Tensor:
-    """-log s(beta (h - c max(0, log ref(w)/pi(w)))): DPO-positive, against a chosen answer that falls."""
+    """L = -log s(beta (h - c max(0, log ref(w)/pi(w)))): DPO-positive, against a chosen answer that falls,
+    arXiv:2402.13228.
+    """
     return -logsigmoid(by.beta * (pairs.margin - by.penalty * relu(-pairs.chosen.ratio)))
 
 
 def rpo(pairs: Pairs, by: Fields) -> Tensor:
-    """DPO - a log pi(w) / |w|: iterative RPO."""
+    """L = -log s(beta h) - a log pi(w)/|w|: iterative RPO, arXiv:2404.19733."""
     return sigmoid(pairs, by) - by.nll_weight * pairs.chosen.mean
 
 
@@ -242,18 +264,20 @@ def rpo(pairs: Pairs, by: Fields) -> Tensor:
 
 
 def f_forward_kl(pairs: Pairs, by: Fields) -> Tensor:
-    """-log s(beta (f'(w) - f'(l))) with f'(y) = 1 - ref(y)/pi(y): DPO under the forward KL."""
+    """L = -log s(beta (f'(w) - f'(l))), f'(y) = 1 - ref(y)/pi(y): DPO under the forward KL, arXiv:2309.16240."""
     lost = [torch.exp((-one.ratio).clamp(max=LARGEST)) for one in (pairs.chosen, pairs.rejected)]
     return -logsigmoid(by.beta * (lost[1] - lost[0]))
 
 
 def f_js(pairs: Pairs, by: Fields) -> Tensor:
-    """-log s(beta (f'(w) - f'(l))) with f'(y) = log 2 pi/(pi + ref): DPO under Jensen and Shannon's divergence."""
+    """L = -log s(beta (f'(w) - f'(l))), f'(y) = log 2 pi/(pi + ref): DPO under Jensen and Shannon's divergence,
+    arXiv:2309.16240.
+    """
     return -logsigmoid(by.beta * (logsigmoid(pairs.chosen.ratio) - logsigmoid(pairs.rejected.ratio)))
 
 
 def chi_po(pairs: Pairs, by: Fields) -> Tensor:
-    """-log s(beta (f(w) - f(l))) with f(y) = pi/ref + log pi/ref: chi-squared regularisation."""
+    """L = -log s(beta (f(w) - f(l))), f(y) = pi/ref + log pi/ref: chi-squared regularisation, arXiv:2407.13399."""
     more = [torch.exp(one.ratio.clamp(max=LARGEST)) for one in (pairs.chosen, pairs.rejected)]
     return -logsigmoid(by.beta * (pairs.margin + more[0] - more[1]))
 
@@ -262,34 +286,46 @@ def chi_po(pairs: Pairs, by: Fields) -> Tensor:
 
 
 def nca_pair(pairs: Pairs, by: Fields) -> Tensor:
-    """-log s(r_w) - (log s(-r_w) + log s(-r_l)) / 2 with r = beta log pi/ref: noise contrastive alignment."""
+    """L = -log s(r_w) - (log s(-r_w) + log s(-r_l)) / 2, r = beta log pi/ref: noise contrastive alignment,
+    arXiv:2402.05369.
+    """
     chosen, rejected = by.beta * pairs.chosen.ratio, by.beta * pairs.rejected.ratio
     return -logsigmoid(chosen) - 0.5 * logsigmoid(-chosen) - 0.5 * logsigmoid(-rejected)
 
 
 def bco_pair(pairs: Pairs, by: Fields) -> Tensor:
-    """-log s(r_w) - log s(-r_l) with r = beta log pi/ref: a binary classifier of answers."""
+    """L = -log s(r_w) - log s(-r_l), r = beta log pi/ref: a binary classifier of answers, arXiv:2404.04656, without
+    its shift.
+    """
     return -logsigmoid(by.beta * pairs.chosen.ratio) - logsigmoid(-by.beta * pairs.rejected.ratio)
 
 
 def sppo_hard(pairs: Pairs, by: Fields) -> Tensor:
-    """(log pi/ref(w) - 1/(2 beta))^2 + (log pi/ref(l) + 1/(2 beta))^2: self-play, hard preferences."""
+    """L = (log pi/ref(w) - 1/(2 beta))^2 + (log pi/ref(l) + 1/(2 beta))^2: self-play, hard preferences,
+    arXiv:2405.00675, eq. 4.7 with P = 1 and 0.
+    """
     half = 0.5 / by.beta
     return (pairs.chosen.ratio - half) ** 2 + (pairs.rejected.ratio + half) ** 2
 
 
 def apo_zero(pairs: Pairs, by: Fields) -> Tensor:
-    """1 - s(r_w) + s(r_l) with r = beta log pi/ref: for chosen answers better than the policy's own."""
+    """L = 1 - s(r_w) + s(r_l), r = beta log pi/ref: for chosen answers better than the policy's own,
+    arXiv:2408.06266, eq. 7.
+    """
     return 1 - torch.sigmoid(by.beta * pairs.chosen.ratio) + torch.sigmoid(by.beta * pairs.rejected.ratio)
 
 
 def apo_down(pairs: Pairs, by: Fields) -> Tensor:
-    """s(r_w) + 1 - s(beta h) with r = beta log pi/ref: for chosen answers worse than the policy's own."""
+    """L = s(r_w) + 1 - s(beta h), r = beta log pi/ref: for chosen answers worse than the policy's own,
+    arXiv:2408.06266, eq. 8.
+    """
     return torch.sigmoid(by.beta * pairs.chosen.ratio) + 1 - torch.sigmoid(by.beta * pairs.margin)
 
 
 def cal_dpo(pairs: Pairs, by: Fields) -> Tensor:
-    """-log s(h) + (log pi/ref(w) - 1/(2 beta))^2 + (log pi/ref(l) + 1/(2 beta))^2: rewards of a known scale."""
+    """L = -log s(h) + (log pi/ref(w) - 1/(2 beta))^2 + (log pi/ref(l) + 1/(2 beta))^2: rewards of a known scale,
+    arXiv:2412.14516.
+    """
     return -logsigmoid(pairs.margin) + sppo_hard(pairs, by)
 
 
@@ -297,13 +333,16 @@ def cal_dpo(pairs: Pairs, by: Fields) -> Tensor:
 
 
 def aot(pairs: Pairs, by: Fields) -> Tensor:
-    """-log s(beta (u_(k) - v_(k))), u = log pi(w)/pi(l) and v = log ref(w)/ref(l), the k-th of each in the step."""
+    """L = -log s(beta (u_(k) - v_(k))), u = log pi(w)/pi(l) and v = log ref(w)/ref(l), the k-th of each in the
+    step, arXiv:2406.05882, paired.
+    """
     assert pairs.matched is not None
     return -logsigmoid(by.beta * (pairs.chosen.logps - pairs.rejected.logps - pairs.matched))
 
 
 def aot_unpaired(pairs: Pairs, by: Fields) -> Tensor:
-    """-log s(beta (a_(k) - b_(k))), a and b the log-ratios of chosen and rejected, the k-th of each in the step.
+    """L = -log s(beta (a_(k) - b_(k))), a and b the log-ratios of chosen and rejected, the k-th of each in the
+    step, arXiv:2406.05882, unpaired.
 
     A pair holds an a and a b of other ranks. Each meets the other of its rank as a constant: the sum over the step
     has the gradient of the formula, and half of it has the value.
@@ -319,29 +358,43 @@ def aot_unpaired(pairs: Pairs, by: Fields) -> Tensor:
 
 
 def simpo(pairs: Pairs, by: Fields) -> Tensor:
-    """-log s(beta (log pi(w)/|w| - log pi(l)/|l|) - g)."""
+    """L = -log s(beta (log pi(w)/|w| - log pi(l)/|l|) - g): the policy's own mean log-probability as reward,
+    arXiv:2405.14734, eq. 6.
+    """
     return -logsigmoid(by.beta * (pairs.chosen.mean - pairs.rejected.mean) - by.margin)
 
 
 def alpha_po(pairs: Pairs, by: Fields) -> Tensor:
-    """-log s(beta (r_w - r_l) - g), r = (1 - p^-a)/a and p = exp(log pi(y)/|y|): SimPO where a goes to 0."""
+    """L = -log s(beta (r_w - r_l) - g), r = (1 - p^-a)/a and p = exp(log pi(y)/|y|): SimPO where a goes to 0,
+    arXiv:2501.03884.
+    """
     powers = [(-by.exponent * one.mean).clamp(max=LARGEST) for one in (pairs.chosen, pairs.rejected)]
     rewards = [-torch.expm1(power) / by.exponent for power in powers]
     return -logsigmoid(by.beta * (rewards[0] - rewards[1]) - by.margin)
 
 
 def cpo(pairs: Pairs, by: Fields) -> Tensor:
-    """-log s(beta (log pi(w) - log pi(l))) + a NLL(w), the NLL added by `token_nll`."""
+    """L = -log s(beta (log pi(w) - log pi(l))) + a NLL, the NLL a mean over the step's chosen tokens,
+    arXiv:2401.08417, eq. 3.
+
+    `token_nll` adds the NLL.
+    """
     return -logsigmoid(by.beta * (pairs.chosen.logps - pairs.rejected.logps))
 
 
 def slic(pairs: Pairs, by: Fields) -> Tensor:
-    """max(0, 1 - beta (log pi(w) - log pi(l))) + a NLL(w), the NLL added by `token_nll`."""
+    """L = max(0, 1 - beta (log pi(w) - log pi(l))) + a NLL, the NLL a mean over the step's chosen tokens,
+    arXiv:2305.10425.
+
+    `token_nll` adds the NLL.
+    """
     return relu(1 - by.beta * (pairs.chosen.logps - pairs.rejected.logps))
 
 
 def rrhf(pairs: Pairs, by: Fields) -> Tensor:
-    """beta max(0, log pi(l)/|l| - log pi(w)/|w|) - a log pi(w)/|w|."""
+    """L = beta max(0, log pi(l)/|l| - log pi(w)/|w|) - a log pi(w)/|w|: a ranking of mean log-probabilities,
+    arXiv:2304.05302.
+    """
     return by.beta * relu(pairs.rejected.mean - pairs.chosen.mean) - by.nll_weight * pairs.chosen.mean
 
 

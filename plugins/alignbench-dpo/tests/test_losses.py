@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from math import exp, log
+from pathlib import Path
 from types import SimpleNamespace
 from typing import get_args
 
@@ -256,16 +257,31 @@ def test_far_away_every_loss_and_gradient_is_finite(loss):
     assert torch.isfinite(far.grad).all()
 
 
-def test_every_name_has_a_loss_a_source_and_a_formula_in_its_docstring():
+def test_every_name_has_a_loss():
     assert set(get_args(Name)) == set(LOSSES)
-    assert len(LOSSES) >= 20
-    for name, loss in LOSSES.items():
-        formula = re.match(r"\S.*", getattr(losses, name).__doc__)
-        assert formula, f"{name} has no formula"
-        assert re.search(r"\bh\b|log|DPO|s\(|KL", formula[0]), (
-            f"the docstring of {name} begins with no formula"
-        )
-        assert loss.source[:4].isdigit(), name
+    assert len(LOSSES) == 32
+    assert len({getattr(losses, name) for name in LOSSES}) == 32
+
+
+PAGES = [
+    Path(__file__).parents[3] / "docs" / "methods" / "dpo.md",
+    Path(__file__).parents[1] / "README.md",
+]
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_the_docstring_of_a_loss_has_its_equation_and_its_source_and_the_pages_have_the_same(loss):
+    first = " ".join(getattr(losses, loss).__doc__.partition("\n\n")[0].split())
+    source = LOSSES[loss].source
+    equation = re.fullmatch(rf"L = (.+), arXiv:{re.escape(source)}\.", first)
+    assert equation, f"{first} is not L = ..., arXiv:{source}."
+    assert re.search(r"\bh\b|log|s\(", equation[1])
+    cell = re.sub(r"\|(\w)\|", r"#\1", equation[1])  # a bar would end it
+    number, rest = source[:10], source[10:]
+    for page in PAGES:
+        row = next(line for line in page.read_text("utf-8").splitlines() if line.startswith(f"| `{loss}` |"))
+        assert row.startswith(f"| `{loss}` | {cell} | ")
+        assert row.endswith(f"| [{number}](https://arxiv.org/abs/{number}){rest} |")
 
 
 # --- what a recipe may combine ---------------------------------------------------------------------------
