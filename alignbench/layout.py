@@ -46,6 +46,8 @@ RECORD = "record.json"
 # A cell: cells/<label>/seed-<seed>
 CELL = "cell.json"
 """What a finished cell recorded: rows, warnings, judges, departures, cost."""
+USED = "used.json"
+"""The ids of the rows that a cell used, and of the comparisons whose outcome entered its losses."""
 OF_ROWS = "of_rows"
 """In CELL, in the quality of a judge: what it is on each held-out row, by id. Too long for RESULTS."""
 POLICY = "policy"

@@ -199,9 +199,11 @@ class Cost(Record):
     prompts: Number = None
     """Different rows that entered a loss, or whose prompt was answered."""
     comparisons: Number = None
-    """People's comparisons used."""
+    """Different comparisons of people whose outcome entered a loss: which of two answers is the better one. An answer
+    that is imitated is none."""
     ai_comparisons: Number = None
-    """Comparisons labelled by a model."""
+    """Comparisons that a model made: those it was asked for, and different ones of the data whose outcome entered a
+    loss."""
     judge_calls: Number = None
     """Judge calls: a comparison in both orders is two, a text scored by a classifier is one."""
     peak_memory_bytes: Number = None

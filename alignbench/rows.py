@@ -13,7 +13,7 @@ use the same row:
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Any, Literal, TypeVar
@@ -133,6 +133,11 @@ def conversation(prompt: Messages) -> str:
     conversation share; else all its turns."""
     first = next((turn["content"] for turn in prompt if turn["role"] == "user"), None)
     return first if first is not None else repr([dict(turn) for turn in prompt])
+
+
+def different(ids: Set[str]) -> set[str]:
+    """Return the ids of different prompts: a row made of a prompt has its id, or one that begins so."""
+    return {id for id in ids if id.rpartition("/")[0] not in ids}
 
 
 View = TypeVar("View", bound=Row)

@@ -345,10 +345,9 @@ class ExternalRun(Run, Protocol):
         rows: float,
         steps: int,
         peak_memory_bytes: int = 0,
-        view: Rows[Any] | None = None,
         learned: Many[Row] = (),
     ) -> None:
-        """Take a training by another library off the budget; `learned`, rows of `view`, entered its loss.
+        """Take a training by another library off the budget; `learned`, rows of a view in order, entered its loss.
 
         `peak_memory_bytes` is the most that it has held: of the device; on a CPU, of the whole process.
         """

@@ -7,7 +7,7 @@ import os
 import platform
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from alignbench.engine.scheduler import CellStatus
 from alignbench.recipe.departures import over_seeds
 from alignbench.recipe.plan import Plan
 from alignbench.recipe.schema import BASE, Recipe
+from alignbench.rows import different
 from alignbench.versions import installed, versions
 
 COUNTED = tuple(results.Cost.model_fields)
@@ -55,6 +56,11 @@ def write(
         if ended.status == "done"
     }
     own = {cell: results.Cost(**_cost(cell_record, summary)) for cell, cell_record in sealed.items()}
+
+    def total(cells: Iterable[Cell], last: results.Cost | None = None) -> results.Cost:
+        cells = list(cells)
+        return _sum((own[cell] for cell in cells), _read_twice(run, cells), last=last)
+
     measured = _cells(summary)
     followed = {Cell(one["label"], one["seed"]): one for one in summary.get("learning_curves", ())}
     record = results.Results(
@@ -82,7 +88,9 @@ def write(
         data=_counts(data),
         judges=_judges(summary),
         metrics={name: summary["metrics"][name] for name in summary.get("order", ())},
-        labels=tuple(_label(label, plan, statuses, sealed, own, summary) for label in _labels(statuses)),
+        labels=tuple(
+            _label(label, plan, statuses, sealed, own, total, summary) for label in _labels(statuses)
+        ),
         cells=tuple(
             results.Cell(
                 label=cell.label,
@@ -106,7 +114,7 @@ def write(
         comparisons=tuple(summary.get("comparisons", ())),
         settings=tuple(summary.get("settings", ())),
         frontier=(*_finished(measured, _unscaled(plan.recipe, summary)), *_on_the_way(followed)),
-        cost=_sum(own.values()),
+        cost=total(own),
         tuning=_tuning(run),
         evaluation=results.Cost(**summary.get("cost", {})),
     )
@@ -163,6 +171,7 @@ def _label(
     statuses: Mapping[Cell, CellStatus],
     sealed: Mapping[Cell, dict[str, Any]],
     own: Mapping[Cell, results.Cost],
+    total: Callable[[Iterable[Cell], results.Cost], results.Cost],
     summary: Mapping[str, Any],
 ) -> results.LabelResult:
     planned = plan.labels.get(label)
@@ -187,9 +196,7 @@ def _label(
         metrics=summary.get("labels", {}).get(label, {}),
         cost=results.Costs(
             own=cost,
-            chain=_mean(
-                [_sum([own[link] for link in _chain(cell, statuses)], last=own[cell]) for cell in done]
-            ),
+            chain=_mean([total(_chain(cell, statuses), own[cell]) for cell in done]),
         ),
         same_cost_as=planned.same_cost_as if planned else None,
         decoding=_decoding(cost, start, _mean([own[cell] for cell in own if cell.label == start])),
@@ -259,8 +266,11 @@ def _judges(record: Mapping[str, Any]) -> tuple[dict[str, Any], ...]:
     )
 
 
-def _sum(costs: Any, *, last: results.Cost | None = None) -> results.Cost:
-    """Add up what was spent; the peak of memory is the highest. `last` says what one answer costs."""
+def _sum(
+    costs: Iterable[results.Cost], twice: Mapping[str, int | None], *, last: results.Cost | None = None
+) -> results.Cost:
+    """Add up what was spent; the peak of memory is the highest. `twice` is what was read more than once, None where
+    that is not known; `last` says what one answer costs."""
     costs = list(costs)
     total: dict[str, float | None] = {}
     for name in COUNTED:
@@ -268,7 +278,30 @@ def _sum(costs: Any, *, last: results.Cost | None = None) -> results.Cost:
         total[name] = (max if name == "peak_memory_bytes" else sum)(values) if values else None
         if name in AVERAGED:
             total[name] = getattr(last, name) if last else None
+    for name, more in twice.items():
+        found = total[name]
+        total[name] = None if more is None or found is None else found - more
     return results.Cost(**total)
+
+
+def _read_twice(run: Path, cells: Iterable[Cell]) -> dict[str, int | None]:
+    """Return how many prompts and comparisons several of the cells read, each time after the first.
+
+    A cell of an earlier version, which does not say what it read, leaves all of them unknown. One cell is read at a
+    time: its ids are many.
+    """
+    known: dict[str, set[str]] = {"prompts": set(), "comparisons": set(), "ai_comparisons": set()}
+    added = dict.fromkeys(known, 0)
+    for cell in cells:
+        found = _read(cell.folder(run) / layout.USED)
+        if not found:
+            return dict.fromkeys(known)
+        for name, ids in found.items():
+            added[name] += len(ids)
+            known[name].update(ids)
+    return {
+        name: added[name] - len(different(ids) if name == "prompts" else ids) for name, ids in known.items()
+    }
 
 
 def _mean(costs: list[results.Cost]) -> results.Cost:

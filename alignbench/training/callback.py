@@ -226,7 +226,6 @@ class Observer(TrainerCallback):
             rows=rows,
             steps=steps,
             peak_memory_bytes=peak,
-            view=self._rows,
             learned=[self.row(number) for number in range(int(rows) * self.views)],
         )
 

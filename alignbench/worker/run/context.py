@@ -72,14 +72,13 @@ class CellContext(CellState):
         rows: float,
         steps: int,
         peak_memory_bytes: int = 0,
-        view: Rows[Any] | None = None,
         learned: Many[Row] = (),
     ) -> None:
         """Take a training of another library off the budget; `learned`, rows of a view, entered its loss."""
         self.ledger.account.add(epochs=epochs, rows=rows, steps=steps)
         self.ledger.cost.add(peak_memory_bytes=peak_memory_bytes)
-        if view is not None:
-            self.ledger.cost.add(comparisons=trainings.comparisons_read(self, view, rows))
+        for who, comparison in self.origins.compared(learned):
+            self.ledger.compared.setdefault(who, set()).add(comparison)
         for row in learned:
             origin, id = self.origins.of_row(row)
             self.ledger.learned.setdefault(origin, set()).add(id)

@@ -12,6 +12,11 @@ from alignbench import layout, store
 from alignbench.api.config import TOTALS
 from alignbench.api.launcher import Event
 from alignbench.api.method import Departure
+from alignbench.rows import different
+from alignbench.worker.run.row_origins import MODEL, PEOPLE
+
+FORMAT = 2
+"""Of a ledger that is kept: an artefact with one of another format is made again."""
 
 
 @dataclass
@@ -31,7 +36,6 @@ class Cost:
     judge_tokens: int = 0
     flops: float = 0.0
     forward_passes: int = 0
-    comparisons: int = 0
     ai_comparisons: int = 0
     judge_calls: int = 0
     peak_memory_bytes: int = 0
@@ -45,10 +49,6 @@ class Cost:
     def tokens(self) -> int:
         """Positions computed in all kinds of work."""
         return sum(value for name, value in vars(self).items() if name.endswith("_tokens"))
-
-    def public(self) -> dict[str, float]:
-        """Return all of it with its totals."""
-        return {"seconds": self.seconds, "tokens": self.tokens, **vars(self)}
 
     def add(self, **spent: float) -> None:
         """Add what was spent; the peak of memory is a maximum."""
@@ -106,6 +106,10 @@ class Ledger:
     """Ids of the rows that entered a loss, by origin: see `alignbench.worker.run.row_origins`."""
     asked: dict[str, set[str]] = field(default_factory=dict)
     """Ids of the rows whose prompts were answered, for a label or for learning, by origin."""
+    compared: dict[str, set[str]] = field(default_factory=dict)
+    """Comparisons of the table whose outcome entered a loss, by who made them: see `RowOrigins.compared`."""
+    reading: dict[str, set[str]] = field(default_factory=dict)
+    """Those of the training that is going on."""
     emit: Callable[[Event], None] = field(default=lambda event: None, repr=False, compare=False)
 
     @property
@@ -116,9 +120,43 @@ class Ledger:
 
     @property
     def prompts(self) -> int:
-        """How many different prompts all rows used have: a row made of a prompt has its id, or one that begins so."""
-        ids: set[str] = set().union(*self.rows.values())
-        return len({id for id in ids if id.rpartition("/")[0] not in ids})
+        """How many different prompts all rows used have."""
+        return len(self._prompts)
+
+    @property
+    def _prompts(self) -> set[str]:
+        return different(set().union(*self.rows.values()))
+
+    def comparisons(self, who: str) -> set[str]:
+        """Return the comparisons whose outcome entered a loss, of those that `who` made."""
+        return self.compared.get(who, set()) | self.reading.get(who, set())
+
+    def public(self) -> dict[str, float]:
+        """Return what was spent and read, as `alignbench.results.Cost` names it."""
+        cost = vars(self.cost)
+        return {
+            "seconds": self.cost.seconds,
+            "tokens": self.cost.tokens,
+            **cost,
+            "prompts": self.prompts,
+            "comparisons": len(self.comparisons(PEOPLE)),
+            "ai_comparisons": cost["ai_comparisons"] + len(self.comparisons(MODEL)),
+        }
+
+    def used(self) -> dict[str, list[str]]:
+        """Return what was read, by its ids: a chain of cells counts each once."""
+        return {
+            "prompts": sorted(self._prompts),
+            "comparisons": sorted(self.comparisons(PEOPLE)),
+            "ai_comparisons": sorted(self.comparisons(MODEL)),
+        }
+
+    def end_reading(self) -> dict[str, set[str]]:
+        """Add the comparisons of a training to the others, and return them."""
+        read, self.reading = self.reading, {}
+        for who, found in read.items():
+            self.compared.setdefault(who, set()).update(found)
+        return read
 
     def spent(self, unit: str) -> float:
         """Return what was spent in a unit of a budget."""
@@ -154,7 +192,12 @@ class Ledger:
                 self.warnings[name].count += warned.count
             else:
                 self.warnings[name] = warned
-        for ours, theirs in ((self.learned, other.learned), (self.asked, other.asked)):
+        other.end_reading()
+        for ours, theirs in (
+            (self.learned, other.learned),
+            (self.asked, other.asked),
+            (self.compared, other.compared),
+        ):
             for origin, ids in theirs.items():
                 ours.setdefault(origin, set()).update(ids)
 
@@ -169,6 +212,8 @@ class Ledger:
             "judges": list(self.judges),
             "learned": {origin: sorted(ids) for origin, ids in self.learned.items()},
             "asked": {origin: sorted(ids) for origin, ids in self.asked.items()},
+            "compared": {who: sorted(ids) for who, ids in self.compared.items()},
+            "reading": {who: sorted(ids) for who, ids in self.reading.items()},
         }
 
     def restore(self, kept: Mapping[str, Any]) -> None:
@@ -180,6 +225,8 @@ class Ledger:
         self.judges[:] = kept["judges"]
         self.learned = {origin: set(ids) for origin, ids in kept["learned"].items()}
         self.asked = {origin: set(ids) for origin, ids in kept["asked"].items()}
+        self.compared = {who: set(ids) for who, ids in kept["compared"].items()}
+        self.reading = {who: set(ids) for who, ids in kept["reading"].items()}
 
     def write(self, folder: Path) -> None:
         """Write the ledger of a shared artefact next to it."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alignbench import store
+from alignbench.worker.run.ledger import FORMAT
 
 if TYPE_CHECKING:
     from alignbench.training.checkpoint import Checkpoints
@@ -51,7 +52,7 @@ class CheckpointScope:
             head = curves.read_bytes()[:start] if start else b""
             curves.write_bytes(head + kept["curves"].encode())
 
-        key = store.digest({"made": self.key, "training": number, **what})
+        key = store.digest({"made": self.key, "training": number, "ledger": FORMAT, **what})
         return Checkpoints(self.folder / f"{number}", key, every=every, account=account, restore=restore)
 
 

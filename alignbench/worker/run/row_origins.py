@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from collections.abc import Sequence as Many
 from functools import cached_property
+from itertools import groupby, product
 from typing import TYPE_CHECKING, Any
 
-from alignbench.rows import Ids, Prompt, Row, Sequence, Text
+from alignbench.rows import Ids, Pair, Prompt, Ranking, Row, Sequence, Text, UnpairedPreference
 
 if TYPE_CHECKING:
     from alignbench.data.table import Table
@@ -17,8 +18,15 @@ MADE = "made"
 UNDECLARED = "undeclared"
 """Rows that are neither the table's nor declared."""
 
+JUDGED = "judge"
+"""The column of a row that a judge has labelled."""
+PEOPLE, MODEL = "people", "model"
+"""Who compared two answers of a row of the table: what a judge wrote into a file carries its name."""
+
 Origin = tuple[str, str]
 """The split, `MADE` or `UNDECLARED`; and the id of the row."""
+Told = tuple[Ids, Ids]
+"""Two answers, the better one first."""
 
 
 class TableIndex:
@@ -71,6 +79,7 @@ class RowOrigins:
         self.index = index
         self._declared: dict[str, list[tuple[Origin, Many[Sequence]]]] = {}
         self._prompts: set[Ids] = set()
+        self._comparisons: dict[Origin, Mapping[Told, str]] = {}
 
     def declare(self, rows: Iterable[Row]) -> None:
         """Note the rows that a method hands in; what is a row of the table under another id stays that row."""
@@ -108,6 +117,28 @@ class RowOrigins:
             return [(MADE, "")]
         return [self.index.texts.get(sequence, (UNDECLARED, ""))]
 
+    def compared(self, rows: Iterable[object]) -> Iterator[tuple[str, str]]:
+        """Yield who made each comparison of the table whose outcome these rows tell a loss, and the comparison.
+
+        Its name is that of its row with the places of its answers. A pair or a ranking tells which answer is the better
+        one; an unpaired preference tells it of one answer. A demonstration, which is imitated, and a prompt tell none.
+        Views of one row stand side by side. Rows that a judge has labelled for the method are not the table's.
+        """
+        telling = (row for row in rows if isinstance(row, (Pair, Ranking, UnpairedPreference)))
+        for _, group in groupby(telling, key=lambda row: row.id):
+            views = list(group)
+            split, id = origin = self.of_row(views[0])
+            kept = next((one for where, one in self.index.by_id.get(id, ()) if where == split), None)
+            if not isinstance(kept, (Pair, Ranking)):
+                continue
+            who = MODEL if JUDGED in kept.extra else PEOPLE
+            if who == PEOPLE and JUDGED in views[0].extra:
+                continue
+            known = self._comparisons.get(origin)
+            if known is None:
+                known = self._comparisons[origin] = dict(_places(kept))
+            yield from ((who, f"{id}/{known[told]}") for told in _told(views, known) if told in known)
+
     def _in_table(self, row: Row) -> Origin | None:
         ours = _sequences(row)
         for split, kept in self.index.by_id.get(row.id, ()):
@@ -118,6 +149,37 @@ class RowOrigins:
             if _among(ours, _sequences(kept)):
                 return split, id
         return None
+
+
+def _places(row: Pair | Ranking) -> Iterator[tuple[Told, str]]:
+    """Yield each comparison of a row with the places of its two answers, whichever is the better one."""
+    answers = [one.response for one in row.sequences()]
+    for better, worse, _ in _outcomes(row):
+        first, second = sorted((better, worse))
+        yield (answers[better], answers[worse]), f"{first}-{second}"
+
+
+def _told(views: Many[Pair | Ranking | UnpairedPreference], known: Iterable[Told]) -> Iterator[Told]:
+    """Yield what views of one row tell, of the comparisons that are `known`."""
+    good = [row.response_ids for row in views if isinstance(row, UnpairedPreference) and row.desirable]
+    bad = [row.response_ids for row in views if isinstance(row, UnpairedPreference) and not row.desirable]
+    yield from product(good, bad)
+    if bool(good) != bool(
+        bad
+    ):  # a last step may have room for one of the two answers: which it was told from is lost
+        place, alone = (0, good) if good else (1, bad)
+        yield from [told for told in known if told[place] in alone][:1]
+    for row in views:
+        if not isinstance(row, UnpairedPreference):
+            answers = [one.response for one in row.sequences()]
+            yield from ((answers[better], answers[worse]) for better, worse, _ in _outcomes(row))
+
+
+def _outcomes(row: Pair | Ranking) -> list[tuple[int, int, float]]:
+    """Return (better, worse, probability that it is), by places; a pair is one comparison, a tie of it too."""
+    if isinstance(row, Ranking):
+        return row.comparisons()
+    return [(0, 1, row.preference)] if row.preference >= 0.5 else [(1, 0, 1 - row.preference)]
 
 
 def _among(ours: Many[Sequence], known: Many[Sequence]) -> bool:

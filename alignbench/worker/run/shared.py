@@ -31,6 +31,7 @@ def shared(
         {
             **session.base_key(),
             **_maker(run, make),
+            "ledger": ledger.FORMAT,
             "inputs": {name: content(value) for name, value in inputs.items()},
         }
     )

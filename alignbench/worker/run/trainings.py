@@ -11,7 +11,7 @@ from alignbench.api.config import TOTALS, Budget, Select
 from alignbench.api.method import LossFn, Rows, Run, ScoreFn
 from alignbench.api.policy import Policy
 from alignbench.errors import AlignbenchError
-from alignbench.rows import Pair, Prompt, Ranking, Row
+from alignbench.rows import Row
 from alignbench.worker.run import learning_curve
 from alignbench.worker.run.cell_state import CellState, add_point
 from alignbench.worker.run.checkpoint_selection import Selection
@@ -84,7 +84,8 @@ def train(
         else:
             run.log(step, **numbers)
 
-    usage = Usage(run, sequences, loss)
+    run.ledger.end_reading()
+    usage = Usage(run, sequences, loss, before_step)
     inputs = {
         "rows": None if callable(batches) else rows_digest(batches),
         "budget": allowed.model_dump(),
@@ -107,7 +108,7 @@ def train(
             learning_rates=learning_rates,
             repeats=repeats,
             state=state,
-            before_step=before_step,
+            before_step=usage.before_step,
             log=log,
             on_step_end=on_step_end,
             spent=spent,
@@ -124,7 +125,7 @@ def train(
         if result.blown_up:
             text = f"a training blew up: {result.blown_up}; lower the learning rate of {learning_rate:g}"
             run.record.warning("blow-up", result.steps, text)
-        _charge(run, result, batches, size, additional, allowed)
+        _charge(run, result, size, additional, allowed)
         if selection is not None:
             selection.restore_best()
     if followed is not None:
@@ -132,11 +133,24 @@ def train(
 
 
 class Usage:
-    """Notes which rows enter a loss, around the functions of the method that make it."""
+    """Notes which rows and comparisons enter a loss, around the functions of the method that make it."""
 
-    def __init__(self, run: CellState, sequences: Callable[..., Any], loss: Callable[..., Any]):
-        self._run, self._sequences, self._loss = run, sequences, loss
+    def __init__(
+        self,
+        run: CellState,
+        sequences: Callable[..., Any],
+        loss: Callable[..., Any],
+        before_step: Callable[[list[Any]], None] | None,
+    ):
+        self._run, self._sequences, self._loss, self._before_step = run, sequences, loss, before_step
         self._groups: Mapping[str, Any] = {}
+
+    def before_step(self, rows: list[Any]) -> None:
+        """Note the comparisons of a whole step: a micro-batch may have one of two views of a row."""
+        for who, comparison in self._run.origins.compared(rows):
+            self._run.ledger.reading.setdefault(who, set()).add(comparison)
+        if self._before_step is not None:
+            self._before_step(rows)
 
     def sequences(self, rows: list[Any]) -> Mapping[str, Any]:
         """Return what the method scores; the trainer calls its loss with the last."""
@@ -200,26 +214,11 @@ def _curves(run: CellState, additional: bool) -> Path:
     return (run.building or run.folder) / layout.training_log(run.scope.trainings)
 
 
-def comparisons_read(run: CellState, rows: Rows[Any], drawn: float) -> float:
-    """Return how many human comparisons so many drawn rows of a view read; none where the rows are none, or prompts."""
-    human = (
-        run.given is None and run.comparisons is None and issubclass(run.session.table.view, (Pair, Ranking))
-    )
-    first = rows.epoch(0) if human else []
-    if not first or type(first[0]) is Prompt or any(run.origins.of_row(row)[0] != "train" for row in first):
-        return 0
-    each = sum(len(row.comparisons()) if isinstance(row, Ranking) else 1 for row in first) / len(first)
-    return round(each * drawn) if each != 1 else drawn
-
-
-def _charge(
-    run: CellState, result: TrainingResult, batches: Any, size: int, additional: bool, budget: Budget
-) -> None:
+def _charge(run: CellState, result: TrainingResult, size: int, additional: bool, budget: Budget) -> None:
     ledger = run.ledger
     ledger.cost.add(peak_memory_bytes=result.peak_memory_bytes)
-    count = 0 if callable(batches) else comparisons_read(run, batches, result.rows)
-    compared = f", {count:,.0f} comparisons" if count else ""
-    ledger.cost.add(comparisons=count)
+    count = sum(map(len, ledger.end_reading().values()))
+    compared = f", {count:,} comparisons" if count else ""
     if additional:
         reach = budget.rows or (budget.epochs or 0) * size
         read = str(budget) if result.rows >= reach - 1e-9 else f"{result.rows:,.0f} rows of {budget}"

@@ -50,11 +50,12 @@ def main(task: Task, emit: Callable[[Event], None]) -> None:
         "warnings": [str(warned) for warned in run.ledger.warnings.values()],
         "judges": run.ledger.judges,
         "departures": [asdict(departure) for departure in run.ledger.departures],
-        "cost": {**run.ledger.cost.public(), "prompts": run.ledger.prompts},
+        "cost": run.ledger.public(),
         "answering": answering,
         "device": device_name(session.base.device),
         "versions": versions(),
     }
+    store.write_json(folder / layout.USED, run.ledger.used())
     store.write_json(folder / layout.CELL, sealed)
     store.commit(folder, key=task.what["key"], producer=label, leave_out=GROWING)
     shutil.rmtree(folder / layout.CHECKPOINTS, ignore_errors=True)

@@ -134,7 +134,7 @@ def test_what_judging_costs_is_the_cells_own(session: Session):
     assert run.ledger.cost.judge_calls == 2 * (run.ledger.cost.ai_comparisons + people)
     assert run.ledger.cost.judge_tokens > run.ledger.cost.judge_calls
     assert run.ledger.cost.judge_seconds > 0
-    assert run.ledger.cost.comparisons == 0
+    assert run.ledger.public()["comparisons"] == 0
     assert run.ledger.judges[0]["name"] == "self"
     assert run.ledger.judges[0]["quality"]["compared"] == run.ledger.cost.ai_comparisons
     # A second cell finds everything in the store, and is charged the same.
