@@ -172,6 +172,7 @@ class MethodSuite:
         assert _numbers(run.folder) == _numbers(aligned[0].folder)
         assert run.ledger.rows == aligned[0].ledger.rows
         assert run.ledger.compared == aligned[0].ledger.compared
+        assert run.ledger.departures == aligned[0].ledger.departures
         assert run.ledger.account == aligned[0].ledger.account, "a resumed training gets more budget, or less"
         ours, theirs = _counted(run.ledger.cost), _counted(aligned[0].ledger.cost)
         differ = {name: (ours[name], theirs[name]) for name in ours if ours[name] != theirs[name]}

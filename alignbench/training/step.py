@@ -20,6 +20,7 @@ from alignbench.errors import ModelError
 from alignbench.models import ModelPolicy
 from alignbench.models.forward.groups import Group, bytes_per_token, read, to_group
 from alignbench.models.forward.memory import for_activations
+from alignbench.models.meter import Tally, metered
 from alignbench.recipe.schema import Training
 from alignbench.rows import Ids, Sequence
 from alignbench.training.batches import cut
@@ -58,6 +59,8 @@ class GradientStep:
         """Whether activations are recomputed in the backward pass."""
         self.notes: list[str] = []
         """What was changed to fit the memory."""
+        self.beside: dict[ModelPolicy, int] = {}
+        """Tokens with gradient of each further adapter that is trained."""
         self.weights: list[Parameter] = []
         self.dropouts: list[Module] = []
         self.base.checkpointing(self.checkpointing)
@@ -118,8 +121,10 @@ class GradientStep:
             together.setdefault((policy, group.term), {})[name] = to_group(name, group)
         scores: dict[str, GroupScores] = {}
         for (policy, _), same in together.items():
-            with torch.set_grad_enabled(policy.trainable):
+            with torch.set_grad_enabled(policy.trainable), metered(Tally()) as counted:
                 scores |= read(policy, same, self.tolerance)
+            if policy is not self.policy and counted.work.trained:
+                self.beside[policy] = self.beside.get(policy, 0) + counted.work.trained
         return scores
 
     def _choose(self) -> int | None:

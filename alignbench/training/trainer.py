@@ -62,6 +62,8 @@ class TrainingResult:
     """What was changed on the way to fit the memory."""
     blown_up: str = ""
     """The sign that it blew up with finite numbers; empty where there is none."""
+    beside: tuple[tuple[ModelPolicy, int], ...] = ()
+    """Further adapters that were trained, each with its tokens with gradient."""
 
 
 class Trainer:
@@ -150,6 +152,7 @@ class Trainer:
             checkpointing=self.gradient.checkpointing,
             notes=tuple(self.gradient.notes),
             blown_up=self.trace.blown_up(given_rows=not callable(self.steps.batches)),
+            beside=tuple(self.gradient.beside.items()),
         )
 
     def _train(self) -> None:
@@ -348,6 +351,7 @@ class Trainer:
                 "checkpointing": gradient.checkpointing,
                 "trace": asdict(self.trace),
                 "notes": gradient.notes,
+                "beside": [[self.adapters.index(one), tokens] for one, tokens in gradient.beside.items()],
             },
         )
 
@@ -372,6 +376,7 @@ class Trainer:
         gradient.notes = kept["notes"]
         gradient.micro_batch, gradient.checkpointing = kept["micro_batch"], kept["checkpointing"]
         gradient.tokens = kept["tokens"]
+        gradient.beside = {self.adapters[place]: tokens for place, tokens in kept["beside"]}
         self.base.checkpointing(gradient.checkpointing)
         self.trace = Trace(**kept["trace"])
         self.steps.begin(self.number)

@@ -11,6 +11,7 @@ import pytest
 from alignbench import Budget, PluginError, plugins
 from alignbench.api.config import TOTALS
 from alignbench.errors import RecipeError
+from alignbench.models.forward.groups import read
 from alignbench.recipe.load import load
 from alignbench.recipe.resolve import resolve
 from alignbench.testing import MethodSuite
@@ -24,7 +25,7 @@ METHODS = '''
 
 from dataclasses import replace
 
-from alignbench import Budget, Demonstration, Method, Prompt, Sampling
+from alignbench import Budget, Demonstration, Method, Prompt, Sampling, ScoringGroup
 
 
 def sequences(rows):
@@ -130,6 +131,30 @@ class Additional(Twice):
         train(run, other, run.rows(Demonstration), budget=Budget(steps=3))
         policy = run.adapt()
         train(run, policy, run.rows(Demonstration))
+        return policy
+
+
+class Beside(Twice):
+    """Trains a second adapter with its policy, and a head, at learning rates of their own."""
+
+    api = 2
+
+    def align(self, run):
+        import torch
+
+        policy, other = run.adapt(), run.adapt(name="other")
+        head = torch.nn.Linear(64, 1)
+
+        def both(rows):
+            items = [one for row in rows for one in row.sequences()]
+            return {"all": items, "other": ScoringGroup(items[:1], other, term="other")}
+
+        def summed(scores, rows):
+            return {name: one.per_token(-one.logps) for name, one in scores.items()}, {}
+
+        rates = {other: 2e-3, head: 5e-3}
+        rows = run.rows(Demonstration)
+        run.train(policy, rows, both, summed, learning_rate=1e-3, learning_rates=rates, modules={"head": head})
         return policy
 
 
@@ -293,6 +318,7 @@ NAMES = (
     "Invents",
     "Declares",
     "Alone",
+    "Beside",
     "Perturbs",
     "Sneaks",
     "Denies",
@@ -390,6 +416,31 @@ def test_a_training_beside_the_policys_is_off_the_account_and_on_the_record(alig
     (departure,) = run.ledger.departures
     assert str(departure).startswith("an additional training: 3 steps, ")
     assert run.curves.read_text(encoding="utf-8").count("\n") == 1
+
+
+@pytest.mark.parametrize("budget", [{"steps": 4}, {"tokens": 900}])
+def test_what_is_trained_beside_the_policy_is_a_departure_with_its_size(
+    align: Any, budget: dict[str, int], monkeypatch: pytest.MonkeyPatch
+):
+    counted: list[int] = []
+    monkeypatch.setattr(
+        "alignbench.training.step.read", lambda policy, *given: _noting(policy, given, counted)
+    )
+    run = align("beside", **budget)
+    (found,) = run.ledger.departures
+    of_other = sum(counted)
+    assert 0 < of_other < run.ledger.cost.train_tokens / 2
+    assert str(found) == (
+        f"trained beside the policy: other, {of_other:,} tokens at a learning rate of 0.002; head at 0.005"
+    )
+
+
+def _noting(policy: Any, given: Any, counted: list[int]) -> Any:
+    """Score, and note the tokens of the second adapter: those that predict its answer, and what stands before."""
+    if policy.name.startswith("other"):
+        (group,) = given[0].values()
+        counted.append(sum(len(one) - 1 for one in group.items))
+    return read(policy, *given)
 
 
 @pytest.mark.parametrize("budget", [{"steps": 4}, {"rows": 16}, {"tokens": 3000}])

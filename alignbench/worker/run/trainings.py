@@ -126,6 +126,8 @@ def train(
             text = f"a training blew up: {result.blown_up}; lower the learning rate of {learning_rate:g}"
             run.record.warning("blow-up", result.steps, text)
         _charge(run, result, size, additional, allowed)
+        if not additional:
+            _beside(run, result, learning_rate, modules or {}, learning_rates or {})
         if selection is not None:
             selection.restore_best()
     if followed is not None:
@@ -212,6 +214,32 @@ def _curves(run: CellState, additional: bool) -> Path:
     if not additional:
         return run.curves
     return (run.building or run.folder) / layout.training_log(run.scope.trainings)
+
+
+def _beside(
+    run: CellState,
+    result: TrainingResult,
+    learning_rate: float,
+    modules: Mapping[str, Module],
+    learning_rates: Mapping[Any, float],
+) -> None:
+    """Record what a training of the policy trained in addition: further adapters with their sizes, and modules."""
+
+    def rate(of: Policy | Module) -> float:
+        return learning_rates.get(of, learning_rate)
+
+    found = [
+        f"{_name(one)}, {tokens:,} tokens at a learning rate of {rate(one):g}"
+        for one, tokens in result.beside
+    ]
+    found += [f"{name} at {rate(module):g}" for name, module in modules.items()]
+    if found:
+        run.record.departure("trained beside the policy", "", "; ".join(found))
+
+
+def _name(adapter: ModelPolicy) -> str:
+    """Return the name that a method gave an adapter, without the number that the session gave it."""
+    return adapter.name.rpartition("-")[0]
 
 
 def _charge(run: CellState, result: TrainingResult, size: int, additional: bool, budget: Budget) -> None:

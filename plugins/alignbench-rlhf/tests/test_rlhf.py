@@ -36,6 +36,17 @@ class TestRLHF(MethodSuite):
         assert f"{cost.generated_tokens:,} tokens" in found["answers of its own"]
 
 
+    def test_the_critic_is_a_departure_with_its_size(self, aligned: Any):
+        """It scores with gradient what the policy does: the same rollouts, by an adapter of its own."""
+        found = {one.what: one.own for one in aligned[0].ledger.departures}
+        of_rewards = int(found["an additional training"].split()[-2].replace(",", ""))
+        own = (aligned[0].ledger.cost.train_tokens - of_rewards) // 2
+        assert own > 0
+        assert found["trained beside the policy"] == (
+            f"critic, {own:,} tokens at a learning rate of 5e-05; value at 0.0005"
+        )
+
+
 @pytest.fixture(scope="module", autouse=True)
 def one_thread():
     before = torch.get_num_threads()
