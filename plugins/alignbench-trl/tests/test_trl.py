@@ -384,7 +384,7 @@ class TestTRLDPO(Laws):
         assert [line["loss"] for line in theirs] == pytest.approx([line["loss"] for line in ours], abs=1e-5)
         assert runs["trl-dpo"].ledger.account == runs["dpo"].ledger.account
         assert runs["trl-dpo"].ledger.learned == runs["dpo"].ledger.learned
-        assert costs["trl-dpo"].comparisons == costs["dpo"].comparisons
+        assert runs["trl-dpo"].ledger.compared == runs["dpo"].ledger.compared
         rows = [runs["dpo"].draw(runs["dpo"].rows(Pair), step, 8) for step in range(4)]
         each = [
             2 * len(row.prompt_ids) + len(row.chosen_ids) + len(row.rejected_ids)
