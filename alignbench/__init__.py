@@ -20,7 +20,7 @@ _HOME = {
     "alignbench.rows": "Demonstration Message Pair Prompt Ranking Row Sequence Text UnpairedPreference",
     "alignbench.api.config": (
         "API AdapterLabel Budget Label Labelling NamedJudge NamedMethod NamedReward NamedSource Revising Sampling "
-        "Select Settings"
+        "Select Settings Training"
     ),
     "alignbench.api.policy": "Answer Can Decoder LowRank Policy Setting TokenScores TrainablePolicy",
     "alignbench.api.method": (
@@ -64,6 +64,7 @@ if TYPE_CHECKING:
     from alignbench.api.config import Sampling as Sampling
     from alignbench.api.config import Select as Select
     from alignbench.api.config import Settings as Settings
+    from alignbench.api.config import Training as Training
     from alignbench.api.data import RowFilter as RowFilter
     from alignbench.api.data import Source as Source
     from alignbench.api.judge import Judge as Judge

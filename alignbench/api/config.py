@@ -138,6 +138,27 @@ class Revising(Settings):
     """How answers, critiques and revisions are drawn."""
 
 
+class Training(Settings):
+    """How every gradient method trains."""
+
+    batch: int = Field(default=16, ge=1)
+    """Rows of one optimiser step."""
+    micro_batch: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
+    """Rows of one forward; auto measures the memory of a token, takes what fits, and accumulates to `batch`."""
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    """Of the learning rate, after warm-up; cosine and linear fall to zero."""
+    warmup: float = Field(default=0.05, ge=0, le=1)
+    """Share of the steps in which the learning rate rises."""
+    optimizer: Literal["adamw", "adamw-8bit"] = "adamw"
+    """AdamW, with its state in 32 or in 8 bits."""
+    max_grad_norm: float = Field(default=1.0, gt=0)
+    """A longer gradient is shortened to this norm."""
+    checkpointing: Literal["auto"] | bool = "auto"
+    """Recompute activations in the backward pass; auto: only where memory is short."""
+    threads: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
+    """CPU threads of a cell; auto: the machine's cores shared among the jobs."""
+
+
 TOTALS = ("tokens", "flops", "seconds")
 """Units of a budget that count all that is computed for a cell; the others count the policy's training only."""
 

@@ -38,6 +38,7 @@ from alignbench.api.config import (
     Select,
     Settings,
     Split,
+    Training,
 )
 from alignbench.api.policy import Policy, TrainablePolicy
 
@@ -193,8 +194,8 @@ class Run(Protocol):
     """The folder of the recipe: relative paths of a config start here."""
 
     @property
-    def training(self) -> Settings:
-        """How every method trains: the recipe's block `training`."""
+    def training(self) -> Training:
+        """How every method trains: the recipe's block `training`, with what the label's own block sets."""
         ...
 
     @property

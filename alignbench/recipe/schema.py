@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, Union
 
 from pydantic import AfterValidator, Discriminator, Field, Tag, field_validator, model_validator
 
-from alignbench.api.config import Budget, Label, Labelling, Named, NamedJudge, Sampling, Settings
+from alignbench.api.config import Budget, Label, Labelling, Named, NamedJudge, Sampling, Settings, Training
 from alignbench.rows import Pair, Ranking, Row, UnpairedPreference
 
 BASE = "base"
@@ -173,27 +173,6 @@ class Data(Settings):
     """Row filters by name, applied in order, before the split."""
     pretraining: Named | None = None
     """A source of plain text, for mixing in and for perplexity."""
-
-
-class Training(Settings):
-    """How every gradient method trains."""
-
-    batch: int = Field(default=16, ge=1)
-    """Rows of one optimiser step."""
-    micro_batch: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
-    """Rows of one forward; auto measures the memory of a token, takes what fits, and accumulates to `batch`."""
-    schedule: Literal["cosine", "linear", "constant"] = "cosine"
-    """Of the learning rate, after warm-up; cosine and linear fall to zero."""
-    warmup: float = Field(default=0.05, ge=0, le=1)
-    """Share of the steps in which the learning rate rises."""
-    optimizer: Literal["adamw", "adamw-8bit"] = "adamw"
-    """AdamW, with its state in 32 or in 8 bits."""
-    max_grad_norm: float = Field(default=1.0, gt=0)
-    """A longer gradient is shortened to this norm."""
-    checkpointing: Literal["auto"] | bool = "auto"
-    """Recompute activations in the backward pass; auto: only where memory is short."""
-    threads: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
-    """CPU threads of a cell; auto: the machine's cores shared among the jobs."""
 
 
 class AdapterStart(Settings):

@@ -177,7 +177,7 @@ class Observer(TrainerCallback):
     ):
         if self._rows is None:
             return
-        settings: Any = self.run.training
+        settings = self.run.training
         now = self._progress(state.global_step + 1)
         share = rate(settings.schedule, settings.warmup, self._share, now)
         self._rate = share * self._peaks[0]

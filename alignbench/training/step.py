@@ -15,13 +15,13 @@ from torch import Tensor
 from torch.nn import Module, Parameter
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from alignbench.api.config import Training
 from alignbench.api.method import GroupScores, LossFn, ScoreFn, ScoringGroup
 from alignbench.errors import ModelError
 from alignbench.models import ModelPolicy
 from alignbench.models.forward.groups import Group, bytes_per_token, read, to_group
 from alignbench.models.forward.memory import for_activations
 from alignbench.models.meter import Tally, metered
-from alignbench.recipe.schema import Training
 from alignbench.rows import Ids, Sequence
 from alignbench.training.batches import cut
 from alignbench.training.gradients import Gradients

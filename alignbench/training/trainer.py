@@ -16,13 +16,12 @@ from torch import Tensor
 from torch.nn import Module
 
 from alignbench import heartbeat
-from alignbench.api.config import TOTALS, Budget
+from alignbench.api.config import TOTALS, Budget, Training
 from alignbench.api.method import LossFn, ScoreFn
 from alignbench.errors import Diverged
 from alignbench.models import ModelPolicy
 from alignbench.models.forward.memory import give_back
 from alignbench.models.meter import Tally, Work, doing, metered
-from alignbench.recipe.schema import Training
 from alignbench.rows import Ids
 from alignbench.training import optimizer as optimizers
 from alignbench.training.blow_up import Trace

@@ -17,7 +17,7 @@ import typer.main
 import yaml
 
 import alignbench as package
-from alignbench import Answer, Cell, Prompt, Run, results
+from alignbench import Answer, Cell, Prompt, Run, Training, results
 from alignbench.cli import app
 from alignbench.errors import AlignbenchError
 from alignbench.recipe import schema
@@ -204,6 +204,12 @@ def test_the_metric_that_the_page_shows_is_written_with_public_names_and_measure
     evidence = SimpleNamespace(cells=[cell], samples=lambda _: answers)
     (measured,) = metric().measure(evidence)
     assert (measured.label, measured.seed, measured.values) == ("dpo", 0, {"p1": 0.5, "p2": 0.0})
+
+
+def test_the_page_lists_the_fields_of_a_runs_training_which_a_type_checker_sees():
+    assert vars(Run)["training"].fget.__annotations__["return"] == Training.__name__
+    (row,) = re.findall(r"^\| `training` \| (.*) \|$", (DOCS / "plugins.md").read_text("utf-8"), re.MULTILINE)
+    assert re.findall(r"`(\w+)`", row.partition("(")[0]) == ["Training", *Training.model_fields]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from alignbench import layout, plugins, store
-from alignbench.api.config import Budget, NamedJudge
+from alignbench.api.config import Budget, NamedJudge, Training
 from alignbench.api.launcher import Event
 from alignbench.api.method import Rows, Run
 from alignbench.api.policy import Policy, TrainablePolicy
 from alignbench.errors import PluginError, RecipeError
 from alignbench.recipe.configs import make
-from alignbench.recipe.schema import BASE, AdapterStart, ModelStart, Relabelled, Start, Training
+from alignbench.recipe.schema import BASE, AdapterStart, ModelStart, Relabelled, Start
 from alignbench.rows import Prompt, Row, View
 from alignbench.worker.run.ledger import Ledger
 from alignbench.worker.run.metering import CellMeter, metered_judge, naming_prompts

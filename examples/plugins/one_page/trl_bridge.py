@@ -42,7 +42,7 @@ class Bridge(Method):
         policy, rows = run.adapt(), run.rows(Pair)
         with TemporaryDirectory() as folder, run.borrow(policy) as (model, tokenizer):
             leading = callback(run, rows, leave_out=("num_tokens", "step_time"))
-            of_run = {"max_grad_norm": dict(run.training)["max_grad_norm"], "seed": run.seed % 2**31}
+            of_run = {"max_grad_norm": run.training.max_grad_norm, "seed": run.seed % 2**31}
             of_run |= {"max_steps": leading.steps, "per_device_train_batch_size": run.batch}
             args = DPOConfig(folder, **self.config.model_dump(), **FIXED, **of_run)
             # TRL tokenises what it is given when it is made; the run's rows are tokenised already.

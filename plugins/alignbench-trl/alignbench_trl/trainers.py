@@ -291,7 +291,7 @@ def train(
 
 def _settings(run: Run, *, together: bool) -> dict[str, Any]:
     """Return the recipe's settings as TRL names them."""
-    shared: Any = run.training
+    shared = run.training
     most = run.batch if shared.micro_batch == "auto" or together else min(shared.micro_batch, run.batch)
     forward = next(size for size in range(most, 0, -1) if run.batch % size == 0)
     return {
