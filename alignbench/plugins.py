@@ -7,17 +7,19 @@ import hashlib
 import importlib
 import importlib.util
 import inspect
+import math
 import re
 import sys
+import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cache
 from importlib import metadata
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 from alignbench.api.config import API, NAME
 from alignbench.errors import AlignbenchError, PluginError
@@ -259,29 +261,79 @@ def blamed(error: BaseException) -> PluginError | None:
     )
 
 
+Row = TypeVar("Row")
+
+
 @contextlib.contextmanager
 def naming_row(rows: Sequence[Any], alone: Callable[[int], object]) -> Iterator[None]:
-    """Note at an exception of the block which of the `rows` it is about, for `blamed`.
-
-    That is the first row of which `alone`, called with its place, raises too. An error of alignbench's own says more.
-    """
+    """Note at an exception of the block which of the `rows` it is about; see `note_row`."""
     try:
         yield
     except AlignbenchError:
         raise
     except Exception as error:
-        if rows and not any(note.startswith("row ") for note in getattr(error, "__notes__", ())):
-            error.add_note(_culprit(rows, alone))
+        note_row(error, rows, alone)
         raise
 
 
-def _culprit(rows: Sequence[Any], alone: Callable[[int], object]) -> str:
+def note_row(
+    error: Exception,
+    rows: Sequence[Any],
+    alone: Callable[[int], object],
+    *,
+    sure: bool = False,
+    within: float = math.inf,
+) -> None:
+    """Note at an exception which of the `rows` it is about, for `blamed`; one that has such a note keeps it.
+
+    That is the first row of which `alone`, called with its place, raises the same at the same line. Where none does, or
+    none was tried within so many seconds, it is one of them; with `sure` nothing is noted then.
+    """
+    if not rows or _names_a_row(error):
+        return
+    end = time.monotonic() + within
     for place, row in enumerate(rows):
-        try:
-            alone(place)
-        except Exception:
-            return f"row {getattr(row, 'id', row)}"
-    return one_of(rows)
+        if raises_same(error, lambda place=place: alone(place)):
+            error.add_note(f"row {getattr(row, 'id', row)}")
+            return
+        if time.monotonic() > end:
+            break
+    if not sure:
+        error.add_note(one_of(rows))
+
+
+def raises_same(error: Exception, function: Callable[[], object]) -> bool:
+    """Return whether `function` raises what `error` is, at the same line."""
+    try:
+        function()
+    except Exception as other:
+        return _origin(other) == _origin(error)
+    return False
+
+
+def naming_next(rows: Callable[[], Iterable[Row]], of: str) -> Iterator[Row]:
+    """Yield `rows()`, and note at what reading them raises at which row `of` a split that was, for `blamed`."""
+    number, last = 1, ""
+    try:
+        for row in rows():
+            yield row
+            number, last = number + 1, f", after {getattr(row, 'id', row)}"
+    except AlignbenchError:
+        raise
+    except Exception as error:
+        if not _names_a_row(error):
+            error.add_note(f"row {number} of {of}{last or ', or before it'}")
+        raise
+
+
+def _names_a_row(error: Exception) -> bool:
+    return any(note.startswith("row ") for note in getattr(error, "__notes__", ()))
+
+
+def _origin(error: Exception) -> tuple[type, str, int]:
+    """Return what was raised, and where."""
+    frame, line = list(traceback.walk_tb(error.__traceback__))[-1]
+    return type(error), frame.f_code.co_filename, line
 
 
 def one_of(rows: Sequence[Any]) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 from alignbench import plugins, results, stats
 from alignbench.api.metric import Cell, Difference, Evidence, Measure, Metric, Missing, Need
 from alignbench.errors import AlignbenchError, Problem, RecipeError
+from alignbench.evaluation.one_row import measured
 from alignbench.evaluation.raters import Raters, raters_of, with_raters
 from alignbench.rows import Prompt, conversation
 
@@ -46,7 +47,7 @@ def summarise(
     unscaled: Evidence | None = None,
     judges: Sequence[str] | None = None,
     also: Iterable[tuple[Metric, Any]] = (),
-    measure: Callable[[Metric, Any], list[Measure | Missing]] = lambda metric, seen: metric.measure(seen),
+    measure: Callable[[Metric, Any], list[Measure | Missing]] = measured,
 ) -> Summary:
     """Measure every cell of `evidence` with every metric, and compare every pair of labels.
 

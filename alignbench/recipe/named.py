@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Iterator
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
 from alignbench import plugins
-from alignbench.api.config import Named
+from alignbench.api.config import Named, Split
 from alignbench.api.data import Source
 from alignbench.errors import DataError, Problem
 from alignbench.recipe import configs
+from alignbench.rows import Row
 
 READERS = {".jsonl": "jsonl", ".json": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
 """The source plugin that reads a file, by its suffix."""
@@ -81,7 +84,20 @@ def open_source(named: Named, root: Path) -> Source:
     """Return the source that a recipe names, ready to read."""
     name, config = resolve(named, root)
     kind, made = configs.build("data", name, config)
-    return kind(made, root=root)
+    source: Source = kind(made, root=root)
+    for method in ("rows", "texts"):
+        setattr(source, method, _naming_rows(getattr(source, method)))
+    return source
+
+
+def _naming_rows(function: Callable[..., Iterator[Row]]) -> Callable[..., Iterator[Row]]:
+    """Let what a source raises name the row that it was about to give: see `alignbench.plugins.naming_next`."""
+
+    @wraps(function)
+    def named(split: Split, limit: int | None, seed: int) -> Iterator[Row]:
+        return plugins.naming_next(lambda: function(split, limit, seed), split)
+
+    return named
 
 
 def check_exists(path: Path, given: str, root: Path) -> None:

@@ -6,14 +6,16 @@ import inspect
 import re
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from alignbench import layout, plugins
-from alignbench.api.config import NamedJudge, NamedReward
+from alignbench.api.config import NamedJudge, NamedReward, Sampling
 from alignbench.errors import PluginError
+from alignbench.evaluation import one_row
 from alignbench.recipe.resolve import resolve
 from alignbench.recipe.schema import Recipe
 from alignbench.rewards import reward
@@ -21,7 +23,7 @@ from alignbench.rows import Prompt
 from alignbench.testing import JudgeSuite, MethodSuite, MetricSuite, RewardSuite, SourceSuite
 from alignbench.testing.sessions import open_session
 from alignbench.worker.run.context import CellContext
-from alignbench.worker.run.policy_io import save_policy
+from alignbench.worker.run.policy_io import load_method, save_policy
 from alignbench.worker.run.session import Session
 
 BROKEN = Path(__file__).parent / "broken"
@@ -234,25 +236,81 @@ def rewarded(run: CellContext, tmp_path: Path) -> None:
     reward(run, None, [NamedReward(name="odd")])(prompts, ["yes"] * len(prompts))
 
 
-@pytest.mark.parametrize("call", [filtered, judged, rewarded])
-def test_the_row_of_which_a_filter_a_judge_or_a_reward_function_raises_is_named(
-    call, install, prepared, tmp_path
-):
+def answered(run: CellContext, tmp_path: Path) -> None:
+    """By a decoder, rebuilt as a cell that starts from it does."""
+    folder = tmp_path / "policy"
+    save_policy(load_method("odd", {}).align(run), folder, method="odd", config={}, start="base")
+    run.restored(folder, "odd").answer(list(run.rows(Prompt)), Sampling(), 0)
+
+
+def read(run: CellContext, tmp_path: Path) -> None:
+    open_session(tmp_path / "read", {"model": {"id": "sandbox"}, "data": {"train": "odd"}})
+
+
+def measured(run: CellContext, tmp_path: Path, of: str = "samples") -> None:
+    kind = plugins.load("metrics", "odd")
+    one_row.measured(kind(kind.Config(of=of)), MetricSuite.evidence())
+
+
+ROW = {
+    filtered: r"row \S*[13579]",
+    judged: r"row \S*[13579]",
+    rewarded: r"row \S*[13579]",
+    answered: r"row \S*[13579]",
+    read: "row 4 of train, after row-6",
+    measured: "row p1",
+    partial(measured, of="generations"): "row own-5",
+    partial(measured, of="pairs"): "row row1",
+    partial(measured, of="texts"): "row t1",
+}
+"""What the messages end with."""
+
+
+@pytest.fixture
+def odd(install) -> int:
+    """Installs plugins that cannot divide; the line where they do."""
     source = (BROKEN / "one_bad_prompt.py").read_text()
     install(
         "broken-odd",
         modules={"one_bad_prompt": source},
+        data={"odd": "one_bad_prompt:Reading"},
         filters={"odd": "one_bad_prompt:Filter"},
         judges={"odd": "one_bad_prompt:Judging"},
+        methods={"odd": "one_bad_prompt:Answering"},
+        metrics={"odd": "one_bad_prompt:Measuring"},
         rewards={"odd": "one_bad_prompt:Rewarding"},
     )
+    return next(
+        n for n, line in enumerate(source.splitlines(), 1) if line.startswith("    return 1 / (1 - int")
+    )
+
+
+@pytest.mark.parametrize("call", ROW, ids=lambda call: getattr(call, "__name__", None) or call.keywords["of"])
+def test_the_row_of_which_a_plugin_raises_is_named(call, odd, prepared, tmp_path):
     run = CellContext(prepared, label="base", seed=0, method="", start="base", folder=tmp_path)
     with pytest.raises(ZeroDivisionError) as caught:
         call(run, tmp_path)
     found = str(plugins.blamed(caught.value))
     assert re.search(
-        r"\(one_bad_prompt.py:8, row \S*[13579]\); report it to the authors of broken-odd$", found
+        rf"\(one_bad_prompt.py:{odd}, {ROW[call]}\); report it to the authors of broken-odd$", found
     )
+
+
+def test_a_metric_that_fails_of_no_row_alone_names_none(odd):
+    with pytest.raises(ZeroDivisionError) as caught:
+        measured(None, None, "cells")  # pyright: ignore[reportArgumentType]
+    assert re.search(r"\(one_bad_prompt.py:\d+\); report", str(plugins.blamed(caught.value)))
+
+
+def test_a_decoder_that_a_method_has_just_returned_names_the_row_too(odd, prepared, monkeypatch):
+    class Suite(MethodSuite):
+        method = "odd"
+
+    monkeypatch.setattr(prepared, "plan", resolve(Recipe.model_validate(Suite.recipe())))
+    policy = Suite._align(prepared, "odd")[1]
+    with pytest.raises(ZeroDivisionError) as caught:
+        policy.answer(prepared.table.prompts("train"), Sampling(), 0)
+    assert re.search(rf"\(one_bad_prompt.py:{odd}, row \S*[13579]\)", str(plugins.blamed(caught.value)))
 
 
 # --- judges, metrics and sources ----------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from alignbench.api.launcher import Event
 from alignbench.api.metric import Cell, Measure, Metric, Missing, Need, PairLogprobs, Request, Under, matches
 from alignbench.api.policy import Answer, TokenScores
 from alignbench.evaluation.controls import controls
+from alignbench.evaluation.one_row import measured
 from alignbench.judges.people import People
 from alignbench.recipe.schema import BASE
 from alignbench.rows import Ids, Text
@@ -66,7 +67,7 @@ class RunEvidence:
         """Return what a metric says of the cells. Of one that measures each cell by itself, what the cells' records
         have is not measured again."""
         if not metric.by_cell or metric.needs & JUDGED:
-            return metric.measure(self)
+            return measured(metric, self)
         kind = type(metric)
         config = store.canonical(metric.config.model_dump(mode="json"))
         name = f"{kind.__module__}.{kind.__qualname__} {config}"
@@ -79,7 +80,7 @@ class RunEvidence:
         if missing := [cell for cell in self.cells if cell not in known]:
             part, made = copy(self), defaultdict[Cell, list[Any]](list)
             part.cells = missing
-            for one in metric.measure(part):
+            for one in measured(metric, part):
                 made[Cell(one.label, one.seed)].append(_packed(one))
             for cell in missing:
                 found, at = record(cell)

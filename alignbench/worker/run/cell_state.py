@@ -19,7 +19,7 @@ from alignbench.recipe.configs import make
 from alignbench.recipe.schema import BASE, AdapterStart, ModelStart, Relabelled, Start
 from alignbench.rows import Prompt, Row, View
 from alignbench.worker.run.ledger import Ledger
-from alignbench.worker.run.metering import CellMeter, metered_judge, naming_prompts
+from alignbench.worker.run.metering import CellMeter, metered_judge, naming_answers, naming_prompts
 from alignbench.worker.run.model_access import ModelAccess
 from alignbench.worker.run.policy_io import load_method, read_policy
 from alignbench.worker.run.resume import CheckpointScope
@@ -142,6 +142,7 @@ class CellState:
             self.session, label=label, seed=self.seed, method=kept.method, start=kept.start, folder=folder
         )
         policy = method.restore(folder, cast(Run, run))
+        naming_answers(policy)
         self.weights.lend_parts(run.weights, f"'{label}'")
         return policy
 

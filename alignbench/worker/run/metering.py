@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import wraps
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from alignbench import plugins
+from alignbench.errors import AlignbenchError
 from alignbench.models import meter
 from alignbench.models.meter import Meter, Tally, Work
 from alignbench.rows import Prompt
@@ -17,6 +18,7 @@ from alignbench.worker.run.row_origins import RowOrigins
 
 if TYPE_CHECKING:
     from alignbench.api.judge import Judge
+    from alignbench.api.policy import Policy
 
 TOKENS = {"generate": "generated_tokens", "search": "searched_tokens", "judge": "judge_tokens"}
 """Where positions without gradient go, by the kind of work; all others are scored."""
@@ -116,6 +118,31 @@ def naming_prompts(judge: Judge) -> None:
 
     for name in JUDGING:
         setattr(judge, name, naming(getattr(judge, name)))
+
+
+def naming_answers(policy: Policy) -> None:
+    """Let what a decoder raises name the row whose prompt it was asked: see `alignbench.plugins.note_row`.
+
+    To find it takes at most twice as long as the answers took, and a second.
+    """
+    answer = policy.answer
+
+    @wraps(answer)
+    def named(prompts: Sequence[Prompt], *args: Any, **how: Any) -> Any:
+        begun = perf_counter()
+        try:
+            return answer(prompts, *args, **how)
+        except AlignbenchError:
+            raise
+        except Exception as error:
+            within = 1 + 2 * (perf_counter() - begun)
+            plugins.note_row(
+                error, prompts, lambda place: answer([prompts[place]], *args, **how), within=within
+            )
+            raise
+
+    with suppress(AttributeError):  # a class may take no further attributes
+        policy.answer = named  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def metered_judge(judge: Judge, ledger: Callable[[], Ledger]) -> None:

@@ -17,6 +17,7 @@ from alignbench.versions import versions
 from alignbench.worker.finished.answering import answer
 from alignbench.worker.run.context import CellContext
 from alignbench.worker.run.ledger import Ledger
+from alignbench.worker.run.metering import naming_answers
 from alignbench.worker.run.policy_io import load_method, save_policy
 from alignbench.worker.run.row_origins import MADE
 from alignbench.worker.run.session import Session
@@ -102,6 +103,8 @@ def align(session: Session, label: str, seed: int, folder: Path) -> tuple[CellCo
             + (f": it has no {', '.join(lacks)}" if lacks else ""),
             "return the policy of run.adapt, or a Decoder",
         )
+    if "adapter" not in policy.can:
+        naming_answers(policy)
     _audit(run, policy)
     if any(one is policy for one in run.additional):
         raise PluginError(
