@@ -128,6 +128,7 @@ class TestTRLGRPO(Laws):
         ledger = aligned[0].ledger
         assert (ledger.account.steps, ledger.account.rows, ledger.public()["comparisons"]) == (2, 16, 0)
         assert ledger.cost.generated_tokens > 0
+        assert min(ledger.cost.generate_seconds, ledger.cost.train_seconds) > 0
 
 
 class TestTRLRLOO(Laws):
@@ -393,6 +394,15 @@ class TestTRLDPO(Laws):
         ]
         assert costs["trl-dpo"].train_tokens == sum(each), "TRL computes a prompt once for each answer"
         assert costs["trl-dpo"].scored_tokens == sum(each), "and the reference likewise"
+        table = runs["dpo"].rows(Pair).sequences()
+        once = {(one.prompt, one.response) for one in table}
+        assert costs["dpo"].train_tokens < sum(each) - 2 * len(rows) * 8, "prompts once, and no last token"
+        assert costs["dpo"].scored_tokens <= sum(len(a) + len(b) - 1 for a, b in once)
+        assert (costs["dpo"].forward_passes, costs["trl-dpo"].forward_passes) == (5, 8)
+        assert costs["trl-dpo"].flops > costs["dpo"].flops
+        assert costs["trl-dpo"].score_seconds == 0 < costs["dpo"].score_seconds
+        assert min(cost.train_seconds for cost in costs.values()) > 0
+        assert min(cost.peak_memory_bytes for cost in costs.values()) > 1e8
 
 
 def test_token_ids_are_shared_where_they_are_those_of_the_prompt_or_of_an_answer():
