@@ -264,7 +264,7 @@ class Run(Protocol):
 
         `rows` replace the training rows, as `given` does in `rows`. What the stage spends is taken off this
         run's budget. `budget` is a part of it (`run.budget.part`); default: what is left.
-        Raises PluginError where it is more than is left.
+        Raises PluginError where it is more than is left; of seconds, which go by meanwhile, it gets what is left.
         """
         ...
 

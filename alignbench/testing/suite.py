@@ -39,6 +39,8 @@ FLOPS_OF_A_TOKEN = 5e6
 """FLOPs of a position of the sandbox's model: 4e6 without its gradient, 8e6 with it."""
 CALL = 0.02
 """Seconds that each call of a network takes by the clock of the laws, its FLOPs apart."""
+TICK = 1e-4
+"""Seconds by which that clock goes on whenever it is read: what is left is less a moment later."""
 SPEED = 1e9
 """FLOPs that it computes in a second by that clock."""
 A_STEP = 0.2
@@ -281,7 +283,7 @@ class MethodSuite:
     ):
         """Reward models, answers, labels, judges, references and searches, found in a store or not.
 
-        Seconds are those of a clock that runs while a network is called.
+        Seconds are those of a clock that runs while a network is called, and a little between.
         """
         flops = self.tokens * FLOPS_OF_A_TOKEN
         amount = {"tokens": self.tokens, "flops": flops, "seconds": flops / SPEED}[unit]
@@ -487,7 +489,7 @@ def _counted(cost: Cost) -> dict[str, float]:
 
 
 def run_with_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the clock of a run stand still but for calls of a network, which take as long on every machine."""
+    """Let the clock of a run go on by calls of a network, alike on every machine, and a little whenever it is read."""
     now, counted = [0.0], CellMeter.computed
 
     def computed(self: CellMeter, work: Work) -> None:
@@ -495,7 +497,12 @@ def run_with_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
         counted(self, work)
 
     monkeypatch.setattr(CellMeter, "computed", computed)
-    monkeypatch.setattr("alignbench.worker.run.metering.perf_counter", lambda: now[0])
+
+    def read() -> float:
+        now[0] += TICK
+        return now[0]
+
+    monkeypatch.setattr("alignbench.worker.run.metering.perf_counter", read)
 
 
 class _Killed(BaseException):

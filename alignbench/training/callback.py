@@ -152,6 +152,11 @@ class Observer(TrainerCallback):
         if self._kept is not None:
             self._restore(self._kept, whole, optimizer)
         self.left = self.before = self.run.left
+        if self.left <= 0 and self.run.budget.unit in TOTALS and self._kept is None:
+            raise PluginError(
+                f"all of {self.run.budget} are spent before its first step",
+                "raise the budget: rows that a trainer prepares, and rewards that are trained for it, are a part of it",
+            )
         self._begun = self.run.budget.amount - self.left
         if self._rows is not None:
             # A schedule of the trainer's own has changed `lr` already.
@@ -244,9 +249,11 @@ class Observer(TrainerCallback):
             spent, self.before = self.before - self.run.left, self.run.left
             if size is None:
                 self._dearest = max(self._dearest, spent)
-                return self.before < self._dearest
+                return self.before < self._dearest or self.before <= 0
             self._prices = [*self._prices, spent / (size or 1.0)][-RECENT:]
             self._skipped += 0 if self._few is None else self.run.batch - self._few
+            if self.before <= 0:  # where nothing was left before the step, it seems to have cost nothing
+                return True
             self._few = self._affordable((self.done + state.global_step) * self.run.batch - self._skipped)
             return self._few == 0
         if self._rows is not None:

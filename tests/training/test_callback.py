@@ -8,7 +8,14 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainingArguments
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    Trainer,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
 
 from alignbench.api.config import Budget
 from alignbench.errors import Diverged, PluginError
@@ -41,7 +48,7 @@ class Run:
     def left(self) -> float:
         work = self.tally.work
         spent = {"tokens": work.positions + work.trained, "flops": work.flops}
-        return self.budget.amount - spent.get(self.budget.unit, 0) - self._seconds()
+        return max(0.0, self.budget.amount - spent.get(self.budget.unit, 0) - self._seconds())
 
     def _seconds(self) -> float:
         return time.perf_counter() - self.begun if self.budget.seconds else 0.0
@@ -53,7 +60,9 @@ class Run:
         self.account = account
 
 
-def train(tmp_path, budget: Budget, nan_at: int | None = None) -> tuple[int, list[int]]:
+def train(
+    tmp_path, budget: Budget, nan_at: int | None = None, each_step=lambda: None
+) -> tuple[int, list[int]]:
     """Train a stock Trainer for up to 100 steps of 4 rows; return the steps it did, and those it logged."""
     run = Run(budget)
     rows = [{"x": torch.tensor([float(at)]), "labels": torch.tensor([0.5 * at])} for at in range(20)]
@@ -69,6 +78,8 @@ def train(tmp_path, budget: Budget, nan_at: int | None = None) -> tuple[int, lis
         use_cpu=True,
     )
     trainer = Trainer(Line(nan_at), arguments, train_dataset=rows, callbacks=[callback(run)])
+    step = trainer.training_step
+    trainer.training_step = lambda *given: (each_step(), step(*given))[1]
     trainer.train()
     assert run.account["steps"] == trainer.state.global_step, "it is taken off the budget"
     assert run.account["peak_memory_bytes"] > 1e8, "torch alone takes more"
@@ -85,9 +96,33 @@ def test_it_stops_at_the_budget_of_the_run(tmp_path, budget, steps):
     assert logged[:steps] == list(range(1, steps + 1))
 
 
-def test_it_stops_when_the_time_is_over(tmp_path):
-    done, _ = train(tmp_path, Budget(seconds=1e-6))
+def test_it_stops_when_the_time_is_over(tmp_path, monkeypatch):
+    clock = Clock(monkeypatch)
+    done, _ = train(tmp_path, Budget(seconds=10), each_step=lambda: clock.forward(4))
+    assert done == 2
+
+
+def test_it_stops_where_the_first_step_takes_all_the_time_there_is(tmp_path, monkeypatch):
+    clock = Clock(monkeypatch)
+    done, _ = train(tmp_path, Budget(seconds=10), each_step=lambda: clock.forward(12))
     assert done == 1
+
+
+def test_a_trainer_that_was_only_prepared_when_the_time_is_over_is_refused(tmp_path):
+    """Some tokenise all rows before their first step. Nothing is left then, of which a step could take a part."""
+    with pytest.raises(PluginError, match="all of 1e-06 seconds are spent before its first step"):
+        train(tmp_path, Budget(seconds=1e-6))
+
+
+class Clock:
+    """Goes forward when it is told to, and not by itself."""
+
+    def __init__(self, monkeypatch):
+        self.now = 0.0
+        monkeypatch.setattr(time, "perf_counter", lambda: self.now)
+
+    def forward(self, seconds: float) -> None:
+        self.now += seconds
 
 
 def test_a_loss_that_is_no_number_stops_it_at_once(tmp_path):
@@ -169,3 +204,24 @@ def test_the_last_step_takes_the_rows_that_what_is_left_pays_for(tmp_path, micro
     assert run.tally.work.trained == 10 * rows <= run.budget.amount
     assert run.account["rows"] == rows
     assert [one.id for one in run.account["learned"]] == [str(number) for number in range(rows)]
+
+
+def test_a_resumed_training_that_finds_no_time_left_takes_one_step_and_ends(tmp_path):
+    """What it prepares again, before its first step, may take all that was left."""
+    run = Led(Budget(seconds=10))
+    run.begun -= 11
+    assert run.left == 0
+    leading = callback(run, [SimpleNamespace(id=str(number)) for number in range(20)])
+    model = Line()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    kept = {
+        "step": 3, "spending": ([], None, 0), "weights": {}, "optimizer": optimizer.state_dict(), "random": None,
+    }  # fmt: skip
+    leading._kept = {**kept, "weights": dict(model.named_parameters())}
+    args = SimpleNamespace(gradient_accumulation_steps=1, train_batch_size=4)
+    control, state = TrainerControl(), TrainerState()
+    leading.on_train_begin(args, state, control, model=model, optimizer=optimizer)
+    state.global_step = 1
+    leading._data = SimpleNamespace(step_size=lambda: 4.0, size=lambda row: 1.0)
+    leading.on_step_end(args, state, control)
+    assert control.should_training_stop

@@ -111,6 +111,8 @@ def _budget(run: CellState, asked: Budget | None, epochs: float) -> Budget:
             f"a stage of '{run.label}' asks for {asked}, and the run counts in {whole.unit}",
             "give it a part of the run's budget: run.budget.part(share)",
         )
+    if whole.unit == "seconds":  # the clock has gone on since the method read what is left
+        return whole.of(min(asked.amount, left))
     if asked.amount * share > left * (1 + 1e-9):
         raise PluginError(
             f"a stage of '{run.label}' asks for {asked}, and {left:g} of {whole} are left",

@@ -35,7 +35,6 @@ class TestRLHF(MethodSuite):
         assert f"{compared:,} comparisons" in found["an additional training"]
         assert f"{cost.generated_tokens:,} tokens" in found["answers of its own"]
 
-
     def test_the_critic_is_a_departure_with_its_size(self, aligned: Any):
         """It scores with gradient what the policy does: the same rollouts, by an adapter of its own."""
         found = {one.what: one.own for one in aligned[0].ledger.departures}
