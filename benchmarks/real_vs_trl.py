@@ -1,12 +1,17 @@
 """A real model on real preferences against TRL's command line: tokens a second of the processor, and peak memory.
 
-    python benchmarks/real_vs_trl.py MODEL ROWS [--only dpo] [--compute float32] [--steps 3] [--batch 8]
+    python benchmarks/real_vs_trl.py MODEL ROWS [--only dpo] [--compute defaults] [--steps 3] [--batch 8]
 
 MODEL is a local folder or GGUF file, ROWS a file of pairs (`prompt`, `chosen`, `rejected`). The methods are those of
 `trl sft`, `trl dpo` and `trl reward`. Each arm is a process of its own on one thread: the weights in NF4, a LoRA
-adapter of rank 16 on all linear layers, the same rows in the same order and batches, AdamW, a constant rate, no
-recomputed activations. TRL's process is its script with the options of its command line, on the safetensors that the
-model is unpacked to. DPO's references are computed inside the measured time in both arms.
+adapter of rank 16 on all linear layers, the same rows in the same order and batches, AdamW, a constant rate. TRL's
+process is its script with the options of its command line, on the safetensors that the model is unpacked to. DPO's
+references are computed inside the measured time in both arms.
+
+`float32` and `bfloat16` are equal settings: weights and products of both arms in that type, and no recomputed
+activations. `defaults` leaves precision and recomputation to each side: ours takes `compute: auto`, and TRL gets no
+`--dtype`, no `--bf16` and no `--gradient_checkpointing`. It does get `--use_cpu`, without which it refuses to train on
+a CPU. What each arm then did stands in `settings`, read from its model and its trainer.
 
 `tokens` are those of the rows, prompt and answer of each sequence, so that both arms have equally many: the ratio of
 tokens a second is that of the times. Times are processor times of the training alone, set-up left out; the peak is
@@ -32,6 +37,7 @@ os.environ |= {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "TOKENIZE
 os.environ |= {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
 
 METHODS = ("sft", "dpo", "reward")
+COMPUTES = ("float32", "bfloat16", "defaults")
 RATE, BETA = 1e-4, 0.1
 LENGTH = 192
 
@@ -41,7 +47,7 @@ def main() -> None:
     options.add_argument("model")
     options.add_argument("rows", type=Path)
     options.add_argument("--only", choices=METHODS)
-    options.add_argument("--compute", choices=("float32", "bfloat16"), action="append")
+    options.add_argument("--compute", choices=COMPUTES, action="append")
     options.add_argument("--steps", type=int, default=3)
     options.add_argument("--batch", type=int, default=8, help="rows of a step")
     options.add_argument(
@@ -57,7 +63,7 @@ def main() -> None:
     found: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as scratch:
         prepare(given, Path(scratch))
-        for compute in given.compute or ["float32", "bfloat16"]:
+        for compute in given.compute or COMPUTES:
             for method in [given.only] if given.only else METHODS:
                 arms = {arm: run(given, Path(scratch), method, compute, arm) for arm in ("alignbench", "trl")}
                 found[f"{method}.{compute}"] = compared(arms)
@@ -66,7 +72,7 @@ def main() -> None:
     print(json.dumps({"benchmark": "real_vs_trl", "versions": versions, **found}))
 
 
-def compared(arms: dict[str, dict[str, float]]) -> dict[str, Any]:
+def compared(arms: dict[str, dict[str, Any]]) -> dict[str, Any]:
     mine, trl = arms["alignbench"], arms["trl"]
     assert mine["tokens"] == trl["tokens"]
     return {
@@ -77,10 +83,11 @@ def compared(arms: dict[str, dict[str, float]]) -> dict[str, Any]:
         "memory": round(mine["peak_bytes"] / trl["peak_bytes"], 3),
         "process_seconds": {name: round(arm["process_seconds"], 1) for name, arm in arms.items()},
         "loss": {name: arm["loss"] for name, arm in arms.items()},
+        "settings": {name: arm["settings"] for name, arm in arms.items()},
     }
 
 
-def run(given: argparse.Namespace, scratch: Path, method: str, compute: str, arm: str) -> dict[str, float]:
+def run(given: argparse.Namespace, scratch: Path, method: str, compute: str, arm: str) -> dict[str, Any]:
     how = ["--only", method, "--compute", compute, "--steps", str(given.steps), "--batch", str(given.batch)]
     how += ["--arm", arm, "--table", str(scratch)]
     command = [sys.executable, __file__, given.model, str(given.rows), *how]
@@ -106,7 +113,7 @@ def recipe(given: argparse.Namespace, compute: str) -> Any:
 
     return schema.Recipe.model_validate(
         {
-            "model": {"id": given.model, "compute": compute},
+            "model": {"id": given.model, "compute": "auto" if compute == "defaults" else compute},
             "data": {"train": str(given.rows), "limit": 400, "max_length": LENGTH, "allowed_drop": 1.0},
             "methods": {"sft": {}},
             "evaluation": {"prompts": 2, "metrics": ["length"]},
@@ -196,6 +203,7 @@ def ours(given: argparse.Namespace) -> dict[str, Any]:
         "tokens": tokens(rows, given.only),
         "loss": losses[-1],
         "micro_batch": record.micro_batch,
+        "settings": {"weights": str(base.dtype), "recomputes": record.checkpointing},
     }
 
 
@@ -215,8 +223,6 @@ def theirs(given: argparse.Namespace) -> dict[str, Any]:
         "model_name_or_path": folder,
         "dataset_name": given.table / method,
         "output_dir": given.table / f"trl-{method}-{compute}",
-        "dtype": compute,
-        "bf16": compute == "bfloat16",
         "load_in_4bit": True,
         "bnb_4bit_quant_type": "nf4",
         "use_bnb_nested_quant": True,
@@ -229,17 +235,18 @@ def theirs(given: argparse.Namespace) -> dict[str, Any]:
         "max_length": LENGTH,
         "learning_rate": RATE,
         "lr_scheduler_type": "constant",
-        "gradient_checkpointing": False,
         "train_sampling_strategy": "sequential",
         "use_cpu": True,
         "report_to": "none",
         "save_strategy": "no",
         "logging_steps": given.steps,
+        **({} if compute == "defaults" else equal_settings(compute)),
         **({"beta": BETA} if method == "dpo" else {}),
         **({"lora_task_type": "SEQ_CLS"} if method == "reward" else {}),
     }
     script: Any = import_module(f"trl.scripts.{method}")
     spent: list[float] = []
+    settings: dict[str, Any] = {}
     logged: list[dict[str, float]] = []
     train = transformers.Trainer.train
 
@@ -248,6 +255,9 @@ def theirs(given: argparse.Namespace) -> dict[str, Any]:
         done = train(trainer, *args, **how)
         spent.append(time.process_time() - begun)
         logged.extend(trainer.state.log_history)
+        settings["weights"] = str(trainer.model.get_input_embeddings().weight.dtype)
+        settings["autocast"] = "bfloat16" if trainer.args.bf16 else "none"
+        settings["recomputes"] = trainer.args.gradient_checkpointing
         return done
 
     transformers.Trainer.train = timed  # pyright: ignore[reportAttributeAccessIssue]
@@ -258,7 +268,12 @@ def theirs(given: argparse.Namespace) -> dict[str, Any]:
         "seconds": spent[0],
         "tokens": tokens(rows_of(given, given.table), method),
         "loss": losses[-1],
+        "settings": settings,
     }
+
+
+def equal_settings(compute: str) -> dict[str, Any]:
+    return {"dtype": compute, "bf16": compute == "bfloat16", "gradient_checkpointing": False}
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from alignbench.api.policy import Answer
 from alignbench.errors import ModelError
 from alignbench.models import meter
 from alignbench.models.forward.incremental import GrowingTexts
-from alignbench.models.forward.memory import ANSWERS, CACHE, POSITIONS, kv_bytes, positions
+from alignbench.models.forward.memory import ANSWERS, CACHE, POSITIONS, give_back, kv_bytes, positions
 from alignbench.rows import Prompt
 
 if TYPE_CHECKING:
@@ -97,6 +97,7 @@ def generate(
             size = _batch(base, order, sampling.max_new_tokens)
             _decode(base, order[:size], sampling)
             order = order[size:]
+            give_back()  # the cache of keys and values
     return [
         Answer(
             prompt_id=row.prompt.id,

@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from alignbench.errors import ModelError
 from alignbench.models import arithmetic, counting
 from alignbench.models.base import Base
-from alignbench.models.forward.memory import keep_freed
+from alignbench.models.forward.memory import keep_few_kernels, keep_freed
 from alignbench.models.weights.files import (
     UNDAMAGED,
     check_architecture,
@@ -63,6 +63,7 @@ def load_base(
     place = _device(device)
     if place.type == "cpu":
         keep_freed()
+        keep_few_kernels()
     dtype = _dtype(model.compute, place, folder)
     tokenizer = load_tokenizer(model, root)
     files = fingerprint(folder)

@@ -19,11 +19,11 @@ from alignbench.api.config import Training
 from alignbench.api.method import GroupScores, LossFn, ScoreFn, ScoringGroup
 from alignbench.errors import ModelError
 from alignbench.models import ModelPolicy
-from alignbench.models.forward.groups import Group, bytes_per_token, read, to_group
+from alignbench.models.forward.groups import Group, kept_by, read, to_group
 from alignbench.models.forward.memory import for_activations
 from alignbench.models.meter import Tally, metered
 from alignbench.rows import Ids, Sequence
-from alignbench.training.batches import cut
+from alignbench.training.batches import cut, cut_evenly
 from alignbench.training.gradients import Gradients
 from alignbench.training.reduction import Reduction
 
@@ -51,10 +51,10 @@ class GradientStep:
         self.sequences, self.loss, self.training = sequences, loss, training
         self.micro_batch = training.batch if training.micro_batch == "auto" else training.micro_batch
         """Rows of one forward at most."""
-        self.tokens: int | None = None
-        """Tokens of one forward at most; None: not chosen yet, or not by memory."""
+        self.room: int | None = None
+        """Bytes that one forward may keep for its backward pass; None: not chosen yet, or not by memory."""
         self.rows = self.micro_batch
-        """The fewest rows of a forward so far."""
+        """The most rows of a forward, of the step with the fewest so far."""
         self.checkpointing = training.checkpointing is True
         """Whether activations are recomputed in the backward pass."""
         self.notes: list[str] = []
@@ -85,8 +85,8 @@ class GradientStep:
 
         `distinct` counts the rows of the table among `rows`. Raises ModelError where nothing can be made smaller.
         """
-        if self.tokens is None and self.training.micro_batch == "auto":
-            self.tokens = self._choose()
+        if self.room is None and self.training.micro_batch == "auto":
+            self.room = self._choose()
         while True:
             try:
                 with self._training_mode():
@@ -104,9 +104,9 @@ class GradientStep:
         reduction = Reduction(len(rows), lengths)
         loss = torch.zeros((), device=self.base.device)
         gradients = Gradients(self.weights)
-        together = self._together(whole, distinct)
-        self.rows = min(self.rows, together)
-        for part in cut(rows, math.ceil(distinct / together)):
+        parts = self._parts(rows, whole, distinct)
+        self.rows = min(self.rows, math.ceil(distinct * max(map(len, parts)) / len(rows)))
+        for part in parts:
             scores = self._scores(whole if len(part) == len(rows) else self._groups(part))
             values, numbers = self.loss(scores, part)
             loss += gradients.add(reduction.loss(values, scores, part))
@@ -128,30 +128,39 @@ class GradientStep:
         return scores
 
     def _choose(self) -> int | None:
-        """Return how many tokens of a forward with gradient the memory has room for; None where nothing is kept."""
+        """Return the bytes that a forward may keep for its backward pass; None where nothing is kept."""
         kind = self.base.device.type
         if not self.policy.trainable:
             return None
         taken = torch.cuda.memory_allocated(self.base.device) if kind == "cuda" else 0
-        each = bytes_per_token(self.policy) / (RECOMPUTED if self.checkpointing else 1)
-        return max(1, int(for_activations(kind, torch.get_num_threads(), taken) / each))
+        return for_activations(kind, torch.get_num_threads(), taken)
 
-    def _together(self, groups: Mapping[str, ScoringGroup], distinct: int) -> int:
-        """Return how many of a step's rows one forward takes."""
-        if self.tokens is None:
-            return self.micro_batch
-        return min(self.micro_batch, max(1, distinct * self.tokens // max(1, self._computed(groups))))
+    def _parts(self, rows: list[Any], groups: Mapping[str, ScoringGroup], distinct: int) -> list[list[Any]]:
+        """Cut a step into micro-batches, in its order, for each of which the memory has room.
 
-    def _computed(self, groups: Mapping[str, ScoringGroup]) -> int:
-        """Return the tokens that are computed with gradient for these groups; a prompt that they share, once."""
-        seen: dict[tuple[object, str, int], int] = {}
+        Rows of a step are as unlike as the longest and the shortest: their number alone would not bound it.
+        """
+        count = math.ceil(distinct / self.micro_batch)
+        if self.room is None or (count == 1 and self._keeps(groups) <= self.room):
+            return list(cut(rows, count))
+        sizes = [self._keeps(self._groups([row])) for row in rows]
+        return list(cut_evenly(rows, sizes, self.room, math.ceil(len(rows) / count)))
+
+    def _keeps(self, groups: Mapping[str, ScoringGroup]) -> float:
+        """Return the bytes that a forward keeps for these groups; for a prompt that several share, once."""
+        kept, tokens, pairs = kept_by(self.policy), dict[tuple[object, str, int], int](), 0
+        seen = set[tuple[object, str, int]]()
         for group in groups.values():
             policy: Any = group.policy or self.policy
-            if getattr(policy, "trainable", False):
-                for one in group.items:
-                    seen[policy, group.term, id(one)] = len(one.response)
-                    seen[policy, group.term, id(one.prompt)] = len(one.prompt)
-        return sum(seen.values())
+            if not getattr(policy, "trainable", False) or (policy, group.term, id(group.items)) in seen:
+                continue
+            seen.add((policy, group.term, id(group.items)))
+            for one in group.items:
+                tokens[policy, group.term, id(one)] = len(one.response)
+                tokens[policy, group.term, id(one.prompt)] = len(one.prompt)
+                pairs += len(one) ** 2
+        whole = kept.token * sum(tokens.values()) + kept.pair * pairs
+        return whole / (RECOMPUTED if self.checkpointing else 1)
 
     def weight(self, rows: list[Any]) -> int:
         """Return the tokens of all sequences of these rows, by which the cost of a step is foretold."""
@@ -195,7 +204,8 @@ class GradientStep:
         if self.base.device.type == "cuda":
             torch.cuda.empty_cache()
         groups = self._groups(rows)
-        now = min(self._together(groups, distinct), distinct)
+        most = max(map(len, self._parts(rows, groups, distinct)))
+        now = math.ceil(distinct * most / len(rows))
         tokens = sum(len(one) for group in groups.values() for one in group.items)
         short = now == 1 or tokens * now / distinct < 2 * FULL
         if self.training.checkpointing == "auto" and not self.checkpointing and short:

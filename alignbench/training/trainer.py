@@ -346,7 +346,7 @@ class Trainer:
                 "around": self.around,
                 "seconds": self.seconds,
                 "micro_batch": gradient.micro_batch,
-                "tokens": gradient.tokens,
+                "room": gradient.room,
                 "checkpointing": gradient.checkpointing,
                 "trace": asdict(self.trace),
                 "notes": gradient.notes,
@@ -374,7 +374,7 @@ class Trainer:
         gradient = self.gradient
         gradient.notes = kept["notes"]
         gradient.micro_batch, gradient.checkpointing = kept["micro_batch"], kept["checkpointing"]
-        gradient.tokens = kept["tokens"]
+        gradient.room = kept["room"]
         gradient.beside = {self.adapters[place]: tokens for place, tokens in kept["beside"]}
         self.base.checkpointing(gradient.checkpointing)
         self.trace = Trace(**kept["trace"])

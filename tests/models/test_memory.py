@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import gc
+import os
 import subprocess
 import sys
 
 import pytest
+import torch
+
+from alignbench.models import load_base
+from alignbench.models.forward import groups, memory
+from alignbench.models.forward.groups import kept_by
+from alignbench.recipe import schema
 
 ROUNDS = """
 import ctypes, resource, runpy, sys
@@ -29,8 +37,6 @@ print(min(faults[1:]))
 
 
 def faults(how: str) -> int:
-    from alignbench.models.forward import memory
-
     output = subprocess.run([sys.executable, "-c", ROUNDS, how, memory.__file__], stdout=-1, check=True)
     return int(output.stdout)
 
@@ -41,21 +47,73 @@ def test_freed_memory_is_used_again_without_faults():
     assert faults("as it comes") > 1000
 
 
-def test_the_memory_of_a_token_is_measured(base):
-    from alignbench.models.forward.groups import bytes_per_token
+def graphs() -> int:
+    """The tensors in memory that belong to a graph."""
+    gc.collect()
+    return sum(issubclass(type(one), torch.Tensor) and one.grad_fn is not None for one in gc.get_objects())
 
+
+def test_what_a_forward_keeps_is_measured_and_let_go(base):
     policy = base.add_adapter("measured", seed=0)
-    config = base.model.config
-    each = bytes_per_token(policy)
+    config, before = base.model.config, graphs()
+    found = kept_by(policy)
     numbers = config.num_hidden_layers * (8 * config.hidden_size + 4 * config.intermediate_size)
-    assert 0.5 < each / (4 * numbers) < 3
-    assert bytes_per_token(policy) == each
+    assert 0.5 < found.token / (4 * numbers) < 3
+    assert found.pair == 0  # PyTorch's attention in float32 keeps no weights
+    assert kept_by(policy) is found
+    assert graphs() == before
     base.drop(policy)
 
 
-def test_cells_that_run_in_parallel_share_the_machine(monkeypatch):
-    from alignbench.models.forward import memory
+def test_weights_of_attention_count_by_the_square_of_a_length(folder):
+    base = load_base(schema.Model(id=str(folder), compute="bfloat16"))
+    config, found = base.model.config, kept_by(base.add_adapter("measured", seed=0))
+    # bfloat16; of the last layer only the tokens that are read have weights
+    assert found.pair == 2 * config.num_hidden_layers * config.num_attention_heads
+    for length in (24, 100):
+        bytes = groups._kept_bytes(base.add_adapter("longer", seed=1), length)
+        assert found.token * length + found.pair * length**2 == pytest.approx(bytes, rel=0.3)
 
+
+KERNELS = """
+import ctypes, os, runpy, sys, torch
+
+if sys.argv[1] == "few":
+    runpy.run_path(sys.argv[2])["keep_few_kernels"]()
+
+
+class Heap(ctypes.Structure):
+    _fields_ = [(str(place), ctypes.c_size_t) for place in range(10)]
+
+
+mallinfo = ctypes.CDLL(None).mallinfo2
+mallinfo.restype = Heap
+weight = torch.ones(512, 512, dtype=torch.bfloat16)
+before = getattr(mallinfo(), "7")
+for rows in range(200):
+    torch.nn.functional.linear(torch.ones(300 + rows, 512, dtype=torch.bfloat16), weight)
+print(getattr(mallinfo(), "7") - before >> 20)
+"""
+
+
+@pytest.mark.skipif(
+    sys.platform != "linux" or not torch.ops.mkldnn._is_mkldnn_bf16_supported(),
+    reason="this processor compiles no products of half precision",
+)
+def test_products_of_ever_new_shapes_do_not_fill_the_memory():
+    def grown(how: str) -> int:
+        without = {name: value for name, value in os.environ.items() if name not in memory.KERNEL_CACHES}
+        code = [sys.executable, "-c", KERNELS, how, memory.__file__]
+        return int(subprocess.run(code, stdout=-1, check=True, env=without).stdout)
+
+    assert grown("few") < 60 < 80 < grown("as it comes")
+
+
+def test_a_base_on_a_processor_keeps_few_compiled_products(base):
+    assert all(os.environ[name] for name in memory.KERNEL_CACHES)
+
+
+def test_cells_that_run_in_parallel_share_the_machine(monkeypatch):
     assert 1 << 26 < memory.machine() <= memory.psutil.virtual_memory().total
     monkeypatch.setattr(memory.os, "sched_getaffinity", lambda process: set(range(8)))
     monkeypatch.setattr(memory, "machine", lambda: 16 << 30)

@@ -37,8 +37,8 @@ class Table:
         return [seen for row in self.rows for seen in derive(row, self.view, seed=0, epoch=number)]
 
 
-def make_pairs(count: int, seed: int = 0) -> list[Pair]:
-    """Pairs of random tokens: prompts of 3 to 12, answers of 1 to 9 and an end."""
+def make_pairs(count: int, seed: int = 0, answers: tuple[int, int] = (1, 9)) -> list[Pair]:
+    """Pairs of random tokens: prompts of 3 to 12, answers of 1 to 9, or so many, and an end."""
     draw = random.Random(seed)
 
     def ids(low: int, high: int) -> tuple[int, ...]:
@@ -46,7 +46,7 @@ def make_pairs(count: int, seed: int = 0) -> list[Pair]:
 
     rows = []
     for number in range(count):
-        prompt, chosen, rejected = ids(3, 12), (*ids(1, 9), 2), (*ids(1, 9), 2)
+        prompt, chosen, rejected = ids(3, 12), (*ids(*answers), 2), (*ids(*answers), 2)
         rows.append(
             Pair(
                 id=f"row-{number}",

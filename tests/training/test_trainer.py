@@ -17,7 +17,7 @@ from alignbench.errors import Diverged, ModelError
 from alignbench.models import Base, ModelPolicy, load_base
 from alignbench.models.forward import groups as groups_module
 from alignbench.models.forward import memory
-from alignbench.models.forward.groups import bytes_per_token
+from alignbench.models.forward.groups import kept_by
 from alignbench.models.meter import Work
 from alignbench.recipe import schema
 from alignbench.rows import Pair, UnpairedPreference
@@ -519,8 +519,7 @@ def test_a_step_that_keeps_more_than_there_is_room_for_is_computed_in_parts(base
     whole = base.add_adapter("policy", seed=0)
     record, _ = run(whole, tmp_path)
     assert (record.micro_batch, record.notes) == (8, ())
-    each = bytes_per_token(whole)
-    monkeypatch.setitem(memory.ACTIVATIONS, "cpu", int(45 * each))  # of about 150 tokens of a step
+    monkeypatch.setitem(memory.ACTIVATIONS, "cpu", int(45 * kept_by(whole).token))  # of about 150 tokens
     policy = base.add_adapter("policy", seed=0)
     record, _ = run(policy, tmp_path)
     assert 1 <= record.micro_batch <= 4
@@ -529,6 +528,39 @@ def test_a_step_that_keeps_more_than_there_is_room_for_is_computed_in_parts(base
         torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-4)
     record, _ = run(base.add_adapter("policy", seed=0), tmp_path, training={"micro_batch": 8})
     assert record.micro_batch == 8
+
+
+def test_no_forward_keeps_more_than_there_is_room_for_however_unlike_the_rows_of_a_step_are(
+    base, tmp_path, monkeypatch
+):
+    rows = [*make_pairs(2, seed=1, answers=(40, 60)), *make_pairs(14, seed=2, answers=(1, 4))]
+    policy = base.add_adapter("policy", seed=0)
+    longest = max(sum(map(len, row.sequences())) for row in rows)
+    room = int(1.2 * longest * kept_by(policy).token)
+    monkeypatch.setitem(memory.ACTIVATIONS, "cpu", room)
+    weights = {one.untyped_storage().data_ptr() for one in base.model.parameters()}
+    kept: list[dict[int, int]] = []
+    scores = step_module.GradientStep._scores
+
+    def counted(step, groups):
+        found: dict[int, int] = {}
+
+        def keep(tensor):
+            storage = tensor.untyped_storage()
+            if storage.data_ptr() not in weights:
+                found[storage.data_ptr()] = storage.nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            kept.append(found)
+            return scores(step, groups)
+
+    monkeypatch.setattr(step_module.GradientStep, "_scores", counted)
+    training = {"batch": 16}
+    run(policy, tmp_path, budget=Budget(steps=1), training=training, batches=lambda step: rows)
+    assert len(kept) > 1
+    assert max(sum(found.values()) for found in kept) < 1.2 * room
+    assert min(sum(found.values()) for found in kept) > 0.3 * room  # and they are few
 
 
 def test_where_forwards_are_short_already_activations_are_recomputed_first(base, tmp_path, monkeypatch):

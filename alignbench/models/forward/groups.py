@@ -187,17 +187,18 @@ def response_states(base: Network, layout: Layout) -> Tensor:
     return states.index_select(0, layout.states)
 
 
-def bytes_per_token(policy: Adapted) -> float:
-    """Return the bytes that a forward with gradient keeps for its backward pass, for each token of its sequences.
+def kept_by(policy: Adapted) -> memory.Kept:
+    """Return what a forward with gradient keeps, measured once for a base by three forwards of unequal length.
 
-    It is measured once for a base, by two forwards: what the longer one keeps more. The head is not part of it: of
-    the logits no more than a fixed number is there at a time.
+    The head is not part of it: of the logits no more than a fixed number is there at a time.
     """
     base = policy.base
-    if base.kept_per_token is None:
-        short, long = (_kept_bytes(policy, length) for length in (32, 64))
-        base.kept_per_token = max(0.0, (long - short) / 32) + 2 * 4 * base.head.weight.shape[1]
-    return base.kept_per_token
+    if base.kept is None:
+        first, second, third = (_kept_bytes(policy, length) for length in (16, 32, 64))
+        pair = max(0.0, ((third - second) - 2 * (second - first)) / (64**2 - 3 * 32**2 + 2 * 16**2))
+        token = max(0.0, ((third - second) - pair * (64**2 - 32**2)) / 32)
+        base.kept = memory.Kept(token + 2 * 4 * base.head.weight.shape[1], pair)
+    return base.kept
 
 
 def _kept_bytes(policy: Adapted, length: int) -> int:
@@ -209,7 +210,7 @@ def _kept_bytes(policy: Adapted, length: int) -> int:
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in weights:
             kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
+        return tensor.detach()  # a node that holds its own output would hold it for ever
 
     whole = Sequence(base.trial_text(0, 2), base.trial_text(1, length - 1))
     with (

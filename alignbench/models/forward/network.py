@@ -19,11 +19,15 @@ from alignbench import heartbeat
 from alignbench.errors import ModelError
 from alignbench.models import counting, stack
 from alignbench.models.forward import attention, lora_forward, varlen
+from alignbench.models.forward.memory import Kept
 from alignbench.models.paths import Paths
 
 if TYPE_CHECKING:
     from peft.tuners.lora import LoraLayer
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+SUMMED = 1 << 22
+"""Bytes of weights that are summed together."""
 
 
 class Adapted(Protocol):
@@ -65,8 +69,8 @@ class Network:
         """The most tokens that the model can read; None where there is no such limit."""
         self.paths: Paths = Paths()
         """Which fast paths it is computed on; the slowest, until others were tried."""
-        self.kept_per_token: float | None = None
-        """Bytes that a forward with gradient keeps for a token of its sequences, once they were measured."""
+        self.kept: Kept | None = None
+        """What a forward with gradient keeps, once it was measured."""
         self._layers: list[LoraLayer] = []
         self._active: str | None = None
         self.lendings = 0
@@ -194,7 +198,8 @@ class Network:
                 raw = tensor.detach().contiguous().view(-1).view(torch.uint8)
                 # peft wraps a module of stacked experts once for each of its weights.
                 own = ".".join(part for part in name.split(".") if part != "base_layer")
-                sums[own] = int(raw.sum(dtype=torch.int64))
+                # In parts: the numbers that are summed are first written down as eight bytes each.
+                sums[own] = sum(int(part.sum(dtype=torch.int64)) for part in raw.split(SUMMED))
         return hashlib.sha256(json.dumps(sums).encode()).hexdigest()
 
     def _activate(self, name: str | None) -> None:
