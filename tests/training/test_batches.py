@@ -83,7 +83,7 @@ def test_a_step_is_cut_where_the_room_ends_into_as_few_parts_as_may_be_and_of_ab
     parts = list(cut_evenly(sizes, sizes, room=14, most=8))
     assert parts == [[9], [8, 5], [4, 3, 3, 2, 2]]
     assert max(map(sum, cut_evenly(sizes, sizes, room=30, most=8))) == 19  # of 36 in two parts
-    assert [len(part) for part in cut_evenly(sizes, sizes, room=100, most=3)] == [3, 3, 2]
+    assert [len(part) for part in cut_evenly(sizes, sizes, room=100, most=3)] == [2, 3, 3]
     assert list(cut_evenly(sizes, sizes, room=6, most=8))[:3] == [[9], [8], [5]]
 
 
