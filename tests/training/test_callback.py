@@ -218,7 +218,7 @@ def test_a_resumed_training_that_finds_no_time_left_takes_one_step_and_ends(tmp_
         "step": 3, "spending": ([], None, 0), "weights": {}, "optimizer": optimizer.state_dict(), "random": None,
     }  # fmt: skip
     leading._kept = {**kept, "weights": dict(model.named_parameters())}
-    args = SimpleNamespace(gradient_accumulation_steps=1, train_batch_size=4)
+    args = SimpleNamespace(gradient_accumulation_steps=1, train_batch_size=4, device=torch.device("cpu"))
     control, state = TrainerControl(), TrainerState()
     leading.on_train_begin(args, state, control, model=model, optimizer=optimizer)
     state.global_step = 1

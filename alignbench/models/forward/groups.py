@@ -17,7 +17,7 @@ from alignbench.errors import PluginError
 from alignbench.models import counting, meter
 from alignbench.models.forward import memory
 from alignbench.models.forward.lm_head import log_probabilities, log_probabilities_and_kl
-from alignbench.models.forward.network import Adapted, Network
+from alignbench.models.forward.network import Adapted, Kept, Network
 from alignbench.models.forward.varlen import Varlen, hidden_states
 from alignbench.rows import Sequence
 
@@ -187,7 +187,7 @@ def response_states(base: Network, layout: Layout) -> Tensor:
     return states.index_select(0, layout.states)
 
 
-def kept_by(policy: Adapted) -> memory.Kept:
+def kept_by(policy: Adapted) -> Kept:
     """Return what a forward with gradient keeps, measured once for a base by three forwards of unequal length.
 
     The head is not part of it: of the logits no more than a fixed number is there at a time.
@@ -197,7 +197,7 @@ def kept_by(policy: Adapted) -> memory.Kept:
         first, second, third = (_kept_bytes(policy, length) for length in (16, 32, 64))
         pair = max(0.0, ((third - second) - 2 * (second - first)) / (64**2 - 3 * 32**2 + 2 * 16**2))
         token = max(0.0, ((third - second) - pair * (64**2 - 32**2)) / 32)
-        base.kept = memory.Kept(token + 2 * 4 * base.head.weight.shape[1], pair)
+        base.kept = Kept(token + 2 * 4 * base.head.weight.shape[1], pair)
     return base.kept
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -63,16 +62,6 @@ KEPT = 1 << 28
 
 LARGEST = 1 << 25
 """Bytes of the largest block that is kept; glibc allows no more."""
-
-
-@dataclass(frozen=True)
-class Kept:
-    """The bytes that a forward with gradient keeps for its backward pass, besides what it keeps whatever it reads."""
-
-    token: float
-    """For each token."""
-    pair: float
-    """For the square of each sequence's length: the weights of attention, where they are kept."""
 
 
 def positions(base: Network, most: dict[str, int]) -> int:

@@ -8,6 +8,7 @@ import weakref
 from collections.abc import Callable, Iterator
 from collections.abc import Sequence as Many
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 from functools import cached_property
 from inspect import signature
 from typing import TYPE_CHECKING, Any, Protocol
@@ -19,7 +20,6 @@ from alignbench import heartbeat
 from alignbench.errors import ModelError
 from alignbench.models import counting, stack
 from alignbench.models.forward import attention, lora_forward, varlen
-from alignbench.models.forward.memory import Kept
 from alignbench.models.paths import Paths
 
 if TYPE_CHECKING:
@@ -28,6 +28,16 @@ if TYPE_CHECKING:
 
 SUMMED = 1 << 22
 """Bytes of weights that are summed together."""
+
+
+@dataclass(frozen=True)
+class Kept:
+    """The bytes that a forward with gradient keeps for its backward pass, besides what it keeps whatever it reads."""
+
+    token: float
+    """For each token."""
+    pair: float
+    """For the square of each sequence's length: the weights of attention, where they are kept."""
 
 
 class Adapted(Protocol):
