@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from alignbench.report import decoding, text
-from alignbench.report.metrics import headline, metric_infos, title, unfit
+from alignbench.report.metrics import agreement, headline, metric_infos, title, unfit
 from alignbench.report.verdicts import Verdict, against_start, same_cost
 from alignbench.results import (
     MIN_RATERS,
@@ -137,6 +137,8 @@ def leaderboard(*runs: Results) -> Leaderboard:
     for run, results in named.items():
         if lead and (why := unfit(results, lead)):
             caption += f" No verdicts{f' for {run}' if len(runs) > 1 else ''}: {why}."
+        elif lead and (agreed := agreement(results, lead)):
+            caption += f" {f'{run}: ' if len(runs) > 1 else ''}{agreed[0].upper()}{agreed[1:]}."
     caption += f" {COSTS}"
     return Leaderboard(named, columns, rows, caption.strip(), differences(named))
 

@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from typing import Any
+
 from alignbench.report import text
 from alignbench.results import MetricInfo, Results
+
+NEAR_CHANCE = 0.6
+"""A judge whose agreement with people may be lower than this is near chance, though it may rank: of ten comparisons that
+it decides, people decide four or more otherwise."""
 
 
 def headline(results: Results) -> str | None:
@@ -24,13 +31,35 @@ def metric_infos(results: Results) -> dict[str, MetricInfo]:
 
 def unfit(results: Results, metric: str) -> str:
     """Return why a metric's judge cannot rank, or nothing where it can."""
+    for judge, quality in _judges(results, metric):
+        if quality.get("fit") is False:
+            reasons = "; ".join(text.line(str(reason)) for reason in quality.get("reasons", ()))
+            return f"the judge {judge} fails its controls ({reasons})"
+    return ""
+
+
+def agreement(results: Results, metric: str) -> str:
+    """Return how far a metric's judge agrees with people, or nothing where that was not measured.
+
+    Gold is excepted: by definition it is right, and how far people agree with it is a quality of theirs.
+    """
+    for judge, quality in _judges(results, metric):
+        people = quality.get("people") or {}
+        if judge != "gold" and people.get("accuracy") is not None and people.get("ci95"):
+            low, high = people["ci95"]
+            return (
+                f"the judge {judge} agrees with people on {people['accuracy']:.0%} of {people['n']} held-out pairs "
+                f"(95% interval {low:.0%} to {high:.0%}{', near chance' if low < NEAR_CHANCE else ''})"
+            )
+    return ""
+
+
+def _judges(results: Results, metric: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yield the judge of a metric, where it has one, with what was measured of it."""
     info = metric_infos(results).get(metric)
     for judge in results.judges if info and info.judge else ():
-        quality = judge.get("quality") or {}
-        if info and judge.get("name") == info.judge and quality.get("fit") is False:
-            reasons = "; ".join(text.line(str(reason)) for reason in quality.get("reasons", ()))
-            return f"the judge {text.line(str(info.judge))} fails its controls ({reasons})"
-    return ""
+        if info and judge.get("name") == info.judge:
+            yield text.line(str(info.judge)), judge.get("quality") or {}
 
 
 def title(metric: str) -> str:

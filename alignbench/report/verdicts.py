@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from alignbench.report import decoding, text
-from alignbench.report.metrics import headline, metric_infos, title, unfit
+from alignbench.report.metrics import agreement, headline, metric_infos, title, unfit
 from alignbench.results import MIN_RATERS, Comparison, Estimand, Estimate, LabelResult, Outcome, Results
 
 
@@ -37,6 +37,9 @@ def against_start(results: Results, label: LabelResult, metric: str) -> Verdict 
     these = results.comparison(label.label, start, metric) if found.estimand == "method" else None
     turned = decoding.reversal(results, label.label, start, metric)
     short, sentence = _short(results, found), _sentence(results, found)
+    if "near chance" in (agreed := agreement(results, metric)):
+        short += ", by a judge near chance"
+        sentence += f" {agreed[0].upper()}{agreed[1:]}."
     if turned is not None:
         short += ", changes with T"
         sentence += f" They change places between temperatures: {turned}."
@@ -103,6 +106,8 @@ def best(results: Results) -> str:
     survivors = [name for name in (first, *order[1:]) if _failed(results, name)]
     if survivors:
         sentence += f"; not all seeds of {text.listed(survivors)} finished"
+    if agreed := agreement(results, metric):
+        sentence += f"; {agreed}"
     return f"{sentence}."
 
 
