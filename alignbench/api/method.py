@@ -35,6 +35,7 @@ from alignbench.api.config import (
     API,
     Budget,
     NamedJudge,
+    Sampling,
     Select,
     Settings,
     Split,
@@ -192,6 +193,11 @@ class Run(Protocol):
     """What the cell may spend."""
     root: Path
     """The folder of the recipe: relative paths of a config start here."""
+
+    @property
+    def samplings(self) -> tuple[Sampling, ...]:
+        """How the evaluation asks the policies of the run for answers: one setting for each temperature."""
+        ...
 
     @property
     def training(self) -> Training:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from alignbench import layout, plugins, store
-from alignbench.api.config import Budget, NamedJudge, Training
+from alignbench.api.config import Budget, NamedJudge, Sampling, Training
 from alignbench.api.launcher import Event
 from alignbench.api.method import Rows, Run
 from alignbench.api.policy import Policy, TrainablePolicy
@@ -91,6 +91,11 @@ class CellState:
         if unit == "seconds":
             self.meter.read()
         return sum(one.spent(unit) for one in (*self.outer, self.ledger))
+
+    @property
+    def samplings(self) -> tuple[Sampling, ...]:
+        grid = self.session.recipe.evaluation.sampling
+        return tuple(grid.at(temperature) for temperature in grid.temperature)
 
     @property
     def record(self) -> Ledger:

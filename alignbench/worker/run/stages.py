@@ -78,6 +78,7 @@ def stage(
             "rows": None if given is None else [row_content(row) for row in given],
             "budget": budget.model_dump(),
             "training": run.training.model_dump(),
+            "samplings": [one.model_dump() for one in run.samplings],
             "comparisons": run.comparisons.model_dump() if run.comparisons and given is None else None,
             **({"curve": curve.model_dump()} if curve is not None else {}),
         },

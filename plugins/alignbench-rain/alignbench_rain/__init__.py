@@ -141,7 +141,7 @@ class BestOfN(Method):
         n: int = Field(16, ge=1)
         """Answers drawn for each prompt."""
         like: Label | None = None
-        """Draw as many answers as cost what this label's searches cost, measured on training prompts."""
+        """Draw as many answers as cost what this label's do, measured on training prompts at each temperature."""
 
     def align(self, run: Run) -> Policy:
         from alignbench_rain.builder import Maker
@@ -149,9 +149,10 @@ class BestOfN(Method):
         return Maker(run, self.config).best_of_n()
 
     def restore(self, folder: Path, run: Run) -> Policy:
+        from alignbench_rain.best import read_n
         from alignbench_rain.builder import Maker
 
-        return Maker(run, self.config).best_of_n(json.loads((folder / "n.json").read_text(encoding="utf-8")))
+        return Maker(run, self.config).best_of_n(read_n(folder))
 
 
 class RainSFT(Method):

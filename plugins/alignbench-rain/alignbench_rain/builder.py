@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -56,7 +57,7 @@ class Maker:
             encoder = SentenceEncoder(self.sentences(), record["threshold"])
         return SearchDecoder(self.config, self.decoding, self.evaluation(), encoder)
 
-    def best_of_n(self, n: int | None = None) -> BestOf:
+    def best_of_n(self, n: int | Mapping[float, int] | None = None) -> BestOf:
         """Return the best-of-n decoder; without `n` as the config says."""
         evaluation = self.evaluation()
         if n is None:
@@ -65,25 +66,39 @@ class Maker:
             n = int(self.config.n) if like is None else self.matched(self.run.policy(like))
         return BestOf(self.start, evaluation, n)
 
-    def matched(self, other: Policy) -> int:
-        """Return how many plain answers, judged, cost the positions of one answer of `other`.
+    def matched(self, other: Policy) -> Mapping[float, int]:
+        """Return how many plain answers, judged, cost the positions of one answer of `other`, by temperature.
 
-        Answers share their prompt, so that n of them cost less than n times one: it is measured at one and near n.
+        Both are asked as the evaluation asks them. At temperature 0 all plain answers are equal: one is drawn. Above,
+        answers share their prompt, so that n of them cost less than n times one: it is measured at one and near n.
         """
         prompts = list(self.run.rows(Prompt))[:CALIBRATION]
+        follows = "temperature" in other.follows
+        known: dict[float, float] = {}
+        found: dict[float, int] = {}
 
-        def cost(policy: Policy) -> float:
+        def cost(policy: Policy, sampling: Sampling) -> float:
             with computed() as work:
-                policy.answer(prompts, PLAIN, self.run.seed)
+                policy.answer(prompts, sampling, self.run.seed)
             return float(work.positions)
 
-        def plain(n: int) -> float:
-            return cost(BestOf(self.start, self.evaluation(), n))
+        def plain(n: int, sampling: Sampling) -> float:
+            return cost(BestOf(self.start, self.evaluation(), n), sampling)
 
-        searched, single = cost(other), plain(1)
-        n = max(2, round(searched / single))
-        each = max((plain(n) - single) / (n - 1), 1.0)
-        return max(1, round(1 + (searched - single) / each))
+        for sampling in self.run.samplings:
+            at = sampling.temperature
+            if at == 0:
+                found[at] = 1
+                continue
+            key = at if follows else 1.0
+            if key not in known:
+                known[key] = cost(other, sampling)
+            searched, single = known[key], plain(1, sampling)
+            n = max(2, round(searched / single))
+            each = max((plain(n, sampling) - single) / (n - 1), 1.0)
+            found[at] = max(1, round(1 + (searched - single) / each))
+        self.run.log(0, **{f"answers/{at:g}": n for at, n in found.items()})
+        return found
 
     # --- the evaluator --------------------------------------------------------------------------------------
 

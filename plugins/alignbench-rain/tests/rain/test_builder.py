@@ -8,8 +8,8 @@ from types import ModuleType, SimpleNamespace
 import pytest
 import torch
 from alignbench_rain import RAIN, BestOfN, read, write
-from alignbench_rain.best import BestOf
-from alignbench_rain.builder import PLAIN, Maker
+from alignbench_rain.best import BestOf, read_n
+from alignbench_rain.builder import Maker
 from alignbench_rain.decoder import SentenceEncoder
 from alignbench_rain.evaluation import JudgeEvaluation
 from transformers import BertConfig, BertModel, BertTokenizerFast
@@ -41,6 +41,8 @@ def maker(base, few):
             start=base.policy(),
             seed=SEED,
             rows=lambda view, split="train": few if view is Prompt else [],
+            samplings=GRID,
+            log=lambda step, **numbers: None,
             policy={"base": base.policy(), **labels}.__getitem__,
         )
         return Maker(run, config)
@@ -51,13 +53,18 @@ def maker(base, few):
 # --- best-of-n ----------------------------------------------------------------------------------------------
 
 
-def positions(policy, prompts):
+GRID = tuple(Sampling(temperature=temperature, max_new_tokens=24) for temperature in (0.0, 0.4, 1.0))
+
+
+def positions(policy, prompts, sampling):
     with computed() as work:
-        policy.answer(prompts, PLAIN, SEED)
+        policy.answer(prompts, sampling, SEED)
     return work.positions
 
 
-def test_as_many_answers_are_drawn_as_cost_the_positions_of_the_label(maker, make, few, base):
+def test_at_each_temperature_as_many_answers_are_drawn_as_cost_the_positions_of_the_label(
+    maker, make, few, base
+):
     evaluation = make().evaluation
     # None may stop early, so that all its searches are made.
     searches = {
@@ -69,14 +76,26 @@ def test_as_many_answers_are_drawn_as_cost_the_positions_of_the_label(maker, mak
         like: maker(BestOfN.Config(question=QUESTION, like=like), fives=fives, **searches).best_of_n().n
         for like in ("few", "many", "fives")
     }
-    assert found["fives"] == 5
-    assert 1 < found["few"] < found["many"]
+    assert found["fives"] == {0.0: 1, 0.4: 5, 1.0: 5}
     for name, search in searches.items():
-        n = found[name]
-        fewer, same, more = (
-            positions(BestOf(base.policy(), evaluation, n + step), few) for step in (-1, 0, 1)
-        )
-        assert abs(same - positions(search, few)) < max(same - fewer, more - same)
+        assert found[name][0.0] == 1, "greedy answers are all the same"
+        assert 1 < found["few"][1.0] < found["many"][1.0]
+        for sampling in GRID[1:]:
+            n = found[name][sampling.temperature]
+            fewer, same, more = (
+                positions(BestOf(base.policy(), evaluation, n + step), few, sampling) for step in (-1, 0, 1)
+            )
+            assert abs(same - positions(search, few, sampling)) < max(same - fewer, more - same)
+
+
+def test_n_of_the_nearest_temperature_is_drawn_and_survives_being_saved(base, make, tmp_path):
+    best = BestOf(base.policy(), make().evaluation, {0.0: 1, 0.4: 5, 1.0: 8})
+    best.save(tmp_path)
+    assert read_n(tmp_path) == best.n
+    asked = {0.0: 1, 0.1: 1, 0.3: 5, 0.4: 5, 0.9: 8, 2.0: 8}
+    assert {at: best.drawn(Sampling(temperature=at)) for at in asked} == asked
+    BestOf(base.policy(), make().evaluation, 7).save(tmp_path)
+    assert read_n(tmp_path) == 7
 
 
 def test_without_a_label_as_many_are_drawn_as_the_recipe_says(maker):
