@@ -9,8 +9,8 @@ from alignbench.report import text
 from alignbench.results import MetricInfo, Results
 
 NEAR_CHANCE = 0.6
-"""A judge whose agreement with people may be lower than this is near chance, though it may rank: of ten comparisons that
-it decides, people decide four or more otherwise."""
+"""A judge whose agreement with people may be lower than this is near chance, though it may rank: of ten comparisons
+that it decides, people decide four or more otherwise."""
 
 
 def headline(results: Results) -> str | None:
