@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import inspect
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +20,13 @@ import pytest
 import torch
 
 import alignbench
-from alignbench import DecodingBase, Pair, PluginError, Sampling, Sequence
+from alignbench import DecodingBase, Pair, PluginError, Sampling, Sequence, layout
+from alignbench.recipe.resolve import resolve
+from alignbench.recipe.schema import Recipe
+from alignbench.testing import MethodSuite
 from alignbench.testing.sessions import open_session
 from alignbench.worker.run.session import Session
+from alignbench.worker.tasks import cell as cells
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "examples" / "plugins"
@@ -27,8 +34,31 @@ FILES = sorted((FOLDER / "one_page").glob("[a-z]*.py"))
 POINTS = tomllib.loads((FOLDER / "pyproject.toml").read_text())["project"]["entry-points"]
 KINDS = {"methods": "method", "metrics": "metric", "judges": "judge", "data": "source"}
 PLUGINS = [(KINDS[group.partition(".")[2]], name) for group, names in POINTS.items() for name in names]
-SHORT = {"one-page-rloo", "distinct_words", "keywords", "csv"}
-"""Whose suites run in the short version: one of each kind."""
+WHOLE = {"one-page-rloo", "distinct_words", "keywords", "csv"}
+"""Whose whole suites run in the short version: one of each kind."""
+LAWS = (
+    "the_entry_point_resolves_and_the_api_fits",
+    "the_docstring_cites_its_source",
+    "every_field_has_a_default_and_a_description",
+    "a_short_run_answers_every_prompt",
+    "a_saved_policy_equals_the_one_that_was_saved",
+    "an_answer_depends_on_its_prompt_and_the_key_alone",
+    "what_its_answers_cost_is_what_it_computed",
+    "no_weight_changes_outside_of_a_training",
+    "it_learned_from_training_rows_and_rows_it_declared",
+    "everything_it_computes_is_counted_once",
+    "its_first_step_is_the_same_whatever_the_micro_batch_is",
+)
+"""Laws of the other methods in the short version."""
+TUNED = {"tuned": {"method": "sft", "learning_rate": 1e-3}}
+OTHER = {"other": {"method": "orpo", "learning_rate": 1e-3}}
+BUILD_ON = {
+    "emulated": (TUNED, {"tuned": "tuned"}),
+    "soup": ({**TUNED, **OTHER}, {"labels": ["tuned", "other"]}),
+}
+"""Labels that are made first, and the fields that name them: without any, these methods change nothing."""
+SLOW = {"trl-bridge": LAWS[-1:]}
+"""Laws that take longer than the few seconds of the short version."""
 PUBLIC = {
     "alignbench",
     *(
@@ -81,12 +111,10 @@ def load(name: str) -> Any:
 
 @pytest.fixture(scope="module")
 def session(tmp_path_factory: pytest.TempPathFactory) -> Session:
-    recipe = {
-        "model": {"id": "sandbox"},
-        "data": {"train": "sandbox", "limit": 32, "max_length": 128},
-        "methods": {"sft": {}},
-    }
-    return open_session(tmp_path_factory.mktemp("pages"), recipe)
+    class Suite(MethodSuite):
+        method = "sft"
+
+    return open_session(tmp_path_factory.mktemp("pages"), Suite.recipe())
 
 
 def ids(session: Session, policy: Any) -> list[tuple[int, ...]]:
@@ -155,10 +183,51 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.parametrize("tried", [name for kind, name in PLUGINS if kind == "method" and name not in WHOLE])
+def test_a_method_of_one_page_keeps_the_laws_that_take_seconds(
+    tried: str,
+    site: Path,
+    session: Session,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    long: bool,
+):
+    if long:
+        pytest.skip("its whole suite runs")
+
+    class Suite(MethodSuite):
+        method = tried
+        labels, config = BUILD_ON.get(tried, ({}, {}))
+
+    monkeypatch.syspath_prepend(str(site))
+    monkeypatch.setattr(session, "plan", resolve(Recipe.model_validate(Suite.recipe())))
+    monkeypatch.setattr("alignbench.testing.suite.PROMPTS", 3)
+    shutil.rmtree(session.run / layout.CELLS, ignore_errors=True)
+    made = {}
+    for label in Suite.labels:
+        folder = layout.cell_folder(session.run, label, 0)
+        folder.mkdir(parents=True)
+        made[label] = cells.align(session, label, 0, folder)[1]
+    suite, given = Suite(), {"session": session, "monkeypatch": monkeypatch}
+    given["aligned"] = suite._align(session, "first")
+    for law in LAWS:
+        if law in SLOW.get(tried, ()):
+            continue
+        function = getattr(suite, f"test_{law}")
+        given["tmp_path"] = tmp_path / law
+        given["tmp_path"].mkdir()
+        with suppress(pytest.skip.Exception):  # it trains nothing
+            function(**{name: given[name] for name in inspect.signature(function).parameters})
+    if tried == "soup":
+        parts = [policy.tensors() for policy in made.values()]
+        for name, weight in given["aligned"][1].tensors().items():
+            torch.testing.assert_close(weight, (parts[0][name] + parts[1][name]) / 2)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("kind", "name"), PLUGINS, ids=[name for _, name in PLUGINS])
 def test_a_plugin_of_one_page_passes_its_suite(kind: str, name: str, site: Path, tmp_path: Path, long: bool):
-    if not long and name not in SHORT:
+    if not long and name not in WHOLE:
         pytest.skip("in the long version: make examples")
     options = []
     if name == "csv":
