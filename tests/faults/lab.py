@@ -278,6 +278,7 @@ READERS: dict[str, Callable[[Path], bytes | None]] = {
     "tuning.parquet": _samples,
     "train.jsonl": _curves,
     "cell.json": _cell,
+    "used.json": Path.read_bytes,
     store.COMMIT: lambda path: None,
 }
 
