@@ -256,6 +256,9 @@ class Metric(ABC):
     Config: ClassVar[type[Settings]] = Settings
     """The metric's own fields in a recipe: a subclass of Settings, if it has any."""
 
+    name: str = ""
+    """What the recipe calls it, which the core sets: the column of a metric that fails."""
+
     def __init__(self, config: Settings | None = None):
         self.config: Any = self.Config() if config is None else config
 

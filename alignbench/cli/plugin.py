@@ -6,13 +6,14 @@ import importlib.util
 import subprocess
 import sys
 import tempfile
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from alignbench.commands.new import CHECKED, SUITES, Checked, Kind
-from alignbench.errors import Exit, PluginError
+from alignbench.errors import Exit, PluginError, RecipeError
 
 
 def new(
@@ -32,17 +33,33 @@ def check_plugin(
     name: Annotated[str, typer.Argument(help="An installed plugin.")],
     kind: Annotated[Checked | None, typer.Option(help="What it is, where several have that name.")] = None,
     config: Annotated[str, typer.Option(metavar="YAML", help="Its fields: {margin: 2.0}, ...")] = "{}",
+    columns: Annotated[
+        str,
+        typer.Option(
+            metavar="YAML", help="Columns of the rows that a reward function reads: {answer: '42'}."
+        ),
+    ] = "{}",
 ) -> None:
     """Run the contract's test suite on an installed plugin, on the sandbox; needs pytest."""
     from alignbench import plugins
     from alignbench.recipe import yaml
 
-    fields = yaml.parse(config, "--config").data or {}
     kinds: list[Checked] = [one for one, group in CHECKED.items() if name in plugins.installed(group)]
     if kind is None and len(kinds) > 1:
         raise PluginError(f"'{name}' is a {' and a '.join(kinds)}", f"say which: --kind {kinds[0]}")
-    chosen: Checked = kind or (kinds[0] if kinds else "method")
-    plugins.load(CHECKED[chosen], name)
+    if kind is None and not kinds:
+        near = get_close_matches(
+            name, (one for group in CHECKED.values() for one in plugins.installed(group)), 1
+        )
+        hint = (
+            f"did you mean {near[0]}?" if near else "install its distribution: pip install --editable FOLDER"
+        )
+        raise PluginError(f"no installed plugin has the name '{name}'", hint)
+    chosen: Checked = kind or kinds[0]
+    fields = _fields(config, plugins.load(CHECKED[chosen], name).Config)
+    given = yaml.parse(columns, "--columns").data
+    if given and chosen != "reward":
+        raise RecipeError(f"a {chosen} reads no columns; leave out --columns")
     if importlib.util.find_spec("pytest") is None:
         raise PluginError("the laws are tests, and pytest is not installed", "pip install pytest")
     suite = SUITES[chosen]
@@ -50,7 +67,7 @@ def check_plugin(
         file = Path(folder) / "test_laws.py"
         file.write_text(
             f"from alignbench.testing import {suite}\n\n\nclass TestLaws({suite}):\n"
-            f"    {chosen} = {name!r}\n    config = {fields!r}\n",
+            f"    {chosen} = {name!r}\n    config = {fields!r}\n    columns = {given!r}\n",
             encoding="utf-8",
         )
         options = [
@@ -66,3 +83,24 @@ def check_plugin(
         done = subprocess.run([sys.executable, "-m", "pytest", *options], check=False)
     if done.returncode:
         raise typer.Exit(Exit.PLUGIN)
+
+
+def _fields(text: str, model: Any) -> dict[str, Any]:
+    """Return the fields that `--config` sets. Raises RecipeError with every one that is wrong or lacking."""
+    import json
+
+    from pydantic import ValidationError
+
+    from alignbench.recipe import yaml
+    from alignbench.recipe.configs import validated
+    from alignbench.recipe.explain import explain
+
+    document = yaml.parse(text, "--config")
+    try:
+        validated(model, json.dumps(document.data))
+    except ValidationError as error:
+        raise RecipeError(
+            document.place(one.route, key=one.at_key).problem(one.what, one.fix, yaml.spell(one.route))
+            for one in explain(error, model, document, ())
+        ) from None
+    return document.data

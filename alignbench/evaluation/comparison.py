@@ -77,7 +77,7 @@ def summarise(
         except Exception as error:  # a plugin's fault is its own column's
             traceback.print_exc()
             reason = f"the metric failed: {plugins.blamed(error) or f'{type(error).__name__}: {error}'}"
-            name = type(metric).__name__.lower()
+            name = metric.name or type(metric).__name__.lower()
             found = [Missing(metric=name, **cell._asdict(), reason=reason) for cell in evidence.cells]
         measures += found
         if type(metric).__module__.partition(".")[0] != OWN:

@@ -18,6 +18,7 @@ from alignbench import layout, plugins, store
 from alignbench.api.config import API, TOTALS, Budget, Sampling
 from alignbench.api.method import Method
 from alignbench.api.policy import Answer, Policy, Setting
+from alignbench.errors import PluginError
 from alignbench.models import ModelPolicy, meter
 from alignbench.models.meter import Work
 from alignbench.recipe.resolve import resolve
@@ -316,9 +317,15 @@ class MethodSuite:
 
         monkeypatch.setattr(CellMeter, "computed", computed)
         cost = self._align(session, "counted")[0].ledger.cost
-        assert cost.forward_passes == seen.forwards
-        assert cost.flops == pytest.approx(seen.flops)
-        assert cost.train_tokens == seen.trained
+        for what, charged, made in (
+            ("model calls", cost.forward_passes, seen.forwards),
+            ("FLOPs", cost.flops, seen.flops),
+            ("trained tokens", cost.train_tokens, seen.trained),
+        ):
+            assert charged == pytest.approx(made), (
+                f"it is charged with {charged:,.0f} {what} and made {made:,.0f}: what it asks a store for twice, "
+                "such as labels of the same policy, is charged twice"
+            )
         assert cost.tokens >= seen.positions + seen.trained, (
             "what it says of its cost is less than it computed"
         )
@@ -411,7 +418,7 @@ class MethodSuite:
         assert not written, f"it wrote outside of its folder: {written}"
 
     def test_it_needs_no_other_plugin(self, session: Session, monkeypatch: pytest.MonkeyPatch):
-        """In addition to those that its config names."""
+        """In addition to those that its config names by a field of type `NamedMethod`."""
         own = plugins.find("methods", self.method)
         named = [key.removeprefix("methods ") for key in session.plan.labels["tried"].builds_on]
         everything = plugins.installed
@@ -427,7 +434,12 @@ class MethodSuite:
             }
 
         monkeypatch.setattr(plugins, "installed", alone)
-        self._align(session, "alone")
+        try:
+            self._align(session, "alone")
+        except PluginError as error:
+            pytest.fail(
+                f"without the others it raises: {error}; name what it builds on in a field of type NamedMethod"
+            )
 
     @staticmethod
     def _align(session: Session, name: str, seed: int = SEED) -> tuple[CellContext, Policy]:

@@ -7,6 +7,7 @@ import re
 import shlex
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 from pkgutil import resolve_name
 from types import SimpleNamespace
@@ -17,7 +18,20 @@ import typer.main
 import yaml
 
 import alignbench as package
-from alignbench import Answer, Cell, Prompt, Run, Training, results
+from alignbench import (
+    Answer,
+    Cell,
+    Demonstration,
+    GroupScores,
+    Pair,
+    Prompt,
+    Ranking,
+    Run,
+    Text,
+    Training,
+    UnpairedPreference,
+    results,
+)
 from alignbench.cli import app
 from alignbench.errors import AlignbenchError
 from alignbench.recipe import schema
@@ -210,6 +224,19 @@ def test_the_page_lists_the_fields_of_a_runs_training_which_a_type_checker_sees(
     assert vars(Run)["training"].fget.__annotations__["return"] == Training.__name__
     (row,) = re.findall(r"^\| `training` \| (.*) \|$", (DOCS / "plugins.md").read_text("utf-8"), re.MULTILINE)
     assert re.findall(r"`(\w+)`", row.partition("(")[0]) == ["Training", *Training.model_fields]
+
+
+def test_the_page_lists_what_scores_and_rows_have():
+    page = (DOCS / "plugins.md").read_text("utf-8")
+    listed = re.findall(r"^\| `(\w+)(?:\(.*?\))?`(?:, `(\w+)\(\)`)? \| .*`\[N", page, re.MULTILINE)
+    scores = {name for pair in listed for name in pair if name}
+    members = {*GroupScores.__annotations__, *(name for name in vars(GroupScores) if name[0] != "_")}
+    assert scores | {"per_token", "tolerance"} == members
+    shared = {field.name for field in fields(Prompt)} | {"length"}
+    for view in (Prompt, Demonstration, UnpairedPreference, Pair, Ranking, Text):
+        (row,) = re.findall(rf"^\| `{view.__name__}` \| (.*)\|$", page, re.MULTILINE)
+        named = re.findall(r"`(\w+)`", re.sub(r"\(.*?\)", "", row.partition(";")[0]))
+        assert named == [field.name for field in fields(view) if field.name not in shared]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -81,6 +81,9 @@ def test_a_metric_that_fails_takes_no_other_with_it(given):
             found.labels[label]["broken"].missing
         )
         assert found.labels[label]["length.tokens"].value is not None
+    named = Broken()
+    named.name = "mine"
+    assert "mine" in summarise([named, Length()], evidence).metrics, "by the name that a recipe gives it"
 
 
 def test_a_column_says_whether_its_metric_is_a_plugins(given):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -109,6 +110,36 @@ def test_check_plugin_says_that_there_is_no_such_plugin(kind: str, tmp_path: Pat
     assert ran.returncode == 5
     called = {"source": "data source", "reward": "reward function"}.get(kind, kind)
     assert f"no installed plugin provides the {called} 'nobody'" in ran.stderr
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (["nobody"], "no installed plugin has the name 'nobody'; install its distribution"),
+        (["win_rat"], "did you mean win_rate?"),
+        (["jsonl"], "--config:1:1: path: is missing; add it"),
+        (["length", "--kind", "reward", "--config", "{wrds: 3}"], "wrds: unknown; did you mean 'words'?"),
+        (["win_rate", "--columns", "{answer: 1}"], "a metric reads no columns"),
+    ],
+)
+def test_check_plugin_refuses_what_it_cannot_try_before_any_law_runs(given, words, tmp_path: Path):
+    ran = run(*CLI, "check-plugin", *given, cwd=tmp_path)
+    assert ran.returncode != 0
+    assert words in ran.stderr
+    assert not ran.stdout
+
+
+@pytest.mark.slow
+def test_check_plugin_gives_a_reward_function_the_columns_that_it_reads(tmp_path: Path):
+    folder = write("reward", "odd", tmp_path)
+    module = folder / "alignbench_odd" / "__init__.py"
+    text = "[float(one == prompt.extra['word']) for prompt, one in zip(prompts, answers, strict=True)]"
+    module.write_text(re.sub(r"\[float\(.*\]", text, module.read_text()))
+    installed(folder, tmp_path / "site")
+    command = [*CLI, "check-plugin", "odd"]
+    assert run(*command, cwd=tmp_path, site=tmp_path / "site").returncode == 5
+    ran = run(*command, "--columns", "{word: yes it is}", cwd=tmp_path, site=tmp_path / "site")
+    assert ran.returncode == 0, ran.stdout[-4000:]
 
 
 @pytest.mark.slow

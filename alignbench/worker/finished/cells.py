@@ -155,7 +155,6 @@ class FinishedCells:
     def _opened(self, named: Named) -> Judge:
         self.emit(Event(f"opening the judge {named.name}"))
         judge = make_named("judges", named)
-        judge.name = named.name
         judge.open(ModelAccess(self.session, None, judge_reward_model(self.session)))
         naming_prompts(judge)
         return judge
@@ -409,4 +408,6 @@ def _token_scores(packed: Any) -> Sequence[TokenScores] | None:
 
 def make_named(group: Any, named: Named) -> Any:
     """Return the judge or metric that a recipe names, with its config."""
-    return make(group, named.name, named.config)
+    made = make(group, named.name, named.config)
+    made.name = named.name
+    return made

@@ -117,7 +117,7 @@ def _budget(run: CellState, asked: Budget | None, epochs: float) -> Budget:
     if asked.amount * share > left * (1 + 1e-9):
         raise PluginError(
             f"a stage of '{run.label}' asks for {asked}, and {left:g} of {whole} are left",
-            "give each stage a part of the run's budget: run.budget.part(share)",
+            "give it a part of what is left: run.budget.of(share * run.left)",
         )
     return asked
 
