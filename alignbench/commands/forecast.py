@@ -22,6 +22,7 @@ from alignbench.launchers.local import Local
 from alignbench.models.weights import files as model_files
 from alignbench.recipe.plan import Plan
 from alignbench.recipe.schema import BASE, Loaded
+from alignbench.worker.tasks.growing import SMALLEST
 
 SECONDS = 60.0
 """What measuring parts may take, reading the data and loading the base aside; or 3 % of what one seed takes."""
@@ -109,8 +110,8 @@ def calibrate(
     `only`: these labels and what they start from.
 
     Nothing that is made on the way is kept. Measuring takes `seconds`, or 3 % of what it foretells of one seed where
-    that is more, and three quarters of `seconds` more at most. A label that cannot be measured in its share of it says
-    why, and the others are measured without it.
+    that is more; a first part that is at most 3 % of its whole may take three quarters of `seconds` in any case. A
+    label that cannot be measured in its share of it says why, and the others are measured without it.
     """
     began = time.monotonic()
     model_files.check(plan, loaded.path.parent)
@@ -121,7 +122,8 @@ def calibrate(
             read = _read(launcher, loaded, plan, folder, watch)
             lines = _measure(launcher, loaded, plan, folder, planned, seconds, watch)
     load = next((line["loaded"] for line in lines if "loaded" in line), 0.0)
-    labels = {label: _label(plan, label, load, lines) for label in planned}
+    once = max((line["once"] for line in lines if "once" in line), default=0.0)
+    labels = {label: _label(plan, label, load, lines, 0.0 if label == BASE else once) for label in planned}
     evaluated = [(line["evaluated"], line["seconds"]) for line in lines if "evaluated" in line]
     whole = _line(evaluated, loaded.recipe.evaluation.prompts) if evaluated else 0.0
     evaluate, measure = (load + of if evaluated else 0.0 for of in (whole, whole / max(1, len(planned))))
@@ -304,11 +306,14 @@ def _lines(out: Path) -> list[dict[str, Any]]:
     return found
 
 
-def _label(plan: Plan, label: str, load: float, lines: Iterable[Mapping[str, Any]]) -> Estimate:
+def _label(
+    plan: Plan, label: str, load: float, lines: Iterable[Mapping[str, Any]], once: float = 0.0
+) -> Estimate:
+    """Put a label's parts together; `once`: seconds of what the first training of a process does besides."""
+    lines = list(lines)
     own = [line for line in lines if line.get("label") == label]
-    aligned = [line for line in own if "aligned" in line]
-    like = next((line["answers_like"] for line in own if "answers_like" in line), label)
-    answered = [line for line in lines if line.get("label") == like and "answered" in line]
+    aligned = sorted((line for line in own if "aligned" in line), key=lambda line: line["aligned"])
+    answered = _answered(label, own, lines)
     failed = next((line["failed"] for line in own if "failed" in line), "")
     if not aligned or not answered:
         return Estimate(0.0, 0.0, 0.0, failed or "it was not measured")
@@ -318,13 +323,29 @@ def _label(plan: Plan, label: str, load: float, lines: Iterable[Mapping[str, Any
     seconds = _line([(line["aligned"], line["seconds"]) for line in aligned], whole)
     answering = [(line["answered"], line["seconds"]) for line in answered]
     seconds += sum(_line(answering, count) for count in answered[-1]["requests"])
-    memory = _line([(line["batch"], line["memory"]) for line in aligned], batch, proportional=False)
+    large = [line for line in aligned if line["aligned"] >= SMALLEST] or aligned
+    memory = _line([(line["batch"], line["memory"]) for line in large], batch, proportional=False)
     return Estimate(
-        load + seconds,
+        load + once + seconds,
         _line([(line["aligned"], line["tokens"]) for line in aligned], whole),
         HEADROOM * max(memory, *(line["memory"] for line in answered)),
         failed,
     )
+
+
+def _answered(
+    label: str, own: Sequence[Mapping[str, Any]], lines: Sequence[Mapping[str, Any]]
+) -> list[Mapping[str, Any]]:
+    """Return what was measured of a label's answers, or of answers like them, the fewest first.
+
+    Where another process was to measure an adapter's and could not, those of the base stand for it.
+    """
+    like = next((line["answers_like"] for line in own if "answers_like" in line), label)
+    if like is None:
+        measured = [line["label"] for line in lines if "answered" in line and line.get("adapted")]
+        like = next(iter(measured), BASE)
+    found = [line for line in lines if line.get("label") == like and "answered" in line]
+    return sorted(found, key=lambda line: line["answered"])
 
 
 def _line(points: list[tuple[float, float]], at: float, *, proportional: bool = True) -> float:

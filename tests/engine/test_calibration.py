@@ -79,6 +79,38 @@ def test_a_label_that_answers_like_another_takes_its_time_for_every_request(tmp_
         assert forecast._label(plan, label, 3.0, lines).seconds == pytest.approx(3 + 100 + 10 + 2)
 
 
+def test_answers_that_another_process_measures_are_those_of_its_adapter_or_else_of_the_base(
+    tmp_path: Path,
+) -> None:
+    plan = resolve(recipe(tmp_path).recipe)
+    trained = {"aligned": 5, "whole": 100, "seconds": 5.0, "tokens": 10, "batch": 5, "memory": 1}
+    asked = {"requests": [100.0], "memory": 1}
+    lines = [
+        {"label": "base", "answered": 16, "seconds": 4.0, "adapted": False, **asked},
+        {"label": "sft", **trained},
+        {"label": "sft", "answers_like": None},
+    ]
+    assert forecast._label(plan, "sft", 0.0, lines).seconds == pytest.approx(100 + 25)
+    lines.append({"label": "after-it", "answered": 16, "seconds": 8.0, "adapted": True, **asked})
+    assert forecast._label(plan, "sft", 0.0, lines).seconds == pytest.approx(100 + 50)
+
+
+def test_what_is_done_once_is_told_from_what_a_row_takes_by_a_smaller_part(tmp_path: Path) -> None:
+    plan = resolve(recipe(tmp_path).recipe)
+    lines = [
+        {"label": "sft", "aligned": count, "whole": 100, "seconds": 2 + 0.5 * count, "tokens": 9 * count,
+         "batch": count, "memory": 1000 * count}
+        for count in (5, 2)
+    ] + [
+        {"label": "sft", "answered": count, "requests": [100.0], "seconds": 3 + 0.25 * count, "memory": 1}
+        for count in (16, 4)
+    ]  # fmt: skip
+    found = forecast._label(plan, "sft", 4.0, lines, once=1.0)
+    assert found.seconds == pytest.approx(4 + 1 + (2 + 50) + (3 + 25))
+    assert found.tokens == 900
+    assert found.peak_memory_bytes == pytest.approx(1.2 * 5000), "the smaller part says nothing of memory"
+
+
 def test_stand_ins_have_texts_of_their_own_at_each_temperature() -> None:
     one = Answer("prompt", "a b c d e", (1, 2, 3, 4, 5), finished=True)
     turned = [_turned(one, by) for by in range(5)]
@@ -145,6 +177,17 @@ def test_a_small_part_is_always_measured_and_a_larger_one_where_it_fits(series) 
     assert sizes(small) == [5, 8], "the whole is the largest part"
 
 
+def test_a_smaller_part_is_measured_where_a_fair_share_suffices(series, monkeypatch) -> None:
+    made, _ = series(1000)
+    one = Series(1000, made.work, lambda why: None, fewer=2)
+    one.begin(60.0)
+    one.separate(1.04)
+    assert sizes(one) == [5], "half of what five took, and two fifths of the other half, is 1.05"
+    one.separate(1.06)
+    assert sizes(one) == [2, 5]
+    assert one.at(1000) == pytest.approx(101)
+
+
 def test_all_parts_share_the_time_and_one_that_takes_it_all_spoils_no_other(monkeypatch) -> None:
     now = [100.0]
     monkeypatch.setattr("alignbench.worker.tasks.growing.busy_clock", lambda: now[0])
@@ -169,6 +212,12 @@ def test_a_part_of_a_long_run_may_take_most_of_the_time(monkeypatch) -> None:
     together.begin(Series(100, limits.taking(25.0), failed.append, 2))
     together.begin(Series(30, limits.taking(25.0), failed.append, 2))
     assert [len(one.points) for one in together.series] == [1, 0], "2 of 30 are more than 3 %"
+    now[0] = 70.0
+    together.begin(Series(100, limits.taking(25.0), failed.append, 2))
+    together.begin(Series(100, limits.taking(50.0), failed.append, 2))
+    assert [len(one.points) for one in together.series] == [1, 0, 1, 0], (
+        "2 of 100 are worth it when time is over"
+    )
 
 
 class Limits:

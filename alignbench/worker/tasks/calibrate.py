@@ -32,7 +32,7 @@ from alignbench.worker.run.policy_io import save_policy
 from alignbench.worker.run.session import Session
 from alignbench.worker.tasks import evaluate
 from alignbench.worker.tasks.cell import align
-from alignbench.worker.tasks.growing import Series, SharedTime
+from alignbench.worker.tasks.growing import FEWER, SHARES, OutOfTime, Series, SharedTime, limited
 from alignbench.worker.tasks.parts import PartSession, at_one_temperature
 
 if TYPE_CHECKING:
@@ -40,6 +40,9 @@ if TYPE_CHECKING:
 
 TOGETHER = 16
 """Prompts of the first part of a policy's answers: they are decoded together, and few take as long as one."""
+
+SOME = 4
+"""Prompts of a smaller part of them: a step of decoding takes .10 s for 16 answers and .05 for 4 (SmolLM2)."""
 
 FEWEST = 2
 """Prompts of the first part of what may take long for each, a decoder's answers and the evaluation."""
@@ -60,8 +63,9 @@ AT_LEAST = 0.1
 def main(task: Task, emit: Callable[[Event], None]) -> None:
     """Measure `what["labels"]`, then the evaluation if it `evaluates`, in `what["seconds"]` or 3 % of what is foretold.
 
-    First a small part of everything; then larger ones in what is left, most of it where the whole will take longest.
-    A short run gets less time.
+    First a small part of everything, and a smaller one where there is time for it: together they tell what is done once
+    from what each row takes. Then larger ones in what is left, most of it where the whole will take longest. A short
+    run gets less time.
     """
     labels = task.what["labels"]
     session = Session(task, emit)
@@ -79,9 +83,13 @@ def main(task: Task, emit: Callable[[Event], None]) -> None:
     began = busy_clock()
     time = SharedTime(float(task.what["seconds"]), began, 2 * len(labels) + task.what["evaluates"])
     like: Label | None = None
+    warm = False
     for name in labels:
         record.add(label=name, begun=True)
-        one = Label(session, name, record)
+        one = Label(session, name, record, elsewhere=not task.what["evaluates"])
+        if one.planned is not None and not warm:
+            warm = True
+            one.warm_up(time)
         one.smallest(time, like)
         like = like or (one if one.answering is not None else None)
         record.add(label=name, done=True)
@@ -112,48 +120,71 @@ class Lines:
 class Label:
     """One label at its first seed, on growing parts of its rows, then of the prompts."""
 
-    def __init__(self, session: Session, label: str, record: Lines):
-        self.session, self.label, self.record = session, label, record
+    def __init__(self, session: Session, label: str, record: Lines, elsewhere: bool = False):
+        """`elsewhere`: the process that evaluates measures how the base with an adapter answers."""
+        self.session, self.label, self.record, self.elsewhere = session, label, record, elsewhere
         self.planned = session.plan.labels.get(label)
         self.seed = session.recipe.seeds[0] if self.planned is None else self.planned.seeds[0]
         self.folder = layout.cell_folder(session.run, label, self.seed)
         self.aligned: tuple[CellContext, Any] | None = None
+        self.adapted = False
+        """Whether its policy is the base with an adapter."""
+        self.first: float | None = None
+        """What its smallest part took before anything else was trained in this process."""
         self.answering: Series | None = None
         """Its answers, where it is the base with an adapter. Such policies are equally fast, and after a few rows they
         answer as what they start from, so that one is measured for all."""
+
+    def warm_up(self, time: SharedTime) -> None:
+        """Take its smallest part once: the first training of a process tries paths and compiles products."""
+        whole = self._whole()
+        began = busy_clock()
+        # What fails or takes too long does so again where it is measured.
+        with suppress(Exception, OutOfTime), limited(max(0.0, time.ends() - began) / SHARES):
+            self._train(min(FEWER, whole), whole)
+            self.first = busy_clock() - began
 
     def smallest(self, time: SharedTime, like: Label | None) -> None:
         """Measure the smallest parts; `like` is an earlier label that answered for others.
 
         Later labels start from the policy; from the base, where there is none.
         """
-        whole = len(self.session.training_rows(Prompt))
-        rows = 1 if self.planned is None else self._rows(self.planned, whole)
+        rows = self._whole()
         self.session.emit(Event(f"calibrating {self.label}"))
-        aligning = Series(rows, self._align, self._failed)
+        aligning = Series(rows, self._align, self._failed, fewer=FEWER)
         time.begin(aligning)
+        if self.first is not None and (warm := dict(aligning.points).get(FEWER)):
+            self.record.add(once=max(0.0, self.first - warm))
         if self.aligned is None:
             time.skip(1)
         else:
             run, policy = self.aligned
             if not run.ledger.cost.train_tokens:
                 aligning.most = min(rows, UNTRAINED)
-            adapted = self.label != BASE and getattr(policy, "base", None) is self.session.base
-            if adapted and like is not None:
+            self.adapted = self.label != BASE and getattr(policy, "base", None) is self.session.base
+            if self.adapted and self.elsewhere:
+                time.skip(1)
+                self.record.add(label=self.label, answers_like=None)
+            elif self.adapted and like is not None:
                 time.skip(1)
                 self._answer_like(like, policy)
             else:
                 prompts = self.session.recipe.evaluation.prompts
-                smallest = TOGETHER if "adapter" in policy.can else FEWEST
-                answering = Series(prompts, self._answer, self._failed, smallest)
+                sizes = (TOGETHER, SOME) if "adapter" in policy.can else (FEWEST, None)
+                answering = Series(prompts, self._answer, self._failed, *sizes)
                 answering.times = sum(self._requests(policy)) / answering.whole
                 time.begin(answering)
-                self.answering = answering if adapted and answering.points else None
+                self.answering = answering if self.adapted and answering.points else None
             self.session.emit(Event(f"calibrated {self.label}"))
         stand_in(self.session, Cell(self.label, self.seed))
 
     def _failed(self, why: str) -> None:
         self.record.add(label=self.label, failed=why)
+
+    def _whole(self) -> int:
+        if self.planned is None:
+            return 1
+        return self._rows(self.planned, len(self.session.training_rows(Prompt)))
 
     def _rows(self, planned: LabelPlan, whole: int) -> int:
         """Return the rows that the whole draws for its budget; of a budget that counts work, those there are."""
@@ -162,19 +193,21 @@ class Label:
             return max(1, int(budget.steps) * planned.training.batch)
         return max(1, int(budget.rows)) if budget.rows is not None else whole
 
-    def _align(self, count: int, whole: int) -> float:
+    def _train(self, count: int, whole: int) -> tuple[CellContext, Policy]:
         part = PartSession(self.session, count, count / whole)
         shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir(parents=True)
-        reset_peak()
-        began = busy_clock()
         try:
-            run, policy = align(part, self.label, self.seed, self.folder)
+            return align(part, self.label, self.seed, self.folder)
         except BaseException:
             stand_in(self.session, Cell(self.label, self.seed))
             raise
+
+    def _align(self, count: int, whole: int) -> float:
+        reset_peak()
+        began = busy_clock()
+        self.aligned = run, _ = self._train(count, whole)
         took = busy_clock() - began
-        self.aligned = run, policy
         batch = 1 if self.planned is None else min(count, self.planned.training.batch)
         cost = run.ledger.cost
         self.record.add(
@@ -184,7 +217,7 @@ class Label:
             seconds=took,
             tokens=cost.tokens,
             batch=batch,
-            memory=peak(part.base),
+            memory=peak(self.session.base),
         )
         return took
 
@@ -200,6 +233,7 @@ class Label:
         self.record.add(
             label=self.label,
             answered=count,
+            adapted=self.adapted,
             requests=self._requests(policy),
             seconds=took,
             memory=peak(self.session.base),
