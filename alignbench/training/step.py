@@ -17,7 +17,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from alignbench.api.config import Training
 from alignbench.api.method import GroupScores, LossFn, ScoreFn, ScoringGroup
-from alignbench.errors import ModelError
+from alignbench.errors import ModelError, PluginError
 from alignbench.models import ModelPolicy
 from alignbench.models.forward.groups import Group, kept_by, read, to_group
 from alignbench.models.forward.memory import for_activations
@@ -109,7 +109,14 @@ class GradientStep:
         for part in parts:
             scores = self._scores(whole if len(part) == len(rows) else self._groups(part))
             values, numbers = self.loss(scores, part)
-            loss += gradients.add(reduction.loss(values, scores, part))
+            share = reduction.loss(values, scores, part)
+            for one in share.values() if isinstance(share, dict) else [share]:
+                if not one.requires_grad:
+                    raise PluginError(
+                        "the loss does not depend on the policy that is trained",
+                        "compute it of `scores`, without detach",
+                    )
+            loss += gradients.add(share)
             reduction.add(numbers, scores, part)
         return StepGradient(loss, reduction.numbers | gradients.norms())
 

@@ -313,6 +313,36 @@ def test_a_decoder_that_a_method_has_just_returned_names_the_row_too(odd, prepar
     assert re.search(rf"\(one_bad_prompt.py:{odd}, row \S*[13579]\)", str(plugins.blamed(caught.value)))
 
 
+MISTAKES = {
+    "LossAlone": "`loss` returned a Tensor; return the loss and a mapping of numbers to log",
+    "TextLogged": "the number 'mood' of `loss` is a str; log values per row",
+    "Detached": "does not depend on the policy that is trained; compute it of `scores`",
+    "MeanOfTheLoss": "return values per row [n] or per token [N, R]; the trainer takes the mean",
+    "ListOfSequences": "`sequences` returned a list; return the sequences of each group by its name",
+    "Texts": "the group 'chosen' of `sequences` holds a str; give what row.sequences() returns",
+    "ListOfRows": "run.train got a list of rows; give it run.rows(View)",
+    "Start": "run.train got a policy without trainable weights; train what run.adapt returns",
+    "ViewByName": "run.rows got 'pairs', which is no view; give a class of alignbench",
+    "JudgeByName": "run.judge got a str; give it a config field of type NamedJudge",
+    "StageWithAWrongField": "the stage 'dpo' cannot have these fields: loss: Input should be 'sigmoid'",
+    "NoPolicy": "returned NoneType, which is not a policy",
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_told_with_what_to_write_instead(mistake, install, prepared, monkeypatch):
+    modules = {one: (BROKEN / f"{one}.py").read_text() for one in ("honest", "mistakes")}
+    install("broken-mistakes", modules=modules, methods={"mistaken": f"mistakes:{mistake}"})
+
+    class Suite(MethodSuite):
+        method = "mistaken"
+
+    monkeypatch.setattr(prepared, "plan", resolve(Recipe.model_validate(Suite.recipe())))
+    shutil.rmtree(prepared.run / layout.CELLS, ignore_errors=True)
+    with pytest.raises(PluginError, match=re.escape(MISTAKES[mistake])):
+        Suite._align(prepared, "first")
+
+
 # --- judges, metrics and sources ----------------------------------------------------------------------------
 
 JUDGES = [

@@ -18,6 +18,7 @@ from alignbench.errors import PluginError, RecipeError
 from alignbench.recipe.configs import make
 from alignbench.recipe.schema import BASE, AdapterStart, ModelStart, Relabelled, Start
 from alignbench.rows import Prompt, Row, View
+from alignbench.worker.run import arguments
 from alignbench.worker.run.ledger import Ledger
 from alignbench.worker.run.metering import CellMeter, metered_judge, naming_answers, naming_prompts
 from alignbench.worker.run.model_access import ModelAccess
@@ -170,6 +171,7 @@ class CellState:
         return made
 
     def judge(self, named: NamedJudge) -> Judge:
+        arguments.judge(named)
         kind: type[Judge] = plugins.load("judges", named.name)
         if not kind.trains and named.name not in self.session.recipe.evaluation.allow:
             raise PluginError(

@@ -14,7 +14,7 @@ from alignbench.api.method import GroupScores, Method, Rows, ScoringGroup
 from alignbench.api.policy import Policy, TrainablePolicy
 from alignbench.recipe.schema import BASE, COMPARISONS, Start
 from alignbench.rows import Row, Text, View
-from alignbench.worker.run import feedback, shared, stages, trainings
+from alignbench.worker.run import arguments, feedback, shared, stages, trainings
 from alignbench.worker.run.cell_state import CellState
 from alignbench.worker.run.isolation import isolated
 from alignbench.worker.run.resume import rows_digest
@@ -31,6 +31,7 @@ class CellContext(CellState):
     """
 
     def rows(self, view: type[View], split: Split = "train", given: Many[Row] | None = None) -> Rows[View]:
+        arguments.view(view)
         if given is not None:
             return self.session.table.rows(view, seed=self.seed, given=self.declared(given))
         rows = self.given

@@ -7,6 +7,8 @@ from collections.abc import Sequence as Many
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from pydantic import ValidationError
+
 from alignbench import layout, plugins
 from alignbench.api.config import Budget
 from alignbench.api.method import Run
@@ -14,7 +16,7 @@ from alignbench.api.policy import Policy
 from alignbench.errors import PluginError
 from alignbench.recipe.schema import BASE
 from alignbench.rows import Prompt, Row
-from alignbench.worker.run import learning_curve
+from alignbench.worker.run import arguments, learning_curve
 from alignbench.worker.run.policy_io import load_method, save_policy
 from alignbench.worker.run.shared import content, row_content, shared
 
@@ -32,7 +34,10 @@ def stage(
     **config: Any,
 ) -> Policy:
     """Return the policy of the method `method`; see `alignbench.api.method.Run.stage`."""
-    made = load_method(method, config)
+    try:
+        made = load_method(method, config)
+    except ValidationError as error:
+        raise arguments.wrong_fields(method, error) from None
     settings = made.config.model_dump(mode="json")
     found = plugins.find("methods", method)
     begin = run.start if start is None else start

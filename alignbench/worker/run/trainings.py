@@ -10,9 +10,9 @@ from alignbench import layout, plugins
 from alignbench.api.config import TOTALS, Budget, Select
 from alignbench.api.method import LossFn, Rows, Run, ScoreFn
 from alignbench.api.policy import Policy
-from alignbench.errors import AlignbenchError
+from alignbench.errors import AlignbenchError, PluginError
 from alignbench.rows import Row
-from alignbench.worker.run import learning_curve
+from alignbench.worker.run import arguments, learning_curve
 from alignbench.worker.run.cell_state import CellState, add_point
 from alignbench.worker.run.checkpoint_selection import Selection
 from alignbench.worker.run.resume import rows_digest
@@ -48,6 +48,9 @@ def train(
     """Train `policy`; see `alignbench.api.method.Run.train`."""
     from alignbench.training.trainer import Trainer
 
+    arguments.batches(batches)
+    if not modules and not any(one.parameters() for one in (cast("ModelPolicy", policy), *run.adapted)):
+        raise PluginError("run.train got a policy without trainable weights", "train what run.adapt returns")
     additional = budget is not None
     if additional:
         run.additional.append(policy)
@@ -157,13 +160,13 @@ class Usage:
     def sequences(self, rows: list[Any]) -> Mapping[str, Any]:
         """Return what the method scores; the trainer calls its loss with the last."""
         with plugins.naming_row(rows, lambda place: self._sequences([rows[place]])):
-            self._groups = self._sequences(rows)
+            self._groups = arguments.groups(self._sequences(rows))
         return self._groups
 
     def loss(self, scores: Any, rows: list[Any]) -> Any:
         """Note the rows, and return the method's loss."""
         try:
-            made = self._loss(scores, rows)
+            made = arguments.loss(self._loss(scores, rows))
         except AlignbenchError:
             raise
         except Exception as error:
