@@ -1,6 +1,6 @@
 """How far `alignbench plan --estimate` is from what then happens.
 
-    python benchmarks/forecast.py recipes/quickstart.yaml [--set data.limit=64 ...]
+    python benchmarks/forecast.py recipes/quickstart.yaml [--only sft ...] [--set data.limit=64 ...]
 
 Forecasts a recipe, then runs it from an empty store. Printed are, for each label, the seconds of a cell, the
 tokens and the peak memory, forecast and measured, and the seconds of the evaluation and of the whole. Seconds in
@@ -33,13 +33,14 @@ def main() -> None:
     parser.add_argument(
         "--set", action="append", default=[], dest="overrides", help="as `alignbench run` has it"
     )
+    parser.add_argument("--only", action="append", default=[], help="as `alignbench run` has it")
     asked = parser.parse_args()
     loaded = load(asked.recipe, asked.overrides)
-    forecast, clock = calibrate(loaded, resolve(loaded.recipe)), Clock()
+    forecast, clock = calibrate(loaded, resolve(loaded.recipe), asked.only), Clock()
     with tempfile.TemporaryDirectory() as place:
         os.environ["ALIGNBENCH_HOME"] = str(Path(place) / "store")
         began = time.monotonic()
-        engine.run(loaded, out=Path(place) / "run", watch=clock.update)
+        engine.run(loaded, out=Path(place) / "run", only=asked.only, watch=clock.update)
         wall = time.monotonic() - began
         found = results.read(Path(place) / "run")
     ratios: dict[str, float] = {}
@@ -55,7 +56,7 @@ def main() -> None:
         compared(f"{cell.label} tokens", one.tokens, cost.tokens or 0)
         compared(f"{cell.label} memory", one.peak_memory_bytes, cost.peak_memory_bytes or 0)
     plan = resolve(loaded.recipe)
-    planned, workers = cells_of(plan), resources.max_workers(plan, Local())
+    planned, workers = cells_of(plan, asked.only), resources.max_workers(plan, Local())
     spent = {cell: clock.spent(str(cell)) for cell in planned}
     measured = {measuring(cell): clock.spent(f"{layout.MEASUREMENTS}/{cell}") for cell in planned}
     whole = sum(measured.values()) + clock.spent(layout.EVALUATION)

@@ -27,6 +27,9 @@ FIXED = 0.5
 SHARES = 3
 """About how many fair shares of the time left a first part may take: most need less than one."""
 
+SEPARATING = 2
+"""Fair shares of the time left that a smaller part beside the first may take."""
+
 OF_A_LONG_RUN = 0.03
 """Share of what the whole will take that measuring may take although that is more than it was given."""
 
@@ -61,7 +64,7 @@ class SharedTime:
         return self.began + min(max(self.seconds, OF_A_LONG_RUN * self.foretold()), MOST * self.seconds)
 
     def begin(self, one: Series) -> None:
-        """Measure the first part of a series, in a few shares of what is left at most; a smaller one in a fair share.
+        """Measure the first part of a series, in a few shares of what is left at most; a smaller one in fewer.
 
         A part that is at most OF_A_LONG_RUN of its whole is worth its time, however little is left: of many such parts
         the sum is no larger share of the run.
@@ -74,7 +77,7 @@ class SharedTime:
         ):
             seconds = max(seconds, PATIENCE * self.seconds)
         one.begin(seconds)
-        one.separate(left / self.left)
+        one.separate(SEPARATING * left / self.left)
         self.series.append(one)
         self.left -= 1
 
