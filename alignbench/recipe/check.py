@@ -325,7 +325,8 @@ def _counted(config: BaseModel) -> Iterator[tuple[str, Any]]:
         with suppress(ValidationError, PluginError):  # a problem of the check of its name
             group = group_of(one)
             kind, inner = build(group, one.name, one.config)
-            yield f"the {group.removesuffix('s')} '{one.name}'", kind
+            if hasattr(kind, "uncounted"):  # a reward function computes nothing that is counted
+                yield f"the {group.removesuffix('s')} '{one.name}'", kind
             yield from _counted(inner)
 
 

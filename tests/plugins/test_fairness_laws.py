@@ -606,6 +606,7 @@ def test_the_methods_that_ship_measure_every_unit_and_a_server_no_flops(tmp_path
             if found.distribution.startswith("alignbench-")
         },
     }
+    recipe["methods"]["by-length"] = {"method": "grpo", "rewards": ["length"]}
     file = tmp_path / "recipe.yaml"
     file.write_text(json.dumps(recipe))
     load(file)

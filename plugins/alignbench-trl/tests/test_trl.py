@@ -332,9 +332,9 @@ class TestTRLDPO(Laws):
         suite.run_with_the_work(monkeypatch)
         cost = self._align(session, "seconds")[0].ledger.cost
         assert cost.train_seconds == pytest.approx(
-            suite.CALL * cost.forward_passes + cost.flops / suite.SPEED
+            suite.CALL * cost.forward_passes + cost.flops / suite.SPEED, rel=1e-3
         )
-        assert cost.seconds == cost.train_seconds
+        assert cost.seconds == pytest.approx(cost.train_seconds, rel=1e-3)
 
     def test_its_peak_of_memory_is_that_of_its_training(self, session, monkeypatch):
         """What a step takes for a moment shows in it; on a CPU it is the peak of the process."""
