@@ -179,7 +179,7 @@ def test_a_small_part_is_always_measured_and_a_larger_one_where_it_fits(series) 
 
 def test_a_smaller_part_is_measured_where_a_fair_share_suffices(series, monkeypatch) -> None:
     made, _ = series(1000)
-    one = Series(1000, made.work, lambda why: None, fewer=2)
+    one = Series(1000, made.work, lambda why: None, second=2)
     one.begin(60.0)
     one.separate(1.04)
     assert sizes(one) == [5], "half of what five took, and two fifths of the other half, is 1.05"

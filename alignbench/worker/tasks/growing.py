@@ -18,8 +18,8 @@ WORTH = 2
 """A further part is measured where it can be so many times as large as the last."""
 
 FEWER = 2
-"""Rows of a smaller part, which tells what is done once from what each row takes: a training of five rows on a model
-of 135 million weights took 3.2 s, of which 1.9 were done once."""
+"""Rows of a second, smaller part, which tells what is done once from what each row takes: a training of five rows on a
+model of 135 million weights took 3.2 s, of which 1.9 were done once."""
 
 FIXED = 0.5
 """Share of the time of a first part that is taken to be done once, until two parts were measured."""
@@ -28,7 +28,7 @@ SHARES = 3
 """About how many fair shares of the time left a first part may take: most need less than one."""
 
 SEPARATING = 2
-"""Fair shares of the time left that a smaller part beside the first may take."""
+"""Fair shares of the time left that a second part beside the first may take."""
 
 OF_A_LONG_RUN = 0.03
 """Share of what the whole will take that measuring may take although that is more than it was given."""
@@ -64,7 +64,7 @@ class SharedTime:
         return self.began + min(max(self.seconds, OF_A_LONG_RUN * self.foretold()), MOST * self.seconds)
 
     def begin(self, one: Series) -> None:
-        """Measure the first part of a series, in a few shares of what is left at most; a smaller one in fewer.
+        """Measure the first part of a series, in a few shares of what is left at most; a second one in fewer.
 
         A part that is at most OF_A_LONG_RUN of its whole is worth its time, however little is left: of many such parts
         the sum is no larger share of the run.
@@ -95,10 +95,10 @@ class Series:
         work: Measure,
         failed: Callable[[str], None],
         smallest: int = SMALLEST,
-        fewer: int | None = None,
+        second: int | None = None,
     ):
         self.whole, self.work, self.failed = whole, work, failed
-        self.smallest, self.fewer = min(smallest, whole), fewer
+        self.smallest, self.second = min(smallest, whole), second and min(second, whole)
         self.most = whole
         """The size from which nothing grows any more."""
         self.times = 1.0
@@ -118,12 +118,12 @@ class Series:
             self.failed(why)
 
     def separate(self, seconds: float) -> None:
-        """Measure a part of `fewer` too, where that is expected to take `seconds` at most."""
-        if not self.points or self.fewer is None or self.fewer >= self.points[0][0]:
+        """Measure a part of the size `second` too, where that is expected to take `seconds` at most."""
+        if not self.points or self.second in (None, self.points[0][0]):
             return
         size, took = self.points[0]
-        if took * (FIXED + (1 - FIXED) * self.fewer / size) <= seconds:
-            self._take(self.fewer, 2 * seconds)
+        if took * (FIXED + (1 - FIXED) * self.second / size) <= seconds:
+            self._take(self.second, 2 * seconds)
 
     def grow(self, seconds: float) -> None:
         """Measure the largest part that `seconds` suffice for, if it says more than the last."""
