@@ -264,6 +264,15 @@ def blamed(error: BaseException) -> PluginError | None:
 Row = TypeVar("Row")
 
 
+def owner(plugin: object) -> str:
+    """Return which distribution a plugin's class is of, with its version."""
+    top = type(plugin).__module__.partition(".")[0]
+    whose = (
+        found for found in _everything() if found.value.partition(":")[0].strip().partition(".")[0] == top
+    )
+    return str(next(whose, top))
+
+
 @contextlib.contextmanager
 def naming_row(rows: Sequence[Any], alone: Callable[[int], object]) -> Iterator[None]:
     """Note at an exception of the block which of the `rows` it is about; see `note_row`."""

@@ -11,7 +11,7 @@ from typing import Any
 
 from alignbench import plugins, results, stats
 from alignbench.api.metric import Cell, Difference, Evidence, Measure, Metric, Missing, Need
-from alignbench.errors import AlignbenchError, Problem, RecipeError
+from alignbench.errors import AlignbenchError, PluginError, Problem, RecipeError
 from alignbench.evaluation.one_row import measured
 from alignbench.evaluation.raters import Raters, raters_of, with_raters
 from alignbench.rows import Prompt, conversation
@@ -72,11 +72,11 @@ def summarise(
             differences += [
                 one for a, b in combinations(labels, 2) for one in metric.differences(seen, found, a, b)
             ]
-        except AlignbenchError:
-            raise  # it says what is wrong with the recipe, and how to mend it
         except Exception as error:  # a plugin's fault is its own column's
+            if isinstance(error, AlignbenchError) and not isinstance(error, PluginError):
+                raise  # it says what is wrong with the recipe, and how to mend it
             traceback.print_exc()
-            reason = f"the metric failed: {plugins.blamed(error) or f'{type(error).__name__}: {error}'}"
+            reason = f"the metric failed: {plugins.blamed(error) or _said(error)}"
             name = metric.name or type(metric).__name__.lower()
             found = [Missing(metric=name, **cell._asdict(), reason=reason) for cell in evidence.cells]
         measures += found
@@ -100,6 +100,10 @@ def summarise(
         cells=by_cell(measures, judges, clusters),
         comparisons=compared + gaps(columns, of_labels, compared),
     )
+
+
+def _said(error: Exception) -> str:
+    return str(error) if isinstance(error, PluginError) else f"{type(error).__name__}: {error}"
 
 
 def clusters_of(prompts: Iterable[Prompt]) -> Clusters:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
-from alignbench import plugins
+from alignbench import plugins, returned
 from alignbench.api.judge import Score
 from alignbench.api.metric import Cell, Evidence, Measure, Metric, Missing, PairLogprobs, Request, Under
 from alignbench.api.policy import Answer, TokenScores
@@ -19,10 +19,10 @@ def measured(metric: Metric, evidence: Evidence) -> list[Measure | Missing]:
     """Return what a metric says. What it raises names the row that it raises of: see `alignbench.plugins.note_row`.
 
     That is the first one of which, alone, it raises the same. No row is named where there is none, or where it raises
-    the same of no rows.
+    the same of no rows. Raises PluginError where it says no numbers of these cells.
     """
     try:
-        return metric.measure(evidence)
+        return returned.measures(metric, metric.measure(evidence), evidence.cells)
     except AlignbenchError:
         raise
     except Exception as error:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import wraps
 from pathlib import Path
 from typing import Any
 
-from alignbench import plugins
+from alignbench import plugins, returned
 from alignbench.api.config import Named, Split
 from alignbench.api.data import Source
 from alignbench.errors import DataError, Problem
@@ -86,16 +86,25 @@ def open_source(named: Named, root: Path) -> Source:
     kind, made = configs.build("data", name, config)
     source: Source = kind(made, root=root)
     for method in ("rows", "texts"):
-        setattr(source, method, _naming_rows(getattr(source, method)))
+        setattr(source, method, _naming_rows(source, getattr(source, method)))
     return source
 
 
-def _naming_rows(function: Callable[..., Iterator[Row]]) -> Callable[..., Iterator[Row]]:
-    """Let what a source raises name the row that it was about to give: see `alignbench.plugins.naming_next`."""
+def _naming_rows(source: Source, function: Callable[..., Iterator[Row]]) -> Callable[..., Iterator[Row]]:
+    """Let what a source raises name the row that it was about to give: see `alignbench.plugins.naming_next`.
+
+    The sources of alignbench give rows; what others give is looked at.
+    """
+    own = type(source).__module__.partition(".")[0] == __name__.partition(".")[0]
 
     @wraps(function)
     def named(split: Split, limit: int | None, seed: int) -> Iterator[Row]:
-        return plugins.naming_next(lambda: function(split, limit, seed), split)
+        def read() -> Iterable[Row]:
+            if own:
+                return function(split, limit, seed)
+            return returned.rows(source, lambda: function(split, limit, seed), split)
+
+        return plugins.naming_next(read, split)
 
     return named
 

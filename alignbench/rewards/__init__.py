@@ -7,7 +7,7 @@ from collections.abc import Sequence as Many
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from alignbench import plugins, store
+from alignbench import plugins, returned, store
 from alignbench.api.config import Budget, NamedJudge, NamedReward
 from alignbench.api.method import Run
 from alignbench.api.reward import Reward, RewardModel
@@ -54,7 +54,7 @@ def reward(run: Run, judge: NamedJudge | None, functions: Many[NamedReward] = ()
 
 def _scores(one: Reward, prompts: Many[Prompt], answers: Many[str]) -> list[float | None]:
     with plugins.naming_row(prompts, lambda place: one.score([prompts[place]], [answers[place]])):
-        return one.score(prompts, answers)
+        return returned.rewards(one, one.score(prompts, answers), prompts)
 
 
 FORMAT = 2

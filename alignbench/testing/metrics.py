@@ -6,14 +6,14 @@ import hashlib
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_args
 
 import numpy as np
 import pytest
 
 from alignbench.api.config import Sampling
 from alignbench.api.judge import Judge, Score
-from alignbench.api.metric import Cell, Evidence, Measure, Metric, Missing, PairLogprobs, Request
+from alignbench.api.metric import Cell, Evidence, Measure, Metric, Missing, Need, PairLogprobs, Request
 from alignbench.api.policy import Answer, TokenScores
 from alignbench.rows import Prompt, Text
 from alignbench.testing.plugin import PluginSuite
@@ -138,6 +138,10 @@ class MetricSuite(PluginSuite):
 
     def _made(self) -> Metric:
         return self.kind()(self.fields())
+
+    def test_it_needs_parts_of_the_evidence_that_there_are(self):
+        unknown = sorted(self.kind().needs - set(get_args(Need)))
+        assert not unknown, f"it needs {', '.join(unknown)}, and there are {', '.join(get_args(Need))}"
 
     def test_what_it_measures_it_does_not_refuse_beforehand(self):
         """`alignbench check` would refuse a recipe that runs."""

@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 
 from alignbench import layout, plugins
-from alignbench.api.config import NamedJudge, NamedReward, Sampling
+from alignbench.api.config import NamedJudge, NamedReward, NamedSource, Sampling
 from alignbench.errors import PluginError
 from alignbench.evaluation import one_row
+from alignbench.recipe.named import open_source
 from alignbench.recipe.resolve import resolve
 from alignbench.recipe.schema import Recipe
 from alignbench.rewards import reward
@@ -23,6 +24,7 @@ from alignbench.rows import Prompt
 from alignbench.testing import JudgeSuite, MethodSuite, MetricSuite, RewardSuite, SourceSuite
 from alignbench.testing.sessions import open_session
 from alignbench.worker.run.context import CellContext
+from alignbench.worker.run.metering import naming_answers
 from alignbench.worker.run.policy_io import load_method, save_policy
 from alignbench.worker.run.session import Session
 
@@ -343,6 +345,58 @@ def test_a_mistake_is_told_with_what_to_write_instead(mistake, install, prepared
         Suite._align(prepared, "first")
 
 
+RETURNS = {
+    "data nothing": "Reading.rows returned a NoneType; yield rows",
+    "data dict": "Reading.rows gave as row 2 of train a dict; yield Pair, Demonstration",
+    "data number": "Reading.rows gave as row 2 of train one whose id is no text but of type int",
+    "data twice": "Reading.rows gave as row 2 of train the id '0' a second time",
+    "data text": "Reading.rows gave as row 2 of train a prompt that is no list of turns; write ({",
+    "data role": "Reading.rows gave as row 2 of train the turn {'role': 'human'",
+    "judges numbers": "Judging.score gave a float for row train-0-",
+    "judges short": "Judging.score gave 63 values and was asked for 64; return a Score for each answer",
+    "rewards words": "Rewarding.score gave a str for row train-0-",
+    "metrics nothing": "Measuring.measure returned a NoneType; return a list of Measure and Missing",
+    "metrics dict": "Measuring.measure returned a dict; return a list",
+    "metrics numbers": "Measuring.measure gave a float; return a list",
+    "metrics nobody": "Measuring.measure measured 'nobody' at seed 0; name the label and seed of a cell",
+    "metrics nan": "Measuring.measure gave row p1 the value nan; leave out a row",
+    "methods texts": "Dec.answer gave a str for row train-0-",
+    "methods backwards": "Dec.answer gave sample 0 of 'train-0-",
+}
+
+
+def ask(run: CellContext, group: str, what: str) -> None:
+    """Let a run ask a plugin as it does."""
+    prompts, config = list(run.rows(Prompt)), {"what": what}
+    if group == "data":
+        list(open_source(NamedSource(name="odd", config=config), run.folder).rows("train", None, 0))
+    elif group == "judges":
+        judge = run.judge(NamedJudge(name="odd", config={"short": what == "short"}))
+        judge.score(prompts, ["yes"] * len(prompts))
+    elif group == "rewards":
+        reward(run, None, [NamedReward(name="odd")])(prompts, ["yes"] * len(prompts))
+    elif group == "metrics":
+        kind = plugins.load("metrics", "odd")
+        one_row.measured(kind(kind.Config(**config)), MetricSuite.evidence())
+    else:
+        policy = run.align(load_method("odd", config))
+        naming_answers(policy)
+        policy.answer(prompts, Sampling(), 0)
+
+
+@pytest.mark.parametrize("case", RETURNS)
+def test_what_a_plugin_returns_of_another_kind_is_told_with_what_to_return(case, install, prepared, tmp_path):
+    groups = {"data": "Reading", "judges": "Judging", "rewards": "Rewarding", "metrics": "Measuring"}
+    install(
+        "broken-returns",
+        modules={"returns": (BROKEN / "returns.py").read_text()},
+        **{group: {"odd": f"returns:{name}"} for group, name in {**groups, "methods": "Answering"}.items()},
+    )
+    run = CellContext(prepared, label="base", seed=0, method="", start="base", folder=tmp_path)
+    with pytest.raises(PluginError, match=re.escape(f"broken-returns 1.0: {RETURNS[case]}")):
+        ask(run, *case.split())
+
+
 # --- judges, metrics and sources ----------------------------------------------------------------------------
 
 JUDGES = [
@@ -376,6 +430,7 @@ def test_a_judge_that_breaks_a_law_fails_its_suite(name, law, sentence, install,
 
 
 METRICS = [
+    ("Needy", "it_needs_parts_of_the_evidence_that_there_are", "it needs sample, and there are samples"),
     ("Forgetful", "every_cell_has_one_entry_for_each_part", "is missing for some cells"),
     ("Endless", "its_values_are_finite_and_lie_in_its_span", "not finite"),
     ("Wide", "its_values_are_finite_and_lie_in_its_span", "outside of its span"),

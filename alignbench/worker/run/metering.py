@@ -8,7 +8,7 @@ from functools import wraps
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from alignbench import plugins
+from alignbench import plugins, returned
 from alignbench.errors import AlignbenchError
 from alignbench.models import meter
 from alignbench.models.meter import Meter, Tally, Work
@@ -103,7 +103,7 @@ class CellMeter(Meter):
 def naming_prompts(judge: Judge) -> None:
     """Let what a judge raises name the row that it was asked about: see `alignbench.plugins.naming_row`."""
 
-    def naming(function: Callable[..., Any]) -> Callable[..., Any]:
+    def naming(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         @wraps(function)
         def named(prompts: Sequence[Prompt], *columns: Any, **how: Any) -> Any:
             def alone(place: int) -> Any:
@@ -112,12 +112,13 @@ def naming_prompts(judge: Judge) -> None:
                 return function([prompts[place]], *given, **rest)
 
             with plugins.naming_row(prompts, alone):
-                return function(prompts, *columns, **how)
+                found = function(prompts, *columns, **how)
+            return returned.judgments(judge, name, found, prompts)
 
         return named
 
     for name in JUDGING:
-        setattr(judge, name, naming(getattr(judge, name)))
+        setattr(judge, name, naming(name, getattr(judge, name)))
 
 
 def naming_answers(policy: Policy) -> None:
@@ -131,7 +132,7 @@ def naming_answers(policy: Policy) -> None:
     def named(prompts: Sequence[Prompt], *args: Any, **how: Any) -> Any:
         begun = perf_counter()
         try:
-            return answer(prompts, *args, **how)
+            found = answer(prompts, *args, **how)
         except AlignbenchError:
             raise
         except Exception as error:
@@ -140,6 +141,7 @@ def naming_answers(policy: Policy) -> None:
                 error, prompts, lambda place: answer([prompts[place]], *args, **how), within=within
             )
             raise
+        return returned.answers(policy, found, prompts, how.get("samples", 1))
 
     with suppress(AttributeError):  # a class may take no further attributes
         policy.answer = named  # pyright: ignore[reportAttributeAccessIssue]

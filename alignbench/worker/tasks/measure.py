@@ -12,7 +12,7 @@ from typing import Any
 from alignbench import layout, plugins, store
 from alignbench.api.launcher import Event, Task
 from alignbench.api.metric import Cell, Metric
-from alignbench.errors import AlignbenchError
+from alignbench.errors import AlignbenchError, PluginError
 from alignbench.evaluation.comparison import LIKELIHOODS
 from alignbench.worker.finished.cells import FinishedCells, make_named
 from alignbench.worker.finished.evidence import DRAWN, RunEvidence
@@ -73,9 +73,9 @@ def _ask(metric: Metric, evidence: RunEvidence) -> None:
     """Let a metric ask for what it reads. What it cannot say of one cell alone, it says in the end."""
     try:
         evidence.measures(metric)
-    except AlignbenchError:
-        raise
-    except Exception:  # the evaluation gives the reason in the metric's own columns
+    except Exception as error:  # the evaluation gives the reason in the metric's own columns
+        if isinstance(error, AlignbenchError) and not isinstance(error, PluginError):
+            raise
         traceback.print_exc()
 
 

@@ -44,6 +44,13 @@ class Endless(Honest):
         return [float("inf") for _ in samples]
 
 
+class Needy(Honest):
+    """Needs what is called otherwise."""
+
+    api = 2
+    needs = frozenset({"sample"})
+
+
 class Wide(Honest):
     """Names a span that its values leave."""
 
