@@ -115,17 +115,15 @@ def pooled(found: Differences, alpha: float = stats.UNLIKE) -> Estimates:
     own = of_labels(found.seed_means, inside)
     rest = np.maximum(0, of_labels(found.rest / prompts, inside))
     count = inside.sum(1)[:, None]
-    of_seeds = np.maximum(0, np.where(inside, own - rest, 0).sum(1, keepdims=True) / count)
+    weight = precision(own, rest, inside)
+    of_seeds = np.maximum(0, np.where(inside, weight * (own - rest), 0).sum(1, keepdims=True))
+    freedom = np.maximum(1, 1 / (weight**2).sum(1, keepdims=True) - 1) * (seeds - 1)
     beyond = np.maximum(0, own - rest - of_seeds)
     of_pool = np.broadcast_to(2 * of_seeds / seeds, found.value.shape)
     of_rest, excess = ((one[:, first] + one[:, second]) / seeds for one in (rest, beyond))
     of_prompts = found.prompt / prompts
     total = of_pool + of_rest + excess + of_prompts
-    by_share = (
-        of_pool / ((count - 1) * (seeds - 1))
-        + of_rest / ((seeds - 1) * (prompts - 1))
-        + of_prompts / (prompts - 1)
-    )
+    by_share = of_pool / freedom + of_rest / ((seeds - 1) * (prompts - 1)) + of_prompts / (prompts - 1)
     df = 1 / (by_share / total + (excess / total) ** 2 / (seeds - 1))
     alone = by_itself(found)
     both = inside[:, first] & inside[:, second] & (count >= 3)
@@ -135,6 +133,15 @@ def pooled(found: Differences, alpha: float = stats.UNLIKE) -> Estimates:
         np.where(both, df, alone.df),
         np.where(both, np.nan, alone.tail),
     )
+
+
+def precision(own: Values, rest: Values, inside: Members) -> Values:
+    """Return the weight of each label [runs, labels] in the pool: `alignbench.stats.pool.precision`."""
+    count = inside.sum(1, keepdims=True)
+    mean = np.where(inside, own - rest, 0).sum(1, keepdims=True) / count
+    expected = np.where(inside, rest, 0) + np.maximum(0, mean)
+    weight = np.where(inside, 1 / np.maximum(expected, expected.max(1, keepdims=True) / 1000), 0)
+    return weight / weight.sum(1, keepdims=True)
 
 
 def of_labels(of_pairs: Values, inside: Members) -> Values:
