@@ -304,6 +304,38 @@ class Invents(Twice):
 class Declares(Invents):
     api = 2
     declared = True
+
+
+class Rehearses(Twice):
+    """Answers the prompts of another split, and learns its own answers to them."""
+
+    api = 2
+    split = "test"
+
+    def align(self, run):
+        policy, prompts = run.adapt(), list(run.rows(Prompt, self.split))[:8]
+        answers = policy.answer(prompts, Sampling(max_new_tokens=8), 0)
+        rows = [
+            Demonstration(id=f"own/{at}", prompt=prompt.prompt, response=answer.text)
+            for at, (prompt, answer) in enumerate(zip(prompts, answers))
+        ]
+        train(run, policy, run.rows(Demonstration, given=rows))
+        return policy
+
+
+class Copies(Twice):
+    """Learns answers of its own to test prompts, which it asks nobody."""
+
+    api = 2
+
+    def align(self, run):
+        rows = [
+            Demonstration(id=f"own/{at}", prompt=prompt.prompt, response="yes")
+            for at, prompt in enumerate(run.rows(Prompt, "test"))
+        ]
+        policy = run.adapt()
+        train(run, policy, run.rows(Demonstration, given=rows))
+        return policy
 '''
 NAMES = (
     "Twice",
@@ -317,6 +349,8 @@ NAMES = (
     "Peeks",
     "Invents",
     "Declares",
+    "Rehearses",
+    "Copies",
     "Alone",
     "Beside",
     "Perturbs",
@@ -491,6 +525,20 @@ def test_rows_of_a_methods_own_making_are_declared_or_found_out(session: Session
     honest = align("declares")
     assert set(honest.ledger.learned) == {"made"}
     law(session, honest)
+
+
+@pytest.mark.parametrize(
+    ("name", "asked"), [("rehearses", ["answered test prompts while it aligned: 8"]), ("copies", [])]
+)
+def test_answers_of_its_own_to_test_prompts_are_no_fair_rows(
+    session: Session, align: Any, name: str, asked: list[str]
+):
+    run = align(name)
+    found = [str(one) for one in run.ledger.departures]
+    assert "trained on test rows" in found
+    assert [one for one in found if one.startswith("answered test prompts")] == asked
+    with pytest.raises(AssertionError, match=r"are not training rows: \{'test'"):
+        law(session, run)
 
 
 # --- the ledger under attack -------------------------------------------------------------------------------

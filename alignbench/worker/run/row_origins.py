@@ -82,9 +82,12 @@ class RowOrigins:
         self._comparisons: dict[Origin, Mapping[Told, str]] = {}
 
     def declare(self, rows: Iterable[Row]) -> None:
-        """Note the rows that a method hands in; what is a row of the table under another id stays that row."""
+        """Note the rows that a method hands in; what is a row of the table under another id stays that row.
+
+        A row with a prompt that other splits have, and no training row, is one of theirs, whatever its answer is.
+        """
         for row in rows:
-            origin = self._in_table(row) or (MADE, row.id)
+            origin = self._in_table(row) or self._elsewhere(row) or (MADE, row.id)
             self._declared.setdefault(row.id, []).append((origin, _sequences(row)))
             if isinstance(row, Prompt):
                 self._prompts.add(row.prompt_ids)
@@ -138,6 +141,11 @@ class RowOrigins:
             if known is None:
                 known = self._comparisons[origin] = dict(_places(kept))
             yield from ((who, f"{id}/{known[told]}") for told in _told(views, known) if told in known)
+
+    def _elsewhere(self, row: Row) -> Origin | None:
+        """Return the row of another split than the training rows' that alone has this prompt."""
+        found = self.index.by_prompt.get(_prompt(row), ())
+        return next(iter(found), None) if all(split != "train" for split, _ in found) else None
 
     def _in_table(self, row: Row) -> Origin | None:
         ours = _sequences(row)

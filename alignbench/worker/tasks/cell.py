@@ -124,6 +124,8 @@ def _audit(run: CellContext, policy: Policy) -> None:
     ledger, budget = run.ledger, run.budget
     if budget.unit in TOTALS and run.drawn(budget.unit) > OVER * budget.amount:
         ledger.departure("spent more than its budget", str(budget), f"{run.drawn(budget.unit):,.4g}")
+    if "test" in ledger.asked:
+        ledger.departure("answered test prompts while it aligned", "", f"{len(ledger.asked['test']):,}")
     if ledger.outside:
         ledger.departure("trained by itself, outside of its budget", "", f"{ledger.outside:,} tokens")
     run.weights.audit(policy, run.start, run.label, ledger)
