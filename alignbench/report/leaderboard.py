@@ -169,9 +169,21 @@ def row(results: Results, label: LabelResult, lead: str | None, wanted: list[str
         *unfinished,
         *(f"warning at seed {text.listed(seeds)}: {warning}" for warning, seeds in warnings.items()),
         *(f"no {text.listed(_families(gap, label.metrics))}: {why}" for why, gap in gaps.items()),
+        *_on_fewer(results, label, lead),
     )
     verdict = against_start(results, label, lead) if lead and status == "done" else None
     return Row(name, results, label, status, reason, verdict, notes)
+
+
+def _on_fewer(results: Results, label: LabelResult, metric: str | None) -> Iterator[str]:
+    """Say where a label's number rests on fewer prompts than others': a judge may abstain on hard ones."""
+    counts = {one.label: one.metrics[metric].n or 0 for one in results.labels if metric in one.metrics}
+    own, most = counts.get(label.label, 0), max(counts.values(), default=0)
+    if metric and 0 < own < most:
+        yield (
+            f"{title(metric)} is of {own:,} prompts, and of {most:,} for others: two labels are compared on the "
+            "prompts that both have"
+        )
 
 
 def _times(label: LabelResult) -> str:

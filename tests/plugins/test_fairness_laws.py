@@ -541,6 +541,21 @@ def test_answers_of_its_own_to_test_prompts_are_no_fair_rows(
         law(session, run)
 
 
+def test_a_trainer_of_another_library_that_names_no_rows_departs(session: Session, tmp_path: Path):
+    where: dict[str, Any] = {
+        "label": "tried",
+        "seed": 0,
+        "method": "sft",
+        "start": "base",
+        "folder": tmp_path,
+    }
+    silent, named = CellContext(session, **where), CellContext(session, **where)
+    silent.trained(epochs=0.1, rows=8, steps=2)
+    named.trained(epochs=0.1, rows=8, steps=2, learned=session.table.kept("train")[:8])
+    found = [[str(one) for one in run.ledger.departures] for run in (silent, named)]
+    assert found == [["trained on rows that its trainer does not name"], []]
+
+
 # --- the ledger under attack -------------------------------------------------------------------------------
 
 

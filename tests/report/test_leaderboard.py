@@ -105,6 +105,23 @@ def test_a_wanted_metric_that_was_never_recorded_is_told():
     assert row.verdict.sentence == "x could not be compared with base: not compared."
 
 
+def test_a_number_on_fewer_prompts_than_the_others_says_so():
+    """A judge that abstains on the hard prompts of one label alone would lift its mean in silence."""
+    results = Results(
+        metrics={"reward": MetricInfo(judge="gold", higher_is_better=True)},
+        labels=(
+            LabelResult(label="base", metrics={"reward": Measured(value=0.4, n=200)}),
+            LabelResult(label="x", start="base", metrics={"reward": Measured(value=0.9, n=120)}),
+        ),
+        cells=tuple(Cell(label=name, seed=0, status="done") for name in ("base", "x")),
+    )
+    base, picky = leaderboard(results).rows
+    assert base.notes == ()
+    assert picky.notes == (
+        "reward is of 120 prompts, and of 200 for others: two labels are compared on the prompts that both have",
+    )
+
+
 def test_a_blocked_label_gives_way_to_the_seed_that_failed():
     results = Results(
         labels=(LabelResult(label="x"),),

@@ -78,6 +78,8 @@ class CellContext(CellState):
         """Take a training of another library off the budget; `learned`, rows of a view, entered its loss."""
         self.ledger.account.add(epochs=epochs, rows=rows, steps=steps)
         self.ledger.cost.add(peak_memory_bytes=peak_memory_bytes)
+        if steps and not learned:
+            self.record.departure("trained on rows that its trainer does not name")
         for who, comparison in self.origins.compared(learned):
             self.ledger.compared.setdefault(who, set()).add(comparison)
         for row in learned:
