@@ -237,7 +237,7 @@ def cautious(one: Estimate) -> Estimate:
     """Return an estimate with the far tail that its seeds alone would give it, where it has none.
 
     An estimate of `pooled` takes the seeds' variance of all labels together. Of a label with three times the deviation
-    of the others, five seeds then state p = .0065 for what chance does in .016 of all cases; with this tail in .010
+    of the others, five seeds then state p = .0065 for what chance does in .017 of all cases; with this tail in .009
     (`benchmarks/proofs/power.py`). Who decides far out needs it; at the 95% level it changes nothing.
     """
     if one.tail is not None or one.estimand != "method":

@@ -20,7 +20,7 @@ from alignbench.sandbox import FINGERPRINT
 
 HERE = Path(__file__).parent
 RECORD = HERE / "budgets.json"
-BUDGETS = {"tokens": 60_000, "flops": 4e11, "seconds": 15}
+BUDGETS = {"tokens": 60_000, "flops": 4e11, "seconds": 12}
 TRAIN_NOTHING = ("base", "rain", "best-of-n", "few-shot", "task-arithmetic", "ties")
 WORK = ("train", "generated", "scored", "searched", "judge")
 READ = ("prompts", "comparisons", "ai_comparisons", "answer_tokens", "answer_flops")

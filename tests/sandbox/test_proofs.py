@@ -242,6 +242,35 @@ def test_pages_quote_the_ruler_the_budgets_and_the_power():
     assert [one for one in quoted if one.replace(" 0.", " .") not in metrics and one not in metrics] == []
 
 
+def test_a_budget_of_each_unit_is_kept_by_every_method_and_the_page_says_how_well(script):
+    budgets, found = script("proofs/budgets.py"), proof("budgets")
+    assert found["budgets"] == budgets.BUDGETS
+    methods = set(load(PROOFS / "budgets.yaml").recipe.methods)
+    assert all(set(found[unit]) == {"base", *methods} for unit in budgets.BUDGETS)
+    assert budgets.off({unit: found[unit] for unit in budgets.BUDGETS}) == []
+    amount = found["budgets"]["seconds"]
+    shares = [
+        one["seconds"] / amount - 1
+        for label, one in found["seconds"].items()
+        if label not in budgets.TRAIN_NOTHING
+    ]
+    page = (ROOT / "docs" / "fairness.md").read_text(encoding="utf-8")
+    assert f"from {min(shares):+.1%} to {max(shares):+.1%} of it" in page
+
+
+def test_more_than_a_budget_or_far_less_would_be_seen(script):
+    budgets = script("proofs/budgets.py")
+    spent = {"tokens": {"sft": {"tokens": 58_000.0}, "rain": {"tokens": 0.0}}}
+    amount = budgets.BUDGETS["seconds"]
+    spent["seconds"] = {
+        "sft": {"seconds": 1.03 * amount, "steps": 9},
+        "dpo": {"seconds": 0.85 * amount, "steps": 5},
+        "orpo": {"seconds": 0.85 * amount, "steps": 50},
+    }
+    missed = [one.partition(":")[0] for one in budgets.off(spent)]
+    assert missed == ["sft", "sft", "orpo"]
+
+
 def test_the_page_of_claims_is_of_this_sandbox():
     assert f"Sandbox {FINGERPRINT[:16]}." in (ROOT / "docs" / "claims.md").read_text(encoding="utf-8")
 
@@ -283,6 +312,19 @@ def test_every_method_was_tuned_with_as_many_trials_and_the_quickstart_has_what_
         assert label == max(trials, key=lambda one: max(trials[one]["gold"].values()))
         tried = settings(trials[label]["config"])
         assert named(settings(shipped[method].config), tried) == tried, method
+
+
+def test_the_control_of_the_search_is_alone_without_trials_and_asks_what_the_search_asks():
+    """It shall differ from the search in how answers are found, and in nothing else."""
+    shipped = resolve(load(ROOT / "recipes" / "quickstart.yaml").recipe).labels
+    (control,) = shipped.keys() - proof("tuning")["chosen"].keys()
+    ours, searched = shipped[control].config, shipped["rain"].config
+    assert ours["like"] == "rain"
+    own = {name for name in ours if name not in searched}
+    assert own == {"n", "like"}
+    assert {name: ours[name] for name in ours.keys() - own} == {
+        name: searched[name] for name in ours.keys() - own
+    }
 
 
 def test_one_more_setting_of_each_method_was_tried_and_the_page_says_which_would_have_won():

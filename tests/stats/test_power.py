@@ -62,14 +62,17 @@ def test_an_eighth_is_found_among_seven_labels(power, recorded, seeds, asked):
 
 
 def test_equal_labels_are_told_apart_in_at_most_6_5_percent_of_20000_runs(power, recorded):
-    """Also beside a label of threefold noise, and with the deviations of the quickstart's labels."""
+    """Also beside a label of threefold noise, and with the deviations of the quickstart's labels; chance included."""
     assert recorded["asked"]["family-wise error"] == 0.065
     assert recorded["runs"]["family-wise error"] == power.MANY >= 20_000
     rates = recorded["family-wise error"]
     assert {name.rpartition(", ")[0] for name in rates} == {scene for scene, *_ in power.scenes()}
     assert {len(of) for of in rates.values()} == {3}
-    assert [f"{name}: {of}" for name, of in rates.items() if max(of.values()) > 0.065] == []
+    assert [f"{name}: {of}" for name, of in rates.items() if max(of.values()) + 0.0034 > 0.065] == []
     assert power.missed(recorded) == []
+    scene = "one label with three times the deviation of seeds and answers, 400 prompts"
+    worse = {**recorded, "family-wise error": {**rates, scene: {**rates[scene], "3": 0.0625}}}
+    assert power.missed(worse) == [f"family-wise error, {scene}, 3 seeds: 0.0625"]
 
 
 @pytest.mark.parametrize("odd", [(1, 1), (3, 1), (3, 3), (0, 1)])
@@ -96,14 +99,10 @@ def test_a_label_that_varies_ten_times_as_much_hides_no_difference_of_others(pow
 
 
 @pytest.mark.parametrize("seeds", [3, 5, 8])
-def test_what_the_plan_promises_is_found_four_times_out_of_five(power, seeds):
+def test_what_the_plan_promises_is_found_four_times_out_of_five(power, recorded, seeds):
     """By the correction's strictest step, as the plan has it: the mean variance alone would find .73 of three seeds."""
-    promised = stats.detectable(stats.PLANNING, "method", seeds=seeds, prompts=400, labels=7)
-    deviations = power.with_odd((1, 1))
-    p_values = [
-        one.p_values()[:, :6] for one in power.estimated(seeds, deviations, 1000, difference=promised)
-    ]
-    assert (np.concatenate(p_values) * 21 <= 0.05).mean() == pytest.approx(0.8, abs=0.03)
+    assert power.promised(seeds, runs=1000) == pytest.approx(0.8, abs=0.03)
+    assert recorded["found of what a plan finds with 80 %"][str(seeds)] == pytest.approx(0.8, abs=0.03)
 
 
 @pytest.mark.parametrize(("seeds", "estimand"), [(1, "policies"), (3, "policies"), (3, "method")])
