@@ -32,8 +32,20 @@ LONGEST = (
 """Folders whose files take minutes: first, so that no worker begins one when the others have nothing left."""
 
 
+OF_A_VARIANT = (
+    "counted_once",
+    "keeps_a_budget_that_counts_everything[tokens]",
+    "micro_batch",
+    "saved_policy",
+    "short_run",
+)
+"""Laws that the short version tries on a method's second suite, with other fields, unless it names them itself."""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=_place)
+    if os.environ.get("TESTS") != "long":
+        _skip_most_laws_of_variants(items)
     gpu = [item for item in items if item.get_closest_marker("gpu")]
     if gpu:
         from alignbench.launchers.machine import has_cuda
@@ -41,6 +53,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if not has_cuda():
             for item in gpu:
                 item.add_marker(pytest.mark.skip(reason="needs a CUDA device, and this machine has none"))
+
+
+def _skip_most_laws_of_variants(items: list[pytest.Item]) -> None:
+    first: dict[tuple[Path, str], str] = {}
+    for item in items:
+        suite = getattr(item, "cls", None)
+        method, own = getattr(suite, "method", None), getattr(suite, "__dict__", {})
+        if not isinstance(method, str) or not hasattr(suite, "aligned") or hasattr(suite, "short"):
+            continue
+        variant = first.setdefault((item.path, method), suite.__name__) != suite.__name__
+        law = item.name.partition("[")[0] not in own
+        if variant and law and not any(one in item.name for one in OF_A_VARIANT):
+            item.add_marker(pytest.mark.skip(reason="in the long version: make examples"))
 
 
 def _place(item: pytest.Item) -> int:

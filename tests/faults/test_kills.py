@@ -9,7 +9,7 @@ from alignbench.training import checkpoint, trainer
 from .conftest import LIKE_ANOTHER, METHODS
 from .lab import Lab, random_kills
 
-SHORT = 3
+SHORT = 2
 """Kill points of each method in the short version."""
 
 

@@ -34,8 +34,8 @@ FILES = sorted((FOLDER / "one_page").glob("[a-z]*.py"))
 POINTS = tomllib.loads((FOLDER / "pyproject.toml").read_text())["project"]["entry-points"]
 KINDS = {"methods": "method", "metrics": "metric", "judges": "judge", "data": "source"}
 PLUGINS = [(KINDS[group.partition(".")[2]], name) for group, names in POINTS.items() for name in names]
-WHOLE = {"one-page-rloo", "distinct_words", "keywords", "csv"}
-"""Whose whole suites run in the short version: one of each kind."""
+WHOLE = {"distinct_words", "keywords", "csv"}
+"""Whose whole suites run in the short version: one of each kind but methods, whose suite a new one passes."""
 LAWS = (
     "the_entry_point_resolves_and_the_api_fits",
     "the_docstring_cites_its_source",

@@ -104,6 +104,7 @@ def test_a_node_that_is_killed_loses_a_cell_which_goes_on_on_a_node_that_joins_l
     assert not any(user.folder.rglob("*.checkpoints")), "those of finished cells are of no use"
 
 
+@LONG
 def test_a_worker_that_is_killed_loses_a_cell_which_begins_again(
     cluster: Nodes, user: Folder, reference: Path
 ):
