@@ -367,3 +367,17 @@ def test_readme_shows_the_recorded_quickstart() -> None:
     fairness = (ROOT / "docs" / "fairness.md").read_text(encoding="utf-8")
     quoted = {label: f"({found['reward'][label][0]:.3f})" for label in ("sft", "rain", "best-of-n")}
     assert [label for label, one in quoted.items() if one not in fairness] == []
+
+
+def test_the_results_quote_what_groups_and_unpaired_rows_cost_beside_trl():
+    """Whether the ratios are those that were asked for, too."""
+    record = json.loads((PROOFS / "groups_vs_trl.txt").read_text(encoding="utf-8").splitlines()[-1])
+    page = (ROOT / "benchmarks" / "RESULTS.md").read_text(encoding="utf-8")
+    shown = tables(page[page.index("## GRPO, RLOO and KTO") : page.index("## PPO against TRL")])
+    for method, ratio in record["ratios"].items():
+        ours, theirs = record["counts"][method], record["counts"][f"trl-{method}"]
+        row = shown[method.upper()]
+        assert row[0].startswith(f"{ratio:.2f} ("), method
+        assert ratio >= float(row[1] or 1), method
+        for place, what in ((2, "train_tokens"), (3, "scored_tokens")):
+            assert row[place] == f"{ours[what]:,.0f} : {theirs[what]:,.0f}", method
