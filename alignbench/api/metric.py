@@ -162,7 +162,10 @@ class Evidence(Protocol):
         ...
 
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """The mean of the base's last hidden states over each text, float32 [texts, hidden]."""
+        """The mean of the base's last hidden states over each text, float32 [texts, hidden].
+
+        A text without a token has the state of `first_token`.
+        """
         ...
 
     @property

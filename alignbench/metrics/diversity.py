@@ -108,7 +108,7 @@ class Diversity(Metric):
         found = []
         for id in firsts:
             texts = {cell.label: answers(evidence, cell, request)[id][:MAPPED] for cell in cells}
-            points = evidence.embed([text or " " for ones in texts.values() for text in ones])
+            points = evidence.embed([text for ones in texts.values() for text in ones])
             if len(points) < 12:
                 continue
             near = min(30.0, len(points) / 4)
@@ -165,7 +165,7 @@ def spreads(evidence: Evidence, of: dict[str, list[str]]) -> dict[str, dict[str,
         return needs_package("scikit-learn")
     found: dict[str, dict[str, float]] = {"cosine": {}, "clusters": {}, "largest": {}}
     for id, texts in of.items():
-        points = evidence.embed([text or " " for text in texts]).astype(np.float64)
+        points = evidence.embed(texts).astype(np.float64)
         points /= np.linalg.norm(points, axis=1, keepdims=True)
         found["cosine"][id] = mean_cosine(points)
         smallest = max(2, len(texts) // 20)

@@ -192,3 +192,11 @@ def test_in_half_precision_a_text_scores_alike_with_a_gradient_and_without(folde
         return groups.spread(found, layout.spans[""]).sum(-1).detach()
 
     assert torch.equal(sums(True), sums(False))
+
+
+def test_a_text_without_a_token_is_embedded_as_the_token_that_every_text_begins_with(policy):
+    base = policy.base
+    empty, first, other = scoring.embed(base, [(), (base.first_token,), (5, 6, 7)])
+    assert np.isfinite(empty).all()
+    np.testing.assert_allclose(empty, first, rtol=1e-6)
+    np.testing.assert_allclose(other, scoring.embed(base, [(5, 6, 7)])[0], atol=1e-5)

@@ -120,6 +120,12 @@ class Network:
         return 1e-5 if self.dtype == torch.float32 else 1e-2
 
     @property
+    def first_token(self) -> int:
+        """The id that a text begins with, or the end of one where the tokenizer has no beginning."""
+        bos = self.tokenizer.bos_token_id
+        return self.tokenizer.eos_token_id if bos is None else bos  # pyright: ignore[reportReturnType]
+
+    @property
     def head(self) -> nn.Linear:
         """The language-model head: [..., hidden] to [..., vocabulary]."""
         return self.model.get_output_embeddings()  # pyright: ignore[reportReturnType]

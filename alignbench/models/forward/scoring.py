@@ -62,7 +62,11 @@ def response_scores(policy: Adapted, sequences: Many[Sequence]) -> Tensor:
 
 @torch.no_grad()
 def embed(base: Network, texts: Many[Many[int]]) -> NDArray[np.float32]:
-    """Return the mean of the base's last hidden states over each text's tokens: float32 [texts, hidden]."""
+    """Return the mean of the base's last hidden states over each text's tokens: float32 [texts, hidden].
+
+    A text without a token, such as an answer that ended at once, has the state of `base.first_token`.
+    """
+    texts = [text or (base.first_token,) for text in texts]
     found = np.zeros((len(texts), base.head.weight.shape[1]), np.float32)
     base.model.eval()
     with base.using(None), base.arithmetic():

@@ -134,8 +134,7 @@ class RunEvidence:
 
     @property
     def first_token(self) -> int:
-        tokenizer = self._finished.session.base.tokenizer
-        return tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id  # pyright: ignore[reportReturnType]
+        return self._finished.session.base.first_token
 
     @property
     def context_length(self) -> int | None:
