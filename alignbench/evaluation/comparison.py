@@ -241,7 +241,10 @@ def _family(
         {pair: one.p_equivalence(margin) for pair, one in known.items()} if margin else {}
     )
     vary = {pair for pair, one in raters.items() if one and one.vary}
-    least = _detectable(estimand, known, {pair: one for pair, one in tables.items() if pair not in vary})
+    spans = {pair: group[0].span for pair, group in pairs.items()}
+    least = _detectable(
+        estimand, known, {pair: one for pair, one in tables.items() if pair not in vary}, spans
+    )
     for pair, one in estimates.items():
         table = tables[pair]
         first = pairs[pair][0]
@@ -307,15 +310,19 @@ def _detectable(
     estimand: stats.Estimand,
     known: Mapping[stats.Pair, stats.Estimate],
     tables: Mapping[stats.Pair, stats.Table | str],
+    spans: Mapping[stats.Pair, tuple[float, float] | None],
 ) -> dict[stats.Pair, float]:
     """What each pair would have shown, by the variance of the whole column and not by the pair's own.
+
+    Of values that end at a span, by the table that its test reads: with the prompts of the prior, which draw what is
+    found towards the middle.
 
     By the pair's own where it has no paired table in `tables` (seeds of its own, or raters who vary), and where a label
     of it varies far more than the others.
     """
     found: dict[stats.Pair, float] = {}
     paired = {
-        pair: table
+        pair: stats.padded(table, span) if (span := spans[pair]) else table
         for pair in known
         if (table := tables.get(pair)) is not None and not isinstance(table, str) and table.ndim == 2
     }
@@ -336,6 +343,8 @@ def _detectable(
         }
     for pair, one in known.items():
         found.setdefault(pair, one.smallest_detectable(alpha=(1 - stats.LEVEL) / len(known)))
+        if span := spans[pair]:
+            found[pair] *= 1 + stats.added(span) / one.prompts
     return found
 
 

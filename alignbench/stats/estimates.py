@@ -98,7 +98,8 @@ class Estimate:
         """Return how many seeds on the same prompts, and how many prompts at the same seeds, tell a truth
         `distance` away from a bound with probability `power` in a one-sided test at `alpha`.
 
-        None where not even MOST would. Degrees of freedom are taken to grow with seeds (or prompts).
+        None where not even MOST would. Degrees of freedom are taken to grow with seeds, and to stay with more prompts:
+        of the method, whose seeds are the scarce sample.
         """
         both = max(0.0, self.se**2 - self.of_seeds - self.of_prompts)
 
@@ -325,9 +326,13 @@ def with_prior(
 
 def padded(table: Table, span: tuple[float, float]) -> Table:
     """Return `table` [..., prompts] with the prompts of `with_prior` added."""
-    each = round(2 / (span[1] - span[0]))
-    ends = np.repeat(np.array(span), each)
-    return np.concatenate([table, np.broadcast_to(ends, (*table.shape[:-1], 2 * each))], axis=-1)
+    ends = np.repeat(np.array(span), added(span) // 2)
+    return np.concatenate([table, np.broadcast_to(ends, (*table.shape[:-1], len(ends)))], axis=-1)
+
+
+def added(span: tuple[float, float]) -> int:
+    """Return how many prompts the prior of `with_prior` adds, half of them at either end."""
+    return 2 * round(2 / (span[1] - span[0]))
 
 
 def unpadded(one: Estimate, table: Table, span: tuple[float, float]) -> Estimate:

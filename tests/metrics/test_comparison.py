@@ -451,6 +451,49 @@ def test_what_a_run_could_have_found_hardly_depends_on_what_it_found():
     assert max(found) / min(found) < 2
 
 
+def shares(label: str, p: float, rng, seeds=(0, 1, 2), prompts=20) -> list[Measure]:
+    """A metric that is 0 or 1 for each prompt, 1 with probability p."""
+    return [
+        Measure(
+            metric="refusal",
+            label=label,
+            seed=seed,
+            values={f"p{i}": float(rng.random() < p) for i in range(prompts)},
+            unit="share",
+            higher_is_better=True,
+        )
+        for seed in seeds
+    ]
+
+
+def differ(a, b):
+    return [replace(one, span=(-1.0, 1.0)) for one in less(a, b)]
+
+
+def test_of_shares_that_are_all_zero_a_run_could_not_have_seen_anything_within_their_interval(rng):
+    labels = {name: shares(name, 0.0, rng) for name in "abc"}
+    found = comparisons(
+        [one for x, y in combinations(labels, 2) for one in differ(labels[x], labels[y])], JUDGES
+    )
+    assert {one.estimand for one in found} == {"policies", "method"}
+    for one in found:
+        assert one.difference == 0.0
+        assert one.smallest_detectable > one.ci95[1] > 0.1
+
+
+@pytest.mark.parametrize(("prompts", "base", "truth"), [(20, 0.1, 0.45), (50, 0.05, 0.22), (100, 0.02, 0.11)])
+def test_a_difference_of_shares_that_a_run_could_have_seen_is_found_in_four_of_five(prompts, base, truth):
+    seen, found = [], []
+    for run in range(300):
+        rng = np.random.default_rng(run)
+        low, high = (shares(name, p, rng, (0,), prompts) for name, p in (("b", base), ("a", base + truth)))
+        (one,) = comparisons(differ(high, low), JUDGES)
+        seen.append(one.smallest_detectable)
+        found.append(one.p_holm < 0.05)
+    assert np.median(seen) == pytest.approx(truth, rel=0.05)
+    assert np.mean(found) == pytest.approx(0.8, abs=0.06)
+
+
 def test_a_comparison_names_the_seeds_it_rests_on(rng):
     a, b = drawn("a", 0.0, rng=rng), drawn("b", 0.0, rng=rng, seeds=(0, 2))
     policies, *_ = comparisons(less([a[0], a[2]], b), JUDGES)

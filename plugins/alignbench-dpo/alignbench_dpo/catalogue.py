@@ -47,7 +47,7 @@ class Loss:
     """One loss of the family."""
 
     source: str
-    """arXiv number, and the equation where the paper numbers it; the docstring in `losses.py` writes it out."""
+    """arXiv number, and the number of the equation where it is known; the docstring in `losses.py` writes it out."""
     reads: Mapping[str, float] = field(default_factory=dict)
     """The fields that only some losses read, with the value each has here where the recipe says none."""
     beta: float = 0.1

@@ -355,7 +355,7 @@ class TestTRLDPO(Laws):
         assert 0 <= peaks[0] < extra / 2
         assert peaks[1] > 0.9 * extra
 
-    def test_on_equal_rows_it_has_the_losses_and_the_ledger_of_dpo(self, session, monkeypatch):
+    def test_on_equal_rows_it_has_the_losses_and_the_account_of_dpo(self, session, monkeypatch):
         """Float32, no dropout, with the recipe's schedule: step by step."""
         logged, costs, runs = {}, {}, {}
         for method in ("dpo", "trl-dpo"):
