@@ -29,7 +29,7 @@ faults: $(VENV)/installed-test          ## kill cells at every file mutation; ta
 ray: $(VENV)/installed-test             ## run the whole suite of runs on Ray: kill nodes, workers and commands
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 TESTS=long $(BIN)/python -m pytest -q plugins/alignbench-ray
 
-examples: $(VENV)/installed-test        ## run every law on every method and example; takes an hour
+examples: $(VENV)/installed-test        ## run every law on every method and example; takes long
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 TESTS=long $(BIN)/python -m pytest -q tests/testing/test_one_page.py plugins --ignore plugins/alignbench-ray
 
 check: $(VENV)/installed-check test     ## run tests, linters and the type check
