@@ -22,13 +22,13 @@ def claims(
     ] = Path("recipes/claims"),
     out: Annotated[
         Path | None,
-        typer.Option(help="The folder for the runs. Default: runs/claims, or runs/claims-follow-up."),
+        typer.Option(help="The folder for the runs. Default: runs/claims, or runs/claims-FOLDER."),
     ] = None,
     page: Annotated[
         Path | None,
         typer.Option(
             help="The page to write; its figure is written next to it. Default: docs/claims.md, or "
-            "docs/claims-follow-up.md; with --quick, quick.md in the folder of the runs."
+            "docs/claims-FOLDER.md; with --quick, quick.md in the folder of the runs."
         ),
     ] = None,
     only: Annotated[
@@ -89,7 +89,7 @@ def claims(
             sandbox=sandbox.FINGERPRINT,
             figure=page.with_suffix(".svg").name,
             quick=quick,
-            later=None if quick else later(registry),
+            later=[] if quick else later(registry),
         )
         store.write_text(page.with_suffix(".svg"), figure)
         store.write_text(page, text)

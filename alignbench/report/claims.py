@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from markupsafe import escape
@@ -42,13 +42,13 @@ def page(
     sandbox: str,
     figure: str,
     quick: bool = False,
-    later: tuple[Registry, Mapping[str, list[Found]]] | None = None,
+    later: Sequence[tuple[Registry, Mapping[str, list[Found]]]] = (),
 ) -> tuple[str, str]:
     """Return docs/claims.md and its figure, an SVG file of the name `figure`.
 
     `known`: what is known of each part, by claim; `again`: what the replication says of a part, by its place; `state`
-    and `records`: how far the looks are, and how the runs on record were made; `later`: the registry that asks some of
-    the claims again, with what is known of its parts.
+    and `records`: how far the looks are, and how the runs on record were made; `later`: the registries that ask some of
+    the claims again, in their order, with what is known of their parts.
     """
     claims, procedure = registry.claims, registry.procedure
     found = {name: known.get(name, [Found(part) for part in claim.parts]) for name, claim in claims.items()}
@@ -77,6 +77,11 @@ def page(
             f" {small} of the effects with a direction {'are' if small > 1 else 'is'} smaller than d."
             if small
             else ""
+        )
+        + (
+            f" With what [later registries](#asked-again) ask, {_decided_by_all(found, later)} are."
+            if later
+            else ""
         ),
         *_under_way(state, found),
         *(["", "Written with `--quick`: one seed and 100 prompts, which give no verdict."] if quick else []),
@@ -103,7 +108,7 @@ def page(
             else []
         ),
         *_replication(found, again, procedure.replication.error),
-        *(_asked_again(*later, decided, len(claims)) if later else []),
+        *(_asked_again(found, later) if later else []),
     ]
     for name, claim in claims.items():
         lines += ["", *_claim(registry, name, claim, found[name], summaries[name])]
@@ -256,27 +261,52 @@ def _replication(
 
 
 def _asked_again(
-    registry: Registry, known: Mapping[str, list[Found]], before: Collection[str], count: int
+    found: Mapping[str, list[Found]], later: Sequence[tuple[Registry, Mapping[str, list[Found]]]]
 ) -> list[str]:
-    """The claims that a later registry asks again: what it says of each, and how many are decided by both together."""
-    page = f"{registry.name}.md"
-    now = {name for name in registry.askable if _all_decided(known.get(name, []))}
-    decided = len((set(before) - set(registry.claims)) | now)
-    return [
+    """The claims that later registries ask again: what they say of each, and how many are decided by all together."""
+    lines = [
         "",
         "## Asked again",
         "",
-        f"[{registry.title}]({page}): other parts, registered later, on seeds {registry.procedure.first_seed} and on.",
-        f"With these claims counted by their new parts alone, {decided} of {count} are decided in all parts by runs.",
-        "",
-        "| | claim | asked anew | verdict |",
-        "|---|---|---|---|",
-        *(
-            f"| [{name}]({page}#{name.lower()}) | {claim.says} | {claim.asked.strip()} "
-            f"| {summary(claim, known.get(name, [Found(part) for part in claim.parts]))} |"
-            for name, claim in registry.claims.items()
-        ),
+        "Registered later, on seeds of their own. A claim counts by the parts that were asked last; a part that was",
+        "asked again with more seeds or rows takes the place of the earlier one. So counted,",
+        f"{_decided_by_all(found, later)} of {len(found)} are decided in all parts by runs.",
     ]
+    for registry, known in later:
+        page = f"{registry.name}.md"
+        lines += [
+            "",
+            f"[{registry.title}]({page}), on seeds {registry.procedure.first_seed} and on:",
+            "",
+            "| | claim | asked anew | verdict |",
+            "|---|---|---|---|",
+            *(
+                f"| [{name}]({page}#{name.lower()}) | {claim.says} | {claim.asked.strip()} "
+                f"| {summary(claim, _of(known, name, claim))} |"
+                for name, claim in registry.claims.items()
+            ),
+        ]
+    return lines
+
+
+def _decided_by_all(
+    found: Mapping[str, list[Found]], later: Sequence[tuple[Registry, Mapping[str, list[Found]]]]
+) -> int:
+    """How many claims are decided in all the parts that were asked last."""
+    last = {name: list(ones) for name, ones in found.items()}
+    for registry, known in later:
+        for name, claim in registry.askable.items():
+            new = _of(known, name, claim)
+            if all(part.again is None for part in claim.parts):
+                last[name] = new
+            for part, one in zip(claim.parts, new, strict=True):
+                if part.again is not None:
+                    last[name][part.again - 1] = one
+    return sum(map(_all_decided, last.values()))
+
+
+def _of(known: Mapping[str, list[Found]], name: str, claim: Claim) -> list[Found]:
+    return known.get(name) or [Found(part) for part in claim.parts]
 
 
 def _all_decided(parts: Sequence[Found]) -> bool:

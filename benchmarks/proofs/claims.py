@@ -195,7 +195,8 @@ def simulated(registry: Registry) -> dict[str, Any]:
 
 
 def main() -> None:
-    registries = [load(ROOT / "recipes" / name) for name in ("claims", "claims/follow-up")]
+    folder = ROOT / "recipes" / "claims"
+    registries = [load(one) for one in (folder, *load(folder).follow_ups)]
     found = {"runs": RUNS, "registries": {one.name: simulated(one) for one in registries}}
     Path(__file__).with_suffix(".json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     print(json.dumps(found, indent=1))

@@ -13,7 +13,7 @@ import pytest
 from alignbench import layout, results, stats
 from alignbench.commands.claims.evidence import Evidence, Run, evidence
 from alignbench.commands.claims.looks import Looks, later
-from alignbench.commands.claims.registry import FOLLOW_UP, Claim, Part, Procedure, load, register
+from alignbench.commands.claims.registry import Claim, Part, Procedure, Registry, load, register
 from alignbench.commands.claims.verdicts import (
     NOTHING,
     Found,
@@ -31,6 +31,7 @@ from alignbench.results import Cell, Comparison, LabelResult, Measured, MetricIn
 from alignbench.sandbox import FINGERPRINT
 
 CLAIMS = Path(__file__).parents[2] / "recipes" / "claims"
+REGISTRIES = [CLAIMS, *sorted(one.parent for one in CLAIMS.glob("*/registry.yaml"))]
 PROCEDURE = Procedure.model_validate(
     {
         "first_seed": 100,
@@ -323,6 +324,16 @@ def test_a_reward_is_compared_with_a_frontier_at_equal_kl_seed_by_seed(tmp_path)
     assert outside.estimate is None
     assert "outside of 2.00 to 4.00" in outside.missing
     assert above.what == "reward: new minus that of high, low, middle at equal KL"
+    beyond = part(b=None, frontier=["low", "middle"], beyond="flat")
+    estimate = evidence(beyond, {"": Run(record, tmp_path)}).estimate
+    assert estimate is not None
+    # At 2.0, 2.2 and 2.4 the frontier ends before 2.5, and goes on at 0.20 to 0.24; at 2.6 and 2.8 it has 0.25.
+    assert estimate.value == pytest.approx((0.10 + 0.08 + 0.06 + 0.05 + 0.05) / 5, abs=0.006)
+    assert beyond.what == "reward: new minus that of low, middle at no more KL"
+    below = evidence(
+        part(b=None, frontier=["middle", "high"], a="low", beyond="flat"), {"": Run(record, tmp_path)}
+    )
+    assert "outside of 2.00 to 4.00" in below.missing, "nothing is known nearer to the start"
 
 
 def test_a_frontier_is_of_rewards_and_of_two_labels_or_more():
@@ -331,6 +342,8 @@ def test_a_frontier_is_of_rewards_and_of_two_labels_or_more():
             part(b=None, **wrong)
     with pytest.raises(ValueError, match="frontier"):
         part(frontier=["x", "y"])
+    with pytest.raises(ValueError, match="beyond is for a part with a frontier"):
+        part(beyond="flat")
 
 
 def test_seeds_that_diverged_are_left_out_and_counted_and_too_many_decide_nothing():
@@ -469,7 +482,7 @@ def test_the_shipped_registry_has_23_claims_and_each_recipe_is_good_and_has_thei
                 assert loaded.recipe.sweep.seed not in registry.procedure.seeds(20)
 
 
-@pytest.mark.parametrize("folder", [CLAIMS, CLAIMS / FOLLOW_UP])
+@pytest.mark.parametrize("folder", REGISTRIES, ids=lambda one: one.name)
 def test_the_page_says_what_is_on_record(folder, tmp_path):
     docs = CLAIMS.parents[1] / "docs"
     looks = Looks(load(folder), tmp_path)
@@ -492,7 +505,7 @@ def test_the_page_says_what_is_on_record(folder, tmp_path):
 
 def test_a_claim_that_a_later_registry_asks_again_counts_by_its_new_parts_on_the_first_page(two):
     """C1 is decided at first and open now, C2 stays as it was, C3 is open at first and decided now."""
-    folder = two.registry.folder / FOLLOW_UP
+    folder = two.registry.folder / "anew"
     folder.mkdir()
     text = json.loads((two.registry.folder / "registry.yaml").read_text())
     text["claims"] = {name: {**text["claims"][name], "recipe": "../r.yaml"} for name in ("C1", "C3")}
@@ -508,16 +521,76 @@ def test_a_claim_that_a_later_registry_asks_again_counts_by_its_new_parts_on_the
     finish(two, 0.06, 0.001, only="/r/")
     state = two.state()
     assert [state.found[name][0].word for name in ("C1", "C2", "C3")] == ["reproduced"] * 2 + ["not run yet"]
-    text, _ = page(two.registry, state.found, {}, sandbox="f" * 64, figure="f", later=(again.registry, found))
+    text, _ = page(
+        two.registry, state.found, {}, sandbox="f" * 64, figure="f", later=[(again.registry, found)]
+    )
     assert "## Asked again" in text
     assert "2 of 3 are decided in all parts by runs" in " ".join(text.split())
+    assert "With what [later registries](#asked-again) ask, 2 are." in text
     assert f"on seeds {again.registry.procedure.first_seed}" in text
     assert "| [C3](claims.md#c3) | It helps. |" in text
 
 
+def test_a_part_that_is_asked_again_takes_the_place_of_the_earlier_one_and_the_others_stay(two):
+    """C1 has a second part that is open; a later registry asks that part alone, then one more asks C1 anew."""
+    finish(two, 0.06, 0.001, only="/r/")
+    known = two.state().found
+    (first,) = known["C1"]
+    one = two.registry.claims["C1"].model_copy(update={"parts": [part(), part()]})
+    registry = replace(two.registry, claims={"C1": one})
+    open_ = replace(first, word="undecided")
+    second = one.model_copy(update={"parts": [part(again=2)]})
+    more = replace(registry, claims={"C1": second})
+    anew = replace(registry, claims={"C1": one})
+
+    def count(*later: tuple[Registry, dict[str, list[Found]]]) -> str:
+        text, _ = page(registry, {"C1": [first, open_]}, {}, sandbox="f" * 64, figure="f", later=later)
+        return text
+
+    assert "0 of 1 claims are decided" in count()
+    assert "ask, 1 are." in count((more, {"C1": [first]}))
+    assert "ask, 0 are." in count((more, {"C1": [open_]}))
+    assert "ask, 0 are." in count((more, {"C1": [first]}), (anew, {"C1": [first, open_]}))
+    assert "ask, 1 are." in count(
+        (anew, {"C1": [open_, first]}),
+        (replace(more, claims={"C1": one.model_copy(update={"parts": [part(again=1)]})}), {"C1": [first]}),
+    )
+
+
+def test_all_parts_of_a_claim_ask_one_again_or_none_does():
+    with pytest.raises(ValueError, match="either all parts of a claim ask one again, or none does"):
+        Claim(says="x", source="y", recipe="r.yaml", parts=[part(), part(again=2)])
+
+
+def test_a_part_of_the_shipped_registries_asks_the_same_again_of_other_seeds():
+    """The same metric, sign and d, of a part that is there; and no seed is used twice."""
+    first, *others = [load(one) for one in REGISTRIES]
+    last, used = dict(first.claims), set(first.procedure.seeds(first.procedure.looks[-1]))
+    used |= set(first.procedure.replication.seeds)
+    for registry in sorted(others, key=lambda one: one.procedure.first_seed):
+        seeds = {
+            *registry.procedure.seeds(registry.procedure.looks[-1]),
+            *registry.procedure.replication.seeds,
+        }
+        assert not seeds & used
+        used |= seeds
+        for name, claim in registry.claims.items():
+            for one in claim.parts:
+                if one.again is not None:
+                    before = last[name].parts[one.again - 1]
+                    assert (one.metric, one.sign, one.d, one.around) == (
+                        before.metric,
+                        before.sign,
+                        before.d,
+                        before.around,
+                    )
+            if all(one.again is None for one in claim.parts):
+                last[name] = claim
+
+
 def test_pages_and_runs_of_a_registry_bear_the_name_of_its_folder():
     assert load(CLAIMS).name == "claims"
-    assert load(CLAIMS / FOLLOW_UP).name == "claims-follow-up"
+    assert load(CLAIMS / "follow-up").name == "claims-follow-up"
 
 
 # --- looks --------------------------------------------------------------------------------------------------
@@ -707,7 +780,7 @@ def test_evidence_of_a_run_that_is_not_there_says_so():
     )
 
 
-@pytest.mark.parametrize("folder", [CLAIMS, CLAIMS / "follow-up"], ids=lambda one: one.name)
+@pytest.mark.parametrize("folder", REGISTRIES, ids=lambda one: one.name)
 def test_simulated_false_verdicts_of_the_whole_procedure_stay_below_its_error(folder: Path):
     registry = load(folder)
     proofs = json.loads(

@@ -90,7 +90,9 @@ def _estimate(
     part: Part, sides: Sequence[tuple[str, str]], runs: Mapping[str, Run], seeds: Sequence[int]
 ) -> stats.Estimate | str:
     if part.frontier:
-        return _at_equal_kl([label for _, label in sides], runs[sides[0][0]], seeds)
+        return _at_equal_kl(
+            [label for _, label in sides], runs[sides[0][0]], seeds, flat=part.beyond == "flat"
+        )
     if part.metric.startswith("judge."):
         return _of_judges(part.metric.partition(".")[2], sides, runs, seeds)
     if len({variant for variant, _ in sides}) > 1:
@@ -171,11 +173,14 @@ def _by_prompt(
         return str(reason)
 
 
-def _at_equal_kl(labels: Sequence[str], run: Run, seeds: Sequence[int]) -> stats.Estimate | str:
+def _at_equal_kl(
+    labels: Sequence[str], run: Run, seeds: Sequence[int], *, flat: bool
+) -> stats.Estimate | str:
     """The reward of the first label less that of the others at its KL from base, prompt by prompt.
 
     The reward at a KL lies on the straight line between the two labels whose KL, the mean over the prompts of that
-    seed, is next to it. Seeds and prompts are samples; the weights of the line vary with the seed.
+    seed, is next to it; if `flat`, beyond the largest KL it is that of the label there. Seeds and prompts are samples;
+    the weights of the line vary with the seed.
     """
     first = labels[0]
     per_seed = []
@@ -185,6 +190,8 @@ def _at_equal_kl(labels: Sequence[str], run: Run, seeds: Sequence[int]) -> stats
         if at is None or None in kl.values():
             return _NONE
         known = sorted((value, label) for label, value in kl.items() if value is not None)
+        if flat and at > known[-1][0]:
+            known.append((at, known[-1][1]))
         around = next((both for both in pairwise(known) if both[0][0] <= at <= both[1][0]), None)
         if around is None:
             return f"at seed {seed} the KL of {first}, {at:.2f}, is outside of {known[0][0]:.2f} to {known[-1][0]:.2f}"

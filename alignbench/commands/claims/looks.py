@@ -266,12 +266,11 @@ class Looks:
         )
 
 
-def later(registry: Registry) -> tuple[Registry, dict[str, list[Found]]] | None:
-    """Return the registry that asks some of the claims again, and what is on record of each of its parts."""
-    if registry.follow_up is None:
-        return None
-    again = load(registry.follow_up)
-    return again, Looks(again, again.folder).recorded()
+def later(registry: Registry) -> list[tuple[Registry, dict[str, list[Found]]]]:
+    """Return the registries that ask some of the claims again, the first registered first, and what is on record of
+    each of their parts."""
+    again = sorted(map(load, registry.follow_ups), key=lambda one: one.procedure.first_seed)
+    return [(one, Looks(one, one.folder).recorded()) for one in again]
 
 
 def _seeds(look: int) -> str:

@@ -19,8 +19,6 @@ from alignbench.recipe.schema import Evaluation
 
 REGISTRY = "registry.yaml"
 CLAIMS = "claims"
-FOLLOW_UP = "follow-up"
-"""The folder, next to a registry, of a later one that asks some of its claims again, on seeds of its own."""
 
 Sign = Literal["+", "-", "=", ">="]
 
@@ -91,11 +89,19 @@ class Part(Settings):
     """Instead of `b`, labels of the same run: the reward of `a` is compared with theirs at the KL of `a`, seed by seed,
     on the straight line between the two whose KL is next to it. A mixture of these two policies has that reward, and
     no more KL."""
+    beyond: Literal["refused", "flat"] = "refused"
+    """Where the KL of `a` is larger than that of every label of the frontier: there is no number, or the frontier goes
+    on at the reward of the label with the largest KL, which needs no more KL than `a` has."""
+    again: int | None = Field(default=None, ge=1)
+    """The number of the part that this one asks again, with more seeds or rows, in the last registry before this one
+    that has the claim. The other parts of the claim keep their verdicts. Without it the claim is asked by new parts."""
 
     @model_validator(mode="after")
     def _against_a_frontier(self) -> Part:
         if self.frontier and (self.b is not None or self.around or self.metric != "reward"):
             raise ValueError("frontier compares rewards, and stands instead of b and around")
+        if self.beyond != "refused" and not self.frontier:
+            raise ValueError("beyond is for a part with a frontier")
         if self.frontier and (len(self.frontier) < 2 or self.temperature is not None):
             raise ValueError("frontier needs two labels or more, at the temperature of the recipe")
         if len({label.rpartition("/")[0] for label in (self.a, *self.frontier)}) > 1:
@@ -123,7 +129,8 @@ class Part(Settings):
         """What is measured, in a line."""
         against = f" minus {self.b}" if self.b else f" minus {self.around:g}" if self.around else ""
         if self.frontier:
-            against = f" minus that of {', '.join(self.frontier)} at equal KL"
+            kl = "equal" if self.beyond == "refused" else "no more"
+            against = f" minus that of {', '.join(self.frontier)} at {kl} KL"
         at = "" if self.temperature is None else f", T {self.temperature:g}"
         return f"{self.metric}{at}: {self.a}{against}"
 
@@ -172,6 +179,8 @@ class Claim(Settings):
         if bool(self.cannot) == bool(self.recipe and self.parts):
             raise ValueError("give a recipe with parts, or say why the sandbox cannot show it")
         known = set(self.variants) or {""}
+        if len({part.again is None for part in self.parts}) > 1:
+            raise ValueError("either all parts of a claim ask one again, or none does")
         for part in self.parts:
             for label in part.labels:
                 if label.rpartition("/")[0] not in known:
@@ -224,10 +233,9 @@ class Registry:
         return "-".join(names) if names[0] == CLAIMS and len(names) > 1 else CLAIMS
 
     @property
-    def follow_up(self) -> Path | None:
-        """The folder of the registry that asks some of its claims again, where there is one."""
-        folder = self.folder / FOLLOW_UP
-        return folder if (folder / REGISTRY).exists() else None
+    def follow_ups(self) -> tuple[Path, ...]:
+        """The folders next to it whose registries ask some of its claims again, on seeds of their own."""
+        return tuple(sorted(one.parent for one in self.folder.glob(f"*/{REGISTRY}")))
 
     @property
     def askable(self) -> dict[str, Claim]:
