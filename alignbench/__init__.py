@@ -11,6 +11,8 @@ __version__ = "0.1.0"
 # Read by huggingface_hub and others as they are imported; a value that is already set stays.
 for _switch in ("HF_HUB_DISABLE_TELEMETRY", "DO_NOT_TRACK"):
     os.environ.setdefault(_switch, "1")
+# pydantic would read all entry points for plugins of its own, and stop at a file that cannot be read.
+os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
 
 # Names are resolved on first use: `import alignbench` costs nothing.
 _HOME = {

@@ -65,7 +65,8 @@ class Observers:
             try:
                 self._manager.subset_hook_caller(hook, others)(**facts)
             except Exception as error:
-                self._drop(name, f"{hook} raised {type(error).__name__}: {error}")
+                whose = plugins.blamed(error)
+                self._drop(name, str(whose or f"{hook} raised {type(error).__name__}: {error}"))
 
     def _add(self, name: str, observer: object) -> None:
         try:

@@ -103,22 +103,41 @@ def unusable() -> tuple[str, ...]:
 @cache
 def _points(_path: tuple[str, ...]) -> tuple[tuple[metadata.EntryPoint, ...], tuple[str, ...]]:
     """Return all entry points of alignbench's groups, and which distributions' cannot be read, with the reason."""
+    with contextlib.suppress(Exception):
+        points = [point for group in GROUPS for point in metadata.entry_points(group=f"alignbench.{group}")]
+        if all(point.dist is not None and point.dist.name for point in points):
+            return tuple(points), ()
+    # One garbled file, or one that is missing: the others are read one by one.
+    found: dict[str, list[metadata.EntryPoint]] = {}
+    unread = []
+    for one in metadata.distributions():
+        name = _name(one)
+        try:
+            ours = [point for point in one.entry_points if point.group.startswith("alignbench.")]
+        except Exception as error:
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            unread.append(
+                f"the entry points of {name or _folder(one)} cannot be read ({reason}); install it again"
+            )
+            continue
+        if name:
+            found.setdefault(_normal(name), ours)
+        elif ours:
+            unread.append(f"{_folder(one)} has no METADATA that name it; install it again")
+    return tuple(point for points in found.values() for point in points), tuple(unread)
+
+
+def _name(distribution: metadata.Distribution) -> str:
+    """The name of a distribution; empty where its metadata are missing or cannot be read."""
     try:
-        return tuple(
-            point for group in GROUPS for point in metadata.entry_points(group=f"alignbench.{group}")
-        ), ()
-    except Exception:  # one garbled file: the others are read one by one
-        found: dict[str, list[metadata.EntryPoint]] = {}
-        unread = []
-        for one in metadata.distributions():
-            name = str(one.name)
-            try:
-                ours = [point for point in one.entry_points if point.group.startswith("alignbench.")]
-                found.setdefault(_normal(name), ours)
-            except Exception as error:
-                reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
-                unread.append(f"the entry points of {name} cannot be read ({reason}); install it again")
-        return tuple(point for points in found.values() for point in points), tuple(unread)
+        return distribution.metadata["Name"] or ""
+    except Exception:  # what is raised depends on the version of Python
+        return ""
+
+
+def _folder(distribution: metadata.Distribution) -> str:
+    """The folder of a distribution's metadata."""
+    return str(getattr(distribution, "_path", "a distribution without a name"))
 
 
 def unmet(distribution: str) -> tuple[str, ...]:

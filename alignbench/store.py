@@ -386,7 +386,7 @@ def as_storage_error(error: BaseException, *roots: Path) -> StorageError | None:
         below = path is not None and any(path.is_relative_to(root) for root in roots)
         if number in _ANYWHERE or (number in _REASONS and below):
             try:
-                with storage_errors(path or roots[0]):
+                with storage_errors(path or (roots or (Path(),))[0]):
                     raise OSError(number, os.strerror(number)) from error
             except StorageError as made:
                 return made

@@ -56,14 +56,14 @@ def _reported(error: Exception) -> AlignbenchError:
 
     if isinstance(error, AlignbenchError):
         return error
-    if (disk := as_storage_error(error, Path.cwd())) is not None:
-        return disk
+    # A full disk is nobody's fault. A file that a plugin did not find is the plugin's, wherever it looked for it.
+    for disk in (as_storage_error(error), blamed(error), as_storage_error(error, Path.cwd())):
+        if disk is not None:
+            return disk
     if isinstance(error, OSError) and error.filename is not None:
         return StorageError(
             f"{error.filename}: {error.strerror}", "check the path, its permissions and the disk"
         )
-    if (plugin := blamed(error)) is not None:
-        return plugin
     what = " ".join(f"{type(error).__name__}: {error}".split())
     return UnforeseenError(what, "this is a bug in alignbench: alignbench --debug shows the traceback")
 

@@ -236,6 +236,31 @@ def test_jobs_is_a_whole_number_or_auto(alignbench, recipe: Path, jobs: str, tmp
     assert not (tmp_path / "run").exists()
 
 
+def test_a_file_that_a_plugin_does_not_find_is_the_plugins_fault(alignbench, install, recipe: Path) -> None:
+    source = """\
+from alignbench import Judge
+
+class Sad(Judge):
+    api = 2
+
+    @classmethod
+    def check_files(cls, config, root):
+        open(root / "gone.txt")
+
+    @classmethod
+    def load(cls, config, models):
+        return cls()
+
+    def score(self, prompts, responses):
+        return []
+"""
+    install("alignbench-sad", modules={"sad_plugin": source}, judges={"sad": "sad_plugin:Sad"})
+    done = alignbench("check", recipe, "--set", "evaluation.judges=[sad]")
+    assert done.exit_code == Exit.PLUGIN
+    assert "alignbench-sad 1.0 failed: FileNotFoundError: " in done.stderr
+    assert "gone.txt' (sad_plugin.py:8)" in done.stderr
+
+
 def test_a_folder_that_cannot_be_made_is_a_storage_error_that_names_it(alignbench, recipe: Path) -> None:
     done = alignbench("run", recipe, "--out", recipe)
     assert done.exit_code == Exit.STORAGE

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 from alignbench.errors import Exit
 
@@ -97,6 +101,36 @@ def test_methods_and_doctor_go_on_where_metadata_are_wrong_and_tell_what_is(alig
     assert any("'My Method', which cannot be a name" in text for text in found)
     assert any("the entry points of garbled cannot be read" in text for text in found)
     assert "alignbench-teach requires nobody-has-this>=1 (not installed)" in found
+
+
+@pytest.mark.parametrize("content", [b"[alignbench.methods]\nno equals sign\n", b"\xff\xfe\x00binary"])
+def test_a_process_of_its_own_goes_on_where_entry_points_are_garbled(install, content: bytes) -> None:
+    """Libraries read all entry points as they are imported, before alignbench does: pydantic, to find its plugins."""
+    site = install("garbled", methods={})
+    (points,) = site.glob("*.dist-info/entry_points.txt")
+    points.write_bytes(content)
+    environment = {**os.environ, "PYTHONPATH": str(site)}
+    for command in (["methods"], ["doctor"]):
+        done = subprocess.run(
+            [sys.executable, "-c", "from alignbench.cli import app; app()", *command],
+            env=environment,
+            capture_output=True,
+            text=True,
+        )
+        said = " ".join((done.stdout + done.stderr).split())
+        assert "the entry points of garbled cannot be read" in said, said
+        assert "dpo" in said
+
+
+def test_a_distribution_without_metadata_is_told_and_gives_nothing(alignbench, install) -> None:
+    site = install("bare", modules={"bare_plugin": TEACHING}, methods={"bare": "bare_plugin:Teach"})
+    (file,) = site.glob("*.dist-info/METADATA")
+    file.unlink()
+    listed = alignbench("methods")
+    assert listed.exit_code == 0
+    assert "bare-1.0.dist-info has no METADATA" in listed.stderr
+    assert alignbench("methods", "bare").exit_code == Exit.PLUGIN
+    assert "has no METADATA" in alignbench("doctor", "--json").stdout
 
 
 def test_a_method_without_rows_and_fields_says_so(alignbench, install) -> None:

@@ -57,6 +57,21 @@ def test_an_observer_that_raises_is_switched_off_with_one_warning_and_the_others
     assert observers.names == ("first", "last")
 
 
+def test_what_an_installed_observer_raises_is_told_with_its_distribution_and_line(install) -> None:
+    source = """\
+from alignbench import hookimpl, plugins
+
+class Sad:
+    @hookimpl
+    def alignbench_cell_started(self, label):
+        return label + 1
+"""
+    install("alignbench-sad", modules={"sad_hooks": source}, hooks={"sad": "sad_hooks:Sad"})
+    observers = Observers({"sad": plugins.load("hooks", "sad")()})
+    with pytest.warns(RuntimeWarning, match=r"alignbench-sad 1.0 failed: TypeError: .* \(sad_hooks.py:6\)"):
+        observers.notify("alignbench_cell_started", **CELL)
+
+
 def test_a_misspelt_hook_switches_its_observer_off_by_name() -> None:
     class Misspelt(Watcher):
         @hookimpl

@@ -76,6 +76,7 @@ def test_no_name_hides_what_the_new_module_imports(kind: str, name: str, tmp_pat
     ("kind", "name", "words"),
     [
         ("method", "No Name", "cannot be a name"),
+        ("judge", "mine-", "'mine-' cannot be a name; .* a letter or digit first and last"),
         ("metric", "reward", "provides the metric 'reward' already"),
         ("judge", "example", r"alignbench-example .* is installed, which the new one would replace"),
     ],

@@ -57,14 +57,18 @@ DRAWN = frozenset(
         "dataloader_prefetch_factor",
         "generation_batch_size",
         "num_iterations",
+        "packing",
+        "precompute_ref_log_probs",
         "shuffle_dataset",
         "steps_per_generation",
     }
 )
 """Fields that say which rows a step has, or read them ahead."""
+OF_TRANSFORMERS = frozenset({"adam_beta1", "adam_beta2", "adam_epsilon", "neftune_noise_alpha"})
+"""Fields of transformers' trainer that change an update: how it logs, saves and evaluates is the run's."""
 OF_PROMPTS = frozenset({"answers", "judge", "max_new_tokens", "rewards", "temperature"})
 """Fields of a trainer that draws answers itself."""
-ELSEWHERE = frozenset({"use_vllm"})
+ELSEWHERE = frozenset({"use_transformers_continuous_batching", "use_transformers_paged", "use_vllm"})
 """Fields that let another engine draw the answers, where nothing is counted and the base is another."""
 ROWS: dict[str, type[Row]] = {
     "demonstrations": Demonstration,
@@ -96,7 +100,7 @@ class TRLConfig(MethodConfig):
         ):
             if taken := sorted(names & self.args.keys()):
                 raise ValueError(f"args sets {', '.join(taken)}, {reason}")
-        check_fields(trainer, self.args)
+        check_fields(trainer, {name: one for name, one in self.args.items() if name not in OF_TRANSFORMERS})
         return self
 
     def given(self) -> dict[str, Any]:

@@ -28,8 +28,10 @@ class Taken:
 
     rewards: bool
     """Whether it is given reward functions, and so prompts alone."""
-    fields: frozenset[str]
-    """Names in its config."""
+    config: str
+    """The class of its settings."""
+    fields: Mapping[str, str]
+    """What TRL adds to the settings of transformers' trainer: its annotation by name."""
 
 
 @cache
@@ -57,13 +59,13 @@ def taken_by(trainer: str) -> Taken:
     config = ast.unparse(parameters["args"].annotation or ast.Constant(None)).strip("'\"").partition(" ")[0]
     if config not in classes:
         config = name.removesuffix("Trainer") + "Config"
-    taken = Taken("reward_funcs" in parameters, frozenset(_fields(config, {**classes, **_settings()})))
+    taken = Taken("reward_funcs" in parameters, config, dict(_fields(config, classes)))
     needed = _required(inits[0]) - LED - {"self", "reward_funcs"}
     needed |= {one for one in parameters if "teacher" in one or one in ("rollout_worker", "weight_transfer")}
     needed |= {one for one in taken.fields if one.startswith("teacher_") and one.endswith("_url")}
     if needed:
         raise ValueError(f"{name} works with {', '.join(sorted(needed))}, which a recipe cannot give it")
-    if taken.rewards and (unknown := GROUPED - taken.fields):
+    if taken.rewards and (unknown := GROUPED - taken.fields.keys()):
         raise ValueError(
             f"{name} draws its answers otherwise than GRPO: it has no {', '.join(sorted(unknown))}"
         )
@@ -77,14 +79,41 @@ def refuse(trainer: str) -> None:
         raise ValueError(f"{name} {REFUSED[name]}")
 
 
-def check_fields(trainer: str, names: Mapping[str, object]) -> None:
-    """Raise ValueError where the trainer's config has no such field."""
-    fields = taken_by(trainer).fields
-    for name in names:
-        if name not in fields:
-            near = get_close_matches(name, fields, 1)
+def check_fields(trainer: str, given: Mapping[str, object]) -> None:
+    """Raise ValueError where TRL's config has no such field, or one of another type."""
+    taken = taken_by(trainer)
+    for name, value in given.items():
+        if name in _settings():
+            raise ValueError(
+                f"args sets {name}, a field of transformers' trainer, "
+                "but how it logs, saves, loads and evaluates is the run's"
+            )
+        if name not in taken.fields:
+            near = get_close_matches(name, taken.fields, 1)
             hint = f"; did you mean {near[0]}?" if near else ""
             raise ValueError(f"{trainer.rpartition('.')[2]} has no setting {name}{hint}")
+        if not _is(value, taken.fields[name]):
+            raise ValueError(f"args: {name} is {value!r}, and is a {taken.fields[name]} in {taken.config}")
+
+
+TYPES: Mapping[str, tuple[type, ...]] = {
+    "None": (type(None),),
+    "bool": (bool,),
+    "dict": (dict,),
+    "float": (float, int),
+    "int": (int,),
+    "list": (list,),
+    "str": (str,),
+}
+
+
+def _is(value: object, annotation: str) -> bool:
+    """Whether a value is of an annotated type, as far as its name says; of one that is not known it may be."""
+    names = [one.strip().partition("[")[0] for one in annotation.split("|")]
+    known = {type for name in names if name in TYPES for type in TYPES[name]}
+    return bool(set(names) - TYPES.keys()) or (
+        isinstance(value, tuple(known)) and (not isinstance(value, bool) or bool in known)
+    )
 
 
 def _package(name: str) -> Path:
@@ -112,10 +141,13 @@ def _classes(folder: str) -> Mapping[str, ast.ClassDef]:
 
 
 @cache
-def _settings() -> Mapping[str, ast.ClassDef]:
+def _settings() -> Mapping[str, str]:
+    """Return the settings of transformers' trainer."""
     file = _package("transformers") / "training_args.py"
     found = ast.parse(file.read_text(encoding="utf-8")).body
-    return {one.name: one for one in found if isinstance(one, ast.ClassDef)}
+    return dict(
+        _fields("TrainingArguments", {one.name: one for one in found if isinstance(one, ast.ClassDef)})
+    )
 
 
 def _line(name: str, classes: Mapping[str, ast.ClassDef]) -> Iterator[ast.ClassDef]:
@@ -141,8 +173,9 @@ def _required(init: ast.FunctionDef) -> set[str]:
     return {one.arg for one in arguments[: len(arguments) - len(init.args.defaults)]}
 
 
-def _fields(config: str, classes: Mapping[str, ast.ClassDef]) -> Iterator[str]:
-    for one in _line(config, classes):
+def _fields(config: str, classes: Mapping[str, ast.ClassDef]) -> Iterator[tuple[str, str]]:
+    """Yield the fields of a config with their annotations; those of the class itself come last."""
+    for one in reversed(list(_line(config, classes))):
         for found in one.body:
             if isinstance(found, ast.AnnAssign) and isinstance(found.target, ast.Name):
-                yield found.target.id
+                yield found.target.id, ast.unparse(found.annotation)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib
 import os
+import traceback
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -21,6 +23,7 @@ from trl import (
 )
 
 from alignbench import (
+    AlignbenchError,
     Demonstration,
     Pair,
     PluginError,
@@ -282,11 +285,31 @@ def train(
                 f"a step answers {run.batch} prompts, and a budget of {run.budget} has fewer",
                 "raise the budget, or lower training.batch",
             )
-        trainer = make(model, tokenizer, args, callbacks=[leading])
-        # TRL tokenises what it is given when it is made; these rows are tokenised already.
-        leading.lead(trainer, columns)
-        trainer.train()
+        with _told_by_trl(config):
+            trainer = make(model, tokenizer, args, callbacks=[leading])
+            # TRL tokenises what it is given when it is made; these rows are tokenised already.
+            leading.lead(trainer, columns)
+            trainer.train()
     return policy
+
+
+@contextmanager
+def _told_by_trl(config: Any) -> Iterator[None]:
+    """Tell what TRL itself raises with `args` as a fault of these: only who wrote them can mend it."""
+    try:
+        yield
+    except AlignbenchError:
+        raise
+    except Exception as error:
+        frame = [frame for frame, _ in traceback.walk_tb(error.__traceback__)][-1]
+        where = str(frame.f_globals.get("__name__", "")).partition(".")[0]
+        if not config.args or where not in ("trl", "transformers"):
+            raise
+        name = getattr(config, "trainer", config.trained_by).rpartition(".")[2]
+        said = " ".join(f"{type(error).__name__}: {error}".split())
+        raise PluginError(
+            f"{name} of TRL failed with args {config.args}: {said}", "change args, or leave them out"
+        ) from error
 
 
 def _settings(run: Run, *, together: bool) -> dict[str, Any]:

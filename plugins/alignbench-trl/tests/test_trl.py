@@ -20,7 +20,7 @@ from alignbench_trl.source import refuse, taken_by
 from pydantic import ValidationError
 from torch.nn import Dropout
 
-from alignbench import Pair, Sampling, Sequence, layout, plugins
+from alignbench import Pair, PluginError, Sampling, Sequence, layout, plugins
 from alignbench.api.config import Budget
 from alignbench.recipe.resolve import resolve
 from alignbench.testing import MethodSuite, suite
@@ -192,6 +192,22 @@ class TestAnyTrainer(Laws):
         assert "token ids" not in [one.what for one in ledger.departures], (
             "those of the sandbox are the shared ones"
         )
+
+    @pytest.mark.parametrize(
+        ("trainer", "rows", "args"),
+        [
+            ("DPOTrainer", "pairs", {"loss_type": ["ippo"]}),
+            ("SFTTrainer", "demonstrations", {"loss_type": "ippo"}),
+        ],
+    )
+    def test_what_trl_says_of_its_settings_is_told_as_of_the_recipe(
+        self, session, trainer, rows, args, monkeypatch
+    ):
+        """Not as a fault of this plugin: nobody here can mend it."""
+        block = {"method": "trl", "trainer": trainer, "rows": rows, "learning_rate": 1e-3, "args": args}
+        with pytest.raises(PluginError, match=f"{trainer} of TRL .*ippo") as refused:
+            self.aligned_as(session, block, monkeypatch)
+        assert "args" in refused.value.problems[0].fix
 
 
 class ByName(Laws):
@@ -464,6 +480,19 @@ def test_a_config_that_is_written_out_is_the_same_config():
         ),
         ("trl-grpo", {"args": {"num_iterations": 2}}, "the rows of a step are those of all methods"),
         ("trl-grpo", {"args": {"use_vllm": True}}, "the run counts what its own base draws"),
+        ("trl-grpo", {"args": {"use_transformers_continuous_batching": True}}, "what its own base draws"),
+        ("trl-dpo", {"args": {"precompute_ref_log_probs": True}}, "drawn as they are needed"),
+        ("trl-sft", {"args": {"packing": True}}, "drawn as they are needed"),
+        (
+            "trl-dpo",
+            {"args": {"label_smoothing": "x"}},
+            "label_smoothing is 'x', and is a float in DPOConfig",
+        ),
+        (
+            "trl-dpo",
+            {"args": {"loss_weights": 1}},
+            "loss_weights is 1, and is a list[float] | None in DPOConfig",
+        ),
         ("trl", {"trainer": "ORPOTrainer"}, "has no trainer ORPOTrainer"),
         ("trl", {"trainer": "experimental.orpo.ORPTrainer"}, "did you mean ORPOTrainer?"),
         ("trl", {"trainer": "orpo.ORPOTrainer"}, "write DPOTrainer or experimental.orpo.ORPOTrainer"),
@@ -488,6 +517,22 @@ def test_what_cannot_be_is_refused_before_anything_is_loaded(method, fields, wor
     kind = plugins.load("methods", method)
     with pytest.raises(ValidationError, match=re.escape(words)):
         kind.Config.model_validate(fields)
+
+
+def test_of_transformers_fields_only_those_are_taken_that_change_an_update():
+    """How its trainer logs, saves, loads and evaluates is the run's: without its logs there is no check for a NaN."""
+    from dataclasses import fields
+
+    from alignbench_trl import OF_TRANSFORMERS, SHARED, TRLDPO
+    from transformers import TrainingArguments
+
+    known = {one.name for one in fields(TrainingArguments)}
+    assert known >= OF_TRANSFORMERS
+    for name in known - SHARED - OF_TRANSFORMERS:
+        with pytest.raises(ValidationError, match=f"{name}"):
+            TRLDPO.Config(args={name: 1})
+    for name in OF_TRANSFORMERS:
+        TRLDPO.Config(args={name: 0.5})
 
 
 def test_a_recipe_is_checked_without_torch():
