@@ -108,6 +108,9 @@ class Judge(ABC):
     recorded: ClassVar[bool] = False
     """Whether its judgments were given beforehand: it has none for other answers, so the controls are left out."""
 
+    scores: ClassVar[bool] = True
+    """Whether `score` gives numbers. A judge that only compares says False: where a method needs a reward, an answer
+    has the mean share of its comparisons with the other answers to its prompt."""
     cheap: ClassVar[bool] = False
     """Whether a judgment costs less than the answer it is about: a cheap judge judges the answers at every
     sampling temperature, any other those at the chosen one, unless the recipe sets `judge_every_setting`."""

@@ -24,6 +24,7 @@ class Annotators(Judge):
 
     api = 2
     cheap = True
+    scores = False
 
     class Config(Settings):
         """Who is asked."""

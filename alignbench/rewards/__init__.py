@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from collections.abc import Sequence as Many
+from itertools import combinations, groupby
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Literal
 
 from alignbench import plugins, returned, store
 from alignbench.api.config import Budget, NamedJudge, NamedReward
+from alignbench.api.judge import Judge
 from alignbench.api.method import Run
 from alignbench.api.reward import Reward, RewardModel
 from alignbench.recipe import configs
@@ -27,8 +30,9 @@ Scorer = Callable[[Many[Prompt], Many[str]], list[float | None]]
 def reward(run: Run, judge: NamedJudge | None, functions: Many[NamedReward] = ()) -> Scorer:
     """Return the sum of a judge's score, if one is named, and of reward functions by their weights.
 
-    With neither it is the score of a reward model of the training rows. An answer on which one of them has nothing
-    to say has no reward.
+    With neither it is the score of a reward model of the training rows. A judge that only compares gives an answer the
+    mean share, from 0 to 1, of its comparisons with the others to its prompt, which stand next to each other. An answer
+    on which one of them has nothing to say has no reward.
     """
     if judge is None and not functions:
         judge = NamedJudge(name="reward-model", config={"train_on": "train"})
@@ -39,7 +43,7 @@ def reward(run: Run, judge: NamedJudge | None, functions: Many[NamedReward] = ()
     ]
 
     def score(prompts: Many[Prompt], answers: Many[str]) -> list[float | None]:
-        columns = [] if opened is None else [[one.value for one in opened.score(prompts, answers)]]
+        columns = [] if opened is None else [_judged(opened, prompts, answers)]
         for one in made:
             weight = one.config.weight
             found = _scores(one, prompts, answers)
@@ -50,6 +54,25 @@ def reward(run: Run, judge: NamedJudge | None, functions: Many[NamedReward] = ()
         ]
 
     return score
+
+
+def _judged(judge: Judge, prompts: Many[Prompt], answers: Many[str]) -> list[float | None]:
+    """Return a judge's score of each answer, or its mean share of the comparisons within its group."""
+    if judge.scores:
+        return [one.value for one in judge.score(prompts, answers)]
+    groups = [list(group) for _, group in groupby(range(len(prompts)), lambda place: prompts[place].id)]
+    pairs = [pair for group in groups for pair in combinations(group, 2)]
+    found: list[list[float]] = [[] for _ in prompts]
+    shares = judge.compare(
+        [prompts[first] for first, _ in pairs],
+        [answers[first] for first, _ in pairs],
+        [answers[second] for _, second in pairs],
+    )
+    for (first, second), share in zip(pairs, shares, strict=True):
+        if share is not None:
+            found[first].append(share)
+            found[second].append(1 - share)
+    return [fmean(one) if one else None for one in found]
 
 
 def _scores(one: Reward, prompts: Many[Prompt], answers: Many[str]) -> list[float | None]:

@@ -71,7 +71,10 @@ class JudgeSuite(PluginSuite):
         assert all(value is None or math.isfinite(value) for value in values), (
             f"a score is not finite: {values}"
         )
-        assert any(value is not None for value in values), "it abstains on everything"
+        said = any(value is not None for value in values)
+        assert said == opened.scores, (
+            "it abstains on everything" if opened.scores else "scores is False, and it gives a score"
+        )
 
     def test_what_it_scores_it_does_not_refuse_beforehand(self, asked):
         """`alignbench check` would refuse a recipe that runs."""
@@ -87,18 +90,18 @@ class JudgeSuite(PluginSuite):
         assert list(opened.score([], [])) == []
 
     def test_a_score_does_not_depend_on_the_rest_of_the_batch(self, opened: Judge, asked):
-        prompts, answers, _ = asked
-        whole = [one.value for one in opened.score(prompts, answers)]
+        whole = _values(opened, *asked)
         opened.forget()
-        back = [one.value for one in opened.score(prompts[::-1], answers[::-1])][::-1]
+        back = _values(opened, *(one[::-1] for one in asked))[::-1]
         opened.forget()
-        alone = [opened.score([p], [a])[0].value for p, a in zip(prompts, answers, strict=True)]
+        alone = [_values(opened, [prompt], [a], [b])[0] for prompt, a, b in zip(*asked, strict=True)]
         assert back == pytest.approx(whole, rel=1e-3, abs=1e-4), "it depends on the order"
         assert alone == pytest.approx(whole, rel=1e-3, abs=1e-4), "it depends on what else is asked"
 
     def test_exchanged_answers_exchange_the_preference(self, opened: Judge, asked):
         prompts, a, b = asked
         ahead, back = opened.compare(prompts, a, b), opened.compare(prompts, b, a)
+        assert opened.scores or any(one is not None for one in ahead), "it neither scores nor compares"
         for one, other in zip(ahead, back, strict=True):
             assert (one is None) == (other is None), "an abstention depends on the order of the answers"
             if one is not None and other is not None:
@@ -108,11 +111,9 @@ class JudgeSuite(PluginSuite):
                 )
 
     def test_opened_again_it_says_the_same(self, session: Session, opened: Judge, asked):
-        prompts, answers, _ = asked
         again = self._open(session)
         assert again.fingerprint() == opened.fingerprint(), "opened again, it has another fingerprint"
-        found = [one.value for one in again.score(prompts, answers)]
-        assert found == pytest.approx([one.value for one in opened.score(prompts, answers)], rel=1e-5), (
+        assert _values(again, *asked) == pytest.approx(_values(opened, *asked), rel=1e-5), (
             "opened again, it scores otherwise"
         )
 
@@ -122,3 +123,10 @@ class JudgeSuite(PluginSuite):
         judge.name = cls.judge
         judge.open(ModelAccess(session, None, partial(judge_reward_model(session))))
         return judge
+
+
+def _values(judge: Judge, prompts: list[Prompt], answers: list[str], others: list[str]) -> list[float | None]:
+    """What a judge says: its scores, or its preferences where it only compares."""
+    if judge.scores:
+        return [one.value for one in judge.score(prompts, answers)]
+    return list(judge.compare(prompts, answers, others))

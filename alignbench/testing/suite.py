@@ -96,6 +96,17 @@ class MethodSuite:
         """The method's policy after two steps, and the run that made it."""
         return cls._align(session, "first")
 
+    def aligned_as(
+        self, session: Session, block: Mapping[str, Any], monkeypatch: pytest.MonkeyPatch
+    ) -> CellContext:
+        """Return the run of a recipe's block `{method: ..., ...}` on the same rows: other fields, or another method."""
+        recipe = type(session.recipe).model_validate(
+            {**session.recipe.model_dump(exclude_unset=True), "methods": {"tried": dict(block)}}
+        )
+        with monkeypatch.context() as patched:
+            patched.setattr(session, "plan", resolve(recipe))
+            return self._align(session, f"as-{store.digest(dict(block))[:12]}")[0]
+
     def test_the_entry_point_resolves_and_the_api_fits(self):
         kind = plugins.load("methods", self.method)
         assert issubclass(kind, Method)

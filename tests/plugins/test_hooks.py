@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from alignbench import hookimpl, hooks
+from alignbench import hookimpl, hooks, plugins
 from alignbench.hooks import Observers, Spec
 
 CELL = {"label": "rpo", "seed": 0}

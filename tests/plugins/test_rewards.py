@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 
-from alignbench import NamedJudge, NamedReward, Prompt, Score
+import alignbench as ab
+from alignbench import NamedJudge, NamedReward, PairwiseJudgment, Prompt, Score
 from alignbench.errors import RecipeError
 from alignbench.recipe.load import load
 from alignbench.rewards import reward
@@ -35,6 +37,8 @@ def test_the_right_length_is_worth_most_and_a_wrong_one_at_least_minus_one():
 
 
 class Judge:
+    scores = True
+
     def score(self, prompts, answers):
         return [Score(None if answer == "?" else 10.0) for answer in answers]
 
@@ -45,6 +49,29 @@ def test_judge_and_functions_are_added_by_weight_and_one_that_says_nothing_gives
     scored = reward(run, NamedJudge(name="any"), functions)  # type: ignore[arg-type]
     prompts = [ask(answer="a"), ask(answer="a"), ask(answer="?"), ask()]
     assert scored(prompts, ["a", "b", "?", "a"]) == [11.5, 10.0, None, None]
+
+
+def test_a_judge_that_only_compares_gives_each_answer_its_mean_share_against_the_others_to_its_prompt():
+    class Longer(ab.Judge):
+        scores = False
+
+        def score(self, prompts, answers):
+            raise AssertionError("it gives no scores")
+
+        def judge_pairs(self, prompts, a, b, principles=None):
+            return [
+                PairwiseJudgment(
+                    None if "?" in one + two else (len(one) > len(two)) + (len(one) == len(two)) / 2
+                )
+                for one, two in zip(a, b, strict=True)
+            ]
+
+    run = SimpleNamespace(judge=lambda named: Longer(), root=None)
+    scored = reward(run, NamedJudge(name="any"))  # type: ignore[arg-type]
+    other, alone = replace(ask(), id="1"), replace(ask(), id="2")
+    prompts = [ask(), ask(), ask(), other, other, other, alone]
+    answers = ["a", "bbb", "cc", "a", "b", "?", "a"]
+    assert scored(prompts, answers) == [0.0, 1.0, 0.5, 0.5, 0.5, None, None]
 
 
 @pytest.mark.parametrize(

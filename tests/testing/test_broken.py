@@ -409,6 +409,9 @@ JUDGES = [
     ),
     ("Moody", "opened_again_it_says_the_same", "opened again, it scores otherwise"),
     ("Endless", "a_score_is_a_finite_number_or_an_abstention", "not finite"),
+    ("Mute", "a_score_is_a_finite_number_or_an_abstention", "it abstains on everything"),
+    ("Both", "a_score_is_a_finite_number_or_an_abstention", "scores is False, and it gives a score"),
+    ("Neither", "exchanged_answers_exchange_the_preference", "it neither scores nor compares"),
     ("Strict", "what_it_scores_it_does_not_refuse_beforehand", "refuses beforehand"),
 ]
 

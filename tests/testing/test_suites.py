@@ -35,6 +35,10 @@ class TestSelf(JudgeSuite):
     config = {"wording": "sandbox"}
 
 
+class TestAnnotators(JudgeSuite):
+    judge = "annotators"
+
+
 class TestReward(MetricSuite):
     metric = "reward"
 

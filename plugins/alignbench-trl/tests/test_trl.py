@@ -59,14 +59,6 @@ class Laws(MethodSuite):
         if law and not whole and not any(one in request.node.name for one in self.short):
             pytest.skip("in the long version: make examples")
 
-    def aligned_as(self, session, block, monkeypatch):
-        """The run of another method on the same rows."""
-        recipe = type(session.recipe).model_validate(
-            {**session.recipe.model_dump(exclude_unset=True), "methods": {"tried": block}}
-        )
-        monkeypatch.setattr(session, "plan", resolve(recipe))
-        return self._align(session, "-".join((block["method"], block.get("trainer", "own"))))[0]
-
     def test_a_last_step_of_fewer_rows_is_learnt_from_and_ends_the_same_after_a_kill(
         self, session, aligned, tmp_path, monkeypatch
     ):

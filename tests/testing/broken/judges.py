@@ -67,3 +67,29 @@ class Strict(Judge):
 
     def score(self, prompts, answers):
         return [Score(len(answer)) for answer in answers]
+
+
+class Mute(Judge):
+    """Has no score for anything, and does not say so."""
+
+    api = 2
+
+    def score(self, prompts, answers):
+        return [Score(None) for _ in answers]
+
+
+class Both(Mute):
+    """Says that it gives no scores, and gives some."""
+
+    api = 2
+    scores = False
+
+    def score(self, prompts, answers):
+        return [Score(len(answer)) for answer in answers]
+
+
+class Neither(Mute):
+    """Neither scores nor compares."""
+
+    api = 2
+    scores = False
