@@ -39,6 +39,13 @@ def check_plugin(
             metavar="YAML", help="Columns of the rows that a reward function reads: {answer: '42'}."
         ),
     ] = "{}",
+    labels: Annotated[
+        str,
+        typer.Option(
+            metavar="YAML",
+            help="Labels that a method builds on: {tuned: {method: sft, learning_rate: 1.0e-3}}; name them in --config.",
+        ),
+    ] = "{}",
 ) -> None:
     """Run the contract's test suite on an installed plugin, on the sandbox; needs pytest."""
     from alignbench import plugins
@@ -60,6 +67,9 @@ def check_plugin(
     given = yaml.parse(columns, "--columns").data
     if given and chosen != "reward":
         raise RecipeError(f"a {chosen} reads no columns; leave out --columns")
+    others = yaml.parse(labels, "--labels").data
+    if others and chosen != "method":
+        raise RecipeError(f"a {chosen} builds on no labels; leave out --labels")
     if importlib.util.find_spec("pytest") is None:
         raise PluginError("the laws are tests, and pytest is not installed", "pip install pytest")
     suite = SUITES[chosen]
@@ -67,7 +77,7 @@ def check_plugin(
         file = Path(folder) / "test_laws.py"
         file.write_text(
             f"from alignbench.testing import {suite}\n\n\nclass TestLaws({suite}):\n"
-            f"    {chosen} = {name!r}\n    config = {fields!r}\n    columns = {given!r}\n",
+            f"    {chosen} = {name!r}\n    config = {fields!r}\n    columns = {given!r}\n    labels = {others!r}\n",
             encoding="utf-8",
         )
         options = [

@@ -5,6 +5,8 @@ from __future__ import annotations
 import ast
 import importlib.util
 import inspect
+import json
+import math
 import os
 import re
 import shutil
@@ -139,6 +141,31 @@ def test_emulated_fine_tuning_of_the_base_itself_is_the_tuned_policy(session: Se
     assert ids(session, emulation(0.0)) == ids(session, base)
 
 
+def test_contrastive_decoding_takes_what_the_start_likes_most_in_comparison_with_the_base(session: Session):
+    """As plain forwards of both models say, token by token, among tokens that are likely enough."""
+    expert, base = session.base.add_adapter("expert", seed=0), session.base
+    noise = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for weight in expert.tensors().values():
+            weight.add_(0.02 * torch.randn(weight.shape, generator=noise))
+
+    def logps(policy: Any, path: tuple[int, ...]) -> torch.Tensor:
+        with base.using(policy), torch.no_grad(), base.arithmetic():
+            return base.model(input_ids=torch.tensor([path])).logits[0, -1].log_softmax(0)
+
+    wanted, share = [], 0.1
+    made = load("contrastive").Contrast(DecodingBase(expert), DecodingBase(base.policy()), share)
+    for prompt in session.table.prompts("test", 8):
+        said, path = (), prompt.prompt_ids
+        while len(said) < 8 and not made.expert.ends & set(said[-1:]):
+            good, bad = logps(expert, path + said), logps(None, path + said)
+            gain = (good - bad).masked_fill(good < good.max() + math.log(share), -torch.inf)
+            said = (*said, int(gain.argmax()))
+        wanted.append(said)
+    assert ids(session, made) == wanted
+    assert wanted != ids(session, expert), "the comparison changes what is chosen"
+
+
 def test_steering_adds_its_vector_to_the_layer_while_it_answers_and_never_else(session: Session):
     base, rows = DecodingBase(session.base.policy()), list(session.table.rows(Pair, seed=0))
     sequences = [one for row in rows for one in row.sequences()]
@@ -234,6 +261,9 @@ def test_a_plugin_of_one_page_passes_its_suite(kind: str, name: str, site: Path,
         rows = "".join(f"question {n} ?,good {n},bad {n},{n}\n" for n in range(20))
         (tmp_path / "pairs.csv").write_text("prompt,chosen,rejected,topic\n" + rows)
         options = ["--config", "{path: pairs.csv}"]
+    if name in BUILD_ON:
+        labels, config = BUILD_ON[name]
+        options = ["--config", json.dumps(config), "--labels", json.dumps(labels)]
     command = [sys.executable, "-c", "from alignbench.cli import app; app()", "check-plugin", name]
     ran = subprocess.run(
         [*command, "--kind", kind, *options],
