@@ -43,7 +43,7 @@ def check_plugin(
         str,
         typer.Option(
             metavar="YAML",
-            help="Labels that a method builds on: {tuned: {method: sft, learning_rate: 1.0e-3}}; name them in --config.",
+            help="Labels that a method builds on, for --config to name: {tuned: {method: sft}}.",
         ),
     ] = "{}",
 ) -> None:

@@ -150,8 +150,9 @@ class MethodSuite:
         monkeypatch.setattr(session, "store", store.Store(tmp_path / "empty"))
         computed = self._align(session, "computed")[1]
         found = self._align(session, "found")[1]
-        assert (
-            self._texts(session, computed) == self._texts(session, found) == self._texts(session, aligned[1])
+        texts = self._texts(session, computed)
+        assert texts == self._texts(session, found) == self._texts(session, aligned[1]), (
+            "its policy depends on whether what it shares was found in the store or computed"
         )
 
     def test_killed_after_any_checkpoint_and_called_again_it_ends_the_same(
@@ -182,8 +183,8 @@ class MethodSuite:
                 assert deaths < 200, "it starts over each time"
         if not deaths:
             pytest.skip(f"{self.method} trains nothing")
-        assert self._texts(session, policy) == self._texts(session, aligned[1])
-        assert _numbers(run.folder) == _numbers(aligned[0].folder)
+        assert self._texts(session, policy) == self._texts(session, aligned[1]), "killed, it ends otherwise"
+        assert _numbers(run.folder) == _numbers(aligned[0].folder), "killed, it logs other numbers"
         assert run.ledger.rows == aligned[0].ledger.rows
         assert run.ledger.compared == aligned[0].ledger.compared
         assert run.ledger.departures == aligned[0].ledger.departures
@@ -448,9 +449,9 @@ class MethodSuite:
         try:
             self._align(session, "alone")
         except PluginError as error:
-            pytest.fail(
+            raise AssertionError(
                 f"without the others it raises: {error}; name what it builds on in a field of type NamedMethod"
-            )
+            ) from error
 
     @staticmethod
     def _align(session: Session, name: str, seed: int = SEED) -> tuple[CellContext, Policy]:

@@ -594,7 +594,7 @@ def test_an_optimiser_of_its_own_is_a_departure_and_breaks_a_law(align: Any, sui
 
 def test_weights_that_change_without_a_gradient_are_a_departure_and_break_a_law(align: Any, suite: Any):
     run = align("perturbs")
-    with pytest.raises(AssertionError):
+    with pytest.raises(AssertionError, match="it changed weights without a training that is counted"):
         suite("perturbs").test_no_weight_changes_outside_of_a_training((run, run.start))
 
 
@@ -603,7 +603,8 @@ def test_a_ledger_that_a_method_writes_to_breaks_a_law(
     session: Session, suite: Any, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(MethodSuite, "_align", staticmethod(_into(tmp_path)))
-    with pytest.raises(AssertionError):
+    words = "is charged with|less than it computed"
+    with pytest.raises(AssertionError, match=words):
         suite(name).test_everything_it_computes_is_counted_once(session, tmp_path, monkeypatch)
 
 

@@ -75,6 +75,15 @@ def judge(named: Any) -> None:
         )
 
 
+def stage(method: Any) -> None:
+    """Raise PluginError where a stage is not named by a text."""
+    if not isinstance(method, str):
+        raise PluginError(
+            f"run.stage got a {_kind(method)}",
+            "give it name and fields: run.stage(named.name, **named.config)",
+        )
+
+
 def wrong_fields(method: str, error: ValidationError) -> PluginError:
     """Return the error of a stage whose fields are wrong."""
     found = "; ".join(

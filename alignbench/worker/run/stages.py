@@ -34,6 +34,7 @@ def stage(
     **config: Any,
 ) -> Policy:
     """Return the policy of the method `method`; see `alignbench.api.method.Run.stage`."""
+    arguments.stage(method)
     try:
         made = load_method(method, config)
     except ValidationError as error:

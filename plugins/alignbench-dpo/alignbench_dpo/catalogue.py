@@ -68,13 +68,13 @@ class Loss:
 
 LOSSES: Mapping[Name, Loss] = {
     "sigmoid": Loss("2305.18290, eq. 7", smoothing=True),
-    "sigmoid_norm": Loss("2411.15124", beta=5.0, smoothing=True),
+    "sigmoid_norm": Loss("2411.15124, eq. 6", beta=5.0, smoothing=True),
     "ipo": Loss("2310.12036, eq. 17", smoothing=True),
-    "hinge": Loss("2305.10425, on DPO's margin", smoothing=True),
-    "exponential": Loss("2402.05749", smoothing=True),
+    "hinge": Loss("2305.10425, eq. 4, on DPO's margin", smoothing=True),
+    "exponential": Loss("2402.05749, table 1", smoothing=True),
     "robust": Loss("2403.00409", smoothing=True),
     "exo_pair": Loss("2402.00856, eq. 16", smoothing=True),
-    "nca_pair": Loss("2402.05369"),
+    "nca_pair": Loss("2402.05369, table 1"),
     "bco_pair": Loss("2404.04656, without its shift"),
     "sppo_hard": Loss("2405.00675, eq. 4.7 with P = 1 and 0"),
     "aot": Loss("2406.05882, paired", smoothing=True, whole_step=True),
@@ -84,14 +84,14 @@ LOSSES: Mapping[Name, Loss] = {
     "discopop": Loss("2406.08414, eq. 5", {"tau": 0.05}, smoothing=True),
     "f_forward_kl": Loss("2309.16240", smoothing=True),
     "f_js": Loss("2309.16240", smoothing=True),
-    "chi_po": Loss("2407.13399", smoothing=True),
+    "chi_po": Loss("2407.13399, algorithm 1, without its clip", smoothing=True),
     "r_dpo": Loss("2403.19159", {"length_weight": 0.01}, smoothing=True),
     "odpo": Loss("2402.10571", {"offset_weight": 1.0}, strength=True),
-    "dpop": Loss("2402.13228", {"penalty": 50.0}),
-    "rpo": Loss("2404.19733", {"nll_weight": 1.0}),
+    "dpop": Loss("2402.13228, eq. 3", {"penalty": 50.0}),
+    "rpo": Loss("2404.19733, eq. 1", {"nll_weight": 1.0}),
     "cal_dpo": Loss("2412.14516"),
     "beta_dpo": Loss("2407.08639", {"sensitivity": 0.6}, smoothing=True, whole_step=True),
-    "wpo": Loss("2406.11827, eq. 2", smoothing=True),
+    "wpo": Loss("2406.11827, eq. 2, its weights not aligned", smoothing=True),
     "tdpo1": Loss("2404.11999, TDPO1", smoothing=True, kl=True),
     "tdpo2": Loss("2404.11999, TDPO2", {"kl_weight": 0.5}, smoothing=True, kl=True),
     "simpo": Loss("2405.14734, eq. 6", {"margin": 1.0}, beta=2.0, reference=False, smoothing=True),
@@ -99,7 +99,9 @@ LOSSES: Mapping[Name, Loss] = {
         "2501.03884", {"margin": 1.0, "exponent": 0.25}, beta=2.0, reference=False, smoothing=True
     ),
     "cpo": Loss("2401.08417, eq. 3", {"nll_weight": 1.0}, reference=False, smoothing=True, token_nll=True),
-    "slic": Loss("2305.10425", {"nll_weight": 1.0}, reference=False, token_nll=True),
-    "rrhf": Loss("2304.05302", {"nll_weight": 1.0}, beta=1.0, reference=False),
+    "slic": Loss("2305.10425, eq. 4", {"nll_weight": 1.0}, reference=False, token_nll=True),
+    "rrhf": Loss(
+        "2304.05302, eq. 2 and 5, with the NLL as a mean", {"nll_weight": 1.0}, beta=1.0, reference=False
+    ),
 }
 """Every loss that `loss` can name, in the order of the documentation."""

@@ -106,16 +106,14 @@ def pair_loss(pairs: Pairs, preference: Tensor, name: Name, by: Fields) -> Tenso
     """Return the loss of each pair, float32 [N]: the expectation over which of the two answers is better.
 
     `preference` [N] is the probability that the chosen one is. `label_smoothing` mixes it further, as conservative
-    DPO does (Mitchell 2023, https://ericmitchell.ai/cdpo.pdf); `robust` takes the flipped labels out again, and
-    `exo_pair` has them in its target. `odpo` reads it as a strength, and the likelier answer as the better one.
+    DPO does (Mitchell 2023, https://ericmitchell.ai/cdpo.pdf); `robust` and `exo_pair` have it in their own equations.
+    `odpo` reads it as a strength, and the likelier answer as the better one.
     """
     loss: Callable[[Pairs, Any], Tensor] = getattr(sys.modules[__name__], name)
-    share = by.label_smoothing
     if LOSSES[name].strength:
         pairs, preference = replace(pairs, strength=strength(preference)), (preference >= 0.5).float()
-    elif name == "robust":
-        preference = (preference - share) / (1 - 2 * share)
-    elif name != "exo_pair":
+    elif name not in ("exo_pair", "robust"):
+        share = by.label_smoothing
         preference = preference * (1 - share) + (1 - preference) * share
     # A plain label does not compute the other way round, whose loss may be infinite.
     right, wrong = loss(pairs, by), loss(pairs.swapped(), by)
@@ -152,7 +150,9 @@ def sigmoid(pairs: Pairs, by: Fields) -> Tensor:
 
 
 def sigmoid_norm(pairs: Pairs, by: Fields) -> Tensor:
-    """L = -log s(beta (log pi/ref(w)/|w| - log pi/ref(l)/|l|)): length-normalised DPO of Tulu 3, arXiv:2411.15124."""
+    """L = -log s(beta (log pi/ref(w)/|w| - log pi/ref(l)/|l|)): length-normalised DPO of Tulu 3,
+    arXiv:2411.15124, eq. 6.
+    """
     return -logsigmoid(by.beta * (pairs.chosen.mean_ratio - pairs.rejected.mean_ratio))
 
 
@@ -164,12 +164,12 @@ def ipo(pairs: Pairs, by: Fields) -> Tensor:
 
 
 def hinge(pairs: Pairs, by: Fields) -> Tensor:
-    """L = max(0, 1 - beta h): SLiC, arXiv:2305.10425, on DPO's margin."""
+    """L = max(0, 1 - beta h): SLiC, arXiv:2305.10425, eq. 4, on DPO's margin."""
     return relu(1 - by.beta * pairs.margin)
 
 
 def exponential(pairs: Pairs, by: Fields) -> Tensor:
-    """L = exp(-beta h): GPO's exponential loss, arXiv:2402.05749."""
+    """L = exp(-beta h): GPO's exponential loss, arXiv:2402.05749, table 1."""
     return torch.exp((-by.beta * pairs.margin).clamp(max=LARGEST))
 
 
@@ -177,7 +177,8 @@ def robust(pairs: Pairs, by: Fields) -> Tensor:
     """L = ((1 - e) (-log s(beta h)) + e log s(-beta h)) / (1 - 2e), e the label smoothing: DPO without the labels'
     flips, arXiv:2403.00409.
     """
-    return sigmoid(pairs, by)  # `pair_loss` takes the flips out
+    share = by.label_smoothing
+    return ((1 - share) * sigmoid(pairs, by) - share * sigmoid(pairs.swapped(), by)) / (1 - 2 * share)
 
 
 def exo_pair(pairs: Pairs, by: Fields) -> Tensor:
@@ -222,7 +223,7 @@ def beta_dpo(pairs: Pairs, by: Fields) -> Tensor:
 
 def wpo(pairs: Pairs, by: Fields) -> Tensor:
     """L = -p(w) p(l) log s(beta h), p(y) = exp(log pi(y)/|y|) as a constant: DPO weighted by the policy's
-    probabilities, arXiv:2406.11827, eq. 2.
+    probabilities, arXiv:2406.11827, eq. 2, its weights not aligned.
     """
     weight = torch.exp(pairs.chosen.mean + pairs.rejected.mean).detach()
     return weight * sigmoid(pairs, by)
@@ -250,13 +251,13 @@ def tdpo2(pairs: Pairs, by: Fields) -> Tensor:
 
 def dpop(pairs: Pairs, by: Fields) -> Tensor:
     """L = -log s(beta (h - c max(0, log ref(w)/pi(w)))): DPO-positive, against a chosen answer that falls,
-    arXiv:2402.13228.
+    arXiv:2402.13228, eq. 3.
     """
     return -logsigmoid(by.beta * (pairs.margin - by.penalty * relu(-pairs.chosen.ratio)))
 
 
 def rpo(pairs: Pairs, by: Fields) -> Tensor:
-    """L = -log s(beta h) - a log pi(w)/|w|: iterative RPO, arXiv:2404.19733."""
+    """L = -log s(beta h) - a log pi(w)/|w|: iterative RPO, arXiv:2404.19733, eq. 1."""
     return sigmoid(pairs, by) - by.nll_weight * pairs.chosen.mean
 
 
@@ -277,7 +278,9 @@ def f_js(pairs: Pairs, by: Fields) -> Tensor:
 
 
 def chi_po(pairs: Pairs, by: Fields) -> Tensor:
-    """L = -log s(beta (f(w) - f(l))), f(y) = pi/ref + log pi/ref: chi-squared regularisation, arXiv:2407.13399."""
+    """L = -log s(beta (f(w) - f(l))), f(y) = pi/ref + log pi/ref: chi-squared regularisation, arXiv:2407.13399,
+    algorithm 1, without its clip.
+    """
     more = [torch.exp(one.ratio.clamp(max=LARGEST)) for one in (pairs.chosen, pairs.rejected)]
     return -logsigmoid(by.beta * (pairs.margin + more[0] - more[1]))
 
@@ -287,7 +290,7 @@ def chi_po(pairs: Pairs, by: Fields) -> Tensor:
 
 def nca_pair(pairs: Pairs, by: Fields) -> Tensor:
     """L = -log s(r_w) - (log s(-r_w) + log s(-r_l)) / 2, r = beta log pi/ref: noise contrastive alignment,
-    arXiv:2402.05369.
+    arXiv:2402.05369, table 1.
     """
     chosen, rejected = by.beta * pairs.chosen.ratio, by.beta * pairs.rejected.ratio
     return -logsigmoid(chosen) - 0.5 * logsigmoid(-chosen) - 0.5 * logsigmoid(-rejected)
@@ -384,7 +387,7 @@ def cpo(pairs: Pairs, by: Fields) -> Tensor:
 
 def slic(pairs: Pairs, by: Fields) -> Tensor:
     """L = max(0, 1 - beta (log pi(w) - log pi(l))) + a NLL, the NLL a mean over the step's chosen tokens,
-    arXiv:2305.10425.
+    arXiv:2305.10425, eq. 4.
 
     `token_nll` adds the NLL.
     """
@@ -393,7 +396,7 @@ def slic(pairs: Pairs, by: Fields) -> Tensor:
 
 def rrhf(pairs: Pairs, by: Fields) -> Tensor:
     """L = beta max(0, log pi(l)/|l| - log pi(w)/|w|) - a log pi(w)/|w|: a ranking of mean log-probabilities,
-    arXiv:2304.05302.
+    arXiv:2304.05302, eq. 2 and 5, with the NLL as a mean.
     """
     return by.beta * relu(pairs.rejected.mean - pairs.chosen.mean) - by.nll_weight * pairs.chosen.mean
 

@@ -30,7 +30,7 @@ class GroupConfig(MethodConfig):
     """Tokens after which a rollout is cut."""
     beta: float = Field(0.04, ge=0)
     """Weight of the KL from the start; 0 computes none."""
-    clip: float = Field(0.2, gt=0)
+    clip: float = Field(0.2, gt=0, lt=1)
     """How far a ratio of probabilities may fall below 1 before its gradient is cut."""
     clip_high: float | None = Field(None, gt=0)
     """How far it may rise above 1; none: as far as it may fall. DAPO: 0.28."""

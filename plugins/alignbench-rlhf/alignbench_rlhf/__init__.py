@@ -71,7 +71,7 @@ class RLHF(Method):
         """Discount of later rewards."""
         gae_lambda: float = Field(0.95, ge=0, le=1)
         """Between the critic's word (0) and the observed return (1) in the advantages."""
-        clip: float = Field(0.2, gt=0)
+        clip: float = Field(0.2, gt=0, lt=1)
         """How far the probability of a token may move, as a ratio, before its gradient is cut."""
         value_clip: float = Field(0.2, gt=0)
         """How far a value may move before its gradient is cut, in standard deviations of the reward."""

@@ -2,7 +2,7 @@
 
 from honest import Honest
 
-from alignbench import Pair
+from alignbench import NamedMethod, Pair
 
 
 class LossAlone(Honest):
@@ -87,6 +87,15 @@ class ViewByName(Honest):
 
     def align(self, run):
         return run.rows("pairs")
+
+
+class StageByItsField(Honest):
+    """Gives a stage the field that names it. Source: none."""
+
+    api = 2
+
+    def align(self, run):
+        return run.stage(NamedMethod(name="dpo", config={}))
 
 
 class JudgeByName(Honest):
