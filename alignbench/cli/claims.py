@@ -35,13 +35,17 @@ def claims(
         list[str], typer.Option(metavar="CLAIM", help="Run only what this claim needs; may be repeated.")
     ] = [],  # noqa: B006  (typer reads it, nobody changes it)
     status: Annotated[
-        bool, typer.Option("--status", help="Run nothing; show the state of each claim and what runs next.")
+        bool,
+        typer.Option(
+            "--status",
+            help="Run no cell; show the state of each claim and what runs next, and write the page.",
+        ),
     ] = False,
     replicate: Annotated[
         bool, typer.Option("--replicate", help="Run the decided parts again, on seeds that decided nothing.")
     ] = False,
     quick: Annotated[
-        bool, typer.Option("--quick", help="One seed and 100 prompts: numbers, but no verdict.")
+        bool, typer.Option("--quick", help="One seed and 100 prompts: numbers of most parts, but no verdict.")
     ] = False,
     jobs: Annotated[
         int | None,
@@ -65,6 +69,8 @@ def claims(
         raise RecipeError(
             f"unknown claim: {', '.join(sorted(unknown))}", f"choose from {', '.join(registry.claims)}"
         )
+    if quick and replicate:
+        raise RecipeError("--quick has no replication", "leave out one of --quick and --replicate")
     out = out or Path("runs") / registry.name
     # Runs of a changed sandbox get a new folder next to the old one.
     runs = out / f"{sandbox.FINGERPRINT[:12]}{'-quick' if quick else ''}"

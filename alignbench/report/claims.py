@@ -12,7 +12,7 @@ from markupsafe import escape
 from alignbench.commands.claims.looks import State
 from alignbench.commands.claims.records import Records
 from alignbench.commands.claims.registry import Claim, Procedure, Registry
-from alignbench.commands.claims.verdicts import DECIDED, Found, p_values, summary
+from alignbench.commands.claims.verdicts import DECIDED, Found, kept, p_values, summary
 from alignbench.recipe import yaml
 from alignbench.recipe.load import load
 
@@ -143,9 +143,10 @@ def _procedure(one: Procedure) -> list[str]:
         "needs decide it in 80 % of all cases if the truth is what was found, at the p that decides one part more.",
         "",
         "Labels of one run are compared with the variance between seeds that is pooled over those of its labels that",
-        "vary alike ([metrics](metrics.md)), labels of two runs with their own. All seeds read the same training rows:",
-        "they are a sample of trainings and answers, not of data. A row of the tables is what the metric samples: a",
-        "prompt, of which those of one conversation are one, a held-out pair, a question or a sum.",
+        "vary alike ([metrics](metrics.md)), labels of two runs with their own. All seeds read the same training rows,",
+        "and are measured on the same prompts, those of the replication too: they are a sample of trainings and",
+        "answers, not of data. A row of the tables is what the metric samples: a prompt, of which those of one",
+        "conversation are one, a held-out pair, a question or a sum.",
     ]
 
 
@@ -154,7 +155,7 @@ def _under_way(state: State | None, found: Mapping[str, Sequence[Found]]) -> lis
     if state is None or state.threshold < 0:
         return []
     every = [one for ones in found.values() for one in ones]
-    asked = sum(one.look is not None for one in every)
+    asked = sum(one.evidence.estimate is not None for one in every)
     line = f"{asked} of {len(every)} parts have numbers. p up to {state.threshold:.2g} decides a part of the last look."
     if state.look is not None:
         waiting = [
@@ -235,10 +236,10 @@ def _replication(
         if first.part.sign in "+-" and first.word != "no effect":
             sided += 1
             signs += (one.value > 0) == (two.value > 0)
-        words += first.word == second.word
+        words += kept(first, second)
         if second.word not in DECIDED:
             lost.append(f"{name}.{place + 1}")
-        elif first.word != second.word:
+        elif not kept(first, second):
             turned.append(f"{name}.{place + 1}")
         low, high = two.interval()
         rows.append(
@@ -270,7 +271,8 @@ def _asked_again(
         "",
         "Registered later, on seeds of their own. A claim counts by the parts that were asked last; a part that was",
         "asked again with more seeds or rows takes the place of the earlier one. So counted,",
-        f"{_decided_by_all(found, later)} of {len(found)} are decided in all parts by runs.",
+        f"{_decided_by_all(found, later)} of {len(found)} are decided in all parts by runs. Each registry keeps its",
+        "own share of false verdicts below its error; a part that is asked again has another chance of a false one.",
     ]
     for registry, known in later:
         page = f"{registry.name}.md"
@@ -284,6 +286,7 @@ def _asked_again(
                 f"| [{name}]({page}#{name.lower()}) | {claim.says} | {claim.asked.strip()} "
                 f"| {summary(claim, _of(known, name, claim))} |"
                 for name, claim in registry.claims.items()
+                if name in found
             ),
         ]
     return lines
@@ -296,9 +299,11 @@ def _decided_by_all(
     last = {name: list(ones) for name, ones in found.items()}
     for registry, known in later:
         for name, claim in registry.askable.items():
+            if name not in last:
+                continue
             new = _of(known, name, claim)
             if all(part.again is None for part in claim.parts):
-                last[name] = new
+                last[name] = list(new)
             for part, one in zip(claim.parts, new, strict=True):
                 if part.again is not None:
                     last[name][part.again - 1] = one

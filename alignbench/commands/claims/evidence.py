@@ -199,7 +199,11 @@ def _at_equal_kl(
         share = (at - low) / (high - low) if high > low else 0.5
         mine, below, above = (run.scores[label, seed] for label in (first, lower, upper))
         per_seed.append(
-            {id: value - (1 - share) * below[id] - share * above[id] for id, value in mine.items()}
+            {
+                id: value - (1 - share) * below[id] - share * above[id]
+                for id, value in mine.items()
+                if id in below and id in above
+            }
         )
     try:
         return stats.method(stats.tabulate(per_seed, run.conversations))

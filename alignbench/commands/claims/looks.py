@@ -11,7 +11,7 @@ from typing import Any
 from alignbench import layout, results, store
 from alignbench.commands.claims.evidence import Evidence, Run, evidence
 from alignbench.commands.claims.records import REPLICATION, Place, Records
-from alignbench.commands.claims.registry import Claim, Part, Registry, load
+from alignbench.commands.claims.registry import REGISTRY, Claim, Part, Registry, load
 from alignbench.commands.claims.verdicts import (
     DECIDED,
     NOTHING,
@@ -26,6 +26,7 @@ from alignbench.commands.claims.verdicts import (
 )
 from alignbench.engine import extend
 from alignbench.engine.cells import Cell, cells_of
+from alignbench.errors import Problem, RecipeError
 from alignbench.recipe.load import load as load_recipe
 from alignbench.recipe.resolve import resolve
 from alignbench.recipe.schema import Loaded
@@ -268,8 +269,35 @@ class Looks:
 
 def later(registry: Registry) -> list[tuple[Registry, dict[str, list[Found]]]]:
     """Return the registries that ask some of the claims again, the first registered first, and what is on record of
-    each of their parts."""
+    each of their parts.
+
+    Raises RecipeError where a part asks again what is not there, or another thing, or with seeds that were used.
+    """
     again = sorted(map(load, registry.follow_ups), key=lambda one: one.procedure.first_seed)
+    again = [one for one in again if one.procedure.first_seed > registry.procedure.first_seed]
+    last, used = (
+        {name: claim.parts for name, claim in registry.claims.items()},
+        set(registry.procedure.every_seed),
+    )
+    for one in again:
+        file = str(one.folder / REGISTRY)
+        if shared := used & set(one.procedure.every_seed):
+            raise RecipeError(
+                Problem(f"seed {min(shared)} is one of an earlier registry", "take new ones", file=file)
+            )
+        used |= set(one.procedure.every_seed)
+        for name, claim in one.claims.items():
+            for part in claim.parts if name in last else ():
+                if part.again is not None and not part.asks_again(last[name]):
+                    raise RecipeError(
+                        Problem(
+                            f"{name}: no part {part.again} of the registries before asks '{part.says}'",
+                            "name one with the same metric, sign, d and around",
+                            file=file,
+                        )
+                    )
+            if claim.parts and all(part.again is None for part in claim.parts):
+                last[name] = claim.parts
     return [(one, Looks(one, one.folder).recorded()) for one in again]
 
 

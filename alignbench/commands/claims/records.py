@@ -31,6 +31,9 @@ class Records:
         self._looks: dict[str, dict[str, list[Any]]] = {}
         self.made: dict[str, dict[str, Any]] = {}
         """By look and run: when, with which versions and on what kind of machine it was made."""
+        for file in sorted(registry.folder.glob(layout.EVIDENCE.format("*"))):
+            # What another sandbox has shown is known too: its seeds have answered this registry.
+            refuse_change(registry, json.loads(file.read_text(encoding="utf-8")), file)
         self._refresh()
 
     def begin(self) -> None:

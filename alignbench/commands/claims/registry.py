@@ -60,6 +60,11 @@ class Procedure(Settings):
         """The error of each look."""
         return self.error / len(self.looks)
 
+    @property
+    def every_seed(self) -> list[int]:
+        """Those of all looks, and of the replication."""
+        return [*self.seeds(self.looks[-1]), *self.replication.seeds]
+
     def seeds(self, count: int) -> list[int]:
         """Return the first `count` seeds."""
         return list(range(self.first_seed, self.first_seed + count))
@@ -91,7 +96,8 @@ class Part(Settings):
     no more KL."""
     beyond: Literal["refused", "flat"] = "refused"
     """Where the KL of `a` is larger than that of every label of the frontier: there is no number, or the frontier goes
-    on at the reward of the label with the largest KL, which needs no more KL than `a` has."""
+    on at the reward of the label with the largest KL. That is a lower bound of what its method attains with the KL of
+    `a`: enough to contradict that `a` is not worse, and to the advantage of `a` where the part holds."""
     again: int | None = Field(default=None, ge=1)
     """The number of the part that this one asks again, with more seeds or rows, in the last registry before this one
     that has the claim. The other parts of the claim keep their verdicts. Without it the claim is asked by new parts."""
@@ -107,6 +113,13 @@ class Part(Settings):
         if len({label.rpartition("/")[0] for label in (self.a, *self.frontier)}) > 1:
             raise ValueError("frontier compares labels of one variant")
         return self
+
+    def asks_again(self, before: Sequence[Part]) -> bool:
+        """Whether the part that it says it asks again is one of `before`, and asks the same."""
+        if self.again is None or self.again > len(before):
+            return False
+        one = before[self.again - 1]
+        return (one.metric, one.sign, one.d, one.around) == (self.metric, self.sign, self.d, self.around)
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -234,8 +247,10 @@ class Registry:
 
     @property
     def follow_ups(self) -> tuple[Path, ...]:
-        """The folders next to it whose registries ask some of its claims again, on seeds of their own."""
-        return tuple(sorted(one.parent for one in self.folder.glob(f"*/{REGISTRY}")))
+        """The folders whose registries may ask some of its claims again: those inside its own, and those beside it."""
+        inside = self.folder.glob(f"*/{REGISTRY}")
+        beside = self.folder.parent.glob(f"*/{REGISTRY}") if (self.folder.parent / REGISTRY).exists() else ()
+        return tuple(sorted({one.parent for one in (*inside, *beside)} - {self.folder}))
 
     @property
     def askable(self) -> dict[str, Claim]:
@@ -321,7 +336,11 @@ def refuse_change(registry: Registry, before: dict[str, Any], file: Path) -> Non
         return
     now = json.loads(store.canonical(registry.content))
     changed = [
-        *_changed("procedure", before["registry"], now["registry"]),
+        *(
+            one
+            for name in ("title", "about", "procedure")
+            for one in _changed(name, before["registry"], now["registry"])
+        ),
         *_changed(
             "claims", before["registry"].get("claims", {}), now["registry"].get("claims", {}), inside=True
         ),

@@ -125,12 +125,22 @@ class Found:
         """The verdict in full: the size of no effect, which is less than d, and on which side of a number it lies."""
         if self.word == "no effect":
             return f"no effect larger than {self.part.d:g}"
+        if self.word == "reproduced" and self.part.sign in ("=", ">="):
+            return f"reproduced, to within {self.part.d:g}"
         if self.small:
             return f"{self.word}, by less than {self.part.d:g}"
         estimate = self.evidence.estimate
         if self.word == "contradicted" and self.part.sign == "=" and estimate is not None:
             return f"contradicted: {'above' if estimate.value > 0 else 'below'}"
         return self.word
+
+
+def kept(first: Found, second: Found) -> bool:
+    """Whether a replication says the same of a part: the same verdict, and the same side of 0 where there are two."""
+    one, two = first.evidence.estimate, second.evidence.estimate
+    two_sided = first.part.sign == "=" and first.word == "contradicted"
+    turned = two_sided and one is not None and two is not None and (one.value > 0) != (two.value > 0)
+    return first.word == second.word and not turned
 
 
 def found(
