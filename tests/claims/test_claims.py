@@ -596,8 +596,8 @@ def test_a_page_leaves_the_verdicts_of_later_registries_as_they_are(two):
     """A part that is asked again takes the place of the earlier one in the count, and not in the table."""
     finish(two, 0.06, 0.001, only="/r/")
     known = two.state().found
-    (first,) = known["C1"]
-    open_ = replace(first, word="undecided", small=False)
+    first = replace(known["C1"][0], small=False)
+    open_ = replace(first, word="undecided")
     anew = replace(two.registry, claims={"C1": two.registry.claims["C1"]})
     again = two.registry.claims["C1"].model_copy(update={"parts": [part(again=1)]})
     between = {"C1": [open_]}
