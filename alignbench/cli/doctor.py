@@ -108,14 +108,16 @@ def ask_torch() -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", _ASK_TORCH], capture_output=True, text=True, check=False)
 
 
-def device_memory() -> tuple[str, int]:
-    """Return the name of the device that cells run on, and its memory in bytes."""
+def device_memory() -> tuple[str, int, bool]:
+    """Return the name of the device that cells run on, its memory in bytes, and whether cells share it."""
     asked = ask_torch()
     found = json.loads(asked.stdout.strip().splitlines()[-1]) if asked.returncode == 0 else {"memory": []}
     if found["memory"]:
-        return found["devices"][0], int(found["memory"][0])
-    whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return f"CPU, {whole / 2**30:.0f} GiB", whole
+        return found["devices"][0], int(found["memory"][0]), False
+    from alignbench.models.forward.memory import machine
+
+    whole = machine()
+    return f"CPU, {whole / 2**30:.0f} GiB", whole, True
 
 
 def _torch() -> Iterator[Finding]:

@@ -257,9 +257,12 @@ def _estimate(
     from alignbench.cli.doctor import device_memory
     from alignbench.engine import tuning
 
-    device, memory = device_memory()
+    device, memory, shared = device_memory()
     like = {name: label for label, names in tuning.labels(loaded.recipe).items() for name in names}
-    peak = max((one.peak_memory_bytes for one in found.labels.values()), default=0.0)
+    peaks = sorted((one.peak_memory_bytes for one in found.labels.values()), reverse=True)
+    # On a CPU the processes of the cells that run side by side share the machine.
+    most = sum(peaks[: workers if shared else 1])
+    measured = all(one.seconds for one in found.labels.values())
     return {
         "labels": {label: asdict(one) for label, one in found.labels.items()},
         "cells": len(left),
@@ -269,8 +272,9 @@ def _estimate(
         "evaluation_failed": found.failed,
         "device": device,
         "memory_bytes": memory,
-        "peak_memory_bytes": peak,
-        "fits": all(one.seconds for one in found.labels.values()) and peak < memory,
+        "peak_memory_bytes": max(peaks, default=0.0),
+        "together_bytes": most,
+        "fits": False if most >= memory else True if measured else None,
         "took_seconds": found.took_seconds,
     }
 
@@ -293,11 +297,16 @@ def _show_forecast(estimate: dict[str, Any]) -> None:
             typer.echo(f"{line(label)} {what}: {line(one['failed'])}")
     if estimate["evaluation_failed"]:
         typer.echo(f"The evaluation could not be measured whole: {line(estimate['evaluation_failed'])}")
-    fits = "fits" if estimate["fits"] else "does NOT fit"
+    fits = {True: "fits", False: "does NOT fit", None: "fits as far as it was measured"}[estimate["fits"]]
+    beside = (
+        f", {size(estimate['together_bytes'])} with the cells that run side by side"
+        if estimate["together_bytes"] > estimate["peak_memory_bytes"]
+        else ""
+    )
     tuning = f", after {duration(estimate['tuning_seconds'])} of tuning" if estimate["tuning_seconds"] else ""
     cells = "1 cell is" if estimate["cells"] == 1 else f"{estimate['cells']} cells are"
     typer.echo(
         f"{cells} left: about {duration(estimate['seconds'])} on an otherwise idle machine, evaluation "
-        f"included{tuning}. Peak memory {size(estimate['peak_memory_bytes'])}: it {fits} {estimate['device']}."
+        f"included{tuning}. Peak memory {size(estimate['peak_memory_bytes'])}{beside}: it {fits} {estimate['device']}."
     )
     typer.echo("Extrapolated from parts of each label; memory includes a margin of 20 % for longer rows.")

@@ -124,10 +124,10 @@ def file_of(model: Model, root: Path, *, fetch: bool = True) -> Path | None:
 
 def sha256(file: Path) -> str:
     """Return the sha256 of a file."""
-    # The hub's cache names a large file by its sha256 already.
-    name = file.resolve().name
-    if file.is_symlink() and SHA256.fullmatch(name):
-        return name
+    # The hub's cache names a large file by its sha256 already. Any other name is no proof.
+    real = file.resolve()
+    if file.is_symlink() and real.parent.name == "blobs" and SHA256.fullmatch(real.name):
+        return real.name
     stat = file.stat()
     return _digest_of(file, stat.st_size, stat.st_mtime_ns)
 

@@ -52,7 +52,9 @@ def load(folder: Path) -> Labelled:
     rows = [fields.read(record, fields.shape(record)) for record in records]
     facts = json.loads((folder / layout.LABELLING).read_text(encoding="utf-8"))
     if not rows:
-        counts = {**facts.get("dropped", {}), **facts.get("abstained", {})}
+        # `abstained` counts new judgments, `dropped` those that were kept from before as well.
+        counts = {**facts.get("dropped", {})}
+        counts = {**counts, **facts.get("abstained", {}), **counts}
         compared = facts.get("compared", 0)
         why = [f"{reason} ({count})" for reason, count in counts.items()]
         if unfinished := facts.get("unfinished", 0):

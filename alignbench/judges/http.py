@@ -158,6 +158,8 @@ class Server:
         """Whether log-probabilities are requested: until the server rejects such a request."""
         self.begins = True
         """Whether the turn of the model is begun for it: until the server rejects such a request."""
+        self.answered = False
+        """Whether the server has answered any question."""
         self.likeliest: list[str] = []
         self.fresh = 0
         self._pace = threading.Lock()
@@ -197,13 +199,21 @@ class Server:
         think: tuple[str, int] | None,
         lead: str = "",
     ) -> tuple[list[Found], int]:
-        """See `alignbench.judges.reader.Ask`. Raises ModelError where the server answers no question."""
+        """See `alignbench.judges.reader.Ask`. Raises ModelError where the server answers no question.
+
+        What it refuses after it has answered others, such as a question too long for its model, is an abstention.
+        """
         with ThreadPoolExecutor(self.config.concurrency) as pool:
             answers = list(pool.map(lambda question: self._answer(question, options, think, lead), questions))
         failed = [answer["failed"] for answer in answers if "failed" in answer]
-        if len(failed) == len(answers):
+        self.answered |= len(failed) < len(answers)
+        refused = [one for one in failed if one.startswith(REFUSED)]
+        if len(failed) == len(answers) and not (self.answered and len(refused) == len(failed)):
             what = f"{self.config.url} gives no answer: {failed[0]}"
-            raise ModelError(Problem(what, "check that the server is running", field="url"))
+            fix = (
+                "check url, model and key_env of the judge" if refused else "check that the server is running"
+            )
+            raise ModelError(Problem(what, fix, field="url"))
         found = [_judgment(answer, options, lead) for answer in answers]
         self.likeliest = [_first_word(answer) for answer in answers]
         return found, sum(answer.get("tokens", 0) for answer in answers)
@@ -247,48 +257,54 @@ class Server:
                 {"role": "assistant", "content": thought["text"]},
                 {"role": "user", "content": f"Answer with one of these alone: {', '.join(options)}"},
             ]
-        answer = self._chat(turns, SLACK, soft=self.soft, lead=lead if self.begins else "")
+        answer = self._judged(turns, lead)
         return answer if "failed" in answer else {**answer, "tokens": answer["tokens"] + tokens}
+
+    def _judged(self, turns: Sequence[Mapping[str, str]], lead: str) -> dict[str, Any]:
+        """Ask with all that the server is known to take, and with less where it refuses that.
+
+        What it does not take is left out from then on, once it has answered without: a question may be the reason.
+        """
+        soft, begins = self.soft, self.begins and bool(lead)
+        ways = dict.fromkeys([(soft, begins), (soft, False), (False, begins), (False, False)])
+        answer: dict[str, Any] = {}
+        for way in ways:
+            answer = self._chat(turns, SLACK, soft=way[0], lead=lead if way[1] else "")
+            if not str(answer.get("failed", "")).startswith(REFUSED):
+                self.soft &= way[0] or not soft
+                self.begins &= way[1] or not begins
+                break
+        return answer
 
     def _chat(
         self, turns: Sequence[Mapping[str, str]], most: int, *, soft: bool, lead: str = ""
     ) -> dict[str, Any]:
-        body = {"model": self.config.model, "messages": turns, "temperature": 0, "max_tokens": most}
+        body: dict[str, Any] = {
+            "model": self.config.model, "messages": turns, "temperature": 0, "max_tokens": most
+        }  # fmt: skip
         if lead:
-            # As vLLM and SGLang know it; a server that does not is asked again, as it was before.
-            begun = [*turns, {"role": "assistant", "content": lead}]
-            goes_on = {"add_generation_prompt": False, "continue_final_message": True}
-            wanted = {"logprobs": True, "top_logprobs": 20} if soft else {}
-            found = self._post(
-                "/chat/completions", {**body, "messages": begun, **goes_on, **wanted}, tentative=True
-            )
-            if found.get("failed") != REFUSED:
-                return found if "failed" in found else _completion(found)
-            self.begins = False
-        wanted = {"logprobs": True, "top_logprobs": 20} if soft else {}
-        found = self._post("/chat/completions", {**body, **wanted}, tentative=soft)
-        if found.get("failed") == REFUSED and soft:
-            self.soft = False
-            found = self._post("/chat/completions", body)
+            # As vLLM and SGLang know it.
+            body["messages"] = [*turns, {"role": "assistant", "content": lead}]
+            body |= {"add_generation_prompt": False, "continue_final_message": True}
+        if soft:
+            body |= {"logprobs": True, "top_logprobs": 20}
+        found = self._post("/chat/completions", body)
         return found if "failed" in found else _completion(found)
 
-    def _post(self, path: str, body: Mapping[str, Any], *, tentative: bool = False) -> dict[str, Any]:
-        """Return the JSON object of a request, or {"failed": reason} where all attempts failed.
-
-        `tentative`: a request that the server rejects is not an error.
-        """
+    def _post(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the JSON object of a request, or {"failed": reason} where it is refused or all attempts failed."""
         reason = ""
         for attempt in range(self.config.retries + 1):
             self._wait_for_turn()
             try:
-                return self._attempt(path, body, tentative)
+                return self._attempt(path, body)
             except RetryError as error:
                 reason = str(error)
                 if attempt < self.config.retries:
                     time.sleep(min(LONGEST_WAIT, max(error.wait, backoff(attempt))))
         return {"failed": reason}
 
-    def _attempt(self, path: str, body: Mapping[str, Any], tentative: bool) -> dict[str, Any]:
+    def _attempt(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
         import httpx
 
         request = self.client.build_request(
@@ -313,10 +329,10 @@ class Server:
             where = response.headers.get("location", "another address")[:200]
             what = f"rule no-redirects: {self.config.url} redirects to {where}"
             raise SecurityError(Problem(what, "name the server's own address", field="url"))
-        if status in (400, 422) and tentative:
-            return {"failed": REFUSED}
+        message = " ".join(content[:300].decode("utf-8", "replace").split())
+        if status in (400, 413, 422):
+            return {"failed": f"{REFUSED}: status {status}: {message}"}
         if status >= 400:
-            message = " ".join(content[:300].decode("utf-8", "replace").split())
             what = (
                 f"{self.config.url}{path} refuses the model {self.config.model}: status {status}: {message}"
             )
@@ -339,7 +355,8 @@ class Server:
         time.sleep(begin - now)
 
 
-REFUSED = "the request is refused"
+REFUSED = "refused"
+"""What the reason of a request begins with that the server does not take."""
 
 
 def backoff(attempt: int) -> float:

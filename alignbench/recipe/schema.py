@@ -6,6 +6,7 @@ This file is the schema; `alignbench.recipe.load` makes a recipe of a file, with
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,7 +50,7 @@ class Model(Settings):
     """Branch, tag or commit on the hub."""
     gguf: str | None = None
     """A GGUF file of that hub id or folder, instead of its safetensors."""
-    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
+    sha256: str | None = None
     """The sha256 that the GGUF file must have."""
     quantization: Literal["nf4", "fp4", "int8", "none"] = "nf4"
     """How the frozen weights are stored; 4-bit with double quantisation."""
@@ -60,6 +61,13 @@ class Model(Settings):
     """The LoRA adapter that every method trains."""
     chat_template: str | None = None
     """A Jinja template, or the path of one, that replaces the tokenizer's; or the name of one of its own."""
+
+    @field_validator("sha256")
+    @classmethod
+    def _is_a_digest(cls, found: str | None) -> str | None:
+        if found is not None and not re.fullmatch("[0-9a-fA-F]{64}", found):
+            raise ValueError(f"'{found}' is no sha256; give its 64 hexadecimal digits")
+        return None if found is None else found.lower()
 
     @model_validator(mode="after")
     def _one_file(self) -> Model:

@@ -17,6 +17,7 @@ from alignbench import layout
 from alignbench.api.config import Budget
 from alignbench.api.launcher import Finished, Needs, Task
 from alignbench.api.policy import Answer
+from alignbench.cli.plan import _estimate
 from alignbench.commands import forecast
 from alignbench.engine.cells import Cell
 from alignbench.errors import AlignbenchError
@@ -125,6 +126,31 @@ def test_cells_and_what_measures_them_run_side_by_side():
     cells = [Cell("base", 0), Cell("sft", 0)]
     assert made.seconds(cells, 1) == 3 + 2 * 10 + 2 * 4
     assert made.seconds(cells, 2) == 3 + 10 + 4
+
+
+@pytest.mark.parametrize(
+    ("workers", "shared", "peaks", "fits"),
+    [
+        (1, True, (14, 14), True),
+        (2, True, (14, 14), False),
+        (2, False, (14, 14), True),
+        (2, True, (14, 9), True),
+        (1, True, (14, None), None),
+        (1, True, (25, None), False),
+    ],
+)
+def test_cells_fit_where_the_largest_that_run_side_by_side_do(
+    tmp_path, monkeypatch, workers, shared, peaks, fits
+) -> None:
+    """In GiB, of 24 that a machine has: its processes share it; of a CUDA device each has one of its own."""
+    monkeypatch.setattr("alignbench.cli.doctor.device_memory", lambda: ("the machine", 24 << 30, shared))
+    labels = {
+        f"label-{n}": forecast.Estimate(1.0 if one else 0.0, 0.0, (one or 0) * 2.0**30)
+        for n, one in enumerate(peaks)
+    }
+    made = forecast.Forecast(labels, 0.0, 0.0, 0.0, 0.0)
+    found = _estimate(recipe(tmp_path), tuple(Cell(label, 0) for label in labels), (), made, workers)
+    assert found["fits"] is fits
 
 
 def test_a_label_that_cannot_be_measured_says_why_and_spoils_no_other(measured) -> None:

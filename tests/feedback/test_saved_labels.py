@@ -35,6 +35,12 @@ def test_labels_of_which_none_can_be_used_are_an_error_with_the_reasons(tmp_path
         load(tmp_path)
 
 
+def test_abstentions_of_an_earlier_round_count_with_the_new_ones(tmp_path: Path):
+    Labelled([], {"compared": 8, "dropped": {"empty": 8}, "abstained": {"empty": 2}}).save(tmp_path)
+    with pytest.raises(DataError, match=r"no label for any of 8 comparisons: empty \(8\)"):
+        load(tmp_path)
+
+
 def test_a_judge_that_never_chose_is_named_with_the_words_it_would_have_begun_with(tmp_path: Path):
     facts = {"judge": "self", "compared": 104, "abstained": {"neither option": 104}}
     Labelled([], {**facts, "first_words": {"Based": 180, "The": 28}}).save(tmp_path)

@@ -177,6 +177,43 @@ def test_a_server_that_cannot_go_on_with_a_turn_is_asked_without_from_then_on(se
     assert all(len(body["messages"]) == 1 for body in server.requests[1:])
 
 
+def test_a_question_that_is_too_long_for_the_server_is_an_abstention_and_the_others_keep_what_they_had(
+    serve, opened
+):
+    """It is refused however it is asked: the turn is begun for the next ones, and log-probabilities are asked for."""
+
+    def answer(body: dict[str, Any]) -> Reply:
+        if "long" in body["messages"][0]["content"]:
+            return 400, {"error": "maximum context length is 8 tokens"}
+        return chat("A", top={"A": 0.7, "B": 0.2})
+
+    server = serve(answer)
+    made = opened(server.url, concurrency=1)
+    first, long, last = made.judge_pairs([PROMPT] * 3, ["x", "long", "y"], ["y", "x", "z"])
+    assert (first.mass, last.mass) == pytest.approx((0.9, 0.9))
+    assert long.preference is None
+    assert "maximum context length" in long.reason
+    assert {"continue_final_message", "logprobs"} <= server.requests[-1].keys()
+
+
+def test_a_server_that_goes_on_with_a_turn_without_log_probabilities_is_still_begun_for(serve, opened):
+    server = serve(lambda body: (400, {"error": "logprobs"}) if "logprobs" in body else chat("A"))
+    made = opened(server.url, concurrency=1, compare=None)
+    made.judge_pairs([PROMPT] * 2, ["x", "y"], ["y", "z"])
+    assert [("continue_final_message" in body, "logprobs" in body) for body in server.requests] == [
+        (True, True),
+        (False, True),
+        *[(True, False)] * 4,
+    ]
+
+
+def test_a_server_that_refuses_every_question_says_why(serve, opened):
+    with pytest.raises(
+        ModelError, match=r"gives no answer: refused: status 400.*no such model.*; check url, model"
+    ):
+        opened(serve((400, {"error": "no such model"})).url).compare([PROMPT], ["x"], ["y"])
+
+
 @pytest.mark.parametrize("text", ["A", " A ", "A.", "**A**", '"A"', "(A)", "`A`\n"])
 def test_an_option_with_marks_around_it_is_a_judgment(serve, opened, text: str):
     assert opened(serve(chat(text)).url).judge_pairs([PROMPT], ["x"], ["y"])[0].preference == 0.5

@@ -218,8 +218,12 @@ def test_a_file_of_the_hub_is_found_in_its_cache(file, tmp_path, monkeypatch):
 
 
 def test_only_the_file_with_the_named_digest_is_read(file):
-    good = schema.Model(id=str(file), sha256=format.sha256(file))
+    good = schema.Model(id=str(file), sha256=format.sha256(file).upper())
     check_language_model(good, Path())
+    named = file.with_name("0" * 64)
+    named.write_bytes(file.read_bytes())
+    (link := file.with_name("link.gguf")).symlink_to(named)
+    assert format.sha256(link) == good.sha256, "what a file is called proves nothing"
     bad = schema.Model(id=str(file), sha256="0" * 64)
     for read in (check_language_model, load_tokenizer, lambda model, root: load_base(model, root=root)):
         with pytest.raises(ModelError, match=r"the sha256 of tiny\.gguf is [0-9a-f]{64}, and not 0{64}"):
@@ -298,7 +302,7 @@ def test_a_classifier_is_not_read_from_gguf(file):
         ({"id": "folder", "gguf": "../b.gguf"}, "not a name of a GGUF file"),
         ({"id": "folder", "gguf": "b.bin"}, "not a name of a GGUF file"),
         ({"id": "folder", "sha256": "0" * 64}, "sha256 is that of a GGUF file"),
-        ({"id": "a.gguf", "sha256": "ABC"}, "String should match pattern"),
+        ({"id": "a.gguf", "sha256": "ABC"}, "'ABC' is no sha256; give its 64 hexadecimal digits"),
     ],
 )
 def test_fields_that_contradict_each_other_are_refused(fields, message):

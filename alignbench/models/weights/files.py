@@ -53,8 +53,9 @@ def fingerprint(folder: Path) -> str:
 
 def _file_digest(path: Path) -> str:
     # The hub's cache names a large file by its sha256 already; a link's target is its content.
-    name = path.resolve().name
-    return name if path.is_symlink() and SHA256.fullmatch(name) else file_digest(path)
+    real = path.resolve()
+    known = path.is_symlink() and real.parent.name == "blobs" and SHA256.fullmatch(real.name)
+    return real.name if known else file_digest(path)
 
 
 def fingerprint_of(model: Model, root: Path) -> str | None:
