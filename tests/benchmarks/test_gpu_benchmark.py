@@ -43,6 +43,29 @@ def test_one_object_says_what_ran_and_why_the_rest_did_not(
     assert shape["equal_runs"]["largest_difference_of_a_weight"] == 0, "on a processor, equal runs are equal"
 
 
+def test_no_part_takes_the_time_of_those_after_it_and_what_it_leaves_is_theirs(
+    gpu: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, given = [0.0], {}
+    monkeypatch.setattr(gpu.time, "monotonic", lambda: now[0])
+
+    def part(name: str, taken: float) -> Callable[..., dict[str, object]]:
+        def run(folder: Path, seconds: float, options: object) -> dict[str, object]:
+            given[name] = seconds
+            now[0] += min(taken, seconds)
+            return {}
+
+        return run
+
+    monkeypatch.setattr(
+        gpu, "PARTS", {name: part(name, 1e9) for name in gpu.SHARES} | {"shape": part("shape", 10)}
+    )
+    gpu.main(["--seconds", "600"])
+    assert given == pytest.approx(
+        {"tests": 60, "shape": 180, "sandbox": 530 / 3, "smollm2": 265, "spread": 265 / 3}
+    )
+
+
 def test_a_part_that_fails_or_comes_too_late_spoils_no_other(
     gpu: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
