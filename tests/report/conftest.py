@@ -239,7 +239,7 @@ class ExampleRun:
             run=self.name,
             command="alignbench run recipes/quickstart.yaml --out runs/quickstart",
             recipe={
-                "model": {"id": "sandbox", "quantization": "nf4"},
+                "model": {"id": "sandbox", "quantization": "nf4", "compute": "bfloat16"},
                 "methods": {
                     name: {"method": row[0], "start": row[1]} for name, row in self.labels.items() if row[0]
                 },

@@ -141,6 +141,11 @@ def test_figures_take_their_colours_from_the_page(tree: Any):
         assert not re.search(r"#[0-9a-f]{6}", element.get("style") or ""), element.get("style")
 
 
+def test_the_page_begins_with_the_model_its_weights_and_the_precision_it_computed_in(tree: Any):
+    facts = next(one for one in elements(tree) if one.get("class") == "facts")
+    assert words(facts).startswith("model sandbox in nf4, computed in bfloat16 7 labels")
+
+
 def test_the_verdict_comes_first_and_names_failed_labels(tree: Any):
     text = words(section(tree, "verdict"))
     assert "rain-on-dpo has the best reward, 0.702 ±0.048, for the method, over 3 seeds" in text
