@@ -227,16 +227,22 @@ def _room(plan: Plan) -> str:
     """Say by what `micro_batch: auto` chooses; a device is not asked here."""
     from alignbench.engine import resources
     from alignbench.launchers import machine
-    from alignbench.models.forward.memory import SHARE, for_activations
+    from alignbench.models.forward.memory import CACHE, HELD, SHARE, for_activations, whole
     from alignbench.report.text import size
 
     if plan.training.micro_batch != "auto":
         return ""
     if machine.has_cuda():
         room = f"{SHARE['cuda']:.0%} of the device's memory without the weights"
+        held = f"{HELD:.0%} of the device's memory"
     else:
-        room = size(for_activations("cpu", resources.threads(plan)))
-    return f" A forward pass takes as many tokens as fit, with what their backward pass needs, into {room}."
+        threads = resources.threads(plan)
+        room = size(for_activations("cpu", threads))
+        held = size(min(CACHE["cpu"], int(HELD * whole("cpu", threads))))
+    return (
+        f" A forward pass takes as many tokens as fit, with what their backward pass needs, into {room}; "
+        f"a batch of answers, with its keys and values, into {held}."
+    )
 
 
 def _forecast(loaded: Loaded, plan: Plan, only: list[str]) -> Forecast:

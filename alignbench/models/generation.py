@@ -18,7 +18,7 @@ from alignbench.api.policy import Answer
 from alignbench.errors import ModelError
 from alignbench.models import meter
 from alignbench.models.forward.incremental import GrowingTexts
-from alignbench.models.forward.memory import ANSWERS, CACHE, POSITIONS, give_back, kv_bytes, positions
+from alignbench.models.forward.memory import ANSWERS, CACHE, POSITIONS, give_back, kv_bytes, limit, positions
 from alignbench.rows import Prompt
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ decided: in float32 the row is then computed again, alone. That rounding is abou
 def _batch(base: Network, order: list[Row], new: int) -> int:
     """Return how many of the first rows, each with up to `new` tokens more, are decoded together."""
     first, kind = len(order[0].prompt.prompt_ids), base.device.type
-    fit = CACHE[kind] // max(1, kv_bytes(base) * (first + new))
+    fit = limit(kind, CACHE) // max(1, kv_bytes(base) * (first + new))
     size = max(1, min(ANSWERS[kind], fit, positions(base, POSITIONS) // first))
     if base.paths.batch == "padded":
         return size

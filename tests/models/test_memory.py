@@ -10,7 +10,7 @@ import sys
 import pytest
 import torch
 
-from alignbench.models import load_base
+from alignbench.models import DecodingBase, load_base
 from alignbench.models.forward import groups, memory
 from alignbench.models.forward.groups import kept_by
 from alignbench.recipe import schema
@@ -116,10 +116,28 @@ def test_a_base_on_a_processor_keeps_few_compiled_products(base):
 def test_cells_that_run_in_parallel_share_the_machine(monkeypatch):
     assert 1 << 26 < memory.machine() <= memory.psutil.virtual_memory().total
     monkeypatch.setattr(memory.os, "sched_getaffinity", lambda process: set(range(8)))
-    monkeypatch.setattr(memory, "machine", lambda: 16 << 30)
     monkeypatch.setattr(memory, "machine", lambda: 8 << 30)
     assert memory.for_activations("cpu", 1) == 1 << 28  # a quarter of one GiB
     assert memory.for_activations("cpu", 8) == 1 << 29  # a quarter of all would be four GiB
+
+
+def test_little_memory_bounds_every_kind_of_what_is_held(base, monkeypatch):
+    """Answers, scoring, questions and trees: by the cell's part of it, and by fixed bytes where it is large."""
+    monkeypatch.setattr(memory.os, "sched_getaffinity", lambda process: set(range(torch.get_num_threads())))
+    decoding = DecodingBase(base.policy())
+
+    def held(machine: int) -> tuple[int, ...]:
+        monkeypatch.setattr(memory, "machine", lambda: machine)
+        kinds = memory.limit("cpu", memory.CACHE), memory.limit("cpu", memory.QUESTIONS, memory.HELD / 2)
+        return *kinds, memory.positions(base, {"cpu": 1 << 40}), decoding.memory
+
+    large, little, least = held(64 << 30), held(1 << 30), held(1 << 27)
+    assert large[:2] == (memory.CACHE["cpu"], memory.QUESTIONS["cpu"])
+    assert large[3] == 16 << 30
+    assert little[0] == little[3] == 1 << 28
+    assert least[0] == least[3] == 1 << 25
+    assert least[1] == 1 << 24
+    assert large[2] == pytest.approx(4 * little[2], rel=0.01) == pytest.approx(32 * least[2], rel=0.05)
 
 
 GAPS = """

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,10 @@ SHARE = {"cpu": 0.25, "cuda": 0.5}
 ACTIVATIONS = {"cpu": 1 << 29, "cuda": 1 << 40}
 """Bytes that it may take at most. On a CPU more is not faster: 700 and 4,700 tokens of a model of 135 million weights
 in one forward train as many tokens a second to within 5 %, and half a gigabyte no slower than one."""
+
+HELD = 0.25
+"""Share of it that the keys and values of a batch of answers may take, and the trees of a search. A layer of a forward
+without gradient, and the questions of a judge, take half as much at most. Where memory is large, the bytes below do."""
 
 PASSING = {"cpu": 1 << 29, "cuda": 1 << 33}
 """Bytes of what one layer holds for the positions of a forward without gradient."""
@@ -71,7 +76,7 @@ def positions(base: Network, most: dict[str, int]) -> int:
     inner = getattr(config, "intermediate_size", None) or 4 * hidden
     held = (8 * hidden + 4 * inner) * base.dtype.itemsize
     kind = base.device.type
-    return max(1, min(most[kind], PASSING[kind] // held))
+    return max(1, min(most[kind], limit(kind, PASSING, HELD / 2) // held))
 
 
 def kv_bytes(base: Network) -> int:
@@ -97,13 +102,23 @@ def for_activations(kind: str, threads: int, taken: int = 0) -> int:
     of its control group. All of it counts, not what is free at the moment: what is computed together decides the
     last digits, and equal runs have to be equal.
     """
+    return min(ACTIVATIONS[kind], int(SHARE[kind] * (whole(kind, threads) - taken)))
+
+
+def limit(kind: str, most: Mapping[str, int], share: float = HELD) -> int:
+    """Return how many bytes this process may hold of one kind: `most`, or its share where there is little memory."""
+    import torch
+
+    return min(most[kind], int(share * whole(kind, torch.get_num_threads())))
+
+
+def whole(kind: str, threads: int) -> int:
+    """Return the bytes of memory that there are for one cell: those of its device, or its part of the machine's."""
     if kind == "cuda":
         import torch
 
-        whole = torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory
-        return int((whole - taken) * SHARE[kind])
-    cells = max(1, len(os.sched_getaffinity(0)) // threads)
-    return min(ACTIVATIONS[kind], int(SHARE[kind] * machine() / cells))
+        return torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory
+    return machine() // max(1, len(os.sched_getaffinity(0)) // threads)
 
 
 def machine() -> int:

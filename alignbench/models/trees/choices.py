@@ -13,7 +13,7 @@ from torch import Tensor
 from alignbench.data.tokens import encode, spelled
 from alignbench.errors import ModelError
 from alignbench.models import meter
-from alignbench.models.forward.memory import LOGITS, QUESTIONS, kv_bytes
+from alignbench.models.forward.memory import HELD, LOGITS, QUESTIONS, kv_bytes, limit
 from alignbench.models.trees.token_tree import TokenTrees
 from alignbench.rows import Ids
 
@@ -111,7 +111,7 @@ def read(policy: ModelPolicy, questions: Many[Ids], options: Options) -> Reading
     if not trees.whole_texts:
         begins = texts[0][: min(_common(texts[0], texts[-1]), len(texts[0]) - 1)]
     held = kv_bytes(base) + base.head.in_features * base.dtype.itemsize
-    capacity = max(QUESTIONS[kind] // held, FLOOR)
+    capacity = max(limit(kind, QUESTIONS, HELD / 2) // held, FLOOR)
     planned = list(_planned(texts, len(begins), len(options.prefixes), WIDTH[kind], capacity))
     batches = list(_batches(planned, capacity))
     trees.reserve(len(begins) + max(sum(one.positions for one in batch) for batch in batches))

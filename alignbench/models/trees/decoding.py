@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence as Many
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
@@ -12,6 +13,7 @@ from alignbench.api.policy import Policy
 from alignbench.errors import PluginError
 from alignbench.models import meter
 from alignbench.models.forward import residual
+from alignbench.models.forward.memory import limit
 from alignbench.models.generation import noise_key
 from alignbench.models.policy import ModelPolicy
 from alignbench.models.trees.token_tree import TokenTrees
@@ -53,6 +55,11 @@ class DecodingBase(TokenTrees):
     def device(self) -> str:
         """Where the model lies: `cpu` or `cuda`."""
         return self.base.device.type
+
+    @property
+    def memory(self) -> int:
+        """Bytes that a decoder's trees may hold: a share of the device's memory, or of the cell's part of the machine."""
+        return limit(self.device, {self.device: sys.maxsize})
 
     @property
     def layers(self) -> int:

@@ -155,7 +155,7 @@ class SearchDecoder(Decoder):
         self.decoding.new_tree(prefix)
         if isinstance(evaluation, SelfEvaluation):
             evaluation.decoding.new_tree(opening)
-        limit, ground = MEMORY[self.decoding.device], self.held
+        limit, ground = min(MEMORY[self.decoding.device], self.decoding.memory), self.held
         self.peak = ground
         done: dict[int, _ActiveSearch] = {}
         active: list[_ActiveSearch] = []
