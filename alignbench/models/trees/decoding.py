@@ -58,7 +58,7 @@ class DecodingBase(TokenTrees):
 
     @property
     def memory(self) -> int:
-        """Bytes that a decoder's trees may hold: a share of the device's memory, or of the cell's part of the machine."""
+        """Bytes that a decoder's trees may hold: a share of the device's memory, or of the cell's of the machine."""
         return limit(self.device, {self.device: sys.maxsize})
 
     @property
