@@ -35,7 +35,9 @@ def spelt(node: ast.AST | None) -> Iterator[str]:
 def keys(node: ast.AST) -> Iterator[str]:
     """Yield the keys of every mapping in an expression."""
     for one in ast.walk(node):
-        for key in one.keys if isinstance(one, ast.Dict) else [one.key] if isinstance(one, ast.DictComp) else ():
+        for key in (
+            one.keys if isinstance(one, ast.Dict) else [one.key] if isinstance(one, ast.DictComp) else ()
+        ):
             yield from spelt(key)
 
 
