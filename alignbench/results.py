@@ -28,10 +28,11 @@ from alignbench.errors import Problem, RecipeError, StorageError
 SCHEMA = 5
 """Raised when a reader of the old record would misread the new one; an added field does not raise it.
 
-2: `warnings` (was `alarms`), `learning_curve` (was `checkpoints`) with `score` (was `yardstick`), `log`
-(was `curves`).
+2: `warnings` (was `alarms`), `learning_curve` (was `checkpoints`) with `score` (was `yardstick`), `log` (was `curves`).
+3: `cost` counts all that was computed: `seconds` and `tokens` by kind of work, `flops`, `prompts`, `answer_flops`.
+4: next to it, `evaluation/scores.parquet` and `preferences.parquet` (were `judgements` and `verdicts`).
+5: the verdict `not told apart` (was `not distinguishable`); no status `degenerate`.
 """
-
 
 Status = Literal["done", "failed", "diverged", "blocked", "cancelled"]
 Estimand = Literal["policies", "method"]

@@ -261,7 +261,7 @@ class Store:
         return self.root / "locks" / f"{key[:32]}.used"
 
     def _pin(self, key: str) -> None:
-        """Hold a shared lock on an artefact for as long as this process lives, and note when it was used."""
+        """Hold a shared lock on an artefact for as long as this process runs, and note when it was used."""
         if key in self._pins or not self.root.exists():
             return
         with suppress(OSError):  # a store that nobody can write, nobody can empty either

@@ -122,11 +122,16 @@ A file whose columns do not make a row is refused with the line that reads it, w
 
 ## Rows that the chat template cannot hold
 
-A row is dropped, and its reason counted, where the template drops a turn or part of a text (white space may change at
-the ends of a text and round a tag such as `<think>`), where a turn or an answer holds a special token that the template
-writes, where a turn holds the words that open an answer (it was written in the template before), or where two answers
-get equal token ids. Where more than `data.allowed_drop` of the rows are dropped, it is an error, which
-`alignbench check --data` reports too: for a local model it counts tokens, on 2,048 training rows at most.
+A row is dropped, and its reason counted, where
+
+- the template drops a turn or part of a text (white space may change at the ends of a text and round a tag such as
+  `<think>`),
+- a turn or an answer holds a special token that the template writes,
+- a turn holds the words that open an answer, since it was written in the template before, or
+- two answers get equal token ids.
+
+Where more than `data.allowed_drop` of the rows are dropped, it is an error, which `alignbench check --data` reports
+too: for a local model it counts tokens, on 2,048 training rows at most.
 
 ## Formats of other programs
 

@@ -1,4 +1,4 @@
-"""The one page a plugin author reads: what a method is given, what it gives back, and the laws between.
+"""The contract of a method: what it is given, `Run`, what it returns, and the laws between them.
 
 Nothing heavy is imported here, and a plugin's module should import torch only inside the functions that
 need it: a recipe is checked and planned without torch.
@@ -178,7 +178,8 @@ class Run(Protocol):
     """One cell at work: everything a method may use.
 
     Functions over it: `alignbench.feedback` (label, revise, prompts), `alignbench.rewards` (reward, reward_model),
-    `alignbench.rollouts` (draw), `alignbench.reference` (logprobs), `alignbench.integrations` (callback).
+    `alignbench.rollouts` (draw), `alignbench.reference` (logprobs), `alignbench.spending` (parts, affordable),
+    `alignbench.integrations` (callback).
     """
 
     @property

@@ -43,7 +43,7 @@ def check_plugin(
         str,
         typer.Option(
             metavar="YAML",
-            help="Labels that a method builds on, for --config to name: {tuned: {method: METHOD}}.",
+            help="Labels that a method builds on, for --config to name: {tuned: {method: NAME}}.",
         ),
     ] = "{}",
 ) -> None:

@@ -82,15 +82,15 @@ def watching(console: Console | None = None, *, quiet: bool = False) -> Iterator
         yield _Watch(console, bars).update
 
 
-def _name(task: str, phase: str, room: int) -> str:
+def _name(task: str, phase: str, width: int) -> str:
     """Return cell and phase within this width; a long label is truncated, its seed is kept."""
     text = f"{line(task)}  {line(phase)}"
     label, slash, seed = line(task).partition("/")
-    if len(text) > room and slash:
-        left = max(4, len(label) - (len(text) - room))
+    if len(text) > width and slash:
+        left = max(4, len(label) - (len(text) - width))
         label = label if len(label) <= left else f"{label[: left - 1]}\N{HORIZONTAL ELLIPSIS}"
         text = f"{label}/{seed}  {line(phase)}"
-    return text if len(text) <= room else f"{text[: room - 1]}\N{HORIZONTAL ELLIPSIS}"
+    return text if len(text) <= width else f"{text[: width - 1]}\N{HORIZONTAL ELLIPSIS}"
 
 
 class _Watch:

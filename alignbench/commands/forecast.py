@@ -44,7 +44,7 @@ class Estimate:
     peak_memory_bytes: float
     """At the whole batch, with HEADROOM for longer rows."""
     failed: str = ""
-    """Why a part of it failed; the numbers are then those of what was measured, or nought."""
+    """Why a part of it failed; the numbers are then those of what was measured, or zero."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -349,7 +349,7 @@ def _answered(
 
 
 def _line(points: list[tuple[float, float]], at: float, *, proportional: bool = True) -> float:
-    """Return the line through the last two points at `at`; through one point and nought.
+    """Return the line through the last two points at `at`; through one point and zero.
 
     Where the last took no longer than the one before it, what is done once hid what a row takes: it rises by a
     quarter of what a row of the last took.

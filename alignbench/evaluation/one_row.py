@@ -1,4 +1,4 @@
-"""What a metric reads of one row alone: so that what it raises names the row."""
+"""Runs a metric; where it raises, finds the row that makes it raise, by evidence with one row at a time."""
 
 from __future__ import annotations
 

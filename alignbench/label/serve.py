@@ -10,13 +10,10 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from alignbench import store
+from alignbench import layout, store
 from alignbench.errors import RecipeError
 from alignbench.label.design import Design
 from alignbench.label.journal import opened
-
-SECRET = "secret"
-"""The file that the links are made from, readable by its owner alone: a link outlives a restart."""
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
@@ -62,7 +59,7 @@ def serve(
 
 def secret(folder: Path) -> str:
     """Return what the links of a folder are made from; the first call draws it."""
-    file = folder / SECRET
+    file = folder / layout.SECRET
     with store.storage_errors(file):
         if not file.is_file():
             handle = os.open(file, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600)

@@ -163,7 +163,9 @@ def _work(
                 folders.write(folders.files_of(stored), folder / layout.CHECKPOINTS)
             except folders.TransferError as error:
                 yield {
-                    "event": asdict(Event(f"its stored checkpoints are damaged, it begins anew ({error})"))
+                    "event": asdict(
+                        Event(f"its stored checkpoints are damaged, it starts from the beginning ({error})")
+                    )
                 }
         log, kept = _Tail(task.log), _Kept(folder / layout.CHECKPOINTS, keep)
         try:

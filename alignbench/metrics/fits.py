@@ -1,4 +1,4 @@
-"""Numbers that are fitted to all prompts at once, given as one value per prompt: their mean is the fit.
+"""Fits to all prompts at once (ratio, logistic regression, Bradley-Terry) as values per prompt whose mean is the fit.
 
 A fit's influence function says how far each prompt moves it. Fit plus influence is a value per prompt whose
 mean is the fit and whose spread is the fit's sandwich variance, so that the two estimands of

@@ -21,7 +21,7 @@ from alignbench.spending import counts_everything, parts
 if TYPE_CHECKING:
     from alignbench.training.reward_quality import Compared
 
-__all__ = ["reward", "reward_model"]
+__all__ = ["reward", "reward_model", "trains_reward_model"]
 
 Scorer = Callable[[Many[Prompt], Many[str]], list[float | None]]
 """Prompts and answers, aligned, to a reward each; None where none applies."""
@@ -54,6 +54,13 @@ def reward(run: Run, judge: NamedJudge | None, functions: Many[NamedReward] = ()
         ]
 
     return score
+
+
+def trains_reward_model(judge: NamedJudge | None, functions: Many[NamedReward] = ()) -> bool:
+    """Return whether `reward` scores by a reward model of the training rows: then the method reads pairs."""
+    if judge is None:
+        return not functions
+    return judge.name == "reward-model" and judge.config.get("train_on") == "train"
 
 
 def _judged(judge: Judge, prompts: Many[Prompt], answers: Many[str]) -> list[float | None]:

@@ -65,14 +65,14 @@ def cut(step: list[View], parts: int) -> Iterator[list[View]]:
         yield step[at : at + size]
 
 
-def cut_evenly(step: list[View], sizes: list[float], room: float, most: int) -> Iterator[list[View]]:
-    """Cut a step into as few micro-batches as `room` and `most` rows allow, in its order, of about equal size.
+def cut_evenly(step: list[View], sizes: list[float], capacity: float, most: int) -> Iterator[list[View]]:
+    """Cut a step into as few micro-batches as `capacity` and `most` rows allow, in its order, of about equal size.
 
-    A row that is larger than `room` is one by itself.
+    A row that is larger than `capacity` is one by itself.
     """
-    fewest = len(_ends(sizes, room, most))
-    least, enough = min(room, sum(sizes) / fewest), room
-    for _ in range(10):  # the smallest room that needs no more of them, to a thousandth
+    fewest = len(_ends(sizes, capacity, most))
+    least, enough = min(capacity, sum(sizes) / fewest), capacity
+    for _ in range(10):  # the smallest capacity that needs no more of them, to a thousandth
         middle = (least + enough) / 2
         least, enough = (least, middle) if len(_ends(sizes, middle, most)) == fewest else (middle, enough)
     begin = 0
@@ -81,11 +81,11 @@ def cut_evenly(step: list[View], sizes: list[float], room: float, most: int) -> 
         begin = end
 
 
-def _ends(sizes: list[float], room: float, most: int) -> list[int]:
-    """Return where the parts end that take as much as there is room for, one after the other."""
+def _ends(sizes: list[float], capacity: float, most: int) -> list[int]:
+    """Return where the parts end that hold as much as `capacity` allows, one after the other."""
     ends, begin, held = [], 0, 0.0
     for place, size in enumerate(sizes):
-        if place > begin and (held + size > room or place - begin == most):
+        if place > begin and (held + size > capacity or place - begin == most):
             ends.append(place)
             begin, held = place, 0.0
         held += size

@@ -51,7 +51,7 @@ class GradientStep:
         self.sequences, self.loss, self.training = sequences, loss, training
         self.micro_batch = training.batch if training.micro_batch == "auto" else training.micro_batch
         """Rows of one forward at most."""
-        self.room: int | None = None
+        self.capacity: int | None = None
         """Bytes that one forward may keep for its backward pass; None: not chosen yet, or not by memory."""
         self.rows = self.micro_batch
         """The most rows of a forward, of the step with the fewest so far."""
@@ -85,8 +85,8 @@ class GradientStep:
 
         `distinct` counts the rows of the table among `rows`. Raises ModelError where nothing can be made smaller.
         """
-        if self.room is None and self.training.micro_batch == "auto":
-            self.room = self._choose()
+        if self.capacity is None and self.training.micro_batch == "auto":
+            self.capacity = self._choose()
         while True:
             try:
                 with self._training_mode():
@@ -143,15 +143,15 @@ class GradientStep:
         return for_activations(kind, torch.get_num_threads(), taken)
 
     def _parts(self, rows: list[Any], groups: Mapping[str, ScoringGroup], distinct: int) -> list[list[Any]]:
-        """Cut a step into micro-batches, in its order, for each of which the memory has room.
+        """Cut a step into micro-batches, in its order, each of which fits the memory.
 
         Rows of a step are as unlike as the longest and the shortest: their number alone would not bound it.
         """
         count = math.ceil(distinct / self.micro_batch)
-        if self.room is None or (count == 1 and self._keeps(groups) <= self.room):
+        if self.capacity is None or (count == 1 and self._keeps(groups) <= self.capacity):
             return list(cut(rows, count))
         sizes = [self._keeps(self._groups([row])) for row in rows]
-        return list(cut_evenly(rows, sizes, self.room, math.ceil(len(rows) / count)))
+        return list(cut_evenly(rows, sizes, self.capacity, math.ceil(len(rows) / count)))
 
     def _keeps(self, groups: Mapping[str, ScoringGroup]) -> float:
         """Return the bytes that a forward keeps for these groups; for a prompt that several share, once."""

@@ -346,7 +346,7 @@ class Trainer:
                 "around": self.around,
                 "seconds": self.seconds,
                 "micro_batch": gradient.micro_batch,
-                "room": gradient.room,
+                "room": gradient.capacity,
                 "checkpointing": gradient.checkpointing,
                 "trace": asdict(self.trace),
                 "notes": gradient.notes,
@@ -374,7 +374,7 @@ class Trainer:
         gradient = self.gradient
         gradient.notes = kept["notes"]
         gradient.micro_batch, gradient.checkpointing = kept["micro_batch"], kept["checkpointing"]
-        gradient.room = kept["room"]
+        gradient.capacity = kept["room"]
         gradient.beside = {self.adapters[place]: tokens for place, tokens in kept["beside"]}
         self.base.checkpointing(gradient.checkpointing)
         self.trace = Trace(**kept["trace"])
@@ -398,7 +398,7 @@ def device_name(device: torch.device) -> str:
 
 
 def forget_peak(device: torch.device) -> None:
-    """Let `peak_memory` begin anew; on a CPU it stays that of the whole process."""
+    """Reset `peak_memory`; on a CPU it stays that of the whole process."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
 

@@ -98,7 +98,7 @@ def _run(task: Task, pipe: Connection) -> None:
 def _die_with_parent() -> None:
     """End this process, and whatever it has started, as soon as the run's process is gone.
 
-    The kernel's own signal would be about the fork server, which lives as long as any of its children does.
+    The kernel's own signal would be about the fork server, which runs as long as any of its children does.
     """
     parent = multiprocessing.parent_process()
     assert parent is not None

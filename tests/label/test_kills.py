@@ -104,12 +104,12 @@ def test_kill_9_at_any_moment_loses_no_annotation_and_doubles_none(make_items, t
 
 
 def test_the_secret_is_readable_by_its_owner_alone(tmp_path: Path):
-    from alignbench.label.serve import SECRET, secret
+    from alignbench.label.serve import secret
 
     drawn = secret(tmp_path)
     assert secret(tmp_path) == drawn
-    assert (tmp_path / SECRET).stat().st_mode & 0o777 == 0o600
-    (tmp_path / SECRET).write_text(drawn[:10])  # killed while it was written
+    assert (tmp_path / layout.SECRET).stat().st_mode & 0o777 == 0o600
+    (tmp_path / layout.SECRET).write_text(drawn[:10])  # killed while it was written
     assert len(secret(tmp_path)) == 64
 
 

@@ -8,10 +8,10 @@ from types import SimpleNamespace
 import pytest
 
 import alignbench as ab
-from alignbench import NamedJudge, NamedReward, PairwiseJudgment, Prompt, Score
+from alignbench import NamedJudge, NamedReward, PairwiseJudgment, Prompt, Score, plugins
 from alignbench.errors import RecipeError
 from alignbench.recipe.load import load
-from alignbench.rewards import reward
+from alignbench.rewards import reward, trains_reward_model
 from alignbench.rewards.functions import ExactAnswer, Length, RegularExpression
 
 
@@ -93,3 +93,21 @@ def test_check_tells_a_wrong_reward_at_its_place(tmp_path, named, line, words):
         load(file)
     problems = [(one.line, f"{one.what} {one.fix}") for one in caught.value.problems]
     assert any(words in found for _, found in problems), problems
+
+
+@pytest.mark.parametrize(
+    ("judge", "functions", "trained"),
+    [
+        (None, [], True),
+        (None, [NamedReward(name="length")], False),
+        (NamedJudge(name="gold"), [], False),
+        (NamedJudge(name="reward-model"), [], False),
+        (NamedJudge(name="reward-model", config={"train_on": "train"}), [NamedReward(name="length")], True),
+    ],
+)
+def test_a_reward_model_of_the_training_rows_needs_comparisons(judge, functions, trained: bool):
+    assert trains_reward_model(judge, functions) is trained
+    fields = {"judge": judge, "rewards": functions}
+    for name in ("grpo", "online-dpo", "trl-grpo"):
+        kind = plugins.load("methods", name)
+        assert (ab.Pair in kind(kind.Config(**fields)).reads()) is trained

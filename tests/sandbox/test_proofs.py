@@ -359,6 +359,10 @@ def test_readme_shows_the_recorded_quickstart() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     part = readme[readme.index("<!-- quickstart -->") : readme.index("<!-- /quickstart -->")]
     assert part.splitlines()[1:] == found["table"]
+    explained = readme.partition("<!-- /quickstart -->")[2].partition("\n## ")[0]
+    quoted = re.findall(r"\*(could have seen [\d.]+|At [\d.]+ times its cost)\*", " ".join(explained.split()))
+    assert len(quoted) == 2
+    assert [one for one in quoted if one[0].lower() + one[1:] not in part] == []
     shown = tables(part.partition("\n\n")[0])
     assert {
         label: float(cells[2].split()[0]) for label, cells in shown.items() if label in found["reward"]

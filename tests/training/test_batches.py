@@ -80,19 +80,19 @@ def test_a_step_is_cut_into_parts_of_like_size():
 
 def test_a_step_is_cut_where_the_room_ends_into_as_few_parts_as_may_be_and_of_about_equal_size():
     sizes = [9.0, 8.0, 5.0, 4.0, 3.0, 3.0, 2.0, 2.0]
-    parts = list(cut_evenly(sizes, sizes, room=14, most=8))
+    parts = list(cut_evenly(sizes, sizes, capacity=14, most=8))
     assert parts == [[9], [8, 5], [4, 3, 3, 2, 2]]
-    assert max(map(sum, cut_evenly(sizes, sizes, room=30, most=8))) == 19  # of 36 in two parts
-    assert [len(part) for part in cut_evenly(sizes, sizes, room=100, most=3)] == [2, 3, 3]
-    assert list(cut_evenly(sizes, sizes, room=6, most=8))[:3] == [[9], [8], [5]]
+    assert max(map(sum, cut_evenly(sizes, sizes, capacity=30, most=8))) == 19  # of 36 in two parts
+    assert [len(part) for part in cut_evenly(sizes, sizes, capacity=100, most=3)] == [2, 3, 3]
+    assert list(cut_evenly(sizes, sizes, capacity=6, most=8))[:3] == [[9], [8], [5]]
 
 
 def test_parts_by_room_are_the_step_in_its_order():
     rng = random.Random(0)
     for _ in range(200):
         sizes = [rng.choice([0.0, 1.0, rng.uniform(0, 100)]) for _ in range(rng.randint(1, 20))]
-        room, most = rng.uniform(0.5, 200), rng.randint(1, 20)
-        parts = list(cut_evenly(list(range(len(sizes))), sizes, room, most))
+        capacity, most = rng.uniform(0.5, 200), rng.randint(1, 20)
+        parts = list(cut_evenly(list(range(len(sizes))), sizes, capacity, most))
         assert [place for part in parts for place in part] == list(range(len(sizes)))
         assert all(len(part) <= most for part in parts)
-        assert all(len(part) == 1 or sum(sizes[place] for place in part) <= room for part in parts)
+        assert all(len(part) == 1 or sum(sizes[place] for place in part) <= capacity for part in parts)

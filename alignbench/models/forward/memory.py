@@ -170,7 +170,7 @@ class _Heap(ctypes.Structure):
 
 
 def give_back() -> None:
-    """Return freed memory to the system, where more than `KEPT` bytes of it lie between what is in use.
+    """Give freed memory back to the system, where more than `KEPT` bytes of it lie between what is in use.
 
     Tensors of many sizes leave gaps that the next ones do not fit, and a process grows from step to step: three
     steps on 16 pairs each of a model of 135 million weights took 3.2 GB, of which 2.2 GB were ever in use.

@@ -84,7 +84,7 @@ class Network:
         self._layers: list[LoraLayer] = []
         self._active: str | None = None
         self.lendings = 0
-        """How often it was lent to another library, each time with an adapter of the same name and its own shape."""
+        """How often another library borrowed it, each time with an adapter of the same name and its own shape."""
         _check_vocabulary(self)
         with counting.trying():
             _check_head(self)

@@ -32,7 +32,7 @@ def borrowed(run: CellState, policy: TrainablePolicy) -> Iterator[tuple[PeftMode
     from alignbench.models import Base, ModelPolicy
 
     if not isinstance(policy, ModelPolicy) or not isinstance(policy.base, Base) or policy.adapter is None:
-        raise PluginError("only a trainable adapter can be lent", "lend what run.adapt returns")
+        raise PluginError("only a trainable adapter can be borrowed", "pass what run.adapt returns")
     base, peft = policy.base, policy.base.peft
     assert peft is not None
     assert policy.lora_config is not None
@@ -134,7 +134,7 @@ def _restore_modules(base: Base, kept: dict[str, Any]) -> None:
 
 
 def _give_back(base: Base, policy: ModelPolicy, active: Any) -> None:
-    """Delete the lent adapter and any that its trainer has added, and activate what was active."""
+    """Delete the borrowed adapter and any that its trainer has added, and activate what was active."""
     peft = base.peft
     assert peft is not None
     for name in [name for name in peft.peft_config if name not in base.adapters]:

@@ -111,7 +111,7 @@ class CellState:
     @cached_property
     def _opened(self) -> Policy:
         start = self._find_start()
-        self.weights.lend(start, "its start")
+        self.weights.give(start, "its start")
         return start
 
     def _find_start(self) -> Policy:
@@ -141,7 +141,7 @@ class CellState:
             return self.session.base.policy()
         if kept.kind == "adapter":
             loaded = self.session.base.load_adapter(folder, self.session.adapter_name(label))
-            self.weights.lend(loaded, f"'{label}'")
+            self.weights.give(loaded, f"'{label}'")
             return loaded
         method = load_method(kept.method, kept.config)
         run = type(self)(
@@ -149,7 +149,7 @@ class CellState:
         )
         policy = method.restore(folder, cast(Run, run))
         naming_answers(policy)
-        self.weights.lend_parts(run.weights, f"'{label}'")
+        self.weights.give_parts(run.weights, f"'{label}'")
         return policy
 
     def adapt(

@@ -25,7 +25,7 @@ PEOPLE, MODEL = "people", "model"
 
 Origin = tuple[str, str]
 """The split, `MADE` or `UNDECLARED`; and the id of the row."""
-Told = tuple[Ids, Ids]
+Outcome = tuple[Ids, Ids]
 """Two answers, the better one first."""
 
 
@@ -79,7 +79,7 @@ class RowOrigins:
         self.index = index
         self._declared: dict[str, list[tuple[Origin, Many[Sequence]]]] = {}
         self._prompts: set[Ids] = set()
-        self._comparisons: dict[Origin, Mapping[Told, str]] = {}
+        self._comparisons: dict[Origin, Mapping[Outcome, str]] = {}
 
     def declare(self, rows: Iterable[Row]) -> None:
         """Note the rows that a method hands in; what is a row of the table under another id stays that row.
@@ -121,14 +121,14 @@ class RowOrigins:
         return [self.index.texts.get(sequence, (UNDECLARED, ""))]
 
     def compared(self, rows: Iterable[object]) -> Iterator[tuple[str, str]]:
-        """Yield who made each comparison of the table whose outcome these rows tell a loss, and the comparison.
+        """Yield who made each comparison of the table whose outcome enters a loss through these rows, and its name.
 
-        Its name is that of its row with the places of its answers. A pair or a ranking tells which answer is the better
-        one; an unpaired preference tells it of one answer. A demonstration, which is imitated, and a prompt tell none.
+        That is the name of its row with the places of its answers. A pair or a ranking has the outcomes of its
+        comparisons, an unpaired preference that of one answer. A demonstration and a prompt have none.
         Views of one row stand side by side. Rows that a judge has labelled for the method are not the table's.
         """
-        telling = (row for row in rows if isinstance(row, (Pair, Ranking, UnpairedPreference)))
-        for _, group in groupby(telling, key=lambda row: row.id):
+        compared = (row for row in rows if isinstance(row, (Pair, Ranking, UnpairedPreference)))
+        for _, group in groupby(compared, key=lambda row: row.id):
             views = list(group)
             split, id = origin = self.of_row(views[0])
             kept = next((one for where, one in self.index.by_id.get(id, ()) if where == split), None)
@@ -140,7 +140,7 @@ class RowOrigins:
             known = self._comparisons.get(origin)
             if known is None:
                 known = self._comparisons[origin] = dict(_places(kept))
-            yield from ((who, f"{id}/{known[told]}") for told in _told(views, known) if told in known)
+            yield from ((who, f"{id}/{known[one]}") for one in _known_outcomes(views, known) if one in known)
 
     def _elsewhere(self, row: Row) -> Origin | None:
         """Return the row of another split than the training rows' that alone has this prompt."""
@@ -159,7 +159,7 @@ class RowOrigins:
         return None
 
 
-def _places(row: Pair | Ranking) -> Iterator[tuple[Told, str]]:
+def _places(row: Pair | Ranking) -> Iterator[tuple[Outcome, str]]:
     """Yield each comparison of a row with the places of its two answers, whichever is the better one."""
     answers = [one.response for one in row.sequences()]
     for better, worse, _ in _outcomes(row):
@@ -167,16 +167,17 @@ def _places(row: Pair | Ranking) -> Iterator[tuple[Told, str]]:
         yield (answers[better], answers[worse]), f"{first}-{second}"
 
 
-def _told(views: Many[Pair | Ranking | UnpairedPreference], known: Iterable[Told]) -> Iterator[Told]:
-    """Yield what views of one row tell, of the comparisons that are `known`."""
+def _known_outcomes(
+    views: Many[Pair | Ranking | UnpairedPreference], known: Iterable[Outcome]
+) -> Iterator[Outcome]:
+    """Yield the outcomes that views of one row give a loss, of the comparisons that are `known`."""
     good = [row.response_ids for row in views if isinstance(row, UnpairedPreference) and row.desirable]
     bad = [row.response_ids for row in views if isinstance(row, UnpairedPreference) and not row.desirable]
     yield from product(good, bad)
-    if bool(good) != bool(
-        bad
-    ):  # a last step may have room for one of the two answers: which it was told from is lost
+    # A last step may take one of the two answers only: which other answer it was compared with is not known then.
+    if bool(good) != bool(bad):
         place, alone = (0, good) if good else (1, bad)
-        yield from [told for told in known if told[place] in alone][:1]
+        yield from [one for one in known if one[place] in alone][:1]
     for row in views:
         if not isinstance(row, UnpairedPreference):
             answers = [one.response for one in row.sequences()]

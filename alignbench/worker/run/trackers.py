@@ -82,7 +82,7 @@ class Tracking:
         self._state = TrainerState(is_world_process_zero=True, is_local_process_zero=True)
         self._control = TrainerControl()
         self._model = _Described(config)
-        with _alone(run / layout.TRACKING / ".lock"):
+        with _alone(run / layout.TRACKING / layout.TRACKING_LOCK):
             for name in names:
                 try:
                     (kind,) = get_reporting_integration_callbacks([name])

@@ -18,12 +18,12 @@ UNCOUNTED = "changed weights without a training"
 
 
 class Weights:
-    """The fingerprints of a run's adapters, as its trainings leave them, and of the policies that it is lent."""
+    """The fingerprints of a run's adapters, as its trainings leave them, and of the finished policies it is given."""
 
     def __init__(self) -> None:
         self._adapters: dict[ModelPolicy, str] = {}
         """What each trainable adapter was when it was made, or when a training last ended."""
-        self._lent: dict[ModelPolicy, tuple[str, str]] = {}
+        self._given: dict[ModelPolicy, tuple[str, str]] = {}
         """What each finished policy was when the method got it, and whose it is."""
         self.sources: dict[str, None] = {}
         """Labels whose policies the method has asked for, in order; its start is none of them."""
@@ -32,17 +32,17 @@ class Weights:
         """Note a new adapter."""
         self._adapters[policy] = policy.fingerprint()
 
-    def lend(self, policy: Policy, whose: str) -> None:
+    def give(self, policy: Policy, whose: str) -> None:
         """Note a finished policy that the method is given: `whose` says in an error what it is."""
         from alignbench.models import ModelPolicy
 
         if isinstance(policy, ModelPolicy) and policy.adapter is not None:
-            self._lent.setdefault(policy, (policy.fingerprint(), whose))
+            self._given.setdefault(policy, (policy.fingerprint(), whose))
 
-    def lend_parts(self, of: Weights, whose: str) -> None:
+    def give_parts(self, of: Weights, whose: str) -> None:
         """Note the adapters of a finished decoder, with which the run `of` has rebuilt it."""
-        for policy in (*of._adapters, *of._lent):
-            self.lend(policy, whose)
+        for policy in (*of._adapters, *of._given):
+            self.give(policy, whose)
 
     @contextmanager
     def training(self, policy: ModelPolicy, ledger: Ledger) -> Iterator[None]:
@@ -70,7 +70,7 @@ class Weights:
         spoilt = sorted(
             {
                 whose
-                for one, (before, whose) in self._lent.items()
+                for one, (before, whose) in self._given.items()
                 if one.adapter and one.fingerprint() != before
             }
         )
@@ -81,7 +81,7 @@ class Weights:
         changed = self._changed()
         if not isinstance(policy, ModelPolicy):  # a decoder answers with any of them
             unaccounted = bool(changed)
-        elif policy in self._adapters or policy in self._lent or policy.adapter is None:
+        elif policy in self._adapters or policy in self._given or policy.adapter is None:
             unaccounted = policy in changed
         else:
             unaccounted = not (isinstance(start, ModelPolicy) and _equals(policy, start))

@@ -87,7 +87,7 @@ def main(task: Task, emit: Callable[[Event], None]) -> None:
     warm = False
     for name in labels:
         record.add(label=name, begun=True)
-        one = Label(session, name, record, elsewhere=not task.what["evaluates"])
+        one = Label(session, name, record, answers_measured=not task.what["evaluates"])
         if one.planned is not None and not warm:
             warm = True
             one.warm_up(time)
@@ -121,9 +121,14 @@ class Lines:
 class Label:
     """One label at its first seed, on growing parts of its rows, then of the prompts."""
 
-    def __init__(self, session: Session, label: str, record: Lines, elsewhere: bool = False):
-        """`elsewhere`: the process that evaluates measures how the base with an adapter answers."""
-        self.session, self.label, self.record, self.elsewhere = session, label, record, elsewhere
+    def __init__(self, session: Session, label: str, record: Lines, answers_measured: bool = False):
+        """`answers_measured`: another process measures how the base with an adapter answers: that of the evaluation."""
+        self.session, self.label, self.record, self.answers_measured = (
+            session,
+            label,
+            record,
+            answers_measured,
+        )
         self.planned = session.plan.labels.get(label)
         self.seed = session.recipe.seeds[0] if self.planned is None else self.planned.seeds[0]
         self.folder = layout.cell_folder(session.run, label, self.seed)
@@ -163,7 +168,7 @@ class Label:
             if not run.ledger.cost.train_tokens:
                 aligning.most = min(rows, UNTRAINED)
             self.adapted = self.label != BASE and getattr(policy, "base", None) is self.session.base
-            if self.adapted and self.elsewhere:
+            if self.adapted and self.answers_measured:
                 time.skip(1)
                 self.record.add(label=self.label, answers_like=None)
             elif self.adapted and like is not None:

@@ -1,4 +1,4 @@
-"""Growing parts of a whole, measured in shares of one time."""
+"""Divides the time of a calibration among what it measures, and predicts each whole from parts of growing size."""
 
 from __future__ import annotations
 

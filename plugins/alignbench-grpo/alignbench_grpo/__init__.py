@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from alignbench import Method, MethodConfig, NamedJudge, NamedReward, Pair, Policy, Prompt, Row, Run
+from alignbench.rewards import trains_reward_model
 
 
 class GroupConfig(MethodConfig):
@@ -45,9 +46,8 @@ class Grouped(Method):
     consumes = (Prompt,)
 
     def reads(self) -> tuple[type[Row], ...]:
-        judge, rewards = self.config.judge, self.config.rewards
-        own = judge is not None and judge.name == "reward-model" and judge.config.get("train_on") == "train"
-        return (Prompt, Pair) if own or (judge is None and not rewards) else (Prompt,)
+        trained = trains_reward_model(self.config.judge, self.config.rewards)
+        return (Prompt, Pair) if trained else (Prompt,)
 
     def align(self, run: Run) -> Policy:
         from alignbench_grpo.training import GroupTraining

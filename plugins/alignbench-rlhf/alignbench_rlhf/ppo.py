@@ -102,7 +102,7 @@ class PPO:
     def minibatch(self, step: int) -> list[Item]:
         """Return the rollouts of a step, after drawing new ones where all epochs are done; [] ends it."""
         state, run = self.state, self.run
-        self._look(step)
+        self._check_first_ratios(step)
         if not state["left"] and not self._draw(step):
             return []
         chosen = state["left"].pop(0)
@@ -252,7 +252,7 @@ class PPO:
 
     # --- is it well? ----------------------------------------------------------------------------------------
 
-    def _look(self, step: int) -> None:
+    def _check_first_ratios(self, step: int) -> None:
         """Warn where the first minibatch of a round did not find the policy that drew it."""
         first = self.state.get("first")
         if isinstance(first, Tensor):

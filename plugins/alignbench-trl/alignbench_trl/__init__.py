@@ -20,6 +20,7 @@ from alignbench import (
     Run,
     UnpairedPreference,
 )
+from alignbench.rewards import trains_reward_model
 from alignbench_trl.source import check_fields, refuse, taken_by
 
 SHARED = frozenset(
@@ -232,7 +233,8 @@ class OfGroups(Method):
     consumes = (Prompt,)
 
     def reads(self) -> tuple[type[Row], ...]:
-        return (Prompt, Pair) if trains_a_reward_model(self.config) else (Prompt,)
+        trained = trains_reward_model(self.config.judge, self.config.rewards)
+        return (Prompt, Pair) if trained else (Prompt,)
 
     def align(self, run: Run) -> Policy:
         from alignbench_trl.groups import train_groups
@@ -310,7 +312,8 @@ class TRLTrainer(Method):
             return super().given() if self.rows == "prompts" else {}
 
     def reads(self) -> tuple[type[Row], ...]:
-        if self.config.rows == "prompts" and trains_a_reward_model(self.config):
+        config = self.config
+        if config.rows == "prompts" and trains_reward_model(config.judge, config.rewards):
             return (Prompt, Pair)
         return (ROWS[self.config.rows],)
 
@@ -322,10 +325,3 @@ class TRLTrainer(Method):
         from alignbench_trl.trainers import train_any
 
         return train_any(run, self.config, ROWS[self.config.rows])
-
-
-def trains_a_reward_model(config: Rewarded) -> bool:
-    """Return whether the reward is that of a model of the training rows."""
-    judge = config.judge
-    own = judge is not None and judge.name == "reward-model" and judge.config.get("train_on") == "train"
-    return own or (judge is None and not config.rewards)

@@ -122,7 +122,7 @@ class BestOf(Decoder):
 
 
 class _Scorer(nn.Module):
-    """The lent network as a classifier with one output, which TRL trains."""
+    """The borrowed network as a classifier with one output, which TRL trains."""
 
     def __init__(self, model: Any, seed: int):
         super().__init__()

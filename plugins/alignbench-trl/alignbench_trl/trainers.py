@@ -1,4 +1,4 @@
-"""Runs a TRL trainer on a lent network: the recipe's rows in the shared order, its settings, and its budget."""
+"""Runs a TRL trainer on a borrowed network: the recipe's rows in the shared order, its settings, and its budget."""
 
 from __future__ import annotations
 
