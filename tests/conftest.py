@@ -39,7 +39,8 @@ OF_A_VARIANT = (
     "saved_policy",
     "short_run",
 )
-"""Laws that the short version tries on a method's second suite, with other fields, unless it names them itself."""
+"""Laws that the short version tries on a method's second suite, with other fields, unless it names them itself, and
+on one that says `variant = True`: a method whose training is another's."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -63,6 +64,7 @@ def _skip_most_laws_of_variants(items: list[pytest.Item]) -> None:
         if not isinstance(method, str) or not hasattr(suite, "aligned") or hasattr(suite, "short"):
             continue
         variant = first.setdefault((item.path, method), suite.__name__) != suite.__name__
+        variant |= getattr(suite, "variant", False)
         law = item.name.partition("[")[0] not in own
         if variant and law and not any(one in item.name for one in OF_A_VARIANT):
             item.add_marker(pytest.mark.skip(reason="in the long version: make examples"))

@@ -64,4 +64,6 @@ class TestDAPO(MethodSuite):
 
 class TestRLOO(MethodSuite):
     method = "rloo"
+    variant = True
+    """Rounds, rewards and training are those of GRPO."""
     config = {**SMALL, "judge": {"self": {"wording": "sandbox"}}}

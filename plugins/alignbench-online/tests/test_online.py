@@ -35,6 +35,8 @@ class TestOnlineIPOByAReward(MethodSuite):
 class TestRAFT(MethodSuite):
     method = "raft"
     config = SMALL
+    variant = True
+    """Rounds, judging and training are those of online DPO."""
 
 
 class TestBestOfN(MethodSuite):
