@@ -64,4 +64,7 @@ python benchmarks/forecast.py recipes/quickstart.yaml | tee "$proofs/forecast.tx
 python benchmarks/judge.py --prompts 25 --answers 4
 python benchmarks/judge.py --prompts 25 --answers 4 --rubric
 python benchmarks/evaluation.py "$out/quickstart"
-alignbench claims --jobs 1
+for registry in recipes/claims recipes/claims/follow-up recipes/claims/more-data; do
+    alignbench claims "$registry" --jobs 1
+    alignbench claims "$registry" --jobs 1 --replicate
+done
