@@ -227,7 +227,7 @@ def _room(plan: Plan) -> str:
     """Say by what `micro_batch: auto` chooses; a device is not asked here."""
     from alignbench.engine import resources
     from alignbench.launchers import machine
-    from alignbench.models.forward.memory import CACHE, HELD, SHARE, for_activations, whole
+    from alignbench.models.forward.memory import CACHE, HELD, SHARE, for_activations, limit
     from alignbench.report.text import size
 
     if plan.training.micro_batch != "auto":
@@ -238,7 +238,7 @@ def _room(plan: Plan) -> str:
     else:
         threads = resources.threads(plan)
         room = size(for_activations("cpu", threads))
-        held = size(min(CACHE["cpu"], int(HELD * whole("cpu", threads))))
+        held = size(limit("cpu", CACHE, threads=threads))
     return (
         f" A forward pass takes as many tokens as fit, with what their backward pass needs, into {room}; "
         f"a batch of answers, with its keys and values, into {held}."

@@ -57,9 +57,9 @@ def _reported(error: Exception) -> AlignbenchError:
     if isinstance(error, AlignbenchError):
         return error
     # A full disk is nobody's fault. A file that a plugin did not find is the plugin's, wherever it looked for it.
-    for disk in (as_storage_error(error), blamed(error), as_storage_error(error, Path.cwd())):
-        if disk is not None:
-            return disk
+    for known in (as_storage_error(error), blamed(error), as_storage_error(error, Path.cwd())):
+        if known is not None:
+            return known
     if isinstance(error, OSError) and error.filename is not None:
         return StorageError(
             f"{error.filename}: {error.strerror}", "check the path, its permissions and the disk"

@@ -280,7 +280,7 @@ def _asked_again(
             "",
             f"[{registry.title}]({page}), on seeds {registry.procedure.first_seed} and on:",
             "",
-            "| | claim | asked anew | verdict |",
+            "| | claim | what is asked | verdict |",
             "|---|---|---|---|",
             *(
                 f"| [{name}]({page}#{name.lower()}) | {claim.says} | {claim.asked.strip()} "

@@ -105,11 +105,16 @@ def for_activations(kind: str, threads: int, taken: int = 0) -> int:
     return min(ACTIVATIONS[kind], int(SHARE[kind] * (whole(kind, threads) - taken)))
 
 
-def limit(kind: str, most: Mapping[str, int], share: float = HELD) -> int:
-    """Return how many bytes this process may hold of one kind: `most`, or its share where there is little memory."""
-    import torch
+def limit(kind: str, most: Mapping[str, int], share: float = HELD, threads: int | None = None) -> int:
+    """Return how many bytes a cell of so many threads (default: this process's) may hold of one kind.
 
-    return min(most[kind], int(share * whole(kind, torch.get_num_threads())))
+    That is `most`, or the share of its memory where there is little of it.
+    """
+    if threads is None:
+        import torch
+
+        threads = torch.get_num_threads()
+    return min(most[kind], int(share * whole(kind, threads)))
 
 
 def whole(kind: str, threads: int) -> int:
