@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from alignbench import results
+from alignbench.recipe.schema import BASE
 from alignbench.report import decoding, figures
 from alignbench.results import Estimate
 
@@ -34,12 +35,13 @@ def recorded(run: results.Results) -> dict[str, Any]:
         labels[name] = {
             "reward": {f"{at:g}": interval(found[name]) for at, found in rewards.items() if name in found},
             "win_rate": interval(label.metrics["win_rate"]) if "win_rate" in label.metrics else None,
-            "kl_from_start": value(label, "kl.start"),
+            "kl_from_start": None if name == BASE else value(label, "kl.start"),
             "ended": value(label, "length.finished"),
-            "seconds": cost.seconds,
-            "tokens": cost.tokens,
-            "flops": cost.flops,
+            "seconds": cost.seconds or None,
+            "tokens": cost.tokens or None,
+            "flops": cost.flops or None,
             "answer_seconds": cost.answer_seconds,
+            "peak_memory_bytes": cost.peak_memory_bytes,
         }
     (judge, *_) = run.judges
     return {"judge": judge, "labels": labels, "versions": run.environment["versions"]}
