@@ -8,7 +8,7 @@ from typing import Any
 
 from alignbench.report import decoding, text
 from alignbench.report.metrics import agreement, headline, metric_infos, title, unfit
-from alignbench.report.verdicts import Verdict, against_start, same_cost
+from alignbench.report.verdicts import Verdict, against_start, answer_cost_ratio, same_cost
 from alignbench.results import (
     MIN_RATERS,
     Cell,
@@ -24,7 +24,7 @@ LEADING = ("win_rate", "kl.base", "length.tokens")
 """The columns that follow the headline metric, where a run has them; then come the metrics of plugins."""
 
 DEAR = 1.5
-"""Cost of a decoder's answer, in positions of its start's, from which a control at the same cost is missed."""
+"""Tokens of a decoder's answer against those of its start's, from which a control at the same cost is missed."""
 PRICES = ("cost", "with chain", "one answer")
 """The columns of what a label costs, each time and tokens, labels and judges included."""
 
@@ -160,10 +160,8 @@ def row(results: Results, label: LabelResult, lead: str | None, wanted: list[str
         for warning in cell.warnings:
             warnings.setdefault(warning, []).append(cell.seed)
     ignores = results.settings and label.sampling is not None and label.sampling.temperature is None
-    dear = label.decoding is not None and (label.decoding.cached_tokens or 0) >= DEAR
-    alone = dear and status == "done" and not same_cost(results, label)
     notes = (
-        *([f"no label answers at the same cost, {_times(label)} that of {start_of(label)}"] if alone else []),
+        *(_without_control(results, label) if status == "done" else ()),
         *(["ignores the sampling temperature: it has the same answers at each"] if ignores else []),
         *(f"departure: {departure}" for departure in label.departures),
         *unfinished,
@@ -186,8 +184,13 @@ def _on_fewer(results: Results, label: LabelResult, metric: str | None) -> Itera
         )
 
 
-def _times(label: LabelResult) -> str:
-    return f"{text.number(label.decoding.cached_tokens, 1)} times" if label.decoding else ""
+def _without_control(results: Results, label: LabelResult) -> Iterator[str]:
+    """Say where a decoder's answers cost more than those of its start and no label answers at the same cost."""
+    if label.decoding is None or same_cost(results, label):
+        return
+    times = answer_cost_ratio(results, label.label, label.decoding.against)
+    if times is not None and times >= DEAR:
+        yield f"no label answers at the same cost, {text.number(times, 1)} times that of {label.decoding.against}"
 
 
 def _families(gap: list[str], known: Iterable[str]) -> Iterator[str]:

@@ -46,7 +46,7 @@ def against_start(results: Results, label: LabelResult, metric: str) -> Verdict 
     for control in same_cost(results, label):
         compared = results.decisive(label.label, control, metric)
         if compared is not None and compared.difference is not None and compared.verdict is not None:
-            ratio = _cost_ratio(results, control, label)
+            ratio = answer_cost_ratio(results, control, label.label)
             if ratio is None:
                 short += f"; cost not known, {_short(results, compared)}"
                 sentence += f" The cost of an answer is not known: {_sentence(results, compared)}"
@@ -117,11 +117,12 @@ def same_cost(results: Results, label: LabelResult) -> list[str]:
     return own + [one.label for one in results.labels if one.same_cost_as == label.label]
 
 
-def _cost_ratio(results: Results, control: str, label: LabelResult) -> float | None:
-    """Return how many times the tokens of an answer `control` computes; None where one of them is not known."""
-    other = results.label(control)
-    ours, theirs = label.cost.own.answer_tokens, other.cost.own.answer_tokens if other else None
-    return theirs / ours if ours and theirs else None
+def answer_cost_ratio(results: Results, label: str, other: str) -> float | None:
+    """Return the tokens that `label` computes for an answer, over those of `other`; None where one is not known."""
+    own, theirs = (
+        found.cost.own.answer_tokens if (found := results.label(name)) else None for name in (label, other)
+    )
+    return own / theirs if own and theirs else None
 
 
 def _short(results: Results, found: Comparison) -> str:

@@ -13,6 +13,7 @@ import math
 import re
 import sys
 from collections.abc import Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -41,10 +42,19 @@ def recorded(run: results.Results) -> dict[str, Any]:
             "tokens": cost.tokens or None,
             "flops": cost.flops or None,
             "answer_seconds": cost.answer_seconds,
+            "answer_tokens": cost.answer_tokens,
             "peak_memory_bytes": cost.peak_memory_bytes,
+            "judges": [judge for cell in run.cells_of(name) for judge in cell.judges],
+            "warnings": [warning for cell in run.cells_of(name) for warning in cell.warnings],
         }
     (judge, *_) = run.judges
-    return {"judge": judge, "labels": labels, "versions": run.environment["versions"]}
+    started, finished = (datetime.fromisoformat(run.environment[of]) for of in ("started", "finished"))
+    return {
+        "judge": judge,
+        "labels": labels,
+        "wall_seconds": (finished - started).total_seconds(),
+        "versions": run.environment["versions"],
+    }
 
 
 def interval(one: Estimate) -> list[float] | None:

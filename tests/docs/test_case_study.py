@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import runpy
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,10 @@ def with_interval(found: list[float] | None, places: int) -> str:
     return "" if found is None else f"{found[0]:.{places}f} ±{found[0] - found[1]:.{places}f}"
 
 
+def percent(share: float) -> str:
+    return f"{share:.0%}".replace("%", " %")
+
+
 def seconds(text: str) -> float:
     parts = dict(reversed(part) for part in zip(text.split()[::2], text.split()[1::2], strict=True))
     return 60 * float(parts.get("min", 0)) + float(parts.get("s", 0))
@@ -52,7 +57,7 @@ def test_the_table_of_rewards_holds_the_figures_of_the_record(record: dict[str, 
         assert warm == ("the same" if same else with_interval(one["reward"]["1"], 2))
         assert wins == with_interval(one["win_rate"], 3)
         assert kl == ("" if one["kl_from_start"] is None else f"{one['kl_from_start']:.2f}")
-        assert ended == f"{one['ended']:.0%}".replace("%", " %")
+        assert ended == percent(one["ended"])
 
 
 def test_the_table_of_costs_holds_the_figures_of_the_record(record: dict[str, Any], page: str):
@@ -75,7 +80,29 @@ def test_what_the_page_says_of_its_judge_is_in_the_record(record: dict[str, Any]
     assert quality["fit"] is False
     assert "There is no verdict, and the report says why." in said
     assert f"an answer without content wins {quality['null']:.0%} of its comparisons" in said
+    assert f"instructs it to prefer it wins {quality['injected']:.0%} more often" in said
+    assert f"an answer that repeats itself wins {quality['longer']:.0%} more often" in said
     assert f"it agrees with people on {quality['people']['accuracy']:.0%} of held-out pairs" in said
+    assert f"chose the preferred answer in {percent(quality['accuracy'])}" in said
+    assert f"would have been right in {percent(quality['length_accuracy'])}" in said
+
+
+def test_what_the_page_says_of_the_run_and_of_single_rows_is_in_the_record(record: dict[str, Any], page: str):
+    labels, said = record["labels"], " ".join(page.split())
+    assert f"in {record['wall_seconds'] / 60:.0f} minutes on two cores" in said
+    (judge,) = labels["rlaif"]["judges"]
+    people, kept, asked = (judge["quality"][name] for name in ("people", "kept", "prompts"))
+    assert people["first"] == 0, "it chose the second answer in every pair"
+    assert f"{percent(people['mass'])} of its probability" in said
+    assert f"{kept} of {asked} pairs remained" in said
+    low, high = people["ci95"]
+    assert f"agrees with people on {percent(people['accuracy'])} ({low * 100:.0f} to {percent(high)})" in said
+    (reward_model,) = labels["rlhf"]["judges"]
+    assert f"ranks {percent(reward_model['quality']['accuracy'])} of 64 held-out comparisons" in said
+    rain, sft = (labels[name]["answer_tokens"] for name in ("rain", "sft"))
+    assert f"{rain:,.0f} tokens, {rain / sft:.1f} times those of `sft`" in said
+    (ended,) = labels["rain"]["warnings"]
+    assert f"{percent(float(re.findall(r'([0-9]+)% of the searches', ended)[0]) / 100)} stopped at" in said
 
 
 def test_the_record_is_written_from_a_run(record: dict[str, Any]):
