@@ -41,6 +41,11 @@ class Problem:
         return f"{text}; {self.fix}" if self.fix else text
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of what an exception says, or the name of its class where it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 class AlignbenchError(Exception):
     """The root of everything a user can fix. `problems` holds all of them, found at once.
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from alignbench.errors import AlignbenchError, Exit, RecipeError, StorageError
+from alignbench.errors import AlignbenchError, Exit, RecipeError, StorageError, first_line
 
 if TYPE_CHECKING:
     from alignbench.commands.claims.looks import State, Wanted
@@ -147,7 +147,7 @@ def claims(
         except StorageError:
             raise  # no further run could be written either
         except AlignbenchError as error:
-            failed[one.folder] = str(error).splitlines()[0]
+            failed[one.folder] = first_line(error)
         if one.folder in failed:
             typer.echo(f"{one.folder}: {failed[one.folder]}")
         write()

@@ -14,9 +14,9 @@ from typing import Any
 from alignbench import layout, results, store
 from alignbench.api.launcher import Finished, Launcher, Needs, Task
 from alignbench.engine import resources
-from alignbench.engine import run as engine
 from alignbench.engine.cells import Cell, cells_of, parents_of, ranks
 from alignbench.engine.experiment import Progress
+from alignbench.engine.tasks import complete
 from alignbench.errors import AlignbenchError
 from alignbench.launchers.local import Local
 from alignbench.models.weights import files as model_files
@@ -186,7 +186,7 @@ def _read(
         watch(progress)
 
     task = _task("prepare", loaded, plan, out, out / layout.DATA_LOG, key=plan.model_dump_json())
-    engine.complete(launcher, {layout.DATA: task}, follow)
+    complete(launcher, {layout.DATA: task}, follow)
     return clock.spent(layout.DATA)
 
 

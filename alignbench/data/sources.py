@@ -17,7 +17,7 @@ from alignbench.api.config import Settings, Split
 from alignbench.api.data import Source
 from alignbench.data import columns, fields, jsonl
 from alignbench.data.turns import RecordError, UselessRecordError
-from alignbench.errors import DataError, Problem
+from alignbench.errors import DataError, Problem, first_line
 from alignbench.recipe.named import READERS, check_exists, rows_in
 from alignbench.rows import Ranking, Row, Text
 
@@ -268,10 +268,10 @@ class Hub(Source):
             table = datasets.load_dataset(which.id, which.name, split=which.split, revision=which.revision)
         except OSError as error:  # not found, no access, no network
             fix = "check the id, the network and your access to it, or name a local file"
-            raise DataError(f"{which.id} could not be fetched: {_first_line(error)}", fix) from error
+            raise DataError(f"{which.id} could not be fetched: {first_line(error)}", fix) from error
         except (DatasetsError, ValueError, RuntimeError) as error:
             fix = "check the names of its configuration and split"
-            raise DataError(f"{which.id} could not be read: {_first_line(error)}", fix) from error
+            raise DataError(f"{which.id} could not be read: {first_line(error)}", fix) from error
         self.facts.update(which.model_dump(exclude_none=True, exclude_defaults=True) | {"split": which.split})
         place = f"{which.id}[{which.split}]"
         records = (Record(place, number, dict(record)) for number, record in enumerate(table, start=1))
@@ -310,7 +310,7 @@ def _opened(kind: Callable[[Path], Any], file: Path, name: str) -> Any:
     except pa.ArrowException as error:
         with file.open("rb") as raw:
             what, fix = jsonl.other_format(raw.read(64))
-        what = f"not a readable Parquet file: {what or _first_line(error)}"
+        what = f"not a readable Parquet file: {what or first_line(error)}"
         raise DataError(Problem(what, fix or "write it again", file=name)) from error
 
 
@@ -328,7 +328,3 @@ def files_of(root: Path, given: str, kind: str) -> list[tuple[Path, str]]:
             Problem(what, "name a file each in data.train, data.validation, data.test", file=given)
         )
     return [(file, f"{given.rstrip('/')}/{file.name}") for file in files]
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error) or type(error).__name__).strip().splitlines()[0]

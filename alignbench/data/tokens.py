@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from alignbench.data import gguf
 from alignbench.data.fidelity import Fidelity, answers
-from alignbench.errors import ModelError, SecurityError
+from alignbench.errors import ModelError, SecurityError, first_line
 from alignbench.recipe import schema
 from alignbench.rows import Demonstration, Ids, Message, Pair, Prompt, Ranking, Row, Text
 from alignbench.safety import CODE_KEYS
@@ -67,7 +67,7 @@ def load_tokenizer(model: schema.Model, root: Path = Path()) -> PreTrainedTokeni
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, revision=model.revision, trust_remote_code=False)
     except Exception as error:  # the readers of damaged files raise nearly anything
-        what = f"the tokenizer of {model.id} cannot be loaded: {_first_line(error)}"
+        what = f"the tokenizer of {model.id} cannot be loaded: {first_line(error)}"
         raise ModelError(what, "check model.id, and the network where it is a hub id") from error
     tokenizer.chat_template, source = _template(model, tokenizer.chat_template, root)
     if "strftime_now" in tokenizer.chat_template:
@@ -153,7 +153,7 @@ def ending(tokenizer: PreTrainedTokenizerFast, source: str = "the chat template"
         unopened = render(tokenizer, turns[:-1])
     except Exception as error:  # jinja2's errors, and whatever the template's own expressions raise
         line = f" in line {error.lineno}" if isinstance(getattr(error, "lineno", None), int) else ""  # pyright: ignore[reportAttributeAccessIssue]
-        what = f"{source} cannot be rendered: {type(error).__name__}{line}: {_first_line(error)}"
+        what = f"{source} cannot be rendered: {type(error).__name__}{line}: {first_line(error)}"
         raise ModelError(what, f"correct it, or set another {SETTING}") from error
 
     def unfit(what: str) -> ModelError:
@@ -240,7 +240,7 @@ def tokenise(rows: Many[Row], tokenizer: PreTrainedTokenizerFast, end: Ending) -
         except ModelError:
             raise
         except Exception as error:  # a template may refuse a system turn, or two turns of one role
-            places.append(f"refused by the chat template: {_first_line(error)}")
+            places.append(f"refused by the chat template: {first_line(error)}")
             continue
         if reason:
             places.append(reason)
@@ -372,9 +372,5 @@ def _json(path: str, file: str, revision: str | None) -> dict[str, Any]:
     try:
         content = json.loads(Path(found).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ModelError(f"{found} cannot be read: {_first_line(error)}", "get the model again") from error
+        raise ModelError(f"{found} cannot be read: {first_line(error)}", "get the model again") from error
     return content if isinstance(content, dict) else {}
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error) or type(error).__name__).strip().splitlines()[0]

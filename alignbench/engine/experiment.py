@@ -7,12 +7,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from alignbench import store
+from alignbench import layout, store
 from alignbench.api.launcher import Event, Finished, Task
-from alignbench.engine import keys
+from alignbench.engine import environment, keys, resources
 from alignbench.hooks import Observers
 from alignbench.launchers import machine
 from alignbench.recipe.plan import Plan
+from alignbench.recipe.schema import Loaded
+from alignbench.versions import versions
 
 HEARTBEAT = 1800.0
 """Seconds without a heartbeat after which a cell is taken to hang. A download may take that long."""
@@ -77,3 +79,21 @@ class Experiment:
         """Return the manifest of what was made of this very input; in a mixed run, in whatever environment."""
         found = store.manifest(folder, key=None if self.mixed else key)
         return found if found is not None and keys.same_inputs(found["key"], key) else None
+
+
+def opened(
+    loaded: Loaded, plan: Plan, out: Path, *, allow_env_change: bool = False, **followed: Any
+) -> Experiment:
+    """Return the run of a plan in `out`, whose folder records what it is made of before anything is made.
+
+    `followed`: the other fields of Experiment, by name. Raises RecipeError where the folder holds another run.
+    """
+    root = loaded.path.parent
+    files = environment.files(plan, root)
+    compute = environment.compute(out, loaded.recipe.model, root)
+    mixed = environment.record(out, loaded, plan, files, compute=compute, allow_env_change=allow_env_change)
+    environment.write_origin(out, root)
+    plan = plan.computing(compute)
+    store.write_text(out / layout.PLAN, plan.model_dump_json(indent=2) + "\n")
+    threads = resources.threads(plan)
+    return Experiment(plan, out, root, files, versions(), mixed, threads, **followed)

@@ -13,6 +13,7 @@ from alignbench.api.launcher import Event, Finished, Launcher, Needs
 from alignbench.engine import keys, resources
 from alignbench.engine.cells import Cell, ancestors_of, parents_of, ranks
 from alignbench.engine.experiment import Experiment, Progress
+from alignbench.engine.tasks import failure
 from alignbench.errors import StorageError
 
 
@@ -68,13 +69,14 @@ class Scheduler:
         self.statuses: dict[Cell, CellStatus] = {}
         self.measured: dict[str, str] = {}
         """Cells that were measured, by name, with the key of that."""
-        self.unmeasured: dict[str, Finished] = {}
+        self._unmeasured: dict[str, Finished] = {}
         """Measuring tasks that failed."""
 
     def run(self) -> dict[Cell, CellStatus]:
         """Run until every cell has a status; return them in the order of the plan, whichever ended first.
 
-        The launcher's context is entered: outside of it, its capacity is a guess.
+        The launcher's context is entered: outside of it, its capacity is a guess. Raises the error of the first task
+        that could not measure its cell, once all have ended.
         """
         for label in {cell.label for cell in self.cells}:
             self._learn_seconds(label)
@@ -86,6 +88,8 @@ class Scheduler:
             self._start_all()
             for name, last in self.launcher.wait(self._report).items():
                 self._finish(name, last)
+        for name, last in self._unmeasured.items():
+            raise failure(name, last, self.experiment.out / name / layout.LOG)
         return {cell: self.statuses[cell] for cell in self.cells}
 
     @property
@@ -180,7 +184,7 @@ class Scheduler:
         if last.status == "done":
             self.measured[str(cell)] = key
         else:
-            self.unmeasured[name] = last
+            self._unmeasured[name] = last
         self.experiment.watch(Progress(name, ended=last))
 
     def _finish(self, name: str, last: Finished) -> None:

@@ -34,7 +34,7 @@ def tuned(loaded: Loaded, out: Path, run: Callable[..., object]) -> Loaded:
     to be chosen by.
     """
     trials, names = tuning(loaded)
-    run(trials, out, names)
+    run(trials, out=out, only=names)
     return chosen(loaded, out)
 
 

@@ -31,7 +31,7 @@ class Reversal:
         for temperature, one in self.by_temperature.items():
             assert one.difference is not None
             apart = " (not told apart)" if one.verdict == "not told apart" else ""
-            parts.append(f"{text.signed(one.difference, _places(one))} at {temperature:g}{apart}")
+            parts.append(f"{text.difference(one)} at {temperature:g}{apart}")
         return f"{self.a} minus {self.b} is {text.listed(parts)}"
 
 
@@ -130,7 +130,3 @@ def compared(setting: SettingResult, a: str, b: str, metric: str) -> Comparison 
         if one.metric == metric and {one.a, one.b} == {a, b} and one.difference is not None:
             found[one.estimand] = one if one.a == a else one.swapped()
     return found.get("method", found.get("policies"))
-
-
-def _places(one: Comparison) -> int:
-    return text.decimals([Measured(value=one.difference, ci95=one.ci95)])

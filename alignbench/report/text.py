@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from alignbench.results import Estimate, Interval, Model
+from alignbench.results import Comparison, Estimate, Interval, Model
 
 NOTHING = "n/a"
 
@@ -42,6 +42,11 @@ def decimals(estimates: Iterable[Estimate]) -> int:
     return places_of(sizes[len(sizes) // 2], 3) if sizes else 0
 
 
+def places_of_difference(found: Comparison) -> int:
+    """Return the decimals of a difference and of its interval."""
+    return decimals([Estimate(value=found.difference, ci95=found.ci95)])
+
+
 def number(value: float | None, places: int | None = None) -> str:
     """Return `value` with `places` decimals, or with three digits; with a typographic minus sign."""
     if value is None:
@@ -76,6 +81,11 @@ def estimate(one: Estimate, places: int | None = None) -> str:
 def signed(value: float, places: int) -> str:
     """Return a difference with its sign."""
     return f"+{number(value, places)}" if value > 0 else number(value, places)
+
+
+def difference(found: Comparison) -> str:
+    """Return the difference of a comparison with its sign, to two digits of its interval."""
+    return signed(found.difference or 0.0, places_of_difference(found))
 
 
 def probability(p: float) -> str:

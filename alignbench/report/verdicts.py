@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from alignbench.report import decoding, text
 from alignbench.report.metrics import agreement, headline, metric_infos, title, unfit
-from alignbench.results import MIN_RATERS, Comparison, Estimand, Estimate, LabelResult, Outcome, Results
+from alignbench.results import MIN_RATERS, Comparison, Estimand, LabelResult, Outcome, Results
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ def _short(results: Results, found: Comparison) -> str:
     elif found.verdict == "equivalent":
         phrase = f"equivalent to {found.b} within {text.number(found.margin)}"
     else:
-        phrase = f"{found.verdict} than {found.b} {text.signed(found.difference, _places(found))}"
+        phrase = f"{found.verdict} than {found.b} {text.difference(found)}"
     seeds = _seeds(results, found)
     failed = any(_failed(results, label) for label in (found.a, found.b))
     if seeds.against is None:
@@ -158,7 +158,7 @@ def _sentence(results: Results, found: Comparison) -> str:
     if found.verdict == "equivalent" and found.p_equivalence is not None:
         proof.append(f"p {text.probability(found.p_equivalence)} for equivalence")
     bracket = f" ({', '.join(proof)})" if proof else ""
-    metric, signed = title(found.metric), text.signed(found.difference, _places(found))
+    metric, signed = title(found.metric), text.difference(found)
     if found.verdict == "not told apart":
         sentence = (
             f"{found.a} is not told apart from {found.b} on {metric}{_power(found)}: difference {signed}"
@@ -167,7 +167,7 @@ def _sentence(results: Results, found: Comparison) -> str:
         margin = text.number(found.margin)
         sentence = f"{found.a} is equivalent to {found.b} on {metric} within {margin}: difference {signed}"
     else:
-        amount = text.number(abs(found.difference), _places(found))
+        amount = text.number(abs(found.difference), text.places_of_difference(found))
         sentence = f"{found.a} is {found.verdict} than {found.b} by {amount} in {metric}"
     seeds = _seeds(results, found)
     left_out = f" Not compared: {'; '.join(seeds.missing)}." if seeds.missing else ""
@@ -182,7 +182,7 @@ def _policies(found: Comparison | None) -> str:
         return ""
     interval = f" ({_interval(found)})" if found.ci95 else ""
     outcome = found.verdict
-    return f"These policies alone: {text.signed(found.difference, _places(found))}{interval}, {outcome}."
+    return f"These policies alone: {text.difference(found)}{interval}, {outcome}."
 
 
 def _power(found: Comparison) -> str:
@@ -193,12 +193,8 @@ def _power(found: Comparison) -> str:
     return f" (could have seen {text.number(least, text.places_of(least, 2))})"
 
 
-def _places(found: Comparison) -> int:
-    return text.decimals([Estimate(value=found.difference, ci95=found.ci95)])
-
-
 def _interval(found: Comparison) -> str:
-    low, high = (text.number(bound, _places(found)) for bound in found.ci95 or (None, None))
+    low, high = (text.number(bound, text.places_of_difference(found)) for bound in found.ci95 or (None, None))
     return f"95% interval {low} to {high}"
 
 

@@ -17,7 +17,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from alignbench.api.config import Training
 from alignbench.api.method import GroupScores, LossFn, ScoreFn, ScoringGroup
-from alignbench.errors import ModelError, PluginError
+from alignbench.errors import ModelError, PluginError, first_line
 from alignbench.models import ModelPolicy
 from alignbench.models.forward.groups import Group, kept_by, read, to_group
 from alignbench.models.forward.memory import for_activations
@@ -94,7 +94,7 @@ class GradientStep:
             except RuntimeError as error:
                 if not _out_of_memory(error):
                     raise
-                reason = str(error).splitlines()[0]
+                reason = first_line(error)
             # Outside the handler: its traceback holds the tensors that did not fit.
             self._save_memory(rows, distinct, f"from step {number} on", reason)
 

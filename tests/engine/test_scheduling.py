@@ -19,7 +19,7 @@ from alignbench.engine import resources
 from alignbench.engine.cells import Cell, cells_of, parents_of, ranks
 from alignbench.engine.experiment import Experiment
 from alignbench.engine.scheduler import Scheduler
-from alignbench.errors import RecipeError
+from alignbench.errors import AlignbenchError, RecipeError
 from alignbench.launchers import machine
 from alignbench.launchers.local import Child, Local
 from alignbench.recipe.resolve import resolve
@@ -192,11 +192,10 @@ def test_every_finished_cell_is_measured_once_and_no_cell_waits_for_that(tmp_pat
 def test_what_could_not_be_measured_is_known_and_tried_again(tmp_path: Path):
     launcher = Clockwork(lambda name: 1.0, 2, ("measurements",))
     made = scheduler(tmp_path, recipe({"alone": {"method": "sft"}}), launcher, measure=True)
-    assert {how.status for how in made.run().values()} == {"done"}
-    assert {name: one.reason for name, one in made.unmeasured.items()} == {
-        "measurements/base/seed-0": "no such luck",
-        "measurements/alone/seed-0": "no such luck",
-    }
+    with pytest.raises(AlignbenchError, match=r"measurements/base/seed-0: no such luck; see .*log\.txt"):
+        made.run()
+    assert {how.status for how in made.statuses.values()} == {"done"}, "an error stopped what could still run"
+    assert made.measured == {}
     again = Clockwork(lambda name: 1.0, 2)
     scheduler(tmp_path, recipe({"alone": {"method": "sft"}}), again, measure=True).run()
     assert (

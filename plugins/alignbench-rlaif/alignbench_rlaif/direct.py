@@ -20,6 +20,7 @@ from alignbench import (
     ScoringGroup,
     Sequence,
 )
+from alignbench.rollouts import draw, leave_one_out
 from alignbench.spending import affordable
 
 if TYPE_CHECKING:
@@ -95,39 +96,30 @@ class OnPolicy:
         """Return the answers of one step, each with its advantage over the others to its prompt; [] ends it."""
         config, each = self.config, self.config.answers
         size = max(1, self.run.batch // each)
-        prompts = self.run.draw(self.rows, step, size)[: affordable(self.run, self.state, size, first=size)]
-        if not prompts:
+        most = affordable(self.run, self.state, size, first=size)
+        if not most:
             return []
         sampling = Sampling(temperature=config.temperature, max_new_tokens=config.max_new_tokens)
-        key = int(self.run.rng(f"answers/{step}").integers(2**62))
-        answers = self.policy.answer(prompts, sampling, key, samples=each)
-        asked = [prompt for prompt in prompts for _ in range(each)]
-        items = [Sequence(prompt.prompt_ids, one.ids) for prompt, one in zip(asked, answers, strict=True)]
+        drawn = draw(self.run, self.policy, self.rows, step, size, each, sampling, most=most)
+        items, texts = drawn.sequences(), [one.text for one in drawn.answers]
         scored = self.run.score(
             {
                 "policy": ScoringGroup(items, self.policy, temperature=config.temperature),
                 "start": ScoringGroup(items, self.run.start, temperature=config.temperature),
             }
         )
-        kl = (scored["policy"].sums() - scored["start"].sums()).tolist()
-        scores = [score.value for score in self.judge.score(asked, [one.text for one in answers])]
-        rewards = [
-            None if score is None else self.reward(score, one.finished)
-            for score, one in zip(scores, answers, strict=True)
-        ]
-        made: list[Item] = []
-        for first in range(0, len(items), each):
-            places = range(first, first + each)
-            net = {at: reward - config.beta * kl[at] for at in places if (reward := rewards[at]) is not None}
-            for at in places:
-                others = [value for other, value in net.items() if other != at]
-                # An answer on which the judge abstains, and one without another to compare with, teaches nothing.
-                advantage = net[at] - sum(others) / len(others) if at in net and others else 0.0
-                made.append(Item(items[at], advantage, rewards[at] or 0.0, kl[at]))
-        return made
+        kl = scored["policy"].sums() - scored["start"].sums()
+        scores = [score.value for score in self.judge.score(drawn.prompts, texts)]
+        ended = [one.finished for one in drawn.answers]
+        rewards = kl.new_tensor([self.reward(*one) for one in zip(scores, ended, strict=True)])
+        advantages = leave_one_out((rewards - config.beta * kl).view(-1, each)).flatten()
+        rows = zip(items, advantages.tolist(), rewards.nan_to_num(0.0).tolist(), kl.tolist(), strict=True)
+        return [Item(*row) for row in rows]
 
-    def reward(self, score: float, finished: bool) -> float:
-        """Return a score as a reward in [-1, 1]."""
+    def reward(self, score: float | None, finished: bool) -> float:
+        """Return a score as a reward in [-1, 1]; NaN where the judge abstained, of which nothing is learnt."""
+        if score is None:
+            return float("nan")
         low, high = self.config.lowest, self.config.highest
         return min(1.0, max(-1.0, 2 * (score - low) / (high - low) - 1)) if finished else -1.0
 

@@ -25,6 +25,7 @@ from alignbench import (
     TrainablePolicy,
 )
 from alignbench.rewards import reward_model
+from alignbench.rollouts import draw
 from alignbench.spending import affordable, counts_everything
 from alignbench_rlhf import losses
 
@@ -118,13 +119,10 @@ class PPO:
         if wanted < LEAST and counts_everything(run):
             return False
         self._move_reference()
-        prompts = run.draw(self.rows, state["round"], config.rollout_batch_size)[:wanted]
         sampling = Sampling(temperature=config.temperature, max_new_tokens=config.max_new_tokens)
-        key = int(run.rng(f"rollouts/{state['round']}").integers(2**62))
-        answers = self.policy.answer(prompts, sampling, key)
-        items = [
-            Sequence(prompt.prompt_ids, answer.ids) for prompt, answer in zip(prompts, answers, strict=True)
-        ]
+        size, number = config.rollout_batch_size, state["round"]
+        drawn = draw(run, self.policy, self.rows, number, size, 1, sampling, most=wanted)
+        answers, items = drawn.answers, drawn.sequences()
         scored = run.score(
             {
                 "policy": ScoringGroup(items, self.policy, temperature=config.temperature),
@@ -144,11 +142,9 @@ class PPO:
         kl = ((logps - scored["reference"].logps) * mask).sum(1)
         surprise = -logps.sum() / mask.sum()
         healthy = self._examine(step, answers, score, kl, surprise, values, returns, mask)
-        number = len(items)
         if config.target_kl is not None:
-            state["beta"] = losses.adapted(
-                state["beta"], kl.mean().item(), config.target_kl, number, config.horizon
-            )
+            observed = kl.mean().item(), config.target_kl
+            state["beta"] = losses.adapted(state["beta"], *observed, len(items), config.horizon)
         state |= {
             "prompts": [list(item.prompt) for item in items],
             "responses": [list(item.response) for item in items],
@@ -156,9 +152,9 @@ class PPO:
             "values": values,
             "advantages": losses.whiten(advantages, mask),
             "returns": returns,
-            "left": self._plan(number),
+            "left": self._plan(len(items)),
             "first": None,
-            "round": state["round"] + 1,
+            "round": number + 1,
         }
         return healthy
 
