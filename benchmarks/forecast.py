@@ -59,8 +59,8 @@ def main() -> None:
     planned, workers = cells_of(plan, asked.only), resources.max_workers(plan, Local())
     spent = {cell: clock.spent(str(cell)) for cell in planned}
     measured = {measuring(cell): clock.spent(f"{layout.MEASUREMENTS}/{cell}") for cell in planned}
-    whole = sum(measured.values()) + clock.spent(layout.EVALUATION)
-    compared("evaluation seconds", forecast.measure_seconds * len(planned), whole)
+    compared("measuring seconds", forecast.measure_seconds * len(planned), sum(measured.values()))
+    compared("evaluation seconds", forecast.evaluate_seconds, clock.spent(layout.EVALUATION))
     aligned = side_by_side({**spent, **measured}, workers)
     whole = clock.spent(layout.DATA) + aligned + clock.spent(layout.EVALUATION)
     compared("whole seconds", forecast.seconds(planned, workers), whole)

@@ -22,13 +22,15 @@ from alignbench.launchers.local import Local
 from alignbench.models.weights import files as model_files
 from alignbench.recipe.plan import Plan
 from alignbench.recipe.schema import BASE, Loaded
-from alignbench.worker.tasks.growing import SMALLEST
+from alignbench.worker.tasks.growing import FIXED, SECOND
 
-SECONDS = 60.0
+SECONDS = 50.0
 """What measuring parts may take, reading the data and loading the base aside; or 3 % of what one seed takes."""
 HEADROOM = 1.2
 """How much more memory the whole is taken to need than its parts: its longest rows are longer than theirs.
 The quickstart needed 1.12 to 1.21 times as much."""
+MORE_HEADROOM = 1.4
+"""The same of parts of fewer rows than SECOND."""
 CALIBRATION = "calibration"
 """The tasks that measure."""
 
@@ -54,7 +56,7 @@ class Forecast:
     labels: Mapping[str, Estimate]
     prepare_seconds: float
     evaluate_seconds: float
-    """Of all labels at one seed, in one process."""
+    """Of the comparison of all cells, in one process, and of the training of judges, which is done once."""
     measure_seconds: float
     """Of one cell, in a process of its own."""
     took_seconds: float
@@ -74,7 +76,8 @@ class Forecast:
         known = {cell: (like or {}).get(cell.label, cell.label) for cell in cells}
         each = {cell: self.labels[label].seconds for cell, label in known.items() if label in self.labels}
         measured = {measuring(cell): self.measure_seconds for cell in each}
-        return self.prepare_seconds + side_by_side({**each, **measured}, max_workers)
+        aligned = side_by_side({**each, **measured}, max_workers)
+        return self.prepare_seconds + aligned + (self.evaluate_seconds if each else 0.0)
 
 
 def measuring(cell: Cell) -> Cell:
@@ -124,9 +127,14 @@ def calibrate(
     load = next((line["loaded"] for line in lines if "loaded" in line), 0.0)
     once = max((line["once"] for line in lines if "once" in line), default=0.0)
     labels = {label: _label(plan, label, load, lines, 0.0 if label == BASE else once) for label in planned}
-    evaluated = [(line["evaluated"], line["seconds"]) for line in lines if "evaluated" in line]
-    whole = _line(evaluated, loaded.recipe.evaluation.prompts) if evaluated else 0.0
-    evaluate, measure = (load + of if evaluated else 0.0 for of in (whole, whole / max(1, len(planned))))
+    evaluated = sorted((line for line in lines if "evaluated" in line), key=lambda line: line["evaluated"])
+
+    def evaluation(name: str) -> float:
+        points = [(line["evaluated"], line[name]) for line in evaluated]
+        return _line(points, loaded.recipe.evaluation.prompts)
+
+    measure = load + evaluation("measuring") if evaluated else 0.0
+    evaluate = load + evaluation("judges") + evaluation("comparing") if evaluated else 0.0
     model = next((results.Model(**line["model"]) for line in lines if "model" in line), results.Model())
     failed = next((line["failed"] for line in lines if "failed" in line and "label" not in line), "")
     return Forecast(labels, read, evaluate, measure, time.monotonic() - began, model, failed)
@@ -322,13 +330,17 @@ def _label(
     batch = training.batch if training.micro_batch == "auto" else min(training.batch, training.micro_batch)
     seconds = _line([(line["aligned"], line["seconds"]) for line in aligned], whole)
     answering = [(line["answered"], line["seconds"]) for line in answered]
-    seconds += sum(_line(answering, count) for count in answered[-1]["requests"])
-    large = [line for line in aligned if line["aligned"] >= SMALLEST] or aligned
-    memory = _line([(line["batch"], line["memory"]) for line in large], batch, proportional=False)
+    seconds += sum(
+        _line(answering, count, fixed=answered[-1].get("fixed", FIXED)) for count in answered[-1]["requests"]
+    )
+    large = [line for line in aligned if line["aligned"] >= SECOND]
+    memory = _line([(line["batch"], line["memory"]) for line in large or aligned], batch, proportional=False)
     return Estimate(
         load + once + seconds,
         _line([(line["aligned"], line["tokens"]) for line in aligned], whole),
-        HEADROOM * max(memory, *(line["memory"] for line in answered)),
+        max(
+            (HEADROOM if large else MORE_HEADROOM) * memory, *(HEADROOM * line["memory"] for line in answered)
+        ),
         failed,
     )
 
@@ -348,8 +360,10 @@ def _answered(
     return sorted(found, key=lambda line: line["answered"])
 
 
-def _line(points: list[tuple[float, float]], at: float, *, proportional: bool = True) -> float:
-    """Return the line through the last two points at `at`; through one point and zero.
+def _line(
+    points: list[tuple[float, float]], at: float, *, proportional: bool = True, fixed: float = FIXED
+) -> float:
+    """Return the line through the last two points at `at`; of one point, `fixed` is the share done once.
 
     Where the last took no longer than the one before it, what is done once hid what a row takes: it rises by a
     quarter of what a row of the last took.
@@ -357,7 +371,7 @@ def _line(points: list[tuple[float, float]], at: float, *, proportional: bool = 
     (x, y) = points[-1]
     before = [point for point in points if point[0] < x]
     if not before:
-        return y * at / x if proportional else y
+        return y * (fixed + (1 - fixed) * at / x) if proportional else y
     slope = (y - before[-1][1]) / (x - before[-1][0])
     if slope <= 0:
         slope = y / x / 4 if proportional else 0.0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -171,6 +171,11 @@ class Base(Network):
         self._activate(self._active)
         policy.adapter = None
 
+    def drop_all(self, adapters: Collection[str]) -> None:
+        """Free the policies whose adapters have these names to peft, where they are still there."""
+        for policy in [self._policies[name] for name in adapters if name in self._policies]:
+            self.drop(policy)
+
     def _attach(self, name: str, config: LoraConfig, *, trainable: bool) -> ModelPolicy:
         from peft import PeftModel
         from peft.tuners.lora import LoraLayer
@@ -192,8 +197,9 @@ class Base(Network):
                 raise ModelError(
                     f"the adapter {name} does not fit this model: {error}", "name one that was trained on it"
                 ) from error
-        self._layers = [module for module in self.model.modules() if isinstance(module, LoraLayer)]
-        for layer in self._layers:
+        modules = self.model.named_modules()
+        self.lora_layers = {name: module for name, module in modules if isinstance(module, LoraLayer)}
+        for layer in self.lora_layers.values():
             lora_forward.install(layer)
         policy = ModelPolicy(self, inner, name=name, config=config, trainable=trainable)
         self._policies[inner] = policy

@@ -106,21 +106,21 @@ class ModelPolicy:
         """Return this adapter's weights by the names that peft gives them in a file."""
         if self.adapter is None:
             return {}
-        ending = f".{self.adapter}.weight"
-        return {
-            f"base_model.model.{name.removesuffix(ending)}.weight": tensor
-            for name, tensor in self.base.model.named_parameters()
-            if name.endswith((f".lora_A{ending}", f".lora_B{ending}"))
-        }
+        found: dict[str, nn.Parameter] = {}
+        for name, module in self.base.lora_layers.items():
+            layer: Any = module
+            for factor in ("lora_A", "lora_B"):
+                if self.adapter in getattr(layer, factor):
+                    weight = getattr(layer, factor)[self.adapter].weight
+                    found[f"base_model.model.{name}.{factor}.weight"] = weight
+        return found
 
     def layers(self) -> dict[str, LowRank]:
         """Return what this adapter adds to each layer, by the layer's name in `tensors`."""
-        from peft.tuners.lora import LoraLayer
-
         found: dict[str, LowRank] = {}
         adapter = self.adapter or ""
-        for name, module in self.base.model.named_modules():
-            if not isinstance(module, LoraLayer) or adapter not in module.lora_A:
+        for name, module in self.base.lora_layers.items():
+            if adapter not in module.lora_A:
                 continue
             layer: Any = module
             down, up = layer.lora_A[adapter].weight, layer.lora_B[adapter].weight

@@ -77,7 +77,7 @@ def test_a_label_that_answers_like_another_takes_its_time_for_every_request(tmp_
         {"label": "after-it", "answers_like": "sft"},
     ]
     for label in ("sft", "after-it"):
-        assert forecast._label(plan, label, 3.0, lines).seconds == pytest.approx(3 + 100 + 10 + 2)
+        assert forecast._label(plan, label, 3.0, lines).seconds == pytest.approx(3 + 52.5 + 5.5 + 1.5)
 
 
 def test_answers_that_another_process_measures_are_those_of_its_adapter_or_else_of_the_base(
@@ -91,9 +91,9 @@ def test_answers_that_another_process_measures_are_those_of_its_adapter_or_else_
         {"label": "sft", **trained},
         {"label": "sft", "answers_like": None},
     ]
-    assert forecast._label(plan, "sft", 0.0, lines).seconds == pytest.approx(100 + 25)
+    assert forecast._label(plan, "sft", 0.0, lines).seconds == pytest.approx(52.5 + 2 + 12.5)
     lines.append({"label": "after-it", "answered": 16, "seconds": 8.0, "adapted": True, **asked})
-    assert forecast._label(plan, "sft", 0.0, lines).seconds == pytest.approx(100 + 50)
+    assert forecast._label(plan, "sft", 0.0, lines).seconds == pytest.approx(52.5 + 4 + 25)
 
 
 def test_what_is_done_once_is_told_from_what_a_row_takes_by_a_smaller_part(tmp_path: Path) -> None:
@@ -124,8 +124,9 @@ def test_cells_and_what_measures_them_run_side_by_side():
     one = forecast.Estimate(10.0, 0.0, 0.0)
     made = forecast.Forecast({"base": one, "sft": one}, 3.0, 8.0, 4.0, 0.0)
     cells = [Cell("base", 0), Cell("sft", 0)]
-    assert made.seconds(cells, 1) == 3 + 2 * 10 + 2 * 4
-    assert made.seconds(cells, 2) == 3 + 10 + 4
+    assert made.seconds(cells, 1) == 3 + 2 * 10 + 2 * 4 + 8
+    assert made.seconds(cells, 2) == 3 + 10 + 4 + 8
+    assert made.seconds([], 2) == 3
 
 
 @pytest.mark.parametrize(
@@ -175,7 +176,7 @@ def series(monkeypatch: pytest.MonkeyPatch):
             return 1 + 0.1 * count
 
         failed: list[str] = []
-        return Series(whole, work, failed.append), failed
+        return Series(whole, work, failed.append, 5), failed
 
     return made
 
@@ -203,15 +204,22 @@ def test_a_small_part_is_always_measured_and_a_larger_one_where_it_fits(series) 
     assert sizes(small) == [5, 8], "the whole is the largest part"
 
 
-def test_a_smaller_part_is_measured_where_a_fair_share_suffices(series, monkeypatch) -> None:
+def test_second_parts_are_measured_first_where_most_is_guessed(series) -> None:
     made, _ = series(1000)
-    one = Series(1000, made.work, lambda why: None, second=2)
-    one.begin(60.0)
-    one.separate(1.04)
-    assert sizes(one) == [5], "half of what five took, and two fifths of the other half, is 1.05"
-    one.separate(1.06)
-    assert sizes(one) == [2, 5]
-    assert one.at(1000) == pytest.approx(101)
+    long, short, done = (Series(whole, made.work, lambda why: None, 2, 5) for whole in (1000, 10, 2))
+    together = SharedTime(60.0, 0.0, 3)
+    for one in (short, long, done):
+        together.begin(one)
+    assert long.at(1000) == pytest.approx(1.2 + 0.3 * 998), "half of the first part is taken to be done once"
+    assert long.separating() == pytest.approx(2.1), "half of what two took, and five halves of the other half"
+    now = 3 * 1.2
+    together.separate(now + 2.0)
+    assert [sizes(one) for one in together.series] == [[2], [2], [2]]
+    together.separate(now + 2.2)
+    assert [sizes(one) for one in together.series] == [[2], [2, 5], [2]], "less was guessed of the short one"
+    assert long.at(1000) == pytest.approx(101)
+    together.separate(60.0)
+    assert [sizes(one) for one in together.series] == [[2, 5], [2, 5], [2]], "the whole was measured"
 
 
 def test_all_parts_share_the_time_and_one_that_takes_it_all_spoils_no_other(monkeypatch) -> None:
@@ -221,7 +229,7 @@ def test_all_parts_share_the_time_and_one_that_takes_it_all_spoils_no_other(monk
     together = SharedTime(60.0, now[0], 6)
     failed: list[str] = []
     for seconds in (1.0, 500.0, 2.0, 500.0, 3.0, 1.0):
-        together.begin(Series(100, limits.taking(seconds), failed.append))
+        together.begin(Series(100, limits.taking(seconds), failed.append, 5))
     assert [len(one.points) for one in together.series] == [1, 0, 1, 0, 1, 1]
     assert len(failed) == 2
     assert now[0] - 100 <= 60
@@ -270,7 +278,7 @@ class Limits:
 def test_a_part_that_is_too_small_is_followed_by_a_larger_one(series) -> None:
     one, failed = series(100, least=15)
     one.begin(60.0)
-    assert (sizes(one), failed) == ([15], [])
+    assert (sizes(one), failed) == ([25], [])
     none, failed = series(4, least=15)
     none.begin(60.0)
     assert (sizes(none), failed) == ([], ["nothing to learn from 4 rows"])
@@ -295,6 +303,10 @@ def test_rows_of_a_part_are_as_long_as_all_rows() -> None:
     rows = [SimpleNamespace(length=length) for length in (9, 1, 5, 3, 7, 2, 8, 4, 6)]
     assert [row.length for row in spread(rows, 3)] == [5, 2, 8]
     assert spread(rows, 20) == rows
+    few_long = [SimpleNamespace(length=length) for length in (10, 11, 12, 13, 14, 20, 30, 120)]
+    assert [row.length for row in spread(few_long, 2)] == [11, 30], (
+        "46 is the mean of the longer four, 17 their median"
+    )
 
 
 @pytest.mark.parametrize(
@@ -354,7 +366,7 @@ class Killed:
                     return
                 file.write(json.dumps({"label": label, "done": True}) + "\n")
             if task.what["evaluates"]:
-                file.write(json.dumps({"evaluated": 2, "seconds": 1.0}) + "\n")
+                file.write(json.dumps({"evaluated": 2, "comparing": 1.0}) + "\n")
 
     def wait(self, on_event: object, timeout: float | None = None) -> dict[str, Finished]:
         ended, self.ended = self.ended, {}

@@ -81,7 +81,8 @@ class Network:
         """Which fast paths it is computed on; the slowest, until others were tried."""
         self.kept: Kept | None = None
         """What a forward with gradient keeps, once it was measured."""
-        self._layers: list[LoraLayer] = []
+        self.lora_layers: dict[str, LoraLayer] = {}
+        """The layers that adapters add to, by name."""
         self._active: str | None = None
         self.lendings = 0
         """How often another library borrowed it, each time with an adapter of the same name and its own shape."""
@@ -136,7 +137,7 @@ class Network:
         Layers that compute with `lora_forward` see to that themselves; autocast would convert every activation
         and adapter again, and they would leave the work to peft.
         """
-        mixes = self.device.type == "cpu" and all(map(lora_forward.mixes, self._layers))
+        mixes = self.device.type == "cpu" and all(map(lora_forward.mixes, self.lora_layers.values()))
         if self.dtype == torch.float32 or mixes:
             return nullcontext()
         return torch.autocast(self.device.type, self.dtype)
@@ -220,7 +221,7 @@ class Network:
 
     def _activate(self, name: str | None) -> None:
         self._active = name
-        stack.activate(self._layers, name)
+        stack.activate(self.lora_layers.values(), name)
 
     @contextmanager
     def _active_inside(self, name: str | None) -> Iterator[None]:

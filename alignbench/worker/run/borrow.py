@@ -44,9 +44,10 @@ def borrowed(run: CellState, policy: TrainablePolicy) -> Iterator[tuple[PeftMode
         peft.add_adapter(LENT, policy.lora_config)
         lent = ModelPolicy(base, LENT, config=policy.lora_config)
         with torch.no_grad():
+            own = policy.tensors()
             for name, weight in lent.tensors().items():
                 weight.data = weight.data.float()
-                weight.copy_(policy.tensors()[name])
+                weight.copy_(own[name])
         for name, weight in peft.named_parameters():
             weight.requires_grad_(f".{LENT}." in name)
         peft.set_adapter(LENT)
@@ -59,8 +60,9 @@ def borrowed(run: CellState, policy: TrainablePolicy) -> Iterator[tuple[PeftMode
         if types:
             run.record.departure("precision of the trained adapter", "float32", ", ".join(sorted(types)))
         with torch.no_grad():
+            trained = lent.tensors()
             for name, weight in policy.tensors().items():
-                weight.copy_(lent.tensors()[name])
+                weight.copy_(trained[name])
 
 
 def _metered(generate: Callable[..., Any]) -> Callable[..., Any]:

@@ -30,9 +30,17 @@ from alignbench.worker.finished.answering import TUNING, answer, requests, tempe
 from alignbench.worker.run.context import CellContext
 from alignbench.worker.run.policy_io import save_policy
 from alignbench.worker.run.session import Session
-from alignbench.worker.tasks import evaluate
+from alignbench.worker.tasks import evaluate, measure
 from alignbench.worker.tasks.cell import align
-from alignbench.worker.tasks.growing import FEWER, SHARES, OutOfTime, Series, SharedTime, limited
+from alignbench.worker.tasks.growing import (
+    SECOND,
+    SHARES,
+    SMALLEST,
+    OutOfTime,
+    Series,
+    SharedTime,
+    limited,
+)
 from alignbench.worker.tasks.parts import PartSession, at_one_temperature
 
 if TYPE_CHECKING:
@@ -45,8 +53,15 @@ They are decoded together, and the more, the less time each takes: of 100 answer
 by themselves 63, and 4 and 16 together 48.
 """
 
-FEWEST = 2
-"""Prompts of the first part of what may take long for each, a decoder's answers and the evaluation."""
+DECODED_FIXED = 0.7
+"""Share of the time of SOME prompts' answers that is taken to be done once: so it was with 4 and 32 (SmolLM2)."""
+
+SEARCHED, SEARCHED_FIXED = 2, 0.25
+"""Prompts of the first part of a decoder's answers, which may take long for each, and the share of its time that is
+taken to be done once. Of one that searches, two prompts took 27 s (SmolLM2), and 100 prompts 1,100 s."""
+
+FEWEST, MORE = 2, 4
+"""Prompts of the first part of the evaluation, and of the second."""
 
 ROUNDS = (1 / 3, 1)
 """Shares of the time left, once there is a first part of everything, in which two larger parts are measured."""
@@ -64,9 +79,9 @@ AT_LEAST = 0.1
 def main(task: Task, emit: Callable[[Event], None]) -> None:
     """Measure `what["labels"]`, then the evaluation if it `evaluates`, in `what["seconds"]` or 3 % of what is foretold.
 
-    First a small part of everything, and a second one where there is time for it: together they tell what is done once
-    from what each row takes. Then larger ones in what is left, most of it where the whole will take longest. A short
-    run gets less time.
+    First a small part of everything. Then second parts, which tell what is done once from what each row takes, as far
+    as the time goes; then larger ones in what is left, most of it where the whole will take longest. A short run gets
+    less time.
     """
     labels = task.what["labels"]
     session = Session(task, emit)
@@ -84,12 +99,12 @@ def main(task: Task, emit: Callable[[Event], None]) -> None:
     began = busy_clock()
     time = SharedTime(float(task.what["seconds"]), began, 2 * len(labels) + task.what["evaluates"])
     like: Label | None = None
-    warm = False
+    warmed: Label | None = None
     for name in labels:
         record.add(label=name, begun=True)
         one = Label(session, name, record, answers_measured=not task.what["evaluates"])
-        if one.planned is not None and not warm:
-            warm = True
+        if one.planned is not None and warmed is None:
+            warmed = one
             one.warm_up(time)
         one.smallest(time, like)
         like = like or (one if one.answering is not None else None)
@@ -97,6 +112,9 @@ def main(task: Task, emit: Callable[[Event], None]) -> None:
     if task.what["evaluates"]:
         Evaluation(session, record, task.what["planned"]).smallest(time)
     ends = min(time.ends(), began + max(SHARE * time.foretold(), AT_LEAST * time.seconds))
+    time.separate(ends)
+    if warmed is not None:
+        warmed.record_once()
     for share in ROUNDS:
         until = busy_clock() + share * (ends - busy_clock())
         weights = [sqrt(one.foretold()) for one in time.series]
@@ -137,6 +155,9 @@ class Label:
         """Whether its policy is the base with an adapter."""
         self.first: float | None = None
         """What its smallest part took before anything else was trained in this process."""
+        self.aligning: Series | None = None
+        self.made: frozenset[str] = frozenset()
+        """The adapters that its last part has left on the base, by their names to peft: the more, the slower it is."""
         self.answering: Series | None = None
         """Its answers, where it is the base with an adapter. Such policies are equally fast, and after a few rows they
         answer as what they start from, so that one is measured for all."""
@@ -147,20 +168,15 @@ class Label:
         began = busy_clock()
         # What fails or takes too long does so again where it is measured.
         with suppress(Exception, OutOfTime), limited(max(0.0, time.ends() - began) / SHARES):
-            self._train(min(FEWER, whole), whole)
+            self._train(min(SMALLEST, whole), whole)
             self.first = busy_clock() - began
 
     def smallest(self, time: SharedTime, like: Label | None) -> None:
-        """Measure the smallest parts; `like` is an earlier label that answered for others.
-
-        Later labels start from the policy; from the base, where there is none.
-        """
+        """Measure the smallest parts; `like` is an earlier label that answered for others."""
         rows = self._whole()
         self.session.emit(Event(f"calibrating {self.label}"))
-        aligning = Series(rows, self._align, self._failed, second=FEWER)
+        aligning = self.aligning = Series(rows, self._align, self._failed, SMALLEST, SECOND)
         time.begin(aligning)
-        if self.first is not None and (warm := dict(aligning.points).get(FEWER)):
-            self.record.add(once=max(0.0, self.first - warm))
         if self.aligned is None:
             time.skip(1)
         else:
@@ -176,13 +192,21 @@ class Label:
                 self._answer_like(like, policy)
             else:
                 prompts = self.session.recipe.evaluation.prompts
-                sizes = (SOME, TOGETHER) if "adapter" in policy.can else (FEWEST, None)
-                answering = Series(prompts, self._answer, self._failed, *sizes)
+                searches = "adapter" not in policy.can
+                parts = (SEARCHED, None, SEARCHED_FIXED) if searches else (SOME, TOGETHER, DECODED_FIXED)
+                answering = Series(prompts, self._answer, self._failed, *parts)
                 answering.times = sum(self._requests(policy)) / answering.whole
                 time.begin(answering)
                 self.answering = answering if self.adapted and answering.points else None
+            if self.adapted and self.answering is None:  # its policy is not asked any more
+                self.session.base.drop_all(self.made)
             self.session.emit(Event(f"calibrated {self.label}"))
-        stand_in(self.session, Cell(self.label, self.seed))
+
+    def record_once(self) -> None:
+        """Record what the first training of this process took more than a later one of as many rows."""
+        again = None if self.aligning is None else dict(self.aligning.points).get(SMALLEST)
+        if self.first is not None and again is not None:
+            self.record.add(once=max(0.0, self.first - again))
 
     def _failed(self, why: str) -> None:
         self.record.add(label=self.label, failed=why)
@@ -200,14 +224,19 @@ class Label:
         return max(1, int(budget.rows)) if budget.rows is not None else whole
 
     def _train(self, count: int, whole: int) -> tuple[CellContext, Policy]:
-        part = PartSession(self.session, count, count / whole)
+        """Align on a part. Later labels start from the policy; from the base, where there is none."""
+        part, base = PartSession(self.session, count, count / whole), self.session.base
         shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir(parents=True)
+        before, stale = base.adapters, frozenset[str]()
         try:
-            return align(part, self.label, self.seed, self.folder)
-        except BaseException:
+            found = align(part, self.label, self.seed, self.folder)
+            stale, self.made = self.made, base.adapters - before
+            return found
+        finally:
+            # What a part that failed has left is stale as well.
+            base.drop_all(stale or base.adapters - before - self.made)
             stand_in(self.session, Cell(self.label, self.seed))
-            raise
 
     def _align(self, count: int, whole: int) -> float:
         reset_peak()
@@ -242,6 +271,7 @@ class Label:
             adapted=self.adapted,
             requests=self._requests(policy),
             seconds=took,
+            fixed=DECODED_FIXED if "adapter" in policy.can else SEARCHED_FIXED,
             memory=peak(self.session.base),
         )
         return took
@@ -274,7 +304,10 @@ def stand_in(session: Session, cell: Cell) -> None:
 
 
 class Evaluation:
-    """The evaluation of all labels, on growing parts of the prompts and of the judges' rows."""
+    """The evaluation of all labels, on growing parts of the prompts and of the judges' rows.
+
+    What is measured of one cell stands for all: it takes about as long for each, and the comparison reads it only.
+    """
 
     def __init__(self, session: Session, record: Lines, labels: Many[str]):
         self.session, self.record, self.labels = session, record, labels
@@ -296,23 +329,42 @@ class Evaluation:
             self.record.add(failed="no label could be measured in the process that measures the evaluation")
             return
         self.session.emit(Event("calibrating the evaluation"))
-        answered = {cell: known.get(cell, next(iter(known.values()))) for cell in cells}
+        # An adapter's answers are read in every way that there is: rewards, comparisons and log-probabilities.
         for cell in cells:
             stand_in(self.session, cell)
+        settings = next((of for cell, of in known.items() if cell.label != BASE), next(iter(known.values())))
+        first, second = cells[-2:] if len(cells) > 1 else cells * 2
 
         def one(count: int, whole: int) -> float:
+            before = self.session.base.adapters
+            try:
+                return measured(count, whole)
+            finally:
+                self.session.base.drop_all(self.session.base.adapters - before)
+
+        def measured(count: int, whole: int) -> float:
             part = PartSession(self.session, count, count / whole)
-            for number, (cell, settings) in enumerate(answered.items()):
+            for number, cell in enumerate(cells):
                 _write(part, layout.cell_folder(part.run, *cell), settings, number)
             shutil.rmtree(part.run / layout.EVALUATION, ignore_errors=True)
             (part.run / layout.EVALUATION).mkdir()
             began = busy_clock()
-            evaluate.measure(part, list(answered), part.run / layout.EVALUATION)
-            took = busy_clock() - began
-            self.record.add(evaluated=count, whole=whole, seconds=took)
-            return took
+            measure.measure(part, first)  # the first opens the judges, which may have to be trained
+            opened = busy_clock()
+            found = measure.measure(part, second)
+            read = busy_clock()
+            evaluate.measure(part, cells, part.run / layout.EVALUATION, {cell: dict(found) for cell in cells})
+            compared = busy_clock()
+            self.record.add(
+                evaluated=count,
+                whole=whole,
+                judges=max(0.0, (opened - began) - (read - opened)),
+                measuring=read - opened,
+                comparing=compared - read,
+            )
+            return compared - began
 
-        series = Series(recipe.evaluation.prompts, one, lambda why: self.record.add(failed=why), FEWEST)
+        series = Series(recipe.evaluation.prompts, one, lambda why: self.record.add(failed=why), FEWEST, MORE)
         time.begin(series)
 
 

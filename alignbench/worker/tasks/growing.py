@@ -8,27 +8,21 @@ from contextlib import contextmanager
 
 from alignbench.worker.clock import busy_clock
 
-SMALLEST = 5
-"""Rows or prompts of the first part: fewer would mostly measure what is done once."""
+SMALLEST, SECOND = 2, 5
+"""Rows of the first part, and of a second, which tells what is done once from what each row takes: a training of five
+rows on a model of 135 million weights took 3.2 s, of which 1.9 were done once."""
 
-GROWTH = 3
+GROWTH = 5
 """How many times as large the next part is, where the first was too small."""
 
 WORTH = 2
 """A further part is measured where it can be so many times as large as the last."""
-
-FEWER = 2
-"""Rows of a second, smaller part, which tells what is done once from what each row takes: a training of five rows on a
-model of 135 million weights took 3.2 s, of which 1.9 were done once."""
 
 FIXED = 0.5
 """Share of the time of a first part that is taken to be done once, until two parts were measured."""
 
 SHARES = 3
 """About how many fair shares of the time left a first part may take: most need less than one."""
-
-SEPARATING = 2
-"""Fair shares of the time left that a second part beside the first may take."""
 
 OF_A_LONG_RUN = 0.03
 """Share of what the whole will take that measuring may take although that is more than it was given."""
@@ -64,7 +58,7 @@ class SharedTime:
         return self.began + min(max(self.seconds, OF_A_LONG_RUN * self.foretold()), MOST * self.seconds)
 
     def begin(self, one: Series) -> None:
-        """Measure the first part of a series, in a few shares of what is left at most; a second one in fewer.
+        """Measure the first part of a series, in a few shares of what is left at most.
 
         A part that is at most OF_A_LONG_RUN of its whole is worth its time, however little is left: of many such parts
         the sum is no larger share of the run.
@@ -77,9 +71,15 @@ class SharedTime:
         ):
             seconds = max(seconds, PATIENCE * self.seconds)
         one.begin(seconds)
-        one.separate(SEPARATING * left / self.left)
         self.series.append(one)
         self.left -= 1
+
+    def separate(self, until: float) -> None:
+        """Measure second parts until then, first of what is guessed most of."""
+        waiting = [one for one in self.series if one.separable()]
+        for one in sorted(waiting, key=Series.unsure, reverse=True):
+            if busy_clock() + one.separating() <= until:
+                one.separate()
 
     def skip(self, count: int) -> None:
         """Leave the share of `count` series to the others."""
@@ -96,9 +96,10 @@ class Series:
         failed: Callable[[str], None],
         smallest: int = SMALLEST,
         second: int | None = None,
+        fixed: float = FIXED,
     ):
         self.whole, self.work, self.failed = whole, work, failed
-        self.smallest, self.second = min(smallest, whole), second and min(second, whole)
+        self.smallest, self.second, self.fixed = min(smallest, whole), second and min(second, whole), fixed
         self.most = whole
         """The size from which nothing grows any more."""
         self.times = 1.0
@@ -117,21 +118,32 @@ class Series:
         if not self.points:
             self.failed(why)
 
-    def separate(self, seconds: float) -> None:
-        """Measure a part of the size `second` too, where that is expected to take `seconds` at most."""
-        if not self.points or self.second in (None, self.points[0][0]):
-            return
+    def separable(self) -> bool:
+        """Return whether a second part would tell what is done once from what each row takes."""
+        at = self.points[0][0] if len(self.points) == 1 else self.most
+        return at < self.most and self.second not in (None, at)
+
+    def separating(self) -> float:
+        """Return the seconds that the second part is expected to take."""
+        (size, took), second = self.points[0], self.second or 0
+        return took * (self.fixed + (1 - self.fixed) * second / size)
+
+    def unsure(self) -> float:
+        """Return the seconds of the whole that are guessed while the first part is the only one."""
         size, took = self.points[0]
-        if took * (FIXED + (1 - FIXED) * self.second / size) <= seconds:
-            self._take(self.second, 2 * seconds)
+        return self.times * self.fixed * took * max(0.0, self.most / size - 1)
+
+    def separate(self) -> None:
+        """Measure the second part."""
+        assert self.second is not None
+        self._take(self.second, 2 * self.separating())
 
     def grow(self, seconds: float) -> None:
         """Measure the largest part that `seconds` suffice for, if it says more than the last."""
         if not self.points or self.points[-1][0] >= self.most:
             return
         last, took = self.points[-1]
-        slope = self._slope() * (1 if len(self.points) > 1 else 1 - FIXED)
-        size = min(last + int(max(0.0, seconds - took) / max(slope, 1e-9)), self.most)
+        size = min(last + int(max(0.0, seconds - took) / max(self._slope(), 1e-9)), self.most)
         if size >= min(WORTH * last, self.most):
             self._take(size, 2 * seconds)
 
@@ -143,7 +155,7 @@ class Series:
         """What a row takes more: by the last two parts, and no less than a quarter of what one of the last took."""
         last, took = self.points[-1]
         if len(self.points) == 1:
-            return took / last
+            return (1 - self.fixed) * took / last
         before, less = self.points[-2]
         return max(took / last / 4, (took - less) / (last - before))
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence as Many
+from itertools import pairwise
 from math import ceil
+from statistics import fmean
 
 from alignbench import store
 from alignbench.api.config import TOTALS, Budget, Split
@@ -62,12 +64,17 @@ class PartTable(Table):
 
 
 def spread(rows: Many[Row], count: int) -> list[Row]:
-    """Return `count` rows in their order whose lengths are spread as those of all rows are."""
+    """Return `count` rows in their order that are as long as all rows: of as many equal parts by length, a row of the
+    mean length of each."""
     if count >= len(rows):
         return list(rows)
     ranked = sorted(range(len(rows)), key=lambda place: (rows[place].length, place))
-    chosen = sorted(ranked[int((number + 0.5) * len(rows) / count)] for number in range(count))
-    return [rows[place] for place in chosen]
+    ends = [round(number * len(rows) / count) for number in range(count + 1)]
+    chosen = []
+    for part in (ranked[begin:end] for begin, end in pairwise(ends)):
+        mean = fmean(rows[place].length for place in part)
+        chosen.append(min(part, key=lambda place: abs(rows[place].length - mean)))
+    return [rows[place] for place in sorted(chosen)]
 
 
 def smaller(plan: Plan, rows: int, share: float) -> Plan:

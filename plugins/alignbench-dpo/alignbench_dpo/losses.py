@@ -200,7 +200,9 @@ def discopop(pairs: Pairs, by: Fields) -> Tensor:
 
 
 def r_dpo(pairs: Pairs, by: Fields) -> Tensor:
-    """L = -log s(beta h + a (|w| - |l|)): DPO for a reward that loses a with each token, arXiv:2403.19159."""
+    """L = -log s(beta h + a (|w| - |l|)): DPO for a reward that loses a with each token, arXiv:2403.19159,
+    eq. 9.
+    """
     longer = pairs.chosen.length - pairs.rejected.length
     return -logsigmoid(by.beta * pairs.margin + by.length_weight * longer)
 
@@ -231,7 +233,7 @@ def wpo(pairs: Pairs, by: Fields) -> Tensor:
 
 def tdpo1(pairs: Pairs, by: Fields) -> Tensor:
     """L = -log s(beta (h - (D_l - D_w))), D the sum over an answer's tokens of the KL from ref to pi there: token-level
-    DPO, arXiv:2404.11999, TDPO1.
+    DPO, arXiv:2404.11999, eq. 15.
     """
     assert pairs.chosen.kl is not None
     assert pairs.rejected.kl is not None
@@ -240,7 +242,7 @@ def tdpo1(pairs: Pairs, by: Fields) -> Tensor:
 
 def tdpo2(pairs: Pairs, by: Fields) -> Tensor:
     """L = -log s(beta (h - a (D_l - D_w))), D_w a constant: TDPO that learns through the KL of the rejected answer
-    alone, arXiv:2404.11999, TDPO2.
+    alone, arXiv:2404.11999, eq. 17.
     """
     assert pairs.chosen.kl is not None
     assert pairs.rejected.kl is not None
@@ -297,8 +299,8 @@ def nca_pair(pairs: Pairs, by: Fields) -> Tensor:
 
 
 def bco_pair(pairs: Pairs, by: Fields) -> Tensor:
-    """L = -log s(r_w) - log s(-r_l), r = beta log pi/ref: a binary classifier of answers, arXiv:2404.04656, without
-    its shift.
+    """L = -log s(r_w) - log s(-r_l), r = beta log pi/ref: a binary classifier of answers, arXiv:2404.04656,
+    theorem 1, without the shift.
     """
     return -logsigmoid(by.beta * pairs.chosen.ratio) - logsigmoid(-by.beta * pairs.rejected.ratio)
 
@@ -327,7 +329,7 @@ def apo_down(pairs: Pairs, by: Fields) -> Tensor:
 
 def cal_dpo(pairs: Pairs, by: Fields) -> Tensor:
     """L = -log s(h) + (log pi/ref(w) - 1/(2 beta))^2 + (log pi/ref(l) + 1/(2 beta))^2: rewards of a known scale,
-    arXiv:2412.14516.
+    arXiv:2412.14516, eq. 10.
     """
     return -logsigmoid(pairs.margin) + sppo_hard(pairs, by)
 
