@@ -115,8 +115,8 @@ def file_of(model: Model, root: Path, *, fetch: bool = True) -> Path | None:
         raise ModelError(
             Problem(
                 f"the sha256 of {file.name} is {found}, and not {model.sha256}",
-                "get the file again, or correct model.sha256",
-                field="model.sha256",
+                "get the file again, or correct sha256",
+                field="sha256",
             )
         )
     return file
@@ -159,16 +159,25 @@ def check(name: str, file: Path, *, template: bool) -> Header:
     """Check that a GGUF file can be a base, and return its header.
 
     `template`: whether the recipe brings a chat template. Raises ModelError where the file is damaged, its
-    architecture is not read by transformers, or there is no chat template.
+    architecture is not read by transformers, it is no whole language model, or there is no chat template.
     """
     from transformers.integrations.ggml import GGUF_CONFIG_MAPPING
 
     header = read_header(file)
+    kind = str(header.values.get("general.type", "model"))
+    if kind != "model" or not header.tensors:
+        raise ModelError(
+            f"{name} is no language model: it holds {_kept(kind, header)}", "name the file of a whole model"
+        )
     known = sorted(set(GGUF_CONFIG_MAPPING) - {"general", "tokenizer", "t5", "umt5"})
     if header.architecture not in known:
         raise ModelError(
             f"{name} is a {header.architecture or 'model without a name'}, which transformers does not read from GGUF",
             f"use the model's safetensors; from GGUF it reads {', '.join(known)}",
+        )
+    if not header.values.get("tokenizer.ggml.tokens"):
+        raise ModelError(
+            f"{name} has no tokenizer", "use a file that has one, or the model's safetensors and tokenizer"
         )
     if not template and not header.values.get("tokenizer.chat_template"):
         raise ModelError(
@@ -176,6 +185,13 @@ def check(name: str, file: Path, *, template: bool) -> Header:
             "set model.chat_template to Jinja text or to the path of a file that holds it",
         )
     return header
+
+
+def _kept(kind: str, header: Header) -> str:
+    """Return what a file holds instead of a language model."""
+    if not header.tensors:
+        return "no weights"
+    return {"adapter": "an adapter", "mmproj": "the projector of a multimodal model"}.get(kind, kind)
 
 
 def text_folder(file: Path) -> Path:

@@ -6,11 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from pydantic import ValidationError, model_validator
+
 from alignbench.api.config import Sampling
 from alignbench.api.judge import Models
 from alignbench.api.policy import Policy
 from alignbench.errors import PluginError
 from alignbench.judges.reader import Ask, Asking, Found, Reader
+from alignbench.recipe.schema import Model
 from alignbench.rows import Prompt
 
 Compute = Literal["auto", "float32", "bfloat16", "float16"]
@@ -112,30 +115,40 @@ class LanguageModel(Reader):
         """A hub id, a local folder, or a GGUF file."""
         revision: str | None = None
         """Branch, tag or commit on the hub."""
+        gguf: str | None = None
+        """A GGUF file of that hub id or folder, instead of its safetensors."""
+        sha256: str | None = None
+        """The sha256 that the GGUF file must have."""
         quantization: Literal["nf4", "fp4", "int8", "none"] = "nf4"
         """How the weights are stored."""
+        chat_template: str | None = None
+        """A Jinja template, or the path of one, that replaces the tokenizer's; or the name of one of its own."""
+
+        @model_validator(mode="after")
+        def _is_a_model(self) -> LanguageModel.Config:
+            try:
+                self.model()
+            except ValidationError as error:
+                raise ValueError(error.errors()[0]["msg"].removeprefix("Value error, ")) from None
+            return self
+
+        def model(self, compute: Compute = "auto") -> Model:
+            """Return the judge's model as a recipe names one."""
+            same = self.model_dump(include=set(type(self).model_fields) & set(Model.model_fields))
+            return Model(**same, compute=compute)
 
     @classmethod
     def reads_with(cls, config: Any, base: str) -> str:
-        return config.id
+        return config.id if config.gguf is None else f"{config.id}/{config.gguf}"
 
     @classmethod
     def check_files(cls, config: Any, root: Path) -> Sequence[str]:
         from alignbench.models.weights.files import check_language_model
-        from alignbench.recipe.schema import Model
 
-        here = check_language_model(Model(id=config.id, revision=config.revision), root)
-        return () if here else (config.id,)
+        return () if check_language_model(config.model(), root) else (config.id,)
 
     def reader(self, models: Models) -> Ask:
         from alignbench.models import load_base
-        from alignbench.recipe import schema
 
-        config = self.config
-        wanted = schema.Model(
-            id=config.id,
-            revision=config.revision,
-            quantization=config.quantization,
-            compute=_precision(models.base),
-        )
+        wanted = self.config.model(_precision(models.base))
         return InProcess(load_base(wanted, root=models.root, cache=models.store).policy())

@@ -8,17 +8,20 @@ import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 from safetensors.torch import load_file
 
 from alignbench.api.config import Sampling
 from alignbench.data import gguf as format
 from alignbench.data.tokens import context, encode, load_tokenizer, render
 from alignbench.errors import ModelError
+from alignbench.judges.language_model import LanguageModel
 from alignbench.models import load_base
 from alignbench.models.weights import child
 from alignbench.models.weights.files import check_classifier, check_language_model, check_targets
@@ -76,12 +79,23 @@ NAMES = {
 }  # fmt: skip
 
 
-def write(model, file: Path, kind: str = "F32", *, template: str | None = TEMPLATE, **values) -> Path:
+def write(
+    model,
+    file: Path,
+    kind: str = "F32",
+    *,
+    template: str | None = TEMPLATE,
+    type: str = "model",
+    tokens: bool = True,
+    tensors: bool = True,
+    **values,
+) -> Path:
     """Write a Llama as GGUF, by the package that llama.cpp's own converters use."""
     from gguf import GGMLQuantizationType, GGUFWriter, quants
 
     names, merges = words()
     writer = GGUFWriter(str(file), values.pop("architecture", "llama"))
+    writer.add_type(type)
     writer.add_block_count(model.config.num_hidden_layers)
     writer.add_context_length(model.config.max_position_embeddings)
     writer.add_embedding_length(model.config.hidden_size)
@@ -93,9 +107,10 @@ def write(model, file: Path, kind: str = "F32", *, template: str | None = TEMPLA
     writer.add_vocab_size(len(names))
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("default")
-    writer.add_token_list(names)
-    writer.add_token_types([NORMAL] * (len(names) - 4) + [CONTROL] * 4)
-    writer.add_token_merges(merges)
+    if tokens:
+        writer.add_token_list(names)
+        writer.add_token_types([NORMAL] * (len(names) - 4) + [CONTROL] * 4)
+        writer.add_token_merges(merges)
     writer.add_bos_token_id(len(names) - 4)
     writer.add_unk_token_id(len(names) - 3)
     writer.add_eos_token_id(len(names) - 2)
@@ -104,7 +119,7 @@ def write(model, file: Path, kind: str = "F32", *, template: str | None = TEMPLA
         writer.add_chat_template(template)
     for name, value in values.items():
         writer.add_uint16(name.replace("_", "."), value)
-    for name, tensor in model.state_dict().items():
+    for name, tensor in model.state_dict().items() if tensors else ():
         array = tensor.float().numpy()
         for heads, part in (("num_attention_heads", "q_proj"), ("num_key_value_heads", "k_proj")):
             if part in name:  # the format rotates neighbouring places, transformers the two halves
@@ -230,6 +245,26 @@ def test_only_the_file_with_the_named_digest_is_read(file):
             read(bad, Path())
 
 
+def test_a_judge_may_be_the_file_of_a_folder_with_its_digest_and_a_template_of_its_own(plain, file, tmp_path):
+    config = LanguageModel.Config(id=".", gguf="bare.gguf", chat_template=TEMPLATE)
+    bare = write(plain, tmp_path / "bare.gguf", template=None)
+    assert LanguageModel.check_files(config, tmp_path) == ()
+    assert LanguageModel.reads_with(config, "base") == "./bare.gguf"
+    base = load_base(schema.Model(id=str(file), quantization="none"))
+    models = SimpleNamespace(base=base.policy(), root=tmp_path, store=Store(tmp_path / "store"))
+    read = LanguageModel(config).reader(models)  # pyright: ignore[reportArgumentType]
+    assert read.policy.base.tokenizer.chat_template == TEMPLATE  # pyright: ignore
+    wrong = LanguageModel.Config(id=str(bare), sha256="0" * 64)
+    with pytest.raises(ModelError, match=r"the sha256 of bare\.gguf is [0-9a-f]{64}, and not 0{64}"):
+        LanguageModel.check_files(wrong, tmp_path)
+    with pytest.raises(ModelError, match="has no chat template"):
+        LanguageModel.check_files(LanguageModel.Config(id=str(bare)), tmp_path)
+    with pytest.raises(
+        ValidationError, match="sha256 is that of a GGUF file, and the model is none; leave it out"
+    ):
+        LanguageModel.Config(id="a/b", sha256="0" * 64)
+
+
 def damaged(plain, file: Path, kind: str) -> Path:
     """A file that cannot be a base."""
     data = file.read_bytes()
@@ -247,6 +282,12 @@ def damaged(plain, file: Path, kind: str) -> Path:
         write(plain, file, template=None)
     elif kind == "split":
         write(plain, file, split_count=3)
+    elif kind in ("adapter", "mmproj", "imatrix"):
+        write(plain, file, type=kind)
+    elif kind == "vocabulary":
+        write(plain, file, tensors=False)
+    elif kind == "tokenizer":
+        write(plain, file, tokens=False)
     return file
 
 
@@ -260,6 +301,11 @@ def damaged(plain, file: Path, kind: str) -> Path:
         ("architecture", "is a rwkv6, which transformers does not read from GGUF"),
         ("template", "has no chat template"),
         ("split", "is one part of several"),
+        ("adapter", "is no language model: it holds an adapter"),
+        ("mmproj", "is no language model: it holds the projector of a multimodal model"),
+        ("imatrix", "is no language model: it holds imatrix"),
+        ("vocabulary", "is no language model: it holds no weights"),
+        ("tokenizer", "has no tokenizer"),
     ],
 )
 def test_a_file_that_cannot_be_a_base_is_refused_before_anything_is_loaded(
