@@ -18,7 +18,16 @@ from alignbench.api.policy import Answer
 from alignbench.errors import ModelError
 from alignbench.models import meter
 from alignbench.models.forward.incremental import GrowingTexts
-from alignbench.models.forward.memory import ANSWERS, CACHE, POSITIONS, give_back, kv_bytes, limit, positions
+from alignbench.models.forward.memory import (
+    ANSWERS,
+    CACHE,
+    POSITIONS,
+    give_back,
+    halving,
+    kv_bytes,
+    limit,
+    positions,
+)
 from alignbench.rows import Prompt
 
 if TYPE_CHECKING:
@@ -66,6 +75,11 @@ class Row:
     ended: bool = False
     """Whether nothing is added any more: it is finished, or as long as the model's context."""
 
+    def begin_again(self) -> None:
+        """Forget what was drawn, and what it cost."""
+        self.ids, self.forwards, self.tokens, self.seconds = [], 0, 0, 0.0
+        self.finished = self.ended = False
+
 
 def generate(
     policy: Adapted, prompts: Many[Prompt], sampling: Sampling, key: int, *, samples: int = 1
@@ -95,9 +109,9 @@ def generate(
     with meter.doing("generate"), torch.no_grad(), base.using(policy), base.arithmetic():
         while order:
             size = _batch(base, order, sampling.max_new_tokens)
-            _decode(base, order[:size], sampling)
+            for _ in halving(order[:size], lambda some: _decode(base, some, sampling)):
+                give_back()  # the cache of keys and values
             order = order[size:]
-            give_back()  # the cache of keys and values
     return [
         Answer(
             prompt_id=row.prompt.id,
@@ -113,9 +127,11 @@ def generate(
     ]
 
 
-def _decode(base: Network, rows: list[Row], sampling: Sampling) -> None:
+def _decode(base: Network, rows: Many[Row], sampling: Sampling) -> None:
     """Draw the answers of one batch, one token of every row at a time; finished rows are removed."""
     stops = stop_ids(base)
+    for row in rows:  # an earlier try may have run out of memory
+        row.begin_again()
     texts = GrowingTexts(base, [row.prompt.prompt_ids for row in rows])
     for position in range(sampling.max_new_tokens):
         started = time.perf_counter()
@@ -192,7 +208,7 @@ def stop_ids(base: Network) -> frozenset[int]:
 # --- drawing ------------------------------------------------------------------------------------------------
 
 
-def draw(base: Network, logits: Tensor, rows: list[Row], sampling: Sampling, position: int) -> list[int]:
+def draw(base: Network, logits: Tensor, rows: Many[Row], sampling: Sampling, position: int) -> list[int]:
     """Return the next token of each row, from logits [B, vocabulary]."""
     tokens, sure = _choose(base, logits, rows, sampling, position)
     if base.dtype != torch.float32:
@@ -208,7 +224,7 @@ def draw(base: Network, logits: Tensor, rows: list[Row], sampling: Sampling, pos
 
 
 def _choose(
-    base: Network, logits: Tensor, rows: list[Row], sampling: Sampling, position: int
+    base: Network, logits: Tensor, rows: Many[Row], sampling: Sampling, position: int
 ) -> tuple[list[int], list[bool]]:
     """Return the likeliest perturbed token of each row, and whether its margin is larger than rounding."""
     logits = logits[:, : base.vocabulary]

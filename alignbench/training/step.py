@@ -20,7 +20,7 @@ from alignbench.api.method import GroupScores, LossFn, ScoreFn, ScoringGroup
 from alignbench.errors import ModelError, PluginError, first_line
 from alignbench.models import ModelPolicy
 from alignbench.models.forward.groups import Group, kept_by, read, to_group
-from alignbench.models.forward.memory import for_activations
+from alignbench.models.forward.memory import for_activations, out_of_memory
 from alignbench.models.meter import Tally, metered
 from alignbench.rows import Ids, Sequence
 from alignbench.training.batches import cut, cut_evenly
@@ -92,7 +92,7 @@ class GradientStep:
                 with self._training_mode():
                     return self._gradient(rows, distinct)
             except RuntimeError as error:
-                if not _out_of_memory(error):
+                if not out_of_memory(error):
                     raise
                 reason = first_line(error)
             # Outside the handler: its traceback holds the tensors that did not fit.
@@ -233,7 +233,3 @@ class GradientStep:
 
 def _group(given: ScoringGroup | Many[Sequence]) -> ScoringGroup:
     return given if isinstance(given, ScoringGroup) else ScoringGroup(given)
-
-
-def _out_of_memory(error: RuntimeError) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

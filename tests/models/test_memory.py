@@ -6,14 +6,18 @@ import gc
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
 
+from alignbench.api.config import Sampling
+from alignbench.api.method import ScoringGroup
 from alignbench.models import DecodingBase, load_base
-from alignbench.models.forward import groups, memory
+from alignbench.models.forward import groups, memory, scoring
 from alignbench.models.forward.groups import kept_by
 from alignbench.recipe import schema
+from alignbench.rows import Prompt, Sequence
 
 ROUNDS = """
 import ctypes, resource, runpy, sys
@@ -177,3 +181,76 @@ def test_gaps_between_what_is_in_use_are_given_back_once_they_are_large(root):
     few, many = map(int, done.stdout.split())
     assert few < 10
     assert many > 400
+
+
+PROMPTS = [
+    Prompt(id=str(n), prompt=({"role": "user", "content": "x"},), prompt_ids=tuple(range(1, 4 + n)))
+    for n in range(5)
+]
+FULL = (
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nmore"),
+    RuntimeError("[enforce fail at alloc_cpu.cpp:121] DefaultCPUAllocator: can't allocate memory: you tried"),
+)
+
+
+def fits(monkeypatch, where, name: str, count, error: Exception) -> list[int]:
+    """Let a forward fail over more than two rows, as `count` counts them in its arguments; return what was tried."""
+    whole, tried = getattr(where, name), list[int]()
+
+    def forward(network, what, *args, **how):
+        tried.append(count(what))
+        if tried[-1] > 2:
+            raise error
+        return whole(network, what, *args, **how)
+
+    monkeypatch.setattr(where, name, forward)
+    return tried
+
+
+@pytest.mark.parametrize("error", FULL)
+def test_answers_that_do_not_fit_together_are_drawn_in_halves_and_are_the_same(
+    base, monkeypatch, capsys, error
+):
+    sampling = Sampling(temperature=1.0, max_new_tokens=6)
+    whole = base.policy().answer(PROMPTS, sampling, 3)
+    tried = fits(monkeypatch, type(base), "logits", len, error)
+    halves = base.policy().answer(PROMPTS, sampling, 3)
+    assert max(tried) == 5, "all of them are tried together"
+    assert [replace(one, seconds=0.0) for one in halves] == [replace(one, seconds=0.0) for one in whole]
+    said = f"5 together do not fit into memory, and are computed in halves: {str(error).splitlines()[0]}"
+    assert said in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("error", FULL)
+def test_sequences_that_do_not_fit_together_are_scored_in_halves(base, monkeypatch, error):
+    sequences = [Sequence(prompt.prompt_ids, (5, 6, 7)) for prompt in PROMPTS]
+    policy, texts = base.policy(), [prompt.prompt_ids for prompt in PROMPTS]
+    roads = (
+        (scoring, "response_states", lambda layout: len(layout.targets) // 3, lambda: [
+            one.logps.tolist() for one in policy.logprobs(sequences)
+        ]),
+        (groups, "response_states", lambda layout: len(layout.targets) // 3, lambda: groups.score(
+            policy, {"": ScoringGroup(sequences)}
+        )[""].logps.tolist()),
+        (type(base), "hidden", len, lambda: scoring.embed(base, texts).tolist()),
+    )  # fmt: skip
+    for where, name, count, road in roads:
+        whole = road()
+        with monkeypatch.context() as patched:
+            tried = fits(patched, where, name, count, error)
+            assert road() == [pytest.approx(row, abs=1e-5) for row in whole]
+            assert max(tried) == 5 > 2 >= min(tried)
+
+
+def test_what_does_not_fit_alone_is_an_error_and_no_other_error_is_taken_for_it():
+    def never(items):
+        raise torch.OutOfMemoryError(f"no room for {len(items)}")
+
+    with pytest.raises(torch.OutOfMemoryError, match="no room for 1"):
+        list(memory.halving([1, 2, 3], never))
+
+    def broken(items):
+        raise RuntimeError(f"sizes of {len(items)} do not match")
+
+    with pytest.raises(RuntimeError, match="sizes of 3"):
+        list(memory.halving([1, 2, 3], broken))

@@ -314,12 +314,16 @@ def score(
         given = {name: to_group(name, groups[name]) for name in names}
         for name in names:
             found[name] = Scores(name, mask.to(base.device), base.tolerance)
-        for places in batches(items, positions or memory.positions(base, memory.POSITIONS)):
+
+        def forward(places: Many[int], policy: Any = policy, items: Any = items, given: Any = given) -> Any:
             part = [items[place] for place in places]
             with meter.doing("score"):
-                scores = read(policy, {name: replace(one, items=part) for name, one in given.items()}, None)
-            for name, some in scores.items():
-                found[name].put(torch.tensor(places, device=base.device), some)
+                return read(policy, {name: replace(one, items=part) for name, one in given.items()}, None)
+
+        for batch in batches(items, positions or memory.positions(base, memory.POSITIONS)):
+            for places, scores in memory.halving(batch, forward):
+                for name, some in scores.items():
+                    found[name].put(torch.tensor(places, device=base.device), some)
     return found
 
 

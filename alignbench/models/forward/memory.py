@@ -5,14 +5,19 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import psutil
 
+from alignbench.errors import first_line
+
 if TYPE_CHECKING:
     from alignbench.models.forward.network import Network
+
+Item = TypeVar("Item")
+Found = TypeVar("Found")
 
 SHARE = {"cpu": 0.25, "cuda": 0.5}
 """Share of the memory that one forward may take for what its backward pass needs."""
@@ -142,6 +147,43 @@ def _groups() -> list[str]:
     file = Path("/proc/self/cgroup")
     paths = [line.split(":", 2)[2] for line in file.read_text().splitlines()] if file.is_file() else []
     return [str(part) for path in paths for part in (Path(path), *Path(path).parents)]
+
+
+def out_of_memory(error: RuntimeError) -> bool:
+    """Return whether an error says that a tensor found no memory."""
+    import torch
+
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
+def halving(
+    items: Sequence[Item], work: Callable[[Sequence[Item]], Found]
+) -> Iterator[tuple[Sequence[Item], Found]]:
+    """Yield items with what `work` returns for them: for all together, or where they do not fit, for each half.
+
+    What is computed together is chosen beforehand to fit (`limit`); this is the net below. The log says so. Raises the
+    error of a single item that does not fit.
+    """
+    import torch
+
+    waiting = [items]
+    while waiting:
+        some = waiting.pop()
+        try:
+            found = work(some)
+        except RuntimeError as error:
+            if len(some) == 1 or not out_of_memory(error):
+                raise
+            reason = first_line(error)
+        else:
+            yield some, found
+            continue
+        # Outside the handler: its traceback holds the tensors that did not fit.
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        print(f"{len(some)} together do not fit into memory, and are computed in halves: {reason}")
+        half = len(some) // 2
+        waiting += [some[half:], some[:half]]
 
 
 def keep_freed() -> bool:

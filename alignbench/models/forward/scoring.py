@@ -15,7 +15,7 @@ from alignbench.errors import ModelError
 from alignbench.models import counting, meter
 from alignbench.models.forward.groups import Group, Layout, batches, lay_out, response_states, spread
 from alignbench.models.forward.lm_head import log_probabilities, log_probabilities_and_entropies
-from alignbench.models.forward.memory import POSITIONS, positions
+from alignbench.models.forward.memory import POSITIONS, halving, positions
 from alignbench.rows import Sequence
 
 if TYPE_CHECKING:
@@ -69,12 +69,17 @@ def embed(base: Network, texts: Many[Many[int]]) -> NDArray[np.float32]:
     texts = [text or (base.first_token,) for text in texts]
     found = np.zeros((len(texts), base.head.weight.shape[1]), np.float32)
     base.model.eval()
+
+    def means(places: Many[int]) -> NDArray[np.float32]:
+        ids, mask = base.pad([texts[place] for place in places], "right")
+        counting.expect(sum(len(texts[place]) for place in places))
+        states = base.hidden(ids).float() * mask[..., None]
+        return (states.sum(1) / mask.sum(1, keepdim=True)).cpu().numpy()
+
     with base.using(None), base.arithmetic():
-        for places in batches(texts, positions(base, POSITIONS)):
-            ids, mask = base.pad([texts[place] for place in places], "right")
-            counting.expect(sum(len(texts[place]) for place in places))
-            states = base.hidden(ids).float() * mask[..., None]
-            found[places] = (states.sum(1) / mask.sum(1, keepdim=True)).cpu().numpy()
+        for batch in batches(texts, positions(base, POSITIONS)):
+            for places, rows in halving(batch, means):
+                found[list(places)] = rows
     return found
 
 
@@ -83,8 +88,12 @@ def _states(policy: Adapted, sequences: Many[Sequence]) -> Iterator[tuple[list[i
     """Yield places of sequences, their layout and the states that predict their response tokens."""
     base = policy.base
     base.model.eval()
-    for places in batches(sequences, positions(base, POSITIONS)):
+
+    def forward(places: Many[int]) -> tuple[Layout, Tensor]:
         with meter.doing("score"), base.using(policy), base.arithmetic():
             layout = lay_out({"": Group([sequences[place] for place in places])}, base.device)
-            states = response_states(base, layout)
-        yield places, layout, states
+            return layout, response_states(base, layout)
+
+    for batch in batches(sequences, positions(base, POSITIONS)):
+        for places, found in halving(batch, forward):
+            yield list(places), *found
