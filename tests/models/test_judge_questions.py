@@ -101,6 +101,28 @@ def test_what_questions_share_is_computed_once(base: Base, monkeypatch: pytest.M
         assert together.tokens > once
 
 
+def test_questions_that_do_not_fit_into_memory_together_are_read_in_halves(
+    base: Base, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    asked, found = questions(*ANSWERS), options_of(base, ">", "AB")
+    whole, tried = choices._states, list[int]()
+    together = read(base.policy(), asked, found)
+
+    def states(trees: TokenTrees, begins: Ids, batch: Any, texts: Any, prefixes: Any) -> Any:
+        made = whole(trees, begins, batch, texts, prefixes)
+        tried.append(len(texts))
+        if len(texts) > 20:  # after the trees have grown
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return made
+
+    monkeypatch.setattr(choices, "_states", states)
+    halves = read(base.policy(), asked, found)
+    assert max(tried) > 20 >= min(tried)
+    assert "are computed in halves: CUDA out of memory" in capsys.readouterr().out
+    torch.testing.assert_close(together.probabilities, halves.probabilities, atol=1e-6, rtol=0)
+    assert together.likeliest == halves.likeliest
+
+
 def test_a_row_for_each_tree_and_whole_texts_give_the_same_probabilities(
     base: Base, monkeypatch: pytest.MonkeyPatch
 ):

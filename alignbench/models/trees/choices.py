@@ -13,7 +13,7 @@ from torch import Tensor
 from alignbench.data.tokens import encode, spelled
 from alignbench.errors import ModelError
 from alignbench.models import meter
-from alignbench.models.forward.memory import HELD, LOGITS, QUESTIONS, kv_bytes, limit
+from alignbench.models.forward.memory import HELD, LOGITS, QUESTIONS, halving, kv_bytes, limit
 from alignbench.models.trees.token_tree import TokenTrees
 from alignbench.rows import Ids
 
@@ -112,18 +112,33 @@ def read(policy: ModelPolicy, questions: Many[Ids], options: Options) -> Reading
         begins = texts[0][: min(_common(texts[0], texts[-1]), len(texts[0]) - 1)]
     held = kv_bytes(base) + base.head.in_features * base.dtype.itemsize
     capacity = max(limit(kind, QUESTIONS, HELD / 2) // held, FLOOR)
-    planned = list(_planned(texts, len(begins), len(options.prefixes), WIDTH[kind], capacity))
-    batches = list(_batches(planned, capacity))
-    trees.reserve(len(begins) + max(sum(one.positions for one in batch) for batch in batches))
-    with meter.metered(meter.Tally()) as tally:
-        for batch in batches:
-            after = _states(trees, begins, batch, texts, options.prefixes)
+
+    def planned(texts: Many[Ids]) -> list[_Planned]:
+        return list(_planned(texts, len(begins), len(options.prefixes), WIDTH[kind], capacity))
+
+    batches = list(_batches(planned(texts), capacity))
+    room = max(sum(one.positions for one in batch) for batch in batches)
+
+    def answer(numbers: Many[int]) -> None:
+        nonlocal trees, room
+        some = [texts[number] for number in numbers]
+        try:
+            trees.reserve(len(begins) + room)
+            after = _states(trees, begins, planned(some), some, options.prefixes)
             with base.using(policy), base.arithmetic():
                 chances, likeliest = _of_each(base, after, options)
-            places = [order[number] for tree in batch for part in tree.parts for number in part]
-            reading.probabilities[places] = chances.cpu()
-            for place, token in zip(places, likeliest.tolist(), strict=True):
-                reading.likeliest[place] = token
+        except RuntimeError:  # where they did not fit, each half gets trees of its own
+            trees, room = TokenTrees(policy), 0
+            raise
+        places = [order[number] for number in numbers]
+        reading.probabilities[places] = chances.cpu()
+        for place, token in zip(places, likeliest.tolist(), strict=True):
+            reading.likeliest[place] = token
+
+    with meter.metered(meter.Tally()) as tally:
+        for batch in batches:
+            for _ in halving([number for tree in batch for part in tree.parts for number in part], answer):
+                pass
         trees.free_prefix(begins)
     reading.tokens = tally.work.positions
     return reading
