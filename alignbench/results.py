@@ -73,7 +73,7 @@ Number = Annotated[float | None, BeforeValidator(_finite)]
 Interval = tuple[float, float]
 
 
-class Record(BaseModel):
+class Section(BaseModel):
     """A frozen part of the record. Unknown keys are ignored, so that added fields do not break a reader."""
 
     model_config = ConfigDict(
@@ -81,7 +81,7 @@ class Record(BaseModel):
     )
 
 
-class StudentT(Record):
+class StudentT(Section):
     """How uncertain a number is: (centre - truth) / se follows Student's t with `df` degrees of freedom.
 
     From it follows any test of the number, such as a one-sided one or one against another margin:
@@ -102,7 +102,7 @@ class StudentT(Record):
     """The part of se squared that more prompts reduce and more seeds do not; both reduce what is left."""
 
 
-class Estimate(Record):
+class Estimate(Section):
     """A number, or the reason why there is none."""
 
     value: Number = None
@@ -148,7 +148,7 @@ class Measured(Estimate):
         return Measured(**dict(self.method), estimand="method")
 
 
-class MetricInfo(Record):
+class MetricInfo(Section):
     """What a metric's numbers mean."""
 
     unit: str = ""
@@ -161,7 +161,7 @@ class MetricInfo(Record):
     """Whether it is a plugin's, which the first table shows with alignbench's own."""
 
 
-class Cost(Record):
+class Cost(Section):
     """What was spent, counted where it was computed. None: not counted.
 
     A token is a position that a model computes; a prompt that several answers share, computed once, counts once.
@@ -225,7 +225,7 @@ class Cost(Record):
     """Wall time of the same, measured on a subset of the answers."""
 
 
-class Costs(Record):
+class Costs(Section):
     """Mean over the finished seeds."""
 
     own: Cost = Cost()
@@ -234,7 +234,7 @@ class Costs(Record):
     """With every label and shared artefact it depends on, back to base."""
 
 
-class Decoding(Record):
+class Decoding(Section):
     """The cost of an answer token of a policy with its own decoder, and its ratio to plain decoding of the start.
 
     Plain decoding with a cache is measured in the start's own cell, on the same prompts. Plain decoding
@@ -262,14 +262,14 @@ class Decoding(Record):
     """Ratio to the wall time of plain decoding without a cache."""
 
 
-class TuningScore(Record):
+class TuningScore(Section):
     """The tuning judge's scores of a label's answers to validation prompts at one temperature."""
 
     temperature: float
     score: Estimate
 
 
-class Choice(Record):
+class Choice(Section):
     """The sampling temperature that a label is ranked at, and how it was chosen."""
 
     temperature: Number = None
@@ -286,7 +286,7 @@ class Choice(Record):
     """Why validation prompts did not choose it; empty where they did."""
 
 
-class LabelResult(Record):
+class LabelResult(Section):
     """One row of the comparison, over all seeds."""
 
     label: str
@@ -310,7 +310,7 @@ class LabelResult(Record):
     """None where the policy decodes plainly, or its start is not a label of the run."""
 
 
-class CurvePoint(Record):
+class CurvePoint(Section):
     """One evaluation during training, on the validation prompts of `evaluation.curve`."""
 
     step: int
@@ -322,7 +322,7 @@ class CurvePoint(Record):
     """`kl.base` of these answers, nats per response."""
 
 
-class Cell(Record):
+class CellResult(Section):
     """One label at one seed. A cell that did not finish is listed with its reason, never left out."""
 
     label: str
@@ -345,7 +345,7 @@ class Cell(Record):
     """From first to last step, where the recipe sets `evaluation.curve`."""
 
 
-class Comparison(Record):
+class Comparison(Section):
     """Two labels on one metric: `difference` is a's value minus b's."""
 
     a: str
@@ -399,7 +399,7 @@ class Comparison(Record):
         )
 
 
-class SettingResult(Record):
+class SettingResult(Section):
     """All labels at one temperature; a label that ignores it has the same numbers at each.
 
     Holds the metrics that depend on how answers are drawn. Expensive judges judge the chosen temperature only,
@@ -411,7 +411,7 @@ class SettingResult(Record):
     comparisons: tuple[Comparison, ...] = ()
 
 
-class Point(Record):
+class Point(Section):
     """One policy on the frontier of reward against distance from base."""
 
     label: str
@@ -424,7 +424,7 @@ class Point(Record):
     """The first judge's score."""
 
 
-class DataCounts(Record):
+class DataCounts(Section):
     """The shared table of rows: what was kept, what was dropped and why."""
 
     model_config = ConfigDict(extra="allow")
@@ -436,7 +436,7 @@ class DataCounts(Record):
     fingerprints: dict[str, Any] = {}
 
 
-class Model(Record):
+class Model(Section):
     """What was found out about the base when it was loaded."""
 
     weights: int | None = None
@@ -449,7 +449,7 @@ class Model(Record):
     """What is computed on a slower path, because the fast one gave other numbers."""
 
 
-class Results(Record):
+class Results(Section):
     """A whole run."""
 
     schema_: int = Field(SCHEMA, alias="schema", ge=1)
@@ -470,7 +470,7 @@ class Results(Record):
     metrics: dict[str, MetricInfo] = {}
     """What the metrics of labels and cells mean, in display order."""
     labels: tuple[LabelResult, ...] = ()
-    cells: tuple[Cell, ...] = ()
+    cells: tuple[CellResult, ...] = ()
     comparisons: tuple[Comparison, ...] = ()
     """Each label at its own temperature."""
     settings: tuple[SettingResult, ...] = ()
@@ -500,7 +500,7 @@ class Results(Record):
         found = self.label(label)
         return None if found is None or found.sampling is None else found.sampling.temperature
 
-    def cells_of(self, label: str) -> tuple[Cell, ...]:
+    def cells_of(self, label: str) -> tuple[CellResult, ...]:
         return tuple(cell for cell in self.cells if cell.label == label)
 
     def comparison(

@@ -3,10 +3,11 @@
     python benchmarks/real_vs_trl.py MODEL ROWS [--only dpo] [--compute defaults] [--steps 3] [--batch 8]
 
 MODEL is a local folder or GGUF file, ROWS a file of pairs (`prompt`, `chosen`, `rejected`). The methods are those of
-`trl sft`, `trl dpo` and `trl reward`. Each arm is a process of its own on one thread: the weights in NF4, a LoRA
-adapter of rank 16 on all linear layers, the same rows in the same order and batches, AdamW, a constant rate. TRL's
-process is its script with the options of its command line, on the safetensors that the model is unpacked to. DPO's
-references are computed inside the measured time in both arms.
+`trl sft`, `trl dpo` and `trl reward`, and ORPO, whose trainer TRL keeps in `trl.experimental`, without a command. Each
+arm is a process of its own on one thread: the weights in NF4, a LoRA adapter of rank 16 on all linear layers, the same
+rows in the same order and batches, AdamW, a constant rate. TRL's process is its script with the options of its command
+line, on the safetensors that the model is unpacked to. DPO's references are computed inside the measured time in both
+arms.
 
 `float32` and `bfloat16` are equal settings: weights and products of both arms in that type, and no recomputed
 activations. `defaults` leaves precision and recomputation to each side: ours takes `compute: auto`, and TRL gets no
@@ -33,10 +34,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import alignbench_orpo
+
 os.environ |= {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "TOKENIZERS_PARALLELISM": "false"}
 os.environ |= {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
 
-METHODS = ("sft", "dpo", "reward")
+METHODS = ("sft", "dpo", "orpo", "reward")
 COMPUTES = ("float32", "bfloat16", "defaults")
 RATE, BETA = 1e-4, 0.1
 LENGTH = 192
@@ -179,6 +182,8 @@ def ours(given: argparse.Namespace) -> dict[str, Any]:
             return -torch.nn.functional.logsigmoid(BETA * (chosen - rejected)), {}
 
         sequences, loss = both_answers, preference
+    elif given.only == "orpo":
+        sequences, loss = alignbench_orpo.sequences, alignbench_orpo.loss_of(BETA)
     else:
         head = reward_model.new_head(base, seed=0)
         modules = {"head": head}
@@ -241,10 +246,10 @@ def theirs(given: argparse.Namespace) -> dict[str, Any]:
         "save_strategy": "no",
         "logging_steps": given.steps,
         **({} if compute == "defaults" else equal_settings(compute)),
-        **({"beta": BETA} if method == "dpo" else {}),
+        **({"beta": BETA} if method in ("dpo", "orpo") else {}),
         **({"lora_task_type": "SEQ_CLS"} if method == "reward" else {}),
     }
-    script: Any = import_module(f"trl.scripts.{method}")
+    script: Any = ORPOScript if method == "orpo" else import_module(f"trl.scripts.{method}")
     spent: list[float] = []
     settings: dict[str, Any] = {}
     logged: list[dict[str, float]] = []
@@ -270,6 +275,33 @@ def theirs(given: argparse.Namespace) -> dict[str, Any]:
         "loss": losses[-1],
         "settings": settings,
     }
+
+
+class ORPOScript:
+    """What `trl.scripts.dpo` does, with TRL's trainer of ORPO."""
+
+    @staticmethod
+    def make_parser() -> Any:
+        from trl import ModelConfig, ScriptArguments, TrlParser
+        from trl.experimental.orpo import ORPOConfig
+
+        return TrlParser((ScriptArguments, ORPOConfig, ModelConfig))
+
+    @staticmethod
+    def main(script: Any, training: Any, model: Any) -> None:
+        from datasets import load_dataset
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+        from trl import get_peft_config, get_quantization_config
+        from trl.experimental.orpo import ORPOTrainer
+
+        weights = {"dtype": model.dtype, "quantization_config": get_quantization_config(model)}
+        ORPOTrainer(
+            model=AutoModelForCausalLM.from_pretrained(model.model_name_or_path, **weights),
+            args=training,
+            train_dataset=load_dataset(script.dataset_name)[script.dataset_train_split],
+            processing_class=AutoTokenizer.from_pretrained(model.model_name_or_path),
+            peft_config=get_peft_config(model),
+        ).train()
 
 
 def equal_settings(compute: str) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from rich.text import Text
 
 if TYPE_CHECKING:
     from alignbench.api.config import Sampling
-    from alignbench.engine.cells import Cell
+    from alignbench.engine.cells import PlannedCell
 
 NARROW = 32
 """Terminal columns of one answer, at least: narrower terminals show answers below each other."""
@@ -24,12 +24,12 @@ NARROW = 32
 class ChatView:
     """Several policies, and the conversation of each."""
 
-    policies: Mapping[Cell, Any]
-    sampling: Mapping[Cell, Sampling]
+    policies: Mapping[PlannedCell, Any]
+    sampling: Mapping[PlannedCell, Sampling]
     talk: bool
 
     def __post_init__(self) -> None:
-        self._history: dict[Cell, list[dict[str, str]]] = {cell: [] for cell in self.policies}
+        self._history: dict[PlannedCell, list[dict[str, str]]] = {cell: [] for cell in self.policies}
         self._asked = 0
 
     def ask(self, question: str, console: Console) -> None:
@@ -51,7 +51,9 @@ class ChatView:
         else:
             self._history = {cell: [] for cell in self.policies}
 
-    def answers(self, question: str, texts: dict[Cell, str], ended: Callable[[Cell], None]) -> Iterator[None]:
+    def answers(
+        self, question: str, texts: dict[PlannedCell, str], ended: Callable[[PlannedCell], None]
+    ) -> Iterator[None]:
         """Fill `texts`, one token of each policy in turn; policies that cannot stream answer last, in one piece."""
         from alignbench.models.streaming import can_stream, stream
         from alignbench.rows import Prompt
@@ -85,7 +87,7 @@ class ChatView:
             yield
 
 
-def _side_by_side(texts: Mapping[Cell, str], unfinished: set[Cell], width: int) -> Columns:
+def _side_by_side(texts: Mapping[PlannedCell, str], unfinished: set[PlannedCell], width: int) -> Columns:
     from alignbench.report.text import visible
 
     each = max(NARROW, width // len(texts) - 1)
@@ -103,7 +105,7 @@ def _side_by_side(texts: Mapping[Cell, str], unfinished: set[Cell], width: int) 
     )
 
 
-def _block(cell: Cell, text: str) -> Text:
+def _block(cell: PlannedCell, text: str) -> Text:
     from alignbench.report.text import visible
 
     return Text(f"[{cell.label}] {visible(text)}")

@@ -12,7 +12,7 @@ from alignbench.cli.shell import print_json, show_table
 
 if TYPE_CHECKING:
     from alignbench.commands.forecast import Forecast
-    from alignbench.engine.cells import Cell
+    from alignbench.engine.cells import PlannedCell
     from alignbench.recipe.plan import Plan
     from alignbench.recipe.schema import Loaded, Recipe
     from alignbench.recipe.schema import Model as Base
@@ -83,7 +83,7 @@ def plan(
         typer.echo("Nothing is left to run.")
 
 
-def _tuning(loaded: Loaded, folder: Path) -> tuple[Loaded, dict[str, Any] | None, tuple[Cell, ...]]:
+def _tuning(loaded: Loaded, folder: Path) -> tuple[Loaded, dict[str, Any] | None, tuple[PlannedCell, ...]]:
     """Return the recipe with the values a finished tuning chose, a description of tuning, and its open cells."""
     from alignbench import layout
     from alignbench.commands.plan import finished
@@ -255,7 +255,11 @@ def _forecast(loaded: Loaded, plan: Plan, only: list[str]) -> Forecast:
 
 
 def _estimate(
-    loaded: Loaded, left: tuple[Cell, ...], trials: tuple[Cell, ...], found: Forecast, workers: int
+    loaded: Loaded,
+    left: tuple[PlannedCell, ...],
+    trials: tuple[PlannedCell, ...],
+    found: Forecast,
+    workers: int,
 ) -> dict[str, Any]:
     """Return the predicted cost of the open cells, and whether they fit this machine's device."""
     from dataclasses import asdict

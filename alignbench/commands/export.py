@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from alignbench import layout, store
 from alignbench.commands.open_run import recipe_of, reopen
-from alignbench.engine.cells import Cell
+from alignbench.engine.cells import PlannedCell
 from alignbench.engine.environment import origin
 from alignbench.errors import ModelError, PluginError, RecipeError
 from alignbench.recipe.schema import BASE, Recipe
@@ -28,7 +28,7 @@ LEFT_BEHIND = (layout.POLICY_KIND,)
 """What only alignbench reads."""
 
 
-def adapter(run: Path, cell: Cell, out: Path) -> Path:
+def adapter(run: Path, cell: PlannedCell, out: Path) -> Path:
     """Copy a cell's adapter, its base's name and the tokenizer into `out`, a folder that peft loads.
 
     Raises PluginError where the policy is not an adapter, RecipeError where `out` holds something already.
@@ -70,7 +70,7 @@ def base_of(run: Path, recipe: Recipe) -> str:
     return str(file) if local else recipe.model.id
 
 
-def merge(run: Path, cell: Cell, folder: Path, out: Path, threads: int) -> dict[str, float]:
+def merge(run: Path, cell: PlannedCell, folder: Path, out: Path, threads: int) -> dict[str, float]:
     """Merge the adapter in `folder` into the base in full precision, write the model, and hold it to account.
 
     Returns how far the written model is from the adapter on the same base, and from the quantised policy that
@@ -148,7 +148,7 @@ def push(folder: Path, name: str) -> str:
         ) from error
 
 
-def _sequences(run: Path, cell: Cell, threads: int) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
+def _sequences(run: Path, cell: PlannedCell, threads: int) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
     """Prompt and answer ids of the first of the cell's own answers."""
     session = reopen(run, threads)
     prompts = {
@@ -158,7 +158,7 @@ def _sequences(run: Path, cell: Cell, threads: int) -> list[tuple[tuple[int, ...
     return [(prompts[answer.prompt_id], answer.ids) for answer in answers]
 
 
-def _measured(run: Path, cell: Cell, asked: Many[Any], threads: int) -> list[Tensor]:
+def _measured(run: Path, cell: PlannedCell, asked: Many[Any], threads: int) -> list[Tensor]:
     import torch
 
     from alignbench.rows import Sequence

@@ -14,7 +14,7 @@ from typing import Any
 from alignbench import layout, results, store
 from alignbench.api.launcher import Finished, Launcher, Needs, Task
 from alignbench.engine import resources
-from alignbench.engine.cells import Cell, cells_of, parents_of, ranks
+from alignbench.engine.cells import PlannedCell, cells_of, parents_of, ranks
 from alignbench.engine.experiment import Progress
 from alignbench.engine.tasks import complete
 from alignbench.errors import AlignbenchError
@@ -67,7 +67,7 @@ class Forecast:
     """Why the evaluation could not be measured whole."""
 
     def seconds(
-        self, cells: Iterable[Cell], max_workers: int, like: Mapping[str, str] | None = None
+        self, cells: Iterable[PlannedCell], max_workers: int, like: Mapping[str, str] | None = None
     ) -> float:
         """Return the wall time of `cells`, `max_workers` side by side, with data and evaluation.
 
@@ -80,16 +80,16 @@ class Forecast:
         return self.prepare_seconds + aligned + (self.evaluate_seconds if each else 0.0)
 
 
-def measuring(cell: Cell) -> Cell:
+def measuring(cell: PlannedCell) -> PlannedCell:
     """Return the task that measures a cell, as a cell that starts from it."""
-    return Cell(f"{layout.MEASUREMENTS}/{cell.label}", cell.seed, (cell.label,))
+    return PlannedCell(f"{layout.MEASUREMENTS}/{cell.label}", cell.seed, (cell.label,))
 
 
-def side_by_side(seconds: Mapping[Cell, float], max_workers: int) -> float:
+def side_by_side(seconds: Mapping[PlannedCell, float], max_workers: int) -> float:
     """Return how long cells take that start as the engine starts them, each once its parents are done."""
     needed = {cell: set(found) for cell, found in parents_of(tuple(seconds)).items()}
     rank, now = ranks({cell: list(found) for cell, found in needed.items()}, max_workers), 0.0
-    waiting, running = sorted(seconds, key=rank.__getitem__), dict[Cell, float]()
+    waiting, running = sorted(seconds, key=rank.__getitem__), dict[PlannedCell, float]()
     while waiting or running:
         ready = [cell for cell in waiting if not needed[cell]][: max_workers - len(running)]
         running |= {cell: now + seconds[cell] for cell in ready}
@@ -199,7 +199,7 @@ def _read(
 
 
 @dataclass
-class Part:
+class CalibratedLabels:
     """The labels that one process measures after the other, and the folder for what it makes."""
 
     labels: list[str]
@@ -256,9 +256,9 @@ def _measure(
     """Return what child processes have measured, as many side by side as the run would have; where one dies, another
     goes on with the labels that are left. Raises where none could load the base."""
     shared = divided(plan, labels, max(1, resources.max_workers(plan, launcher)))
-    parts: dict[str, Part] = {}
+    parts: dict[str, CalibratedLabels] = {}
     for number, some in enumerate(shared):
-        part = Part(some, out / f"{CALIBRATION}-{number}", number == len(shared) - 1)
+        part = CalibratedLabels(some, out / f"{CALIBRATION}-{number}", number == len(shared) - 1)
         part.folder.mkdir()
         (part.folder / layout.DATA).symlink_to(out / layout.DATA, target_is_directory=True)
         name = CALIBRATION if len(shared) == 1 else f"{CALIBRATION} {number + 1}"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from alignbench import layout, store
 from alignbench.api.launcher import Task
-from alignbench.engine.cells import Cell
+from alignbench.engine.cells import PlannedCell
 from alignbench.engine.environment import origin
 from alignbench.errors import RecipeError
 from alignbench.recipe.schema import Recipe
@@ -23,13 +23,13 @@ def recipe_of(run: Path) -> Recipe:
     return Recipe.model_validate_json(_read(run / layout.RECIPE))
 
 
-def finished(results: Results, labels: Iterable[str] = (), seed: int | None = None) -> list[Cell]:
+def finished(results: Results, labels: Iterable[str] = (), seed: int | None = None) -> list[PlannedCell]:
     """Return one finished cell for each label, at `seed` or at its first finished one.
 
     Without `labels` those of all labels. Raises RecipeError for a label that is not there or not finished.
     """
     done = [cell for cell in results.cells if cell.status == "done" and seed in (None, cell.seed)]
-    first = {cell.label: Cell(cell.label, cell.seed) for cell in reversed(done)}
+    first = {cell.label: PlannedCell(cell.label, cell.seed) for cell in reversed(done)}
     wanted = list(labels) or [label.label for label in results.labels if label.label in first]
     if lacking := [label for label in wanted if label not in first]:
         at = "" if seed is None else f" at seed {seed}"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from alignbench import layout, results, store
 from alignbench.engine import environment, keys
-from alignbench.engine.cells import Cell
+from alignbench.engine.cells import PlannedCell
 from alignbench.models.weights import child
 from alignbench.models.weights.files import place_of
 from alignbench.recipe.configs import make
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from alignbench.api.metric import Metric
 
 
-def describe(plan: Plan, cell: Cell) -> dict[str, Any]:
+def describe(plan: Plan, cell: PlannedCell) -> dict[str, Any]:
     """Return the method of a cell, where it comes from, its start, its budget and its departures."""
     row: dict[str, Any] = {"cell": str(cell), "label": cell.label, "seed": cell.seed}
     planned = plan.labels.get(cell.label)
@@ -35,14 +35,14 @@ def describe(plan: Plan, cell: Cell) -> dict[str, Any]:
     }
 
 
-def finished(plan: Plan, root: Path, out: Path, cells: tuple[Cell, ...]) -> dict[Cell, bool]:
+def finished(plan: Plan, root: Path, out: Path, cells: tuple[PlannedCell, ...]) -> dict[PlannedCell, bool]:
     """Return for each cell whether it is finished in `out`, so that a run of this recipe keeps it."""
     files, now = environment.files(plan, root), versions()
     plan = plan.computing(environment.compute(out, plan.recipe.model, root))
     key = keys.table_key(plan, files=files, versions=now)
     data = (store.manifest(out / layout.DATA, key=key) or {}).get("content")
     contents: dict[tuple[str, int], str] = {}
-    found: dict[Cell, bool] = {}
+    found: dict[PlannedCell, bool] = {}
     for cell in cells:
         parents = {label: contents.get((label, cell.seed), "") for label in cell.parents}
         sealed = None

@@ -20,7 +20,7 @@ from alignbench.rows import Prompt, Row, derive
 
 
 @dataclass
-class Part:
+class SplitRows:
     """One split after tokenisation: the rows that fit, and why others do not."""
 
     kept: list[Row] = field(default_factory=list)
@@ -37,7 +37,7 @@ class Part:
         }
 
 
-def lengths(parts: Iterable[Part], data: Data, context_length: int | None) -> None:
+def lengths(parts: Iterable[SplitRows], data: Data, context_length: int | None) -> None:
     """Raise where more rows do not fit than `allowed_drop` lets, with the lengths that would keep them.
 
     It is a ModelError where the chat template or the tokenizer is at fault, else a DataError.

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from alignbench import layout
 from alignbench.api.config import Split
 from alignbench.data import checks
-from alignbench.data.checks import Part
+from alignbench.data.checks import SplitRows
 from alignbench.data.noise import flip
 from alignbench.data.pool import CHUNK, SPLITS, Pool, Progress, ample, answered, gather, wanted
 from alignbench.data.split import split_of
@@ -91,9 +91,9 @@ def fit_all(
     tokenizer: PreTrainedTokenizerFast,
     context_length: int | None,
     report: Progress,
-) -> dict[Split, Part]:
+) -> dict[Split, SplitRows]:
     """Tokenise the rows of every split until as many fit as the recipe wants."""
-    parts: dict[Split, Part] = {}
+    parts: dict[Split, SplitRows] = {}
     for split in SPLITS:
         parts[split] = fit(
             pool.rows[split],
@@ -116,13 +116,13 @@ def fit(
     context_length: int | None,
     answer: int,
     report: Progress,
-) -> Part:
+) -> SplitRows:
     """Tokenise rows in their order until `most` of them fit.
 
     A row fits that has at most `longest` tokens, and for which the model's context suffices: for the row, and
     for the prompt with a generated answer of `answer` tokens.
     """
-    part, end, start = Part(), ending(tokenizer), 0
+    part, end, start = SplitRows(), ending(tokenizer), 0
     while start < len(rows) and (most is None or len(part.kept) < most):
         count = CHUNK if most is None else min(CHUNK, max(most - len(part.kept), 32))
         for row in tokenise(rows[start : start + count], tokenizer, end):

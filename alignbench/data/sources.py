@@ -28,7 +28,7 @@ _SPLIT_IN_NAME = re.compile(r"(train|validation|valid|val|dev|test|eval)(?![a-z]
 
 
 @dataclass(frozen=True, slots=True)
-class Record:
+class RawRow:
     """A record and where it stands: `line` counts from 1, and `column` finds a field in the line."""
 
     file: str
@@ -77,7 +77,7 @@ class Mapped(Settings):
 
 
 def read(
-    records: Iterator[Record], problems: Problems, source: Source, split: Split, limit: int | None = None
+    records: Iterator[RawRow], problems: Problems, source: Source, split: Split, limit: int | None = None
 ) -> Iterator[Row]:
     """Yield the records of a source as rows, all of the first one's shape and with unique ids.
 
@@ -152,7 +152,7 @@ class Sandbox(Source):
 
         count = self.config.rows if limit is None else limit
         records = (
-            Record("sandbox", n, row)
+            RawRow("sandbox", n, row)
             for n, row in enumerate(sandbox.rows(split, count, seed, families=self.config.families), start=1)
         )
         return read(records, Problems(), self, split)
@@ -180,7 +180,7 @@ class Jsonl(Source):
     def view(self) -> type[Row] | None:
         return _view(
             (
-                Record(name, line.number, line.record)
+                RawRow(name, line.number, line.record)
                 for file, name in files_of(self.root, self.config.path, "jsonl")
                 for line in jsonl.read(file, name, lambda problem: None, Counter())
             ),
@@ -190,10 +190,10 @@ class Jsonl(Source):
     def rows(self, split: Split, limit: int | None, seed: int) -> Iterator[Row]:
         problems, tolerated = Problems(), Counter[str]()
 
-        def records() -> Iterator[Record]:
+        def records() -> Iterator[RawRow]:
             for file, name in files_of(self.root, self.config.path, "jsonl"):
                 for line in jsonl.read(file, name, problems.add, tolerated):
-                    yield Record(name, line.number, line.record, line.column)
+                    yield RawRow(name, line.number, line.record, line.column)
                 self.facts.setdefault("files", {})[name] = jsonl.digest(file)
             self.facts["tolerated"] = dict(sorted(tolerated.items()))
 
@@ -222,7 +222,7 @@ class Parquet(Source):
         )
 
     def rows(self, split: Split, limit: int | None, seed: int) -> Iterator[Row]:
-        def records() -> Iterator[Record]:
+        def records() -> Iterator[RawRow]:
             for file, name in files_of(self.root, self.config.path, "parquet"):
                 yield from self._records(file, name, batch=1024)
                 self.facts.setdefault("files", {})[name] = jsonl.digest(file)
@@ -230,13 +230,13 @@ class Parquet(Source):
         return read(records(), Problems(), self, split, limit)
 
     @staticmethod
-    def _records(file: Path, name: str, batch: int) -> Iterator[Record]:
+    def _records(file: Path, name: str, batch: int) -> Iterator[RawRow]:
         import pyarrow.parquet as pq
 
         with _opened(pq.ParquetFile, file, name) as table:
             rows = (row for rows in table.iter_batches(batch_size=batch) for row in rows.to_pylist())
             for number, row in enumerate(rows, start=1):
-                yield Record(name, number, row)
+                yield RawRow(name, number, row)
 
 
 class Hub(Source):
@@ -274,11 +274,11 @@ class Hub(Source):
             raise DataError(f"{which.id} could not be read: {first_line(error)}", fix) from error
         self.facts.update(which.model_dump(exclude_none=True, exclude_defaults=True) | {"split": which.split})
         place = f"{which.id}[{which.split}]"
-        records = (Record(place, number, dict(record)) for number, record in enumerate(table, start=1))
+        records = (RawRow(place, number, dict(record)) for number, record in enumerate(table, start=1))
         return read(records, Problems(), self, split, limit)
 
 
-def _view(records: Iterator[Record], source: Source) -> type[Row] | None:
+def _view(records: Iterator[RawRow], source: Source) -> type[Row] | None:
     """Return the view of a source's first record; None where there is none.
 
     Raises DataError where it is not a row, or where no record has a column that the mapping names.

@@ -9,7 +9,7 @@ from typing import Any
 from alignbench.api.config import Settings, Split
 from alignbench.api.data import Source
 from alignbench.data import jsonl
-from alignbench.data.sources import Problems, Record, files_of, read
+from alignbench.data.sources import Problems, RawRow, files_of, read
 from alignbench.errors import Problem
 from alignbench.rows import Ranking, Row
 
@@ -43,7 +43,7 @@ class ReplyTrees(Source):
     def rows(self, split: Split, limit: int | None, seed: int) -> Iterator[Row]:
         problems, tolerated = Problems(), Counter[str]()
 
-        def records() -> Iterator[Record]:
+        def records() -> Iterator[RawRow]:
             for file, name in files_of(self.root, self.config.path, "jsonl"):
                 for line in jsonl.read(file, name, problems.add, tolerated):
                     yield from self._tree(line, name, problems)
@@ -52,7 +52,7 @@ class ReplyTrees(Source):
 
         return read(records(), problems, self, split, limit)
 
-    def _tree(self, line: jsonl.Line, name: str, problems: Problems) -> Iterator[Record]:
+    def _tree(self, line: jsonl.Line, name: str, problems: Problems) -> Iterator[RawRow]:
         root = line.record.get("prompt")
         try:
             if self.config.lang is not None and _message(root).get("lang") != self.config.lang:
@@ -67,7 +67,7 @@ class ReplyTrees(Source):
         if not found:
             self.dropped["no ranked replies"] += 1
         for fields in found:
-            yield Record(name, line.number, fields, line.column)
+            yield RawRow(name, line.number, fields, line.column)
 
 
 def _rankings(message: Message, before: tuple[dict[str, str], ...], tree: str) -> Iterator[dict[str, Any]]:

@@ -13,7 +13,7 @@ from alignbench.recipe.schema import BASE
 
 
 @dataclass(frozen=True, slots=True)
-class Cell:
+class PlannedCell:
     """One label at one seed: the unit of work, of isolation and of resume."""
 
     label: str
@@ -28,7 +28,7 @@ class Cell:
         return cell_folder(run, self.label, self.seed)
 
 
-def cells_of(plan: Plan, only: Iterable[str] = ()) -> tuple[Cell, ...]:
+def cells_of(plan: Plan, only: Iterable[str] = ()) -> tuple[PlannedCell, ...]:
     """Return the cells in order: seed by seed, `base` first, each label after those it needs.
 
     `only` keeps the named labels and what they need. Raises RecipeError for a label that is not there.
@@ -52,11 +52,14 @@ def cells_of(plan: Plan, only: Iterable[str] = ()) -> tuple[Cell, ...]:
         for parent in (BASE, *parents[label]):
             seeds[parent] = list(dict.fromkeys([*seeds[parent], *seeds[label]]))
     return tuple(
-        Cell(label, seed, parents[label]) for seed in seeds[BASE] for label in labels if seed in seeds[label]
+        PlannedCell(label, seed, parents[label])
+        for seed in seeds[BASE]
+        for label in labels
+        if seed in seeds[label]
     )
 
 
-def parents_of(cells: Sequence[Cell]) -> dict[Cell, list[Cell]]:
+def parents_of(cells: Sequence[PlannedCell]) -> dict[PlannedCell, list[PlannedCell]]:
     """Return for each cell the cells that it needs, in the order of the plan."""
     at = {(cell.label, cell.seed): place for place, cell in enumerate(cells)}
     needed = {cell: [(label, cell.seed) for label in cell.parents] for cell in cells}
@@ -66,9 +69,11 @@ def parents_of(cells: Sequence[Cell]) -> dict[Cell, list[Cell]]:
     }
 
 
-def ancestors_of(cell: Cell, parents: Mapping[Cell, Sequence[Cell]]) -> list[Cell]:
+def ancestors_of(
+    cell: PlannedCell, parents: Mapping[PlannedCell, Sequence[PlannedCell]]
+) -> list[PlannedCell]:
     """Return every cell that a cell builds on, directly or not, each once."""
-    found: dict[Cell, None] = {}
+    found: dict[PlannedCell, None] = {}
     queue = list(parents[cell])
     while queue:
         one = queue.pop()
@@ -79,8 +84,10 @@ def ancestors_of(cell: Cell, parents: Mapping[Cell, Sequence[Cell]]) -> list[Cel
 
 
 def ranks(
-    parents: Mapping[Cell, Sequence[Cell]], max_workers: int, seconds: Mapping[str, float] | None = None
-) -> dict[Cell, tuple[float, int]]:
+    parents: Mapping[PlannedCell, Sequence[PlannedCell]],
+    max_workers: int,
+    seconds: Mapping[str, float] | None = None,
+) -> dict[PlannedCell, tuple[float, int]]:
     """Return what to sort cells by that may start, the least first; `parents` in the order of the plan.
 
     Side by side, the cell with the longest chain comes first: itself and the cells that wait for it, one after the

@@ -13,7 +13,7 @@ from typing import Any
 
 from alignbench import layout, results
 from alignbench.api.method import Departure
-from alignbench.engine.cells import Cell
+from alignbench.engine.cells import PlannedCell
 from alignbench.engine.experiment import Experiment
 from alignbench.engine.scheduler import CellStatus
 from alignbench.recipe.departures import over_seeds
@@ -38,7 +38,7 @@ AVERAGED = (
 
 def write(
     experiment: Experiment,
-    statuses: Mapping[Cell, CellStatus],
+    statuses: Mapping[PlannedCell, CellStatus],
     launcher: Mapping[str, Any],
     *,
     started: float,
@@ -57,12 +57,12 @@ def write(
     }
     own = {cell: results.Cost(**_cost(cell_record, summary)) for cell, cell_record in sealed.items()}
 
-    def total(cells: Iterable[Cell], last: results.Cost | None = None) -> results.Cost:
+    def total(cells: Iterable[PlannedCell], last: results.Cost | None = None) -> results.Cost:
         cells = list(cells)
         return _sum((own[cell] for cell in cells), _read_twice(run, cells), last=last)
 
     measured = _cells(summary)
-    followed = {Cell(one["label"], one["seed"]): one for one in summary.get("learning_curves", ())}
+    followed = {PlannedCell(one["label"], one["seed"]): one for one in summary.get("learning_curves", ())}
     record = results.Results(
         schema=results.SCHEMA,
         run=run.resolve().name,
@@ -92,22 +92,22 @@ def write(
             _label(label, plan, statuses, sealed, own, total, summary) for label in _labels(statuses)
         ),
         cells=tuple(
-            results.Cell(
+            results.CellResult(
                 label=cell.label,
                 seed=cell.seed,
                 status=ended.status,  # pyright: ignore[reportArgumentType]
                 reason=ended.reason,
-                metrics=measured.get(Cell(cell.label, cell.seed), {}),
+                metrics=measured.get(PlannedCell(cell.label, cell.seed), {}),
                 warnings=(
                     *sealed.get(cell, {}).get("warnings", ()),
-                    *followed.get(Cell(cell.label, cell.seed), {}).get("warnings", ()),
+                    *followed.get(PlannedCell(cell.label, cell.seed), {}).get("warnings", ()),
                 ),
                 judges=_judges(sealed.get(cell, {})),
                 device=sealed.get(cell, {}).get("device"),
                 cost=own.get(cell, results.Cost()),
                 samples=_there(cell, run, layout.SAMPLES),
                 log=_there(cell, run, layout.TRAINING_LOG),
-                learning_curve=followed.get(Cell(cell.label, cell.seed), {}).get("learning_curve", ()),
+                learning_curve=followed.get(PlannedCell(cell.label, cell.seed), {}).get("learning_curve", ()),
             )
             for cell, ended in statuses.items()
         ),
@@ -136,11 +136,11 @@ def _cost(sealed: Mapping[str, Any], summary: Mapping[str, Any]) -> dict[str, An
     return {**sealed["cost"], **{name: of_one[name] for name in AVERAGED}}
 
 
-def _cells(summary: Mapping[str, Any]) -> dict[Cell, dict[str, Any]]:
-    return {Cell(one["label"], one["seed"]): one["metrics"] for one in summary.get("cells", ())}
+def _cells(summary: Mapping[str, Any]) -> dict[PlannedCell, dict[str, Any]]:
+    return {PlannedCell(one["label"], one["seed"]): one["metrics"] for one in summary.get("cells", ())}
 
 
-def _unscaled(recipe: Recipe, summary: Mapping[str, Any]) -> dict[Cell, dict[str, Any]]:
+def _unscaled(recipe: Recipe, summary: Mapping[str, Any]) -> dict[PlannedCell, dict[str, Any]]:
     """What was measured at the temperature at which divergences are: that of the frontier."""
     temperature = recipe.evaluation.sampling.unscaled.temperature
     found = (one for one in summary.get("settings", ()) if one["temperature"] == temperature)
@@ -148,7 +148,7 @@ def _unscaled(recipe: Recipe, summary: Mapping[str, Any]) -> dict[Cell, dict[str
 
 
 def _finished(
-    measured: Mapping[Cell, Mapping[str, Any]], unscaled: Mapping[Cell, Mapping[str, Any]]
+    measured: Mapping[PlannedCell, Mapping[str, Any]], unscaled: Mapping[PlannedCell, Mapping[str, Any]]
 ) -> Iterator[results.Point]:
     for cell, columns in measured.items():
         rewards = unscaled.get(cell, {}) if "reward" in unscaled.get(cell, {}) else columns
@@ -156,7 +156,7 @@ def _finished(
         yield results.Point(label=cell.label, seed=cell.seed, kl=kl, reward=reward)
 
 
-def _on_the_way(followed: Mapping[Cell, Mapping[str, Any]]) -> Iterator[results.Point]:
+def _on_the_way(followed: Mapping[PlannedCell, Mapping[str, Any]]) -> Iterator[results.Point]:
     for cell, found in followed.items():
         for one in found["learning_curve"]:
             if one["kl"] is not None and one["score"] is not None:
@@ -168,10 +168,10 @@ def _on_the_way(followed: Mapping[Cell, Mapping[str, Any]]) -> Iterator[results.
 def _label(
     label: str,
     plan: Plan,
-    statuses: Mapping[Cell, CellStatus],
-    sealed: Mapping[Cell, dict[str, Any]],
-    own: Mapping[Cell, results.Cost],
-    total: Callable[[Iterable[Cell], results.Cost], results.Cost],
+    statuses: Mapping[PlannedCell, CellStatus],
+    sealed: Mapping[PlannedCell, dict[str, Any]],
+    own: Mapping[PlannedCell, results.Cost],
+    total: Callable[[Iterable[PlannedCell], results.Cost], results.Cost],
     summary: Mapping[str, Any],
 ) -> results.LabelResult:
     planned = plan.labels.get(label)
@@ -203,7 +203,9 @@ def _label(
     )
 
 
-def _elsewhere(cells: Iterable[Cell], sealed: Mapping[Cell, Mapping[str, Any]]) -> list[Departure]:
+def _elsewhere(
+    cells: Iterable[PlannedCell], sealed: Mapping[PlannedCell, Mapping[str, Any]]
+) -> list[Departure]:
     """Return a departure for each model of device, and for the libraries, that some of `cells` ran with and most cells
     of the run did not."""
     cells = list(cells)
@@ -247,7 +249,7 @@ def _decoding(cost: results.Cost, start: Any, plain: results.Cost) -> results.De
     )
 
 
-def _chain(cell: Cell, cells: Mapping[Cell, Any]) -> list[Cell]:
+def _chain(cell: PlannedCell, cells: Mapping[PlannedCell, Any]) -> list[PlannedCell]:
     """The cell and every cell of its chain, each once."""
     found, queue = [], [cell]
     while queue:
@@ -284,7 +286,7 @@ def _sum(
     return results.Cost(**total)
 
 
-def _read_twice(run: Path, cells: Iterable[Cell]) -> dict[str, int | None]:
+def _read_twice(run: Path, cells: Iterable[PlannedCell]) -> dict[str, int | None]:
     """Return how many prompts and comparisons several of the cells read, each time after the first.
 
     A cell of an earlier version, which does not say what it read, leaves all of them unknown. One cell is read at a
@@ -356,11 +358,11 @@ def _counts(data: Mapping[str, Any]) -> results.DataCounts:
     return results.DataCounts(**{**data, "kept": kept, "dropped": dict(dropped)})
 
 
-def _labels(statuses: Mapping[Cell, Any]) -> list[str]:
+def _labels(statuses: Mapping[PlannedCell, Any]) -> list[str]:
     return list(dict.fromkeys([BASE, *(cell.label for cell in statuses)]))
 
 
-def _there(cell: Cell, run: Path, name: str) -> str | None:
+def _there(cell: PlannedCell, run: Path, name: str) -> str | None:
     path = cell.folder(run) / name
     return path.relative_to(run).as_posix() if path.exists() else None
 

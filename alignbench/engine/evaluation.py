@@ -8,7 +8,7 @@ from typing import Any
 from alignbench import layout, plugins, store
 from alignbench.api.launcher import Launcher
 from alignbench.engine import keys
-from alignbench.engine.cells import Cell
+from alignbench.engine.cells import PlannedCell
 from alignbench.engine.experiment import Experiment
 from alignbench.engine.tasks import complete
 from alignbench.label import thresholds
@@ -18,7 +18,7 @@ PART = 32
 
 
 def judge(
-    experiment: Experiment, launcher: Launcher, done: Mapping[Cell, str], measured: Mapping[str, str]
+    experiment: Experiment, launcher: Launcher, done: Mapping[PlannedCell, str], measured: Mapping[str, str]
 ) -> list[str]:
     """Let judges that are not cheap read the answers of all finished cells, some prompts in each task.
 
@@ -49,7 +49,7 @@ def judge(
 def evaluate(
     experiment: Experiment,
     launcher: Launcher,
-    done: Mapping[Cell, str],
+    done: Mapping[PlannedCell, str],
     measured: Mapping[str, str],
     judged: Sequence[str],
 ) -> None:
@@ -68,12 +68,12 @@ def evaluate(
         complete(launcher, {layout.EVALUATION: task}, experiment.watch)
 
 
-def _named(cells: Iterable[Cell]) -> list[list[Any]]:
+def _named(cells: Iterable[PlannedCell]) -> list[list[Any]]:
     return [[cell.label, cell.seed] for cell in cells]
 
 
 def _evaluation_key(
-    experiment: Experiment, done: Mapping[Cell, str], people: Mapping[str, str] | None = None
+    experiment: Experiment, done: Mapping[PlannedCell, str], people: Mapping[str, str] | None = None
 ) -> str:
     contents = {str(cell): content for cell, content in done.items()}
     return keys.evaluation_key(experiment.plan, contents, experiment.versions, people)

@@ -9,12 +9,12 @@ from pathlib import Path
 
 from alignbench import layout, store
 from alignbench.engine import keys, tuning
-from alignbench.engine.cells import Cell
+from alignbench.engine.cells import PlannedCell
 from alignbench.errors import Problem, RecipeError
 from alignbench.recipe.schema import Loaded, Recipe, canonical
 
 
-def extend(earlier: Path, out: Path, loaded: Loaded, cells: Iterable[Cell]) -> int:
+def extend(earlier: Path, out: Path, loaded: Loaded, cells: Iterable[PlannedCell]) -> int:
     """Give the new run in `out` the rows of the run in `earlier`, and those of `cells` that are sealed there, with what
     was measured of them; return how many cells.
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from alignbench.data.pool import SPLITS, answered, wanted
-from alignbench.engine.cells import Cell
+from alignbench.engine.cells import PlannedCell
 from alignbench.recipe.plan import Plan
 from alignbench.recipe.schema import Recipe
 from alignbench.store import digest
@@ -32,7 +32,7 @@ MAKES_A_CELL = {"method", "config", "start", "budget", "training", "judges"}
 
 def cell_key(
     plan: Plan,
-    cell: Cell,
+    cell: PlannedCell,
     *,
     versions: Mapping[str, str],
     data: str,
@@ -80,7 +80,7 @@ def asked_of_cells(recipe: Recipe) -> dict[str, Any]:
 
 def measured_key(
     plan: Plan,
-    cell: Cell,
+    cell: PlannedCell,
     *,
     versions: Mapping[str, str],
     data: str,

@@ -12,7 +12,7 @@ from typing import Any
 from alignbench import layout, store
 from alignbench.api.launcher import Launcher, Needs
 from alignbench.data import gguf
-from alignbench.engine.cells import Cell
+from alignbench.engine.cells import PlannedCell
 from alignbench.errors import ModelError, RecipeError, StorageError
 from alignbench.launchers import machine
 from alignbench.models import arithmetic
@@ -87,7 +87,7 @@ def compute(model: Model, root: Path) -> Compute:
     )
 
 
-def check_disk(plan: Plan, cells: Iterable[Cell], out: Path, root: Path, workers: int) -> None:
+def check_disk(plan: Plan, cells: Iterable[PlannedCell], out: Path, root: Path, workers: int) -> None:
     """Raise StorageError where the disk of the run, or of the store, is clearly too small for these cells."""
     trained = sum(cell.label != BASE for cell in cells)
     model = plan.recipe.model

@@ -11,7 +11,7 @@ from pathlib import Path
 from alignbench import layout, store
 from alignbench.api.launcher import Event, Finished, Launcher, Needs
 from alignbench.engine import keys, resources
-from alignbench.engine.cells import Cell, ancestors_of, parents_of, ranks
+from alignbench.engine.cells import PlannedCell, ancestors_of, parents_of, ranks
 from alignbench.engine.experiment import Experiment, Progress
 from alignbench.engine.tasks import failure
 from alignbench.errors import StorageError
@@ -41,7 +41,7 @@ class Scheduler:
         self,
         experiment: Experiment,
         launcher: Launcher,
-        cells: tuple[Cell, ...],
+        cells: tuple[PlannedCell, ...],
         limit: int | None = None,
         *,
         train: bool = True,
@@ -51,28 +51,28 @@ class Scheduler:
         self.cells, self.limit, self.train, self.measure = cells, limit, train, measure
         self.data = (store.manifest(experiment.out / layout.DATA) or {})["content"]
         self.parents = parents_of(cells)
-        self.children: dict[Cell, list[Cell]] = {cell: [] for cell in cells}
+        self.children: dict[PlannedCell, list[PlannedCell]] = {cell: [] for cell in cells}
         for cell, parents in self.parents.items():
             for parent in parents:
                 self.children[parent].append(cell)
         self.seconds: dict[str, float] = {}
         """What a cell of a label takes, where one is finished."""
-        self.rank: dict[Cell, tuple[float, int]] = {}
+        self.rank: dict[PlannedCell, tuple[float, int]] = {}
         self._ranked: tuple[bool, int] | None = None
         """By what the cells are ranked: whether they run side by side, and how many labels' seconds are known."""
-        self.startable: list[tuple[tuple[float, int], Cell, str]] = []
+        self.startable: list[tuple[tuple[float, int], PlannedCell, str]] = []
         """A heap of the cells whose parents are done, by rank, each with the key it will be sealed with."""
-        self.measurable: list[tuple[tuple[float, int], Cell, str]] = []
+        self.measurable: list[tuple[tuple[float, int], PlannedCell, str]] = []
         """A heap of the finished cells that are not measured, each with the key of that."""
-        self.running: dict[str, tuple[Cell, str]] = {}
+        self.running: dict[str, tuple[PlannedCell, str]] = {}
         """By the task's name, with the key it will be sealed with."""
-        self.statuses: dict[Cell, CellStatus] = {}
+        self.statuses: dict[PlannedCell, CellStatus] = {}
         self.measured: dict[str, str] = {}
         """Cells that were measured, by name, with the key of that."""
         self._unmeasured: dict[str, Finished] = {}
         """Measuring tasks that failed."""
 
-    def run(self) -> dict[Cell, CellStatus]:
+    def run(self) -> dict[PlannedCell, CellStatus]:
         """Run until every cell has a status; return them in the order of the plan, whichever ended first.
 
         The launcher's context is entered: outside of it, its capacity is a guess. Raises the error of the first task
@@ -126,11 +126,11 @@ class Scheduler:
             for one in waiting:
                 heapq.heappush(heap, one)
 
-    def _needs(self, cell: Cell) -> Needs:
+    def _needs(self, cell: PlannedCell) -> Needs:
         known = resources.memory(self.experiment.out, cell.label)
         return Needs(cpus=self.experiment.threads, memory_bytes=known)
 
-    def _advance(self, cell: Cell) -> None:
+    def _advance(self, cell: PlannedCell) -> None:
         """Take a cell whose parents have ended from the run folder, mark it as blocked, or let it start."""
         ended = {one: self.statuses[one] for one in self.parents[cell] if one in self.statuses}
         failed = next((parent for parent, how in ended.items() if how.status != "done"), None)
@@ -148,13 +148,13 @@ class Scheduler:
         else:
             heapq.heappush(self.startable, (self.rank[cell], cell, key))
 
-    def _key(self, cell: Cell, parents: dict[str, str]) -> str:
+    def _key(self, cell: PlannedCell, parents: dict[str, str]) -> str:
         one = self.experiment
         return keys.cell_key(
             one.plan, cell, versions=one.versions, files=one.files, data=self.data, parents=parents
         )
 
-    def _start(self, cell: Cell, key: str, needs: Needs) -> None:
+    def _start(self, cell: PlannedCell, key: str, needs: Needs) -> None:
         folder = cell.folder(self.experiment.out)
         folder.mkdir(parents=True, exist_ok=True)
         self.running[str(cell)] = (cell, key)
@@ -166,7 +166,7 @@ class Scheduler:
         task = self.experiment.task("cell", folder / layout.LOG, reads=reads, **what, track=track)
         self.launcher.start(str(cell), task, needs, heartbeat=self.experiment.heartbeat)
 
-    def _start_measuring(self, cell: Cell, key: str, needs: Needs) -> None:
+    def _start_measuring(self, cell: PlannedCell, key: str, needs: Needs) -> None:
         folder = layout.measurements_folder(self.experiment.out, cell.label, cell.seed)
         folder.mkdir(parents=True, exist_ok=True)
         name = folder.relative_to(self.experiment.out).as_posix()
@@ -177,7 +177,7 @@ class Scheduler:
         task = self.experiment.task("measure", folder / layout.LOG, reads=reads, **what)
         self.launcher.start(name, task, needs, heartbeat=self.experiment.heartbeat)
 
-    def _finish_measuring(self, name: str, cell: Cell, key: str, last: Finished) -> None:
+    def _finish_measuring(self, name: str, cell: PlannedCell, key: str, last: Finished) -> None:
         folder = layout.measurements_folder(self.experiment.out, cell.label, cell.seed)
         if last.status == "done" and store.manifest(folder, key=key) is None:
             last = Finished("failed", "it ended without a whole result", clock=last.clock)
@@ -205,7 +205,7 @@ class Scheduler:
             self._learn_seconds(cell.label)
             self._finalize(cell, CellStatus("done", content=sealed["content"], clock=last.clock))
 
-    def _finalize(self, cell: Cell, how: CellStatus) -> None:
+    def _finalize(self, cell: PlannedCell, how: CellStatus) -> None:
         """Record how a cell ended, on disk and to all who follow the run; then see to the cells that need it."""
         self.statuses[cell] = how
         folder = cell.folder(self.experiment.out)
@@ -222,7 +222,7 @@ class Scheduler:
             if ready and child not in self.statuses:
                 self._advance(child)
 
-    def _see_to_measuring(self, cell: Cell) -> None:
+    def _see_to_measuring(self, cell: PlannedCell) -> None:
         """Take what was measured of a finished cell as it lies in the folder, or let it be measured."""
         one = self.experiment
         chain = (cell, *ancestors_of(cell, self.parents))

@@ -9,7 +9,7 @@ from alignbench.api.method import Departure
 from alignbench.recipe.schema import Named, Recipe, Relabelled, Start, Training
 
 
-class Source(Settings):
+class PluginSource(Settings):
     """Where a plugin that the recipe names comes from."""
 
     distribution: str
@@ -58,7 +58,7 @@ class Plan(Settings):
     """Chooses the sampling temperatures: that of the first evaluation judge that can judge any answer."""
     reserved: float
     """Share of the training rows that judges are trained on, and that no method sees."""
-    sources: dict[str, Source]
+    sources: dict[str, PluginSource]
     """Every installed plugin that the recipe names, by group and name: `judges gold`."""
 
     @property
@@ -81,6 +81,6 @@ class Plan(Settings):
         model = self.recipe.model.model_copy(update={"compute": compute})
         return self.model_copy(update={"recipe": self.recipe.model_copy(update={"model": model})})
 
-    def source(self, group: str, name: str) -> Source:
+    def source(self, group: str, name: str) -> PluginSource:
         """Return where a plugin that the recipe names comes from."""
         return self.sources[f"{group} {name}"]

@@ -9,7 +9,7 @@ from alignbench.api.config import NamedJudge
 from alignbench.recipe.configs import build, group_of
 from alignbench.recipe.departures import departures
 from alignbench.recipe.graph import built_on, edges, order, relabelled, reserved, tuning_judge
-from alignbench.recipe.plan import LabelPlan, Plan, Source
+from alignbench.recipe.plan import LabelPlan, Plan, PluginSource
 from alignbench.recipe.schema import Recipe, Relabelled, Training, own_budget
 
 
@@ -80,6 +80,8 @@ def _named(recipe: Recipe, labels: dict[str, LabelPlan]) -> Iterator[tuple[plugi
             yield group, name  # pyright: ignore[reportReturnType]
 
 
-def _source(group: plugins.Group, name: str) -> Source:
+def _source(group: plugins.Group, name: str) -> PluginSource:
     found = plugins.find(group, name)
-    return Source(distribution=found.distribution, version=found.version, digest=plugins.source_digest(found))
+    return PluginSource(
+        distribution=found.distribution, version=found.version, digest=plugins.source_digest(found)
+    )

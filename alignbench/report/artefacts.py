@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, TypeAdapter, ValidationError
 
 from alignbench import layout
-from alignbench.results import Cell
+from alignbench.results import CellResult
 from alignbench.rows import Messages
 
 PROMPTS = f"{layout.EVALUATION}/{layout.PROMPTS}"
@@ -67,7 +67,7 @@ def prompts(run: Path) -> dict[str, Messages]:
     return found
 
 
-def samples(run: Path, cell: Cell, temperature: float | None = None) -> dict[str, Sample]:
+def samples(run: Path, cell: CellResult, temperature: float | None = None) -> dict[str, Sample]:
     """Return a cell's first answer to each prompt at `temperature`, by prompt id; empty where they cannot be read."""
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -155,7 +155,7 @@ def figures(run: Path) -> list[Figure]:
     return kept
 
 
-def curves(run: Path, cell: Cell) -> dict[str, Curve]:
+def curves(run: Path, cell: CellResult) -> dict[str, Curve]:
     """Return a cell's training curves by name; empty where there are none."""
     file = inside(run, cell.log)
     points: dict[str, list[tuple[float, float]]] = {}

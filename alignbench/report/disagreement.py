@@ -9,7 +9,7 @@ from pathlib import Path
 
 from alignbench.report import artefacts
 from alignbench.report.artefacts import Sample
-from alignbench.results import Cell, Results
+from alignbench.results import CellResult, Results
 from alignbench.rows import Messages
 
 
@@ -140,11 +140,11 @@ def _judged(run: Path, judge: str, seeds: Mapping[str, int]) -> dict[tuple[str, 
     return found
 
 
-def _one_cell_each(results: Results) -> dict[str, Cell]:
+def _one_cell_each(results: Results) -> dict[str, CellResult]:
     done = [cell for cell in results.cells if cell.status == "done" and cell.samples]
     seeds = [cell.seed for cell in done]
     common = max(dict.fromkeys(seeds), key=seeds.count, default=None)
-    chosen: dict[str, Cell] = {}
+    chosen: dict[str, CellResult] = {}
     for label in results.labels:
         mine = [cell for cell in done if cell.label == label.label]
         if mine:

@@ -11,7 +11,7 @@ from alignbench.report.metrics import agreement, headline, metric_infos, title, 
 from alignbench.report.verdicts import Verdict, against_start, answer_cost_ratio, same_cost
 from alignbench.results import (
     MIN_RATERS,
-    Cell,
+    CellResult,
     LabelResult,
     Measured,
     MetricInfo,
@@ -206,7 +206,7 @@ def _families(gap: list[str], known: Iterable[str]) -> Iterator[str]:
 
 def status_of(results: Results, label: LabelResult) -> tuple[str, str]:
     """Return what became of a label and why: `done` as soon as one seed is."""
-    cells: tuple[Cell, ...] = results.cells_of(label.label)
+    cells: tuple[CellResult, ...] = results.cells_of(label.label)
     if not cells or any(cell.status == "done" for cell in cells):
         return "done", ""
     # A seed that failed says more than one that was blocked by it.

@@ -27,7 +27,7 @@ from alignbench.commands.claims.verdicts import (
 from alignbench.errors import RecipeError
 from alignbench.recipe.load import load as load_recipe
 from alignbench.report.claims import forest, page
-from alignbench.results import Cell, Comparison, LabelResult, Measured, MetricInfo, Results, StudentT
+from alignbench.results import CellResult, Comparison, LabelResult, Measured, MetricInfo, Results, StudentT
 from alignbench.sandbox import FINGERPRINT
 
 CLAIMS = Path(__file__).parents[2] / "recipes" / "claims"
@@ -88,7 +88,7 @@ def run(difference: float, se: float = 0.01, *, seeds: int = 5, diverged: int = 
             Comparison(a="old", b="new", metric="reward", estimand="method", difference=-difference, t=t),
         ),
         cells=tuple(
-            Cell(
+            CellResult(
                 label=label,
                 seed=100 + number,
                 status="diverged" if label == "new" and number < diverged else "done",
@@ -304,7 +304,9 @@ def test_a_reward_is_compared_with_a_frontier_at_equal_kl_seed_by_seed(tmp_path)
         for label, at in kl.items():
             reward = 0.1 * at + 0.05 * (label == "new") + prompt
             cells.append(
-                Cell(label=label, seed=100 + seed, status="done", metrics={"kl.base": Measured(value=at)})
+                CellResult(
+                    label=label, seed=100 + seed, status="done", metrics={"kl.base": Measured(value=at)}
+                )
             )
             rows += [
                 {"judge": "gold", "label": label, "seed": 100 + seed, "prompt_id": f"p{p}", "score": float(v)}
@@ -640,7 +642,7 @@ def finish(looks: Looks, difference: float, se: float, only: str = "") -> None:
             continue
         seeds = len(wanted.loaded.recipe.seeds)
         record = run(difference, se, seeds=seeds)
-        cells = [Cell(label=one.label, seed=one.seed, status="done") for one in wanted.cells]
+        cells = [CellResult(label=one.label, seed=one.seed, status="done") for one in wanted.cells]
         wanted.folder.mkdir(parents=True, exist_ok=True)
         results.write(record.model_copy(update={"cells": tuple(cells)}), wanted.folder)
 
@@ -733,7 +735,7 @@ def test_decided_parts_are_run_again_on_seeds_of_no_look(two):
     assert {tuple(one.loaded.recipe.seeds) for one in wanted} == {(200, 201, 202, 203, 204)}
     assert again == {}
     for one in wanted:
-        cells = [Cell(label=cell.label, seed=cell.seed, status="done") for cell in one.cells]
+        cells = [CellResult(label=cell.label, seed=cell.seed, status="done") for cell in one.cells]
         one.folder.mkdir(parents=True)
         results.write(run(-0.2, 0.001).model_copy(update={"cells": tuple(cells)}), one.folder)
     again, left = two.replication(known)

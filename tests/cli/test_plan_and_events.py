@@ -16,7 +16,7 @@ from rich.console import Console
 from alignbench.api.launcher import Event, Finished
 from alignbench.cli.progress import printing_json, watching
 from alignbench.commands.forecast import Clock, _line, side_by_side
-from alignbench.engine.cells import Cell
+from alignbench.engine.cells import PlannedCell
 from alignbench.engine.experiment import Progress
 from alignbench.errors import RecipeError
 from alignbench.worker.clock import busy_clock
@@ -137,15 +137,17 @@ def test_two_points_give_what_grows_and_what_does_not() -> None:
 
 def test_cells_side_by_side_wait_for_what_they_start_from_and_for_a_lane() -> None:
     base, sft, dpo, orpo = (
-        Cell("base", 0),
-        Cell("sft", 0),
-        Cell("dpo", 0, ("sft",)),
-        Cell("orpo", 0),
+        PlannedCell("base", 0),
+        PlannedCell("sft", 0),
+        PlannedCell("dpo", 0, ("sft",)),
+        PlannedCell("orpo", 0),
     )
     took = {base: 1.0, sft: 4.0, dpo: 3.0, orpo: 3.0}
     assert side_by_side(took, 1) == 11.0
     assert side_by_side(took, 2) == 7.0  # orpo in parallel with sft, and dpo after it
-    assert side_by_side({**took, Cell("dpo", 1, ("sft",)): 5.0}, 4) == 7.0  # its sft is not a cell of these
+    assert (
+        side_by_side({**took, PlannedCell("dpo", 1, ("sft",)): 5.0}, 4) == 7.0
+    )  # its sft is not a cell of these
     assert side_by_side({}, 2) == 0.0
 
 

@@ -19,7 +19,7 @@ from alignbench.api.launcher import Finished, Needs, Task
 from alignbench.api.policy import Answer
 from alignbench.cli.plan import _estimate
 from alignbench.commands import forecast
-from alignbench.engine.cells import Cell
+from alignbench.engine.cells import PlannedCell
 from alignbench.errors import AlignbenchError
 from alignbench.recipe.load import load
 from alignbench.recipe.resolve import resolve
@@ -123,7 +123,7 @@ def test_stand_ins_have_texts_of_their_own_at_each_temperature() -> None:
 def test_cells_and_what_measures_them_run_side_by_side():
     one = forecast.Estimate(10.0, 0.0, 0.0)
     made = forecast.Forecast({"base": one, "sft": one}, 3.0, 8.0, 4.0, 0.0)
-    cells = [Cell("base", 0), Cell("sft", 0)]
+    cells = [PlannedCell("base", 0), PlannedCell("sft", 0)]
     assert made.seconds(cells, 1) == 3 + 2 * 10 + 2 * 4 + 8
     assert made.seconds(cells, 2) == 3 + 10 + 4 + 8
     assert made.seconds([], 2) == 3
@@ -150,7 +150,7 @@ def test_cells_fit_where_the_largest_that_run_side_by_side_do(
         for n, one in enumerate(peaks)
     }
     made = forecast.Forecast(labels, 0.0, 0.0, 0.0, 0.0)
-    found = _estimate(recipe(tmp_path), tuple(Cell(label, 0) for label in labels), (), made, workers)
+    found = _estimate(recipe(tmp_path), tuple(PlannedCell(label, 0) for label in labels), (), made, workers)
     assert found["fits"] is fits
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from alignbench import layout
-from alignbench.engine.cells import Cell
+from alignbench.engine.cells import PlannedCell
 from alignbench.engine.collect import _read_twice, _sum
 from alignbench.results import Cost
 from alignbench.rewards import reward_model
@@ -188,7 +188,7 @@ def test_a_chain_counts_what_two_of_its_cells_read_once(tmp_path: Path):
         ),
     )  # fmt: skip
     ledgers[1].cost.ai_comparisons = 5
-    chain = [Cell("first", 0), Cell("second", 0)]
+    chain = [PlannedCell("first", 0), PlannedCell("second", 0)]
     for one, ledger in zip(chain, ledgers, strict=True):
         one.folder(tmp_path).mkdir(parents=True)
         (one.folder(tmp_path) / layout.USED).write_text(json.dumps(ledger.used()))

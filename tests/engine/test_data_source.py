@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from alignbench.engine import keys
-from alignbench.engine.cells import Cell, cells_of
+from alignbench.engine.cells import PlannedCell, cells_of
 from alignbench.errors import AlignbenchError
 from alignbench.recipe.graph import edges, relabelled
 from alignbench.recipe.load import load
@@ -148,7 +148,7 @@ def test_who_reads_the_files_comparisons_where_others_do_not_departs(tmp_path: P
 
 def test_a_cell_that_learns_from_other_comparisons_is_another_cell():
     def key(source: Any, label: str) -> str:
-        one = Cell(label, 0)
+        one = PlannedCell(label, 0)
         return keys.cell_key(resolve(recipe(source)), one, versions={}, data="", parents={}, files={})
 
     assert key("file", "direct") != key("start", "direct") != key("tuned", "direct")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from alignbench.engine.cells import Cell
+from alignbench.engine.cells import PlannedCell
 from alignbench.engine.collect import _elsewhere
 
 
@@ -12,7 +12,7 @@ def record(device: str, torch: str = "2.13.0") -> dict[str, Any]:
     return {"device": device, "versions": {"torch": torch}}
 
 
-BASE, SFT = ([Cell(label, seed) for seed in range(3)] for label in ("base", "sft"))
+BASE, SFT = ([PlannedCell(label, seed) for seed in range(3)] for label in ("base", "sft"))
 USUAL = dict.fromkeys([*BASE, *SFT], record("NVIDIA H200"))
 
 

@@ -43,7 +43,7 @@ def alone(session: Session) -> Path:
     return session.folder / "alone"
 
 
-def cell(record: Results, label: str) -> results.Cell:
+def cell(record: Results, label: str) -> results.CellResult:
     return record.cells_of(label)[0]
 
 

@@ -16,7 +16,7 @@ import pytest
 from alignbench import layout, store
 from alignbench.api.launcher import Event, Finished, Launcher, LauncherConfig, Needs, Task
 from alignbench.engine import resources
-from alignbench.engine.cells import Cell, cells_of, parents_of, ranks
+from alignbench.engine.cells import PlannedCell, cells_of, parents_of, ranks
 from alignbench.engine.experiment import Experiment
 from alignbench.engine.scheduler import Scheduler
 from alignbench.errors import AlignbenchError, RecipeError
@@ -279,7 +279,13 @@ def test_what_a_label_took_at_one_seed_orders_the_others(tmp_path: Path):
 
 
 def test_a_cell_ranks_by_the_chain_that_waits_for_it():
-    cells = [Cell("base", 0), Cell("a", 0), Cell("b", 0, ("a",)), Cell("c", 0, ("b",)), Cell("d", 0)]
+    cells = [
+        PlannedCell("base", 0),
+        PlannedCell("a", 0),
+        PlannedCell("b", 0, ("a",)),
+        PlannedCell("c", 0, ("b",)),
+        PlannedCell("d", 0),
+    ]
     parents = parents_of(cells)
     assert parents[cells[3]] == [cells[2]]
     assert [-ranks(parents, 2)[cell][0] for cell in cells] == [1, 3, 2, 1, 1]

@@ -9,7 +9,7 @@ import pytest
 
 from alignbench import layout, results
 from alignbench.engine import keys, tuning
-from alignbench.engine.cells import Cell, cells_of
+from alignbench.engine.cells import PlannedCell, cells_of
 from alignbench.errors import AlignbenchError, RecipeError
 from alignbench.recipe.load import load
 from alignbench.recipe.resolve import resolve
@@ -168,7 +168,7 @@ def test_settings_chosen_leave_the_key_of_a_cell_to_what_it_computes():
         update={"methods": {k: b.model_copy(update={"sweep": {}}) for k, b in given.methods.items()}}
     )
     tuned, untuned = (
-        keys.cell_key(one, Cell("second", 0), versions={}, data="", parents={}, files={})
+        keys.cell_key(one, PlannedCell("second", 0), versions={}, data="", parents={}, files={})
         for one in (resolve(given), resolve(replace_sweep(plain)))
     )
     assert tuned == untuned

@@ -32,7 +32,9 @@ def write_run(folder: Path, *, prompts: int = 20, texts: Callable[[int, str, int
             (folder / at).mkdir(parents=True)
             answers = [Answer(f"p{n}", texts(n, label, seed), (1, 2), finished=True) for n in range(prompts)]
             samples.write(folder / at, {None: answers})
-            cells.append(results.Cell(label=label, seed=seed, status="done", samples=f"{at}/samples.parquet"))
+            cells.append(
+                results.CellResult(label=label, seed=seed, status="done", samples=f"{at}/samples.parquet")
+            )
     lines = (
         store.canonical({"id": f"p{n}", "prompt": [{"role": "user", "content": f"Question {n}?"}]})
         for n in range(prompts)

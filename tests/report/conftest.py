@@ -14,7 +14,7 @@ import pytest
 from alignbench import results as record
 from alignbench.api.method import Departure
 from alignbench.results import (
-    Cell,
+    CellResult,
     Comparison,
     Cost,
     Costs,
@@ -167,7 +167,7 @@ class ExampleRun:
                 here = f"cells/{self.folder(label)}/seed-{seed}"
                 lost = failed or (label == "orpo" and seed == 2)
                 cells.append(
-                    Cell(
+                    CellResult(
                         label=label,
                         seed=seed,
                         status="failed" if failed else "diverged" if lost else "done",

@@ -12,7 +12,7 @@ from rich.console import Console
 from alignbench.report import leaderboard as leaderboards
 from alignbench.report import metrics, tables, terminal, verdicts
 from alignbench.report.leaderboard import leaderboard
-from alignbench.results import Cell, Comparison, LabelResult, Measured, MetricInfo, Results, Status
+from alignbench.results import CellResult, Comparison, LabelResult, Measured, MetricInfo, Results, Status
 
 
 def test_every_label_has_a_row_base_and_failed_ones_too(results: Results):
@@ -96,7 +96,7 @@ def test_a_wanted_metric_that_was_never_recorded_is_told():
             LabelResult(label="base", metrics={"reward": Measured(value=0.4)}),
             LabelResult(label="x", start="base"),
         ),
-        cells=(Cell(label="x", seed=0, status="done"),),
+        cells=(CellResult(label="x", seed=0, status="done"),),
     )
     row = leaderboard(results).rows[1]
     assert row.notes == ("no reward: not measured in this run",)
@@ -113,7 +113,7 @@ def test_a_number_on_fewer_prompts_than_the_others_says_so():
             LabelResult(label="base", metrics={"reward": Measured(value=0.4, n=200)}),
             LabelResult(label="x", start="base", metrics={"reward": Measured(value=0.9, n=120)}),
         ),
-        cells=tuple(Cell(label=name, seed=0, status="done") for name in ("base", "x")),
+        cells=tuple(CellResult(label=name, seed=0, status="done") for name in ("base", "x")),
     )
     base, picky = leaderboard(results).rows
     assert base.notes == ()
@@ -126,8 +126,8 @@ def test_a_blocked_label_gives_way_to_the_seed_that_failed():
     results = Results(
         labels=(LabelResult(label="x"),),
         cells=(
-            Cell(label="x", seed=0, status="blocked", reason="its start sft failed"),
-            Cell(label="x", seed=1, status="diverged", reason="loss is nan"),
+            CellResult(label="x", seed=0, status="blocked", reason="its start sft failed"),
+            CellResult(label="x", seed=1, status="diverged", reason="loss is nan"),
         ),
     )
     assert leaderboards.status_of(results, results.labels[0]) == ("diverged", "loss is nan")
@@ -181,7 +181,7 @@ def test_a_seed_that_only_one_label_has_is_named():
         metrics={"reward": MetricInfo(judge="gold", higher_is_better=True)},
         labels=tuple(LabelResult(label=name, start=start) for name, start in (("base", None), ("x", "base"))),
         cells=tuple(
-            Cell(label=label, seed=seed, status="done")
+            CellResult(label=label, seed=seed, status="done")
             for label, seeds in (("base", (0, 1, 2)), ("x", (1, 2, 3)))
             for seed in seeds
         ),
@@ -203,7 +203,7 @@ def unpaired(cells: dict[str, dict[int, Status]], **found: Any) -> Results:
             LabelResult(label="x", start="base", metrics={"reward": Measured(value=0.3)}),
         ),
         cells=tuple(
-            Cell(label=label, seed=seed, status=status)
+            CellResult(label=label, seed=seed, status=status)
             for label, of in cells.items()
             for seed, status in of.items()
         ),

@@ -16,7 +16,7 @@ from alignbench import results as record
 from alignbench.api.method import Departure
 from alignbench.errors import RecipeError
 from alignbench.report.leaderboard import flat, leaderboard, prices
-from alignbench.results import Cell, LabelResult, Measured, MetricInfo, Results
+from alignbench.results import CellResult, LabelResult, Measured, MetricInfo, Results
 
 
 def shown(results: Results, width: int = 140) -> str:
@@ -41,9 +41,9 @@ def hostile(text: str) -> Results:
             LabelResult(label=f"{text}", start={"adapter": text}),
         ),
         cells=(
-            Cell(label=f"x {text}", seed=0, status="failed", reason=text),
-            Cell(label=f"{text}", seed=0, status="done"),
-            Cell(label=f"{text}", seed=1, status="diverged", reason=text),
+            CellResult(label=f"x {text}", seed=0, status="failed", reason=text),
+            CellResult(label=f"{text}", seed=0, status="done"),
+            CellResult(label=f"{text}", seed=1, status="diverged", reason=text),
         ),
     )
 

@@ -12,7 +12,7 @@ import pytest
 from alignbench.api.method import Departure
 from alignbench.errors import Exit, RecipeError, StorageError
 from alignbench.results import (
-    Cell,
+    CellResult,
     Comparison,
     Cost,
     LabelResult,
@@ -44,13 +44,13 @@ def a_run(seconds: float = 12.5, **more) -> Results:
             ),
         ),
         cells=(
-            Cell(
+            CellResult(
                 label="base",
                 seed=0,
                 status="done",
                 cost=Cost(seconds=seconds, forward_passes=7),
             ),
-            Cell(label="dpo", seed=0, status="failed", reason="out of memory"),
+            CellResult(label="dpo", seed=0, status="failed", reason="out of memory"),
         ),
         comparisons=(
             Comparison(

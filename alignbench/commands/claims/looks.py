@@ -25,7 +25,7 @@ from alignbench.commands.claims.verdicts import (
     usable,
 )
 from alignbench.engine import extend
-from alignbench.engine.cells import Cell, cells_of
+from alignbench.engine.cells import PlannedCell, cells_of
 from alignbench.errors import Problem, RecipeError
 from alignbench.recipe.load import load as load_recipe
 from alignbench.recipe.resolve import resolve
@@ -50,12 +50,12 @@ class Wanted:
     """The run of the look before, whose cells it takes."""
 
     @cached_property
-    def cells(self) -> tuple[Cell, ...]:
+    def cells(self) -> tuple[PlannedCell, ...]:
         """Every cell, those of earlier looks too."""
         return cells_of(resolve(self.loaded.recipe), self.labels)
 
     @property
-    def missing(self) -> tuple[Cell, ...]:
+    def missing(self) -> tuple[PlannedCell, ...]:
         """The cells that no look has run yet."""
         places = [self.folder, *([self.earlier] if self.earlier else [])]
         return tuple(

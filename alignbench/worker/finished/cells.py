@@ -38,7 +38,7 @@ class Drawn(NamedTuple):
     temperature: float | None
 
 
-class Part(NamedTuple):
+class PromptPart(NamedTuple):
     """One of `of` parts of the prompts, each as large as the others, in their order."""
 
     number: int
@@ -71,7 +71,7 @@ class FinishedCells:
         judgments: Sequence[tuple[Sequence[Any], Sequence[Any]]] = (),
         *,
         judges: Collection[str] | None = None,
-        part: Part | None = None,
+        part: PromptPart | None = None,
     ):
         self.session = session
         self.cells = cells

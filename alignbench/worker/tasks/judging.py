@@ -11,7 +11,7 @@ from alignbench import layout, plugins, store
 from alignbench.api.launcher import Event, Task
 from alignbench.api.metric import Cell, Metric
 from alignbench.errors import AlignbenchError
-from alignbench.worker.finished.cells import FinishedCells, Part, make_named
+from alignbench.worker.finished.cells import FinishedCells, PromptPart, make_named
 from alignbench.worker.finished.choice import choose
 from alignbench.worker.finished.evidence import RunEvidence
 from alignbench.worker.run.session import Session
@@ -25,12 +25,12 @@ def main(task: Task, emit: Callable[[Event], None]) -> None:
     what, folder = task.what, Path(task.what["folder"])
     clear(folder)
     cells = [Cell(label, seed) for label, seed in what["cells"]]
-    found = judge(Session(task, emit), cells, what["measured"], Part(what["part"], what["parts"]))
+    found = judge(Session(task, emit), cells, what["measured"], PromptPart(what["part"], what["parts"]))
     store.write_text(folder / layout.VALUES, json.dumps(found, ensure_ascii=False) + "\n")
     store.commit(folder, key=what["key"], producer="alignbench", leave_out=GROWING)
 
 
-def judge(session: Session, cells: Sequence[Cell], keys: Mapping[str, str], part: Part) -> list[Any]:
+def judge(session: Session, cells: Sequence[Cell], keys: Mapping[str, str], part: PromptPart) -> list[Any]:
     """Return what judges that are not cheap say of the answers to a part of the prompts: `FinishedCells.judgments`."""
     evaluation = session.recipe.evaluation
     metrics: list[Metric] = [make_named("metrics", named) for named in evaluation.metrics]

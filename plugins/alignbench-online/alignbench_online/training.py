@@ -36,7 +36,7 @@ class Item:
     place: int
 
 
-class Training(ABC):
+class OnlineTraining(ABC):
     """Draws and judges the answers of each round; what is learnt from them is the subclass's.
 
     All that changes from step to step lies in `state`: weights and `state` are enough to go on.
@@ -159,7 +159,7 @@ class Training(ABC):
             )
 
 
-class PairTraining(Training):
+class PairTraining(OnlineTraining):
     """Online DPO: the best answer against the worst, both compared with the start."""
 
     def sequences(self, step: list[Item]) -> Mapping[str, list[Sequence]]:
@@ -200,7 +200,7 @@ class PairTraining(Training):
         }
 
 
-class BestTraining(Training):
+class BestTraining(OnlineTraining):
     """Rejection sampling: the best answer is imitated."""
 
     def sequences(self, step: list[Item]) -> Mapping[str, list[Sequence]]:
