@@ -112,6 +112,24 @@ def test_the_record_is_written_from_a_run(record: dict[str, Any]):
     assert all(value != round(value, 4) for value in rewards)
 
 
+def test_the_results_quote_what_training_by_hand_would_take(root: Path):
+    record = json.loads((root / "benchmarks" / "proofs" / "by_hand.json").read_text(encoding="utf-8"))
+    text = " ".join((root / "benchmarks" / "RESULTS.md").read_text(encoding="utf-8").split())
+    by_hand, took = record["by_hand_seconds"], record["seconds"]
+    ratio = sum(took.values()) / sum(by_hand.values())
+    assert ratio == pytest.approx(record["ratio"])
+    assert ratio < 0.5
+    parts = dict(zip(by_hand, map(round, by_hand.values()), strict=True))
+    said = (
+        f"TRL needs {round(sum(by_hand.values())):,} seconds",
+        f"SFT {parts['sft']}, DPO {parts['dpo']}, ORPO {parts['orpo']}, RLHF's reward model {parts['rlhf']}, "
+        f"DPO on RLAIF's pairs {parts['rlaif']}.",
+        f"The five cells took {round(sum(took.values()))},",
+        f"**{ratio:.2f}**".replace("0.", "."),
+    )
+    assert [one for one in said if one not in text] == []
+
+
 def test_the_pictures_are_drawn_from_the_record_and_shown(root: Path, record: dict[str, Any], page: str):
     script = runpy.run_path(str(root / "benchmarks" / "proofs" / "smollm2.py"))
     drawn = script["pictures"](record)

@@ -28,7 +28,7 @@ def ruler(script):
 
 SIMULATED = {"claims", "power", "raters"}
 """Of random numbers alone."""
-REAL = {"smollm2"}
+REAL = {"by_hand", "smollm2"}
 """Of a model and rows from elsewhere."""
 
 
