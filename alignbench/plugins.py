@@ -97,7 +97,27 @@ def unusable() -> tuple[str, ...]:
         and point.dist is not None
         and not re.fullmatch(NAME, point.name)
     ]
-    return (*unread, *wrong)
+    return (*unread, *wrong, *_strange_sections())
+
+
+def _strange_sections() -> Iterator[str]:
+    """Yield the sections of entry points that look like alignbench's and are none: what they name is not found."""
+    for one in metadata.distributions():
+        try:
+            text = one.read_text("entry_points.txt") or ""
+        except Exception:  # told by `_points`
+            continue
+        for line in map(str.strip, text.splitlines()):
+            section = line.strip("[]").strip()
+            if not line.startswith("[") or section.partition(".")[0] != "alignbench":
+                continue
+            group = section.partition(".")[2]
+            if group in GROUPS and line.endswith("]"):
+                continue
+            kinds = [known for known, word in _WORD.items() if group and word.endswith(group.rstrip("s"))]
+            near = [*(kinds or get_close_matches(group, GROUPS, 1))][:1]
+            hint = f"write [alignbench.{near[0]}]" if near else f"its groups are {', '.join(GROUPS)}"
+            yield f"{_name(one) or _folder(one)} has the entry points {line}, which are not read: {hint}"
 
 
 @cache
@@ -241,17 +261,17 @@ def load_found(found: Found) -> Any:
 def _check_version(found: Found, kind: type) -> None:
     """Refuse a class that was not written for this version of the contract; what it inherits says nothing."""
     version = vars(kind).get("api")
-    if version == API:
+    if type(version) is int and version == API:
         return
-    stated = "states no version" if version is None else f"is written for version {version}"
+    stated = "states no version" if version is None else f"is written for version {version!r}"
     changed = (
-        " In version 2 a loss returns values per row or per token and the core reduces them, and labels, reward "
+        ". In version 2 a loss returns values per row or per token and the core reduces them, and labels, reward "
         "models and references are functions over the run"
         if version in (None, 1) and found.group == "methods"
         else ""
     )
     raise PluginError(
-        f"{found}: {kind.__name__} {stated} of the plugin contract, and this alignbench has version {API}.{changed}",
+        f"{found}: {kind.__name__} {stated} of the plugin contract, and this alignbench has version {API}{changed}",
         f"see docs/plugins.md, then write `api = {API}` in the body of {kind.__name__}",
     )
 

@@ -172,6 +172,11 @@ class Judge(ABC):
         """
 
     @classmethod
+    def check_evaluation(cls, config: Any) -> Problem | None:
+        """Return why it cannot be an evaluation judge (`field`: its own field at fault), or None if it can."""
+        return None
+
+    @classmethod
     def check_principles(cls, config: Any) -> Problem | None:
         """Return why it cannot compare by a principle (`field`: its own field at fault), or None if it can."""
         if cls.judge_pairs is Judge.judge_pairs:

@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 
 from alignbench.api.config import Settings
 from alignbench.api.judge import Judge, Models, Score
-from alignbench.errors import ModelError
+from alignbench.errors import ModelError, Problem
 from alignbench.rows import Demonstration, Messages, Prompt
 
 if TYPE_CHECKING:
@@ -67,6 +67,13 @@ class RewardModel(Judge):
     @property
     def held_out(self) -> float:
         return self.config.after + self.config.share if self.config.train_on == "held-out" else 0.0
+
+    @classmethod
+    def check_evaluation(cls, config: Any) -> Problem | None:
+        if config.train_on != "train":
+            return None
+        what = "a reward model of the methods' own rows cannot evaluate"
+        return Problem(what, "set train_on: held-out", field="train_on")
 
     @classmethod
     def tuning_judge(cls, config: Any) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -222,6 +223,8 @@ class Check:
             if made is not None:
                 if group != "methods":  # what builds on a method checks it
                     self.builds_on(name, own, made)
+                if route[:2] == ("evaluation", "judges") and (unfit := kind.check_evaluation(made)):
+                    self.problem((*own, unfit.field) if unfit.field else own, unfit.what, unfit.fix)
                 if route[:2] == ("evaluation", "judges") and self.written(("sweep",), None) is not None:
                     self.valid(kind.Config, {**config, **kind.tuning_judge(made)}, own)
             if group == "data" and made is not None:
@@ -244,12 +247,13 @@ class Check:
 
     def starts(self, blocks: Mapping[str, Any]) -> None:
         """Check that every start, and every label a field names, is there, and that none goes in a circle."""
-        needs = {}
+        needs, begins = {}, {}
         for label, block in blocks.items():
             block = block if isinstance(block, dict) else {}
             named = [(("start",), self.document.data.get("start", BASE))]
             if "start" in block:
                 named = [(("methods", label, "start"), block["start"])]
+            begins[label] = named[0][1]
             named += self.labels(label, block)
             named = [(route, start) for route, start in named if isinstance(start, str) and start != BASE]
             needs[label] = tuple(start for _, start in named if start in blocks)
@@ -273,8 +277,11 @@ class Check:
                 elif not self.method(label, blocks).on_decoders:
                     self.problem(route, f"'{label}' cannot decode '{start}', {what}", fix)
         if circle := find_circle(needs):
-            what = f"starts from itself: {' -> '.join(circle)}"
-            self.problem(("methods", circle[0]), what, "let one of them say start: base", key=True)
+            where, way = ("methods", circle[0]), " -> ".join(circle)
+            if any(begins[label] == needed for label, needed in pairwise(circle)):
+                self.problem(where, f"starts from itself: {way}", "let one of them say start: base", key=True)
+            else:
+                self.problem(where, f"needs itself: {way}", "let one of them name another label", key=True)
 
     def decodes(self, label: str, blocks: Mapping[str, Any]) -> bool:
         """Whether a label's method returns a policy of its own kind, and no weights."""

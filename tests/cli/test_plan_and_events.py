@@ -131,7 +131,8 @@ def test_two_points_give_what_grows_and_what_does_not() -> None:
     assert _line([(2, 9.0), (16, 10.0), (48, 14.0)], 1000) == pytest.approx(8 + 1000 / 8)  # the last two
     assert _line([(16, 14.0), (48, 12.0)], 144) == 18.0  # what is done once never makes more rows cheaper
     assert _line([(16, 14.0), (48, 12.0)], 144, proportional=False) == 12.0
-    assert _line([(10, 2.0)], 100) == 20.0
+    assert _line([(10, 2.0)], 100) == 11.0  # half of one part is taken to be done once
+    assert _line([(10, 2.0)], 100, fixed=0.25) == 15.5
     assert _line([(10, 2.0)], 100, proportional=False) == 2.0
 
 

@@ -123,6 +123,8 @@ def test_a_keyboard_interrupt_while_importing_is_not_a_broken_plugin(install) ->
         ),
         (GOOD.replace("api = 2", "api = 1"), "see docs/plugins.md, then write `api = 2` in the body of RPO"),
         (GOOD.replace("api = 2", "api = 3"), "RPO is written for version 3"),
+        (GOOD.replace("api = 2", "api = '2'"), "RPO is written for version '2' of the plugin contract"),
+        (GOOD.replace("api = 2", "api = 2.0"), "RPO is written for version 2.0 of the plugin contract"),
     ],
 )
 def test_a_class_that_does_not_keep_the_contract_is_refused_by_name(
@@ -181,6 +183,27 @@ def test_a_name_that_cannot_be_one_is_told(install) -> None:
         "alignbench-odd 1.0 gives the method 'My Method', which cannot be a name: "
         "write lower-case letters, digits, '.', '_' and '-'",
     )
+
+
+@pytest.mark.parametrize(
+    ("section", "hint"),
+    [
+        ("[alignbench.method]", "write [alignbench.methods]"),
+        ("[alignbench.sources]", "write [alignbench.data]"),
+        ("[alignbench.source]", "write [alignbench.data]"),
+        ("[alignbench.methods", "write [alignbench.methods]"),
+        ("[alignbench.observer]", "write [alignbench.hooks]"),
+        (
+            "[alignbench.xyz]",
+            "its groups are methods, judges, metrics, data, filters, rewards, launchers, hooks",
+        ),
+    ],
+)
+def test_a_section_that_nobody_reads_is_told_with_the_right_one(install, section: str, hint: str) -> None:
+    site = install("astray", methods={})
+    (points,) = site.glob("*.dist-info/entry_points.txt")
+    points.write_text(f"[console_scripts]\na = b:c\n\n{section}\nmine = mine:Mine\n", encoding="utf-8")
+    assert f"astray has the entry points {section}, which are not read: {hint}" in plugins.unusable()
 
 
 def test_what_a_distribution_requires_and_is_not_there_is_told(install) -> None:

@@ -102,6 +102,14 @@ def test_reward_models_of_other_rows_or_other_weights_are_other_judges(recipe):
         assert "trained on its evaluation judge" not in str(resolve(loaded.recipe).labels["ours"].departures)
 
 
+def test_a_reward_model_of_the_methods_own_rows_does_not_evaluate(recipe):
+    (found,) = problems(recipe, "judge: self", "judges: [gold, {reward-model: {train_on: train}}]")
+    assert found == (
+        "evaluation.judges[1].reward-model.train_on: a reward model of the methods' own rows cannot evaluate; "
+        "set train_on: held-out"
+    )
+
+
 def test_a_judge_that_is_allowed_to_is_printed_as_a_departure(recipe):
     text = BLOCK.format(block="judge: self", evaluation="judges: [gold, self], allow: [self]")
     loaded = load(recipe(text)).recipe

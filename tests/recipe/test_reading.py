@@ -157,6 +157,15 @@ def test_starts_that_go_in_a_circle_are_named_in_order(problems) -> None:
     ]
 
 
+def test_labels_that_name_each_other_are_told_to_name_another(install, problems) -> None:
+    text = HEAD + "methods:\n" + "".join(
+        f"  {label}: {{method: ties, start: base, labels: [{other}]}}\n" for label, other in ("ab", "ba")
+    )  # fmt: skip
+    assert problems(text) == [
+        "r.yaml:4:3: methods.a: needs itself: a -> b -> a; let one of them name another label"
+    ]
+
+
 def test_a_method_that_inherits_itself_as_start_is_told_to_start_from_base(problems) -> None:
     assert (
         "methods.learner: starts from itself: learner -> learner; let one of them say start: base"

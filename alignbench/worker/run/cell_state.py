@@ -125,8 +125,7 @@ class CellState:
         return self._finished(start) if isinstance(start, str) else start
 
     def policy(self, label: str) -> Policy:
-        if label != BASE:
-            self.weights.sources[label] = None
+        self.weights.sources[label] = None
         return self._finished(label)
 
     def _finished(self, label: str) -> Policy:

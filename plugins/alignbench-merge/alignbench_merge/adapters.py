@@ -60,14 +60,18 @@ def _added(layer: LowRank | None) -> Tensor:
     return torch.zeros(()) if layer is None else layer.scale * layer.up @ layer.down
 
 
+def _base(run: Run) -> TrainablePolicy:
+    return cast("TrainablePolicy", run.policy("base"))
+
+
 def _layers(run: Run, label: str, own: Mapping[str, LowRank]) -> Mapping[str, LowRank]:
     """Return what a label adds to each layer; nothing for the base."""
     found = run.policy(label)
     if "adapter" not in found.can:
         raise PluginError(f"'{label}' is a decoder and has no weights to merge", "name the label below it")
-    policy, base = cast("TrainablePolicy", found), cast("TrainablePolicy", run.policy("base"))
+    policy = cast("TrainablePolicy", found)
     layers = policy.layers()
-    if not layers and policy.fingerprint() != base.fingerprint():
+    if not layers and label != "base" and policy.fingerprint() != _base(run).fingerprint():
         raise PluginError(f"'{label}' is another model than the base", "merge labels on the shared base")
     if layers and layers.keys() != own.keys():
         raise PluginError(

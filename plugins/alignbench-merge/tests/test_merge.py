@@ -153,6 +153,7 @@ methods:
   more: {method: sft, start: sft, learning_rate: 1.0e-2}
   dpo: {start: sft, learning_rate: 1.0e-2}
   after: {method: dpo, start: merged}
+  undone: {method: task-arithmetic, start: sft, labels: [base]}
 """
 
 
@@ -165,6 +166,11 @@ def test_in_a_recipe_the_labels_run_first_and_another_can_start_from_the_merge(t
     found = results.read(tmp_path / "run")
     said = [str(one) for one in found.label("merged").departures]
     assert "weights: made of those of more, dpo instead of trained" in said
+    undone = [str(one) for one in found.label("undone").departures]
+    assert "weights: made of those of base instead of trained" in undone, (
+        "no method could have been named for it"
+    )
+    assert not any("without a training" in one for one in undone)
     costs = {label: found.label(label).cost for label in ("sft", "more", "dpo", "merged", "after")}
     assert costs["merged"].own.tokens == 0
     assert costs["merged"].chain.tokens == sum(costs[label].own.tokens for label in ("sft", "more", "dpo"))

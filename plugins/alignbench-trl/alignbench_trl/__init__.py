@@ -21,7 +21,7 @@ from alignbench import (
     UnpairedPreference,
 )
 from alignbench.rewards import trains_reward_model
-from alignbench_trl.source import check_fields, refuse, taken_by
+from alignbench_trl.source import READS, check_fields, refuse, taken_by
 
 SHARED = frozenset(
     {
@@ -277,7 +277,7 @@ class TRLRLOO(OfGroups):
 
 
 class TRLTrainer(Method):
-    """Any trainer of TRL by its name, on rows that it tokenises itself.
+    """A trainer of TRL by its name, on rows that it tokenises itself: one of the eight that docs/methods/trl.md lists.
 
     Source: https://huggingface.co/docs/trl
     """
@@ -296,9 +296,16 @@ class TRLTrainer(Method):
         @model_validator(mode="after")
         def _rows_it_reads(self) -> Self:
             refuse(self.trainer)
-            if taken_by(self.trainer).rewards != (self.rows == "prompts"):
-                reads = "prompts" if taken_by(self.trainer).rewards else "answers, and no prompts alone"
-                raise ValueError(f"{self.trainer} learns from {reads}; rows is '{self.rows}'")
+            draws = taken_by(self.trainer).rewards
+            reads = "prompts" if draws else READS.get(self.trainer.rpartition(".")[2])
+            if reads is None and self.rows == "prompts":
+                raise ValueError(
+                    f"{self.trainer} learns from answers, and no prompts alone; rows is 'prompts'"
+                )
+            if reads not in (None, self.rows):
+                raise ValueError(
+                    f"{self.trainer} learns from {reads}; write rows: {reads} instead of {self.rows}"
+                )
             fields = type(self).model_fields
             # By its value: a config that is written out and read again has all its fields set.
             unread = [name for name in sorted(OF_PROMPTS) if getattr(self, name) != fields[name].default]

@@ -18,6 +18,14 @@ REFUSED = {
     "SDPOTrainer": "reads a privileged context of each prompt, which no view of the rows has",
     "TPOTrainer": "reads a third answer of each row, which no view of the rows has",
 }
+READS = {
+    "CPOTrainer": "pairs",
+    "DPOTrainer": "pairs",
+    "KTOTrainer": "unpaired",
+    "ORPOTrainer": "pairs",
+    "SFTTrainer": "demonstrations",
+}
+"""The rows that a trainer reads, by its name; of those that draw answers, prompts."""
 GROUPED = {"num_generations", "steps_per_generation", "shuffle_dataset"}
 """Fields that set how a trainer draws answers."""
 

@@ -501,8 +501,28 @@ def test_a_config_that_is_written_out_is_the_same_config():
             {"trainer": "experimental.online_dpo.OnlineDPOTrainer"},
             "draws its answers otherwise than GRPO",
         ),
-        ("trl", {"trainer": "GRPOTrainer"}, "learns from prompts; rows is 'pairs'"),
-        ("trl", {"trainer": "DPOTrainer", "rows": "prompts"}, "learns from answers"),
+        ("trl", {"trainer": "GRPOTrainer"}, "learns from prompts; write rows: prompts instead of pairs"),
+        (
+            "trl",
+            {"trainer": "DPOTrainer", "rows": "prompts"},
+            "DPOTrainer learns from pairs; write rows: pairs",
+        ),
+        (
+            "trl",
+            {"trainer": "DPOTrainer", "rows": "unpaired"},
+            "DPOTrainer learns from pairs; write rows: pairs",
+        ),
+        (
+            "trl",
+            {"trainer": "SFTTrainer"},
+            "SFTTrainer learns from demonstrations; write rows: demonstrations",
+        ),
+        ("trl", {"trainer": "KTOTrainer"}, "KTOTrainer learns from unpaired; write rows: unpaired"),
+        (
+            "trl",
+            {"trainer": "experimental.orpo.ORPOTrainer", "rows": "demonstrations"},
+            "learns from pairs; write rows: pairs",
+        ),
     ],
 )
 def test_what_cannot_be_is_refused_before_anything_is_loaded(method, fields, words):
