@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -25,7 +26,9 @@ from alignbench.recipe.resolve import resolve
 from alignbench.recipe.schema import AdapterStart
 from alignbench.rows import Prompt
 from alignbench.testing.sessions import open_session
+from alignbench.testing.writes import watching_writes
 from alignbench.training.checkpoint import Checkpoints
+from alignbench.training.step import GradientStep
 from alignbench.worker.run.context import CellContext
 from alignbench.worker.run.ledger import Cost
 from alignbench.worker.run.metering import CellMeter
@@ -372,13 +375,23 @@ class MethodSuite:
             "and leave out places outside the mask"
         )
 
-    def test_another_seed_trains_another_policy(self, session: Session, aligned: tuple[CellContext, Policy]):
-        run, policy = aligned
-        if not run.ledger.account.steps or not isinstance(policy, ModelPolicy):
-            pytest.skip(f"{self.method} trains nothing")
-        other = self._align(session, "seed", seed=SEED + 1)[1]
-        assert isinstance(other, ModelPolicy)
-        assert other.fingerprint() != policy.fingerprint(), "its training does not depend on the seed"
+    def test_another_seed_trains_another_policy(self, session: Session, monkeypatch: pytest.MonkeyPatch):
+        """Of other weights, by rows in another order: both are what the variance between seeds is of."""
+        rows: list[list[Any]] = []
+        monkeypatch.setattr(GradientStep, "run", _noting(GradientStep.run, rows))
+        policies, orders = [], []
+        for seed in (SEED, SEED + 1):
+            rows.clear()
+            run, policy = self._align(session, f"seed-{seed}", seed=seed)
+            if not run.ledger.account.steps or not isinstance(policy, ModelPolicy):
+                pytest.skip(f"{self.method} trains nothing")
+            policies.append(policy.fingerprint())
+            orders.append(list(rows))
+        assert policies[0] != policies[1], "its training does not depend on the seed"
+        # Another library's trainer has none of our steps.
+        assert not orders[0] or orders[0] != orders[1], (
+            "its rows come in the same order at every seed: take them from run.rows or run.draw"
+        )
 
     def test_it_starts_from_its_start_and_leaves_that_alone(
         self, session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -421,13 +434,15 @@ class MethodSuite:
         monkeypatch.chdir(work)
         monkeypatch.setenv("HOME", str(home))
         before = _files(session.run)
-        run, policy = self._align(session, "contained")
-        self._answers(session, policy)
+        with watching_writes() as opened:
+            run, policy = self._align(session, "contained")
+            self._answers(session, policy)
         folder = run.folder
         assert not list(work.iterdir()), "it wrote to the working directory"
         assert not list(home.iterdir()), "it wrote to the home folder"
         written = {path for path in _files(session.run) - before if folder not in path.parents}
-        assert not written, f"it wrote outside of its folder: {written}"
+        written |= {path for path in opened if not _is_own(path, session.run, session.store.root)}
+        assert not written, f"it wrote outside of its folder: {', '.join(map(str, sorted(written)))}"
 
     def test_it_needs_no_other_plugin(self, session: Session, monkeypatch: pytest.MonkeyPatch):
         """In addition to those that its config names by a field of type `NamedMethod`."""
@@ -531,6 +546,27 @@ def run_with_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
 
 class _Killed(BaseException):
     """What kill -9 is to a process, for a method inside one."""
+
+
+def _noting(whole: Callable[..., Any], rows: list[list[Any]]) -> Callable[..., Any]:
+    """Return a step's `run` that also notes the sequences of its rows."""
+
+    def run(self: Any, given: list[Any], *args: Any, **how: Any) -> Any:
+        groups = self.sequences(given).values()
+        rows.append([one for group in groups for one in getattr(group, "items", group)])
+        return whole(self, given, *args, **how)
+
+    return run
+
+
+def _is_own(path: Path, *folders: Path) -> bool:
+    """Whether a file lies in one of these folders, is a device, or a temporary file by its name."""
+    temporary = Path(tempfile.gettempdir())
+    if path.is_relative_to(temporary) and path.relative_to(temporary).parts[0].startswith(
+        tempfile.gettempprefix()
+    ):
+        return True
+    return any(path.is_relative_to(folder) for folder in (*folders, Path("/dev"), Path("/proc")))
 
 
 def _files(folder: Path) -> set[Path]:

@@ -79,6 +79,13 @@ METHODS: list[tuple[str, str, dict[str, Any], str]] = [
     ("made_otherwise", "a_hit_in_the_store_equals_a_miss", {}, "found in the store or computed"),
     ("needs_another", "it_needs_no_other_plugin", {}, "in a field of type NamedMethod"),
     ("seed_ignored", "another_seed_trains_another_policy", {}, "does not depend on the seed"),
+    ("rows_in_one_order", "another_seed_trains_another_policy", {}, "in the same order at every seed"),
+    (
+        "folder_of_its_module",
+        "it_writes_nothing_outside_its_folder",
+        {},
+        "outside of its folder: .*rows.cache",
+    ),
     ("key_ignored", "an_answer_depends_on_its_prompt_and_the_key_alone", {}, "does not depend on the key"),
     ("noise_by_place", "an_answer_depends_on_its_prompt_and_the_key_alone", {}, "depends on its place"),
     (
