@@ -23,6 +23,9 @@ from alignbench import (
 from alignbench.rewards import trains_reward_model
 from alignbench_trl.source import READS, check_fields, refuse, taken_by
 
+LENT = frozenset({"chat_template_path", "dataset_kwargs", "eos_token", "generation_kwargs"})
+"""Fields by which a trainer would change the shared tokenizer or network, or how answers are drawn and rows made."""
+
 SHARED = frozenset(
     {
         "activation_checkpointing",
@@ -97,6 +100,10 @@ class TRLConfig(MethodConfig):
             (SHARED, "which the recipe sets for all methods; set it there"),
             (DRAWN, "but the rows of a step are those of all methods, drawn as they are needed"),
             (ELSEWHERE, "but the run counts what its own base draws"),
+            (
+                LENT,
+                "which changes what the base lends to all methods: its tokens, its answers' end, their sampling",
+            ),
             (self.given().keys(), "which is a field of the method; set it there"),
         ):
             if taken := sorted(names & self.args.keys()):

@@ -475,6 +475,14 @@ def test_a_config_that_is_written_out_is_the_same_config():
         ("trl-grpo", {"args": {"use_transformers_continuous_batching": True}}, "what its own base draws"),
         ("trl-dpo", {"args": {"precompute_ref_log_probs": True}}, "drawn as they are needed"),
         ("trl-sft", {"args": {"packing": True}}, "drawn as they are needed"),
+        ("trl-sft", {"args": {"eos_token": ","}}, "args sets eos_token, which changes what the base lends"),
+        ("trl-sft", {"args": {"chat_template_path": "x"}}, "args sets chat_template_path, which changes"),
+        ("trl-sft", {"args": {"dataset_kwargs": {}}}, "args sets dataset_kwargs, which changes"),
+        (
+            "trl-grpo",
+            {"args": {"generation_kwargs": {"top_k": 1}}},
+            "args sets generation_kwargs, which changes",
+        ),
         (
             "trl-dpo",
             {"args": {"label_smoothing": "x"}},
