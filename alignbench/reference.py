@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import bisect
-import math
 from collections.abc import Callable, Collection
 from collections.abc import Sequence as Many
 from functools import partial
@@ -126,8 +125,19 @@ def _alike(one: Ids, other: Ids) -> int:
 
 
 def _reached(run: Run, rows: Rows[Any]) -> list[Sequence]:
-    """Return the sequences of all rows that a budget in epochs, rows or steps reaches."""
-    budget, size = run.budget, len(rows)
-    drawn = budget.rows or (budget.steps or 0) * run.batch or (budget.epochs or 0) * size
-    reached = (row for number in range(math.ceil(drawn / size)) for row in rows.epoch(number))
-    return list(dict.fromkeys(sequence for row in reached for sequence in row.sequences()))
+    """Return the sequences of all rows that a budget in epochs, rows or steps reaches.
+
+    A row counts once, however many views it has: both answers of a pair are one row.
+    """
+    budget = run.budget
+    most = budget.rows or (budget.steps or 0) * run.batch
+    reached: dict[Sequence, None] = {}
+    drawn, number = 0, 0
+    while number < budget.epochs if budget.epochs else drawn < most:
+        epoch = rows.epoch(number)
+        reached |= dict.fromkeys(sequence for row in epoch for sequence in row.sequences())
+        drawn += len({row.id for row in epoch})
+        number += 1
+        if not epoch:
+            break
+    return list(reached)

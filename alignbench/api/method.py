@@ -395,6 +395,13 @@ class Method(ABC):
         """Return `consumes`, and what its fields make it read in addition."""
         return self.consumes
 
+    def check_rows(self, rows: Many[Row]) -> None:  # noqa: B027  (most methods learn from any)
+        """Raise AlignbenchError where it can learn nothing from these training rows, in a view that it reads.
+
+        `alignbench check --data` calls it for each view, and a run before anything is trained. Comparisons that
+        `data.source` has made in the run are not there yet, and are not checked.
+        """
+
     @abstractmethod
     def align(self, run: Run) -> Policy:
         """Return the aligned policy."""

@@ -67,6 +67,13 @@ class Reward(ABC):
         self.root = root
         """The folder that relative paths of the recipe start from."""
 
+    @classmethod  # noqa: B027  (most functions read answers alone)
+    def check_prompts(cls, config: Any, prompts: Many[Prompt]) -> None:
+        """Raise AlignbenchError where it applies to the answers of none of these prompts.
+
+        `alignbench check --data` calls it, and a run before anything is trained.
+        """
+
     @abstractmethod
     def score(self, prompts: Many[Prompt], answers: Many[str]) -> list[float | None]:
         """Return the reward of each answer to its prompt, higher is better. `prompts` and `answers` are aligned.

@@ -170,10 +170,12 @@ def check(
     plan = resolve(checked)
     unchecked = files.check(plan, root)
     if rows:
+        from alignbench.data.checks import learnt_from
         from alignbench.data.survey import check_tokenizer, survey
         from alignbench.data.torchless import without_torch
 
         pool = survey(checked, root)
+        learnt_from(pool.rows["train"], plan)
         if checked.model.id not in unchecked.away:
             with without_torch():
                 check_tokenizer(checked, root, pool)

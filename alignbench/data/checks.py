@@ -5,18 +5,20 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from alignbench.api.config import Split
+from alignbench.api.config import NamedReward, Split
+from alignbench.api.method import Method
 from alignbench.data.fidelity import SPECIAL, WORDS
 from alignbench.data.near import near_duplicates
 from alignbench.data.pool import SPLITS, Pool
 from alignbench.data.split import prompt_key
 from alignbench.errors import AlignbenchError, DataError, ModelError
-from alignbench.recipe.configs import build
-from alignbench.recipe.schema import CONVERSATION, PROMPT, Data, Evaluation, Recipe
-from alignbench.rows import Prompt, Row, derive
+from alignbench.recipe.configs import build, built_on, group_of, make
+from alignbench.recipe.plan import Plan
+from alignbench.recipe.schema import COMPARISONS, CONVERSATION, PROMPT, Data, Evaluation, Recipe
+from alignbench.rows import Prompt, Row, Text, derive
 
 
 @dataclass
@@ -152,6 +154,25 @@ def judged(kept: dict[Split, list[Row]], evaluation: Evaluation) -> None:
     for named in evaluation.judges:
         kind, config = build("judges", named.name, named.config)
         kind.check_prompts(config, prompts)
+
+
+def learnt_from(rows: Iterable[Row], plan: Plan) -> None:
+    """Raise, with its label, where a method, or a judge or a reward that it names, can do nothing with the rows."""
+    rows = list(rows)
+    prompts = [derive(one, Prompt, seed=0)[0] for one in rows if isinstance(one, Prompt)]
+    for label, block in plan.labels.items():
+        made = make("methods", block.method, block.config)
+        made_later = COMPARISONS if block.comparisons else ()
+        rewards = [one for one in built_on(block.method, block.config) if isinstance(one, NamedReward)]
+        try:
+            for view in made.reads() if type(made).check_rows is not Method.check_rows else ():
+                if view not in made_later and view is not Text:
+                    made.check_rows([one for row in rows for one in derive(row, view, seed=0)])
+            for one in (*block.judges, *rewards):
+                kind, config = build(group_of(one), one.name, one.config)
+                kind.check_prompts(config, prompts)
+        except AlignbenchError as error:
+            raise type(error)([replace(one, field=f"methods.{label}") for one in error.problems]) from error
 
 
 def quantile(values: list[int], share: float) -> int:

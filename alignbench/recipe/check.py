@@ -17,9 +17,9 @@ from alignbench.api.config import NAME, TOTALS, NamedMethod, NamedReward, NamedS
 from alignbench.api.method import Method
 from alignbench.errors import AlignbenchError, PluginError, Problem
 from alignbench.plugins import Group
-from alignbench.recipe.configs import build, group_of, validated
+from alignbench.recipe.configs import build, group_of, named_in, validated
 from alignbench.recipe.explain import explain, got, suggest
-from alignbench.recipe.graph import by_principles, find_circle, labels_named, named_in, overlap, reads_weights
+from alignbench.recipe.graph import by_principles, find_circle, labels_named, overlap, reads_weights
 from alignbench.recipe.named import resolve
 from alignbench.recipe.schema import (
     BASE,

@@ -1,9 +1,9 @@
-"""Configs of plugins: each is built once in a process, with all that the plugins which it names leave out."""
+"""Configs of plugins, each built once in a process, and the plugins that they name, with all their fields."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from functools import lru_cache
 from typing import Any
@@ -60,6 +60,26 @@ def validated(model: type[Settings], text: str) -> Settings:
 def group_of(one: Named) -> plugins.Group:
     """Return where a plugin that a config names is looked up."""
     return GROUPS[type(one)]
+
+
+def named_in(value: Any, route: tuple[str | int, ...] = ()) -> Iterator[tuple[tuple[str | int, ...], Named]]:
+    """Yield every plugin that a config names, and where in it."""
+    if isinstance(value, Named):
+        yield route, value
+    elif isinstance(value, BaseModel):
+        for name in type(value).model_fields:
+            yield from named_in(getattr(value, name), (*route, name))
+    elif isinstance(value, list | tuple):
+        for place, item in enumerate(value):
+            yield from named_in(item, (*route, place))
+
+
+def built_on(method: str, config: Mapping[str, Any]) -> Iterator[Named]:
+    """Yield every plugin that a method's fields name, and what the methods among them name in turn."""
+    for _, one in named_in(build("methods", method, config)[1]):
+        yield one
+        if isinstance(one, NamedMethod):
+            yield from built_on(one.name, one.config)
 
 
 def _completed(value: Any) -> Any:

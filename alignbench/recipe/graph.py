@@ -9,7 +9,7 @@ from typing import Annotated, Any, Union, get_args, get_origin
 from pydantic import BaseModel
 
 from alignbench import plugins
-from alignbench.api.config import AdapterLabel, Label, Labelling, Named, NamedJudge, NamedMethod
+from alignbench.api.config import AdapterLabel, Label, Labelling, Named, NamedJudge
 from alignbench.errors import RecipeError
 from alignbench.recipe.configs import build
 from alignbench.recipe.schema import BASE, COMPARISONS, FILE, START, MethodBlock, Recipe, Relabelled
@@ -52,18 +52,6 @@ def complete(recipe: Recipe) -> Recipe:
     )
 
 
-def named_in(value: Any, route: tuple[str | int, ...] = ()) -> Iterator[tuple[tuple[str | int, ...], Named]]:
-    """Yield every plugin that a config names, and where in it."""
-    if isinstance(value, Named):
-        yield route, value
-    elif isinstance(value, BaseModel):
-        for name in type(value).model_fields:
-            yield from named_in(getattr(value, name), (*route, name))
-    elif isinstance(value, list | tuple):
-        for place, item in enumerate(value):
-            yield from named_in(item, (*route, place))
-
-
 def by_principles(value: Any, route: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], NamedJudge]]:
     """Yield every judge that a config lets label by a constitution, and where in it."""
     if not isinstance(value, BaseModel) or isinstance(value, Named):
@@ -74,14 +62,6 @@ def by_principles(value: Any, route: tuple[str, ...] = ()) -> Iterator[tuple[tup
         if drawn and isinstance(one, NamedJudge):
             yield (*route, name), one
         yield from by_principles(one, (*route, name))
-
-
-def built_on(method: str, config: Mapping[str, Any]) -> Iterator[Named]:
-    """Yield every plugin that a method's fields name, and what the methods among them name in turn."""
-    for _, one in named_in(build("methods", method, config)[1]):
-        yield one
-        if isinstance(one, NamedMethod):
-            yield from built_on(one.name, one.config)
 
 
 def tuning_judge(judge: Named) -> Named:

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 from alignbench import plugins
 from alignbench.api.config import NamedJudge
-from alignbench.recipe.configs import build, group_of
+from alignbench.recipe.configs import build, built_on, group_of
 from alignbench.recipe.departures import departures
-from alignbench.recipe.graph import built_on, edges, order, relabelled, reserved, tuning_judge
+from alignbench.recipe.graph import edges, order, relabelled, reserved, tuning_judge
 from alignbench.recipe.plan import LabelPlan, Plan, PluginSource
 from alignbench.recipe.schema import Recipe, Relabelled, Training, own_budget
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence as Many
+from typing import Any
 
 from pydantic import Field, field_validator
 
 from alignbench.api.reward import Reward, RewardConfig
+from alignbench.errors import DataError
 from alignbench.rows import Prompt
 
 
@@ -51,6 +53,16 @@ class ExactAnswer(Reward):
         """A regular expression whose last match in an answer is its result: its first group, or all of it."""
 
         _valid = field_validator("pattern")(_compiled)
+
+    @classmethod
+    def check_prompts(cls, config: Any, prompts: Many[Prompt]) -> None:
+        if any(prompt.extra.get(config.column) is not None for prompt in prompts):
+            return
+        there = sorted({column for prompt in prompts for column in prompt.extra})
+        raise DataError(
+            f"the reward 'exact' compares answers with the column '{config.column}', which no row has",
+            f"name another: rewards: [{{exact: {{column: ...}}}}]; the rows have {', '.join(there) or 'none'}",
+        )
 
     def score(self, prompts: Many[Prompt], answers: Many[str]) -> list[float | None]:
         return [self._one(prompt, answer) for prompt, answer in zip(prompts, answers, strict=True)]

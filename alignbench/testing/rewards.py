@@ -56,6 +56,13 @@ class RewardSuite(PluginSuite):
             "it gives no reward at all: where it reads a column of the rows, name that in `columns`"
         )
 
+    def test_what_it_scores_it_does_not_refuse_beforehand(self):
+        """`alignbench check` would refuse a recipe that runs."""
+        try:
+            self.kind().check_prompts(self.fields(), self.questions()[0])
+        except Exception as error:
+            raise AssertionError(f"it refuses beforehand what it scores: {error}") from error
+
     def test_no_answer_gets_no_reward(self):
         assert list(self._made().score([], [])) == []
 

@@ -479,6 +479,7 @@ REWARDS = [
     ("Place", "a_reward_does_not_depend_on_the_rest_of_the_batch", "depends on the order"),
     ("Moody", "made_again_it_says_the_same", "rewards otherwise"),
     ("Endless", "a_reward_is_a_finite_number_or_none", "not finite"),
+    ("Choosy", "what_it_scores_it_does_not_refuse_beforehand", "refuses beforehand what it scores"),
     ("Silent", "a_reward_is_a_finite_number_or_none", "name that in `columns`"),
     ("Short", "a_reward_is_a_finite_number_or_none", "one reward for each answer"),
     ("Shares", "an_empty_answer_gets_a_finite_reward_or_none", "of an empty answer is not finite"),

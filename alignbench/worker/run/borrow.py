@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from copy import deepcopy
 from functools import wraps
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 LENT = "default"
 """What peft and TRL call the adapter that is trained."""
+SIZES = frozenset({"in_features", "num_embeddings", "out_features", "padding_idx", "vocab_size"})
+"""What a module notes of its weight, and a change of the vocabulary sets anew."""
 
 
 @contextmanager
@@ -55,7 +58,11 @@ def borrowed(run: CellState, policy: TrainablePolicy) -> Iterator[tuple[PeftMode
         undo.enter_context(base.using(lent))
         undo.enter_context(heartbeat.training())
         peft.generate = _metered(peft.generate)
-        yield peft, base.tokenizer
+        # A copy: a trainer may add words to it, or end answers with another.
+        tokenizer = deepcopy(base.tokenizer)
+        yield peft, tokenizer
+        if _words(tokenizer) != _words(base.tokenizer):
+            run.record.departure("words, end and template of the tokenizer", "the base's", "the trainer's")
         types = {str(weight.dtype).removeprefix("torch.") for weight in lent.tensors().values()} - {"float32"}
         if types:
             run.record.departure("precision of the trained adapter", "float32", ", ".join(sorted(types)))
@@ -63,6 +70,11 @@ def borrowed(run: CellState, policy: TrainablePolicy) -> Iterator[tuple[PeftMode
             trained = lent.tensors()
             for name, weight in policy.tensors().items():
                 weight.copy_(trained[name])
+
+
+def _words(tokenizer: PreTrainedTokenizerFast) -> tuple[Any, ...]:
+    """Return what changes the token ids of a text."""
+    return len(tokenizer), tokenizer.eos_token, tokenizer.chat_template
 
 
 def _metered(generate: Callable[..., Any]) -> Callable[..., Any]:
@@ -83,6 +95,7 @@ def _kept(base: Base) -> dict[str, Any]:
     return {
         "training": [module.training for module in modules],
         "own": [dict(vars(module)) for module in modules],
+        "children": [dict(module.named_children()) for module in modules],
         "hooks": [
             {name: list(getattr(module, name)) for name in HOOKS if getattr(module, name, None) is not None}
             for module in modules
@@ -91,10 +104,6 @@ def _kept(base: Base) -> dict[str, Any]:
         "gradients": {name: weight.requires_grad for name, weight in base.model.named_parameters()},
         "data": {name: weight.data for name, weight in base.model.named_parameters()},
         "configs": [(config, dict(vars(config))) for config in _configs(base)],
-        "tokenizer": {
-            name: getattr(base.tokenizer, name)
-            for name in ("pad_token", "padding_side", "truncation_side", "chat_template")
-        },
     }
 
 
@@ -107,10 +116,15 @@ def _configs(base: Base) -> list[Any]:
 
 def _restore_modules(base: Base, kept: dict[str, Any]) -> None:
     """Put back what `_kept` saw; modules that have appeared since are gone by then."""
-    for module, training, own, hooks in zip(
-        kept["modules"], kept["training"], kept["own"], kept["hooks"], strict=True
+    for module, training, own, children, hooks in zip(
+        kept["modules"], kept["training"], kept["own"], kept["children"], kept["hooks"], strict=True
     ):
         module.training = training
+        for name, child in children.items():
+            if getattr(module, name, None) is not child:
+                setattr(module, name, child)
+        for name in SIZES & own.keys():
+            setattr(module, name, own[name])
         for name in PATCHED:
             if name in own:
                 object.__setattr__(module, name, own[name])
@@ -124,15 +138,12 @@ def _restore_modules(base: Base, kept: dict[str, Any]) -> None:
         weight.requires_grad_(kept["gradients"].get(name, False))
         weight.grad = None
         data = kept["data"].get(name)
-        if (
-            data is not None and weight.dtype != data.dtype
-        ):  # a trainer has cast it; these are the values it had
+        # A trainer has cast or resized it; these are the values it had.
+        if data is not None and (weight.dtype, weight.shape) != (data.dtype, data.shape):
             weight.data = data
     for config, own in kept["configs"]:
         vars(config).clear()
         vars(config).update(own)
-    for name, value in kept["tokenizer"].items():
-        setattr(base.tokenizer, name, value)
 
 
 def _give_back(base: Base, policy: ModelPolicy, active: Any) -> None:

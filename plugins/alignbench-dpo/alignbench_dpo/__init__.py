@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence as Many
+
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from alignbench import Method, MethodConfig, Pair, Policy, Run
+from alignbench import DataError, Method, MethodConfig, Pair, Policy, Row, Run
 from alignbench_dpo.catalogue import LOSSES, Name
 
 
@@ -98,11 +100,21 @@ class DPO(Method):
                 )
             return self
 
+    def check_rows(self, rows: Many[Row]) -> None:
+        loss = self.config.loss
+        if LOSSES[loss].strength and all(row.preference in (0, 1) for row in rows if isinstance(row, Pair)):
+            raise DataError(
+                f"the loss '{loss}' reads from `preference` how much better an answer is, and no row has one between "
+                "0 and 1",
+                "take rows with soft labels, or use the loss sigmoid",
+            )
+
     def align(self, run: Run) -> Policy:
         from alignbench_dpo.objective import Objective
 
         policy = run.adapt()
         rows = run.rows(Pair)
+        self.check_rows(list(rows))
         objective = Objective(run, rows, policy, self.config)
         run.train(
             policy,

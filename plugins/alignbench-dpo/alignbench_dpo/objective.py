@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from alignbench import (
-    DataError,
     GroupScores,
     Pair,
     PerToken,
@@ -30,12 +29,6 @@ class Objective:
 
     def __init__(self, run: Run, rows: Rows[Pair], policy: TrainablePolicy, config: Any):
         self.run, self.policy, self.config = run, policy, config
-        if LOSSES[config.loss].strength and all(row.preference in (0, 1) for row in rows):
-            raise DataError(
-                f"the loss '{config.loss}' reads from `preference` how much better an answer is, and no row has one "
-                "between 0 and 1",
-                "take rows with soft labels, or use the loss sigmoid",
-            )
         self.reference = logprobs(run, rows) if LOSSES[config.loss].reference else None
         self.state: dict[str, Any] = {"checked": self.reference is None}
         self._step: Pairs | None = None

@@ -145,10 +145,11 @@ def test_the_offset_of_odpo_is_the_log_of_the_score_difference_of_its_label(weig
 
 
 def test_odpo_refuses_rows_whose_labels_have_no_strength():
-    recorded = RecordedRun(make_scores())
+    odpo = DPO(config("odpo"))
     with pytest.raises(DataError, match="no row has one between 0 and 1"):
-        objective(recorded, config("odpo"))
-    soft = [replace(ROWS[0], preference=0.8), *ROWS[1:]]
+        odpo.check_rows(ROWS)
+    recorded, soft = RecordedRun(make_scores()), [replace(ROWS[0], preference=0.8), *ROWS[1:]]
+    odpo.check_rows(soft)
     objective(recorded, config("odpo"), soft).loss(recorded.groups, soft)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from alignbench import Method, MethodConfig, Policy, Run, UnpairedPreference
 
@@ -32,6 +32,14 @@ class KTO(Method):
         """Weight of a desirable answer's loss."""
         undesirable_weight: float = Field(1.0, ge=0)
         """Weight of an undesirable answer's loss."""
+
+        @model_validator(mode="after")
+        def _something_weighs(self) -> KTO.Config:
+            if not self.desirable_weight and not self.undesirable_weight:
+                raise ValueError(
+                    "desirable_weight and undesirable_weight are both 0: nothing would be learnt"
+                )
+            return self
 
     def align(self, run: Run) -> Policy:
         from alignbench_kto.objective import Objective

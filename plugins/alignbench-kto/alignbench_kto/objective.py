@@ -135,6 +135,13 @@ def mismatched(rows: list[UnpairedPreference]) -> list[Sequence]:
 
     A prompt that the shift brings back to itself is left out: a step of one prompt has none.
     """
-    step = max(Counter(row.id for row in rows).values())
-    pairs = zip(rows, rows[step:] + rows[:step], strict=True)
-    return [Sequence(row.prompt_ids, other.response_ids) for row, other in pairs if row.id != other.id]
+    prompts = [row.prompt_ids for row in rows]
+    # The rows of a prompt side by side, wherever they stood.
+    rows = sorted(rows, key=lambda row: prompts.index(row.prompt_ids))
+    past = max(Counter(prompts).values())
+    pairs = zip(rows, rows[past:] + rows[:past], strict=True)
+    return [
+        Sequence(row.prompt_ids, other.response_ids)
+        for row, other in pairs
+        if row.prompt_ids != other.prompt_ids
+    ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import exp, log
 from types import SimpleNamespace
 
@@ -54,6 +55,16 @@ def test_every_prompt_meets_the_answer_to_another_one():
     assert all(one.response[0] // 2 != one.prompt[0] for one in pairs)
     mixed = [row(0, True, 0), row(2, True, 1), row(3, False, 1), row(4, True, 2)]
     assert all(one.response[0] // 2 != one.prompt[0] for one in mismatched(mixed))
+
+
+def test_answers_to_a_prompt_are_its_own_wherever_they_stand_and_whatever_row_they_are_of():
+    """Rows of single answers repeat a prompt under other ids, in any order."""
+    apart = [replace(row(n, True, n % 2), id=f"row {n}") for n in range(4)]
+    pairs = mismatched(apart)
+    assert len(pairs) == 4
+    assert all(one.response[0] % 2 != one.prompt[0] for one in pairs)
+    most = [row(0, True, 0), row(1, True, 0), row(2, True, 0), row(3, True, 1)]
+    assert {(one.prompt[0], one.response[0]) for one in mismatched(most)} == {(0, 3), (1, 2)}
 
 
 class RecordedRun:
@@ -259,3 +270,9 @@ def test_weights_far_from_balance_are_a_warning(monkeypatch):
     recorded = RecordedRun(seen())
     objective(recorded, KTO.Config(undesirable_weight=1.6), monkeypatch=monkeypatch)
     assert not recorded.warned
+
+
+def test_weights_of_zero_that_teach_nothing_are_refused():
+    KTO.Config(desirable_weight=0)
+    with pytest.raises(ValueError, match="desirable_weight and undesirable_weight are both 0"):
+        KTO.Config(desirable_weight=0, undesirable_weight=0)

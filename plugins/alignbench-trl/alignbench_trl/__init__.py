@@ -23,8 +23,8 @@ from alignbench import (
 from alignbench.rewards import trains_reward_model
 from alignbench_trl.source import READS, check_fields, refuse, taken_by
 
-LENT = frozenset({"chat_template_path", "dataset_kwargs", "eos_token", "generation_kwargs"})
-"""Fields by which a trainer would change the shared tokenizer or network, or how answers are drawn and rows made."""
+SAME = frozenset({"chat_template_path", "dataset_kwargs", "eos_token", "generation_kwargs"})
+"""Fields by which a trainer would make other token ids, or end and draw answers otherwise."""
 
 SHARED = frozenset(
     {
@@ -72,6 +72,22 @@ OF_TRANSFORMERS = frozenset({"adam_beta1", "adam_beta2", "adam_epsilon", "neftun
 """Fields of transformers' trainer that change an update: how it logs, saves and evaluates is the run's."""
 OF_PROMPTS = frozenset({"answers", "judge", "max_new_tokens", "rewards", "temperature"})
 """Fields of a trainer that draws answers itself."""
+ONCE = frozenset(
+    {
+        "delta",
+        "epsilon",
+        "epsilon_high",
+        "importance_sampling_level",
+        "off_policy_mask_threshold",
+        "sapo_temperature_neg",
+        "sapo_temperature_pos",
+        "vespo_k_neg",
+        "vespo_k_pos",
+        "vespo_lambda_neg",
+        "vespo_lambda_pos",
+    }
+)
+"""Fields that weigh answers by how far the policy is from the one that drew them."""
 ELSEWHERE = frozenset({"use_transformers_continuous_batching", "use_transformers_paged", "use_vllm"})
 """Fields that let another engine draw the answers, where nothing is counted and the base is another."""
 ROWS: dict[str, type[Row]] = {
@@ -99,11 +115,12 @@ class TRLConfig(MethodConfig):
         for names, reason in (
             (SHARED, "which the recipe sets for all methods; set it there"),
             (DRAWN, "but the rows of a step are those of all methods, drawn as they are needed"),
-            (ELSEWHERE, "but the run counts what its own base draws"),
             (
-                LENT,
-                "which changes what the base lends to all methods: its tokens, its answers' end, their sampling",
+                ONCE,
+                "but each answer is learnt from once, by the policy that drew it: the ratio of the two is 1",
             ),
+            (ELSEWHERE, "but the run counts what its own base draws"),
+            (SAME, "but token ids, the end of an answer and its sampling are those of all methods"),
             (self.given().keys(), "which is a field of the method; set it there"),
         ):
             if taken := sorted(names & self.args.keys()):

@@ -26,6 +26,61 @@ READS = {
     "SFTTrainer": "demonstrations",
 }
 """The rows that a trainer reads, by its name; of those that draw answers, prompts."""
+DRAWING = frozenset(
+    {
+        "beta",
+        "disable_dropout",
+        "mask_truncated_completions",
+        "min_p",
+        "repetition_penalty",
+        "scale_rewards",
+        "top_k",
+        "top_p",
+    }
+)
+UPDATES: Mapping[str, frozenset[str]] = {
+    "CPOTrainer": frozenset(
+        {"alpha", "beta", "cpo_alpha", "disable_dropout", "label_smoothing", "loss_type", "simpo_gamma"}
+    ),
+    "DPOTrainer": frozenset(
+        {
+            "beta",
+            "disable_dropout",
+            "discopop_tau",
+            "f_alpha_divergence_coef",
+            "f_divergence_type",
+            "label_smoothing",
+            "ld_alpha",
+            "loss_type",
+            "loss_weights",
+            "use_weighting",
+        }
+    ),
+    "GMPOTrainer": DRAWING | {"top_entropy_quantile"},
+    "GRPOTrainer": DRAWING
+    | {
+        "entropy_coef",
+        "entropy_coef_delta",
+        "entropy_coef_max",
+        "entropy_coef_min",
+        "entropy_target",
+        "loss_type",
+        "top_entropy_quantile",
+        "use_adaptive_entropy",
+        "use_bias_correction_kl",
+    },
+    "KTOTrainer": frozenset(
+        {"beta", "desirable_weight", "disable_dropout", "loss_type", "undesirable_weight"}
+    ),
+    "ORPOTrainer": frozenset({"beta", "disable_dropout"}),
+    "RLOOTrainer": (DRAWING - {"scale_rewards"}) | {"normalize_advantages", "reward_clip_range"},
+    "RewardTrainer": frozenset({"center_rewards_coefficient", "disable_dropout"}),
+    "SFTTrainer": frozenset({"loss_type"}),
+}
+"""Fields that change what a trainer learns, or how it draws answers, by its name.
+
+How TRL loads, prepares rows, computes and logs is the run's. Of an untested trainer every field is taken.
+"""
 GROUPED = {"num_generations", "steps_per_generation", "shuffle_dataset"}
 """Fields that set how a trainer draws answers."""
 
@@ -100,8 +155,18 @@ def check_fields(trainer: str, given: Mapping[str, object]) -> None:
             near = get_close_matches(name, taken.fields, 1)
             hint = f"; did you mean {near[0]}?" if near else ""
             raise ValueError(f"{trainer.rpartition('.')[2]} has no setting {name}{hint}")
+        updates = UPDATES.get(trainer.rpartition(".")[2], taken.fields.keys())
+        if name not in updates:
+            raise ValueError(
+                f"args sets {name}, which changes nothing that is learnt here; "
+                f"{trainer.rpartition('.')[2]} takes {', '.join(sorted(updates))}"
+            )
         if not _is(value, taken.fields[name]):
             raise ValueError(f"args: {name} is {value!r}, and is a {taken.fields[name]} in {taken.config}")
+        known = _compared(trainer, name) if "str" in taken.fields[name] else frozenset()
+        for one in value if isinstance(value, list) else [value]:
+            if known and one not in known:
+                raise ValueError(f"args: {name} is {one!r}; {taken.config} has {', '.join(sorted(known))}")
 
 
 TYPES: Mapping[str, tuple[type, ...]] = {
@@ -121,6 +186,22 @@ def _is(value: object, annotation: str) -> bool:
     known = {type for name in names if name in TYPES for type in TYPES[name]}
     return bool(set(names) - TYPES.keys()) or (
         isinstance(value, tuple(known)) and (not isinstance(value, bool) or bool in known)
+    )
+
+
+@cache
+def _compared(trainer: str, field: str) -> frozenset[str]:
+    """Return the words with which a trainer and its config compare a field: those that it may be."""
+    *folder, name = trainer.split(".")
+    classes = {**_classes("trainer"), **_classes("/".join(folder) or "trainer")}
+    config = taken_by(trainer).config
+    return frozenset(
+        word.value
+        for one in (*_line(name, classes), *_line(config, classes))
+        for found in ast.walk(one)
+        if isinstance(found, ast.Compare) and ast.unparse(found.left).rpartition(".")[2] == field
+        for word in ast.walk(found)
+        if isinstance(word, ast.Constant) and isinstance(word.value, str)
     )
 
 

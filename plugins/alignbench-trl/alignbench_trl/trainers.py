@@ -117,8 +117,9 @@ def train_kto(run: Run, config: Any) -> Policy:
 class _Mismatched:
     """Gives each prompt the answer to another one of the step, as TRL does where it prepares the rows.
 
-    Both answers of a pair stand side by side here, so that the shift goes past all answers to a prompt. A step with a
-    single prompt takes an answer to one of `others`, which are two prompts with their answers.
+    The rows of a prompt are put side by side, and each takes the answer as many places before it as the prompt with
+    most answers has. A prompt that meets itself so takes an answer to another one of the step or, where that is the
+    only one, of `others`, which are two prompts with their answers.
     """
 
     def __init__(
@@ -127,16 +128,19 @@ class _Mismatched:
         self.collate, self.others = collate, others
 
     def __call__(self, rows: list[dict[str, Any]]) -> Any:
+        prompts = [tuple(row["prompt_ids"]) for row in rows]
         answers = [row["completion_ids"] for row in rows]
-        prompts = Counter(tuple(row["prompt_ids"]) for row in rows)
-        past = max(prompts.values())
-        mismatched = answers[-past:] + answers[:-past]
-        if past == len(rows):
-            other = next((one for prompt, one in self.others.items() if prompt not in prompts), answers[0])
-            mismatched = [other] * past
-        return self.collate(
-            [{**row, "KL_completion_ids": one} for row, one in zip(rows, mismatched, strict=True)]
-        )
+        past = max(Counter(prompts).values())
+        order = sorted(range(len(rows)), key=lambda place: prompts.index(prompts[place]))
+        met = dict(zip(order, order[-past:] + order[:-past], strict=True))
+        known = [*zip(prompts, answers, strict=True), *self.others.items()]
+
+        def other(place: int) -> list[int]:
+            if prompts[met[place]] != prompts[place]:
+                return answers[met[place]]
+            return next((answer for prompt, answer in known if prompt != prompts[place]), answers[place])
+
+        return self.collate([{**row, "KL_completion_ids": other(at)} for at, row in enumerate(rows)])
 
 
 def _mismatched(

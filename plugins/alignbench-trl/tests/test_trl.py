@@ -16,7 +16,7 @@ import numpy as np
 import psutil
 import pytest
 import torch
-from alignbench_trl.source import refuse, taken_by
+from alignbench_trl.source import UPDATES, refuse, taken_by
 from pydantic import ValidationError
 from torch.nn import Dropout
 
@@ -108,6 +108,11 @@ class TestTRLKTO(Laws):
         others = mismatched(rows)
         assert sorted(others) == list(range(6))
         assert all(other // 2 != at // 2 for at, other in enumerate(others))
+        apart = [{"prompt_ids": [at % 2], "completion_ids": [at]} for at in range(4)]
+        assert all(other % 2 != at % 2 for at, other in enumerate(mismatched(apart))), "a b a b"
+        most = [{"prompt_ids": [at == 3], "completion_ids": [at]} for at in range(4)]
+        assert mismatched(most)[:3] == [3, 3, 3], "one prompt has most of the answers"
+        assert mismatched(most)[3] != 3
         last = [{"prompt_ids": [0], "completion_ids": [at]} for at in range(2)]
         assert mismatched(last) == [2, 2], "a step with a single prompt"
 
@@ -188,8 +193,8 @@ class TestAnyTrainer(Laws):
     @pytest.mark.parametrize(
         ("trainer", "rows", "args"),
         [
-            ("DPOTrainer", "pairs", {"loss_type": ["ippo"]}),
-            ("SFTTrainer", "demonstrations", {"loss_type": "ippo"}),
+            ("DPOTrainer", "pairs", {"loss_type": ["exo_pair"]}),
+            ("DPOTrainer", "pairs", {"loss_type": ["ipo"], "loss_weights": [1.0, 0.5]}),
         ],
     )
     def test_what_trl_says_of_its_settings_is_told_as_of_the_recipe(
@@ -197,9 +202,102 @@ class TestAnyTrainer(Laws):
     ):
         """Not as a fault of this plugin: nobody here can mend it."""
         block = {"method": "trl", "trainer": trainer, "rows": rows, "learning_rate": 1e-3, "args": args}
-        with pytest.raises(PluginError, match=f"{trainer} of TRL .*ippo") as refused:
+        with pytest.raises(PluginError, match=f"{trainer} of TRL failed with args .*ValueError") as refused:
             self.aligned_as(session, block, monkeypatch)
         assert "args" in refused.value.problems[0].fix
+
+
+DRAWING: list[dict[str, Any]] = [
+    {},
+    {"beta": 0.3},
+    {"mask_truncated_completions": True},
+    {"min_p": 0.5},
+    {"repetition_penalty": 1.5},
+    {"top_k": 3},
+    {"top_p": 0.5},
+]
+TRIED: dict[str, list[dict[str, Any]]] = {
+    "experimental.cpo.CPOTrainer": [
+        {},
+        {"alpha": 0.2},
+        {"beta": 0.5},
+        {"cpo_alpha": 0.2},
+        {"label_smoothing": 0.1},
+        {"loss_type": "simpo"},
+        {"loss_type": "simpo", "simpo_gamma": 1.5},
+    ],
+    "DPOTrainer": [
+        {},
+        {"beta": 0.5},
+        {"f_divergence_type": "js_divergence"},
+        {"f_divergence_type": "alpha_divergence", "f_alpha_divergence_coef": 0.3},
+        {"loss_type": ["robust"], "label_smoothing": 0.1},
+        {"loss_type": ["robust"], "label_smoothing": 0.2},
+        {"ld_alpha": 0.5},
+        {"loss_type": ["discopop"]},
+        {"loss_type": ["discopop"], "discopop_tau": 0.5},
+        {"loss_type": ["sigmoid", "sft"]},
+        {"loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, 0.5]},
+        {"use_weighting": True},
+    ],
+    "experimental.gmpo.GMPOTrainer": [*DRAWING, {"scale_rewards": "none"}, {"top_entropy_quantile": 0.2}],
+    "GRPOTrainer": [
+        *DRAWING,
+        {"scale_rewards": "none"},
+        {"entropy_coef": 0.1},
+        {"use_adaptive_entropy": True},
+        {"use_adaptive_entropy": True, "entropy_target": 5.0},
+        {"use_adaptive_entropy": True, "entropy_target": 5.0, "entropy_coef_delta": 0.3},
+        {"use_adaptive_entropy": True, "entropy_target": 5.0, "entropy_coef_max": 0.001},
+        {"use_adaptive_entropy": True, "entropy_coef_min": 0.5},
+        {"loss_type": "grpo"},
+        {"top_entropy_quantile": 0.2},
+        {"use_bias_correction_kl": False, "beta": 0.3},
+    ],
+    "KTOTrainer": [
+        {},
+        {"beta": 0.5},
+        {"desirable_weight": 2.0},
+        {"loss_type": "apo_zero_unpaired"},
+        {"undesirable_weight": 2.0},
+    ],
+    "experimental.orpo.ORPOTrainer": [{}, {"beta": 0.5}],
+    "RLOOTrainer": [*DRAWING, {"normalize_advantages": True}, {"reward_clip_range": [-5.0, -1.0]}],
+    "RewardTrainer": [{}, {"center_rewards_coefficient": 0.1}],
+    "SFTTrainer": [{}, {"loss_type": "dft"}],
+}
+"""Settings of each trainer, of which no two train the same."""
+
+
+class TestItsSettings(Laws):
+    method = "trl"
+    short = ()
+
+    @pytest.mark.parametrize("trainer", TRIED)
+    def test_every_field_that_is_taken_changes_what_is_learnt(self, session, trainer, monkeypatch):
+        name = trainer.rpartition(".")[2]
+        # The adapters of the sandbox have no dropout to be switched off.
+        assert {field for args in TRIED[trainer] for field in args} == UPDATES[name] - {"disable_dropout"}
+        if os.environ.get("TESTS") != "long":
+            pytest.skip("in the long version: make examples")
+        rows = next((rows for rows, names in READ.items() if trainer in names), "")
+        block = {"method": "trl", "trainer": trainer, "rows": rows, "learning_rate": 1e-2}
+        if rows == "prompts":
+            block |= {"rewards": ["length"], "answers": 4, "max_new_tokens": 6}
+        if not rows:
+            block = {"method": "trl-reward", "n": 2, "learning_rate": 1e-2}
+        if rows == "unpaired":  # where the KL is cut at 0, as in the first steps, apo_zero_unpaired is kto
+            block |= {"budget": {"steps": 15}, "learning_rate": 1e-4}
+        seen = [
+            json.dumps(logs(self.aligned_as(session, {**block, "args": args}, monkeypatch)))
+            for args in TRIED[trainer]
+        ]
+        same = [
+            (args, TRIED[trainer][seen.index(log)])
+            for at, (args, log) in enumerate(zip(TRIED[trainer], seen, strict=True))
+            if seen.index(log) < at
+        ]
+        assert same == []
 
 
 class ByName(Laws):
@@ -288,6 +386,9 @@ class TestTRLDPO(Laws):
                 "adapters": sorted(base.peft.peft_config),
                 "active": base.peft.active_adapter,
                 "dropout": {name: module.p for name, module in modules if hasattr(module, "p")},
+                "words": (base.tokenizer.eos_token, len(base.tokenizer), base.tokenizer.chat_template),
+                "embedding": base.model.get_input_embeddings().weight.shape,
+                "sizes": [getattr(module, "num_embeddings", 0) for _, module in modules],
                 "config": base.model.config.to_dict(),
                 "generation": base.model.generation_config.to_dict(),
             }
@@ -306,6 +407,10 @@ class TestTRLDPO(Laws):
             base.model.forward = lambda *args, **more: None
             base.model.register_forward_hook(lambda *of: None)
             tokenizer.padding_side = "left"
+            tokenizer.add_tokens(["a word of its own"])
+            tokenizer.eos_token = "a word of its own"
+            tokenizer.chat_template = "{{ messages }}"
+            base.model.resize_token_embeddings(len(tokenizer))
             for module in model.modules():
                 if isinstance(module, Dropout):
                     module.p = 0.5
@@ -447,6 +552,12 @@ def test_the_page_lists_every_trainer_that_can_be_named():
         assert f"| `{rows}` | {', '.join(f'`{name}`' for name in names)} |" in page
 
 
+def test_the_page_lists_every_field_that_is_taken():
+    page = Path(__file__).parents[3].joinpath("docs", "methods", "trl.md").read_text(encoding="utf-8")
+    for trainer, fields in UPDATES.items():
+        assert f"| `{trainer}` | {', '.join(f'`{name}`' for name in sorted(fields))} |" in page
+
+
 def test_a_config_that_is_written_out_is_the_same_config():
     from alignbench_trl import TRLTrainer
 
@@ -475,13 +586,49 @@ def test_a_config_that_is_written_out_is_the_same_config():
         ("trl-grpo", {"args": {"use_transformers_continuous_batching": True}}, "what its own base draws"),
         ("trl-dpo", {"args": {"precompute_ref_log_probs": True}}, "drawn as they are needed"),
         ("trl-sft", {"args": {"packing": True}}, "drawn as they are needed"),
-        ("trl-sft", {"args": {"eos_token": ","}}, "args sets eos_token, which changes what the base lends"),
-        ("trl-sft", {"args": {"chat_template_path": "x"}}, "args sets chat_template_path, which changes"),
-        ("trl-sft", {"args": {"dataset_kwargs": {}}}, "args sets dataset_kwargs, which changes"),
+        ("trl-grpo", {"args": {"epsilon": 0.1}}, "each answer is learnt from once"),
+        *(
+            ("trl-sft", {"args": args}, f"args sets {next(iter(args))}, which changes nothing that is learnt")
+            for args in (
+                {"completion_only_loss": False},
+                {"dataset_num_proc": 2},
+                {"dataset_text_field": "x"},
+                {"eval_packing": True},
+                {"model_init_kwargs": {"a": 1}},
+                {"trust_remote_code": True},
+            )
+        ),
+        *(
+            (
+                "trl-grpo",
+                {"args": args},
+                f"args sets {next(iter(args))}, which changes nothing that is learnt",
+            )
+            for args in (
+                {"log_completions_hub_repo": "a/b"},
+                {"reward_weights": [1.0, 2.0]},
+                {"vllm_mode": "server"},
+            )
+        ),
+        (
+            "trl-dpo",
+            {"args": {"loss_type": ["sigmoid", "nope"]}},
+            "args: loss_type is 'nope'; DPOConfig has aot, aot_unpaired, apo_down",
+        ),
+        ("trl-sft", {"args": {"loss_type": "nope"}}, "SFTConfig has chunked_nll, dft, nll"),
+        ("trl-grpo", {"args": {"scale_rewards": "x"}}, "GRPOConfig has batch, group, none"),
+        (
+            "trl",
+            {"trainer": "experimental.cpo.CPOTrainer", "args": {"loss_type": "x"}},
+            "CPOConfig has alphapo, hinge, ipo, kto_pair, sigmoid, simpo",
+        ),
+        ("trl-sft", {"args": {"eos_token": ","}}, "args sets eos_token, but token ids, the end"),
+        ("trl-sft", {"args": {"chat_template_path": "x"}}, "args sets chat_template_path, but token ids"),
+        ("trl-sft", {"args": {"dataset_kwargs": {}}}, "args sets dataset_kwargs, but token ids"),
         (
             "trl-grpo",
             {"args": {"generation_kwargs": {"top_k": 1}}},
-            "args sets generation_kwargs, which changes",
+            "args sets generation_kwargs, but token ids",
         ),
         (
             "trl-dpo",

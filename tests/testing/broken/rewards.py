@@ -2,7 +2,7 @@
 
 import random
 
-from alignbench import Reward
+from alignbench import DataError, Reward
 
 
 class Company(Reward):
@@ -62,6 +62,19 @@ class Short(Reward):
 
     def score(self, prompts, answers):
         return [float(len(answer)) for answer in answers[:-1]]
+
+
+class Choosy(Reward):
+    """Refuses beforehand what it scores."""
+
+    api = 2
+
+    @classmethod
+    def check_prompts(cls, config, prompts):
+        raise DataError("no prompt is good enough")
+
+    def score(self, prompts, answers):
+        return [float(len(answer)) for answer in answers]
 
 
 class Shares(Reward):
