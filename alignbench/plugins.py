@@ -19,7 +19,7 @@ from functools import cache
 from importlib import metadata
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, Literal, TypeVar, get_args, get_origin
 
 from alignbench.api.config import API, NAME
 from alignbench.errors import AlignbenchError, PluginError
@@ -76,7 +76,9 @@ def _installed(group: Group, _path: tuple[str, ...]) -> Mapping[str, Found]:
     every: dict[str, list[Found]] = {}
     for point in _points(_path)[0]:
         if point.group == f"alignbench.{group}" and point.dist is not None and re.fullmatch(NAME, point.name):
-            found = Found(group, point.name, point.dist.name, point.dist.version, point.value)
+            # Metadata may lack a version, whatever the type says.
+            version = point.dist.version or "of no version"
+            found = Found(group, point.name, point.dist.name, version, point.value)
             every.setdefault(point.name, []).append(found)
     chosen = {}
     for name in sorted(every):
@@ -178,7 +180,9 @@ def unmet(distribution: str) -> tuple[str, ...]:
         except metadata.PackageNotFoundError:
             lacking.append(f"{needed.name}{needed.specifier} (not installed)")
             continue
-        if not needed.specifier.contains(version, prereleases=True):
+        if version is None:
+            lacking.append(f"{needed.name}{needed.specifier} (its metadata have no version)")
+        elif not needed.specifier.contains(version, prereleases=True):
             lacking.append(f"{needed.name}{needed.specifier} (there is {version})")
     return tuple(lacking)
 
@@ -195,6 +199,8 @@ def find(group: Group, name: str) -> Found:
     if found is None:
         near = get_close_matches(short, known, 1)
         hint = f" Did you mean '{near[0]}'?" if near else ""
+        if group == "methods" and (one := _field_with(short)):
+            hint = f" Write {one}."
         listed = ", ".join(known) or "none"
         raise PluginError(f"no installed plugin provides the {word} '{name}'.{hint} Installed: {listed}.")
     every = (found, *found.rivals)
@@ -211,6 +217,20 @@ def find(group: Group, name: str) -> Found:
             f"uninstall one of them, or write {found.distribution}:{name}",
         )
     return found
+
+
+def _field_with(name: str) -> str | None:
+    """Return how a recipe sets the field of a method that has `name` as one of its values: a loss, and no method."""
+    fields = [
+        (str(value), f"{{method: {found.name}, {field}: {value}}}")
+        for found in installed("methods").values()
+        if reason_broken(found) is None
+        for field, info in load_found(found).Config.model_fields.items()
+        if get_origin(info.annotation) is Literal
+        for value in get_args(info.annotation)
+    ]
+    begun = [written for value, written in fields if value.startswith(f"{name}_")]
+    return next((written for value, written in fields if value == name), next(iter(begun), None))
 
 
 def load(group: Group, name: str) -> Any:

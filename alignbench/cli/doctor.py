@@ -190,11 +190,13 @@ def _plugins() -> Iterator[Finding]:
         for lacking in () if distribution == "alignbench" else plugins.unmet(distribution):
             yield Finding("plugins", "bad", f"{distribution} requires {lacking}")
     for group in plugins.GROUPS:
+        broken = {found: reason for found in _all(group) if (reason := plugins.reason_broken(found))}
         known = plugins.installed(group)
-        yield Finding(group, "good", ", ".join(known) or "none")
+        usable = [name for name, found in known.items() if not broken.keys() >= {found, *found.rivals}]
+        yield Finding(group, "good", ", ".join(usable) or "none")
+        for reason in broken.values():
+            yield Finding(group, "bad", reason)
         for found in known.values():
-            if reason := plugins.reason_broken(found):
-                yield Finding(group, "note", reason)
             if found.rivals:
                 both = " and ".join(str(one) for one in (found, *found.rivals))
                 yield Finding(group, "note", f"'{found.name}' comes from {both}")

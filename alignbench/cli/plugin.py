@@ -6,6 +6,7 @@ import importlib.util
 import subprocess
 import sys
 import tempfile
+from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any
@@ -49,7 +50,6 @@ def check_plugin(
 ) -> None:
     """Run the contract's test suite on an installed plugin, on the sandbox; needs pytest."""
     from alignbench import plugins
-    from alignbench.recipe import yaml
 
     kinds: list[Checked] = [one for one, group in CHECKED.items() if name in plugins.installed(group)]
     if kind is None and len(kinds) > 1:
@@ -64,12 +64,14 @@ def check_plugin(
         raise PluginError(f"no installed plugin has the name '{name}'", hint)
     chosen: Checked = kind or kinds[0]
     fields = _fields(config, plugins.load(CHECKED[chosen], name).Config)
-    given = yaml.parse(columns, "--columns").data
+    given = _mapping(columns, "--columns")
     if given and chosen != "reward":
         raise RecipeError(f"a {chosen} reads no columns; leave out --columns")
-    others = yaml.parse(labels, "--labels").data
+    others = _mapping(labels, "--labels")
     if others and chosen != "method":
         raise RecipeError(f"a {chosen} builds on no labels; leave out --labels")
+    if chosen == "method":
+        _check_labels(name, fields, others)
     if importlib.util.find_spec("pytest") is None:
         raise PluginError("the laws are tests, and pytest is not installed", "pip install pytest")
     suite = SUITES[chosen]
@@ -93,6 +95,32 @@ def check_plugin(
         done = subprocess.run([sys.executable, "-m", "pytest", *options], check=False)
     if done.returncode:
         raise typer.Exit(Exit.PLUGIN)
+
+
+def _mapping(text: str, option: str) -> dict[str, Any]:
+    """Return what an option says by name. Raises RecipeError where it is anything else."""
+    from alignbench.recipe import yaml
+
+    document = yaml.parse(text, option)
+    if not isinstance(document.data, dict):
+        what = f"expected names with values, got {text.strip()}"
+        raise RecipeError(document.place(()).problem(what, f"write {option} '{{name: value}}'"))
+    return document.data
+
+
+def _check_labels(name: str, fields: dict[str, Any], labels: dict[str, Any]) -> None:
+    """Raise RecipeError where the recipe of the method's suite could not be run."""
+    import json
+
+    from alignbench.recipe import yaml
+    from alignbench.recipe.check import Check
+
+    methods = {**labels, "tried": {"method": name, **fields}}
+    recipe = {"model": {"id": "sandbox"}, "data": {"train": "sandbox"}, "methods": methods}
+    check = Check(yaml.parse(json.dumps(recipe), "--labels"), Path())
+    check.recipe()
+    if check.problems:
+        raise RecipeError([replace(one, line=None, column=None) for one in check.problems])
 
 
 def _fields(text: str, model: Any) -> dict[str, Any]:

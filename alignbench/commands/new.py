@@ -48,11 +48,16 @@ def write(kind: Kind, name: str, parent: Path) -> Path:
     """
     from alignbench import plugins  # here: the command line loads this file for every command
     from alignbench.api.config import NAME
+    from alignbench.recipe.yaml import plain
 
     # A distribution's name, which this becomes a part of, ends with a letter or digit too.
     if not re.fullmatch(NAME, name) or not name[-1].isalnum():
         fix = "use small letters, digits, '.', '_' and '-', 64 at most, a letter or digit first and last"
         raise RecipeError(Problem(f"'{name}' cannot be a name", fix))
+    if not isinstance(read := plain(name), str):
+        kinds = {bool: "true or false", type(None): "nothing"}
+        what = f"'{name}' is {kinds.get(type(read), 'a number')} in a recipe, unless it has quotes"
+        raise RecipeError(Problem(what, "choose a name that is a word"))
     if found := plugins.installed(GROUPS[kind]).get(name):
         raise RecipeError(Problem(f"{found} provides the {kind} '{name}' already", "choose another name"))
     with suppress(metadata.PackageNotFoundError):

@@ -44,7 +44,7 @@ def leaderboard_markdown(seen: Leaderboard) -> str:
         "label",
         "start",
         *(["T"] if seen.decoded else []),
-        *(column.title for column in seen.columns),
+        *(_cell(column.title) for column in seen.columns),
         *PRICES,
         "against its start",
     ]
@@ -82,7 +82,7 @@ def _temperatures(results: Results, column: Column) -> list[str]:
         return []
     lines = [
         "",
-        _line([f"{column.title} by temperature", *(f"T {temperature:g}" for temperature in settings)]),
+        _line([_cell(f"{column.title} by temperature"), *(f"T {temperature:g}" for temperature in settings)]),
         _line(["---", *["---:"] * len(settings)]),
     ]
     for label in results.labels:

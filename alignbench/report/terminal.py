@@ -46,7 +46,7 @@ def draw(seen: Leaderboard, console: Console) -> None:
     columns, shown = (seen.columns[:1], PRICES[1:]) if narrow else (seen.columns, PRICES)
     table.add_column("label", overflow="fold", min_width=10)
     for column in columns:
-        table.add_column(column.title, justify="right", min_width=7)
+        table.add_column(Text(column.title), justify="right", min_width=7)
     for price in shown:
         table.add_column(price, justify="right", no_wrap=True)
     table.add_column("against its start", min_width=10)
@@ -90,7 +90,7 @@ def _temperatures(results: Results, column: Column, console: Console) -> None:
     for label in results.labels:
         if any(label.label in labels for labels in settings.values()):
             cells = [labels.get(label.label, Measured()) for labels in settings.values()]
-            table.add_row(text.line(label.label), *(text.estimate(one, column.places) for one in cells))
+            table.add_row(Text(text.line(label.label)), *(text.estimate(one, column.places) for one in cells))
     console.print(table)
     if turned := list(decoding.reversals(results, column.metric)):
         console.print(Text(decoding.CHANGED))
@@ -102,11 +102,12 @@ def _others(seen: Leaderboard) -> Table:
     """Return a table of the metrics and the cost for which a narrow terminal has no room in the first one."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     table.add_column("label", overflow="fold", min_width=10)
     for column in seen.columns[1:]:
-        table.add_column(column.title, justify="right", min_width=7)
+        table.add_column(Text(column.title), justify="right", min_width=7)
     table.add_column(PRICES[0], justify="right")
     for row in seen.rows:
         if row.done:

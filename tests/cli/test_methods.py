@@ -103,6 +103,50 @@ def test_methods_and_doctor_go_on_where_metadata_are_wrong_and_tell_what_is(alig
     assert "alignbench-teach requires nobody-has-this>=1 (not installed)" in found
 
 
+def test_doctor_does_not_count_a_plugin_that_cannot_be_loaded_among_the_good(alignbench, install) -> None:
+    install(
+        "alignbench-hurt",
+        modules={"hurt_plugin": "import nobody_has_this"},
+        methods={"hurt": "hurt_plugin:Hurt"},
+    )
+    done = alignbench("doctor", "--json")
+    rows = [row for row in json.loads(done.stdout) if row["name"] == "methods"]
+    (good,) = [row["message"] for row in rows if row["state"] == "good"]
+    assert "hurt" not in good.split(", ")
+    assert "sft" in good.split(", ")
+    (bad,) = [row["message"] for row in rows if row["state"] == "bad"]
+    assert "could not be loaded for 'hurt'" in bad
+    assert done.exit_code == Exit.FAILED
+
+
+def test_metadata_without_a_version_are_told_in_words(alignbench, install) -> None:
+    site = install(
+        "alignbench-teach", modules={"teach_plugin": TEACHING}, methods={"teach": "teach_plugin:Teach"}
+    )
+    (file,) = site.glob("*.dist-info/METADATA")
+    file.write_text(
+        "".join(line for line in file.read_text().splitlines(True) if not line.startswith("Version"))
+    )
+    for command in (["methods"], ["methods", "teach"], ["doctor", "--json"]):
+        done = alignbench(*command)
+        assert "None" not in done.stdout, done.stdout
+    assert "of no version" in alignbench("methods", "teach").stdout
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("exo", "Write {method: dpo, loss: exo_pair}."),
+        ("sppo", "Write {method: dpo, loss: sppo_hard}."),
+        ("simpo", "Write {method: dpo, loss: simpo}."),
+        ("bco", "Write {method: kto, loss: bco}."),
+        ("dpoo", "Did you mean 'dpo'?"),
+    ],
+)
+def test_a_loss_that_is_named_as_a_method_is_told_with_its_field(alignbench, name: str, hint: str) -> None:
+    assert hint in " ".join(alignbench("methods", name).stderr.split())
+
+
 @pytest.mark.parametrize("content", [b"[alignbench.methods]\nno equals sign\n", b"\xff\xfe\x00binary"])
 def test_a_process_of_its_own_goes_on_where_entry_points_are_garbled(install, content: bytes) -> None:
     """Libraries read all entry points as they are imported, before alignbench does: pydantic, to find its plugins."""

@@ -34,9 +34,18 @@ def compared(folders: list[Path], format: str) -> str:
 def hostile(text: str) -> Results:
     return Results(
         run=f"run {text}",
-        metrics={"reward": MetricInfo(judge="gold", higher_is_better=True)},
+        metrics={
+            "reward": MetricInfo(judge="gold", higher_is_better=True),
+            f"m {text}": MetricInfo(judge=f"j {text}", unit=text, plugin=True),
+        },
         labels=(
-            LabelResult(label="base", metrics={"reward": Measured(value=0.4, ci95=(0.3, 0.5))}),
+            LabelResult(
+                label="base",
+                metrics={
+                    name: Measured(value=0.4, ci95=(0.3, 0.5), missing="" if name == "reward" else text)
+                    for name in ("reward", f"m {text}")
+                },
+            ),
             LabelResult(label=f"x {text}", start="base", departures=(Departure(text, text, text),)),
             LabelResult(label=f"{text}", start={"adapter": text}),
         ),
@@ -141,7 +150,7 @@ def test_no_data_can_leave_its_cell_or_become_markup_in_markdown(text: str):
     page = report.markdown(hostile(text))
     table = [line for line in page.splitlines() if line.startswith("|")]
     assert len(table) == 5
-    assert {len(re.findall(r"(?<!\\)\|", line)) for line in table} == {8}
+    assert {len(re.findall(r"(?<!\\)\|", line)) for line in table} == {9}
     assert "<" not in page
     assert not re.search(r"(?<!\\)\[", page)
 

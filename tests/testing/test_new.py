@@ -44,7 +44,7 @@ def test_a_new_distribution_passes_its_own_test(kind: str, tmp_path: Path):
     "name",
     [
         "none",
-        "true",
+        "bool",
         "class",
         "measure",
         "missing",
@@ -77,6 +77,10 @@ def test_no_name_hides_what_the_new_module_imports(kind: str, name: str, tmp_pat
     [
         ("method", "No Name", "cannot be a name"),
         ("judge", "mine-", "'mine-' cannot be a name; .* a letter or digit first and last"),
+        ("method", "123", "'123' is a number in a recipe"),
+        ("method", "1e5", "'1e5' is a number in a recipe"),
+        ("judge", "true", "'true' is true or false in a recipe"),
+        ("metric", "null", "'null' is nothing in a recipe"),
         ("metric", "reward", "provides the metric 'reward' already"),
         ("judge", "example", r"alignbench-example .* is installed, which the new one would replace"),
     ],
@@ -121,6 +125,17 @@ def test_check_plugin_says_that_there_is_no_such_plugin(kind: str, tmp_path: Pat
         (["jsonl"], "--config:1:1: path: is missing; add it"),
         (["length", "--kind", "reward", "--config", "{wrds: 3}"], "wrds: unknown; did you mean 'words'?"),
         (["win_rate", "--columns", "{answer: 1}"], "a metric reads no columns"),
+        (["length", "--kind", "reward", "--columns", "answer"], "--columns:1:1: expected names with values"),
+        (["ties", "--labels", "tuned"], "--labels:1:1: expected names with values, got tuned"),
+        (
+            ["dpo", "--labels", "{tuned: {method: sfft}}"],
+            "methods.tuned.method: no installed plugin provides",
+        ),
+        (
+            ["dpo", "--labels", "{tuned: {method: sft, learning_rat: 1}}"],
+            "learning_rat: unknown; did you mean",
+        ),
+        (["ties", "--config", "{labels: [tuned]}"], "there is no label 'tuned'"),
     ],
 )
 def test_check_plugin_refuses_what_it_cannot_try_before_any_law_runs(given, words, tmp_path: Path):

@@ -149,6 +149,7 @@ def test_the_loss_equals_trls_on_the_same_log_probabilities(trl, loss, good, bad
     monkeypatch.setattr(trl, "undesirable_weight", bad)
     for seed in range(4):
         recorded = RecordedRun(seen(seed))
+        weights = recorded.seen["policy"].requires_grad_()
         by = KTO.Config(loss=loss, beta=0.3, desirable_weight=good, undesirable_weight=bad)
         mine = objective(recorded, by, monkeypatch=monkeypatch)
         mine.before_step(ROWS)
@@ -177,6 +178,10 @@ def test_the_loss_equals_trls_on_the_same_log_probabilities(trl, loss, good, bad
         groups = {"answers": recorded.group("answers", answers, "policy")}
         found, numbers = reduced(mine.loss, groups, ROWS)
         assert found.item() == pytest.approx(float(theirs), rel=1e-6)
+        (ours,), (wanted,) = (torch.autograd.grad(one, weights) for one in (found, theirs))
+        assert wanted.abs().max() > 0
+        kept = recorded.seen["mask"]
+        torch.testing.assert_close(ours * kept, wanted * kept, rtol=1e-5, atol=1e-8)
         assert numbers.pop("rewards/accuracies") <= 1, "TRL's has none"
         logged = trl.state.log_history[-1]
         assert set(numbers) == {
