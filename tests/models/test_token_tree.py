@@ -97,6 +97,40 @@ def test_a_short_prefix_lies_anywhere_among_the_slots_of_its_trees(policy, in_on
     assert worst(trees, asked) < 2e-5
 
 
+@pytest.mark.parametrize("in_one_row", [True, False], ids=["one row", "a row for each tree"])
+def test_trees_that_do_not_fit_into_memory_together_are_computed_in_halves(
+    policy, in_one_row, monkeypatch, capsys
+):
+    draw, prefix, tried = random.Random(1), tuple(range(7, 13)), list[int]()
+    stems = [(*prefix, *tokens(draw, 6)) for _ in range(5)]
+
+    def asked(trees):
+        trees.in_one_row = in_one_row
+        grown = [trees.new_tree(prefix) for _ in stems]
+        return [(tree, [Query(stem)]) for tree, stem in zip(grown, stems, strict=True)]
+
+    trees = TokenTrees(policy)
+    whole = trees.ask(asked(trees))
+    trees, hidden = TokenTrees(policy), TokenTrees._hidden
+    wanted = asked(trees)
+
+    def small(self, cache, ids, *args, **more):
+        tried.append(ids.numel())
+        if ids.numel() > 12:
+            raise torch.OutOfMemoryError("no room for so much")
+        return hidden(self, cache, ids, *args, **more)
+
+    monkeypatch.setattr(TokenTrees, "_hidden", small)
+    halves = trees.ask(wanted)
+    assert max(tried) == 30, "all of them are tried together"
+    assert "5 together do not fit into memory, and are computed in halves: no room" in capsys.readouterr().out
+    for (one,), (other,) in zip(halves, whole, strict=True):
+        assert one.tokens == other.tokens
+        np.testing.assert_allclose(one.probabilities, other.probabilities, atol=1e-5)
+    assert worst(trees, wanted) < 2e-5
+    assert [(tree.tokens, tree.forwards) for tree, _ in wanted] == [(6, 1)] * 5, "each position counts once"
+
+
 def test_no_position_is_computed_twice_and_a_prefix_only_once(policy):
     trees, prefix = TokenTrees(policy), (7, 8, 9)
     one, other = trees.new_tree(prefix), trees.new_tree(prefix)

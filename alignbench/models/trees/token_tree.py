@@ -18,7 +18,7 @@ from alignbench.models import counting, meter
 from alignbench.models.forward.attention import computes_same, installed, no_mask
 from alignbench.models.forward.incremental import together
 from alignbench.models.forward.last_layer import only
-from alignbench.models.forward.memory import LOGITS, TREE_POSITIONS, positions
+from alignbench.models.forward.memory import LOGITS, TREE_POSITIONS, halving, positions
 from alignbench.models.forward.varlen import attends_to_all
 from alignbench.models.generation import stop_ids
 from alignbench.models.trees.kv_pool import OneRow, Pool, RowPerTree, Rows
@@ -300,7 +300,8 @@ class TokenTrees:
                 (texts if tree.whole_texts else fast).append((tree, new))
             self._compute_texts(texts)
             for rows in _batches(fast, positions(self.base, TREE_POSITIONS), copied=not self.in_one_row):
-                self.forward(rows)
+                for _ in halving(rows, self.forward):
+                    pass
         self.peak_bytes = max(self.peak_bytes, self.bytes)
 
     def _compute_texts(self, work: list[Row]) -> None:
@@ -326,7 +327,7 @@ class TokenTrees:
                     left.remove(above)
                     above = above.parent
 
-    def forward(self, rows: list[Row]) -> None:
+    def forward(self, rows: Many[Row]) -> None:
         """Compute positions and put them into the pool."""
         pool, device = self._pool, self.base.device
         nodes = [node for _, new in rows for node in new]
@@ -337,9 +338,6 @@ class TokenTrees:
         for similar in _similar(rows):
             blocks.append((similar, Rows(pool, similar, blocks[-1][1].stop if blocks else 0)))
         if self.in_one_row:
-            for tree, new in rows:
-                tree.forwards += 1
-                tree.tokens += len(new)
             read = np.flatnonzero([node.has_state is not None for node in nodes])
             row = OneRow(pool, where, [block for _, block in blocks], _spans(rows), read)
             places = torch.from_numpy(read).to(device)
@@ -348,6 +346,9 @@ class TokenTrees:
             with few as shortened:
                 hidden = self._hidden(row, ids[None], positions[None], no_mask(model), pattern=row)
             pool.states[where[places] if shortened else where] = hidden[0]
+            for tree, new in rows:
+                tree.forwards += 1
+                tree.tokens += len(new)
             for node in [nodes[place] for place in read] if shortened else nodes:
                 node.has_state = True
             return
@@ -443,7 +444,7 @@ def _batches(rows: list[Row], positions: int, *, copied: bool) -> Iterator[list[
         yield batch
 
 
-def _similar(rows: list[Row]) -> Iterator[list[Row]]:
+def _similar(rows: Many[Row]) -> Iterator[list[Row]]:
     """Yield rows side by side, with one shared prefix and of similar length, longest first."""
     batch: list[Row] = []
     for tree, new in rows:
@@ -455,7 +456,7 @@ def _similar(rows: list[Row]) -> Iterator[list[Row]]:
         yield batch
 
 
-def _spans(rows: list[Row]) -> list[tuple[SharedPrefix, slice]]:
+def _spans(rows: Many[Row]) -> list[tuple[SharedPrefix, slice]]:
     """Return each long shared prefix, and the positions that attend to it."""
     spans: list[tuple[SharedPrefix, slice]] = []
     at = 0
