@@ -55,17 +55,19 @@ def test_a_training_tells_its_total_from_the_share_of_the_budget_that_is_spent()
     assert steps_expected(33, 1.0) == 33
 
 
-@pytest.mark.parametrize(("machine", "each"), [(1 << 30, "128 MiB"), (64 << 30, "512 MiB")])
+@pytest.mark.parametrize(
+    ("machine", "forward", "batch"), [(1 << 30, "128 MiB", "128 MiB"), (64 << 30, "384 MiB", "512 MiB")]
+)
 def test_a_plan_says_what_memory_bounds_a_forward_pass_and_a_batch_of_answers(
-    alignbench, root: Path, monkeypatch: pytest.MonkeyPatch, machine: int, each: str
+    alignbench, root: Path, monkeypatch: pytest.MonkeyPatch, machine: int, forward: str, batch: str
 ) -> None:
-    """A quarter of what two cells of one thread have each, or half a gibibyte where that is less."""
+    """A quarter of what two cells of one thread have each, or fixed bytes where that is less."""
     monkeypatch.setattr("alignbench.models.forward.memory.machine", lambda: machine)
     monkeypatch.setattr("alignbench.engine.resources.threads", lambda plan: 1)
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 1})
     said = " ".join(alignbench("plan", root / "recipes" / "quickstart.yaml").stdout.split())
-    assert f"what their backward pass needs, into {each}; a batch of answers, with its keys" in said
-    assert f"values, into {each}." in said
+    assert f"what their backward pass needs, into {forward}; a batch of answers, with its keys" in said
+    assert f"values, into {batch}." in said
 
 
 def test_a_tracker_nobody_knows_is_named_with_those_that_are() -> None:
