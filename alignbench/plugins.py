@@ -199,7 +199,7 @@ def find(group: Group, name: str) -> Found:
     if found is None:
         near = get_close_matches(short, known, 1)
         hint = f" Did you mean '{near[0]}'?" if near else ""
-        if group == "methods" and (one := _field_with(short)):
+        if group == "methods" and not near and (one := _loss(short)):
             hint = f" Write {one}."
         listed = ", ".join(known) or "none"
         raise PluginError(f"no installed plugin provides the {word} '{name}'.{hint} Installed: {listed}.")
@@ -219,15 +219,18 @@ def find(group: Group, name: str) -> Found:
     return found
 
 
-def _field_with(name: str) -> str | None:
-    """Return how a recipe sets the field of a method that has `name` as one of its values: a loss, and no method."""
-    fields = [
-        (str(value), f"{{method: {found.name}, {field}: {value}}}")
+def _loss(name: str) -> str | None:
+    """Return how a recipe sets the loss of that name, where a method has one."""
+    losses = {
+        found.name: load_found(found).Config.model_fields.get("loss")
         for found in installed("methods").values()
         if reason_broken(found) is None
-        for field, info in load_found(found).Config.model_fields.items()
-        if get_origin(info.annotation) is Literal
-        for value in get_args(info.annotation)
+    }
+    fields = [
+        (str(value), f"{{method: {method}, loss: {value}}}")
+        for method, field in losses.items()
+        if field is not None and get_origin(field.annotation) is Literal
+        for value in get_args(field.annotation)
     ]
     begun = [written for value, written in fields if value.startswith(f"{name}_")]
     return next((written for value, written in fields if value == name), next(iter(begun), None))

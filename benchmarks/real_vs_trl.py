@@ -1,6 +1,6 @@
 """A real model on real preferences against TRL's command line: tokens a second of the processor, and peak memory.
 
-    python benchmarks/real_vs_trl.py MODEL ROWS [--only dpo] [--compute defaults] [--steps 3] [--batch 8]
+    python benchmarks/real_vs_trl.py MODEL ROWS [--only dpo] [--compute defaults] [--steps 8] [--batch 8]
 
 MODEL is a local folder or GGUF file, ROWS a file of pairs (`prompt`, `chosen`, `rejected`). The methods are those of
 `trl sft`, `trl dpo` and `trl reward`, and ORPO, whose trainer TRL keeps in `trl.experimental`, without a command. Each
@@ -51,7 +51,7 @@ def main() -> None:
     options.add_argument("rows", type=Path)
     options.add_argument("--only", choices=METHODS)
     options.add_argument("--compute", choices=COMPUTES, action="append")
-    options.add_argument("--steps", type=int, default=3)
+    options.add_argument("--steps", type=int, default=8)
     options.add_argument("--batch", type=int, default=8, help="rows of a step")
     options.add_argument(
         "--arm", choices=("alignbench", "trl"), help="one arm in this process, for the benchmark"

@@ -319,4 +319,6 @@ def _show_forecast(estimate: dict[str, Any]) -> None:
         f"{cells} left: about {duration(estimate['seconds'])} on an otherwise idle machine, evaluation "
         f"included{tuning}. Peak memory {size(estimate['peak_memory_bytes'])}{beside}: it {fits} {estimate['device']}."
     )
-    typer.echo("Extrapolated from parts of each label; memory includes a margin of 20 % for longer rows.")
+    typer.echo(
+        "Extrapolated from parts of each label; memory includes a margin of 20 to 40 % for longer rows."
+    )

@@ -175,7 +175,7 @@ def check(
         from alignbench.data.torchless import without_torch
 
         pool = survey(checked, root)
-        learnt_from(pool.rows["train"], plan)
+        learnt_from(lambda: pool.rows["train"], plan, plan.labels)
         if checked.model.id not in unchecked.away:
             with without_torch():
                 check_tokenizer(checked, root, pool)

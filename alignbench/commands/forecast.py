@@ -56,7 +56,7 @@ class Forecast:
     labels: Mapping[str, Estimate]
     prepare_seconds: float
     evaluate_seconds: float
-    """Of the comparison of all cells, in one process, and of the training of judges, which is done once."""
+    """Of the comparison of the cells of one seed, in one process, and of the training of judges, which is done once."""
     measure_seconds: float
     """Of one cell, in a process of its own."""
     took_seconds: float

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from alignbench.api.config import NamedReward, Split
+from alignbench.api.judge import Judge
 from alignbench.api.method import Method
+from alignbench.api.reward import Reward
 from alignbench.data.fidelity import SPECIAL, WORDS
 from alignbench.data.near import near_duplicates
 from alignbench.data.pool import SPLITS, Pool
 from alignbench.data.split import prompt_key
 from alignbench.errors import AlignbenchError, DataError, ModelError
 from alignbench.recipe.configs import build, built_on, group_of, make
-from alignbench.recipe.plan import Plan
+from alignbench.recipe.plan import LabelPlan, Plan
 from alignbench.recipe.schema import COMPARISONS, CONVERSATION, PROMPT, Data, Evaluation, Recipe
 from alignbench.rows import Prompt, Row, Text, derive
 
@@ -156,23 +159,35 @@ def judged(kept: dict[Split, list[Row]], evaluation: Evaluation) -> None:
         kind.check_prompts(config, prompts)
 
 
-def learnt_from(rows: Iterable[Row], plan: Plan) -> None:
-    """Raise, with its label, where a method, or a judge or a reward that it names, can do nothing with the rows."""
-    rows = list(rows)
+def learnt_from(read: Callable[[], Iterable[Row]], plan: Plan, labels: Collection[str]) -> None:
+    """Raise, with its label, where a method, or a judge or a reward that it names, can do nothing with the rows.
+
+    The training rows are `read` only where one of the labels has something to say of them.
+    """
+    asked = {label: _asked(plan.labels[label]) for label in plan.labels if label in labels}
+    rows = list(read()) if any(asked.values()) else []
     prompts = [derive(one, Prompt, seed=0)[0] for one in rows if isinstance(one, Prompt)]
-    for label, block in plan.labels.items():
-        made = make("methods", block.method, block.config)
-        made_later = COMPARISONS if block.comparisons else ()
-        rewards = [one for one in built_on(block.method, block.config) if isinstance(one, NamedReward)]
+    for label, checks in asked.items():
         try:
-            for view in made.reads() if type(made).check_rows is not Method.check_rows else ():
-                if view not in made_later and view is not Text:
-                    made.check_rows([one for row in rows for one in derive(row, view, seed=0)])
-            for one in (*block.judges, *rewards):
-                kind, config = build(group_of(one), one.name, one.config)
-                kind.check_prompts(config, prompts)
+            for view, check in checks:
+                check(prompts if view is None else [one for row in rows for one in derive(row, view, seed=0)])
         except AlignbenchError as error:
             raise type(error)([replace(one, field=f"methods.{label}") for one in error.problems]) from error
+
+
+def _asked(label: LabelPlan) -> list[tuple[type[Row] | None, Callable[[Any], object]]]:
+    """Return what checks the rows of a label, each with the view that it reads; None: the prompts."""
+    method = make("methods", label.method, label.config)
+    made_later = (Text, *COMPARISONS) if label.comparisons else (Text,)
+    found: list[tuple[type[Row] | None, Callable[[Any], object]]] = []
+    if type(method).check_rows is not Method.check_rows:
+        found += [(view, method.check_rows) for view in method.reads() if view not in made_later]
+    rewards = [one for one in built_on(label.method, label.config) if isinstance(one, NamedReward)]
+    for one in (*label.judges, *rewards):
+        kind, config = build(group_of(one), one.name, one.config)
+        if kind.check_prompts.__func__ not in (Judge.check_prompts.__func__, Reward.check_prompts.__func__):
+            found.append((None, partial(kind.check_prompts, config)))
+    return found
 
 
 def quantile(values: list[int], share: float) -> int:

@@ -93,7 +93,7 @@ def file_of(model: Model, root: Path, *, fetch: bool = True) -> Path | None:
     """Return the local GGUF file that a recipe's model stands for; None where it is not a GGUF file.
 
     One of the hub is downloaded once; without `fetch`, None where it is not here.
-    Raises ModelError where the file is missing, or is another than `model.sha256` says.
+    Raises ModelError where the file is missing, or is another than `sha256` says.
     """
     if not names(model):
         return None

@@ -129,11 +129,22 @@ def files(plan: Plan, root: Path) -> dict[str, str]:
         for one in plan.recipe.evaluation.judges
         if not plugins.load("judges", one.name).recorded
     ]
+    models = set(_ids(inputs)) - {"sandbox"}  # a folder whose name is a word like any other
     for text in texts(inputs):
         path = root / Path(text).expanduser() if len(text) < 1024 and "\0" not in text else None
-        if path is not None and ("/" in text or "." in text) and os.path.lexists(path):
+        if path is not None and ("/" in text or "." in text or text in models) and os.path.lexists(path):
             found[text] = store.path_digest(path)
     return found
+
+
+def _ids(value: Any) -> Iterator[str]:
+    """Yield the ids of all models in a value of JSON: of the base, and of judges and metrics."""
+    if isinstance(value, Mapping):
+        if isinstance(value.get("id"), str):
+            yield value["id"]
+        value = list(value.values())
+    for item in value if isinstance(value, list) else ():
+        yield from _ids(item)
 
 
 def _now(plan: Plan, files: Mapping[str, str]) -> dict[str, Any]:

@@ -10,12 +10,14 @@ from __future__ import annotations
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from functools import partial
 from pathlib import Path
 
 from alignbench import layout, store
 from alignbench.api.launcher import Launcher
+from alignbench.data.checks import learnt_from
+from alignbench.data.table import open_table
 from alignbench.engine import collect, evaluation, keys, resources, tuning
 from alignbench.engine.cells import cells_of
 from alignbench.engine.experiment import CHECKPOINT_EVERY, HEARTBEAT, Experiment, Progress, opened
@@ -85,7 +87,7 @@ def run(
         resources.check_disk(plan, left, out, root, resources.max_workers(plan, launcher))
         experiment.observers.notify("alignbench_run_started", recipe=loaded.recipe, folder=out)
         with Local() as here:
-            prepare(experiment, here)
+            prepare(experiment, here, {cell.label for cell in left})
         with launcher:
             scheduler = Scheduler(experiment, launcher, cells, limit, train=train, measure=True)
             statuses = scheduler.run()
@@ -100,12 +102,17 @@ def run(
         return Exit.DONE if all(one.status == "done" for one in statuses.values()) else Exit.FAILED
 
 
-def prepare(experiment: Experiment, launcher: Launcher) -> None:
-    """Prepare the rows: read, filtered, tokenised and split once, before any method runs."""
+def prepare(experiment: Experiment, launcher: Launcher, labels: Collection[str]) -> None:
+    """Prepare the rows: read, filtered, tokenised and split once, before any method runs.
+
+    Raises AlignbenchError where they teach one of the labels that are to be trained nothing.
+    """
     key = keys.table_key(experiment.plan, files=experiment.files, versions=experiment.versions)
     if experiment.sealed(experiment.out / layout.DATA, key) is None:
         task = experiment.task("prepare", experiment.out / layout.DATA_LOG, key=key)
         complete(launcher, {layout.DATA: task}, experiment.watch)
+    read = partial(open_table(experiment.out / layout.DATA).kept, "train")
+    learnt_from(read, experiment.plan, labels)
 
 
 def command() -> str:

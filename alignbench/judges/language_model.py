@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -11,7 +12,7 @@ from pydantic import ValidationError, model_validator
 from alignbench.api.config import Sampling
 from alignbench.api.judge import Models
 from alignbench.api.policy import Policy
-from alignbench.errors import PluginError
+from alignbench.errors import ModelError, PluginError
 from alignbench.judges.reader import Ask, Asking, Found, Reader
 from alignbench.recipe.schema import Model
 from alignbench.rows import Prompt
@@ -145,10 +146,35 @@ class LanguageModel(Reader):
     def check_files(cls, config: Any, root: Path) -> Sequence[str]:
         from alignbench.models.weights.files import check_language_model
 
-        return () if check_language_model(config.model(), root) else (config.id,)
+        if not check_language_model(config.model(), root):
+            return (config.id,)
+        if config.chat_template is not None:
+            _check_template(config, root)
+        return ()
 
     def reader(self, models: Models) -> Ask:
         from alignbench.models import load_base
 
         wanted = self.config.model(_precision(models.base))
         return InProcess(load_base(wanted, root=models.root, cache=models.store).policy())
+
+
+def _check_template(config: LanguageModel.Config, root: Path) -> None:
+    """Raise ModelError where the judge's chat template cannot be used: of its own field, and not of the base's."""
+    from alignbench.data.tokens import SETTING, load_tokenizer
+    from alignbench.data.torchless import without_torch
+
+    try:
+        with without_torch():
+            load_tokenizer(config.model(), root)
+    except ModelError as error:
+        told = [
+            replace(
+                one,
+                what=one.what.removeprefix(f"{SETTING}: ").replace(SETTING, "chat_template"),
+                fix=one.fix.replace(SETTING, "chat_template"),
+                field="language-model.chat_template",
+            )
+            for one in error.problems
+        ]
+        raise ModelError(told) from error

@@ -24,7 +24,7 @@ from alignbench.models import ModelPolicy, meter
 from alignbench.models.meter import Work
 from alignbench.recipe.resolve import resolve
 from alignbench.recipe.schema import AdapterStart
-from alignbench.rows import Prompt
+from alignbench.rows import Prompt, Row
 from alignbench.testing.sessions import open_session
 from alignbench.testing.writes import watching_writes
 from alignbench.training.checkpoint import Checkpoints
@@ -555,11 +555,14 @@ class _Killed(BaseException):
 
 
 def _noting(whole: Callable[..., Any], rows: list[list[Any]]) -> Callable[..., Any]:
-    """Return a step's `run` that also notes the sequences of its rows."""
+    """Return a step's `run` that also notes which rows it has; of answers that a method drew, to which prompts."""
 
     def run(self: Any, given: list[Any], *args: Any, **how: Any) -> Any:
-        groups = self.sequences(given).values()
-        rows.append([one for group in groups for one in getattr(group, "items", group)])
+        if all(isinstance(row, Row) for row in given):
+            rows.append([row.id for row in given])
+        else:
+            groups = self.sequences(given).values()
+            rows.append([one.prompt for group in groups for one in getattr(group, "items", group)])
         return whole(self, given, *args, **how)
 
     return run

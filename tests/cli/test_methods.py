@@ -141,6 +141,8 @@ def test_metadata_without_a_version_are_told_in_words(alignbench, install) -> No
         ("simpo", "Write {method: dpo, loss: simpo}."),
         ("bco", "Write {method: kto, loss: bco}."),
         ("dpoo", "Did you mean 'dpo'?"),
+        ("cdpo", "Did you mean 'dpo'?"),
+        ("pairs", "no installed plugin provides the method 'pairs'. Installed:"),
     ],
 )
 def test_a_loss_that_is_named_as_a_method_is_told_with_its_field(alignbench, name: str, hint: str) -> None:

@@ -75,6 +75,13 @@ def test_a_run_refuses_it_before_anything_is_trained(tmp_path):
     assert not list((tmp_path / "run").rglob("adapter_model.safetensors"))
 
 
+def test_a_label_that_does_not_run_is_not_asked(tmp_path):
+    recipe = write(tmp_path, {"sft": {}, **ODPO})
+    assert said("run", recipe, "--out", tmp_path / "run", "--only", "sft")[0] == Exit.DONE
+    code, output = said("run", recipe, "--out", tmp_path / "run")
+    assert (code, WITHOUT[0][1] in output) == (Exit.DATA, True), "also where the rows are prepared already"
+
+
 @pytest.mark.parametrize(
     ("methods", "columns"),
     [

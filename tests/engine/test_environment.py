@@ -305,3 +305,28 @@ def test_a_folder_of_files_is_read_whole(tmp_path: Path):
     assert environment.files(resolve(given), tmp_path) != before
     shutil.rmtree(folder)
     assert environment.files(resolve(given), tmp_path) == {}
+
+
+@pytest.mark.parametrize(
+    ("judge", "file"),
+    [
+        ({"reward-model": {"id": "judge"}}, "judge/model.safetensors"),
+        ({"language-model": {"id": "judge", "gguf": "a.gguf"}}, "judge/a.gguf"),
+    ],
+)
+def test_other_weights_in_the_folder_of_a_judge_are_noticed(tmp_path: Path, judge, file: str):
+    """Whatever its name is: `judge` has neither a slash nor a dot."""
+    (tmp_path / "judge").mkdir()
+    (tmp_path / file).write_text("one")
+    given = Recipe.model_validate(
+        {
+            "model": {"id": "sandbox"},
+            "data": {"train": "sandbox"},
+            "methods": {"sft": {}},
+            "evaluation": {"judges": [judge]},
+        }
+    )
+    before = environment.files(resolve(given), tmp_path)
+    assert list(before) == ["judge"]
+    (tmp_path / file).write_text("two")
+    assert environment.files(resolve(given), tmp_path) != before

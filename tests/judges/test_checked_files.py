@@ -135,6 +135,15 @@ def test_a_classifier_without_the_class_toxic_is_refused(tmp_path: Path):
     assert "it has no class 'toxic'" in output
 
 
+@pytest.mark.parametrize("template", ["nosuchname", "missing.jinja", "{% if %}"])
+def test_a_chat_template_of_a_judge_that_cannot_be_used_is_told_as_its_own(tmp_path: Path, template: str):
+    judges = [{"language-model": {"id": "sandbox", "chat_template": template}}]
+    code, output = check(write(tmp_path, evaluation={"prompts": 4, "judges": judges, "metrics": ["reward"]}))
+    assert code != Exit.DONE
+    assert "language-model.chat_template: " in output
+    assert " model.chat_template" not in output, "that is the base's"
+
+
 @pytest.fixture
 def foreign(tmp_path: Path) -> Path:
     """Questions of the sandbox with their words in the wrong order: its tokenizer knows them, gold does not."""

@@ -63,6 +63,12 @@ METHODS: list[tuple[str, str, dict[str, Any], str]] = [
         "changed weights without a training",
     ),
     (
+        "optimiser_beside_the_base",
+        "no_weight_changes_outside_of_a_training",
+        {},
+        "changed weights without a training",
+    ),
+    (
         "optimiser_before",
         "no_weight_changes_outside_of_a_training",
         {},
@@ -79,6 +85,7 @@ METHODS: list[tuple[str, str, dict[str, Any], str]] = [
     ("made_otherwise", "a_hit_in_the_store_equals_a_miss", {}, "found in the store or computed"),
     ("needs_another", "it_needs_no_other_plugin", {}, "in a field of type NamedMethod"),
     ("seed_ignored", "another_seed_trains_another_policy", {}, "does not depend on the seed"),
+    ("pairs_in_one_order", "another_seed_trains_another_policy", {}, "in the same order at every seed"),
     ("rows_in_one_order", "another_seed_trains_another_policy", {}, "in the same order at every seed"),
     (
         "folder_of_its_module",

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from collections.abc import Sequence as Many
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import torch
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from alignbench.models.forward.network import Adapted, Network
 
 
+Found = TypeVar("Found")
+
+
 def token_scores(policy: Adapted, sequences: Many[Sequence], *, entropy: bool = False) -> list[TokenScores]:
     """Score each response, token by token, in the order asked.
 
@@ -38,11 +41,13 @@ def token_scores(policy: Adapted, sequences: Many[Sequence], *, entropy: bool = 
     base, none = policy.base, np.zeros(0, np.float32)
     scores = [TokenScores(none, none if entropy else None)] * len(sequences)
     answered = [place for place, one in enumerate(sequences) if one.response]
-    for places, layout, states in _states(policy, [sequences[place] for place in answered]):
+
+    def read(layout: Layout, states: Tensor) -> tuple[Tensor, ...]:
         if entropy:
-            found = log_probabilities_and_entropies(base, states, layout.targets)
-        else:
-            found = (log_probabilities(base, states, layout.targets),)
+            return log_probabilities_and_entropies(base, states, layout.targets)
+        return (log_probabilities(base, states, layout.targets),)
+
+    for places, found in _read(policy, [sequences[place] for place in answered], read):
         ends = np.cumsum([len(sequences[answered[place]].response) for place in places])[:-1]
         columns = [np.split(column.cpu().numpy(), ends) for column in found]
         for place, *one in zip(places, *columns, strict=True):
@@ -54,9 +59,12 @@ def response_scores(policy: Adapted, sequences: Many[Sequence]) -> Tensor:
     """Return float32 [N]: the log-probability of each whole response."""
     base = policy.base
     scores = torch.zeros(len(sequences), device=base.device)
-    for places, layout, states in _states(policy, sequences):
-        by_token = spread(log_probabilities(base, states, layout.targets), layout.spans[""])
-        scores[torch.tensor(places, device=base.device)] = by_token.sum(-1)
+
+    def read(layout: Layout, states: Tensor) -> Tensor:
+        return spread(log_probabilities(base, states, layout.targets), layout.spans[""]).sum(-1)
+
+    for places, found in _read(policy, sequences, read):
+        scores[torch.tensor(places, device=base.device)] = found
     return scores
 
 
@@ -84,16 +92,19 @@ def embed(base: Network, texts: Many[Many[int]]) -> NDArray[np.float32]:
 
 
 @torch.no_grad()
-def _states(policy: Adapted, sequences: Many[Sequence]) -> Iterator[tuple[list[int], Layout, Tensor]]:
-    """Yield places of sequences, their layout and the states that predict their response tokens."""
+def _read(
+    policy: Adapted, sequences: Many[Sequence], read: Callable[[Layout, Tensor], Found]
+) -> Iterator[tuple[list[int], Found]]:
+    """Yield places of sequences, and what `read` makes of their layout and the states that predict their tokens."""
     base = policy.base
     base.model.eval()
 
-    def forward(places: Many[int]) -> tuple[Layout, Tensor]:
+    def forward(places: Many[int]) -> Found:
         with meter.doing("score"), base.using(policy), base.arithmetic():
             layout = lay_out({"": Group([sequences[place] for place in places])}, base.device)
-            return layout, response_states(base, layout)
+            states = response_states(base, layout)
+        return read(layout, states)
 
     for batch in batches(sequences, positions(base, POSITIONS)):
         for places, found in halving(batch, forward):
-            yield list(places), *found
+            yield list(places), found

@@ -313,11 +313,11 @@ class TokenTrees:
         texts = [tree.path_to(node) for tree, node in ends]
         left = {node for _, new in work for node in new}
         for places in together(self.base.paths.batch, texts, positions(self.base, TREE_POSITIONS)):
-            counting.expect(sum(len(texts[place]) for place in places))
-            found = self.base.hidden(*self.base.pad([texts[place] for place in places], "left"))
+            pairs = halving(places, lambda some: self._read([texts[place] for place in some]))
+            states_of = {place: one for some, found in pairs for place, one in zip(some, found, strict=True)}
             for tree in {ends[place][0] for place in places}:
                 tree.forwards += 1
-            for place, states in zip(places, found, strict=True):
+            for place, states in states_of.items():
                 tree, node = ends[place]
                 tree.tokens += len(texts[place])
                 above: Node | None = node
@@ -327,8 +327,15 @@ class TokenTrees:
                     left.remove(above)
                     above = above.parent
 
+    def _read(self, texts: Many[Ids]) -> Tensor:
+        counting.expect(sum(map(len, texts)))
+        return self.base.hidden(*self.base.pad(texts, "left"))
+
     def forward(self, rows: Many[Row]) -> None:
         """Compute positions and put them into the pool."""
+        # After a lack of memory some may be computed already.
+        if not (rows := [row for row in rows if not all(node.has_state for node in row[1])]):
+            return
         pool, device = self._pool, self.base.device
         nodes = [node for _, new in rows for node in new]
         ids = torch.tensor([node.token for node in nodes], device=device)

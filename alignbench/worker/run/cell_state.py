@@ -16,7 +16,7 @@ from alignbench.api.method import Rows, Run
 from alignbench.api.policy import Policy, TrainablePolicy
 from alignbench.errors import PluginError, RecipeError
 from alignbench.recipe.configs import make
-from alignbench.recipe.schema import BASE, AdapterStart, ModelStart, Relabelled, Start
+from alignbench.recipe.schema import BASE, AdapterStart, ModelStart, Relabelled, Start, texts
 from alignbench.rows import Prompt, Row, View
 from alignbench.worker.run import arguments
 from alignbench.worker.run.ledger import Ledger
@@ -125,7 +125,10 @@ class CellState:
         return self._finished(start) if isinstance(start, str) else start
 
     def policy(self, label: str) -> Policy:
-        self.weights.sources[label] = None
+        # Of the base only where a field names it: most who ask for it want to compare, and make nothing of it.
+        own = self.session.plan.labels.get(self.label)
+        if label != BASE or (own is not None and BASE in texts(own.config)):
+            self.weights.sources[label] = None
         return self._finished(label)
 
     def _finished(self, label: str) -> Policy:

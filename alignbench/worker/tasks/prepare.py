@@ -9,9 +9,7 @@ from typing import TYPE_CHECKING
 
 from alignbench import layout, store
 from alignbench.api.launcher import Event, Task
-from alignbench.data.checks import learnt_from
 from alignbench.data.prepare import prepare
-from alignbench.data.table import open_table
 from alignbench.recipe.plan import Plan
 from alignbench.recipe.schema import Recipe
 from alignbench.worker.run.model_access import ModelAccess, refuse
@@ -26,9 +24,8 @@ def main(task: Task, emit: Callable[[Event], None]) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     emit(Event("preparing data"))
-    plan = Plan.model_validate_json(task.plan)
-    prepare(plan.recipe, folder, root=task.root, models=ModelAccess(_Source(plan.recipe, task), None, refuse))
-    learnt_from(open_table(folder).kept("train"), plan)
+    recipe = Plan.model_validate_json(task.plan).recipe
+    prepare(recipe, folder, root=task.root, models=ModelAccess(_Source(recipe, task), None, refuse))
     store.commit(folder, key=task.what["key"], producer="alignbench")
 
 

@@ -158,8 +158,8 @@ def check_fields(trainer: str, given: Mapping[str, object]) -> None:
         updates = UPDATES.get(trainer.rpartition(".")[2], taken.fields.keys())
         if name not in updates:
             raise ValueError(
-                f"args sets {name}, which changes nothing that is learnt here; "
-                f"{trainer.rpartition('.')[2]} takes {', '.join(sorted(updates))}"
+                f"args sets {name}, which is not given to {trainer.rpartition('.')[2]} here; "
+                f"it takes {', '.join(sorted(updates))}"
             )
         if not _is(value, taken.fields[name]):
             raise ValueError(f"args: {name} is {value!r}, and is a {taken.fields[name]} in {taken.config}")
@@ -195,11 +195,22 @@ def _compared(trainer: str, field: str) -> frozenset[str]:
     *folder, name = trainer.split(".")
     classes = {**_classes("trainer"), **_classes("/".join(folder) or "trainer")}
     config = taken_by(trainer).config
+    whole = (*_line(name, classes), *_line(config, classes))
+    refused = {
+        compare
+        for one in whole
+        for found in ast.walk(one)
+        if isinstance(found, ast.If) and isinstance(found.body[0], ast.Raise)
+        for compare in ast.walk(found.test)
+        if isinstance(compare, ast.Compare) and isinstance(compare.ops[0], ast.Eq | ast.In)
+    }
     return frozenset(
         word.value
-        for one in (*_line(name, classes), *_line(config, classes))
+        for one in whole
         for found in ast.walk(one)
-        if isinstance(found, ast.Compare) and ast.unparse(found.left).rpartition(".")[2] == field
+        if found not in refused
+        and isinstance(found, ast.Compare)
+        and ast.unparse(found.left).rpartition(".")[2] == field
         for word in ast.walk(found)
         if isinstance(word, ast.Constant) and isinstance(word.value, str)
     )
